@@ -1,0 +1,78 @@
+/**
+ * What the RPC core sees of a carrier: memory to write frames into, blocks for larger payloads, and frames that arrive.
+ */
+
+/** One frame that arrived, already checked against its own length; the object and its memory are reused for the next. */
+export interface ReceivedFrame {
+  kind: number;
+  flags: number;
+  code: number;
+  streamId: number;
+  argument: number;
+  messageLength: number;
+  pieceLength: number;
+  /** Private memory that holds metadata and inline piece; valid until the receiver returns. */
+  scratch: Uint8Array;
+  metadataOffset: number;
+  metadataLength: number;
+  /** Where the piece lies: `scratch`, or the peer's arena. Copy from it, once. */
+  pieceSource: Uint8Array;
+  pieceOffset: number;
+}
+
+export interface FrameReceiver {
+  /** @throws Violation if the frame breaks the protocol: ends the connection */
+  onFrame(frame: ReceivedFrame): void;
+  /** There may be room again for what waits to be sent. Returns true if anything was sent. */
+  onRoom(): boolean;
+  /** The connection is over. Called once, after the last frame. */
+  onClosed(reason: CarrierClosed): void;
+}
+
+export interface CarrierClosed {
+  readonly cause: "local" | "hangup" | "violation" | "failure";
+  readonly detail: string;
+}
+
+export interface Carrier {
+  readonly name: "shm";
+  /** Frames are written here, at `index`, … */
+  readonly ringBytes: Uint8Array;
+  /** … and the same memory in 32-bit words. */
+  readonly ringWords: Int32Array;
+  readonly index: number;
+  /** The memory that blocks lie in. */
+  readonly arenaBytes: Uint8Array;
+  readonly closed: boolean;
+  /** Bytes that may be written at `index`. */
+  freeBytes(): number;
+  commit(byteLength: number): void;
+  /** A block of `byteLength` bytes: its unit, or −1 when the sender has to wait. */
+  allocate(byteLength: number): number;
+  generationOf(unit: number): number;
+  abandon(unit: number): void;
+  /** Why no block will ever be had as things are, if so. */
+  readonly exhausted: string | undefined;
+  /** Shows committed frames to the peer now instead of with the next step of the poller. */
+  publish(): void;
+  /** What `onRoom` waits for; zero: nothing. */
+  await(space: boolean, blocks: boolean): void;
+  /** Whether this connection keeps the process alive. */
+  keepAlive(on: boolean): void;
+  close(reason: CarrierClosed): void;
+  stats(): CarrierStats;
+}
+
+export interface CarrierStats {
+  readonly ringBytes: number;
+  readonly arenaBytes: number;
+  readonly arenaCommittedBytes: number;
+  readonly arenaInUseBytes: number;
+  readonly framesSent: number;
+  readonly framesReceived: number;
+  /** Times the peer was woken by a system call. */
+  readonly doorbellsRung: number;
+  /** Times this side was woken by the peer. */
+  readonly doorbellsReceived: number;
+  readonly sleeps: number;
+}

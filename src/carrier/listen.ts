@@ -1,0 +1,209 @@
+/**
+ * A server's socket path: who owns it, how it is taken and given back.
+ *
+ * LISTEN-1  The socket is bound under a temporary name with its mode set, and renamed into place: whoever can see it
+ *           can already connect to it, and under the rights that were asked for.
+ * LISTEN-2  Whether somebody serves the path is decided under a lock on its directory, so of two servers that start at
+ *           once exactly one wins, and a stale socket is replaced. The lock leaves no file behind.
+ * LISTEN-3  On close the path is removed only if it is still our socket.
+ */
+import { randomBytes } from "node:crypto";
+import { closeSync, lstatSync, openSync, renameSync, unlinkSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { Addon, WatchHandle } from "../os/addon.js";
+import { isSystemError } from "../os/addon.js";
+
+export interface ListenOptions {
+  /** Permission bits of the socket; 0o600 by default. */
+  readonly mode?: number;
+  /** Group of the socket; the process's own by default. */
+  readonly gid?: number;
+  /** Take the path over from a server that is alive: new clients come here, its connections stay with it. */
+  readonly takeover?: boolean;
+}
+
+export interface Listener {
+  readonly path: string;
+  close(): void;
+}
+
+const BACKLOG = 1024;
+const LOCK_PATIENCE_MS = 5000;
+/** After running out of descriptors, how long to wait before accepting again. */
+const ACCEPT_PAUSE_MS = 100;
+
+/**
+ * Serves `path`. Every accepted socket's descriptor goes to `onSocket`, which owns it. `onSpare` gets one for which no
+ * descriptor was left but the one kept in reserve: to be refused and closed at once.
+ * @throws ConnectError that says what is in the way
+ */
+export async function listen(
+  addon: Addon,
+  path: string,
+  options: ListenOptions,
+  onSocket: (descriptor: number) => void,
+  onSpare: (descriptor: number, error: Error) => void,
+): Promise<Listener> {
+  const lock = await lockDirectoryOf(addon, path);
+  let socket = -1;
+  try {
+    inspectPath(addon, path, options.takeover === true);
+    // Short, since the whole path must fit the socket limit too.
+    const temporary = join(dirname(path), `.${randomBytes(4).toString("hex")}`);
+    socket = bind(addon, temporary, path, options);
+    try {
+      addon.listenSocket(socket, BACKLOG);
+      renameSync(temporary, path);
+    } catch (error) {
+      unlinkSync(temporary);
+      throw error;
+    }
+    return serve(addon, path, socket, onSocket, onSpare);
+  } catch (error) {
+    if (socket >= 0) addon.closeDescriptor(socket);
+    throw listenError(path, error);
+  } finally {
+    addon.closeDescriptor(lock);
+  }
+}
+
+function bind(addon: Addon, temporary: string, path: string, options: ListenOptions): number {
+  try {
+    return addon.bindSocket(temporary, options.mode ?? 0o600, options.gid ?? -1);
+  } catch (error) {
+    if (isSystemError(error) && error.code === "ENAMETOOLONG") {
+      throw new ConnectError(`listen on ${path}: the directory's path is too long for a Unix socket; use a shorter one`, Code.InvalidArgument);
+    }
+    throw error;
+  }
+}
+
+function serve(addon: Addon, path: string, socket: number, onSocket: (descriptor: number) => void, onSpare: (descriptor: number, error: Error) => void): Listener {
+  const { ino, dev } = lstatSync(path);
+  let closed = false;
+  let watch: WatchHandle;
+  /** Kept so that a client can be told "out of descriptors" instead of waiting in the backlog. */
+  let spare: number | undefined = openSync("/dev/null", "r");
+  let resuming: NodeJS.Timeout | undefined;
+  const accept = () => {
+    for (;;) {
+      try {
+        const descriptor = addon.acceptSocket(socket);
+        if (descriptor < 0) return;
+        onSocket(descriptor);
+      } catch (error) {
+        try {
+          if (spare !== undefined) closeSync(spare);
+          spare = undefined;
+          const descriptor = addon.acceptSocket(socket);
+          if (descriptor >= 0) onSpare(descriptor, error as Error);
+          spare = openSync("/dev/null", "r");
+        } catch {
+          // Not even the reserve: whoever waits stays in the backlog.
+        }
+        addon.closeWatch(watch);
+        resuming = setTimeout(start, ACCEPT_PAUSE_MS);
+        return;
+      }
+      if (closed) return;
+    }
+  };
+  const start = () => {
+    resuming = undefined;
+    watch = addon.watch(socket, accept);
+  };
+  start();
+  return {
+    path,
+    close() {
+      if (closed) return;
+      closed = true;
+      if (resuming === undefined) addon.closeWatch(watch);
+      else clearTimeout(resuming);
+      addon.closeDescriptor(socket);
+      if (spare !== undefined) closeSync(spare);
+      removePath(addon, path, ino, dev);
+    },
+  };
+}
+
+/** LISTEN-3. Under the lock, or a server that starts right now could lose its socket; if that one holds it, it replaces ours anyway. */
+function removePath(addon: Addon, path: string, ino: number, dev: number): void {
+  let lock = -1;
+  try {
+    lock = addon.lockDirectory(dirname(path));
+    if (lock < 0) return;
+    const now = lstatSync(path);
+    if (now.ino === ino && now.dev === dev) unlinkSync(path);
+  } catch {
+    // Somebody removed the socket, or the directory, already.
+  } finally {
+    if (lock >= 0) addon.closeDescriptor(lock);
+  }
+}
+
+async function lockDirectoryOf(addon: Addon, path: string): Promise<number> {
+  const directory = dirname(path);
+  for (let waitedMs = 0; ; waitedMs += 5) {
+    try {
+      const lock = addon.lockDirectory(directory);
+      if (lock >= 0) return lock;
+    } catch (error) {
+      throw listenError(path, error);
+    }
+    if (waitedMs >= LOCK_PATIENCE_MS) {
+      throw new ConnectError(`listen on ${path}: another process has held the lock on ${directory} for ${LOCK_PATIENCE_MS} ms`, Code.Unavailable);
+    }
+    await sleep(5);
+  }
+}
+
+/** Makes sure that nothing is at `path` that must not be replaced. */
+function inspectPath(addon: Addon, path: string, takeover: boolean): void {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  if (found === undefined) return;
+  if (!found.isSocket()) {
+    throw new ConnectError(`listen on ${path}: something is there that is not a socket; remove it or choose another path`, Code.AlreadyExists);
+  }
+  if (takeover) return;
+  let probe: number;
+  try {
+    probe = addon.connectSocket(path);
+  } catch (error) {
+    // Refused: a socket that nobody listens on, left behind by a server that died.
+    if (isSystemError(error) && (error.code === "ECONNREFUSED" || error.code === "ENOENT")) return;
+    // A full backlog is a live server.
+    if (!isSystemError(error) || error.code !== "EAGAIN") throw error;
+    throw inUse(path);
+  }
+  addon.closeDescriptor(probe);
+  throw inUse(path);
+}
+
+function inUse(path: string): ConnectError {
+  return new ConnectError(`listen on ${path}: a live server has it; stop that server, or pass takeover: true to replace it`, Code.AlreadyExists);
+}
+
+function listenError(path: string, error: unknown): ConnectError {
+  if (error instanceof ConnectError) return error;
+  const code = (error as NodeJS.ErrnoException | undefined)?.code;
+  const detail = error instanceof Error ? error.message : String(error);
+  const because = (hint: string, status: Code) => new ConnectError(`listen on ${path}: ${hint} (${detail})`, status, undefined, undefined, error);
+  switch (code) {
+    case "ENOENT":
+      return because(`the directory ${dirname(path)} does not exist; create it first`, Code.NotFound);
+    case "ENOTDIR":
+      return because("a part of the path is not a directory", Code.InvalidArgument);
+    case "EACCES":
+    case "EPERM":
+    case "EROFS":
+      return because("permission denied; the directory must be writable for this user", Code.PermissionDenied);
+    case "EMFILE":
+    case "ENFILE":
+      return because("no descriptor left", Code.ResourceExhausted);
+    default:
+      return because("failed", Code.Unavailable);
+  }
+}

@@ -1,0 +1,391 @@
+/**
+ * The shared-memory carrier: one connection's two directions. Ties rings, arenas, releases and sleep words together,
+ * turns arriving bytes into checked frames, and is what the poller serves.
+ *
+ * SHM-1  The inline part of a frame is copied to private scratch before anything looks at it; the read cursor advances
+ *        before user code runs.
+ * SHM-2  A drain never waits for space, so two sides that only send cannot deadlock.
+ * SHM-3  The work of one step is bounded (`STEP_COPY_BYTES`), so POLL-1 holds with large payloads too.
+ */
+import { Arena } from "../memory/arena.js";
+import { AWAIT, Bell, Sleeper } from "../memory/doorbell.js";
+import { ARENA_UNIT_BYTES, FRAME_ALIGNMENT, RING_DATA_OFFSET } from "../memory/layout.js";
+import { ReleaseReader, ReleaseWriter } from "../memory/releases.js";
+import { RingReader, RingWriter } from "../memory/ring.js";
+import type { ConnectionMemory } from "../memory/segment.js";
+import { Violation } from "../memory/violation.js";
+import type { WordAccess } from "../memory/words.js";
+import { BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, MESSAGE_BYTES_MAX } from "../wire/frame.js";
+import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, ReceivedFrame } from "./carrier.js";
+import type { Pollable } from "./poller.js";
+import { poller } from "./poller.js";
+
+/** The way to wake the peer and to hear from it; the control socket in production. */
+export interface DoorbellLine {
+  /** Wakes the peer; never blocks, never throws. */
+  ring(): void;
+  /** Whether the line keeps the event loop alive; it does not at first. */
+  keepAlive(on: boolean): void;
+  close(): void;
+}
+
+/** The scratch holds what one step takes from the ring. The drain does not re-enter, so all connections share it. */
+const SCRATCH_BYTES = 4 * FRAME_BYTES_MAX;
+const scratch = new Uint8Array(SCRATCH_BYTES);
+const scratchWords = new Int32Array(scratch.buffer);
+const COPY_LOOP_BYTES_MAX = 512;
+/** Payload bytes that one step copies out of blocks before the poller looks at the clock again. */
+const STEP_COPY_BYTES = 1 << 20;
+/** Wake-ups in a row without a frame before the peer is told off (BELL-2 bounds them one by one, this in all). */
+const FRUITLESS_WAKES_MAX = 10_000;
+
+export class ShmCarrier implements Carrier, Pollable {
+  readonly name = "shm";
+  readonly ringBytes: Uint8Array;
+  readonly ringWords: Int32Array;
+  readonly arenaBytes: Uint8Array;
+  awake = false;
+  closed = false;
+  readonly pollMicros: number;
+
+  private readonly memory: ConnectionMemory;
+  private readonly line: DoorbellLine;
+  private receiver: FrameReceiver | undefined;
+  private readonly writer: RingWriter;
+  private readonly reader: RingReader;
+  private readonly arena: Arena;
+  private readonly releasesIn: ReleaseReader;
+  private readonly releasesOut: ReleaseWriter;
+  private readonly sleeper: Sleeper;
+  private readonly bell: Bell;
+  private readonly peerRingBytes: Uint8Array;
+  private readonly peerRingWords: Int32Array;
+  private readonly peerArenaBytes: Uint8Array;
+  private readonly releaseSlots: number;
+  private awaiting: number = AWAIT.frames;
+  private kept = false;
+  private lineKept = false;
+  private readonly onRelease = (unit: number, generation: number) => this.arena.release(unit, generation);
+  private readonly frame: ReceivedFrame;
+  private ringsTaken = 0;
+  private fruitlessWakes = 0;
+  private framesSent = 0;
+  private framesReceived = 0;
+  private rung = 0;
+
+  constructor(memory: ConnectionMemory, line: DoorbellLine, pollMicros: number, words: WordAccess = Atomics) {
+    const { ownRing, peerRing, ownArena, peerArena, ownGeometry, peerGeometry } = memory;
+    this.memory = memory;
+    this.line = line;
+    this.pollMicros = pollMicros;
+    this.ringBytes = new Uint8Array(ownRing, RING_DATA_OFFSET);
+    this.ringWords = new Int32Array(ownRing, RING_DATA_OFFSET);
+    this.peerRingBytes = new Uint8Array(peerRing, RING_DATA_OFFSET);
+    this.peerRingWords = new Int32Array(peerRing, RING_DATA_OFFSET);
+    this.arenaBytes = new Uint8Array(ownArena);
+    this.peerArenaBytes = new Uint8Array(peerArena);
+    const own = new Int32Array(ownRing, 0, RING_DATA_OFFSET / 4);
+    const peer = new Int32Array(peerRing, 0, RING_DATA_OFFSET / 4);
+    this.writer = new RingWriter(own, peer, ownGeometry.ringBytes, words);
+    this.reader = new RingReader(own, peer, peerGeometry.ringBytes, words);
+    this.releasesOut = new ReleaseWriter(own, ownGeometry.releaseSlots, words);
+    this.releasesIn = new ReleaseReader(peer, peerGeometry.releaseSlots, words);
+    this.releaseSlots = peerGeometry.releaseSlots;
+    this.sleeper = new Sleeper(own, words);
+    this.bell = new Bell(peer, words);
+    this.arena = new Arena(memory.ownPages, memory.budget, () => poller.touch(this));
+    this.frame = {
+      kind: 0,
+      flags: 0,
+      code: 0,
+      streamId: 0,
+      argument: 0,
+      messageLength: 0,
+      pieceLength: 0,
+      scratch,
+      metadataOffset: 0,
+      metadataLength: 0,
+      pieceSource: scratch,
+      pieceOffset: 0,
+    };
+  }
+
+  /** Starts to deliver frames. */
+  start(receiver: FrameReceiver): void {
+    this.receiver = receiver;
+    poller.touch(this);
+  }
+
+  // Sending.
+
+  get index(): number {
+    return this.writer.index;
+  }
+
+  freeBytes(): number {
+    return this.writer.free(FRAME_BYTES_MAX);
+  }
+
+  commit(byteLength: number): void {
+    this.writer.commit(byteLength);
+    this.framesSent++;
+    poller.touch(this);
+  }
+
+  publish(): void {
+    if (this.writer.publish() && this.bell.mustRing(AWAIT.frames)) this.ring();
+  }
+
+  flush(): void {
+    if (!this.closed) this.publish();
+  }
+
+  allocate(byteLength: number): number {
+    if (this.releasesIn.hasReleases()) this.releasesIn.collect(this.onRelease);
+    // RELEASE-1: never more blocks out than the peer has slots to release them.
+    if (this.arena.outstanding >= this.releaseSlots) return -1;
+    const unit = this.arena.allocate(byteLength);
+    return unit >= 0 || !this.arena.grow() ? unit : this.arena.allocate(byteLength);
+  }
+
+  generationOf(unit: number): number {
+    return this.arena.generationOf(unit);
+  }
+
+  abandon(unit: number): void {
+    this.arena.abandon(unit);
+  }
+
+  get exhausted(): string | undefined {
+    return this.arena.exhausted;
+  }
+
+  await(space: boolean, blocks: boolean): void {
+    const awaiting = AWAIT.frames | (space ? AWAIT.space : 0) | (blocks ? AWAIT.blocks : 0);
+    const more = (awaiting & ~this.awaiting) !== 0;
+    this.awaiting = awaiting;
+    // Asleep, we said what we await; the poller parks again with the new answer.
+    if (more) poller.touch(this);
+  }
+
+  // What the poller calls.
+
+  step(): boolean {
+    if (this.closed) return false;
+    try {
+      let found = this.writer.hasUnpublished;
+      if (found) this.publish();
+      if (this.drain()) found = true;
+      if (!this.closed && this.awaiting !== AWAIT.frames && this.receiver!.onRoom()) {
+        this.fruitlessWakes = 0;
+        found = true;
+      }
+      if (!this.closed) this.publish();
+      return found;
+    } catch (error) {
+      this.close(closedBy(error));
+      return true;
+    }
+  }
+
+  hasWork(): boolean {
+    return !this.closed && (this.reader.hasFrames() || (this.awaiting !== AWAIT.frames && this.hasRoom()));
+  }
+
+  tryPark(): boolean {
+    if (this.closed) return true;
+    this.tellLine();
+    this.sleeper.park(this.awaiting);
+    // SYNC bell.park: looked at after the sleep word was stored (BELL-1).
+    if (!this.hasWork() && !this.writer.hasUnpublished) return true;
+    this.sleeper.wake();
+    return false;
+  }
+
+  wake(): void {
+    if (!this.closed) this.sleeper.wake();
+  }
+
+  private hasRoom(): boolean {
+    if ((this.awaiting & AWAIT.space) !== 0 && this.writer.headMoved()) return true;
+    return (this.awaiting & AWAIT.blocks) !== 0 && this.releasesIn.hasReleases();
+  }
+
+  /** The doorbell rang `rings` times since the last call. */
+  onDoorbell(rings: number): void {
+    if (this.closed) return;
+    this.ringsTaken += rings;
+    if (this.ringsTaken > this.sleeper.sleeps) {
+      this.close(closedBy(new Violation("BELL-2", `rung ${this.ringsTaken} times in ${this.sleeper.sleeps} sleeps`)));
+    } else if (++this.fruitlessWakes > FRUITLESS_WAKES_MAX) {
+      this.close(closedBy(new Violation("BELL-4", `woken ${this.fruitlessWakes} times in a row without a frame`)));
+    } else {
+      poller.touch(this);
+    }
+  }
+
+  /** The peer is gone: delivers what it had published before it went, then closes. */
+  onHangup(): void {
+    try {
+      while (!this.closed && this.drain()) {
+        // Each round delivers a bounded part.
+      }
+      this.close({ cause: "hangup", detail: "the peer closed the connection or died" });
+    } catch (error) {
+      this.close(closedBy(error));
+    }
+  }
+
+  // Receiving.
+
+  /** Takes what is in the ring, up to a bounded amount of work. */
+  private drain(): boolean {
+    const available = Math.min(this.reader.available(), SCRATCH_BYTES);
+    if (available === 0) return false;
+    this.fruitlessWakes = 0;
+    this.snapshot(this.reader.index, available);
+    const taken = this.measure(available);
+    this.reader.consume(taken);
+    this.reader.publishHead();
+    // SYNC ring.consume, bell.park
+    if (this.bell.mustRing(AWAIT.space)) this.ring();
+    for (let at = 0; at < taken && !this.closed; ) {
+      const byteLength = scratchWords[(at >> 2) + FIELD.byteLength];
+      this.deliver(at, byteLength);
+      at += (byteLength + (FRAME_ALIGNMENT - 1)) & -FRAME_ALIGNMENT;
+    }
+    return true;
+  }
+
+  private snapshot(index: number, byteLength: number): void {
+    if (byteLength > COPY_LOOP_BYTES_MAX) {
+      scratch.set(this.peerRingBytes.subarray(index, index + byteLength));
+      return;
+    }
+    const from = this.peerRingWords;
+    for (let word = index >> 2, to = 0, end = byteLength >> 2; to < end; word++, to++) scratchWords[to] = from[word];
+  }
+
+  /** Checks how the frames in the scratch follow one another; returns the bytes of those that this step takes. */
+  private measure(available: number): number {
+    let at = 0;
+    let copies = 0;
+    while (at < available) {
+      const word = at >> 2;
+      const byteLength = scratchWords[word + FIELD.byteLength] >>> 0;
+      if (byteLength < FRAME_HEADER_BYTES || byteLength > FRAME_BYTES_MAX) {
+        throw new Violation("FRAME-1", `a frame of ${byteLength} bytes`);
+      }
+      const end = at + ((byteLength + (FRAME_ALIGNMENT - 1)) & -FRAME_ALIGNMENT);
+      if (end > available) {
+        if (available === SCRATCH_BYTES && at > 0) break;
+        throw new Violation("FRAME-1", "a frame reaches past what was published");
+      }
+      if (((scratchWords[word + FIELD.kindFlagsCode] >>> 8) & FLAG.inBlock) !== 0) {
+        copies += scratchWords[word + FIELD.pieceLength] >>> 0;
+        if (copies > STEP_COPY_BYTES && at > 0) break;
+      }
+      at = end;
+    }
+    return at;
+  }
+
+  private deliver(at: number, byteLength: number): void {
+    const word = at >> 2;
+    const frame = this.frame;
+    const kindFlagsCode = scratchWords[word + FIELD.kindFlagsCode];
+    frame.kind = kindFlagsCode & 0xff;
+    frame.flags = (kindFlagsCode >>> 8) & 0xff;
+    frame.code = kindFlagsCode >>> 16;
+    frame.streamId = scratchWords[word + FIELD.streamId] >>> 0;
+    frame.argument = scratchWords[word + FIELD.argument] >>> 0;
+    frame.metadataOffset = at + FRAME_HEADER_BYTES;
+    frame.metadataLength = scratchWords[word + FIELD.metadataLength] >>> 0;
+    frame.messageLength = scratchWords[word + FIELD.messageLength] >>> 0;
+    frame.pieceLength = scratchWords[word + FIELD.pieceLength] >>> 0;
+    this.framesReceived++;
+    const inBlock = (frame.flags & FLAG.inBlock) !== 0;
+    const rest = byteLength - FRAME_HEADER_BYTES - frame.metadataLength;
+    if (rest !== (inBlock ? BLOCK_REFERENCE_BYTES : frame.pieceLength)) {
+      throw new Violation("FRAME-2", `${rest} bytes after the metadata where ${frame.pieceLength} were announced`);
+    }
+    if (frame.messageLength > MESSAGE_BYTES_MAX || frame.pieceLength > frame.messageLength) {
+      throw new Violation("FRAME-3", `a piece of ${frame.pieceLength} bytes in a message of ${frame.messageLength}`);
+    }
+    if (scratchWords[word + FIELD.spanCount] !== 0) throw new Violation("FRAME-4", "spans were not negotiated");
+    frame.pieceSource = scratch;
+    frame.pieceOffset = frame.metadataOffset + frame.metadataLength;
+    if (inBlock) this.deliverBlock(frame);
+    else this.receiver!.onFrame(frame);
+  }
+
+  private deliverBlock(frame: ReceivedFrame): void {
+    const unit = readUint32(scratch, frame.pieceOffset);
+    const generation = readUint32(scratch, frame.pieceOffset + 4);
+    const offset = unit * ARENA_UNIT_BYTES;
+    if (unit === 0 || offset + frame.pieceLength > this.peerArenaBytes.length) {
+      throw new Violation("FRAME-5", `${frame.pieceLength} bytes at unit ${unit} reach past the arena`);
+    }
+    frame.pieceSource = this.peerArenaBytes;
+    frame.pieceOffset = offset;
+    // The receiver copies before it returns, so the block can go back at once.
+    this.receiver!.onFrame(frame);
+    if (this.closed) return;
+    this.releasesOut.release(unit, generation);
+    this.releasesOut.publish();
+    // SYNC release.publish, bell.park
+    if (this.bell.mustRing(AWAIT.blocks)) this.ring();
+  }
+
+  // Life.
+
+  private ring(): void {
+    this.rung++;
+    this.line.ring();
+  }
+
+  keepAlive(on: boolean): void {
+    this.kept = on;
+    // While awake the poller keeps the loop turning; the line is told when the connection parks.
+    if (!this.awake && !this.closed) this.tellLine();
+  }
+
+  private tellLine(): void {
+    if (this.kept === this.lineKept) return;
+    this.lineKept = this.kept;
+    this.line.keepAlive(this.kept);
+  }
+
+  close(reason: CarrierClosed): void {
+    if (this.closed) return;
+    this.closed = true;
+    poller.remove(this);
+    this.line.close();
+    this.arena.close();
+    this.memory.close();
+    this.receiver?.onClosed(reason);
+  }
+
+  stats(): CarrierStats {
+    return {
+      ringBytes: this.writer.capacity,
+      arenaBytes: this.arena.byteLength,
+      arenaCommittedBytes: this.arena.committedBytes,
+      arenaInUseBytes: this.arena.outstandingBytes,
+      framesSent: this.framesSent,
+      framesReceived: this.framesReceived,
+      doorbellsRung: this.rung,
+      doorbellsReceived: this.ringsTaken,
+      sleeps: this.sleeper.sleeps,
+    };
+  }
+}
+
+function readUint32(bytes: Uint8Array, at: number): number {
+  return (bytes[at] | (bytes[at + 1] << 8) | (bytes[at + 2] << 16) | (bytes[at + 3] << 24)) >>> 0;
+}
+
+function closedBy(error: unknown): CarrierClosed {
+  if (error instanceof Violation) return { cause: "violation", detail: error.message };
+  return { cause: "failure", detail: error instanceof Error ? (error.stack ?? error.message) : String(error) };
+}

@@ -1,0 +1,92 @@
+/** Options that both ends share, and how they are checked. */
+import type { BinaryReadOptions, BinaryWriteOptions } from "@bufbuild/protobuf";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { BUDGET_MICROS_MAX, WINDOW_MICROS_DEFAULT } from "../carrier/poller.js";
+import type { MessageCodecFactory } from "../codec/codec.js";
+import { createProtobufEsCodec } from "../codec/codec.js";
+import type { ArenaGeometry, RingGeometry } from "../memory/layout.js";
+import type { Addon } from "../os/addon.js";
+import { loadAddon } from "../os/addon.js";
+import { cpuQuotaCores } from "../os/cgroup.js";
+import { MESSAGE_BYTES_MAX } from "../wire/frame.js";
+
+export interface CallLimits {
+  readonly readMaxBytes: number;
+  readonly writeMaxBytes: number;
+}
+
+/** Options of both `createIsthmusTransport` and `createIsthmusServer`. */
+export interface CommonOptions {
+  /**
+   * How messages may travel. "auto" (the default) takes the fastest that both ends have; "shm" insists on shared memory
+   * and fails loudly where it cannot be had. This version has shared memory only.
+   */
+  readonly carrier?: "auto" | "shm";
+  /** Largest message this side accepts, in bytes; by default protobuf's limit of 2 GiB − 64 KiB. */
+  readonly readMaxBytes?: number;
+  /** Largest message this side sends, in bytes; by default protobuf's limit of 2 GiB − 64 KiB. */
+  readonly writeMaxBytes?: number;
+  /** Options of the protobuf binary format, for example `{ writeUnknownFields: false }`. */
+  readonly binaryOptions?: Partial<BinaryReadOptions & BinaryWriteOptions>;
+  /** How messages become bytes; protobuf-es's own binary format by default. */
+  readonly codec?: MessageCodecFactory;
+  /**
+   * Whether this side may wait for the peer by looking instead of sleeping: for at most `maxMicros` (50 by default, 200
+   * at most) microseconds after the last work. It is used only while it pays; `false` never polls.
+   */
+  readonly polling?: false | { readonly maxMicros: number };
+  /** Sizes of the shared memory that this side creates per connection, in bytes. */
+  readonly memory?: {
+    /** The ring of small messages: a power of two, at least 64 KiB; 256 KiB by default. */
+    readonly ringBytes?: number;
+    /** The most that payloads in flight may occupy: a multiple of 64 KiB; 64 MiB by default. Committed only as needed. */
+    readonly arenaBytes?: number;
+  };
+  /** How long the handshake of a new connection may take, in milliseconds; 5000 by default. */
+  readonly handshakeTimeoutMs?: number;
+}
+
+const RING_BYTES_DEFAULT = 256 << 10;
+const ARENA_BYTES_DEFAULT = 64 << 20;
+const RELEASE_SLOTS = 4096;
+const HANDSHAKE_TIMEOUT_MS_DEFAULT = 5000;
+
+export function checkLimits(limits: { readMaxBytes: number | undefined; writeMaxBytes: number | undefined }): CallLimits {
+  const { readMaxBytes = MESSAGE_BYTES_MAX, writeMaxBytes = MESSAGE_BYTES_MAX } = limits;
+  for (const [name, value] of Object.entries({ readMaxBytes, writeMaxBytes })) {
+    if (!(value >= 1)) throw new ConnectError(`${name} ${value} must be >= 1`, Code.Internal);
+  }
+  // Connect's own default is 4 GiB − 1; more than protobuf allows is simply its limit.
+  return { readMaxBytes: Math.min(readMaxBytes, MESSAGE_BYTES_MAX), writeMaxBytes: Math.min(writeMaxBytes, MESSAGE_BYTES_MAX) };
+}
+
+export function geometryOf(options: CommonOptions): RingGeometry & ArenaGeometry {
+  return {
+    ringBytes: options.memory?.ringBytes ?? RING_BYTES_DEFAULT,
+    arenaBytes: options.memory?.arenaBytes ?? ARENA_BYTES_DEFAULT,
+    releaseSlots: RELEASE_SLOTS,
+  };
+}
+
+export function handshakeTimeoutOf(options: CommonOptions): number {
+  return options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS_DEFAULT;
+}
+
+export function pollMicrosOf(options: CommonOptions): number {
+  if (options.polling === false) return 0;
+  // Under a quota of one core or less, polling would use up what the work itself needs.
+  const quota = cpuQuotaCores();
+  if (quota !== undefined && quota <= 1) return 0;
+  return Math.min(Math.max(options.polling?.maxMicros ?? WINDOW_MICROS_DEFAULT, 0), BUDGET_MICROS_MAX);
+}
+
+export function codecOf(options: CommonOptions): MessageCodecFactory {
+  return options.codec ?? createProtobufEsCodec(options.binaryOptions);
+}
+
+/** The addon that shared memory needs. @throws ConnectError `FailedPrecondition` that says why there is none */
+export function requireSharedMemory(): Addon {
+  const loaded = loadAddon();
+  if (loaded.addon !== undefined) return loaded.addon;
+  throw new ConnectError(`shared memory is not available here: ${loaded.reason}`, Code.FailedPrecondition);
+}

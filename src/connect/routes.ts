@@ -1,0 +1,125 @@
+/** Connect's router, as the user's `routes` function sees it: collects implementations, makes no HTTP handlers. */
+import type { DescMethod } from "@bufbuild/protobuf";
+import { create, isMessage } from "@bufbuild/protobuf";
+import type { ConnectRouter, Interceptor, MethodImplSpec, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
+import { createMethodImplSpec, createServiceImplSpec } from "@connectrpc/connect";
+import type { MessageCodecFactory } from "../codec/codec.js";
+import type { CallContext } from "../rpc/context.js";
+import { URL_BASE } from "../rpc/context.js";
+import type { ServerMethod, ServerMethodOptions } from "../rpc/server.js";
+import type { CallLimits } from "./options.js";
+import { checkLimits } from "./options.js";
+
+type RouteOptions = Parameters<ConnectRouter["rpc"]>[2] & object;
+
+/** Options of a service, as Connect's router takes them; those that concern HTTP only are ignored. */
+export interface RouteDefaults extends CallLimits {
+  readonly interceptors: readonly Interceptor[];
+  readonly maxTimeoutMs: number;
+  readonly shutdownSignal: AbortSignal | undefined;
+  readonly codecFor: (options: RouteOptions | undefined) => MessageCodecFactory;
+}
+
+/** Runs the user's `routes` and returns what is served, by path. Streaming methods map to the reason why they are not. */
+export function collectRoutes(routes: (router: ConnectRouter) => void, defaults: RouteDefaults): Map<string, ServerMethod | string> {
+  const served = new Map<string, ServerMethod | string>();
+  const add = (spec: MethodImplSpec, options: RouteOptions | undefined) => {
+    const path = methodPath(spec.method);
+    served.set(path, spec.kind === "unary" ? serve(spec, path, defaults, options) : `${path} is a streaming method; this version serves unary calls`);
+  };
+  const router: ConnectRouter = {
+    handlers: [],
+    service(service, implementation, options) {
+      for (const spec of Object.values(createServiceImplSpec(service, implementation).methods)) add(spec, options);
+      return router;
+    },
+    rpc(method, implementation, options) {
+      add(createMethodImplSpec(method, implementation), options);
+      return router;
+    },
+  };
+  routes(router);
+  return served;
+}
+
+export function methodPath(method: DescMethod): string {
+  return `/${method.parent.typeName}/${method.name}`;
+}
+
+function serve(spec: MethodImplSpec & { kind: "unary" }, path: string, defaults: RouteDefaults, options: RouteOptions | undefined): ServerMethod {
+  const limits = checkLimits({
+    readMaxBytes: options?.readMaxBytes ?? defaults.readMaxBytes,
+    writeMaxBytes: options?.writeMaxBytes ?? defaults.writeMaxBytes,
+  });
+  const merged: ServerMethodOptions = {
+    ...limits,
+    maxTimeoutMs: options?.maxTimeoutMs ?? defaults.maxTimeoutMs,
+    interceptors: options?.interceptors ?? defaults.interceptors,
+    shutdownSignal: options?.shutdownSignal ?? defaults.shutdownSignal,
+  };
+  const codec = defaults.codecFor(options);
+  const implementation = spec.impl as ServerMethod["handle"];
+  return {
+    method: spec.method,
+    path,
+    handle: merged.interceptors.length === 0 ? implementation : intercept(spec, path, merged.interceptors),
+    input: codec(spec.method.input),
+    output: codec(spec.method.output),
+    options: merged,
+  };
+}
+
+/** The handler behind its interceptors, which see a request and a response as Connect's servers show them. */
+function intercept(spec: MethodImplSpec & { kind: "unary" }, path: string, interceptors: readonly Interceptor[]): ServerMethod["handle"] {
+  const { method } = spec;
+  return async (message, context) => {
+    const innermost = async (request: UnaryRequest): Promise<UnaryResponse> => {
+      const answer = await spec.impl(request.message, withRequest(context, request));
+      return {
+        stream: false,
+        service: method.parent,
+        method,
+        message: (isMessage(answer, method.output) ? answer : create(method.output, answer)) as UnaryResponse["message"],
+        header: context.responseHeader,
+        trailer: context.responseTrailer,
+      };
+    };
+    let next = innermost as ReturnType<Interceptor>;
+    for (const interceptor of [...interceptors].reverse()) next = interceptor(next);
+    // Own accessors, so that `{ ...request }` keeps them and none costs anything unless it is read.
+    const response = await next({
+      stream: false,
+      service: method.parent,
+      method,
+      requestMethod: context.requestMethod,
+      url: URL_BASE + path,
+      message: message as UnaryRequest["message"],
+      get signal() {
+        return context.signal;
+      },
+      get header() {
+        return context.requestHeader;
+      },
+      get contextValues() {
+        return context.values;
+      },
+    });
+    takeHeaders(response.header, context.responseHeader);
+    takeHeaders(response.trailer, context.responseTrailer);
+    return response.message;
+  };
+}
+
+/** The context as the handler sees it behind interceptors that handed on another request. */
+function withRequest(context: CallContext, request: UnaryRequest): CallContext {
+  return Object.create(context, {
+    signal: { get: () => request.signal },
+    requestHeader: { get: () => request.header },
+    values: { get: () => request.contextValues },
+  }) as CallContext;
+}
+
+function takeHeaders(from: Headers, to: Headers): void {
+  if (from === to) return;
+  from.forEach((value, name) => to.append(name, value));
+}

@@ -1,0 +1,212 @@
+/** The server: serves Connect's routes to the processes that connect to its socket path. */
+import type { ContextValues, ConnectRouter, Interceptor } from "@connectrpc/connect";
+import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
+import { parseAddress } from "../carrier/address.js";
+import type { CarrierClosed } from "../carrier/carrier.js";
+import { ControlSocket, welcome } from "../carrier/handshake.js";
+import type { Listener, ListenOptions } from "../carrier/listen.js";
+import { listen } from "../carrier/listen.js";
+import { createProtobufEsCodec } from "../codec/codec.js";
+import type { Addon, PeerCredentials } from "../os/addon.js";
+import type { ServerMethod } from "../rpc/server.js";
+import { ServerConnection } from "../rpc/server.js";
+import { SLOTS_MAX } from "../wire/frame.js";
+import type { CommonOptions } from "./options.js";
+import { checkLimits, codecOf, geometryOf, handshakeTimeoutOf, pollMicrosOf, requireSharedMemory } from "./options.js";
+import { collectRoutes } from "./routes.js";
+
+export interface IsthmusServerOptions extends CommonOptions {
+  /** Registers services, exactly as for any Connect server; may set options per service or method. */
+  readonly routes: (router: ConnectRouter) => void;
+  /** Applied to every call, the last one first. */
+  readonly interceptors?: Interceptor[];
+  /** Longest timeout a client may ask for, in milliseconds; a longer one is answered with `InvalidArgument`. */
+  readonly maxTimeoutMs?: number;
+  /** When it aborts, the signals of all handler contexts abort. */
+  readonly shutdownSignal?: AbortSignal;
+  /** Context values that a client's calls start with. */
+  readonly contextValues?: (peer: PeerCredentials) => ContextValues;
+  /**
+   * Who may connect, decided by what the kernel says of the connecting process. By default processes of the same user
+   * id. User id 65534 stands for "somebody of another user namespace" and is never let in by default.
+   */
+  readonly allow?: (peer: PeerCredentials) => boolean;
+  /** Connections at once; 1024 by default. Further ones are refused with `ResourceExhausted`. */
+  readonly maxConnections?: number;
+  /** Calls that one connection may have open at once; 65536 by default. A client keeps further ones back. */
+  readonly maxStreams?: number;
+}
+
+export interface ServerStats {
+  readonly connections: number;
+  readonly pendingCalls: number;
+  /** Connections that were refused or failed in the handshake. */
+  readonly refused: number;
+  /** Connections that ended because the client broke the protocol. */
+  readonly violations: number;
+}
+
+export interface IsthmusServer extends AsyncDisposable {
+  /**
+   * Listens on a socket path (or `unix:PATH`). May be called for several paths. The process stays alive while listening.
+   * @throws ConnectError that says what is in the way: `AlreadyExists` if a live server has the path, `NotFound` if the
+   * directory is missing, `PermissionDenied`, `InvalidArgument` for an address that is none, `FailedPrecondition` where
+   * shared memory cannot be had
+   */
+  listen(address: string, options?: ListenOptions): Promise<void>;
+  /**
+   * Stops listening, tells clients to go, lets open calls finish, then closes. After `timeoutMs` (10,000 by default)
+   * what is still open is cut off.
+   */
+  close(options?: { timeoutMs?: number }): Promise<void>;
+  stats(): ServerStats;
+}
+
+const OVERFLOW_UID = 65534;
+const MAX_CONNECTIONS_DEFAULT = 1024;
+const CLOSE_TIMEOUT_MS_DEFAULT = 10_000;
+
+/** @throws whatever `routes` throws; ConnectError `FailedPrecondition` if `carrier` is "shm" and cannot be had */
+export function createIsthmusServer(options: IsthmusServerOptions): IsthmusServer {
+  return new SharedMemoryServer(options);
+}
+
+class SharedMemoryServer implements IsthmusServer {
+  private readonly options: IsthmusServerOptions;
+  private readonly methods: ReadonlyMap<string, ServerMethod | string>;
+  private readonly listeners: Listener[] = [];
+  private readonly connections = new Set<ServerConnection>();
+  private readonly handshakes = new Set<AbortController>();
+  private refused = 0;
+  private violations = 0;
+  private closing = false;
+
+  constructor(options: IsthmusServerOptions) {
+    this.options = options;
+    this.methods = collectRoutes(options.routes, {
+      ...checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes }),
+      interceptors: options.interceptors ?? [],
+      maxTimeoutMs: options.maxTimeoutMs ?? Number.MAX_SAFE_INTEGER,
+      shutdownSignal: options.shutdownSignal,
+      codecFor: (route) => (route?.binaryOptions === undefined || options.codec !== undefined ? codecOf(options) : createProtobufEsCodec(route.binaryOptions)),
+    });
+    if (options.carrier === "shm") requireSharedMemory();
+  }
+
+  async listen(address: string, listenOptions: ListenOptions = {}): Promise<void> {
+    if (this.closing) throw new ConnectError("the server is closed", Code.FailedPrecondition);
+    const path = parseAddress(address);
+    const addon = requireSharedMemory();
+    const listener = await listen(
+      addon,
+      path,
+      listenOptions,
+      (descriptor) => this.accept(addon, descriptor, undefined),
+      (descriptor, error) => {
+        this.accept(addon, descriptor, new ConnectError(`the server cannot take another connection: ${error.message}`, Code.ResourceExhausted));
+      },
+    );
+    this.listeners.push(listener);
+  }
+
+  async close({ timeoutMs = CLOSE_TIMEOUT_MS_DEFAULT }: { timeoutMs?: number } = {}): Promise<void> {
+    this.closing = true;
+    for (const listener of this.listeners.splice(0)) listener.close();
+    for (const handshake of this.handshakes) handshake.abort(new ConnectError("the server is shutting down", Code.Unavailable));
+    const open = [...this.connections];
+    const cutOff = setTimeout(() => {
+      for (const connection of open) connection.close(`the server shut down and did not wait longer than ${timeoutMs} ms`);
+    }, timeoutMs);
+    await Promise.all(open.map((connection) => connection.drain()));
+    clearTimeout(cutOff);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  stats(): ServerStats {
+    let pendingCalls = 0;
+    for (const connection of this.connections) pendingCalls += connection.pendingCalls;
+    return { connections: this.connections.size, pendingCalls, refused: this.refused, violations: this.violations };
+  }
+
+  /** Takes the descriptor over. */
+  private accept(addon: Addon, descriptor: number, refusal: ConnectError | undefined): void {
+    let peer: PeerCredentials;
+    let socket: ControlSocket;
+    try {
+      peer = addon.peerCredentials(descriptor);
+    } catch {
+      // Without credentials nobody is let in, and there is nobody to tell.
+      addon.closeDescriptor(descriptor);
+      this.refused++;
+      return;
+    }
+    try {
+      socket = new ControlSocket(addon, descriptor);
+    } catch {
+      // It closed the descriptor.
+      this.refused++;
+      return;
+    }
+    void this.shakeHands(addon, socket, peer, refusal ?? this.refusal(peer));
+  }
+
+  private async shakeHands(addon: Addon, socket: ControlSocket, peer: PeerCredentials, refusal: ConnectError | undefined): Promise<void> {
+    const { options } = this;
+    const abort = new AbortController();
+    const timeoutMs = handshakeTimeoutOf(options);
+    const timer = setTimeout(() => abort.abort(new ConnectError(`no greeting within ${timeoutMs} ms`, Code.DeadlineExceeded)), timeoutMs);
+    this.handshakes.add(abort);
+    try {
+      const link = await welcome(
+        addon,
+        socket,
+        peer,
+        refusal,
+        {
+          geometry: geometryOf(options),
+          handshakeTimeoutMs: timeoutMs,
+          pollMicros: pollMicrosOf(options),
+          maxStreams: Math.min(options.maxStreams ?? SLOTS_MAX, SLOTS_MAX),
+        },
+        abort.signal,
+      );
+      const connection: ServerConnection = new ServerConnection(
+        link.carrier,
+        { methods: this.methods, peer, maxStreams: link.maxStreams, contextValues: options.contextValues ?? createContextValues },
+        (reason) => this.onEnded(connection, reason),
+      );
+      this.connections.add(connection);
+      link.carrier.start(connection);
+      if (this.closing) void connection.drain();
+    } catch {
+      // The client was told the reason, or is gone.
+      this.refused++;
+    } finally {
+      clearTimeout(timer);
+      this.handshakes.delete(abort);
+    }
+  }
+
+  private refusal(peer: PeerCredentials): ConnectError | undefined {
+    const { allow, maxConnections = MAX_CONNECTIONS_DEFAULT } = this.options;
+    if (!(allow ?? isSameUser)(peer)) {
+      return new ConnectError(`user ${peer.uid} may not connect to this server; its option \`allow\` decides who may`, Code.PermissionDenied);
+    }
+    if (this.connections.size + this.handshakes.size >= maxConnections) {
+      return new ConnectError(`the server has ${maxConnections} connections, its limit (maxConnections)`, Code.ResourceExhausted);
+    }
+    return undefined;
+  }
+
+  private onEnded(connection: ServerConnection, reason: CarrierClosed): void {
+    this.connections.delete(connection);
+    if (reason.cause === "violation") this.violations++;
+  }
+}
+
+function isSameUser(peer: PeerCredentials): boolean {
+  return peer.uid === process.getuid?.() && peer.uid !== OVERFLOW_UID;
+}

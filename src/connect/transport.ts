@@ -1,0 +1,304 @@
+/** The client: Connect's Transport over a connection that is made when first needed and remade after it was lost. */
+import type { DescMessage, DescMethod, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
+import { create, isMessage } from "@bufbuild/protobuf";
+import type { ContextValues, Interceptor, StreamResponse, Transport, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
+import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
+import { parseAddress } from "../carrier/address.js";
+import { connect } from "../carrier/connect.js";
+import type { ClientMethod } from "../rpc/client.js";
+import { abortError, ClientConnection } from "../rpc/client.js";
+import { URL_BASE } from "../rpc/context.js";
+import { METHODS_MAX, SLOTS_MAX } from "../wire/frame.js";
+import type { CallLimits, CommonOptions } from "./options.js";
+import { checkLimits, codecOf, geometryOf, handshakeTimeoutOf, pollMicrosOf, requireSharedMemory } from "./options.js";
+import { methodPath } from "./routes.js";
+
+export interface IsthmusTransportOptions extends CommonOptions {
+  /** Where the server listens: a socket path, or `unix:PATH`. */
+  readonly address: string;
+  /** Applied to every call, the last one first, as in Connect's transports. */
+  readonly interceptors?: Interceptor[];
+  /** Deadline of calls that set none, in milliseconds; none by default. */
+  readonly defaultTimeoutMs?: number;
+}
+
+/** What `new Headers` takes; Node's types do not name it. */
+type HeadersInit = NonNullable<ConstructorParameters<typeof Headers>[0]>;
+
+/** "idle": no connection, the next call makes one. */
+export type ConnectionState = "idle" | "connecting" | "ready" | "closed";
+
+export interface TransportStats {
+  readonly state: ConnectionState;
+  readonly carrier: "shm" | undefined;
+  /** Calls that are not settled. */
+  readonly pendingCalls: number;
+  /** Connections made so far. */
+  readonly connections: number;
+  /** Of the current connection: frames, wake-ups, memory; undefined without one. */
+  readonly connection: ReturnType<ClientConnection["stats"]> | undefined;
+}
+
+export interface IsthmusTransport extends Transport, AsyncDisposable {
+  readonly state: ConnectionState;
+  /** What the current connection runs over; undefined without one. */
+  readonly carrier: "shm" | undefined;
+  stats(): TransportStats;
+  /** Ends the connection: open calls reject with `Unavailable`, later ones too. */
+  close(): Promise<void>;
+}
+
+/**
+ * Creates a transport for Connect's `createClient`. The connection is made by the first call; after it was lost, by the
+ * next one. The process stays alive only while calls are pending.
+ *
+ * @throws ConnectError `InvalidArgument` for an address that is none; `FailedPrecondition` if `carrier` is "shm" and
+ * shared memory cannot be had on this machine
+ */
+export function createIsthmusTransport(options: IsthmusTransportOptions): IsthmusTransport {
+  return new SharedMemoryTransport(options);
+}
+
+class SharedMemoryTransport implements IsthmusTransport {
+  private readonly options: IsthmusTransportOptions;
+  private readonly path: string;
+  private readonly limits: CallLimits;
+  private readonly interceptors: readonly Interceptor[];
+  private readonly methods = new Map<DescMethod, ClientMethod>();
+  private connection: ClientConnection | undefined;
+  /** Those that go away but still have calls open. */
+  private readonly leaving = new Set<ClientConnection>();
+  private connecting: Promise<ClientConnection> | undefined;
+  private waitingForConnection = 0;
+  private connections = 0;
+  private closed = false;
+
+  constructor(options: IsthmusTransportOptions) {
+    this.options = options;
+    this.path = parseAddress(options.address);
+    this.limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
+    this.interceptors = options.interceptors ?? [];
+    if (options.carrier === "shm") requireSharedMemory();
+  }
+
+  get state(): ConnectionState {
+    if (this.closed) return "closed";
+    if (this.connection?.usable === true) return "ready";
+    return this.connecting === undefined ? "idle" : "connecting";
+  }
+
+  get carrier(): "shm" | undefined {
+    return this.connection?.usable === true ? "shm" : undefined;
+  }
+
+  unary<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodUnary<I, O>,
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+    header: HeadersInit | undefined,
+    input: MessageInitShape<I>,
+    contextValues?: ContextValues,
+  ): Promise<UnaryResponse<I, O>> {
+    const timeout = timeoutMs ?? this.options.defaultTimeoutMs;
+    const clientMethod = this.methods.get(method) ?? this.addMethod(method);
+    const response =
+      this.interceptors.length === 0
+        ? this.call(clientMethod, input, header === undefined ? undefined : new Headers(header), timeout, signal)
+        : this.callIntercepted(clientMethod, input, header, timeout, signal, contextValues);
+    return response as Promise<UnaryResponse<I, O>>;
+  }
+
+  stream<I extends DescMessage, O extends DescMessage>(method: DescMethodStreaming<I, O>): Promise<StreamResponse<I, O>> {
+    return Promise.reject(new ConnectError(`${methodPath(method)} is a streaming method; this version serves unary calls`, Code.Unimplemented));
+  }
+
+  stats(): TransportStats {
+    let pendingCalls = this.waitingForConnection + (this.connection?.pendingCalls ?? 0);
+    for (const connection of this.leaving) pendingCalls += connection.pendingCalls;
+    return { state: this.state, carrier: this.carrier, pendingCalls, connections: this.connections, connection: this.connection?.stats() };
+  }
+
+  close(): Promise<void> {
+    this.closed = true;
+    this.connection?.close("the transport was closed");
+    for (const connection of [...this.leaving]) connection.close("the transport was closed");
+    return Promise.resolve();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  private addMethod(method: DescMethodUnary): ClientMethod {
+    const codec = codecOf(this.options);
+    const added: ClientMethod = {
+      method,
+      id: this.methods.size,
+      path: methodPath(method),
+      input: codec(method.input),
+      output: codec(method.output),
+    };
+    if (added.id >= METHODS_MAX) throw new ConnectError(`a transport can call at most ${METHODS_MAX} different methods`, Code.ResourceExhausted);
+    this.methods.set(method, added);
+    return added;
+  }
+
+  private call(
+    method: ClientMethod,
+    input: unknown,
+    header: Headers | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<UnaryResponse> {
+    const { connection } = this;
+    if (connection !== undefined && connection.usable) return connection.call(method, input, header, timeoutMs, signal);
+    return this.callOnceConnected(method, input, header, timeoutMs, signal);
+  }
+
+  private async callOnceConnected(
+    method: ClientMethod,
+    input: unknown,
+    header: Headers | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<UnaryResponse> {
+    const start = performance.now();
+    this.waitingForConnection++;
+    let connection: ClientConnection;
+    try {
+      connection = await raceCall(this.connect(), timeoutMs, signal);
+    } finally {
+      this.waitingForConnection--;
+    }
+    const left = timeoutMs === undefined || timeoutMs <= 0 ? undefined : Math.max(timeoutMs - (performance.now() - start), 1);
+    return connection.call(method, input, header, left, signal);
+  }
+
+  /** The connection under way, or a new one: one attempt, whose failure is the failure of every call that waits for it. */
+  private connect(): Promise<ClientConnection> {
+    if (this.closed) return Promise.reject(new ConnectError("the transport is closed", Code.Unavailable));
+    this.connecting ??= this.makeConnection().finally(() => {
+      this.connecting = undefined;
+    });
+    return this.connecting;
+  }
+
+  private async makeConnection(): Promise<ClientConnection> {
+    const addon = requireSharedMemory();
+    const link = await connect(addon, this.path, {
+      geometry: geometryOf(this.options),
+      handshakeTimeoutMs: handshakeTimeoutOf(this.options),
+      pollMicros: pollMicrosOf(this.options),
+      maxStreams: SLOTS_MAX,
+    });
+    const connection: ClientConnection = new ClientConnection(link.carrier, { ...this.limits, maxStreams: link.maxStreams }, () =>
+      this.onEnded(connection),
+    );
+    const previous = this.connection;
+    if (previous !== undefined) this.leaving.add(previous);
+    this.connection = connection;
+    this.connections++;
+    link.carrier.start(connection);
+    if (this.closed) connection.close("the transport was closed");
+    return connection;
+  }
+
+  private onEnded(connection: ClientConnection): void {
+    this.leaving.delete(connection);
+    if (this.connection === connection) this.connection = undefined;
+  }
+
+  private async callIntercepted(
+    method: ClientMethod,
+    input: unknown,
+    header: HeadersInit | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+    contextValues: ContextValues | undefined,
+  ): Promise<UnaryResponse> {
+    const schema = method.method.input;
+    const message = isMessage(input, schema) ? input : create(schema, input as MessageInitShape<DescMessage>);
+    const scope = new CallScope(timeoutMs, signal);
+    let next = (async (request: UnaryRequest) => {
+      const response = await this.call(method, request.message, request.header, scope.leftMs, request.signal);
+      // Interceptors may spread it, so it has to be a plain object.
+      const { stream, service, header, trailer } = response;
+      return { stream, service, method: response.method, message: response.message, header, trailer };
+    }) as ReturnType<Interceptor>;
+    for (const interceptor of [...this.interceptors].reverse()) next = interceptor(next);
+    try {
+      const response = await next({
+        stream: false,
+        service: method.method.parent,
+        method: method.method,
+        requestMethod: "POST",
+        url: URL_BASE + method.path,
+        header: new Headers(header),
+        contextValues: contextValues ?? createContextValues(),
+        signal: scope.signal,
+        message,
+      });
+      return response as UnaryResponse;
+    } catch (error) {
+      // An interceptor that noticed the deadline or the abort by itself may have thrown anything.
+      throw scope.signal.aborted ? abortError(scope.signal) : ConnectError.from(error);
+    } finally {
+      scope.end();
+    }
+  }
+}
+
+/** Deadline and signal of a call with interceptors, as one signal that they can see. */
+class CallScope {
+  private readonly controller = new AbortController();
+  private readonly deadline: number | undefined;
+  private readonly timer: NodeJS.Timeout | undefined;
+  private readonly outer: AbortSignal | undefined;
+  private readonly onAbort = () => this.controller.abort(this.outer!.reason);
+
+  constructor(timeoutMs: number | undefined, outer: AbortSignal | undefined) {
+    this.outer = outer;
+    if (outer?.aborted === true) this.onAbort();
+    else outer?.addEventListener("abort", this.onAbort, { once: true });
+    if (timeoutMs === undefined || timeoutMs <= 0) return;
+    this.deadline = performance.now() + timeoutMs;
+    this.timer = setTimeout(() => this.controller.abort(new ConnectError("the operation timed out", Code.DeadlineExceeded)), timeoutMs);
+  }
+
+  get signal(): AbortSignal {
+    return this.controller.signal;
+  }
+
+  /** What is left of the timeout, in milliseconds; undefined without one. */
+  get leftMs(): number | undefined {
+    return this.deadline === undefined ? undefined : Math.max(this.deadline - performance.now(), 1);
+  }
+
+  end(): void {
+    clearTimeout(this.timer);
+    this.outer?.removeEventListener("abort", this.onAbort);
+  }
+}
+
+/** Waits for a connection no longer than the call's deadline and signal allow. */
+function raceCall<T>(promise: Promise<T>, timeoutMs: number | undefined, signal: AbortSignal | undefined): Promise<T> {
+  if ((timeoutMs === undefined || timeoutMs <= 0) && signal === undefined) return promise;
+  return new Promise<T>((resolve, reject) => {
+    const onAbort = () => settle(() => reject(abortError(signal!)));
+    const timer =
+      timeoutMs !== undefined && timeoutMs > 0
+        ? setTimeout(() => settle(() => reject(new ConnectError("the operation timed out before there was a connection", Code.DeadlineExceeded))), timeoutMs)
+        : undefined;
+    const settle = (act: () => void) => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", onAbort);
+      act();
+    };
+    if (signal?.aborted === true) return onAbort();
+    signal?.addEventListener("abort", onAbort, { once: true });
+    promise.then(
+      (value) => settle(() => resolve(value)),
+      (error: Error) => settle(() => reject(error)),
+    );
+  });
+}

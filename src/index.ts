@@ -1,0 +1,10 @@
+/** Isthmus: Connect's clients and handlers between processes on one machine, over shared memory. */
+export { createIsthmusServer } from "./connect/server.js";
+export type { IsthmusServer, IsthmusServerOptions, ServerStats } from "./connect/server.js";
+export { createIsthmusTransport } from "./connect/transport.js";
+export type { ConnectionState, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./connect/transport.js";
+export type { CommonOptions } from "./connect/options.js";
+export type { ListenOptions } from "./carrier/listen.js";
+export { peerCredentials } from "./rpc/context.js";
+export type { PeerCredentials } from "./os/addon.js";
+export type { MessageCodec, MessageCodecFactory } from "./codec/codec.js";

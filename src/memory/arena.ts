@@ -1,0 +1,263 @@
+/**
+ * The payload memory of one direction: hands out blocks of a sealed memory segment that the peer reads in place.
+ *
+ * All bookkeeping is private to the owner: the peer sees the bytes of a block and nothing else. Blocks are counted in
+ * units of 4 KiB, so every block is page- and 64-byte aligned. Free neighbours are joined at once; among free blocks of
+ * a size class the one freed last is used first, so hot pages stay hot.
+ *
+ * ARENA-1  Blocks that are out never overlap, and none contains unit 0 (the header).
+ * ARENA-2  A block comes back once, under the generation it went out with.
+ * ARENA-3  Memory is committed before it is handed out, so running out of memory is an error here and never a SIGBUS
+ *          later; at most one step per turn of the event loop, because committing costs about a millisecond per step.
+ */
+import type { CommitBudget } from "./budget.js";
+import { ARENA_UNIT_BYTES } from "./layout.js";
+import { assertOwn, Violation } from "./violation.js";
+
+/** The pages behind an arena. */
+export interface ArenaPages {
+  /** Size of the segment in bytes. */
+  readonly byteLength: number;
+  /** Makes sure that memory stands behind these bytes. @throws SystemError ENOSPC or ENOMEM when there is none */
+  commit(offset: number, byteLength: number): void;
+  /** Gives the memory behind these bytes back. */
+  giveBack(offset: number, byteLength: number): void;
+}
+
+export const COMMIT_STEP_BYTES = 2 << 20;
+
+// States of a unit: only the first unit of a block that is out says OUT, so nothing else can be released.
+const FREE = 0;
+const OUT = 1;
+const LAST_OF_OUT = 2;
+const NONE = -1;
+const CLASSES = 21;
+
+export class Arena {
+  private readonly pages: ArenaPages;
+  private readonly budget: CommitBudget;
+  private readonly onRoom: () => void;
+  /** First unit that is not committed. */
+  private committedUnits = 1;
+  private grewThisTurn = false;
+  private blocksOut = 0;
+  private unitsOut = 0;
+  private closed = false;
+  /** Why the last step could not be committed, until one can. */
+  private refusal: string | undefined;
+
+  // Per unit. `size` is meaningful at the first and the last unit of a block, the rest at the first.
+  private size = new Int32Array(0);
+  private state = new Uint8Array(0);
+  private generation = new Uint32Array(0);
+  private next = new Int32Array(0);
+  private previous = new Int32Array(0);
+  private readonly firstFree = new Int32Array(CLASSES).fill(NONE);
+
+  /** @param onRoom called (in a later turn) after the arena may have grown, so that whoever waits tries again */
+  constructor(pages: ArenaPages, budget: CommitBudget, onRoom: () => void) {
+    this.pages = pages;
+    this.budget = budget;
+    this.onRoom = onRoom;
+    this.ensureBooks(1);
+    this.state[0] = OUT;
+    this.size[0] = 1;
+  }
+
+  get outstanding(): number {
+    return this.blocksOut;
+  }
+
+  get outstandingBytes(): number {
+    return this.unitsOut * ARENA_UNIT_BYTES;
+  }
+
+  get committedBytes(): number {
+    return this.committedUnits * ARENA_UNIT_BYTES;
+  }
+
+  get byteLength(): number {
+    return this.pages.byteLength;
+  }
+
+  /** Why no memory at all can be had, if that is so; a sender that has nothing to wait for fails with it. */
+  get exhausted(): string | undefined {
+    return this.blocksOut === 0 && this.committedUnits === 1 ? this.refusal : undefined;
+  }
+
+  /** Takes a block of at least `byteLength` bytes and returns its first unit, or −1 if there is none at the moment. */
+  allocate(byteLength: number): number {
+    const units = Math.max(1, Math.ceil(byteLength / ARENA_UNIT_BYTES));
+    const unit = this.find(units);
+    if (unit === NONE) return NONE;
+    this.unlink(unit);
+    const rest = this.size[unit] - units;
+    if (rest > 0) this.link(unit + units, rest);
+    this.mark(unit, units, OUT);
+    this.generation[unit] = (this.generation[unit] + 1) >>> 0;
+    this.blocksOut++;
+    this.unitsOut += units;
+    return unit;
+  }
+
+  generationOf(unit: number): number {
+    return this.generation[unit];
+  }
+
+  /** Takes a block back that the peer released. @throws Violation if it is not out under this generation (ARENA-2) */
+  release(unit: number, generation: number): void {
+    if (unit === 0 || unit >= this.committedUnits || this.state[unit] !== OUT) {
+      throw new Violation("RELEASE-2", `unit ${unit} is not the start of a block that is out`);
+    }
+    if (this.generation[unit] !== generation) {
+      throw new Violation("RELEASE-2", `block ${unit} is out under generation ${this.generation[unit]}, not ${generation}`);
+    }
+    this.free(unit);
+  }
+
+  /** Takes back a block that was never sent. */
+  abandon(unit: number): void {
+    assertOwn(this.state[unit] === OUT, "ARENA-2: a block was abandoned that is not out");
+    this.free(unit);
+  }
+
+  /**
+   * Commits one more step, at most once per turn of the event loop. True if there is more room right now. If not, and
+   * the arena is not at its limit, `onRoom` follows in a later turn.
+   */
+  grow(): boolean {
+    const offset = this.committedUnits * ARENA_UNIT_BYTES;
+    const bytes = Math.min(COMMIT_STEP_BYTES - (offset % COMMIT_STEP_BYTES), this.pages.byteLength - offset);
+    if (bytes <= 0 || this.grewThisTurn || this.closed) return false;
+    if (!this.budget.take(bytes)) {
+      this.refusal = this.budget.explanation;
+      return false;
+    }
+    try {
+      this.pages.commit(offset, bytes);
+    } catch (error) {
+      this.budget.give(bytes);
+      this.refusal = error instanceof Error ? error.message : String(error);
+      return false;
+    }
+    this.refusal = undefined;
+    this.grewThisTurn = true;
+    setImmediate(() => {
+      this.grewThisTurn = false;
+      if (!this.closed) this.onRoom();
+    });
+    const first = this.committedUnits;
+    const units = bytes / ARENA_UNIT_BYTES;
+    this.ensureBooks(first + units);
+    this.committedUnits += units;
+    this.mark(first, units, OUT);
+    this.insertFree(first);
+    return true;
+  }
+
+  /** Gives back all memory but the first step's, if no block is out. Returns the bytes given back. */
+  trim(): number {
+    const keepUnits = COMMIT_STEP_BYTES / ARENA_UNIT_BYTES;
+    if (this.blocksOut > 0 || this.committedUnits <= keepUnits || this.closed) return 0;
+    const offset = keepUnits * ARENA_UNIT_BYTES;
+    const bytes = this.committedUnits * ARENA_UNIT_BYTES - offset;
+    this.pages.giveBack(offset, bytes);
+    this.budget.give(bytes);
+    this.committedUnits = keepUnits;
+    this.firstFree.fill(NONE);
+    this.link(1, keepUnits - 1);
+    return bytes;
+  }
+
+  /** The connection is over: what was committed counts no more. */
+  close(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.budget.give((this.committedUnits - 1) * ARENA_UNIT_BYTES);
+  }
+
+  private free(unit: number): void {
+    this.blocksOut--;
+    this.unitsOut -= this.size[unit];
+    this.insertFree(unit);
+  }
+
+  /** Makes the block that starts at `unit` free and joins it with free neighbours. */
+  private insertFree(unit: number): void {
+    let start = unit;
+    let units = this.size[unit];
+    const after = unit + units;
+    if (after < this.committedUnits && this.state[after] === FREE) {
+      this.unlink(after);
+      units += this.size[after];
+    }
+    if (this.state[unit - 1] === FREE) {
+      start = unit - this.size[unit - 1];
+      this.unlink(start);
+      units += this.size[start];
+    }
+    // Once joined, `unit` may lie inside a free block: a second release must find no block there (ARENA-2).
+    this.state[unit] = FREE;
+    this.link(start, units);
+  }
+
+  private find(units: number): number {
+    // In its own class a free block may be too small; in any higher class every one fits.
+    const ownClass = classOf(units);
+    for (let unit = this.firstFree[ownClass], looked = 0; unit !== NONE && looked < 8; unit = this.next[unit], looked++) {
+      if (this.size[unit] >= units) return unit;
+    }
+    for (let sizeClass = ownClass + 1; sizeClass < CLASSES; sizeClass++) {
+      if (this.firstFree[sizeClass] !== NONE) return this.firstFree[sizeClass];
+    }
+    for (let unit = this.firstFree[ownClass]; unit !== NONE; unit = this.next[unit]) {
+      if (this.size[unit] >= units) return unit;
+    }
+    return NONE;
+  }
+
+  private link(unit: number, units: number): void {
+    this.mark(unit, units, FREE);
+    const sizeClass = classOf(units);
+    const head = this.firstFree[sizeClass];
+    this.next[unit] = head;
+    this.previous[unit] = NONE;
+    if (head !== NONE) this.previous[head] = unit;
+    this.firstFree[sizeClass] = unit;
+  }
+
+  private unlink(unit: number): void {
+    const next = this.next[unit];
+    const previous = this.previous[unit];
+    if (next !== NONE) this.previous[next] = previous;
+    if (previous !== NONE) this.next[previous] = next;
+    else this.firstFree[classOf(this.size[unit])] = next;
+  }
+
+  private mark(unit: number, units: number, state: typeof FREE | typeof OUT): void {
+    const last = unit + units - 1;
+    this.size[last] = units;
+    this.size[unit] = units;
+    this.state[last] = state === OUT ? LAST_OF_OUT : FREE;
+    this.state[unit] = state;
+  }
+
+  private ensureBooks(units: number): void {
+    const have = this.size.length;
+    if (have >= units) return;
+    const want = Math.max(units, have * 2);
+    const grown = <T extends Int32Array | Uint32Array | Uint8Array>(to: T, from: T): T => {
+      to.set(from);
+      return to;
+    };
+    this.size = grown(new Int32Array(want), this.size);
+    this.state = grown(new Uint8Array(want), this.state);
+    this.generation = grown(new Uint32Array(want), this.generation);
+    this.next = grown(new Int32Array(want), this.next);
+    this.previous = grown(new Int32Array(want), this.previous);
+  }
+}
+
+function classOf(units: number): number {
+  return 31 - Math.clz32(units);
+}

@@ -1,0 +1,161 @@
+/**
+ * Makes this side's two segments of a connection, and maps the peer's two. Identity is the descriptor: a segment has
+ * no name, so nothing is left behind when a process dies.
+ *
+ * SEGMENT-1  A ring segment is sealed SHRINK|GROW|FUTURE_WRITE|SEAL: its owner keeps the one writable mapping, nobody
+ *            can make another. An arena is sealed SHRINK|GROW|SEAL. Neither can be truncated under a reader.
+ * SEGMENT-2  Seals and real size are asked of the kernel before a peer's descriptor is mapped; its header is copied
+ *            once, checked, and not looked at again.
+ * SEGMENT-3  The peer's segments are mapped read-only. No view of them, or of any ring, is ever handed to user code.
+ */
+import type { Addon } from "../os/addon.js";
+import { SEALS } from "../os/addon.js";
+import { memoryLimitBytes } from "../os/cgroup.js";
+import type { ArenaPages } from "./arena.js";
+import type { CommitBudget } from "./budget.js";
+import { createCommitBudget } from "./budget.js";
+import type { ArenaGeometry, RingGeometry } from "./layout.js";
+import {
+  ARENA_UNIT_BYTES,
+  HEADER_BYTES,
+  readArenaHeader,
+  readRingHeader,
+  ringSegmentBytes,
+  writeArenaHeader,
+  writeRingHeader,
+} from "./layout.js";
+import { Violation } from "./violation.js";
+
+const ARENA_SEALS = SEALS.SHRINK | SEALS.GROW | SEALS.SEAL;
+const RING_SEALS = ARENA_SEALS | SEALS.FUTURE_WRITE;
+
+/** All memory of one connection, as the carrier uses it. */
+export interface ConnectionMemory {
+  readonly ownRing: ArrayBuffer;
+  readonly ownArena: ArrayBuffer;
+  readonly ownGeometry: RingGeometry;
+  readonly ownPages: ArenaPages;
+  readonly peerRing: ArrayBuffer;
+  readonly peerArena: ArrayBuffer;
+  readonly peerGeometry: RingGeometry;
+  readonly budget: CommitBudget;
+  /** Detaches every view and unmaps; the kernel frees the pages when the peer has unmapped them too. */
+  close(): void;
+}
+
+/** This side's segments before the peer's are known. The descriptors of both are to be sent to the peer, ring first. */
+export interface OwnMemory {
+  readonly ringDescriptor: number;
+  readonly arenaDescriptor: number;
+  readonly ring: ArrayBuffer;
+  readonly arena: ArrayBuffer;
+  readonly geometry: RingGeometry & ArenaGeometry;
+  /** The peer has them: closes the ring's descriptor. The arena's stays, for committing and giving back pages. */
+  descriptorsSent(): void;
+  close(): void;
+}
+
+let sharedBudget: CommitBudget | undefined;
+
+/** @throws SystemError when the kernel refuses memory, descriptors or mappings; nothing is left open then */
+export function createOwnMemory(addon: Addon, geometry: RingGeometry & ArenaGeometry): OwnMemory {
+  /** The ring's, then the arena's. */
+  const descriptors: number[] = [];
+  const mappings: ArrayBuffer[] = [];
+  const close = () => {
+    for (const mapping of mappings.splice(0)) addon.detachMapping(mapping);
+    for (const descriptor of descriptors.splice(0)) addon.closeDescriptor(descriptor);
+  };
+  const descriptorsSent = () => {
+    for (const descriptor of descriptors.splice(0, 1)) addon.closeDescriptor(descriptor);
+  };
+  try {
+    const ringBytes = ringSegmentBytes(geometry);
+    const ringDescriptor = addon.createSegment("isthmus-ring", ringBytes);
+    descriptors.push(ringDescriptor);
+    addon.commitPages(ringDescriptor, 0, ringBytes);
+    const ring = addon.mapSegment(ringDescriptor, ringBytes, geometry.ringBytes, true);
+    mappings.push(ring);
+    writeRingHeader(ring, geometry);
+    addon.sealSegment(ringDescriptor, RING_SEALS);
+
+    const arenaDescriptor = addon.createSegment("isthmus-arena", geometry.arenaBytes);
+    descriptors.push(arenaDescriptor);
+    addon.commitPages(arenaDescriptor, 0, ARENA_UNIT_BYTES);
+    const arena = addon.mapSegment(arenaDescriptor, geometry.arenaBytes, 0, true);
+    mappings.push(arena);
+    writeArenaHeader(arena, geometry);
+    addon.sealSegment(arenaDescriptor, ARENA_SEALS);
+    return { ringDescriptor, arenaDescriptor, ring, arena, geometry, descriptorsSent, close };
+  } catch (error) {
+    close();
+    throw error;
+  }
+}
+
+/**
+ * Maps the peer's segments and closes their descriptors, also when it throws. `own` belongs to the result, or is
+ * closed when it throws.
+ * @throws Violation if the segments are not what the protocol asks for; SystemError when they cannot be mapped
+ */
+export function joinMemory(addon: Addon, own: OwnMemory, peerDescriptors: readonly number[]): ConnectionMemory {
+  const mappings: ArrayBuffer[] = [];
+  try {
+    if (peerDescriptors.length !== 2) {
+      throw new Violation("SEGMENT-2", `${peerDescriptors.length} descriptors came with the handshake instead of 2`);
+    }
+    const [ringDescriptor, arenaDescriptor] = peerDescriptors;
+    const ringSize = checkSegment(addon, ringDescriptor, RING_SEALS, "ring");
+    const arenaSize = checkSegment(addon, arenaDescriptor, ARENA_SEALS, "arena");
+    const peerGeometry = readRingHeader(peekHeader(addon, ringDescriptor), ringSize);
+    const peerRing = addon.mapSegment(ringDescriptor, ringSize, peerGeometry.ringBytes, false);
+    mappings.push(peerRing);
+    readArenaHeader(peekHeader(addon, arenaDescriptor), arenaSize);
+    const peerArena = addon.mapSegment(arenaDescriptor, arenaSize, 0, false);
+    mappings.push(peerArena);
+    sharedBudget ??= createCommitBudget(memoryLimitBytes());
+    return {
+      ownRing: own.ring,
+      ownArena: own.arena,
+      ownGeometry: own.geometry,
+      ownPages: {
+        byteLength: own.geometry.arenaBytes,
+        commit: (offset, byteLength) => addon.commitPages(own.arenaDescriptor, offset, byteLength),
+        giveBack: (offset, byteLength) => addon.returnPages(own.arenaDescriptor, offset, byteLength),
+      },
+      peerRing,
+      peerArena,
+      peerGeometry,
+      budget: sharedBudget,
+      close() {
+        for (const mapping of mappings.splice(0)) addon.detachMapping(mapping);
+        own.close();
+      },
+    };
+  } catch (error) {
+    for (const mapping of mappings) addon.detachMapping(mapping);
+    own.close();
+    throw error;
+  } finally {
+    for (const descriptor of peerDescriptors) addon.closeDescriptor(descriptor);
+  }
+}
+
+function checkSegment(addon: Addon, descriptor: number, seals: number, what: string): number {
+  const found = addon.inspectSegment(descriptor);
+  // A mask: newer kernels add NOEXEC.
+  if ((found.seals & seals) !== seals) {
+    throw new Violation("SEGMENT-1", `the peer's ${what} has seals ${found.seals}, not all of ${seals}`);
+  }
+  return found.byteLength;
+}
+
+/** The header of a segment that is not mapped yet, copied to private memory: its geometry says how to map the rest. */
+function peekHeader(addon: Addon, descriptor: number): Uint8Array {
+  const page = addon.mapSegment(descriptor, addon.pageSize(), 0, false);
+  try {
+    return new Uint8Array(page, 0, HEADER_BYTES).slice();
+  } finally {
+    addon.detachMapping(page);
+  }
+}

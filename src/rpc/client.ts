@@ -1,0 +1,389 @@
+/**
+ * The client's end of a connection: opens a stream per call, matches answers to calls, and ends every call exactly
+ * once, whichever of answer, deadline, cancellation and loss of the connection comes first.
+ *
+ * CALL-1  A stream id is slot + generation; the generation changes with every call, so a late answer to a call that was
+ *         given up is recognised and dropped.
+ */
+import type { DescMethodUnary } from "@bufbuild/protobuf";
+import type { UnaryResponse } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../carrier/carrier.js";
+import type { MessageCodec } from "../codec/codec.js";
+import { Violation } from "../memory/violation.js";
+import { FLAG, KIND, SLOT_BITS, SLOTS_MAX } from "../wire/frame.js";
+import { decodeHeaders, encodeMetadata, metadataComplaint } from "../wire/metadata.js";
+import { decodeError } from "./errors.js";
+import { Assembly, decodeWhole, takeMetadata } from "./inbound.js";
+import { Outbox } from "./outbox.js";
+
+/** A method as this client calls it. */
+export interface ClientMethod {
+  readonly method: DescMethodUnary;
+  /** Number that stands for the method on every connection of this client, once it is defined there. */
+  readonly id: number;
+  /** "/package.Service/Method" */
+  readonly path: string;
+  readonly input: MessageCodec;
+  readonly output: MessageCodec;
+}
+
+export interface ClientLimits {
+  readonly readMaxBytes: number;
+  readonly writeMaxBytes: number;
+  readonly maxStreams: number;
+}
+
+const TIMER_MS_MAX = 2 ** 31 - 1;
+
+/** One slot of the table of open calls, reused for call after call. */
+class ClientCall {
+  readonly slot: number;
+  generation = 0;
+  streamId = 0;
+  active = false;
+  method!: ClientMethod;
+  resolve!: (response: UnaryResponse) => void;
+  reject!: (error: ConnectError) => void;
+  timer: NodeJS.Timeout | undefined;
+  signal: AbortSignal | undefined;
+  onAbort: (() => void) | undefined;
+  assembly: Assembly | undefined;
+  // Of an answer that comes in pieces, from its first frame.
+  code = 0;
+  metadata: Uint8Array | undefined;
+  headerLength = 0;
+
+  constructor(slot: number) {
+    this.slot = slot;
+  }
+}
+
+// One executor for all calls: no closure per call.
+let newResolve: (response: UnaryResponse) => void;
+let newReject: (error: ConnectError) => void;
+const executor = (resolve: (response: UnaryResponse) => void, reject: (error: ConnectError) => void) => {
+  newResolve = resolve;
+  newReject = reject;
+};
+
+export class ClientConnection implements FrameReceiver {
+  private readonly carrier: Carrier;
+  private readonly limits: ClientLimits;
+  private readonly outbox: Outbox;
+  private readonly onEnded: (reason: CarrierClosed) => void;
+  private readonly calls: ClientCall[] = [];
+  private readonly freeSlots: number[] = [];
+  /** Calls that wait for a slot. */
+  private readonly queue: (() => void)[] = [];
+  private readonly defined: boolean[] = [];
+  private pending = 0;
+  private closedBy: CarrierClosed | undefined;
+  /** The server accepts no new calls here. */
+  goingAway = false;
+
+  /** @param onEnded called once, when the connection is over or goes away */
+  constructor(carrier: Carrier, limits: ClientLimits, onEnded: (reason: CarrierClosed) => void) {
+    this.carrier = carrier;
+    this.limits = limits;
+    this.onEnded = onEnded;
+    this.outbox = new Outbox(carrier, (streamId, error) => this.finishFailed(streamId, error));
+  }
+
+  get usable(): boolean {
+    return this.closedBy === undefined && !this.goingAway;
+  }
+
+  get pendingCalls(): number {
+    return this.pending + this.queue.length;
+  }
+
+  /**
+   * Calls a method.
+   * @param timeoutMs undefined or not positive: no deadline
+   * @returns settles exactly once; rejects with a ConnectError
+   */
+  call(
+    method: ClientMethod,
+    input: unknown,
+    header: Headers | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<UnaryResponse> {
+    const promise = new Promise<UnaryResponse>(executor);
+    const resolve = newResolve;
+    const reject = newReject;
+    if (this.pending >= this.limits.maxStreams) {
+      this.queue.push(() => this.start(method, input, header, timeoutMs, signal, resolve, reject));
+    } else {
+      this.start(method, input, header, timeoutMs, signal, resolve, reject);
+    }
+    return promise;
+  }
+
+  private start(
+    method: ClientMethod,
+    input: unknown,
+    header: Headers | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+    resolve: (response: UnaryResponse) => void,
+    reject: (error: ConnectError) => void,
+  ): void {
+    if (this.closedBy !== undefined) return reject(lostError(this.closedBy));
+    if (signal !== undefined && signal.aborted) return reject(abortError(signal));
+    const call = this.take(method, resolve, reject);
+    try {
+      let metadata: Uint8Array | undefined;
+      if (header !== undefined) {
+        metadata = encodeMetadata(header);
+        const complaint = metadataComplaint(metadata.length);
+        if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
+      }
+      if (!this.defined[method.id]) {
+        this.defined[method.id] = true;
+        this.outbox.sendControl(KIND.method, method.id, 0, 0, Buffer.from(method.path));
+      }
+      const timeout = timeoutMs === undefined || !(timeoutMs > 0) ? 0 : Math.ceil(timeoutMs);
+      const argument = timeout > TIMER_MS_MAX ? 0 : timeout;
+      this.outbox.send(KIND.request, FLAG.endStream, method.id, call.streamId, argument, metadata, method.input, input, this.limits.writeMaxBytes);
+      if (argument > 0) {
+        const streamId = call.streamId;
+        call.timer = setTimeout(() => this.giveUp(streamId, new ConnectError("the operation timed out", Code.DeadlineExceeded)), timeoutMs);
+      }
+      if (signal !== undefined) {
+        const streamId = call.streamId;
+        call.signal = signal;
+        call.onAbort = () => this.giveUp(streamId, abortError(signal));
+        signal.addEventListener("abort", call.onAbort, { once: true });
+      }
+    } catch (error) {
+      this.release(call);
+      reject(serializeError(error));
+    }
+  }
+
+  // What the carrier tells.
+
+  onFrame(frame: ReceivedFrame): void {
+    switch (frame.kind) {
+      case KIND.response:
+        return this.onResponse(frame);
+      case KIND.message:
+        return this.onPiece(frame);
+      case KIND.goAway:
+        return this.onGoAway();
+      case KIND.ping:
+        return this.outbox.sendControl(KIND.pong, 0, 0, frame.argument);
+      case KIND.pong:
+        return;
+      default:
+        throw new Violation("FRAME-6", `frame kind ${frame.kind} from a server`);
+    }
+  }
+
+  onRoom(): boolean {
+    return this.outbox.pump();
+  }
+
+  onClosed(reason: CarrierClosed): void {
+    this.closedBy = reason;
+    for (const call of this.calls) {
+      if (!call.active) continue;
+      const reject = call.reject;
+      this.release(call);
+      reject(lostError(reason));
+    }
+    for (const start of this.queue.splice(0)) start();
+    this.onEnded(reason);
+  }
+
+  /** Ends the connection; open calls reject. */
+  close(detail: string): void {
+    this.carrier.close({ cause: "local", detail });
+  }
+
+  stats() {
+    return { pendingCalls: this.pendingCalls, ...this.carrier.stats() };
+  }
+
+  private onResponse(frame: ReceivedFrame): void {
+    const call = this.find(frame.streamId);
+    // CALL-1: an answer to a call that was given up meanwhile.
+    if (call === undefined) return;
+    if (call.assembly !== undefined) throw new Violation("STREAM-2", "a second response to one call");
+    const metadata = takeMetadata(frame);
+    const headerLength = frame.argument;
+    if (metadata !== undefined && headerLength > metadata.length) throw new Violation("FRAME-7", "headers reach past the metadata");
+    if (frame.code === 0 && frame.messageLength > this.limits.readMaxBytes) {
+      return this.giveUp(frame.streamId, tooLarge(frame.messageLength, this.limits.readMaxBytes));
+    }
+    if ((frame.flags & FLAG.more) !== 0) {
+      call.code = frame.code;
+      call.metadata = metadata;
+      call.headerLength = headerLength;
+      this.assemble(call, frame);
+      return;
+    }
+    let message: unknown;
+    try {
+      if (frame.code !== 0) {
+        const status = frame.pieceSource.slice(frame.pieceOffset, frame.pieceOffset + frame.pieceLength);
+        return this.finish(call, decodeError(frame.code, status, metadata), undefined);
+      }
+      message = decodeWhole(call.method.output, frame);
+    } catch (error) {
+      if (error instanceof Violation) throw error;
+      return this.finish(call, parseError(error), undefined);
+    }
+    this.finish(call, undefined, new LeanResponse(call.method.method, message, metadata, headerLength));
+  }
+
+  private onPiece(frame: ReceivedFrame): void {
+    const call = this.find(frame.streamId);
+    if (call === undefined) return;
+    if (call.assembly === undefined) throw new Violation("STREAM-3", "a piece without its message's first frame");
+    if (!call.assembly.add(frame)) return;
+    const { bytes } = call.assembly;
+    if (call.code !== 0) return this.finish(call, decodeError(call.code, bytes, call.metadata), undefined);
+    let message: unknown;
+    try {
+      message = call.method.output.decode(bytes, 0, bytes.length);
+    } catch (error) {
+      return this.finish(call, parseError(error), undefined);
+    }
+    this.finish(call, undefined, new LeanResponse(call.method.method, message, call.metadata, call.headerLength));
+  }
+
+  private assemble(call: ClientCall, frame: ReceivedFrame): void {
+    try {
+      call.assembly = new Assembly(frame.messageLength);
+    } catch (error) {
+      return this.giveUp(call.streamId, new ConnectError(`no memory for an answer of ${frame.messageLength} bytes`, Code.ResourceExhausted, undefined, undefined, error));
+    }
+    call.assembly.add(frame);
+  }
+
+  private onGoAway(): void {
+    if (this.goingAway) return;
+    this.goingAway = true;
+    if (this.pendingCalls === 0) this.close("the server is shutting down");
+  }
+
+  // The table of calls.
+
+  private take(method: ClientMethod, resolve: (response: UnaryResponse) => void, reject: (error: ConnectError) => void): ClientCall {
+    let slot = this.freeSlots.pop();
+    if (slot === undefined) {
+      slot = this.calls.length;
+      this.calls.push(new ClientCall(slot));
+    }
+    const call = this.calls[slot];
+    call.generation = (call.generation + 1) & (SLOTS_MAX - 1);
+    call.streamId = ((call.generation << SLOT_BITS) | slot) >>> 0;
+    call.active = true;
+    call.method = method;
+    call.resolve = resolve;
+    call.reject = reject;
+    if (this.pending++ === 0) this.carrier.keepAlive(true);
+    return call;
+  }
+
+  private find(streamId: number): ClientCall | undefined {
+    const call = this.calls[streamId & (SLOTS_MAX - 1)] as ClientCall | undefined;
+    return call !== undefined && call.active && call.streamId === streamId ? call : undefined;
+  }
+
+  private release(call: ClientCall): void {
+    call.active = false;
+    if (call.timer !== undefined) {
+      clearTimeout(call.timer);
+      call.timer = undefined;
+    }
+    if (call.signal !== undefined) {
+      call.signal.removeEventListener("abort", call.onAbort!);
+      call.signal = undefined;
+      call.onAbort = undefined;
+    }
+    call.assembly = undefined;
+    call.metadata = undefined;
+    this.freeSlots.push(call.slot);
+    if (--this.pending === 0) this.carrier.keepAlive(false);
+    if (this.queue.length > 0 && this.closedBy === undefined) this.queue.shift()!();
+  }
+
+  private finish(call: ClientCall, error: ConnectError | undefined, response: UnaryResponse | undefined): void {
+    const { resolve, reject } = call;
+    this.release(call);
+    if (response !== undefined) resolve(response);
+    else reject(error!);
+    if (this.goingAway && this.pendingCalls === 0) this.close("the server is shutting down");
+  }
+
+  private finishFailed(streamId: number, error: ConnectError): void {
+    const call = this.find(streamId);
+    if (call !== undefined) this.finish(call, error, undefined);
+  }
+
+  /** Ends a call from this side and tells the server, unless it never heard of it. */
+  private giveUp(streamId: number, error: ConnectError): void {
+    const call = this.find(streamId);
+    if (call === undefined) return;
+    if (this.outbox.drop(streamId) === "sent") {
+      this.outbox.sendControl(KIND.reset, error.code, streamId, 0);
+    }
+    this.finish(call, error, undefined);
+  }
+}
+
+/** A response whose headers are read only if somebody looks. */
+class LeanResponse implements UnaryResponse {
+  readonly stream = false;
+  readonly method: DescMethodUnary;
+  readonly message: UnaryResponse["message"];
+  private readonly metadata: Uint8Array | undefined;
+  private readonly headerLength: number;
+  private headerRead: Headers | undefined;
+  private trailerRead: Headers | undefined;
+
+  constructor(method: DescMethodUnary, message: unknown, metadata: Uint8Array | undefined, headerLength: number) {
+    this.method = method;
+    this.message = message as UnaryResponse["message"];
+    this.metadata = metadata;
+    this.headerLength = headerLength;
+  }
+
+  get service() {
+    return this.method.parent;
+  }
+
+  get header(): Headers {
+    return (this.headerRead ??= decodeHeaders(this.metadata?.subarray(0, this.headerLength)));
+  }
+
+  get trailer(): Headers {
+    return (this.trailerRead ??= decodeHeaders(this.metadata?.subarray(this.headerLength)));
+  }
+}
+
+/** Why a signal's abort ends a call: its own ConnectError, or Canceled. */
+export function abortError(signal: AbortSignal): ConnectError {
+  return ConnectError.from(signal.reason, Code.Canceled);
+}
+
+function lostError(reason: CarrierClosed): ConnectError {
+  return new ConnectError(`connection lost: ${reason.detail}`, Code.Unavailable);
+}
+
+export function tooLarge(byteLength: number, readMaxBytes: number): ConnectError {
+  return new ConnectError(`message size ${byteLength} is larger than configured readMaxBytes ${readMaxBytes}`, Code.ResourceExhausted);
+}
+
+export function parseError(error: unknown): ConnectError {
+  return new ConnectError(`parse binary: ${error instanceof Error ? error.message : String(error)}`, Code.Internal, undefined, undefined, error);
+}
+
+export function serializeError(error: unknown): ConnectError {
+  if (error instanceof ConnectError) return error;
+  return new ConnectError(`serialize binary: ${error instanceof Error ? error.message : String(error)}`, Code.Internal, undefined, undefined, error);
+}

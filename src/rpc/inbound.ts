@@ -1,0 +1,49 @@
+/** Turns the pieces of a message that arrive into the message. */
+import type { ReceivedFrame } from "../carrier/carrier.js";
+import type { MessageCodec } from "../codec/codec.js";
+import { Violation } from "../memory/violation.js";
+import { FLAG } from "../wire/frame.js";
+
+/** A message that comes in several pieces: private memory that fills up. */
+export class Assembly {
+  readonly bytes: Uint8Array;
+  private filled = 0;
+
+  /** @throws RangeError if the memory cannot be had */
+  constructor(messageLength: number) {
+    // Not zero-filled: every byte is written before anyone reads it.
+    this.bytes = Buffer.allocUnsafeSlow(messageLength);
+  }
+
+  /** Takes a piece. True once the message is whole. @throws Violation */
+  add(frame: ReceivedFrame): boolean {
+    const { pieceLength, messageLength, pieceSource, pieceOffset } = frame;
+    if (messageLength !== this.bytes.length || pieceLength > messageLength - this.filled) {
+      throw new Violation("PIECE-1", `a piece of ${pieceLength} bytes for a message of ${this.bytes.length} that has ${this.filled}`);
+    }
+    this.bytes.set(pieceSource.subarray(pieceOffset, pieceOffset + pieceLength), this.filled);
+    this.filled += pieceLength;
+    const more = (frame.flags & FLAG.more) !== 0;
+    if (more === (this.filled === messageLength)) {
+      throw new Violation("PIECE-2", `${this.filled} of ${messageLength} bytes came, and ${more ? "more" : "no more"} are announced`);
+    }
+    return !more;
+  }
+}
+
+/** Decodes a message that a single frame brings whole. @throws what the codec throws; Violation if it is not whole */
+export function decodeWhole(codec: MessageCodec, frame: ReceivedFrame): unknown {
+  const { pieceSource, pieceOffset, pieceLength } = frame;
+  if (pieceLength !== frame.messageLength) throw new Violation("PIECE-2", `${pieceLength} of ${frame.messageLength} bytes came, and no more are announced`);
+  // A block is still the peer's memory; and a codec that keeps views must not be shown the reused scratch.
+  if (codec.aliasesInput || pieceSource !== frame.scratch) {
+    return codec.decode(pieceSource.slice(pieceOffset, pieceOffset + pieceLength), 0, pieceLength);
+  }
+  return codec.decode(pieceSource, pieceOffset, pieceLength);
+}
+
+/** The frame's metadata, copied out of the reused scratch. */
+export function takeMetadata(frame: ReceivedFrame): Uint8Array | undefined {
+  if (frame.metadataLength === 0) return undefined;
+  return frame.scratch.slice(frame.metadataOffset, frame.metadataOffset + frame.metadataLength);
+}

@@ -1,0 +1,259 @@
+/**
+ * Everything that one end of a connection sends: writes frames into the carrier's ring, and keeps what does not fit
+ * yet. Small messages are encoded straight into the ring; a large one is encoded once and travels in pieces through
+ * arena blocks, round robin with other large ones, while small ones keep flowing past it.
+ *
+ * OUTBOX-1  Frames of one stream leave in the order they were given.
+ * OUTBOX-2  Nothing waits inside a send: what does not fit is kept, bounded by the number of open streams.
+ * OUTBOX-3  A stream that is dropped leaves no half-sent message behind without the peer being told.
+ */
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { Carrier } from "../carrier/carrier.js";
+import type { MessageCodec } from "../codec/codec.js";
+import { ARENA_UNIT_BYTES } from "../memory/layout.js";
+import {
+  BLOCK_REFERENCE_BYTES,
+  FIELD,
+  FLAG,
+  FRAME_HEADER_BYTES,
+  INLINE_BYTES_MAX,
+  KIND,
+  MESSAGE_BYTES_MAX,
+  packKindFlagsCode,
+} from "../wire/frame.js";
+
+/** A message on its way: all that its first frame says. */
+export interface Outgoing {
+  readonly kind: number;
+  readonly flags: number;
+  readonly code: number;
+  readonly streamId: number;
+  readonly argument: number;
+  readonly metadata: Uint8Array | undefined;
+  readonly codec: MessageCodec | undefined;
+  readonly message: unknown;
+  readonly writeMaxBytes: number;
+}
+
+interface Bulk {
+  readonly first: Outgoing;
+  readonly bytes: Uint8Array;
+  sentBytes: number;
+}
+
+/** Bytes of a large message that go into one block: large enough to copy at full speed, small enough to stay in the caches. */
+const PIECE_BYTES_MAX = 256 << 10;
+/** Payload bytes copied in one go before others get their turn. */
+const PUMP_BYTES = 1 << 20;
+
+export class Outbox {
+  private readonly carrier: Carrier;
+  private readonly pieceBytes: number;
+  private readonly onFailed: (streamId: number, error: ConnectError) => void;
+  /** Waiting for room in the ring, in order of arrival; by stream, or, for frames of the connection itself, by a negative number. */
+  private readonly waiting = new Map<number, Outgoing>();
+  private connectionFrames = 0;
+  /** Large messages under way; the first is next. */
+  private readonly bulks: Bulk[] = [];
+
+  /** @param onFailed told when a message that was kept cannot be sent after all */
+  constructor(carrier: Carrier, onFailed: (streamId: number, error: ConnectError) => void) {
+    this.carrier = carrier;
+    // A small arena still holds several pieces at once.
+    this.pieceBytes = Math.min(PIECE_BYTES_MAX, Math.floor(carrier.arenaBytes.length / 4));
+    this.onFailed = onFailed;
+  }
+
+  /**
+   * Sends a message, now or when there is room.
+   * @throws whatever the codec throws; ConnectError `ResourceExhausted` if it is too large
+   */
+  send(
+    kind: number,
+    flags: number,
+    code: number,
+    streamId: number,
+    argument: number,
+    metadata: Uint8Array | undefined,
+    codec: MessageCodec | undefined,
+    message: unknown,
+    writeMaxBytes: number,
+  ): void {
+    if (this.waiting.size === 0 && this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes)) return;
+    this.waiting.set(streamId === 0 ? --this.connectionFrames : streamId, { kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes });
+    this.declare(true);
+  }
+
+  /** Sends a frame without a message. */
+  sendControl(kind: number, code: number, streamId: number, argument: number, metadata?: Uint8Array): void {
+    this.send(kind, 0, code, streamId, argument, metadata, undefined, undefined, 0);
+  }
+
+  /** Forgets what is left to send for a stream. Tells whether the peer has seen any of that stream's message. */
+  drop(streamId: number): "unsent" | "sent" {
+    if (this.waiting.delete(streamId)) return "unsent";
+    const at = this.bulks.findIndex((bulk) => bulk.first.streamId === streamId);
+    if (at < 0) return "sent";
+    return this.bulks.splice(at, 1)[0].sentBytes === 0 ? "unsent" : "sent";
+  }
+
+  get idle(): boolean {
+    return this.waiting.size === 0 && this.bulks.length === 0;
+  }
+
+  /** Sends what waits, as far as there is room, and up to a bounded amount of copying. True if anything was sent. */
+  pump(): boolean {
+    let progress = false;
+    for (const [key, outgoing] of this.waiting) {
+      const { kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes } = outgoing;
+      try {
+        if (!this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes)) break;
+      } catch (error) {
+        this.waiting.delete(key);
+        this.onFailed(streamId, ConnectError.from(error, Code.Internal));
+        continue;
+      }
+      this.waiting.delete(key);
+      progress = true;
+    }
+    if (this.pumpBulks()) progress = true;
+    this.declare(this.waiting.size > 0);
+    return progress;
+  }
+
+  /** Tells the carrier what this side waits for. */
+  private declare(space: boolean): void {
+    const bulk = this.bulks.length > 0;
+    this.carrier.await(space || bulk, bulk);
+  }
+
+  /** Writes one frame with a whole small message, or starts a large one. False if the ring has no room for it. */
+  private tryWrite(
+    kind: number,
+    flags: number,
+    code: number,
+    streamId: number,
+    argument: number,
+    metadata: Uint8Array | undefined,
+    codec: MessageCodec | undefined,
+    message: unknown,
+    writeMaxBytes: number,
+  ): boolean {
+    const carrier = this.carrier;
+    const metadataLength = metadata === undefined ? 0 : metadata.length;
+    const start = carrier.index;
+    const bodyStart = start + FRAME_HEADER_BYTES + metadataLength;
+    const room = carrier.freeBytes() - FRAME_HEADER_BYTES - metadataLength;
+    if (room < 0) return false;
+    let length = 0;
+    if (codec !== undefined) {
+      length = codec.encodeInto(message, carrier.ringBytes, bodyStart, bodyStart + Math.min(room, INLINE_BYTES_MAX));
+      if (length < 0) {
+        const needed = -1 - length;
+        checkSize(needed, writeMaxBytes);
+        if (needed <= INLINE_BYTES_MAX) return false;
+        const first = { kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes };
+        this.bulks.push({ first, bytes: codec.encode(message), sentBytes: 0 });
+        this.pumpBulks();
+        this.declare(this.waiting.size > 0);
+        return true;
+      }
+      if (length > writeMaxBytes) checkSize(length, writeMaxBytes);
+    }
+    if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
+    this.writeHeader(kind, flags, code, streamId, argument, metadataLength, length, length, length);
+    return true;
+  }
+
+  private writeHeader(
+    kind: number,
+    flags: number,
+    code: number,
+    streamId: number,
+    argument: number,
+    metadataLength: number,
+    messageLength: number,
+    pieceLength: number,
+    bodyLength: number,
+  ): void {
+    const carrier = this.carrier;
+    const words = carrier.ringWords;
+    const at = carrier.index >> 2;
+    const byteLength = FRAME_HEADER_BYTES + metadataLength + bodyLength;
+    words[at + FIELD.byteLength] = byteLength;
+    words[at + FIELD.kindFlagsCode] = packKindFlagsCode(kind, flags, code);
+    words[at + FIELD.streamId] = streamId;
+    words[at + FIELD.argument] = argument;
+    words[at + FIELD.metadataLength] = metadataLength;
+    words[at + FIELD.messageLength] = messageLength;
+    words[at + FIELD.pieceLength] = pieceLength;
+    words[at + FIELD.spanCount] = 0;
+    carrier.commit(byteLength);
+  }
+
+  private pumpBulks(): boolean {
+    let copied = 0;
+    while (this.bulks.length > 0 && copied < PUMP_BYTES && !this.carrier.closed) {
+      const bulk = this.bulks.shift()!;
+      const sent = this.sendPiece(bulk);
+      if (sent === 0) {
+        this.bulks.unshift(bulk);
+        if (this.carrier.exhausted === undefined) break;
+        this.bulks.shift();
+        this.onFailed(bulk.first.streamId, new ConnectError(`no shared memory for the message: ${this.carrier.exhausted}`, Code.ResourceExhausted));
+        continue;
+      }
+      copied += sent;
+      if (bulk.sentBytes < bulk.bytes.length) this.bulks.push(bulk);
+    }
+    return copied > 0;
+  }
+
+  /** Copies the next piece into a block and announces it. Returns its bytes, or 0 if there is no block or no room in the ring. */
+  private sendPiece(bulk: Bulk): number {
+    const { first, bytes, sentBytes } = bulk;
+    const carrier = this.carrier;
+    const isFirst = sentBytes === 0;
+    const metadata = isFirst ? first.metadata : undefined;
+    const metadataLength = metadata === undefined ? 0 : metadata.length;
+    if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) return 0;
+    const length = Math.min(this.pieceBytes, bytes.length - sentBytes);
+    const unit = carrier.allocate(length);
+    if (unit < 0) return 0;
+    carrier.arenaBytes.set(bytes.subarray(sentBytes, sentBytes + length), unit * ARENA_UNIT_BYTES);
+    const start = carrier.index + FRAME_HEADER_BYTES;
+    if (metadataLength > 0) carrier.ringBytes.set(metadata!, start);
+    writeUint32(carrier.ringBytes, start + metadataLength, unit);
+    writeUint32(carrier.ringBytes, start + metadataLength + 4, carrier.generationOf(unit));
+    const more = sentBytes + length < bytes.length ? FLAG.more : 0;
+    const flags = (isFirst ? first.flags : 0) | FLAG.inBlock | more;
+    this.writeHeader(
+      isFirst ? first.kind : KIND.message,
+      flags,
+      isFirst ? first.code : 0,
+      first.streamId,
+      isFirst ? first.argument : 0,
+      metadataLength,
+      bytes.length,
+      length,
+      BLOCK_REFERENCE_BYTES,
+    );
+    // The peer can copy this piece while the next one is being written.
+    carrier.publish();
+    bulk.sentBytes += length;
+    return length;
+  }
+}
+
+function checkSize(byteLength: number, writeMaxBytes: number): void {
+  if (byteLength <= writeMaxBytes) return;
+  const limit = writeMaxBytes === MESSAGE_BYTES_MAX ? `the limit of ${MESSAGE_BYTES_MAX} bytes (2 GiB − 64 KiB)` : `configured writeMaxBytes ${writeMaxBytes}`;
+  throw new ConnectError(`message size ${byteLength} is larger than ${limit}`, Code.ResourceExhausted);
+}
+
+function writeUint32(bytes: Uint8Array, at: number, value: number): void {
+  bytes[at] = value;
+  bytes[at + 1] = value >>> 8;
+  bytes[at + 2] = value >>> 16;
+  bytes[at + 3] = value >>> 24;
+}

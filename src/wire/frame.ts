@@ -1,0 +1,88 @@
+/**
+ * The frame: what travels through a ring. Describes bytes, moves none. See docs/internals/protocol.md.
+ *
+ *    0 ┌──────────────────────────────┐
+ *      │ byteLength        u32        │ header included, padding (to 8) not
+ *    4 │ kind u8 · flags u8           │
+ *    6 │ code              u16        │ REQUEST, METHOD: method id · RESPONSE, END, RESET: status code (0 = ok)
+ *    8 │ streamId          u32        │ low 16 bits: slot, high 16 bits: generation of that slot
+ *   12 │ argument          u32        │ REQUEST: timeout in ms, 0 = none · RESPONSE: bytes of metadata that are headers
+ *      │                              │ CREDIT: bytes granted
+ *   16 │ metadataLength    u32        │
+ *   20 │ messageLength     u32        │ of the whole message, however many pieces it comes in
+ *   24 │ pieceLength       u32        │ bytes of the message that this frame brings
+ *   28 │ spanCount         u32        │ entries of the splice table; 0 until spans are negotiated
+ *   32 ├──────────────────────────────┤
+ *      │ metadata                     │
+ *      ├──────────────────────────────┤
+ *      │ the piece itself, or, with   │
+ *      │ inBlock: unit u32,           │ the arena block that holds it
+ *      │          generation u32      │
+ *      └──────────────────────────────┘
+ */
+export const FRAME_HEADER_BYTES = 32;
+export const BLOCK_REFERENCE_BYTES = 8;
+
+/** Indices of the header's fields in 32-bit words. */
+export const FIELD = {
+  byteLength: 0,
+  kindFlagsCode: 1,
+  streamId: 2,
+  argument: 3,
+  metadataLength: 4,
+  messageLength: 5,
+  pieceLength: 6,
+  spanCount: 7,
+} as const;
+
+export const KIND = {
+  /** Opens a stream: method, deadline, metadata, and the message or its first piece. */
+  request: 1,
+  /** The whole answer of a unary call, or its first piece: status, metadata, message. */
+  response: 2,
+  /** A further piece of a message, or (on streams) a further message. */
+  message: 3,
+  /** Response headers of a stream, before its first message. */
+  headers: 4,
+  /** The end of a stream: status and trailers. */
+  end: 5,
+  /** This side gives the stream up; nothing more will be read or sent for it. */
+  reset: 6,
+  /** Grants the sender of a stream more bytes. */
+  credit: 7,
+  /** The sender accepts no new streams on this connection. */
+  goAway: 8,
+  ping: 9,
+  pong: 10,
+  /** From now on `code` stands for the method whose path ("/package.Service/Method") is the frame's metadata. */
+  method: 11,
+} as const;
+
+export const FLAG = {
+  /** The last message of this direction of the stream. */
+  endStream: 1,
+  /** The piece lies in an arena block. */
+  inBlock: 2,
+  /** Further pieces of this message follow. */
+  more: 4,
+} as const;
+
+/** Largest frame: the reader copies frames to scratch memory of a few times this size. */
+export const FRAME_BYTES_MAX = 32768;
+/** Largest piece that travels in the ring; a larger one goes into an arena block. */
+export const INLINE_BYTES_MAX = 16384;
+/** Largest metadata block of a frame; with an inline piece of the largest size it still fits a frame. */
+export const METADATA_BYTES_MAX = FRAME_BYTES_MAX - INLINE_BYTES_MAX - FRAME_HEADER_BYTES;
+
+/** Largest message: protobuf's own limit, 2 GiB less a margin for the framing. */
+export const MESSAGE_BYTES_MAX = 2 ** 31 - 65536;
+
+/** Methods that a client may define on one connection. */
+export const METHODS_MAX = 4096;
+
+export const SLOT_BITS = 16;
+export const SLOTS_MAX = 1 << SLOT_BITS;
+
+export function packKindFlagsCode(kind: number, flags: number, code: number): number {
+  return kind | (flags << 8) | (code << 16);
+}

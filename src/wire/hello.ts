@@ -1,0 +1,130 @@
+/**
+ * The handshake's messages, exchanged over the control socket before anything else. After them the socket carries
+ * doorbell bytes (zeros) only.
+ *
+ *   client → server  HELLO    (with the client's two descriptors)
+ *   server → client  WELCOME  (with the server's two descriptors)   or   REFUSED
+ *
+ *    0 magic "ISTM" u32 · 4 byteLength u32, all of it · 8 kind u16 · 10 reserved u16
+ *   HELLO:    12 minVersion u16 · 14 maxVersion u16 · 16 features supported u32 · 20 features required u32 · 24 maxStreams u32
+ *   WELCOME:  12 version u16    · 14 reserved u16   · 16 features in use u32   · 20 reserved u32          · 24 maxStreams u32
+ *   REFUSED:  12 status code u16 (gRPC's numbers) · 14 reserved u16 · 16 message, UTF-8
+ *
+ * A receiver ignores bytes of HELLO and WELCOME past those it knows, so later versions can append fields.
+ */
+import { SLOTS_MAX } from "./frame.js";
+
+export const PROTOCOL_VERSION_MIN = 1;
+export const PROTOCOL_VERSION_MAX = 1;
+export const FEATURES_SUPPORTED = 0;
+
+export const PREFIX_BYTES = 8;
+const MAGIC = 0x4d545349; // "ISTM"
+const HELLO_BYTES = 28;
+const REFUSED_TEXT_OFFSET = 16;
+const BYTES_MAX = 4096;
+const KIND = { hello: 1, welcome: 2, refused: 3 } as const;
+
+export interface Hello {
+  readonly kind: "hello";
+  readonly minVersion: number;
+  readonly maxVersion: number;
+  readonly featuresSupported: number;
+  readonly featuresRequired: number;
+  /** Streams that the sender accepts at once. */
+  readonly maxStreams: number;
+}
+
+export interface Welcome {
+  readonly kind: "welcome";
+  readonly version: number;
+  readonly features: number;
+  readonly maxStreams: number;
+}
+
+export interface Refused {
+  readonly kind: "refused";
+  /** A gRPC status code. */
+  readonly code: number;
+  readonly message: string;
+}
+
+export type HandshakeMessage = Hello | Welcome | Refused;
+
+export function encodeHandshake(message: HandshakeMessage): Uint8Array {
+  const text = message.kind === "refused" ? Buffer.from(message.message, "utf8").subarray(0, BYTES_MAX - REFUSED_TEXT_OFFSET) : undefined;
+  const bytes = new Uint8Array(text === undefined ? HELLO_BYTES : REFUSED_TEXT_OFFSET + text.length);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, MAGIC, true);
+  view.setUint32(4, bytes.length, true);
+  view.setUint16(8, KIND[message.kind], true);
+  switch (message.kind) {
+    case "hello":
+      view.setUint16(12, message.minVersion, true);
+      view.setUint16(14, message.maxVersion, true);
+      view.setUint32(16, message.featuresSupported, true);
+      view.setUint32(20, message.featuresRequired, true);
+      view.setUint32(24, message.maxStreams, true);
+      break;
+    case "welcome":
+      view.setUint16(12, message.version, true);
+      view.setUint32(16, message.features, true);
+      view.setUint32(24, message.maxStreams, true);
+      break;
+    case "refused":
+      view.setUint16(12, message.code, true);
+      bytes.set(text!, REFUSED_TEXT_OFFSET);
+      break;
+  }
+  return bytes;
+}
+
+/** The length of the message that starts with these 8 bytes, or undefined if no Isthmus peer sent them. */
+export function handshakeLength(prefix: Uint8Array): number | undefined {
+  const view = new DataView(prefix.buffer, prefix.byteOffset, PREFIX_BYTES);
+  const byteLength = view.getUint32(4, true);
+  if (view.getUint32(0, true) !== MAGIC || byteLength < REFUSED_TEXT_OFFSET || byteLength > BYTES_MAX) return undefined;
+  return byteLength;
+}
+
+/** Reads a whole message. Returns undefined if it is none. */
+export function decodeHandshake(bytes: Uint8Array): HandshakeMessage | undefined {
+  if (bytes.length < REFUSED_TEXT_OFFSET || handshakeLength(bytes) !== bytes.length) return undefined;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  const kind = view.getUint16(8, true);
+  if (kind === KIND.refused) {
+    return { kind: "refused", code: view.getUint16(12, true), message: Buffer.from(bytes.subarray(REFUSED_TEXT_OFFSET)).toString("utf8") };
+  }
+  if (bytes.length < HELLO_BYTES) return undefined;
+  const maxStreams = Math.min(view.getUint32(24, true), SLOTS_MAX);
+  if (maxStreams === 0) return undefined;
+  if (kind === KIND.welcome) {
+    return { kind: "welcome", version: view.getUint16(12, true), features: view.getUint32(16, true), maxStreams };
+  }
+  if (kind !== KIND.hello) return undefined;
+  return {
+    kind: "hello",
+    minVersion: view.getUint16(12, true),
+    maxVersion: view.getUint16(14, true),
+    featuresSupported: view.getUint32(16, true),
+    featuresRequired: view.getUint32(20, true),
+    maxStreams,
+  };
+}
+
+/** The server's choice: the newest version both know, or why there is none. */
+export function negotiate(hello: Hello): { version: number; features: number } | { refusal: string } {
+  const version = Math.min(hello.maxVersion, PROTOCOL_VERSION_MAX);
+  if (version < Math.max(hello.minVersion, PROTOCOL_VERSION_MIN)) {
+    return {
+      refusal:
+        `no common protocol version: the client speaks ${hello.minVersion} to ${hello.maxVersion}, ` +
+        `this server ${PROTOCOL_VERSION_MIN} to ${PROTOCOL_VERSION_MAX}; update the older of the two`,
+    };
+  }
+  const missing = hello.featuresRequired & ~FEATURES_SUPPORTED;
+  if (missing !== 0) {
+    return { refusal: `the client requires features 0x${(missing >>> 0).toString(16)} that this server does not have` };
+  }
+  return { version, features: hello.featuresSupported & FEATURES_SUPPORTED };
+}
