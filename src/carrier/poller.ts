@@ -30,14 +30,19 @@ export interface Pollable {
 
 /** A turn of the event loop is spent polling for at most this long. */
 export const BUDGET_MICROS_MAX = 200;
-/** Without work for this long, a connection parks. */
-export const WINDOW_MICROS_DEFAULT = 50;
+/** The longest wait for work, over any number of turns, that is spent looking instead of asleep. */
+export const WINDOW_MICROS_DEFAULT = 200;
+export const WINDOW_MICROS_MAX = 1000;
+/** The shortest, while polling pays at all. */
+const WINDOW_MICROS_MIN = 20;
 /** Microtasks to yield after work before looking in a tight loop: what a reply takes to get through user code. */
 const HOPS = 12;
 const LOOKS_PER_BURST = 24;
 /** A burst of looks takes about a microsecond; one that took this long was interrupted by another process. */
 const PREEMPTED_MICROS = 40;
 const SCORE_MAX = 8;
+const MISS_COST = 2;
+const PREEMPTION_COST = 3;
 const PENALTY_MILLIS_MIN = 1;
 const PENALTY_MILLIS_MAX = 256;
 
@@ -56,12 +61,13 @@ export class Poller {
     resume?.();
   };
 
-  // Whether polling pays is learnt: a look that finds something scores, a window that ends without costs.
+  // How long to look, and whether to look at all, is learnt from how long work was waited for: the window follows the
+  // longest recent wait that it could have covered; a look that finds something scores, a window spent for nothing costs.
+  private expectedMillis = WINDOW_MICROS_MIN / 1000;
   private score = SCORE_MAX / 2;
   private penaltyMillis = PENALTY_MILLIS_MIN;
   private pausedUntil = 0;
-  private parkedAt = 0;
-  /** Wake-ups in a row that came so soon after parking that polling would have caught them. */
+  /** Waits in a row that ended so soon that a window could have covered them. */
   private soonWakes = 0;
 
   constructor() {
@@ -104,23 +110,26 @@ export class Poller {
   private async run(): Promise<void> {
     let hops = 0;
     let lastWork = 0;
-    let polledInPlace = false;
+    /** How long was looked in vain before parking; 0 if not at all. */
+    let spentMillis = 0;
+    let looked = false;
     for (;;) {
       if (this.awakeList.length === 0) {
         await new Promise<void>((resolve) => {
           this.resume = resolve;
         });
-        lastWork = performance.now();
-        this.noteWake(lastWork);
-        this.openTurn(lastWork);
+        const woken = performance.now();
+        this.noteSleep(woken - lastWork, spentMillis, woken);
+        this.openTurn(woken);
+        lastWork = woken;
+        spentMillis = 0;
         hops = 0;
-        polledInPlace = false;
       }
       const found = this.stepAll();
       const now = performance.now();
       if (found) {
-        if (polledInPlace) this.scoreHit();
-        polledInPlace = false;
+        if (looked) this.noteHit(now - lastWork);
+        looked = false;
         lastWork = now;
         hops = 0;
       }
@@ -130,18 +139,21 @@ export class Poller {
           this.onTurnEnd = resolve;
         });
         this.turning = false;
-        this.openTurn(performance.now());
+        const turned = performance.now();
+        this.openTurn(turned);
+        // Time that went to the rest of the program does not count as fruitless.
+        lastWork += turned - now;
         hops = 0;
       } else if (hops < HOPS) {
         hops++;
         await null;
-      } else if (now - lastWork >= this.currentWindow(now)) {
-        if (polledInPlace) this.scoreMiss(now, 2);
-        polledInPlace = false;
-        this.parkAll(now);
+      } else if (now - lastWork >= this.windowMillis(now)) {
+        if (looked) spentMillis = now - lastWork;
+        looked = false;
+        this.parkAll();
       } else {
-        polledInPlace = true;
-        if (!this.lookInPlace() && performance.now() - now > PREEMPTED_MICROS / 1000) this.scoreMiss(now, 3);
+        looked = true;
+        if (!this.lookInPlace() && performance.now() - now > PREEMPTED_MICROS / 1000) this.pay(PREEMPTION_COST, now);
         await null;
       }
     }
@@ -174,7 +186,7 @@ export class Poller {
     return false;
   }
 
-  private parkAll(now: number): void {
+  private parkAll(): void {
     const list = this.awakeList;
     let kept = 0;
     for (let i = 0; i < list.length; i++) {
@@ -183,34 +195,46 @@ export class Poller {
       else list[kept++] = pollable;
     }
     list.length = kept;
-    this.parkedAt = now;
   }
 
-  private currentWindow(now: number): number {
-    if (this.score <= 0) {
-      if (now < this.pausedUntil || this.soonWakes < 2) return 0;
-      this.score = 1;
-    }
+  /** The longest window that any awake connection allows. */
+  private allowedMillis(): number {
     let micros = 0;
     for (const pollable of this.awakeList) micros = Math.max(micros, pollable.pollMicros);
     return micros / 1000;
   }
 
-  private scoreHit(): void {
+  private windowMillis(now: number): number {
+    if (this.score <= 0) {
+      if (now < this.pausedUntil || this.soonWakes < 2) return 0;
+      this.score = 1;
+    }
+    return Math.min(Math.max(this.expectedMillis * 1.5, WINDOW_MICROS_MIN / 1000), this.allowedMillis());
+  }
+
+  /** Work was found by looking, after `waitedMillis`. */
+  private noteHit(waitedMillis: number): void {
+    this.expectedMillis = Math.max(waitedMillis, this.expectedMillis * 0.98);
     if (this.score < SCORE_MAX && ++this.score === SCORE_MAX) this.penaltyMillis = PENALTY_MILLIS_MIN;
   }
 
-  private scoreMiss(now: number, cost: number): void {
+  /** Asleep, work was waited for `waitedMillis`, of which `spentMillis` were spent looking. */
+  private noteSleep(waitedMillis: number, spentMillis: number, now: number): void {
+    const allowed = this.allowedMillis();
+    const soon = waitedMillis < allowed;
+    this.soonWakes = soon ? this.soonWakes + 1 : 0;
+    const couldGrow = soon && this.expectedMillis < allowed * 0.9;
+    if (soon) this.expectedMillis = Math.max(waitedMillis, this.expectedMillis * 0.98);
+    if (spentMillis > 0 && !couldGrow) this.pay(MISS_COST, now);
+  }
+
+  private pay(cost: number, now: number): void {
     if (this.score <= 0) return;
     this.score -= cost;
     if (this.score > 0) return;
     this.pausedUntil = now + this.penaltyMillis;
     this.penaltyMillis = Math.min(this.penaltyMillis * 2, PENALTY_MILLIS_MAX);
     this.soonWakes = 0;
-  }
-
-  private noteWake(now: number): void {
-    this.soonWakes = now - this.parkedAt < WINDOW_MICROS_DEFAULT / 1000 ? this.soonWakes + 1 : 0;
   }
 }
 

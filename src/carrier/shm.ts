@@ -30,8 +30,12 @@ export interface DoorbellLine {
 }
 
 /** The scratch holds what one step takes from the ring. The drain does not re-enter, so all connections share it. */
-const SCRATCH_BYTES = 4 * FRAME_BYTES_MAX;
-const scratch = new Uint8Array(SCRATCH_BYTES);
+const scratch = new Uint8Array(FRAME_BYTES_MAX);
+/**
+ * Bytes of frames that one step takes, if the first is not longer. Small, so that answers to the first frames are on
+ * their way while the rest is still being worked on: with a whole batch per step both ends would take turns.
+ */
+const STEP_FRAME_BYTES = 1024;
 const scratchWords = new Int32Array(scratch.buffer);
 const COPY_LOOP_BYTES_MAX = 512;
 /** Payload bytes that one step copies out of blocks before the poller looks at the clock again. */
@@ -240,11 +244,10 @@ export class ShmCarrier implements Carrier, Pollable {
 
   /** Takes what is in the ring, up to a bounded amount of work. */
   private drain(): boolean {
-    const available = Math.min(this.reader.available(), SCRATCH_BYTES);
+    const available = this.reader.available();
     if (available === 0) return false;
     this.fruitlessWakes = 0;
-    this.snapshot(this.reader.index, available);
-    const taken = this.measure(available);
+    const taken = this.take(available);
     this.reader.consume(taken);
     this.reader.publishHead();
     // SYNC ring.consume, bell.park
@@ -257,37 +260,43 @@ export class ShmCarrier implements Carrier, Pollable {
     return true;
   }
 
-  private snapshot(index: number, byteLength: number): void {
-    if (byteLength > COPY_LOOP_BYTES_MAX) {
-      scratch.set(this.peerRingBytes.subarray(index, index + byteLength));
-      return;
-    }
-    const from = this.peerRingWords;
-    for (let word = index >> 2, to = 0, end = byteLength >> 2; to < end; word++, to++) scratchWords[to] = from[word];
-  }
-
-  /** Checks how the frames in the scratch follow one another; returns the bytes of those that this step takes. */
-  private measure(available: number): number {
+  /** Copies whole frames to the scratch, as many as this step works on, and returns their bytes (SHM-1). */
+  private take(available: number): number {
+    const { index } = this.reader;
+    const copied = Math.min(available, STEP_FRAME_BYTES);
+    this.snapshot(index, 0, copied);
     let at = 0;
-    let copies = 0;
-    while (at < available) {
+    let payload = 0;
+    while (at < copied) {
       const word = at >> 2;
       const byteLength = scratchWords[word + FIELD.byteLength] >>> 0;
       if (byteLength < FRAME_HEADER_BYTES || byteLength > FRAME_BYTES_MAX) {
         throw new Violation("FRAME-1", `a frame of ${byteLength} bytes`);
       }
       const end = at + ((byteLength + (FRAME_ALIGNMENT - 1)) & -FRAME_ALIGNMENT);
-      if (end > available) {
-        if (available === SCRATCH_BYTES && at > 0) break;
-        throw new Violation("FRAME-1", "a frame reaches past what was published");
+      if (end > available) throw new Violation("FRAME-1", "a frame reaches past what was published");
+      if (end > copied) {
+        // The first frame is taken whole, whatever its length; a later one waits for the next step.
+        if (at > 0) break;
+        this.snapshot(index + copied, copied, end - copied);
+        return end;
       }
       if (((scratchWords[word + FIELD.kindFlagsCode] >>> 8) & FLAG.inBlock) !== 0) {
-        copies += scratchWords[word + FIELD.pieceLength] >>> 0;
-        if (copies > STEP_COPY_BYTES && at > 0) break;
+        payload += scratchWords[word + FIELD.pieceLength] >>> 0;
+        if (payload > STEP_COPY_BYTES && at > 0) break;
       }
       at = end;
     }
     return at;
+  }
+
+  private snapshot(index: number, to: number, byteLength: number): void {
+    if (byteLength > COPY_LOOP_BYTES_MAX) {
+      scratch.set(this.peerRingBytes.subarray(index, index + byteLength), to);
+      return;
+    }
+    const from = this.peerRingWords;
+    for (let i = index >> 2, j = to >> 2, end = j + (byteLength >> 2); j < end; i++, j++) scratchWords[j] = from[i];
   }
 
   private deliver(at: number, byteLength: number): void {

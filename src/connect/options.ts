@@ -1,9 +1,9 @@
 /** Options that both ends share, and how they are checked. */
 import type { BinaryReadOptions, BinaryWriteOptions } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { BUDGET_MICROS_MAX, WINDOW_MICROS_DEFAULT } from "../carrier/poller.js";
+import { WINDOW_MICROS_DEFAULT, WINDOW_MICROS_MAX } from "../carrier/poller.js";
 import type { MessageCodecFactory } from "../codec/codec.js";
-import { createProtobufEsCodec } from "../codec/codec.js";
+import { createProtobufEsCodec } from "../codec/protobuf-es.js";
 import type { ArenaGeometry, RingGeometry } from "../memory/layout.js";
 import type { Addon } from "../os/addon.js";
 import { loadAddon } from "../os/addon.js";
@@ -31,8 +31,9 @@ export interface CommonOptions {
   /** How messages become bytes; protobuf-es's own binary format by default. */
   readonly codec?: MessageCodecFactory;
   /**
-   * Whether this side may wait for the peer by looking instead of sleeping: for at most `maxMicros` (50 by default, 200
-   * at most) microseconds after the last work. It is used only while it pays; `false` never polls.
+   * Whether this side may wait for the peer by looking instead of sleeping: for at most `maxMicros` (200 by default,
+   * 1000 at most) microseconds after the last work. It is used only while it pays, and never keeps the event loop from
+   * turning for more than 200 µs; `false` never polls.
    */
   readonly polling?: false | { readonly maxMicros: number };
   /** Sizes of the shared memory that this side creates per connection, in bytes. */
@@ -77,7 +78,7 @@ export function pollMicrosOf(options: CommonOptions): number {
   // Under a quota of one core or less, polling would use up what the work itself needs.
   const quota = cpuQuotaCores();
   if (quota !== undefined && quota <= 1) return 0;
-  return Math.min(Math.max(options.polling?.maxMicros ?? WINDOW_MICROS_DEFAULT, 0), BUDGET_MICROS_MAX);
+  return Math.min(Math.max(options.polling?.maxMicros ?? WINDOW_MICROS_DEFAULT, 0), WINDOW_MICROS_MAX);
 }
 
 export function codecOf(options: CommonOptions): MessageCodecFactory {

@@ -6,7 +6,7 @@ import type { CarrierClosed } from "../carrier/carrier.js";
 import { ControlSocket, welcome } from "../carrier/handshake.js";
 import type { Listener, ListenOptions } from "../carrier/listen.js";
 import { listen } from "../carrier/listen.js";
-import { createProtobufEsCodec } from "../codec/codec.js";
+import { createProtobufEsCodec } from "../codec/protobuf-es.js";
 import type { Addon, PeerCredentials } from "../os/addon.js";
 import type { ServerMethod } from "../rpc/server.js";
 import { ServerConnection } from "../rpc/server.js";

@@ -35,10 +35,15 @@ export interface Outgoing {
   readonly writeMaxBytes: number;
 }
 
+/** A large message on its way: its parts, and how far they are sent. */
 interface Bulk {
   readonly first: Outgoing;
-  readonly bytes: Uint8Array;
+  readonly parts: readonly Uint8Array[];
+  readonly byteLength: number;
   sentBytes: number;
+  /** Where the next byte is: in which part, and at which offset there. */
+  part: number;
+  partOffset: number;
 }
 
 /** Bytes of a large message that go into one block: large enough to copy at full speed, small enough to stay in the caches. */
@@ -153,7 +158,7 @@ export class Outbox {
         checkSize(needed, writeMaxBytes);
         if (needed <= INLINE_BYTES_MAX) return false;
         const first = { kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes };
-        this.bulks.push({ first, bytes: codec.encode(message), sentBytes: 0 });
+        this.bulks.push({ first, parts: codec.encode(message), byteLength: needed, sentBytes: 0, part: 0, partOffset: 0 });
         this.pumpBulks();
         this.declare(this.waiting.size > 0);
         return true;
@@ -204,28 +209,28 @@ export class Outbox {
         continue;
       }
       copied += sent;
-      if (bulk.sentBytes < bulk.bytes.length) this.bulks.push(bulk);
+      if (bulk.sentBytes < bulk.byteLength) this.bulks.push(bulk);
     }
     return copied > 0;
   }
 
   /** Copies the next piece into a block and announces it. Returns its bytes, or 0 if there is no block or no room in the ring. */
   private sendPiece(bulk: Bulk): number {
-    const { first, bytes, sentBytes } = bulk;
+    const { first, byteLength, sentBytes } = bulk;
     const carrier = this.carrier;
     const isFirst = sentBytes === 0;
     const metadata = isFirst ? first.metadata : undefined;
     const metadataLength = metadata === undefined ? 0 : metadata.length;
     if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) return 0;
-    const length = Math.min(this.pieceBytes, bytes.length - sentBytes);
+    const length = Math.min(this.pieceBytes, byteLength - sentBytes);
     const unit = carrier.allocate(length);
     if (unit < 0) return 0;
-    carrier.arenaBytes.set(bytes.subarray(sentBytes, sentBytes + length), unit * ARENA_UNIT_BYTES);
+    copyNext(bulk, carrier.arenaBytes, unit * ARENA_UNIT_BYTES, length);
     const start = carrier.index + FRAME_HEADER_BYTES;
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start);
     writeUint32(carrier.ringBytes, start + metadataLength, unit);
     writeUint32(carrier.ringBytes, start + metadataLength + 4, carrier.generationOf(unit));
-    const more = sentBytes + length < bytes.length ? FLAG.more : 0;
+    const more = sentBytes + length < byteLength ? FLAG.more : 0;
     const flags = (isFirst ? first.flags : 0) | FLAG.inBlock | more;
     this.writeHeader(
       isFirst ? first.kind : KIND.message,
@@ -234,7 +239,7 @@ export class Outbox {
       first.streamId,
       isFirst ? first.argument : 0,
       metadataLength,
-      bytes.length,
+      byteLength,
       length,
       BLOCK_REFERENCE_BYTES,
     );
@@ -242,6 +247,21 @@ export class Outbox {
     carrier.publish();
     bulk.sentBytes += length;
     return length;
+  }
+}
+
+/** Copies the next `byteLength` bytes of a large message to `target`. */
+function copyNext(bulk: Bulk, target: Uint8Array, offset: number, byteLength: number): void {
+  for (let left = byteLength; left > 0; ) {
+    const part = bulk.parts[bulk.part];
+    const length = Math.min(left, part.length - bulk.partOffset);
+    target.set(part.subarray(bulk.partOffset, bulk.partOffset + length), offset + byteLength - left);
+    left -= length;
+    bulk.partOffset += length;
+    if (bulk.partOffset === part.length) {
+      bulk.part++;
+      bulk.partOffset = 0;
+    }
   }
 }
 

@@ -342,6 +342,6 @@ const rawBytes: MessageCodec = {
     target.set(bytes, offset);
     return bytes.length;
   },
-  encode: (message) => message as Uint8Array,
+  encode: (message) => [message as Uint8Array],
   decode: (input, offset, byteLength) => input.slice(offset, offset + byteLength),
 };

@@ -1,0 +1,75 @@
+/** The speeds that Isthmus asks of itself, and which of them a run has reached. */
+import { times } from "./report.js";
+import { timesFaster, type Row } from "./results.js";
+import type { PeerName } from "./peers/peer.js";
+
+type Figure = "p50Us" | "callsPerSecond" | "megabytesPerSecond";
+
+interface Bar {
+  asked: string;
+  scenario: string;
+  figure: Figure;
+  peer: PeerName;
+  than: PeerName;
+  atLeast: number;
+}
+
+export interface Verdict {
+  asked: string;
+  scenario: string;
+  /** null: not part of this run. */
+  measured: number | null;
+  atLeast: number;
+  holds: boolean | null;
+}
+
+const names: Record<Figure, string> = { p50Us: "p50", callsPerSecond: "calls/s", megabytesPerSecond: "MB/s" };
+
+const bars: readonly Bar[] = [
+  bar("hot-64B-x1-two-cores", "p50Us", "isthmus", "net", 3),
+  bar("hot-64B-x1-two-cores", "p50Us", "isthmus", "grpc-js", 50),
+  bar("hot-64B-x64-two-cores", "callsPerSecond", "isthmus", "net", 1),
+  bar("hot-64B-x64-two-cores", "callsPerSecond", "isthmus", "grpc-js", 30),
+  bar("hot-64B-x1-two-cores", "p50Us", "isthmus-passthrough", "net", 12),
+  bar("hot-64B-x64-two-cores", "callsPerSecond", "isthmus-passthrough", "net", 5),
+  bar("hot-1MiB-x1-two-cores", "megabytesPerSecond", "isthmus", "net", 2),
+  bar("hot-1MiB-x1-two-cores", "megabytesPerSecond", "isthmus", "grpc-js", 15),
+  ...noWorseThanNet("hot-64B-x1-one-core"),
+  ...noWorseThanNet("hot-64B-x64-one-core"),
+  // Parked calls are paced by their pauses, so calls per second say nothing.
+  bar("parked-64B-x1-two-cores", "p50Us", "isthmus", "net", 1),
+  bar("parked-64KiB-x1-two-cores", "p50Us", "isthmus", "net", 1),
+  bar("parked-64B-x1-one-core", "p50Us", "isthmus", "net", 1),
+  ...noWorseThanNet("hot-64B-x1-shared-cores-4-clients"),
+  ...noWorseThanNet("hot-64B-x16-shared-cores-4-clients"),
+];
+
+function noWorseThanNet(scenario: string): Bar[] {
+  return [bar(scenario, "p50Us", "isthmus", "net", 1), bar(scenario, "callsPerSecond", "isthmus", "net", 1)];
+}
+
+function bar(scenario: string, figure: Figure, peer: PeerName, than: PeerName, atLeast: number): Bar {
+  const asked = atLeast === 1 ? `${peer}: ${names[figure]} no worse than ${than}` : `${peer}: ${names[figure]} ${atLeast}× better than ${than}`;
+  return { asked, scenario, figure, peer, than, atLeast };
+}
+
+export function judge(rows: readonly Row[]): Verdict[] {
+  const find = (scenario: string, peer: PeerName): Row | undefined => rows.find((row) => row.scenario === scenario && row.peer === peer);
+  return bars.map(({ asked, scenario, figure, peer, than, atLeast }) => {
+    const measured = timesFaster(find(scenario, peer), find(scenario, than), figure);
+    // Half a percent for rounding: a ratio that prints as 1.00 is not a miss.
+    return { asked, scenario, measured, atLeast, holds: measured === null ? null : measured >= atLeast * 0.995 };
+  });
+}
+
+export function formatVerdicts(verdicts: readonly Verdict[]): string {
+  const measured = verdicts.filter((verdict) => verdict.holds !== null);
+  const askedWidth = Math.max(0, ...measured.map(({ asked }) => asked.length));
+  const scenarioWidth = Math.max(0, ...measured.map(({ scenario }) => scenario.length));
+  const lines = measured.map(
+    ({ asked, scenario, measured, holds }) =>
+      `  ${holds ? "ok    " : "MISSED"}  ${asked.padEnd(askedWidth)}  ${scenario.padEnd(scenarioWidth)}  measured ${times(measured)}`,
+  );
+  const left = verdicts.length - measured.length;
+  return ["Bars", ...lines, ...(left > 0 ? [`  ${left} of ${verdicts.length} not measured in this run`] : [])].join("\n");
+}

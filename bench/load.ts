@@ -1,0 +1,76 @@
+/** Makes calls, with as many in flight as asked, and times each one. Every byte is written before and read after. */
+import { firstId, nextId } from "./answer.js";
+import { HeapMeter, Recorder } from "./measure.js";
+import { PayloadMismatch, PayloadPattern } from "./payload.js";
+import type { Connection } from "./peers/peer.js";
+import type { Payload } from "./proto/bench_pb.js";
+import type { Load, Stretch } from "./protocol.js";
+
+interface Lane {
+  id: number;
+  readonly request: Payload;
+}
+
+export class LoadGenerator {
+  readonly #connection: Connection;
+  readonly #client: number;
+  readonly #recorder = new Recorder();
+  #lanes: Lane[] = [];
+  #pattern = new PayloadPattern(0);
+
+  /** @param client this client's number among those of one server */
+  constructor(connection: Connection, client: number) {
+    this.#connection = connection;
+    this.#client = client;
+  }
+
+  async run(load: Load): Promise<Stretch> {
+    this.#prepare(load);
+    this.#recorder.reset();
+    const heap = new HeapMeter();
+    heap.start();
+    const cpuFrom = process.cpuUsage();
+    const from = performance.now();
+    const until = from + load.durationMs;
+    await Promise.all(this.#lanes.map((lane) => this.#drive(lane, load.pauseMs, until)));
+    const elapsedMs = performance.now() - from;
+    const cpu = process.cpuUsage(cpuFrom);
+    const heapBytes = heap.stop();
+    return { calls: this.#recorder.count, elapsedMs, cpuMicros: cpu.user + cpu.system, heapBytes, ...this.#recorder.samples() };
+  }
+
+  #prepare({ byteLength, inFlight }: Load): void {
+    if (this.#pattern.byteLength !== byteLength) {
+      this.#pattern = new PayloadPattern(byteLength);
+      this.#lanes = [];
+    }
+    this.#lanes.length = Math.min(this.#lanes.length, inFlight);
+    while (this.#lanes.length < inFlight) this.#lanes.push(this.#createLane(this.#lanes.length, byteLength));
+  }
+
+  #createLane(lane: number, byteLength: number): Lane {
+    const id = firstId(this.#client, lane);
+    return { id, request: { $typeName: "isthmus.bench.Payload", id: BigInt(id), data: new Uint8Array(byteLength) } };
+  }
+
+  async #drive(lane: Lane, pauseMs: number, until: number): Promise<void> {
+    const { request } = lane;
+    const connection = this.#connection;
+    const pattern = this.#pattern;
+    let producing: number;
+    do {
+      if (pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, pauseMs));
+      const id = (lane.id = nextId(lane.id));
+      producing = performance.now();
+      request.id = BigInt(id);
+      pattern.produce(request.data, id, "request");
+      const called = performance.now();
+      const reply = await connection.call(request);
+      const replied = performance.now();
+      if (reply.id !== request.id) throw new PayloadMismatch(`payload mismatch: call ${id} was answered with the reply to ${reply.id}`);
+      pattern.check(reply.data, id, "reply");
+      const read = performance.now();
+      this.#recorder.add(replied - called, read - producing);
+    } while (producing < until);
+  }
+}

@@ -1,0 +1,105 @@
+/**
+ * Compares Isthmus with other ways to call another process on the same machine.
+ *
+ * Client and server are processes of their own. For each scenario the processes of all peers are started, and the rounds are
+ * interleaved: every peer's first round, then every peer's second, and so on. So what disturbs the machine disturbs all peers
+ * alike, and ratios within a run are fair even where absolute figures are not.
+ */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { formatVerdicts, judge } from "./bars.js";
+import { drawChart } from "./chart.js";
+import { describeMachine, packageVersions, Placer } from "./machine.js";
+import { heapMethod } from "./measure.js";
+import { peerNames, type PeerName } from "./peers/peer.js";
+import { legend } from "./report.js";
+import { runScenarios } from "./run.js";
+import { paces, quickScenarios, scenarios, smokeScenarios, type Scenario } from "./scenarios.js";
+
+const help = `npm run bench -- [options]
+
+  --only NAME[,NAME…]  only these peers (${peerNames.join(", ")})
+                       and only scenarios whose names contain one of the other names, such as 64B, parked, one-core
+  --json FILE          write machine, versions and results as JSON
+  --svg FILE           write a chart
+  --quick              few scenarios and short rounds: about a minute
+  --smoke              every peer works, and says nothing about speed: seconds
+  --strict             a missed bar makes the exit code 1
+  --list               name the scenarios and leave
+`;
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      only: { type: "string", multiple: true },
+      json: { type: "string" },
+      svg: { type: "string" },
+      quick: { type: "boolean", default: false },
+      smoke: { type: "boolean", default: false },
+      strict: { type: "boolean", default: false },
+      list: { type: "boolean", default: false },
+      help: { type: "boolean", short: "h", default: false },
+    },
+  });
+  if (values.help) {
+    console.log(help);
+    return;
+  }
+  const mode = values.smoke ? "smoke" : values.quick ? "quick" : "full";
+  const all = { full: scenarios, quick: quickScenarios, smoke: smokeScenarios }[mode];
+  const chosen = choose((values.only ?? []).flatMap((names) => names.split(",")).filter(Boolean), all);
+  if (values.list) {
+    console.log(chosen.scenarios.map(({ name }) => name).join("\n"));
+    return;
+  }
+
+  const machine = describeMachine();
+  const versions = packageVersions();
+  const placer = new Placer();
+  const machineLine = `${machine.cpu}, ${machine.cores} cores, ${(machine.memoryBytes / 2 ** 30).toFixed(0)} GiB, ${machine.kernel}, Node ${process.versions.node}`;
+  console.log(machineLine);
+  console.log(Object.entries(versions).map(([name, version]) => `${name} ${version ?? "(not installed)"}`).join(", "));
+  if (placer.unpinnedBecause !== null) console.log(`Processes are not pinned to cores: ${placer.unpinnedBecause}.`);
+  console.log(`\n${legend}\n`);
+
+  const directory = mkdtempSync(join(os.tmpdir(), "isthmus-bench-"));
+  process.once("exit", () => rmSync(directory, { recursive: true, force: true }));
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => process.exit(1));
+
+  const rows = await runScenarios({ ...chosen, pace: paces[mode], placer, directory, print: (text) => console.log(`${text}\n`) });
+  const verdicts = judge(rows);
+  if (mode !== "smoke") console.log(formatVerdicts(verdicts));
+
+  if (values.json !== undefined) {
+    const taken = new Date().toISOString();
+    const document = { machine, node: process.versions.node, versions, taken, mode, heapMethod, results: rows, bars: verdicts };
+    writeFileSync(values.json, `${JSON.stringify(document, null, 2)}\n`);
+  }
+  if (values.svg !== undefined) {
+    const chart = drawChart(rows, machineLine);
+    if (chart === null) console.error("There is nothing to draw: the chart needs hot-64B-x1-two-cores or hot-1MiB-x1-two-cores.");
+    else writeFileSync(values.svg, chart);
+  }
+  const failed = rows.filter((row) => row.failed !== undefined);
+  if (failed.length > 0) console.error(`${failed.length} of ${rows.length} measurements failed.`);
+  if (failed.length > 0 || (values.strict && verdicts.some(({ holds }) => holds === false))) process.exitCode = 1;
+}
+
+function choose(names: readonly string[], all: readonly Scenario[]): { peers: PeerName[]; scenarios: Scenario[] } {
+  const isPeer = (name: string): name is PeerName => (peerNames as readonly string[]).includes(name);
+  const peers = names.filter(isPeer);
+  const parts = names.filter((name) => !isPeer(name));
+  const unknown = parts.find((part) => !all.some(({ name }) => name.includes(part)));
+  if (unknown !== undefined) throw new Error(`--only ${unknown}: neither a peer nor part of a scenario's name (see --list)`);
+  return {
+    peers: peers.length > 0 ? peerNames.filter((name) => peers.includes(name)) : [...peerNames],
+    scenarios: parts.length > 0 ? all.filter(({ name }) => parts.some((part) => name.includes(part))) : [...all],
+  };
+}
+
+main().catch((error: unknown) => {
+  console.error(error instanceof Error ? (error.stack ?? error.message) : error);
+  process.exit(1);
+});

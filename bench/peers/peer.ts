@@ -1,0 +1,59 @@
+/** What a peer of the benchmark offers: a server that answers, a client that calls. */
+import type { Payload } from "../proto/bench_pb.js";
+
+/** The names of the peers, in the order of the reports and of the rounds. */
+export const peerNames = ["isthmus", "isthmus-passthrough", "connect", "grpc-js", "net", "zeromq", "worker"] as const;
+export type PeerName = (typeof peerNames)[number];
+
+/** The server's part of a call, the same for every peer: reads every byte of the request, writes every byte of the reply. */
+export type Answer = (request: Payload) => Payload;
+
+export interface Peer {
+  readonly name: PeerName;
+  /** True if the server is a thread of the client's own process; then `startServer` is not called. */
+  readonly servesInClient: boolean;
+  /** @param path where the Unix socket goes. Resolves when clients may connect. */
+  startServer(path: string, answer: Answer): Promise<Closable>;
+  /** Resolves when calls may be made. */
+  connect(path: string): Promise<Connection>;
+}
+
+export interface Connection extends Closable {
+  /**
+   * The request may be used again once the promise resolves. The reply's data is valid until the microtasks that
+   * the promise starts have run.
+   */
+  call(request: Payload): Promise<Payload>;
+}
+
+export interface Closable {
+  close(): Promise<void>;
+}
+
+/** The peer's module is not there or does not load: it is left out, with the reason. */
+export class PeerUnavailable extends Error {
+  override readonly name = "PeerUnavailable";
+}
+
+/** Larger than every message of the benchmark. */
+export const messageBytesMax = 64 << 20;
+
+/** Loads one peer only, so that a process carries no code of another. */
+export async function loadPeer(name: PeerName): Promise<Peer> {
+  switch (name) {
+    case "isthmus":
+      return (await import("./isthmus.js")).isthmus;
+    case "isthmus-passthrough":
+      return (await import("./isthmus.js")).isthmusPassthrough;
+    case "connect":
+      return (await import("./connect.js")).connect;
+    case "grpc-js":
+      return (await import("./grpc.js")).grpc;
+    case "net":
+      return (await import("./net.js")).net;
+    case "zeromq":
+      return (await import("./zeromq.js")).zeromq;
+    case "worker":
+      return (await import("./worker.js")).worker;
+  }
+}

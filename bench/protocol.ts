@@ -1,0 +1,44 @@
+/** What the main process and its children (servers and clients) say to each other over Node's IPC channel. */
+
+/** What a client is to do. */
+export interface Load {
+  byteLength: number;
+  /** Calls in flight: as many lanes, each of which makes one call after the other. */
+  inFlight: number;
+  /** A pause before each call, so that the peers go to sleep; 0 for back to back. */
+  pauseMs: number;
+  /** New calls are made for this long. */
+  durationMs: number;
+}
+
+/** What a client did. */
+export interface Stretch {
+  calls: number;
+  /** From the first call to the last reply. */
+  elapsedMs: number;
+  /** Of the client's whole process: all its threads. */
+  cpuMicros: number;
+  /** Allocated on the client's V8 heap; null where Node cannot tell. */
+  heapBytes: number | null;
+  /** From each call to its promise. */
+  callMs: Float64Array;
+  /** The same calls with writing the request before and reading the reply after. */
+  payloadMs: Float64Array;
+}
+
+export type ToChild =
+  /** To a client: make calls. Answered with `stretch`. */
+  | { type: "run"; load: Load }
+  /** To a server: how much processor time have you used? Answered with `usage`. */
+  | { type: "usage" }
+  /** Close and exit. */
+  | { type: "stop" };
+
+export type FromChild =
+  | { type: "ready" }
+  /** The peer cannot be loaded here. */
+  | { type: "unavailable"; reason: string }
+  | { type: "stretch"; stretch: Stretch }
+  | { type: "usage"; cpuMicros: number }
+  /** Something broke; the child exits. `mismatch`: a payload was not what its sender wrote. */
+  | { type: "failed"; message: string; mismatch: boolean };

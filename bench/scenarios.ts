@@ -1,0 +1,85 @@
+/** What is measured: sizes, calls in flight, pauses, placements. And for how long. */
+
+/**
+ * `two`: the client's process on one core, the server's on another. `one`: both on one core. `shared`: all processes on the
+ * same two cores, and the scheduler places them.
+ */
+export type Placement = "two" | "one" | "shared";
+
+export interface Scenario {
+  readonly name: string;
+  readonly byteLength: number;
+  /** Calls in flight of each client. */
+  readonly inFlight: number;
+  readonly pauseMs: number;
+  readonly placement: Placement;
+  /** Client processes. */
+  readonly clients: number;
+}
+
+export interface Pace {
+  readonly rounds: number;
+  /** Before a scenario's first round. */
+  readonly firstWarmUpMs: number;
+  /** Before each later round. */
+  readonly warmUpMs: number;
+  readonly durationMs: number;
+  /** Peers' processes serve all scenarios with the same placement, in place of fresh ones for each: faster, less clean. */
+  readonly reuseProcesses: boolean;
+}
+
+const kib = 1024;
+const mib = 1024 * kib;
+/** Long enough for every peer to go to sleep. */
+const parkMs = 2;
+
+export const paces = {
+  full: { rounds: 5, firstWarmUpMs: 1_000, warmUpMs: 100, durationMs: 1_000, reuseProcesses: false },
+  quick: { rounds: 2, firstWarmUpMs: 150, warmUpMs: 50, durationMs: 200, reuseProcesses: true },
+  smoke: { rounds: 1, firstWarmUpMs: 20, warmUpMs: 20, durationMs: 100, reuseProcesses: true },
+} satisfies Record<string, Pace>;
+
+export const scenarios: readonly Scenario[] = [
+  ...[64, kib, 16 * kib, 64 * kib].flatMap((byteLength) => [hot(byteLength, 1), hot(byteLength, 64)]),
+  ...[mib, 16 * mib].flatMap((byteLength) => [hot(byteLength, 1), hot(byteLength, 4)]),
+  parked(64, "two"),
+  parked(64 * kib, "two"),
+  hot(64, 1, "one"),
+  hot(64, 64, "one"),
+  parked(64, "one"),
+  hot(64, 1, "shared", 4),
+  hot(64, 16, "shared", 4),
+];
+
+/** The scenarios that the bars are about. */
+export const quickScenarios: readonly Scenario[] = [
+  hot(64, 1),
+  hot(64, 64),
+  hot(mib, 1),
+  hot(64, 1, "one"),
+  hot(64, 64, "one"),
+  parked(64, "one"),
+  hot(64, 1, "shared", 4),
+];
+
+/** Odd sizes on purpose. */
+export const smokeScenarios: readonly Scenario[] = [hot(0, 1, "shared"), hot(1_001, 16, "shared"), hot(mib + 13, 4, "shared")];
+
+function hot(byteLength: number, inFlight: number, placement: Placement = "two", clients = 1): Scenario {
+  return { name: nameOf("hot", byteLength, inFlight, placement, clients), byteLength, inFlight, pauseMs: 0, placement, clients };
+}
+
+function parked(byteLength: number, placement: Placement): Scenario {
+  return { name: nameOf("parked", byteLength, 1, placement, 1), byteLength, inFlight: 1, pauseMs: parkMs, placement, clients: 1 };
+}
+
+function nameOf(mode: "hot" | "parked", byteLength: number, inFlight: number, placement: Placement, clients: number): string {
+  const where = { two: "two-cores", one: "one-core", shared: "shared-cores" }[placement];
+  return `${mode}-${sizeName(byteLength)}-x${inFlight}-${where}${clients > 1 ? `-${clients}-clients` : ""}`;
+}
+
+export function sizeName(byteLength: number): string {
+  if (byteLength >= mib && byteLength % mib === 0) return `${byteLength / mib}MiB`;
+  if (byteLength >= kib && byteLength % kib === 0) return `${byteLength / kib}KiB`;
+  return `${byteLength}B`;
+}

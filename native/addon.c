@@ -1,0 +1,53 @@
+// The entry: one object of functions per environment (the main thread and each worker load the addon for themselves).
+// Nothing is shared between environments but the reserve in headroom.c.
+
+#include "errors.h"
+#include "functions.h"
+
+#if !defined(__linux__) || !defined(__LP64__)
+#error "isthmus's addon is for 64-bit Linux"
+#endif
+
+NAPI_MODULE_INIT() {
+  static const struct {
+    const char *name;
+    napi_callback function;
+  } FUNCTIONS[] = {
+      {"createSegment", create_segment},
+      {"sealSegment", seal_segment},
+      {"inspectSegment", inspect_segment},
+      {"commitPages", commit_pages},
+      {"returnPages", return_pages},
+      {"mapSegment", map_segment},
+      {"detachMapping", detach_mapping},
+      {"pageSize", page_size},
+      {"connectSocket", connect_socket},
+      {"bindSocket", bind_socket},
+      {"listenSocket", listen_socket},
+      {"acceptSocket", accept_socket},
+      {"peerCredentials", peer_credentials},
+      {"shutdownSocket", shutdown_socket},
+      {"closeDescriptor", close_descriptor},
+      {"sendMessage", send_message},
+      {"receiveMessage", receive_message},
+      {"ringDoorbell", ring_doorbell},
+      {"clearDoorbell", clear_doorbell},
+      {"watch", watch_descriptor},
+      {"refWatch", ref_watch},
+      {"unrefWatch", unref_watch},
+      {"closeWatch", close_watch},
+      {"lockDirectory", lock_directory},
+      {"openSpare", open_spare},
+      {"affinity", affinity},
+  };
+
+  for (size_t i = 0; i < sizeof FUNCTIONS / sizeof *FUNCTIONS; i++) {
+    napi_value function;
+    if (napi_create_function(env, FUNCTIONS[i].name, NAPI_AUTO_LENGTH, FUNCTIONS[i].function, NULL, &function) !=
+            napi_ok ||
+        napi_set_named_property(env, exports, FUNCTIONS[i].name, function) != napi_ok) {
+      return throw_napi_failure(env, "napi_create_function");
+    }
+  }
+  return set_up_watches(env) ? exports : NULL;
+}

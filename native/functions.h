@@ -1,0 +1,51 @@
+// Every function that JavaScript sees, by the file that owns it. Their contracts (units, errors, lifetimes) are written
+// once, at `interface Addon` in src/os/addon.ts.
+//
+// The rule of this folder: system calls only. Nothing here reads or writes a byte of a mapped segment, so the layout of
+// shared memory exists in one language.
+
+#pragma once
+
+#include <node_api.h>
+
+// segment.c
+napi_value create_segment(napi_env env, napi_callback_info info);
+napi_value seal_segment(napi_env env, napi_callback_info info);
+napi_value inspect_segment(napi_env env, napi_callback_info info);
+napi_value commit_pages(napi_env env, napi_callback_info info);
+napi_value return_pages(napi_env env, napi_callback_info info);
+
+// mapping.c
+napi_value map_segment(napi_env env, napi_callback_info info);
+napi_value detach_mapping(napi_env env, napi_callback_info info);
+napi_value page_size(napi_env env, napi_callback_info info);
+
+// socket.c
+napi_value connect_socket(napi_env env, napi_callback_info info);
+napi_value bind_socket(napi_env env, napi_callback_info info);
+napi_value listen_socket(napi_env env, napi_callback_info info);
+napi_value accept_socket(napi_env env, napi_callback_info info);
+napi_value peer_credentials(napi_env env, napi_callback_info info);
+napi_value shutdown_socket(napi_env env, napi_callback_info info);
+napi_value close_descriptor(napi_env env, napi_callback_info info);
+
+// message.c
+napi_value send_message(napi_env env, napi_callback_info info);
+napi_value receive_message(napi_env env, napi_callback_info info);
+
+// doorbell.c
+napi_value ring_doorbell(napi_env env, napi_callback_info info);
+napi_value clear_doorbell(napi_env env, napi_callback_info info);
+
+// watch.c
+napi_value watch_descriptor(napi_env env, napi_callback_info info);
+napi_value ref_watch(napi_env env, napi_callback_info info);
+napi_value unref_watch(napi_env env, napi_callback_info info);
+napi_value close_watch(napi_env env, napi_callback_info info);
+// Call once per environment, before any of the four above; false if it threw.
+_Bool set_up_watches(napi_env env);
+
+// host.c
+napi_value lock_directory(napi_env env, napi_callback_info info);
+napi_value open_spare(napi_env env, napi_callback_info info);
+napi_value affinity(napi_env env, napi_callback_info info);

@@ -1,0 +1,46 @@
+#include "headroom.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+// Enough for V8 and malloc to go on for a while; 0.2 % of the usual limit of 65530.
+enum { RESERVED_MAPPINGS = 128 };
+
+// The only mutable globals of the addon: the limit is the process's, so all its threads share one reserve.
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static char *reserve = NULL;
+
+// One range whose pages are protected by turns one way and the other, so that the kernel cannot merge them into one
+// mapping. It takes no memory.
+static char *take_reserve(size_t page_bytes) {
+  const size_t byte_length = RESERVED_MAPPINGS * page_bytes;
+  char *range = mmap(NULL, byte_length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (range == MAP_FAILED) return NULL;
+  for (size_t page = 1; page < RESERVED_MAPPINGS; page += 2) {
+    if (mprotect(range + page * page_bytes, page_bytes, PROT_READ) != 0) {
+      int error = errno;
+      munmap(range, byte_length);
+      errno = error;
+      return NULL;
+    }
+  }
+  return range;
+}
+
+bool hold_headroom(void) {
+  pthread_mutex_lock(&lock);
+  if (reserve == NULL) reserve = take_reserve((size_t)sysconf(_SC_PAGESIZE));
+  bool held = reserve != NULL;
+  pthread_mutex_unlock(&lock);
+  return held;
+}
+
+void give_headroom(void) {
+  pthread_mutex_lock(&lock);
+  if (reserve != NULL) munmap(reserve, RESERVED_MAPPINGS * (size_t)sysconf(_SC_PAGESIZE));
+  reserve = NULL;
+  pthread_mutex_unlock(&lock);
+}

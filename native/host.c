@@ -1,0 +1,84 @@
+// What a process needs from its host besides memory and sockets.
+
+#include "arguments.h"
+#include "errors.h"
+#include "functions.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+napi_value lock_directory(napi_env env, napi_callback_info info) {
+  napi_value value;
+  char path[PATH_BYTES];
+  size_t byte_length;
+  if (!read_arguments(env, info, 1, &value) || !read_path(env, value, "open", path, &byte_length)) return NULL;
+
+  int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return throw_system_error(env, errno, "open", "open directory %s", path);
+  int failed;
+  do {
+    failed = flock(fd, LOCK_EX | LOCK_NB);
+  } while (failed != 0 && errno == EINTR);
+  if (failed != 0) {
+    int error = errno;
+    close(fd);
+    if (error == EWOULDBLOCK) return make_integer(env, -1);
+    return throw_system_error(env, error, "flock", "lock directory %s", path);
+  }
+  napi_value result = make_integer(env, fd);
+  if (result == NULL) close(fd);
+  return result;
+}
+
+napi_value open_spare(napi_env env, napi_callback_info info) {
+  (void)info;
+  // A descriptor of no use but to take a place in the table; "/" is there in every namespace, /dev/null is not.
+  int fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return throw_system_error(env, errno, "open", "open a spare descriptor");
+  napi_value result = make_integer(env, fd);
+  if (result == NULL) close(fd);
+  return result;
+}
+
+// The set, or NULL with errno; the caller frees it. Its size must be at least the kernel's, which is only found by trying.
+static cpu_set_t *read_affinity(int *cpu_count, size_t *set_bytes) {
+  enum { CPUS_MAX = 1 << 20 };
+  for (*cpu_count = 1024; *cpu_count <= CPUS_MAX; *cpu_count *= 2) {
+    cpu_set_t *set = CPU_ALLOC((size_t)*cpu_count);
+    if (set == NULL) {
+      errno = ENOMEM;
+      return NULL;
+    }
+    *set_bytes = CPU_ALLOC_SIZE((size_t)*cpu_count);
+    CPU_ZERO_S(*set_bytes, set);
+    if (sched_getaffinity(0, *set_bytes, set) == 0) return set;
+    int error = errno;
+    CPU_FREE(set);
+    errno = error;
+    if (error != EINVAL) return NULL;
+  }
+  return NULL;
+}
+
+napi_value affinity(napi_env env, napi_callback_info info) {
+  (void)info;
+  int cpu_count;
+  size_t set_bytes;
+  cpu_set_t *set = read_affinity(&cpu_count, &set_bytes);
+  if (set == NULL) return throw_system_error(env, errno, "sched_getaffinity", "read the CPUs of this thread");
+
+  napi_value list, number;
+  napi_status status = napi_create_array(env, &list);
+  uint32_t length = 0;
+  for (int cpu = 0; cpu < cpu_count && status == napi_ok; cpu++) {
+    if (!CPU_ISSET_S((size_t)cpu, set_bytes, set)) continue;
+    status = napi_create_int32(env, cpu, &number);
+    if (status == napi_ok) status = napi_set_element(env, list, length++, number);
+  }
+  CPU_FREE(set);
+  return status == napi_ok ? list : throw_napi_failure(env, "napi_set_element");
+}

@@ -1,0 +1,166 @@
+// The life of Unix stream sockets. All are non-blocking and close-on-exec from their first moment.
+
+#include "arguments.h"
+#include "errors.h"
+#include "functions.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static bool read_address(napi_env env, napi_value value, const char *syscall, struct sockaddr_un *address) {
+  const size_t path_bytes_max = sizeof address->sun_path - 1;
+  char path[PATH_BYTES];
+  size_t byte_length;
+  if (!read_path(env, value, syscall, path, &byte_length)) return false;
+  if (byte_length > path_bytes_max) {
+    throw_explained_error(env, ENAMETOOLONG, syscall, "%s to %s: the path has %zu bytes, the limit of a socket's is %zu",
+                          syscall, path, byte_length, path_bytes_max);
+    return false;
+  }
+  memset(address, 0, sizeof *address);
+  address->sun_family = AF_UNIX;
+  memcpy(address->sun_path, path, byte_length);
+  return true;
+}
+
+static int open_socket(void) { return socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0); }
+
+// The descriptor as a number; closed if that cannot be made, since nobody else would.
+static napi_value hand_over(napi_env env, int fd) {
+  napi_value result = make_integer(env, fd);
+  if (result == NULL) close(fd);
+  return result;
+}
+
+napi_value connect_socket(napi_env env, napi_callback_info info) {
+  napi_value value;
+  struct sockaddr_un address;
+  if (!read_arguments(env, info, 1, &value) || !read_address(env, value, "connect", &address)) return NULL;
+
+  int fd = open_socket();
+  if (fd < 0) return throw_system_error(env, errno, "socket", "connect to %s", address.sun_path);
+  int failed;
+  do {
+    failed = connect(fd, (const struct sockaddr *)&address, sizeof address);
+  } while (failed != 0 && errno == EINTR);
+  if (failed != 0) {
+    int error = errno;
+    close(fd);
+    return throw_system_error(env, error, "connect", "connect to %s", address.sun_path);
+  }
+  return hand_over(env, fd);
+}
+
+napi_value bind_socket(napi_env env, napi_callback_info info) {
+  napi_value values[3];
+  struct sockaddr_un address;
+  int64_t mode;
+  double group;
+  if (!read_arguments(env, info, 3, values) || !read_address(env, values[0], "bind", &address) ||
+      !read_integer_up_to(env, values[1], "mode", 0777, &mode)) {
+    return NULL;
+  }
+  if (napi_get_value_double(env, values[2], &group) != napi_ok) return throw_type_error(env, "gid must be a number");
+  if (!(group >= -1 && group < (double)UINT32_MAX) || group != (double)(int64_t)group) {
+    return throw_range_error(env, "gid must be -1 or a group's number; got %.17g", group);
+  }
+
+  int fd = open_socket();
+  if (fd < 0) return throw_system_error(env, errno, "socket", "bind to %s", address.sun_path);
+
+  // SUBTLE: never more open than asked for, not even for an instant. The bound file takes its mode from the socket's
+  // own, less the umask; but its group is the process's, whatever fchown says before. So it is born for its owner only,
+  // then gets its group, and last its mode. The umask itself cannot be used: it belongs to all threads.
+  const char *failed = NULL;
+  bool bound = false;
+  if (fchmod(fd, (mode_t)mode & 0700) != 0) {
+    failed = "fchmod";
+  } else if (bind(fd, (const struct sockaddr *)&address, sizeof address) != 0) {
+    failed = "bind";
+  } else {
+    bound = true;
+    if (group >= 0 && lchown(address.sun_path, (uid_t)-1, (gid_t)group) != 0) {
+      failed = "chown";
+    } else if (chmod(address.sun_path, (mode_t)mode) != 0) {
+      failed = "chmod";
+    }
+  }
+  if (failed != NULL) {
+    int error = errno;
+    if (bound) unlink(address.sun_path);
+    close(fd);
+    return throw_system_error(env, error, failed, "%s to %s", bound ? "bind (set mode and group)" : "bind",
+                              address.sun_path);
+  }
+  return hand_over(env, fd);
+}
+
+napi_value listen_socket(napi_env env, napi_callback_info info) {
+  napi_value values[2];
+  int fd;
+  int64_t backlog;
+  if (!read_arguments(env, info, 2, values) || !read_descriptor(env, values[0], &fd) ||
+      !read_integer_up_to(env, values[1], "backlog", INT32_MAX, &backlog)) {
+    return NULL;
+  }
+  if (listen(fd, (int)backlog) != 0) return throw_system_error(env, errno, "listen", "listen on descriptor %d", fd);
+  return NULL;
+}
+
+napi_value accept_socket(napi_env env, napi_callback_info info) {
+  napi_value value;
+  int fd;
+  if (!read_arguments(env, info, 1, &value) || !read_descriptor(env, value, &fd)) return NULL;
+  int accepted;
+  do {
+    accepted = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  } while (accepted < 0 && errno == EINTR);
+  if (accepted >= 0) return hand_over(env, accepted);
+  if (errno == EAGAIN || errno == ECONNABORTED) return make_integer(env, -1);
+  return throw_system_error(env, errno, "accept", "accept a connection on descriptor %d", fd);
+}
+
+napi_value peer_credentials(napi_env env, napi_callback_info info) {
+  napi_value value;
+  int fd;
+  if (!read_arguments(env, info, 1, &value) || !read_descriptor(env, value, &fd)) return NULL;
+  struct ucred peer;
+  socklen_t peer_bytes = sizeof peer;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_bytes) != 0) {
+    return throw_system_error(env, errno, "getsockopt", "read the peer of descriptor %d", fd);
+  }
+  // The kernel answers for a socket that has no peer too, with nobody's uid. That must not pass for an identity.
+  if (peer_bytes != sizeof peer || peer.uid == (uid_t)-1) {
+    return throw_system_error(env, ENOTCONN, "getsockopt", "read the peer of descriptor %d", fd);
+  }
+  napi_value result;
+  if (napi_create_object(env, &result) != napi_ok) return throw_napi_failure(env, "napi_create_object");
+  if (!set_integer(env, result, "pid", peer.pid) || !set_integer(env, result, "uid", peer.uid) ||
+      !set_integer(env, result, "gid", peer.gid)) {
+    return NULL;
+  }
+  return result;
+}
+
+napi_value shutdown_socket(napi_env env, napi_callback_info info) {
+  napi_value value;
+  int fd;
+  if (!read_arguments(env, info, 1, &value) || !read_descriptor(env, value, &fd)) return NULL;
+  if (shutdown(fd, SHUT_RDWR) != 0 && errno != ENOTCONN) {
+    return throw_system_error(env, errno, "shutdown", "shut down descriptor %d", fd);
+  }
+  return NULL;
+}
+
+napi_value close_descriptor(napi_env env, napi_callback_info info) {
+  napi_value value;
+  int fd;
+  if (!read_arguments(env, info, 1, &value) || !read_descriptor(env, value, &fd)) return NULL;
+  // Interrupted or not, Linux has closed it; a second close could hit a descriptor that another thread just got.
+  if (close(fd) != 0 && errno != EINTR) return throw_system_error(env, errno, "close", "close descriptor %d", fd);
+  return NULL;
+}

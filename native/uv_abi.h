@@ -1,0 +1,32 @@
+// The few functions of libuv that watch.c needs. Node exports them to addons, but its headers are not in the package
+// that gives us Node-API's, so they are declared here. Names, argument types and the values below are part of
+// libuv 1.x's ABI, which has not changed for existing symbols since 1.0; every Node with Node-API 8 has libuv 1.x.
+//
+// Handles are opaque: their size depends on the version and the platform, so it is asked of uv_handle_size() at run time.
+
+#pragma once
+
+#include <stddef.h>
+
+typedef struct uv_loop_s uv_loop_t;
+typedef struct uv_handle_s uv_handle_t;
+typedef struct uv_poll_s uv_poll_t;
+
+typedef void (*uv_close_cb)(uv_handle_t *handle);
+typedef void (*uv_poll_cb)(uv_poll_t *handle, int status, int events);
+
+// Of enum uv_handle_type: UNKNOWN 0, ASYNC 1, CHECK 2, FS_EVENT 3, FS_POLL 4, HANDLE 5, IDLE 6, NAMED_PIPE 7, POLL 8.
+typedef enum { UV_POLL = 8 } uv_handle_type;
+
+// Of enum uv_poll_event.
+enum { UV_READABLE = 1, UV_DISCONNECT = 4 };
+
+size_t uv_handle_size(uv_handle_type type);
+void *uv_handle_get_data(const uv_handle_t *handle);
+void uv_handle_set_data(uv_handle_t *handle, void *data);
+void uv_ref(uv_handle_t *handle);
+void uv_unref(uv_handle_t *handle);
+void uv_close(uv_handle_t *handle, uv_close_cb on_close);
+
+int uv_poll_init(uv_loop_t *loop, uv_poll_t *handle, int fd);
+int uv_poll_start(uv_poll_t *handle, int events, uv_poll_cb on_event);

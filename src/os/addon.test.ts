@@ -1,0 +1,148 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { copyFileSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import test from "node:test";
+import { isSystemError, loadAddon, requireAddon, type Addon } from "./addon.js";
+import { descriptorCount, runChildOk, scratchFolder, skip, systemError } from "./fixture.test.util.js";
+
+test("the addon is loaded once", { skip }, () => {
+  assert.equal(loadAddon(), loadAddon());
+  assert.equal(requireAddon(), loadAddon().addon);
+});
+
+test("ISTHMUS_ADDON=none turns the addon off, and the reason says so", () => {
+  const url = new URL("./addon.js", import.meta.url).href;
+  const code = `
+    const { loadAddon, requireAddon } = await import(${JSON.stringify(url)});
+    console.log(loadAddon().addon, loadAddon().reason);
+    try { requireAddon(); } catch (error) { console.log(error.message); }`;
+  const child = spawnSync(process.execPath, ["--input-type=module", "-e", code], {
+    env: { ...process.env, ISTHMUS_ADDON: "none" },
+    encoding: "utf8",
+  });
+  assert.deepEqual(child.stdout.trim().split("\n"), [
+    "undefined turned off by the environment variable ISTHMUS_ADDON=none",
+    "isthmus: the native addon is not available: turned off by the environment variable ISTHMUS_ADDON=none",
+  ]);
+});
+
+test("a compiled addon goes before a prebuilt one, one that loads before one that does not, and the reason names the place", { skip }, (context) => {
+  const folder = scratchFolder(context);
+  const [own, built, prebuilt] = ["dist/src/os", "build", `prebuilds/linux-${process.arch}`].map((path) => join(folder, path));
+  for (const path of [own, built, prebuilt]) mkdirSync(path, { recursive: true });
+  writeFileSync(join(folder, "package.json"), '{ "type": "module" }');
+  copyFileSync(new URL("./addon.js", import.meta.url), join(own, "addon.js"));
+  const load = () => {
+    const code = `const { loadAddon } = await import("./addon.js"); const { addon, reason } = loadAddon(); console.log(reason ?? addon.pageSize());`;
+    return spawnSync(process.execPath, ["--input-type=module", "-e", code], { cwd: own, encoding: "utf8" }).stdout.trim();
+  };
+  const arch = process.arch;
+  assert.equal(load(), `no prebuilt addon for linux-${arch} and none was compiled; run npm run build with a C compiler`);
+  writeFileSync(join(built, "isthmus.node"), "not an addon");
+  assert.match(load(), /^build\/isthmus\.node does not load: .*file too short/);
+  const working = ["build/isthmus.node", `prebuilds/linux-${arch}/isthmus.node`].find((path) => existsSync(new URL(`../../../${path}`, import.meta.url)));
+  copyFileSync(new URL(`../../../${working!}`, import.meta.url), join(prebuilt, "isthmus.node"));
+  assert.match(load(), /^\d+$/);
+});
+
+test("a failed system call has code, errno, syscall and a message for people", { skip }, () => {
+  assert.throws(
+    () => requireAddon().connectSocket("/nowhere/x.sock"),
+    (error) => {
+      assert.ok(isSystemError(error));
+      assert.equal(error.code, "ENOENT");
+      assert.equal(error.errno, -2);
+      assert.equal(error.syscall, "connect");
+      assert.equal(error.message, "connect to /nowhere/x.sock: No such file or directory (ENOENT)");
+      return true;
+    },
+  );
+  assert.equal(isSystemError(new Error("plain")), false);
+  assert.equal(isSystemError({ code: "ENOENT", errno: -2, syscall: "open" }), false);
+});
+
+test("arguments that make no sense throw before any system call", { skip }, () => {
+  const addon = requireAddon();
+  const any = addon as unknown as Record<keyof Addon, (...values: unknown[]) => unknown>;
+  const before = descriptorCount();
+  for (const descriptor of [-1, 0.5, NaN, Infinity, 2 ** 31]) {
+    assert.throws(() => any.closeDescriptor(descriptor), RangeError, String(descriptor));
+    assert.throws(() => any.watch(descriptor, () => {}), RangeError);
+    assert.throws(() => any.clearDoorbell(descriptor), RangeError);
+  }
+  assert.throws(() => any.closeDescriptor("3"), TypeError);
+  assert.throws(() => any.closeDescriptor(), TypeError);
+  for (const byteLength of [-1, 1.5, NaN, 2 ** 53]) {
+    assert.throws(() => any.createSegment("x", byteLength), RangeError);
+    assert.throws(() => any.commitPages(0, byteLength, 1), RangeError);
+  }
+  assert.throws(() => any.createSegment(1, 1), TypeError);
+  assert.throws(() => any.mapSegment(0, 4096, 0), TypeError);
+  assert.throws(() => any.detachMapping(new Uint8Array(1)), TypeError);
+  assert.throws(() => any.sendMessage(0, new Uint16Array(1), []), TypeError);
+  assert.throws(() => any.sendMessage(0, new Uint8Array(1), {}), TypeError);
+  assert.throws(() => any.sendMessage(0, new Uint8Array(1), [-1]), RangeError);
+  assert.throws(() => any.sendMessage(0, new Uint8Array(1), new Array(17).fill(0)), RangeError);
+  assert.throws(() => any.sendMessage(0, new Uint8Array(0), [0]), RangeError);
+  assert.throws(() => any.receiveMessage(0, new Uint8Array(0)), RangeError);
+  assert.throws(() => any.watch(0, undefined), TypeError);
+  assert.throws(() => any.closeWatch({}), TypeError);
+  assert.throws(() => any.refWatch(undefined), TypeError);
+  assert.throws(() => any.bindSocket("/tmp/x", 0o10000, -1), RangeError);
+  assert.throws(() => any.bindSocket("/tmp/x", 0o600, -2), RangeError);
+  assert.equal(any.ringDoorbell("3"), -22);
+  assert.equal(any.ringDoorbell(NaN), -22);
+  assert.equal(descriptorCount(), before);
+});
+
+test("a folder is locked once, within a process and across processes", { skip }, async (context) => {
+  const addon = requireAddon();
+  const folder = scratchFolder(context);
+  const tryInChild = `console.log(addon.lockDirectory(${JSON.stringify(folder)}) >= 0 ? "locked" : "held")`;
+  const lock = addon.lockDirectory(folder);
+  assert.ok(lock >= 0);
+  const before = descriptorCount();
+  assert.equal(addon.lockDirectory(folder), -1);
+  assert.equal(descriptorCount(), before);
+  assert.equal(await runChildOk(tryInChild), "held");
+  addon.closeDescriptor(lock);
+  assert.equal(await runChildOk(tryInChild), "locked");
+  const again = addon.lockDirectory(folder);
+  assert.ok(again >= 0);
+  addon.closeDescriptor(again);
+});
+
+test("locking what is no folder says what is wrong", { skip }, () => {
+  const addon = requireAddon();
+  assert.throws(() => addon.lockDirectory("/nowhere"), systemError("ENOENT", /^open directory \/nowhere: /));
+  assert.throws(() => addon.lockDirectory("/proc/self/maps"), systemError("ENOTDIR"));
+});
+
+test("affinity is that of this thread", { skip }, async (context) => {
+  const cpus = requireAddon().affinity();
+  assert.ok(cpus.length > 0);
+  assert.deepEqual(cpus, [...cpus].sort((a, b) => a - b));
+  const last = cpus.at(-1)!;
+  if (spawnSync("taskset", ["--version"]).error !== undefined) return context.skip("no taskset");
+  const output = await runChildOk("console.log(JSON.stringify(addon.affinity()))", { shell: `taskset -c ${last} "$@"` });
+  assert.deepEqual(JSON.parse(output), [last]);
+});
+
+test("out of descriptors, the message says how to raise the limit, and a spare helps out once", { skip }, async () => {
+  const output = await runChildOk(
+    `
+    const held = [];
+    let error;
+    try { for (;;) held.push(addon.openSpare()); } catch (caught) { error = caught; }
+    console.log(error.code + "|" + error.message);
+    try { addon.createSegment("full", 4096); } catch (caught) { console.log(caught.code + "|" + caught.syscall); }
+    addon.closeDescriptor(held.pop());
+    const fd = addon.createSegment("fits", 4096);
+    addon.closeDescriptor(fd);`,
+    { shell: 'ulimit -n 48; exec "$@"' },
+  );
+  const [spare, segment] = output.split("\n");
+  assert.match(spare, /^EMFILE\|open a spare descriptor: Too many open files \(EMFILE\); raise .*ulimit -n/);
+  assert.equal(segment, "EMFILE|memfd_create");
+});
