@@ -37,6 +37,8 @@ NAPI_MODULE_INIT() {
       {"unrefWatch", unref_watch},
       {"closeWatch", close_watch},
       {"lockDirectory", lock_directory},
+      {"yieldThread", yield_thread},
+      {"currentCpu", current_cpu},
       {"openSpare", open_spare},
       {"affinity", affinity},
   };

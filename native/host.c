@@ -34,6 +34,20 @@ napi_value lock_directory(napi_env env, napi_callback_info info) {
   return result;
 }
 
+napi_value yield_thread(napi_env env, napi_callback_info info) {
+  (void)env;
+  (void)info;
+  // On Linux it cannot fail.
+  sched_yield();
+  return NULL;
+}
+
+napi_value current_cpu(napi_env env, napi_callback_info info) {
+  (void)info;
+  // Fails only where the kernel has no such call; no CPU is ever number -1, so nothing is taken for shared then.
+  return make_integer(env, sched_getcpu());
+}
+
 napi_value open_spare(napi_env env, napi_callback_info info) {
   (void)info;
   // A descriptor of no use but to take a place in the table; "/" is there in every namespace, /dev/null is not.

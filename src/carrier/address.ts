@@ -7,7 +7,7 @@ const PATH_BYTES_MAX = 107;
 /** @returns the socket path. @throws ConnectError `InvalidArgument` that says what an address looks like */
 export function parseAddress(address: string): string {
   const invalid = (problem: string) =>
-    new ConnectError(`address ${JSON.stringify(address)}: ${problem}`, Code.InvalidArgument);
+    new ConnectError(`address ${typeof address === "string" ? JSON.stringify(address) : String(address)}: ${problem}`, Code.InvalidArgument);
   if (typeof address !== "string" || address === "") throw invalid("expected a socket path or unix:PATH");
   const scheme = /^([a-z][a-z0-9+.-]+):/i.exec(address)?.[1].toLowerCase();
   if (scheme === "http" || scheme === "https") {

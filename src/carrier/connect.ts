@@ -7,19 +7,24 @@ import { isSystemError } from "../os/addon.js";
 import type { Link, LinkOptions } from "./handshake.js";
 import { ControlSocket, greet } from "./handshake.js";
 
-/** @throws ConnectError */
-export async function connect(addon: Addon, path: string, options: LinkOptions): Promise<Link> {
+/**
+ * @param signal gives up; its reason is a ConnectError
+ * @throws ConnectError
+ */
+export async function connect(addon: Addon, path: string, options: LinkOptions, signal: AbortSignal): Promise<Link> {
   const abort = new AbortController();
+  const onAbort = () => abort.abort(signal.reason);
+  signal.addEventListener("abort", onAbort, { once: true });
+  let connected = false;
   const timer = setTimeout(() => {
-    abort.abort(
-      new ConnectError(
-        `connect to ${path}: no answer to the handshake within ${options.handshakeTimeoutMs} ms; is this an Isthmus server, and is its event loop alive?`,
-        Code.Unavailable,
-      ),
-    );
+    const text = connected
+      ? `no answer to the handshake within ${options.handshakeTimeoutMs} ms; is this an Isthmus server, and is its event loop alive?`
+      : "the server's backlog of connections stays full; is its event loop alive?";
+    abort.abort(new ConnectError(text, Code.Unavailable));
   }, options.handshakeTimeoutMs);
   try {
     const descriptor = await open(addon, path, abort.signal);
+    connected = true;
     const socket = makeSocket(addon, path, descriptor);
     return await greet(addon, socket, options, abort.signal);
   } catch (error) {
@@ -28,6 +33,7 @@ export async function connect(addon: Addon, path: string, options: LinkOptions):
     throw new ConnectError(`connect to ${path}: ${failure.rawMessage}`, failure.code, undefined, undefined, error);
   } finally {
     clearTimeout(timer);
+    signal.removeEventListener("abort", onAbort);
   }
 }
 
@@ -48,9 +54,7 @@ async function open(addon: Addon, path: string, signal: AbortSignal): Promise<nu
       if (!isSystemError(error) || error.code !== "EAGAIN") throw connectError(path, error);
     }
     await sleep(delayMs);
-    if (signal.aborted) {
-      throw new ConnectError(`connect to ${path}: the server's backlog of connections stays full; is its event loop alive?`, Code.Unavailable);
-    }
+    signal.throwIfAborted();
   }
 }
 

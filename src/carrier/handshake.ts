@@ -178,17 +178,20 @@ export async function greet(addon: Addon, socket: ControlSocket, options: LinkOp
   try {
     const peer = addon.peerCredentials(socket.descriptor);
     own = createOwnMemory(addon, options.geometry);
-    socket.send(
-      {
-        kind: "hello",
-        minVersion: PROTOCOL_VERSION_MIN,
-        maxVersion: PROTOCOL_VERSION_MAX,
-        featuresSupported: FEATURES_SUPPORTED,
-        featuresRequired: 0,
-        maxStreams: options.maxStreams,
-      },
-      [own.ringDescriptor, own.arenaDescriptor],
-    );
+    const hello: HandshakeMessage = {
+      kind: "hello",
+      minVersion: PROTOCOL_VERSION_MIN,
+      maxVersion: PROTOCOL_VERSION_MAX,
+      featuresSupported: FEATURES_SUPPORTED,
+      featuresRequired: 0,
+      maxStreams: options.maxStreams,
+    };
+    try {
+      socket.send(hello, [own.ringDescriptor, own.arenaDescriptor]);
+    } catch (error) {
+      // A server that refuses this peer does not wait for its greeting; why it refused is still there to be read.
+      if (!isSystemError(error) || error.code !== "EPIPE") throw error;
+    }
     own.descriptorsSent();
     const answer = await socket.receive(received, signal);
     if (answer.kind === "refused") throw new ConnectError(answer.message, statusCode(answer.code));

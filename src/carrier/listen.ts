@@ -8,7 +8,7 @@
  * LISTEN-3  On close the path is removed only if it is still our socket.
  */
 import { randomBytes } from "node:crypto";
-import { closeSync, lstatSync, openSync, renameSync, unlinkSync } from "node:fs";
+import { lstatSync, renameSync, unlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -26,7 +26,8 @@ export interface ListenOptions {
 
 export interface Listener {
   readonly path: string;
-  close(): void;
+  /** Accepts nothing more from now on; resolves when the path is gone too. */
+  close(): Promise<void>;
 }
 
 const BACKLOG = 1024;
@@ -85,7 +86,7 @@ function serve(addon: Addon, path: string, socket: number, onSocket: (descriptor
   let closed = false;
   let watch: WatchHandle;
   /** Kept so that a client can be told "out of descriptors" instead of waiting in the backlog. */
-  let spare: number | undefined = openSync("/dev/null", "r");
+  let spare: number | undefined = addon.openSpare();
   let resuming: NodeJS.Timeout | undefined;
   const accept = () => {
     for (;;) {
@@ -95,11 +96,11 @@ function serve(addon: Addon, path: string, socket: number, onSocket: (descriptor
         onSocket(descriptor);
       } catch (error) {
         try {
-          if (spare !== undefined) closeSync(spare);
+          if (spare !== undefined) addon.closeDescriptor(spare);
           spare = undefined;
           const descriptor = addon.acceptSocket(socket);
           if (descriptor >= 0) onSpare(descriptor, error as Error);
-          spare = openSync("/dev/null", "r");
+          spare = addon.openSpare();
         } catch {
           // Not even the reserve: whoever waits stays in the backlog.
         }
@@ -117,24 +118,28 @@ function serve(addon: Addon, path: string, socket: number, onSocket: (descriptor
   start();
   return {
     path,
-    close() {
+    async close() {
       if (closed) return;
       closed = true;
       if (resuming === undefined) addon.closeWatch(watch);
       else clearTimeout(resuming);
-      addon.closeDescriptor(socket);
-      if (spare !== undefined) closeSync(spare);
-      removePath(addon, path, ino, dev);
+      if (spare !== undefined) addon.closeDescriptor(spare);
+      try {
+        // While our socket is open no other can have its inode number, so what is removed is ours.
+        for (let waitedMs = 0; !removePath(addon, path, ino, dev) && waitedMs < LOCK_PATIENCE_MS; waitedMs += 5) await sleep(5);
+      } finally {
+        addon.closeDescriptor(socket);
+      }
     },
   };
 }
 
-/** LISTEN-3. Under the lock, or a server that starts right now could lose its socket; if that one holds it, it replaces ours anyway. */
-function removePath(addon: Addon, path: string, ino: number, dev: number): void {
+/** LISTEN-3. Under the lock, or a server that starts right now could lose its socket. False: another process holds it. */
+function removePath(addon: Addon, path: string, ino: number, dev: number): boolean {
   let lock = -1;
   try {
     lock = addon.lockDirectory(dirname(path));
-    if (lock < 0) return;
+    if (lock < 0) return false;
     const now = lstatSync(path);
     if (now.ino === ino && now.dev === dev) unlinkSync(path);
   } catch {
@@ -142,6 +147,7 @@ function removePath(addon: Addon, path: string, ino: number, dev: number): void 
   } finally {
     if (lock >= 0) addon.closeDescriptor(lock);
   }
+  return true;
 }
 
 async function lockDirectoryOf(addon: Addon, path: string): Promise<number> {

@@ -3,19 +3,26 @@
  * and between the user's continuations looks again for as long as that pays; then it lets the connections park and
  * sleeps in libuv until a doorbell rings or somebody sends.
  *
- * POLL-1  Within one turn of the event loop it runs for at most `budgetMicros`, counted from the turn's first activity
+ * POLL-1  Within one turn of the event loop it runs for at most `BUDGET_MICROS`, counted from the turn's first activity
  *         and not renewed by work found; then the loop turns, so timers, I/O and `process.nextTick` are never starved.
  * POLL-2  It never blocks a continuation: after work it yields several microtasks before it looks in a tight loop, and
  *         that loop is short (about a microsecond).
  * POLL-3  It runs in the async context of this module's load. SUBTLE: were it started from a user's call, the drain, and
  *         with it every handler and every resolved promise, would inherit that user's AsyncLocalStorage stores.
  */
+import type { Addon } from "../os/addon.js";
+import { loadAddon } from "../os/addon.js";
+import { LoadGauge } from "../os/load.js";
+import type { Patience } from "./patience.js";
 
 export interface Pollable {
   /** Set by the poller. */
   awake: boolean;
-  /** How long polling for this connection may wait for work, in microseconds; 0: not at all. */
-  readonly pollMicros: number;
+  /** Whether the core was given away since there was work. Set by the poller. */
+  yielded: boolean;
+  readonly patience: Patience;
+  /** Whether anything is waited for: a client with no call open waits for nothing, a server always for requests. */
+  readonly expecting: boolean;
   /** Shows what was written. Runs no user code. */
   flush(): void;
   /** Shows what was written and drains what arrived. True if there was anything. Must not throw. */
@@ -26,27 +33,24 @@ export interface Pollable {
   tryPark(): boolean;
   /** Publishes "awake". */
   wake(): void;
+  /** Publishes which CPU this side runs on. */
+  runsOn(cpu: number): void;
+  /** Whether the peer ran last on the CPU that this side runs on. */
+  sharesCore(): boolean;
 }
 
 /** A turn of the event loop is spent polling for at most this long. */
-export const BUDGET_MICROS_MAX = 200;
-/** The longest wait for work, over any number of turns, that is spent looking instead of asleep. */
-export const WINDOW_MICROS_DEFAULT = 200;
-export const WINDOW_MICROS_MAX = 1000;
-/** The shortest, while polling pays at all. */
-const WINDOW_MICROS_MIN = 20;
+const BUDGET_MICROS = 200;
 /** Microtasks to yield after work before looking in a tight loop: what a reply takes to get through user code. */
 const HOPS = 12;
 const LOOKS_PER_BURST = 24;
-/** A burst of looks takes about a microsecond; one that took this long was interrupted by another process. */
-const PREEMPTED_MICROS = 40;
-const SCORE_MAX = 8;
-const MISS_COST = 2;
-const PREEMPTION_COST = 3;
-const PENALTY_MILLIS_MIN = 1;
-const PENALTY_MILLIS_MAX = 256;
+/** Who was given the core for longer than this was not a peer with an answer. */
+const YIELD_MILLIS_MAX = 0.5;
+const YIELD_PAUSE_MILLIS = 256;
 
 export class Poller {
+  private readonly addon: Addon | undefined;
+  private readonly load = new LoadGauge();
   private readonly awakeList: Pollable[] = [];
   private resume: (() => void) | undefined;
   private turning = false;
@@ -54,6 +58,7 @@ export class Poller {
   private turnStart = 0;
   private turnOpen = false;
   private onTurnEnd: (() => void) | undefined;
+  private yieldAgainAt = 0;
   private readonly closeTurn = () => {
     this.turnOpen = false;
     const resume = this.onTurnEnd;
@@ -61,16 +66,9 @@ export class Poller {
     resume?.();
   };
 
-  // How long to look, and whether to look at all, is learnt from how long work was waited for: the window follows the
-  // longest recent wait that it could have covered; a look that finds something scores, a window spent for nothing costs.
-  private expectedMillis = WINDOW_MICROS_MIN / 1000;
-  private score = SCORE_MAX / 2;
-  private penaltyMillis = PENALTY_MILLIS_MIN;
-  private pausedUntil = 0;
-  /** Waits in a row that ended so soon that a window could have covered them. */
-  private soonWakes = 0;
-
   constructor() {
+    // Without the addon there is nothing to poll for.
+    this.addon = loadAddon().addon;
     // Not awaited: it runs for as long as the event loop does and handles its own errors.
     void this.run();
   }
@@ -92,6 +90,7 @@ export class Poller {
   private activate(pollable: Pollable): void {
     pollable.awake = true;
     pollable.wake();
+    pollable.patience.wake(performance.now(), pollable.expecting);
     this.awakeList.push(pollable);
     const resume = this.resume;
     if (resume !== undefined) {
@@ -109,61 +108,59 @@ export class Poller {
 
   private async run(): Promise<void> {
     let hops = 0;
-    let lastWork = 0;
-    /** How long was looked in vain before parking; 0 if not at all. */
-    let spentMillis = 0;
-    let looked = false;
     for (;;) {
       if (this.awakeList.length === 0) {
         await new Promise<void>((resolve) => {
           this.resume = resolve;
         });
-        const woken = performance.now();
-        this.noteSleep(woken - lastWork, spentMillis, woken);
-        this.openTurn(woken);
-        lastWork = woken;
-        spentMillis = 0;
+        if (!this.turnOpen) this.startTurn();
         hops = 0;
       }
       const found = this.stepAll();
-      const now = performance.now();
-      if (found) {
-        if (looked) this.noteHit(now - lastWork);
-        looked = false;
-        lastWork = now;
-        hops = 0;
-      }
-      if (this.turnOpen && now - this.turnStart >= BUDGET_MICROS_MAX / 1000) {
-        this.turning = true;
-        await new Promise<void>((resolve) => {
-          this.onTurnEnd = resolve;
-        });
-        this.turning = false;
-        const turned = performance.now();
-        this.openTurn(turned);
-        // Time that went to the rest of the program does not count as fruitless.
-        lastWork += turned - now;
-        hops = 0;
-      } else if (hops < HOPS) {
+      if (!found && hops < HOPS) {
         hops++;
         await null;
-      } else if (now - lastWork >= this.windowMillis(now)) {
-        if (looked) spentMillis = now - lastWork;
-        looked = false;
-        this.parkAll();
-      } else {
-        looked = true;
-        if (!this.lookInPlace() && performance.now() - now > PREEMPTED_MICROS / 1000) this.pay(PREEMPTION_COST, now);
-        await null;
+        continue;
       }
+      if (found) hops = 0;
+      const now = performance.now();
+      if (now - this.turnStart >= BUDGET_MICROS / 1000) {
+        await this.letLoopTurn(now);
+        hops = 0;
+        continue;
+      }
+      if (!found && this.parkImpatient(now)) this.lookInPlace();
+      if (this.awakeList.length > 0) await null;
     }
   }
 
-  /** SUBTLE: an immediate ends the turn even if polling stops before; else a later start in the same turn would renew the budget. */
-  private openTurn(now: number): void {
+  /** Ends this turn and starts the budget of the next. */
+  private async letLoopTurn(now: number): Promise<void> {
+    this.turning = true;
+    this.openTurn();
+    await new Promise<void>((resolve) => {
+      this.onTurnEnd = resolve;
+    });
+    this.turning = false;
+    this.startTurn();
+    for (const pollable of this.awakeList) pollable.patience.away(this.turnStart - now);
+  }
+
+  private startTurn(): void {
+    this.turnStart = performance.now();
+    if (this.addon === undefined) return;
+    const cpu = this.addon.currentCpu();
+    for (const pollable of this.awakeList) pollable.runsOn(cpu);
+  }
+
+  /**
+   * From now on the turn counts: it is over when the event loop has come round. SUBTLE: a turn is opened before the first
+   * look in place, and stays open after parking; a start later in the same turn would renew the budget else. A turn in
+   * which nothing was looked for in place needs no end: it cost a few microseconds, and an immediate costs more.
+   */
+  private openTurn(): void {
     if (this.turnOpen) return;
     this.turnOpen = true;
-    this.turnStart = now;
     setImmediate(this.closeTurn);
   }
 
@@ -171,70 +168,58 @@ export class Poller {
     let found = false;
     const list = this.awakeList;
     for (let i = 0; i < list.length; i++) {
-      if (list[i].step()) found = true;
+      const pollable = list[i];
+      if (!pollable.step()) continue;
+      found = true;
+      pollable.yielded = false;
+      pollable.patience.work(performance.now());
     }
     return found;
   }
 
-  private lookInPlace(): boolean {
+  /** Lets the connections sleep that have waited long enough. True if one is left to look for. */
+  private parkImpatient(now: number): boolean {
+    const list = this.awakeList;
+    const overloaded = this.load.overloaded(now);
+    let kept = 0;
+    let looking = false;
+    let yielding = false;
+    for (let i = 0; i < list.length; i++) {
+      const pollable = list[i];
+      const sharesCore = pollable.sharesCore();
+      if (sharesCore && !pollable.yielded && now >= this.yieldAgainAt) {
+        // The peer cannot answer while we run; often it has by the time we run again, and then neither side had to
+        // sleep and be woken.
+        pollable.yielded = true;
+        yielding = true;
+      } else if (!sharesCore && !overloaded && pollable.expecting && pollable.patience.lasts(now)) {
+        looking = true;
+      } else if (pollable.tryPark()) {
+        pollable.awake = false;
+        pollable.patience.sleep(now);
+        continue;
+      }
+      list[kept++] = pollable;
+    }
+    list.length = kept;
+    if (yielding) this.yieldCore(now);
+    if (looking) this.openTurn();
+    return looking && !yielding;
+  }
+
+  private yieldCore(now: number): void {
+    this.addon?.yieldThread();
+    // The core went to somebody who kept it: not tried again for a while.
+    if (performance.now() - now > YIELD_MILLIS_MAX) this.yieldAgainAt = now + YIELD_PAUSE_MILLIS;
+  }
+
+  private lookInPlace(): void {
     const list = this.awakeList;
     for (let look = 0; look < LOOKS_PER_BURST; look += list.length) {
       for (let i = 0; i < list.length; i++) {
-        if (list[i].hasWork()) return true;
+        if (list[i].hasWork()) return;
       }
     }
-    return false;
-  }
-
-  private parkAll(): void {
-    const list = this.awakeList;
-    let kept = 0;
-    for (let i = 0; i < list.length; i++) {
-      const pollable = list[i];
-      if (pollable.tryPark()) pollable.awake = false;
-      else list[kept++] = pollable;
-    }
-    list.length = kept;
-  }
-
-  /** The longest window that any awake connection allows. */
-  private allowedMillis(): number {
-    let micros = 0;
-    for (const pollable of this.awakeList) micros = Math.max(micros, pollable.pollMicros);
-    return micros / 1000;
-  }
-
-  private windowMillis(now: number): number {
-    if (this.score <= 0) {
-      if (now < this.pausedUntil || this.soonWakes < 2) return 0;
-      this.score = 1;
-    }
-    return Math.min(Math.max(this.expectedMillis * 1.5, WINDOW_MICROS_MIN / 1000), this.allowedMillis());
-  }
-
-  /** Work was found by looking, after `waitedMillis`. */
-  private noteHit(waitedMillis: number): void {
-    this.expectedMillis = Math.max(waitedMillis, this.expectedMillis * 0.98);
-    if (this.score < SCORE_MAX && ++this.score === SCORE_MAX) this.penaltyMillis = PENALTY_MILLIS_MIN;
-  }
-
-  /** Asleep, work was waited for `waitedMillis`, of which `spentMillis` were spent looking. */
-  private noteSleep(waitedMillis: number, spentMillis: number, now: number): void {
-    const allowed = this.allowedMillis();
-    const soon = waitedMillis < allowed;
-    this.soonWakes = soon ? this.soonWakes + 1 : 0;
-    const couldGrow = soon && this.expectedMillis < allowed * 0.9;
-    if (soon) this.expectedMillis = Math.max(waitedMillis, this.expectedMillis * 0.98);
-    if (spentMillis > 0 && !couldGrow) this.pay(MISS_COST, now);
-  }
-
-  private pay(cost: number, now: number): void {
-    if (this.score <= 0) return;
-    this.score -= cost;
-    if (this.score > 0) return;
-    this.pausedUntil = now + this.penaltyMillis;
-    this.penaltyMillis = Math.min(this.penaltyMillis * 2, PENALTY_MILLIS_MAX);
-    this.soonWakes = 0;
   }
 }
 

@@ -8,6 +8,7 @@
  * SHM-3  The work of one step is bounded (`STEP_COPY_BYTES`), so POLL-1 holds with large payloads too.
  */
 import { Arena } from "../memory/arena.js";
+import { CpuHint } from "../memory/cpu-hint.js";
 import { AWAIT, Bell, Sleeper } from "../memory/doorbell.js";
 import { ARENA_UNIT_BYTES, FRAME_ALIGNMENT, RING_DATA_OFFSET } from "../memory/layout.js";
 import { ReleaseReader, ReleaseWriter } from "../memory/releases.js";
@@ -17,6 +18,7 @@ import { Violation } from "../memory/violation.js";
 import type { WordAccess } from "../memory/words.js";
 import { BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, MESSAGE_BYTES_MAX } from "../wire/frame.js";
 import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, ReceivedFrame } from "./carrier.js";
+import { Patience } from "./patience.js";
 import type { Pollable } from "./poller.js";
 import { poller } from "./poller.js";
 
@@ -40,6 +42,8 @@ const scratchWords = new Int32Array(scratch.buffer);
 const COPY_LOOP_BYTES_MAX = 512;
 /** Payload bytes that one step copies out of blocks before the poller looks at the clock again. */
 const STEP_COPY_BYTES = 1 << 20;
+/** An arena that nobody used for this long gives its memory back. */
+const TRIM_AFTER_MS = 10_000;
 /** Wake-ups in a row without a frame before the peer is told off (BELL-2 bounds them one by one, this in all). */
 const FRUITLESS_WAKES_MAX = 10_000;
 
@@ -49,8 +53,9 @@ export class ShmCarrier implements Carrier, Pollable {
   readonly ringWords: Int32Array;
   readonly arenaBytes: Uint8Array;
   awake = false;
+  yielded = false;
   closed = false;
-  readonly pollMicros: number;
+  readonly patience: Patience;
 
   private readonly memory: ConnectionMemory;
   private readonly line: DoorbellLine;
@@ -62,15 +67,18 @@ export class ShmCarrier implements Carrier, Pollable {
   private readonly releasesOut: ReleaseWriter;
   private readonly sleeper: Sleeper;
   private readonly bell: Bell;
+  private readonly cpuHint: CpuHint;
   private readonly peerRingBytes: Uint8Array;
   private readonly peerRingWords: Int32Array;
   private readonly peerArenaBytes: Uint8Array;
   private readonly releaseSlots: number;
   private awaiting: number = AWAIT.frames;
+  private servesPeer = false;
   private kept = false;
   private lineKept = false;
   private readonly onRelease = (unit: number, generation: number) => this.arena.release(unit, generation);
   private readonly frame: ReceivedFrame;
+  private trimTimer: NodeJS.Timeout | undefined;
   private ringsTaken = 0;
   private fruitlessWakes = 0;
   private framesSent = 0;
@@ -81,7 +89,7 @@ export class ShmCarrier implements Carrier, Pollable {
     const { ownRing, peerRing, ownArena, peerArena, ownGeometry, peerGeometry } = memory;
     this.memory = memory;
     this.line = line;
-    this.pollMicros = pollMicros;
+    this.patience = new Patience(pollMicros);
     this.ringBytes = new Uint8Array(ownRing, RING_DATA_OFFSET);
     this.ringWords = new Int32Array(ownRing, RING_DATA_OFFSET);
     this.peerRingBytes = new Uint8Array(peerRing, RING_DATA_OFFSET);
@@ -97,6 +105,7 @@ export class ShmCarrier implements Carrier, Pollable {
     this.releaseSlots = peerGeometry.releaseSlots;
     this.sleeper = new Sleeper(own, words);
     this.bell = new Bell(peer, words);
+    this.cpuHint = new CpuHint(own, peer, words);
     this.arena = new Arena(memory.ownPages, memory.budget, () => poller.touch(this));
     this.frame = {
       kind: 0,
@@ -114,9 +123,13 @@ export class ShmCarrier implements Carrier, Pollable {
     };
   }
 
-  /** Starts to deliver frames. */
-  start(receiver: FrameReceiver): void {
+  /**
+   * Starts to deliver frames.
+   * @param servesPeer whether frames may come unasked, as requests do; else only while `keepAlive` says that calls are open
+   */
+  start(receiver: FrameReceiver, servesPeer: boolean): void {
     this.receiver = receiver;
+    this.servesPeer = servesPeer;
     poller.touch(this);
   }
 
@@ -145,11 +158,15 @@ export class ShmCarrier implements Carrier, Pollable {
   }
 
   allocate(byteLength: number): number {
-    if (this.releasesIn.hasReleases()) this.releasesIn.collect(this.onRelease);
+    if (this.arena.outstanding > 0) this.collectReleases();
     // RELEASE-1: never more blocks out than the peer has slots to release them.
     if (this.arena.outstanding >= this.releaseSlots) return -1;
     const unit = this.arena.allocate(byteLength);
     return unit >= 0 || !this.arena.grow() ? unit : this.arena.allocate(byteLength);
+  }
+
+  private collectReleases(): void {
+    if (this.releasesIn.hasReleases()) this.releasesIn.collect(this.onRelease);
   }
 
   generationOf(unit: number): number {
@@ -179,6 +196,7 @@ export class ShmCarrier implements Carrier, Pollable {
     try {
       let found = this.writer.hasUnpublished;
       if (found) this.publish();
+      if (this.arena.outstanding > 0) this.collectReleases();
       if (this.drain()) found = true;
       if (!this.closed && this.awaiting !== AWAIT.frames && this.receiver!.onRoom()) {
         this.fruitlessWakes = 0;
@@ -192,6 +210,10 @@ export class ShmCarrier implements Carrier, Pollable {
     }
   }
 
+  get expecting(): boolean {
+    return this.kept || this.servesPeer;
+  }
+
   hasWork(): boolean {
     return !this.closed && (this.reader.hasFrames() || (this.awaiting !== AWAIT.frames && this.hasRoom()));
   }
@@ -201,13 +223,36 @@ export class ShmCarrier implements Carrier, Pollable {
     this.tellLine();
     this.sleeper.park(this.awaiting);
     // SYNC bell.park: looked at after the sleep word was stored (BELL-1).
-    if (!this.hasWork() && !this.writer.hasUnpublished) return true;
-    this.sleeper.wake();
-    return false;
+    if (this.hasWork() || this.writer.hasUnpublished) {
+      this.sleeper.wake();
+      return false;
+    }
+    if (this.arena.trimmableBytes > 0) this.trimLater();
+    return true;
+  }
+
+  /** Gives the arena's memory back if it is not used for a while. */
+  private trimLater(): void {
+    if (this.trimTimer !== undefined) return;
+    const { allocations } = this.arena;
+    this.trimTimer = setTimeout(() => {
+      this.trimTimer = undefined;
+      if (this.closed) return;
+      if (this.arena.allocations === allocations) this.arena.trim();
+      else if (!this.awake) this.trimLater();
+    }, TRIM_AFTER_MS).unref();
   }
 
   wake(): void {
     if (!this.closed) this.sleeper.wake();
+  }
+
+  runsOn(cpu: number): void {
+    if (!this.closed) this.cpuHint.publish(cpu);
+  }
+
+  sharesCore(): boolean {
+    return !this.closed && this.cpuHint.sharesCore();
   }
 
   private hasRoom(): boolean {
@@ -369,6 +414,7 @@ export class ShmCarrier implements Carrier, Pollable {
     if (this.closed) return;
     this.closed = true;
     poller.remove(this);
+    clearTimeout(this.trimTimer);
     this.line.close();
     this.arena.close();
     this.memory.close();

@@ -1,10 +1,11 @@
 /** Options that both ends share, and how they are checked. */
 import type { BinaryReadOptions, BinaryWriteOptions } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { WINDOW_MICROS_DEFAULT, WINDOW_MICROS_MAX } from "../carrier/poller.js";
+import { WINDOW_MICROS_DEFAULT, WINDOW_MICROS_MAX } from "../carrier/patience.js";
 import type { MessageCodecFactory } from "../codec/codec.js";
 import { createProtobufEsCodec } from "../codec/protobuf-es.js";
 import type { ArenaGeometry, RingGeometry } from "../memory/layout.js";
+import { arenaComplaint, ringComplaint } from "../memory/layout.js";
 import type { Addon } from "../os/addon.js";
 import { loadAddon } from "../os/addon.js";
 import { cpuQuotaCores } from "../os/cgroup.js";
@@ -61,16 +62,21 @@ export function checkLimits(limits: { readMaxBytes: number | undefined; writeMax
   return { readMaxBytes: Math.min(readMaxBytes, MESSAGE_BYTES_MAX), writeMaxBytes: Math.min(writeMaxBytes, MESSAGE_BYTES_MAX) };
 }
 
+/** @throws ConnectError `InvalidArgument` that says which sizes there may be */
 export function geometryOf(options: CommonOptions): RingGeometry & ArenaGeometry {
-  return {
+  const geometry = {
     ringBytes: options.memory?.ringBytes ?? RING_BYTES_DEFAULT,
     arenaBytes: options.memory?.arenaBytes ?? ARENA_BYTES_DEFAULT,
     releaseSlots: RELEASE_SLOTS,
   };
+  const complaint = ringComplaint(geometry) ?? arenaComplaint(geometry);
+  if (complaint !== undefined) throw new ConnectError(`option memory: ${complaint}`, Code.InvalidArgument);
+  return geometry;
 }
 
 export function handshakeTimeoutOf(options: CommonOptions): number {
-  return options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS_DEFAULT;
+  // Timers count no further: given more they fire at once.
+  return Math.min(options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS_DEFAULT, 2 ** 31 - 1);
 }
 
 export function pollMicrosOf(options: CommonOptions): number {

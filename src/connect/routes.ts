@@ -104,8 +104,8 @@ function intercept(spec: MethodImplSpec & { kind: "unary" }, path: string, inter
         return context.values;
       },
     });
-    takeHeaders(response.header, context.responseHeader);
-    takeHeaders(response.trailer, context.responseTrailer);
+    context.responseHeaderIfAny = response.header;
+    context.responseTrailerIfAny = response.trailer;
     return response.message;
   };
 }
@@ -116,10 +116,8 @@ function withRequest(context: CallContext, request: UnaryRequest): CallContext {
     signal: { get: () => request.signal },
     requestHeader: { get: () => request.header },
     values: { get: () => request.contextValues },
+    // SUBTLE: inherited, these would make the Headers on the new object, and what the handler sets would be lost.
+    responseHeader: { get: () => context.responseHeader },
+    responseTrailer: { get: () => context.responseTrailer },
   }) as CallContext;
-}
-
-function takeHeaders(from: Headers, to: Headers): void {
-  if (from === to) return;
-  from.forEach((value, name) => to.append(name, value));
 }

@@ -4,6 +4,7 @@ import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import { parseAddress } from "../carrier/address.js";
 import type { CarrierClosed } from "../carrier/carrier.js";
 import { ControlSocket, welcome } from "../carrier/handshake.js";
+import { inRootContext } from "../carrier/root-context.js";
 import type { Listener, ListenOptions } from "../carrier/listen.js";
 import { listen } from "../carrier/listen.js";
 import { createProtobufEsCodec } from "../codec/protobuf-es.js";
@@ -18,7 +19,7 @@ import { collectRoutes } from "./routes.js";
 export interface IsthmusServerOptions extends CommonOptions {
   /** Registers services, exactly as for any Connect server; may set options per service or method. */
   readonly routes: (router: ConnectRouter) => void;
-  /** Applied to every call, the last one first. */
+  /** Applied to every call, the first one outermost. A service's or method's own option replaces them. */
   readonly interceptors?: Interceptor[];
   /** Longest timeout a client may ask for, in milliseconds; a longer one is answered with `InvalidArgument`. */
   readonly maxTimeoutMs?: number;
@@ -66,7 +67,7 @@ const OVERFLOW_UID = 65534;
 const MAX_CONNECTIONS_DEFAULT = 1024;
 const CLOSE_TIMEOUT_MS_DEFAULT = 10_000;
 
-/** @throws whatever `routes` throws; ConnectError `FailedPrecondition` if `carrier` is "shm" and cannot be had */
+/** @throws whatever `routes` throws; ConnectError for limits and sizes that make no sense, and `FailedPrecondition` if `carrier` is "shm" and cannot be had */
 export function createIsthmusServer(options: IsthmusServerOptions): IsthmusServer {
   return new SharedMemoryServer(options);
 }
@@ -74,6 +75,7 @@ export function createIsthmusServer(options: IsthmusServerOptions): IsthmusServe
 class SharedMemoryServer implements IsthmusServer {
   private readonly options: IsthmusServerOptions;
   private readonly methods: ReadonlyMap<string, ServerMethod | string>;
+  private readonly geometry: ReturnType<typeof geometryOf>;
   private readonly listeners: Listener[] = [];
   private readonly connections = new Set<ServerConnection>();
   private readonly handshakes = new Set<AbortController>();
@@ -90,28 +92,31 @@ class SharedMemoryServer implements IsthmusServer {
       shutdownSignal: options.shutdownSignal,
       codecFor: (route) => (route?.binaryOptions === undefined || options.codec !== undefined ? codecOf(options) : createProtobufEsCodec(route.binaryOptions)),
     });
+    this.geometry = geometryOf(options);
+    const { maxStreams } = options;
+    if (maxStreams !== undefined && !(maxStreams >= 1)) throw new ConnectError(`maxStreams ${maxStreams} must be >= 1`, Code.InvalidArgument);
     if (options.carrier === "shm") requireSharedMemory();
   }
 
   async listen(address: string, listenOptions: ListenOptions = {}): Promise<void> {
-    if (this.closing) throw new ConnectError("the server is closed", Code.FailedPrecondition);
+    if (this.isClosing()) throw new ConnectError("the server is closed", Code.FailedPrecondition);
     const path = parseAddress(address);
     const addon = requireSharedMemory();
-    const listener = await listen(
-      addon,
-      path,
-      listenOptions,
-      (descriptor) => this.accept(addon, descriptor, undefined),
-      (descriptor, error) => {
-        this.accept(addon, descriptor, new ConnectError(`the server cannot take another connection: ${error.message}`, Code.ResourceExhausted));
-      },
-    );
+    const onSocket = (descriptor: number) => this.accept(addon, descriptor, undefined);
+    const onSpare = (descriptor: number, error: Error) => {
+      this.accept(addon, descriptor, new ConnectError(`the server cannot take another connection: ${error.message}`, Code.ResourceExhausted));
+    };
+    const listener = await inRootContext(() => listen(addon, path, listenOptions, onSocket, onSpare));
     this.listeners.push(listener);
+    if (this.isClosing()) {
+      await this.stopListening();
+      throw new ConnectError("the server was closed", Code.FailedPrecondition);
+    }
   }
 
   async close({ timeoutMs = CLOSE_TIMEOUT_MS_DEFAULT }: { timeoutMs?: number } = {}): Promise<void> {
     this.closing = true;
-    for (const listener of this.listeners.splice(0)) listener.close();
+    const stopped = this.stopListening();
     for (const handshake of this.handshakes) handshake.abort(new ConnectError("the server is shutting down", Code.Unavailable));
     const open = [...this.connections];
     const cutOff = setTimeout(() => {
@@ -119,6 +124,7 @@ class SharedMemoryServer implements IsthmusServer {
     }, timeoutMs);
     await Promise.all(open.map((connection) => connection.drain()));
     clearTimeout(cutOff);
+    await stopped;
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -129,6 +135,14 @@ class SharedMemoryServer implements IsthmusServer {
     let pendingCalls = 0;
     for (const connection of this.connections) pendingCalls += connection.pendingCalls;
     return { connections: this.connections.size, pendingCalls, refused: this.refused, violations: this.violations };
+  }
+
+  private isClosing(): boolean {
+    return this.closing;
+  }
+
+  private async stopListening(): Promise<void> {
+    await Promise.all(this.listeners.splice(0).map((listener) => listener.close()));
   }
 
   /** Takes the descriptor over. */
@@ -166,7 +180,7 @@ class SharedMemoryServer implements IsthmusServer {
         peer,
         refusal,
         {
-          geometry: geometryOf(options),
+          geometry: this.geometry,
           handshakeTimeoutMs: timeoutMs,
           pollMicros: pollMicrosOf(options),
           maxStreams: Math.min(options.maxStreams ?? SLOTS_MAX, SLOTS_MAX),
@@ -179,7 +193,7 @@ class SharedMemoryServer implements IsthmusServer {
         (reason) => this.onEnded(connection, reason),
       );
       this.connections.add(connection);
-      link.carrier.start(connection);
+      link.carrier.start(connection, true);
       if (this.closing) void connection.drain();
     } catch {
       // The client was told the reason, or is gone.

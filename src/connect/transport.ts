@@ -5,8 +5,11 @@ import type { ContextValues, Interceptor, StreamResponse, Transport, UnaryReques
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import { parseAddress } from "../carrier/address.js";
 import { connect } from "../carrier/connect.js";
+import { inRootContext } from "../carrier/root-context.js";
 import type { ClientMethod } from "../rpc/client.js";
-import { abortError, ClientConnection } from "../rpc/client.js";
+import { ClientConnection } from "../rpc/client.js";
+import { boundedTimeout, timedOut } from "../rpc/deadline.js";
+import { abortError } from "../rpc/errors.js";
 import { URL_BASE } from "../rpc/context.js";
 import { METHODS_MAX, SLOTS_MAX } from "../wire/frame.js";
 import type { CallLimits, CommonOptions } from "./options.js";
@@ -16,7 +19,7 @@ import { methodPath } from "./routes.js";
 export interface IsthmusTransportOptions extends CommonOptions {
   /** Where the server listens: a socket path, or `unix:PATH`. */
   readonly address: string;
-  /** Applied to every call, the last one first, as in Connect's transports. */
+  /** Applied to every call, the first one outermost, as in Connect's transports. */
   readonly interceptors?: Interceptor[];
   /** Deadline of calls that set none, in milliseconds; none by default. */
   readonly defaultTimeoutMs?: number;
@@ -52,7 +55,7 @@ export interface IsthmusTransport extends Transport, AsyncDisposable {
  * Creates a transport for Connect's `createClient`. The connection is made by the first call; after it was lost, by the
  * next one. The process stays alive only while calls are pending.
  *
- * @throws ConnectError `InvalidArgument` for an address that is none; `FailedPrecondition` if `carrier` is "shm" and
+ * @throws ConnectError `InvalidArgument` for an address that is none and for sizes of memory that make no sense; `FailedPrecondition` if `carrier` is "shm" and
  * shared memory cannot be had on this machine
  */
 export function createIsthmusTransport(options: IsthmusTransportOptions): IsthmusTransport {
@@ -63,6 +66,7 @@ class SharedMemoryTransport implements IsthmusTransport {
   private readonly options: IsthmusTransportOptions;
   private readonly path: string;
   private readonly limits: CallLimits;
+  private readonly geometry: ReturnType<typeof geometryOf>;
   private readonly interceptors: readonly Interceptor[];
   private readonly methods = new Map<DescMethod, ClientMethod>();
   private connection: ClientConnection | undefined;
@@ -71,18 +75,20 @@ class SharedMemoryTransport implements IsthmusTransport {
   private connecting: Promise<ClientConnection> | undefined;
   private waitingForConnection = 0;
   private connections = 0;
-  private closed = false;
+  /** Aborts when the transport is closed. */
+  private readonly closing = new AbortController();
 
   constructor(options: IsthmusTransportOptions) {
     this.options = options;
     this.path = parseAddress(options.address);
     this.limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
+    this.geometry = geometryOf(options);
     this.interceptors = options.interceptors ?? [];
     if (options.carrier === "shm") requireSharedMemory();
   }
 
   get state(): ConnectionState {
-    if (this.closed) return "closed";
+    if (this.closing.signal.aborted) return "closed";
     if (this.connection?.usable === true) return "ready";
     return this.connecting === undefined ? "idle" : "connecting";
   }
@@ -100,12 +106,16 @@ class SharedMemoryTransport implements IsthmusTransport {
     contextValues?: ContextValues,
   ): Promise<UnaryResponse<I, O>> {
     const timeout = timeoutMs ?? this.options.defaultTimeoutMs;
-    const clientMethod = this.methods.get(method) ?? this.addMethod(method);
-    const response =
-      this.interceptors.length === 0
-        ? this.call(clientMethod, input, header === undefined ? undefined : new Headers(header), timeout, signal)
-        : this.callIntercepted(clientMethod, input, header, timeout, signal, contextValues);
-    return response as Promise<UnaryResponse<I, O>>;
+    try {
+      const clientMethod = this.methods.get(method) ?? this.addMethod(method);
+      const response =
+        this.interceptors.length === 0
+          ? this.call(clientMethod, input, header === undefined ? undefined : new Headers(header), timeout, signal)
+          : this.callIntercepted(clientMethod, input, header, timeout, signal, contextValues);
+      return response as Promise<UnaryResponse<I, O>>;
+    } catch (error) {
+      return Promise.reject(error as Error);
+    }
   }
 
   stream<I extends DescMessage, O extends DescMessage>(method: DescMethodStreaming<I, O>): Promise<StreamResponse<I, O>> {
@@ -119,7 +129,7 @@ class SharedMemoryTransport implements IsthmusTransport {
   }
 
   close(): Promise<void> {
-    this.closed = true;
+    this.closing.abort(new ConnectError("the transport was closed", Code.Unavailable));
     this.connection?.close("the transport was closed");
     for (const connection of [...this.leaving]) connection.close("the transport was closed");
     return Promise.resolve();
@@ -162,22 +172,24 @@ class SharedMemoryTransport implements IsthmusTransport {
     timeoutMs: number | undefined,
     signal: AbortSignal | undefined,
   ): Promise<UnaryResponse> {
+    if (signal?.aborted === true) throw abortError(signal);
+    const timeout = boundedTimeout(timeoutMs);
     const start = performance.now();
     this.waitingForConnection++;
     let connection: ClientConnection;
     try {
-      connection = await raceCall(this.connect(), timeoutMs, signal);
+      connection = await raceCall(this.connect(), timeout, signal);
     } finally {
       this.waitingForConnection--;
     }
-    const left = timeoutMs === undefined || timeoutMs <= 0 ? undefined : Math.max(timeoutMs - (performance.now() - start), 1);
+    const left = timeout === undefined ? undefined : Math.max(timeout - (performance.now() - start), 1);
     return connection.call(method, input, header, left, signal);
   }
 
   /** The connection under way, or a new one: one attempt, whose failure is the failure of every call that waits for it. */
   private connect(): Promise<ClientConnection> {
-    if (this.closed) return Promise.reject(new ConnectError("the transport is closed", Code.Unavailable));
-    this.connecting ??= this.makeConnection().finally(() => {
+    if (this.closing.signal.aborted) return Promise.reject(new ConnectError("the transport is closed", Code.Unavailable));
+    this.connecting ??= inRootContext(() => this.makeConnection()).finally(() => {
       this.connecting = undefined;
     });
     return this.connecting;
@@ -185,12 +197,13 @@ class SharedMemoryTransport implements IsthmusTransport {
 
   private async makeConnection(): Promise<ClientConnection> {
     const addon = requireSharedMemory();
-    const link = await connect(addon, this.path, {
-      geometry: geometryOf(this.options),
+    const options = {
+      geometry: this.geometry,
       handshakeTimeoutMs: handshakeTimeoutOf(this.options),
       pollMicros: pollMicrosOf(this.options),
       maxStreams: SLOTS_MAX,
-    });
+    };
+    const link = await connect(addon, this.path, options, this.closing.signal);
     const connection: ClientConnection = new ClientConnection(link.carrier, { ...this.limits, maxStreams: link.maxStreams }, () =>
       this.onEnded(connection),
     );
@@ -198,8 +211,8 @@ class SharedMemoryTransport implements IsthmusTransport {
     if (previous !== undefined) this.leaving.add(previous);
     this.connection = connection;
     this.connections++;
-    link.carrier.start(connection);
-    if (this.closed) connection.close("the transport was closed");
+    link.carrier.start(connection, false);
+    if (this.closing.signal.aborted) connection.close("the transport was closed");
     return connection;
   }
 
@@ -218,15 +231,15 @@ class SharedMemoryTransport implements IsthmusTransport {
   ): Promise<UnaryResponse> {
     const schema = method.method.input;
     const message = isMessage(input, schema) ? input : create(schema, input as MessageInitShape<DescMessage>);
-    const scope = new CallScope(timeoutMs, signal);
+    const scope = new CallScope(boundedTimeout(timeoutMs), signal);
     let next = (async (request: UnaryRequest) => {
       const response = await this.call(method, request.message, request.header, scope.leftMs, request.signal);
       // Interceptors may spread it, so it has to be a plain object.
       const { stream, service, header, trailer } = response;
       return { stream, service, method: response.method, message: response.message, header, trailer };
     }) as ReturnType<Interceptor>;
-    for (const interceptor of [...this.interceptors].reverse()) next = interceptor(next);
     try {
+      for (const interceptor of [...this.interceptors].reverse()) next = interceptor(next);
       const response = await next({
         stream: false,
         service: method.method.parent,
@@ -248,7 +261,7 @@ class SharedMemoryTransport implements IsthmusTransport {
   }
 }
 
-/** Deadline and signal of a call with interceptors, as one signal that they can see. */
+/** Deadline and signal of a call with interceptors, as one signal that they can see; it also aborts when the call is over. */
 class CallScope {
   private readonly controller = new AbortController();
   private readonly deadline: number | undefined;
@@ -260,9 +273,9 @@ class CallScope {
     this.outer = outer;
     if (outer?.aborted === true) this.onAbort();
     else outer?.addEventListener("abort", this.onAbort, { once: true });
-    if (timeoutMs === undefined || timeoutMs <= 0) return;
+    if (timeoutMs === undefined) return;
     this.deadline = performance.now() + timeoutMs;
-    this.timer = setTimeout(() => this.controller.abort(new ConnectError("the operation timed out", Code.DeadlineExceeded)), timeoutMs);
+    this.timer = setTimeout(() => this.controller.abort(timedOut()), timeoutMs);
   }
 
   get signal(): AbortSignal {
@@ -277,24 +290,21 @@ class CallScope {
   end(): void {
     clearTimeout(this.timer);
     this.outer?.removeEventListener("abort", this.onAbort);
+    this.controller.abort();
   }
 }
 
 /** Waits for a connection no longer than the call's deadline and signal allow. */
 function raceCall<T>(promise: Promise<T>, timeoutMs: number | undefined, signal: AbortSignal | undefined): Promise<T> {
-  if ((timeoutMs === undefined || timeoutMs <= 0) && signal === undefined) return promise;
+  if (timeoutMs === undefined && signal === undefined) return promise;
   return new Promise<T>((resolve, reject) => {
     const onAbort = () => settle(() => reject(abortError(signal!)));
-    const timer =
-      timeoutMs !== undefined && timeoutMs > 0
-        ? setTimeout(() => settle(() => reject(new ConnectError("the operation timed out before there was a connection", Code.DeadlineExceeded))), timeoutMs)
-        : undefined;
+    const timer = timeoutMs === undefined ? undefined : setTimeout(() => settle(() => reject(timedOut(" before there was a connection"))), timeoutMs);
     const settle = (act: () => void) => {
       clearTimeout(timer);
       signal?.removeEventListener("abort", onAbort);
       act();
     };
-    if (signal?.aborted === true) return onAbort();
     signal?.addEventListener("abort", onAbort, { once: true });
     promise.then(
       (value) => settle(() => resolve(value)),

@@ -42,6 +42,8 @@ export class Arena {
   private grewThisTurn = false;
   private blocksOut = 0;
   private unitsOut = 0;
+  /** Blocks handed out so far. */
+  allocations = 0;
   private closed = false;
   /** Why the last step could not be committed, until one can. */
   private refusal: string | undefined;
@@ -97,6 +99,7 @@ export class Arena {
     this.generation[unit] = (this.generation[unit] + 1) >>> 0;
     this.blocksOut++;
     this.unitsOut += units;
+    this.allocations++;
     return unit;
   }
 
@@ -155,12 +158,17 @@ export class Arena {
     return true;
   }
 
+  /** What `trim` could give back now. */
+  get trimmableBytes(): number {
+    return this.blocksOut > 0 || this.closed ? 0 : Math.max(0, this.committedBytes - COMMIT_STEP_BYTES);
+  }
+
   /** Gives back all memory but the first step's, if no block is out. Returns the bytes given back. */
   trim(): number {
+    const bytes = this.trimmableBytes;
+    if (bytes === 0) return 0;
+    const offset = COMMIT_STEP_BYTES;
     const keepUnits = COMMIT_STEP_BYTES / ARENA_UNIT_BYTES;
-    if (this.blocksOut > 0 || this.committedUnits <= keepUnits || this.closed) return 0;
-    const offset = keepUnits * ARENA_UNIT_BYTES;
-    const bytes = this.committedUnits * ARENA_UNIT_BYTES - offset;
     this.pages.giveBack(offset, bytes);
     this.budget.give(bytes);
     this.committedUnits = keepUnits;

@@ -11,6 +11,7 @@
  *   +128   head       position, peer's frames I consumed        …
  *   +256   sleep      sleep number · what is awaited            up to byteLength
  *   +384   released   count of release entries written
+ *   +512   cpu        the CPU I last ran on, plus 1 (a hint: 0 = not known)
  *   8192   release entries: { unit u32, generation u32 }
  *   65536  ring data, `ringBytes` long; mapped twice in a row
  *
@@ -34,6 +35,7 @@ export const WORD = {
   head: (4096 + 128) / 4,
   sleep: (4096 + 256) / 4,
   released: (4096 + 384) / 4,
+  cpu: (4096 + 512) / 4,
   releaseEntries: RELEASE_OFFSET / 4,
 } as const;
 
@@ -116,7 +118,8 @@ function checkedHeader(header: Uint8Array, kind: number, segmentBytes: number): 
   return words;
 }
 
-function ringComplaint({ ringBytes, releaseSlots }: RingGeometry): string | undefined {
+/** What is wrong with the sizes, if anything. */
+export function ringComplaint({ ringBytes, releaseSlots }: RingGeometry): string | undefined {
   if (!isPowerOfTwo(ringBytes) || ringBytes < RING_BYTES_MIN || ringBytes > RING_BYTES_MAX) {
     return `ring bytes must be a power of two from ${RING_BYTES_MIN} to ${RING_BYTES_MAX}, not ${ringBytes}`;
   }
@@ -126,7 +129,8 @@ function ringComplaint({ ringBytes, releaseSlots }: RingGeometry): string | unde
   return undefined;
 }
 
-function arenaComplaint({ arenaBytes }: ArenaGeometry): string | undefined {
+/** Like {@link ringComplaint}. */
+export function arenaComplaint({ arenaBytes }: ArenaGeometry): string | undefined {
   const whole = Number.isInteger(arenaBytes) && arenaBytes % RING_DATA_OFFSET === 0;
   if (!whole || arenaBytes < 2 * RING_DATA_OFFSET || arenaBytes > ARENA_BYTES_MAX) {
     return `arena bytes must be a multiple of ${RING_DATA_OFFSET} from ${2 * RING_DATA_OFFSET} to ${ARENA_BYTES_MAX}, not ${arenaBytes}`;

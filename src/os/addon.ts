@@ -198,6 +198,10 @@ export interface Addon {
    */
   lockDirectory(path: string): number;
 
+  /** Lets another thread that could run on this core run first (sched_yield); returns at once if there is none. */
+  yieldThread(): void;
+  /** The number of the CPU that this thread runs on right now; -1 if the kernel does not say. */
+  currentCpu(): number;
   /**
    * A descriptor that only takes a place in the table. A listener keeps one in reserve: out of descriptors, it closes the
    * spare, and can accept a connection to say so instead of leaving it in the backlog. EMFILE.

@@ -13,7 +13,9 @@ import type { MessageCodec } from "../codec/codec.js";
 import { Violation } from "../memory/violation.js";
 import { FLAG, KIND, SLOT_BITS, SLOTS_MAX } from "../wire/frame.js";
 import { decodeHeaders, encodeMetadata, metadataComplaint } from "../wire/metadata.js";
-import { decodeError } from "./errors.js";
+import { CallQueue } from "./call-queue.js";
+import { boundedTimeout, timedOut } from "./deadline.js";
+import { abortError, decodeError } from "./errors.js";
 import { Assembly, decodeWhole, takeMetadata } from "./inbound.js";
 import { Outbox } from "./outbox.js";
 
@@ -34,7 +36,8 @@ export interface ClientLimits {
   readonly maxStreams: number;
 }
 
-const TIMER_MS_MAX = 2 ** 31 - 1;
+/** Pongs that may wait to be sent. */
+const PONGS_WAITING_MAX = 256;
 
 /** One slot of the table of open calls, reused for call after call. */
 class ClientCall {
@@ -75,7 +78,8 @@ export class ClientConnection implements FrameReceiver {
   private readonly calls: ClientCall[] = [];
   private readonly freeSlots: number[] = [];
   /** Calls that wait for a slot. */
-  private readonly queue: (() => void)[] = [];
+  private readonly queue = new CallQueue();
+  private startingQueued = false;
   private readonly defined: boolean[] = [];
   private pending = 0;
   private closedBy: CarrierClosed | undefined;
@@ -95,7 +99,7 @@ export class ClientConnection implements FrameReceiver {
   }
 
   get pendingCalls(): number {
-    return this.pending + this.queue.length;
+    return this.pending + this.queue.size;
   }
 
   /**
@@ -114,7 +118,8 @@ export class ClientConnection implements FrameReceiver {
     const resolve = newResolve;
     const reject = newReject;
     if (this.pending >= this.limits.maxStreams) {
-      this.queue.push(() => this.start(method, input, header, timeoutMs, signal, resolve, reject));
+      const start = (leftMs: number | undefined) => this.start(method, input, header, leftMs, signal, resolve, reject);
+      this.queue.add(boundedTimeout(timeoutMs), signal, start, reject);
     } else {
       this.start(method, input, header, timeoutMs, signal, resolve, reject);
     }
@@ -144,12 +149,14 @@ export class ClientConnection implements FrameReceiver {
         this.defined[method.id] = true;
         this.outbox.sendControl(KIND.method, method.id, 0, 0, Buffer.from(method.path));
       }
-      const timeout = timeoutMs === undefined || !(timeoutMs > 0) ? 0 : Math.ceil(timeoutMs);
-      const argument = timeout > TIMER_MS_MAX ? 0 : timeout;
+      const timeout = boundedTimeout(timeoutMs);
+      const argument = timeout === undefined ? 0 : Math.ceil(timeout);
       this.outbox.send(KIND.request, FLAG.endStream, method.id, call.streamId, argument, metadata, method.input, input, this.limits.writeMaxBytes);
-      if (argument > 0) {
+      // Sending may have found that the connection is broken, and ended it.
+      if (!call.active) return;
+      if (timeout !== undefined) {
         const streamId = call.streamId;
-        call.timer = setTimeout(() => this.giveUp(streamId, new ConnectError("the operation timed out", Code.DeadlineExceeded)), timeoutMs);
+        call.timer = setTimeout(() => this.giveUp(streamId, timedOut()), timeout);
       }
       if (signal !== undefined) {
         const streamId = call.streamId;
@@ -174,6 +181,7 @@ export class ClientConnection implements FrameReceiver {
       case KIND.goAway:
         return this.onGoAway();
       case KIND.ping:
+        if (this.outbox.backlog > this.limits.maxStreams + PONGS_WAITING_MAX) throw new Violation("STREAM-5", "the server pings but does not read the answers");
         return this.outbox.sendControl(KIND.pong, 0, 0, frame.argument);
       case KIND.pong:
         return;
@@ -194,7 +202,7 @@ export class ClientConnection implements FrameReceiver {
       this.release(call);
       reject(lostError(reason));
     }
-    for (const start of this.queue.splice(0)) start();
+    while (this.queue.size > 0) this.queue.startNext();
     this.onEnded(reason);
   }
 
@@ -309,11 +317,21 @@ export class ClientConnection implements FrameReceiver {
     call.metadata = undefined;
     this.freeSlots.push(call.slot);
     if (--this.pending === 0) this.carrier.keepAlive(false);
-    if (this.queue.length > 0 && this.closedBy === undefined) this.queue.shift()!();
+    if (this.queue.size > 0 && this.closedBy === undefined) this.startQueued();
+  }
+
+  /** SUBTLE: a loop, because a call that fails as it starts releases its slot again, and a long queue of such would overflow the stack. */
+  private startQueued(): void {
+    if (this.startingQueued) return;
+    this.startingQueued = true;
+    while (this.queue.size > 0 && this.pending < this.limits.maxStreams) this.queue.startNext();
+    this.startingQueued = false;
   }
 
   private finish(call: ClientCall, error: ConnectError | undefined, response: UnaryResponse | undefined): void {
-    const { resolve, reject } = call;
+    const { resolve, reject, streamId } = call;
+    // Refused or timed out before it had read all of the request: the rest need not be sent.
+    if (error !== undefined) this.outbox.drop(streamId);
     this.release(call);
     if (response !== undefined) resolve(response);
     else reject(error!);
@@ -364,11 +382,6 @@ class LeanResponse implements UnaryResponse {
   get trailer(): Headers {
     return (this.trailerRead ??= decodeHeaders(this.metadata?.subarray(this.headerLength)));
   }
-}
-
-/** Why a signal's abort ends a call: its own ConnectError, or Canceled. */
-export function abortError(signal: AbortSignal): ConnectError {
-  return ConnectError.from(signal.reason, Code.Canceled);
 }
 
 function lostError(reason: CarrierClosed): ConnectError {

@@ -2,6 +2,7 @@
 import { create, toBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { decodeHeaders } from "../wire/metadata.js";
+import type { WireDetail } from "../wire/status.js";
 import { decodeStatus, encodeStatus } from "../wire/status.js";
 
 /** Anything a handler may throw becomes what Connect makes of it: a ConnectError as it is, all else an internal error. */
@@ -9,16 +10,29 @@ export function handlerError(reason: unknown): ConnectError {
   return reason instanceof ConnectError ? reason : new ConnectError("internal error", Code.Internal, undefined, undefined, reason);
 }
 
+/** Why a signal's abort ends a call: its own ConnectError, or Canceled. */
+export function abortError(signal: AbortSignal): ConnectError {
+  return ConnectError.from(signal.reason, Code.Canceled);
+}
+
+/** The status code that stands on the wire: whatever is none of Connect's codes is Unknown, and never 0, which means success. */
+export function wireCode(code: number): Code {
+  return code >= Code.Canceled && code <= Code.Unauthenticated && Number.isInteger(code) ? (code as Code) : Code.Unknown;
+}
+
+/** Never throws: details that cannot be encoded are left out. */
 export function encodeError(error: ConnectError): Uint8Array {
-  return encodeStatus({
-    code: error.code,
-    message: error.rawMessage,
-    details: error.details.map((detail) =>
-      "desc" in detail
-        ? { type: detail.desc.typeName, value: toBinary(detail.desc, create(detail.desc, detail.value)) }
-        : { type: detail.type, value: detail.value },
-    ),
-  });
+  return encodeStatus({ code: wireCode(error.code), message: error.rawMessage, details: error.details.flatMap(encodeDetail) });
+}
+
+function encodeDetail(detail: ConnectError["details"][number]): WireDetail[] {
+  if (!("desc" in detail)) return [{ type: detail.type, value: detail.value }];
+  try {
+    return [{ type: detail.desc.typeName, value: toBinary(detail.desc, create(detail.desc, detail.value)) }];
+  } catch {
+    // The caller still learns of the error itself.
+    return [];
+  }
 }
 
 /**
@@ -27,7 +41,7 @@ export function encodeError(error: ConnectError): Uint8Array {
  * @param metadata headers and trailers of the response, as received
  */
 export function decodeError(code: number, status: Uint8Array, metadata: Uint8Array | undefined): ConnectError {
-  const known = code >= Code.Canceled && code <= Code.Unauthenticated ? (code as Code) : Code.Unknown;
+  const known = wireCode(code);
   let decoded;
   try {
     decoded = decodeStatus(status);

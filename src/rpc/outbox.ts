@@ -47,7 +47,7 @@ interface Bulk {
 }
 
 /** Bytes of a large message that go into one block: large enough to copy at full speed, small enough to stay in the caches. */
-const PIECE_BYTES_MAX = 256 << 10;
+const PIECE_BYTES_MAX = 128 << 10;
 /** Payload bytes copied in one go before others get their turn. */
 const PUMP_BYTES = 1 << 20;
 
@@ -102,8 +102,14 @@ export class Outbox {
     return this.bulks.splice(at, 1)[0].sentBytes === 0 ? "unsent" : "sent";
   }
 
+  /** Nothing waits to be sent. */
   get idle(): boolean {
     return this.waiting.size === 0 && this.bulks.length === 0;
+  }
+
+  /** Frames that wait for room. */
+  get backlog(): number {
+    return this.waiting.size;
   }
 
   /** Sends what waits, as far as there is room, and up to a bounded amount of copying. True if anything was sent. */

@@ -16,7 +16,8 @@ import { FLAG, KIND, METHODS_MAX, SLOTS_MAX } from "../wire/frame.js";
 import { encodeMetadata, metadataComplaint } from "../wire/metadata.js";
 import { parseError, serializeError, tooLarge } from "./client.js";
 import { CallContext } from "./context.js";
-import { encodeError, handlerError } from "./errors.js";
+import { boundedTimeout, timedOut } from "./deadline.js";
+import { encodeError, handlerError, wireCode } from "./errors.js";
 import { Assembly, decodeWhole, takeMetadata } from "./inbound.js";
 import { Outbox } from "./outbox.js";
 
@@ -47,6 +48,8 @@ export interface ServerConnectionOptions {
   readonly contextValues: (peer: PeerCredentials) => ContextValues;
 }
 
+/** Frames of the connection itself that may wait to be sent besides answers. */
+const BACKLOG_SLACK = 256;
 /** How long a client may take to read its last answers before the connection is closed under it. */
 const GO_AWAY_GRACE_MS = 100;
 
@@ -58,7 +61,9 @@ export class ServerConnection implements FrameReceiver {
   private readonly methods: (ServerMethod | string | undefined)[] = [];
   private readonly calls: (ServerCall | undefined)[] = [];
   private openCalls = 0;
-  private draining: (() => void) | undefined;
+  private draining: Promise<void> | undefined;
+  private onDrained: (() => void) | undefined;
+  private goodbye: NodeJS.Timeout | undefined;
   closed = false;
 
   constructor(carrier: Carrier, options: ServerConnectionOptions, onEnded: (reason: CarrierClosed) => void) {
@@ -75,17 +80,20 @@ export class ServerConnection implements FrameReceiver {
   /** Refuses new calls and closes once the open ones are answered. Resolves then. */
   drain(): Promise<void> {
     if (this.closed) return Promise.resolve();
-    return new Promise((resolve) => {
-      this.draining = resolve;
+    if (this.draining === undefined) {
+      this.draining = new Promise((resolve) => {
+        this.onDrained = resolve;
+      });
       this.outbox.sendControl(KIND.goAway, 0, 0, 0);
       this.closeIfDrained();
-    });
+    }
+    return this.draining;
   }
 
   /** The client closes when it has read its last answer and that we go away; if it does not, we do a little later. */
   private closeIfDrained(): void {
-    if (this.draining === undefined || this.openCalls > 0) return;
-    setTimeout(() => this.close("the server has shut down"), GO_AWAY_GRACE_MS);
+    if (this.draining === undefined || this.closed || this.openCalls > 0 || !this.outbox.idle) return;
+    this.goodbye ??= setTimeout(() => this.close("the server has shut down"), GO_AWAY_GRACE_MS);
   }
 
   close(detail: string): void {
@@ -95,6 +103,9 @@ export class ServerConnection implements FrameReceiver {
   // What the carrier tells.
 
   onFrame(frame: ReceivedFrame): void {
+    // Answers wait for calls that are open, so there are never more of them than streams; a client that sends on and
+    // on without reading would have us keep refusals and pongs without bound.
+    if (this.outbox.backlog > this.options.maxStreams + BACKLOG_SLACK) throw new Violation("STREAM-5", "the client sends but does not read its answers");
     switch (frame.kind) {
       case KIND.request:
         return this.onRequest(frame);
@@ -115,7 +126,9 @@ export class ServerConnection implements FrameReceiver {
   }
 
   onRoom(): boolean {
-    return this.outbox.pump();
+    const sent = this.outbox.pump();
+    this.closeIfDrained();
+    return sent;
   }
 
   onClosed(reason: CarrierClosed): void {
@@ -123,8 +136,9 @@ export class ServerConnection implements FrameReceiver {
     for (const call of this.calls) call?.abandon(new ConnectError(`the client is gone: ${reason.detail}`, Code.Canceled));
     this.calls.length = 0;
     this.openCalls = 0;
+    clearTimeout(this.goodbye);
     this.onEnded(reason);
-    this.draining?.();
+    this.onDrained?.();
   }
 
   private onMethod(frame: ReceivedFrame): void {
@@ -195,7 +209,7 @@ export class ServerConnection implements FrameReceiver {
     const call = this.find(frame.streamId);
     if (call === undefined) {
       this.outbox.drop(frame.streamId);
-      return;
+      return this.closeIfDrained();
     }
     this.forget(call);
     const code = frame.code === Code.DeadlineExceeded ? Code.DeadlineExceeded : Code.Canceled;
@@ -236,7 +250,7 @@ export class ServerConnection implements FrameReceiver {
       headerLength = 0;
     }
     const status = encodeError(error);
-    this.outbox.send(KIND.response, FLAG.endStream, error.code, streamId, headerLength, metadata, rawBytes, status, status.length);
+    this.outbox.send(KIND.response, FLAG.endStream, wireCode(error.code), streamId, headerLength, metadata, rawBytes, status, status.length);
   }
 }
 
@@ -255,9 +269,8 @@ export class ServerCall {
     this.served = served;
     this.streamId = streamId;
     this.context = new CallContext(served, connection.options, metadata, timeoutMs);
-    if (timeoutMs > 0) {
-      this.timer = setTimeout(() => this.fail(new ConnectError("the operation timed out", Code.DeadlineExceeded)), timeoutMs);
-    }
+    const timeout = boundedTimeout(timeoutMs);
+    if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
   }
 
   /** Runs the handler. Called by the drain, so in the poller's root context; nothing that the handler throws gets past here. */
@@ -268,8 +281,9 @@ export class ServerCall {
     } catch (error) {
       return this.fail(handlerError(error));
     }
-    if (result instanceof Promise) {
-      result.then(
+    if (isThenable(result)) {
+      const promise = result instanceof Promise ? result : Promise.resolve(result);
+      promise.then(
         (answer) => this.answer(answer),
         (error: unknown) => this.fail(handlerError(error)),
       );
@@ -312,6 +326,11 @@ export class ServerCall {
     if (this.timer !== undefined) clearTimeout(this.timer);
     this.context.end(reason);
   }
+}
+
+/** As `await` sees it: promises of other realms and libraries count too. */
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return value instanceof Promise || typeof (value as Partial<PromiseLike<unknown>> | null | undefined)?.then === "function";
 }
 
 /** Joins response headers and trailers (with an error's metadata) into one block. */

@@ -1,0 +1,77 @@
+// Packs the package as npm would publish it and checks the tarball: publint, are-the-types-wrong, what is in it, and
+// that it works in an empty folder with install scripts disabled and no compiler on the path.
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, symlinkSync, mkdirSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const USE = `
+import { createIsthmusServer, createIsthmusTransport } from "isthmus";
+import { createClient } from "@connectrpc/connect";
+import { createFileRegistry } from "@bufbuild/protobuf";
+import { FileDescriptorSetSchema, StringValueSchema, file_google_protobuf_wrappers } from "@bufbuild/protobuf/wkt";
+import { create, toBinary } from "@bufbuild/protobuf";
+const descriptorSet = create(FileDescriptorSetSchema, { file: [file_google_protobuf_wrappers.proto, {
+  name: "s.proto", syntax: "proto3", package: "p", dependency: ["google/protobuf/wrappers.proto"],
+  service: [{ name: "S", method: [{ name: "Upper", inputType: ".google.protobuf.StringValue", outputType: ".google.protobuf.StringValue" }] }],
+}] });
+const service = createFileRegistry(descriptorSet).getService("p.S");
+const server = createIsthmusServer({ routes: (router) => router.service(service, { upper: (request) => ({ value: request.value.toUpperCase() }) }) });
+await server.listen("unix:./s.sock");
+const transport = createIsthmusTransport({ address: "unix:./s.sock", carrier: "shm" });
+const reply = await createClient(service, transport).upper({ value: "hello" });
+if (reply.value !== "HELLO") throw new Error("wrong reply: " + JSON.stringify(reply));
+await transport.close();
+await server.close();
+console.log("the packed tarball works in an empty folder: " + reply.value);
+`;
+const USE_CJS = `
+const { createIsthmusServer } = require("isthmus");
+if (typeof createIsthmusServer !== "function") throw new Error("require(esm) gave no function");
+console.log("require(esm) works");
+`;
+const root = fileURLToPath(new URL("..", import.meta.url));
+const work = mkdtempSync(join(tmpdir(), "isthmus-pack-"));
+const run = (command, args, options = {}) => execFileSync(command, args, { cwd: root, stdio: ["ignore", "pipe", "inherit"], encoding: "utf8", ...options });
+
+try {
+  const packed = JSON.parse(run("npm", ["pack", "--json", "--silent", "--pack-destination", work]).replace(/^[^[{]*/s, ""));
+  const [info] = Array.isArray(packed) ? packed : Object.values(packed);
+  const tarball = join(work, info.filename);
+  const files = info.files.map((file) => file.path);
+  const complaints = [
+    ...files.filter((path) => /\.test\.|^(test|bench|native)\/|tsbuildinfo/.test(path)).map((path) => `${path} should not be packed`),
+    ...["prebuilds/linux-x64/isthmus.node", "dist/src/index.js", "dist/src/index.d.ts", "README.md", "LICENSE"]
+      .filter((path) => !files.includes(path))
+      .map((path) => `${path} is missing`),
+  ];
+  const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  for (const script of ["preinstall", "install", "postinstall"]) {
+    if (script in manifest.scripts) complaints.push(`package.json has an install script (${script})`);
+  }
+  if (complaints.length > 0) throw new Error(complaints.join("\n"));
+  console.log(`packed ${files.length} files, ${info.size} bytes`);
+
+  const bin = (name) => join(root, "node_modules", ".bin", name);
+  console.log(run(bin("publint"), ["run", tarball, "--strict"]).trim());
+  console.log(run(bin("attw"), [tarball, "--profile", "esm-only", "--format", "ascii"]).trim());
+
+  // An empty folder: the peers come from the checkout, everything else from the tarball.
+  const app = join(work, "app");
+  mkdirSync(join(app, "node_modules"), { recursive: true });
+  writeFileSync(join(app, "package.json"), '{ "private": true, "type": "module" }');
+  run("tar", ["-xzf", tarball, "-C", join(app, "node_modules")]);
+  run("mv", [join(app, "node_modules", "package"), join(app, "node_modules", "isthmus")]);
+  for (const peer of ["@bufbuild", "@connectrpc"]) symlinkSync(join(root, "node_modules", peer), join(app, "node_modules", peer));
+  writeFileSync(join(app, "use.mjs"), USE);
+  writeFileSync(join(app, "use.cjs"), USE_CJS);
+  // No compiler, no npm: only node.
+  const env = { PATH: dirname(process.execPath), HOME: work };
+  console.log(run(process.execPath, ["use.mjs"], { cwd: app, env }).trim());
+  const [major, minor] = process.versions.node.split(".").map(Number);
+  if (major > 22 || (major === 22 && minor >= 12)) console.log(run(process.execPath, ["use.cjs"], { cwd: app, env }).trim());
+  else console.log("skipped: require(esm) needs Node 22.12 or later");
+} finally {
+  rmSync(work, { recursive: true, force: true });
+}

@@ -1,0 +1,314 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { Arena, COMMIT_STEP_BYTES } from "./arena.js";
+import { createCommitBudget } from "./budget.js";
+import { ARENA_UNIT_BYTES } from "./layout.js";
+import type { Random } from "./random.test.util.js";
+import { randomOf, violationOf } from "./random.test.util.js";
+
+const STEP_UNITS = COMMIT_STEP_BYTES / ARENA_UNIT_BYTES;
+/** The largest block of a first step: unit 0 is the header's. */
+const FIRST_BYTES = COMMIT_STEP_BYTES - ARENA_UNIT_BYTES;
+
+interface Options {
+  readonly byteLength?: number;
+  readonly memoryLimitBytes?: number | undefined;
+}
+
+function makeArena({ byteLength = 4 * COMMIT_STEP_BYTES, memoryLimitBytes }: Options = {}) {
+  const log: string[] = [];
+  const state = { rooms: 0, failure: undefined as Error | undefined, taken: 0 };
+  const budget = createCommitBudget(memoryLimitBytes);
+  const counting = {
+    take: (bytes: number) => budget.take(bytes) && ((state.taken += bytes), true),
+    give: (bytes: number) => (budget.give(bytes), (state.taken -= bytes), undefined),
+    get explanation() {
+      return budget.explanation;
+    },
+  };
+  const pages = {
+    byteLength,
+    commit(offset: number, bytes: number) {
+      if (state.failure !== undefined) throw state.failure;
+      log.push(`commit ${offset} ${bytes}`);
+    },
+    giveBack: (offset: number, bytes: number) => void log.push(`give back ${offset} ${bytes}`),
+  };
+  const arena = new Arena(pages, counting, () => void state.rooms++);
+  return { arena, log, state };
+}
+
+/** An arena with all its steps committed. */
+async function makeGrown(byteLength: number) {
+  const made = makeArena({ byteLength });
+  while (made.arena.committedBytes < byteLength) {
+    assert.ok(made.arena.grow());
+    await nextTurn();
+  }
+  return made;
+}
+
+/** The reference: which units are out, one by one. */
+class Book {
+  readonly blocks = new Map<number, number>();
+  private readonly units: boolean[];
+
+  constructor(units: number) {
+    this.units = new Array<boolean>(units).fill(false);
+    this.units[0] = true;
+  }
+
+  take(unit: number, byteLength: number): void {
+    const count = Math.max(1, Math.ceil(byteLength / ARENA_UNIT_BYTES));
+    for (let i = unit; i < unit + count; i++) {
+      assert.equal(this.units[i], false, `ARENA-1: unit ${i} is handed out twice, is the header, or does not exist`);
+      this.units[i] = true;
+    }
+    this.blocks.set(unit, count);
+  }
+
+  giveBack(unit: number): void {
+    this.units.fill(false, unit, unit + this.blocks.get(unit)!);
+    this.blocks.delete(unit);
+  }
+
+  pick(random: Random): number {
+    return [...this.blocks.keys()][random(this.blocks.size)];
+  }
+
+  /** Units of the longest free stretch. */
+  get longestFree(): number {
+    let longest = 0;
+    let run = 0;
+    for (const out of this.units) {
+      run = out ? 0 : run + 1;
+      longest = Math.max(longest, run);
+    }
+    return longest;
+  }
+
+  get outUnits(): number {
+    return [...this.blocks.values()].reduce((sum, units) => sum + units, 0);
+  }
+}
+
+test("ARENA-1, ARENA-2: random blocks never overlap, and an allocation fails only if no free stretch is long enough", async (context) => {
+  const random = randomOf(context);
+  const byteLength = 2 * COMMIT_STEP_BYTES;
+  const { arena } = await makeGrown(byteLength);
+  const book = new Book(byteLength / ARENA_UNIT_BYTES);
+  for (let round = 0; round < 20_000; round++) {
+    // Phases: mostly taking, then mostly giving back, so that the arena is full and empty many times.
+    const giving = Math.floor(round / 500) % 2 === 1;
+    if (book.blocks.size > 0 && random(10) < (giving ? 7 : 3)) {
+      const unit = book.pick(random);
+      if (random(2) === 0) arena.release(unit, arena.generationOf(unit));
+      else arena.abandon(unit);
+      book.giveBack(unit);
+    } else {
+      const bytes = random(8) === 0 ? random(byteLength / 4) : random(16 * ARENA_UNIT_BYTES);
+      const unit = arena.allocate(bytes);
+      if (unit >= 0) book.take(unit, bytes);
+      else assert.ok(book.longestFree < Math.max(1, Math.ceil(bytes / ARENA_UNIT_BYTES)), "a free stretch was not found");
+    }
+    assert.equal(arena.outstanding, book.blocks.size);
+    if (round % 100 === 0) assert.equal(arena.outstandingBytes, book.outUnits * ARENA_UNIT_BYTES);
+  }
+  for (const unit of book.blocks.keys()) arena.release(unit, arena.generationOf(unit));
+  assert.equal(arena.outstandingBytes, 0);
+  assert.equal(arena.allocate(byteLength - ARENA_UNIT_BYTES), 1, "free neighbours are joined back to the full size");
+});
+
+test("free neighbours are joined in whatever order they come back", async () => {
+  for (const order of [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]) {
+    const { arena } = await makeGrown(COMMIT_STEP_BYTES);
+    const third = Math.floor((STEP_UNITS - 1) / 3);
+    const sizes = [third, third, STEP_UNITS - 1 - 2 * third];
+    const blocks = sizes.map((units) => arena.allocate(units * ARENA_UNIT_BYTES));
+    assert.equal(arena.allocate(1), -1);
+    for (const i of order) arena.abandon(blocks[i]);
+    assert.equal(arena.allocate(FIRST_BYTES), 1);
+  }
+});
+
+test("of free blocks of a size, the one freed last is used first", async () => {
+  const { arena } = await makeGrown(COMMIT_STEP_BYTES);
+  const blocks = Array.from({ length: 9 }, () => arena.allocate(4 * ARENA_UNIT_BYTES));
+  // Every other one, so that none are joined.
+  const freed = [blocks[1], blocks[5], blocks[3], blocks[7]];
+  for (const unit of freed) arena.abandon(unit);
+  assert.deepEqual(freed.map(() => arena.allocate(4 * ARENA_UNIT_BYTES)), freed.reverse());
+});
+
+test("ARENA-2: a block has another generation each time it goes out", async () => {
+  const { arena } = await makeGrown(COMMIT_STEP_BYTES);
+  const unit = arena.allocate(1);
+  const first = arena.generationOf(unit);
+  arena.release(unit, first);
+  assert.equal(arena.allocate(1), unit);
+  assert.notEqual(arena.generationOf(unit), first);
+  assert.throws(() => arena.release(unit, first), violationOf("RELEASE-2", /generation/));
+});
+
+test("ARENA-2: what is not out cannot be abandoned: that is our own bug", async () => {
+  const { arena } = await makeGrown(COMMIT_STEP_BYTES);
+  const unit = arena.allocate(4 * ARENA_UNIT_BYTES);
+  assert.throws(() => arena.abandon(unit + 1), /broken invariant: ARENA-2/);
+  arena.abandon(unit);
+  assert.throws(() => arena.abandon(unit), /broken invariant: ARENA-2/);
+});
+
+test("blocks of no bytes and of one byte take a unit, the largest takes all", async () => {
+  const { arena } = await makeGrown(COMMIT_STEP_BYTES);
+  assert.equal(arena.allocate(COMMIT_STEP_BYTES), -1);
+  const whole = arena.allocate(FIRST_BYTES);
+  assert.equal(whole, 1);
+  assert.equal(arena.allocate(0), -1);
+  arena.abandon(whole);
+  arena.allocate(0);
+  arena.allocate(1);
+  assert.equal(arena.outstandingBytes, 2 * ARENA_UNIT_BYTES);
+});
+
+test("ARENA-3: nothing is handed out before it is committed", () => {
+  const { arena, log } = makeArena();
+  assert.equal(arena.allocate(1), -1);
+  assert.deepEqual(log, []);
+  assert.equal(arena.committedBytes, ARENA_UNIT_BYTES);
+  assert.equal(arena.grow(), true);
+  assert.deepEqual(log, [`commit ${ARENA_UNIT_BYTES} ${FIRST_BYTES}`]);
+  assert.equal(arena.allocate(1), 1);
+});
+
+test("ARENA-3: at most one step is committed per turn of the event loop, and whoever waits is told in a later one", async () => {
+  const { arena, state } = makeArena();
+  assert.equal(arena.grow(), true);
+  assert.equal(arena.grow(), false);
+  assert.equal(arena.committedBytes, COMMIT_STEP_BYTES);
+  assert.equal(state.rooms, 0);
+  await nextTurn();
+  assert.equal(state.rooms, 1);
+  assert.equal(arena.grow(), true);
+  assert.equal(arena.committedBytes, 2 * COMMIT_STEP_BYTES);
+  await nextTurn();
+  assert.equal(state.rooms, 2);
+});
+
+test("a block larger than a step is had after as many turns as it has steps", async () => {
+  const { arena } = makeArena();
+  const bytes = 3 * COMMIT_STEP_BYTES;
+  for (let step = 0; step < 3; step++) {
+    assert.equal(arena.allocate(bytes), -1);
+    assert.equal(arena.grow(), true);
+    await nextTurn();
+  }
+  assert.equal(arena.allocate(bytes), -1, "the header's unit is missing");
+  arena.grow();
+  assert.equal(arena.allocate(bytes), 1);
+});
+
+test("an arena does not grow past its limit, whole steps or not", async () => {
+  for (const byteLength of [COMMIT_STEP_BYTES / 2, COMMIT_STEP_BYTES, 2 * COMMIT_STEP_BYTES, COMMIT_STEP_BYTES + 65536]) {
+    const { arena, log } = await makeGrown(byteLength);
+    assert.equal(arena.committedBytes, byteLength);
+    assert.equal(arena.grow(), false);
+    assert.equal(log.length, Math.ceil(byteLength / COMMIT_STEP_BYTES));
+    assert.equal(arena.allocate(byteLength), -1);
+    assert.equal(arena.allocate(byteLength - ARENA_UNIT_BYTES), 1);
+  }
+});
+
+test("ARENA-3: without budget the arena does not grow, and says what the limit is and how to raise it", () => {
+  const { arena, log } = makeArena({ memoryLimitBytes: COMMIT_STEP_BYTES });
+  assert.equal(arena.exhausted, undefined);
+  assert.equal(arena.grow(), false);
+  assert.deepEqual(log, []);
+  assert.match(arena.exhausted!, /half of this cgroup's memory limit of 2097152.*raise/);
+});
+
+test("a refusal is not exhaustion while there is something to wait for", async () => {
+  const { arena } = makeArena({ memoryLimitBytes: 2 * COMMIT_STEP_BYTES });
+  assert.equal(arena.grow(), true);
+  await nextTurn();
+  const unit = arena.allocate(FIRST_BYTES);
+  assert.equal(arena.grow(), false);
+  assert.equal(arena.exhausted, undefined);
+  arena.abandon(unit);
+  assert.equal(arena.exhausted, undefined);
+});
+
+test("ARENA-3: a commit that the kernel refuses gives the budget back, and the next may succeed", () => {
+  const { arena, state } = makeArena();
+  state.failure = new Error("ENOSPC: no space left");
+  assert.equal(arena.grow(), false);
+  assert.equal(state.taken, 0);
+  assert.equal(arena.exhausted, "ENOSPC: no space left");
+  assert.equal(arena.committedBytes, ARENA_UNIT_BYTES);
+  state.failure = undefined;
+  assert.equal(arena.grow(), true);
+  assert.equal(arena.exhausted, undefined);
+  assert.equal(arena.allocate(FIRST_BYTES), 1);
+});
+
+test("trimming gives back all but the first step, and what was given back can be had again", async () => {
+  const { arena, log, state } = await makeGrown(3 * COMMIT_STEP_BYTES);
+  const unit = arena.allocate(COMMIT_STEP_BYTES);
+  assert.equal(arena.trim(), 0, "a block is out");
+  const generation = arena.generationOf(unit);
+  arena.release(unit, generation);
+  const late = arena.allocate(3 * COMMIT_STEP_BYTES - ARENA_UNIT_BYTES);
+  arena.abandon(late);
+  log.length = 0;
+  assert.equal(arena.trim(), 2 * COMMIT_STEP_BYTES);
+  assert.deepEqual(log, [`give back ${COMMIT_STEP_BYTES} ${2 * COMMIT_STEP_BYTES}`]);
+  assert.equal(state.taken, FIRST_BYTES);
+  assert.equal(arena.committedBytes, COMMIT_STEP_BYTES);
+  assert.equal(arena.trim(), 0);
+
+  assert.throws(() => arena.release(STEP_UNITS, 1), violationOf("RELEASE-2"), "beyond what is committed");
+  assert.equal(arena.allocate(COMMIT_STEP_BYTES), -1);
+  assert.equal(arena.allocate(FIRST_BYTES), 1);
+  assert.ok(arena.generationOf(1) > generation, "generations are not forgotten");
+  assert.equal(arena.grow(), true);
+  assert.equal(arena.allocate(COMMIT_STEP_BYTES), STEP_UNITS);
+});
+
+test("an arena that was trimmed and grown again joins up as before", async (context) => {
+  const random = randomOf(context);
+  const byteLength = 3 * COMMIT_STEP_BYTES;
+  const { arena } = await makeGrown(byteLength);
+  for (let round = 0; round < 20; round++) {
+    const book = new Book(arena.committedBytes / ARENA_UNIT_BYTES);
+    for (let i = 0; i < 50; i++) {
+      const bytes = random(64 * ARENA_UNIT_BYTES);
+      const unit = arena.allocate(bytes);
+      if (unit >= 0) book.take(unit, bytes);
+      if (book.blocks.size > 0 && random(3) === 0) {
+        const back = book.pick(random);
+        arena.release(back, arena.generationOf(back));
+        book.giveBack(back);
+      }
+    }
+    for (const unit of book.blocks.keys()) arena.abandon(unit);
+    if (random(2) === 0) arena.trim();
+    while (random(3) > 0 && arena.grow()) await nextTurn();
+    const all = arena.committedBytes - ARENA_UNIT_BYTES;
+    const unit = arena.allocate(all);
+    assert.equal(unit, 1);
+    arena.abandon(unit);
+  }
+});
+
+test("closing gives the whole budget back, once, and nothing grows or calls afterwards", async () => {
+  const { arena, state, log } = makeArena();
+  arena.grow();
+  arena.close();
+  arena.close();
+  assert.equal(state.taken, 0);
+  assert.equal(arena.grow(), false);
+  assert.equal(arena.trim(), 0);
+  assert.equal(log.length, 1);
+  await nextTurn();
+  assert.equal(state.rooms, 0);
+});
