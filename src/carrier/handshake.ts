@@ -6,6 +6,7 @@
  *              the way is closed.
  * HANDSHAKE-2  A side maps the peer's memory only after version and features are agreed.
  */
+import { constants } from "node:os";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ArenaGeometry, RingGeometry } from "../memory/layout.js";
 import type { ConnectionMemory, OwnMemory } from "../memory/segment.js";
@@ -26,6 +27,9 @@ import {
 } from "../wire/hello.js";
 import type { DoorbellLine } from "./shm.js";
 import { ShmCarrier } from "./shm.js";
+
+/** A ring's and an arena's. */
+const DESCRIPTORS_MAX = 2;
 
 export interface LinkOptions {
   readonly geometry: RingGeometry & ArenaGeometry;
@@ -99,6 +103,8 @@ export class ControlSocket implements DoorbellLine {
           for (;;) {
             const got = this.addon.receiveMessage(this.descriptor, buffer.subarray(filled));
             descriptors.push(...got.descriptors);
+            // Each byte could bring more of them.
+            if (descriptors.length > DESCRIPTORS_MAX) throw notIsthmus(`the peer sent ${descriptors.length} descriptors`);
             if (got.byteLength < 0) {
               if (this.hungUp) throw new ConnectError("the peer closed the connection during the handshake", Code.Unavailable);
               return;
@@ -150,9 +156,10 @@ export class ControlSocket implements DoorbellLine {
     if (this.hungUp) setImmediate(() => carrier.onHangup());
   }
 
-  ring(): void {
-    // A full buffer (-EAGAIN) means that the peer has unread rings and will wake; a dead peer shows as a hang-up.
-    this.addon.ringDoorbell(this.descriptor);
+  ring(): boolean {
+    const failure = -this.addon.ringDoorbell(this.descriptor);
+    // A full buffer means that the peer has unread rings and will wake; a dead peer shows as a hang-up.
+    return failure !== constants.errno.ENOBUFS && failure !== constants.errno.ENOMEM;
   }
 
   keepAlive(on: boolean): void {

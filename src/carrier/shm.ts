@@ -7,7 +7,7 @@
  * SHM-2  A drain never waits for space, so two sides that only send cannot deadlock.
  * SHM-3  The work of one step is bounded (`STEP_COPY_BYTES`), so POLL-1 holds with large payloads too.
  */
-import { Arena } from "../memory/arena.js";
+import { Arena, COMMIT_STEP_BYTES } from "../memory/arena.js";
 import { CpuHint } from "../memory/cpu-hint.js";
 import { AWAIT, Bell, Sleeper } from "../memory/doorbell.js";
 import { ARENA_UNIT_BYTES, FRAME_ALIGNMENT, RING_DATA_OFFSET } from "../memory/layout.js";
@@ -16,7 +16,7 @@ import { RingReader, RingWriter } from "../memory/ring.js";
 import type { ConnectionMemory } from "../memory/segment.js";
 import { Violation } from "../memory/violation.js";
 import type { WordAccess } from "../memory/words.js";
-import { BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, MESSAGE_BYTES_MAX } from "../wire/frame.js";
+import { BLOCK_PIECE_BYTES_MAX, BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, MESSAGE_BYTES_MAX } from "../wire/frame.js";
 import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, ReceivedFrame } from "./carrier.js";
 import { Patience } from "./patience.js";
 import type { Pollable } from "./poller.js";
@@ -24,8 +24,8 @@ import { poller } from "./poller.js";
 
 /** The way to wake the peer and to hear from it; the control socket in production. */
 export interface DoorbellLine {
-  /** Wakes the peer; never blocks, never throws. */
-  ring(): void;
+  /** Wakes the peer; never blocks, never throws. False: it could not be done now and must be tried again. */
+  ring(): boolean;
   /** Whether the line keeps the event loop alive; it does not at first. */
   keepAlive(on: boolean): void;
   close(): void;
@@ -44,6 +44,8 @@ const COPY_LOOP_BYTES_MAX = 512;
 const STEP_COPY_BYTES = 1 << 20;
 /** An arena that nobody used for this long gives its memory back. */
 const TRIM_AFTER_MS = 10_000;
+/** After a ring for which the kernel had no memory. */
+const RING_AGAIN_MS = 1;
 /** Wake-ups in a row without a frame before the peer is told off (BELL-2 bounds them one by one, this in all). */
 const FRUITLESS_WAKES_MAX = 10_000;
 
@@ -140,7 +142,13 @@ export class ShmCarrier implements Carrier, Pollable {
   }
 
   freeBytes(): number {
-    return this.writer.free(FRAME_BYTES_MAX);
+    if (this.closed) return 0;
+    try {
+      return this.writer.free(FRAME_BYTES_MAX);
+    } catch (error) {
+      this.close(closedBy(error));
+      return 0;
+    }
   }
 
   commit(byteLength: number): void {
@@ -158,7 +166,13 @@ export class ShmCarrier implements Carrier, Pollable {
   }
 
   allocate(byteLength: number): number {
-    if (this.arena.outstanding > 0) this.collectReleases();
+    if (this.closed) return -1;
+    try {
+      if (this.arena.outstanding > 0) this.collectReleases();
+    } catch (error) {
+      this.close(closedBy(error));
+      return -1;
+    }
     // RELEASE-1: never more blocks out than the peer has slots to release them.
     if (this.arena.outstanding >= this.releaseSlots) return -1;
     const unit = this.arena.allocate(byteLength);
@@ -182,6 +196,7 @@ export class ShmCarrier implements Carrier, Pollable {
   }
 
   await(space: boolean, blocks: boolean): void {
+    if (this.closed) return;
     const awaiting = AWAIT.frames | (space ? AWAIT.space : 0) | (blocks ? AWAIT.blocks : 0);
     const more = (awaiting & ~this.awaiting) !== 0;
     this.awaiting = awaiting;
@@ -197,7 +212,7 @@ export class ShmCarrier implements Carrier, Pollable {
       let found = this.writer.hasUnpublished;
       if (found) this.publish();
       if (this.arena.outstanding > 0) this.collectReleases();
-      if (this.drain()) found = true;
+      if (this.drain() > 0) found = true;
       if (!this.closed && this.awaiting !== AWAIT.frames && this.receiver!.onRoom()) {
         this.fruitlessWakes = 0;
         found = true;
@@ -227,7 +242,7 @@ export class ShmCarrier implements Carrier, Pollable {
       this.sleeper.wake();
       return false;
     }
-    if (this.arena.trimmableBytes > 0) this.trimLater();
+    if (this.arena.committedBytes > COMMIT_STEP_BYTES) this.trimLater();
     return true;
   }
 
@@ -238,8 +253,14 @@ export class ShmCarrier implements Carrier, Pollable {
     this.trimTimer = setTimeout(() => {
       this.trimTimer = undefined;
       if (this.closed) return;
-      if (this.arena.allocations === allocations) this.arena.trim();
-      else if (!this.awake) this.trimLater();
+      try {
+        // The last blocks may have come back after this side went to sleep.
+        this.collectReleases();
+        if (this.arena.allocations === allocations) this.arena.trim();
+        if (this.arena.committedBytes > COMMIT_STEP_BYTES) this.trimLater();
+      } catch (error) {
+        this.close(closedBy(error));
+      }
     }, TRIM_AFTER_MS).unref();
   }
 
@@ -273,12 +294,13 @@ export class ShmCarrier implements Carrier, Pollable {
     }
   }
 
-  /** The peer is gone: delivers what it had published before it went, then closes. */
+  /** The peer is gone: delivers the answers that it had published before it went, then closes. Requests of the dead nobody needs. */
   onHangup(): void {
+    if (this.closed) return;
     try {
-      while (!this.closed && this.drain()) {
-        // Each round delivers a bounded part.
-      }
+      // Looked at once: a peer that only pretends to be gone could publish for ever.
+      let left = this.servesPeer ? 0 : this.reader.available();
+      while (left > 0 && !this.closed) left -= this.drain();
       this.close({ cause: "hangup", detail: "the peer closed the connection or died" });
     } catch (error) {
       this.close(closedBy(error));
@@ -287,10 +309,10 @@ export class ShmCarrier implements Carrier, Pollable {
 
   // Receiving.
 
-  /** Takes what is in the ring, up to a bounded amount of work. */
-  private drain(): boolean {
+  /** Takes what is in the ring, up to a bounded amount of work; returns the bytes of frames taken. */
+  private drain(): number {
     const available = this.reader.available();
-    if (available === 0) return false;
+    if (available === 0) return 0;
     this.fruitlessWakes = 0;
     const taken = this.take(available);
     this.reader.consume(taken);
@@ -302,7 +324,7 @@ export class ShmCarrier implements Carrier, Pollable {
       this.deliver(at, byteLength);
       at += (byteLength + (FRAME_ALIGNMENT - 1)) & -FRAME_ALIGNMENT;
     }
-    return true;
+    return taken;
   }
 
   /** Copies whole frames to the scratch, as many as this step works on, and returns their bytes (SHM-1). */
@@ -377,8 +399,8 @@ export class ShmCarrier implements Carrier, Pollable {
     const unit = readUint32(scratch, frame.pieceOffset);
     const generation = readUint32(scratch, frame.pieceOffset + 4);
     const offset = unit * ARENA_UNIT_BYTES;
-    if (unit === 0 || offset + frame.pieceLength > this.peerArenaBytes.length) {
-      throw new Violation("FRAME-5", `${frame.pieceLength} bytes at unit ${unit} reach past the arena`);
+    if (unit === 0 || frame.pieceLength > BLOCK_PIECE_BYTES_MAX || offset + frame.pieceLength > this.peerArenaBytes.length) {
+      throw new Violation("FRAME-5", `${frame.pieceLength} bytes at unit ${unit} are too many, or reach past the arena`);
     }
     frame.pieceSource = this.peerArenaBytes;
     frame.pieceOffset = offset;
@@ -395,7 +417,8 @@ export class ShmCarrier implements Carrier, Pollable {
 
   private ring(): void {
     this.rung++;
-    this.line.ring();
+    // BELL-1 holds only if the ring arrives: what the kernel had no memory for is rung again.
+    if (!this.line.ring()) setTimeout(() => !this.closed && this.ring(), RING_AGAIN_MS);
   }
 
   keepAlive(on: boolean): void {

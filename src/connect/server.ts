@@ -206,7 +206,13 @@ class SharedMemoryServer implements IsthmusServer {
 
   private refusal(peer: PeerCredentials): ConnectError | undefined {
     const { allow, maxConnections = MAX_CONNECTIONS_DEFAULT } = this.options;
-    if (!(allow ?? isSameUser)(peer)) {
+    let allowed;
+    try {
+      allowed = (allow ?? isSameUser)(peer);
+    } catch (error) {
+      return new ConnectError("the server could not decide whether to let this client in: its option `allow` threw", Code.Internal, undefined, undefined, error);
+    }
+    if (!allowed) {
       return new ConnectError(`user ${peer.uid} may not connect to this server; its option \`allow\` decides who may`, Code.PermissionDenied);
     }
     if (this.connections.size + this.handshakes.size >= maxConnections) {

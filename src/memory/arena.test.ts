@@ -141,6 +141,17 @@ test("of free blocks of a size, the one freed last is used first", async () => {
   assert.deepEqual(freed.map(() => arena.allocate(4 * ARENA_UNIT_BYTES)), freed.reverse());
 });
 
+test("the only free block that is large enough is found behind many of its size class that are not", async () => {
+  const { arena } = await makeGrown(COMMIT_STEP_BYTES);
+  // Four to seven units are one class; every other block stays out, so that none are joined.
+  const blocks = [7, ...new Array<number>(20).fill(4)].map((units) => [arena.allocate(units * ARENA_UNIT_BYTES), arena.allocate(1)][0]);
+  while (arena.allocate(8 * ARENA_UNIT_BYTES) >= 0);
+  while (arena.allocate(1) >= 0);
+  for (const unit of blocks) arena.abandon(unit);
+  assert.equal(arena.allocate(6 * ARENA_UNIT_BYTES), blocks[0]);
+  assert.equal(arena.allocate(6 * ARENA_UNIT_BYTES), -1);
+});
+
 test("ARENA-2: a block has another generation each time it goes out", async () => {
   const { arena } = await makeGrown(COMMIT_STEP_BYTES);
   const unit = arena.allocate(1);

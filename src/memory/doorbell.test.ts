@@ -85,6 +85,16 @@ test("BELL-2: awaiting something else while asleep counts as a new sleep, and is
   assert.equal(bell.mustRing(AWAIT.space), false);
 });
 
+test("BELL-2: parking again while asleep is a new sleep, whatever is awaited", () => {
+  const { bell, sleeper } = makePair();
+  for (let sleep = 1; sleep <= 3; sleep++) {
+    sleeper.park(AWAIT.frames);
+    assert.equal(sleeper.sleeps, sleep);
+    assert.equal(bell.mustRing(AWAIT.frames), true);
+    assert.equal(bell.mustRing(AWAIT.frames), false);
+  }
+});
+
 for (const [name, word] of [
   ["where its sign changes", 0x7fffffff],
   ["where it wraps", 0xffffffff],

@@ -18,6 +18,7 @@ import type { ArenaGeometry, RingGeometry } from "./layout.js";
 import {
   ARENA_UNIT_BYTES,
   HEADER_BYTES,
+  RING_DATA_OFFSET,
   readArenaHeader,
   readRingHeader,
   ringSegmentBytes,
@@ -146,6 +147,10 @@ function checkSegment(addon: Addon, descriptor: number, seals: number, what: str
   // A mask: newer kernels add NOEXEC.
   if ((found.seals & seals) !== seals) {
     throw new Violation("SEGMENT-1", `the peer's ${what} has seals ${found.seals}, not all of ${seals}`);
+  }
+  // Before anything is mapped: reading past the end of a segment would be a SIGBUS.
+  if (found.byteLength < 2 * RING_DATA_OFFSET || found.byteLength % RING_DATA_OFFSET !== 0) {
+    throw new Violation("LAYOUT-3", `the peer's ${what} has ${found.byteLength} bytes, which is no size of a segment`);
   }
   return found.byteLength;
 }

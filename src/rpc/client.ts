@@ -11,7 +11,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
 import { Violation } from "../memory/violation.js";
-import { FLAG, KIND, SLOT_BITS, SLOTS_MAX } from "../wire/frame.js";
+import { FLAG, KIND, SLOT_BITS, SLOTS_MAX, STATUS_BYTES_MAX } from "../wire/frame.js";
 import { decodeHeaders, encodeMetadata, metadataComplaint } from "../wire/metadata.js";
 import { CallQueue } from "./call-queue.js";
 import { boundedTimeout, timedOut } from "./deadline.js";
@@ -147,7 +147,7 @@ export class ClientConnection implements FrameReceiver {
       }
       if (!this.defined[method.id]) {
         this.defined[method.id] = true;
-        this.outbox.sendControl(KIND.method, method.id, 0, 0, Buffer.from(method.path));
+        this.outbox.sendControl(KIND.method, method.id, 0, 0, Buffer.from(method.path, "latin1"));
       }
       const timeout = boundedTimeout(timeoutMs);
       const argument = timeout === undefined ? 0 : Math.ceil(timeout);
@@ -222,9 +222,12 @@ export class ClientConnection implements FrameReceiver {
     if (call.assembly !== undefined) throw new Violation("STREAM-2", "a second response to one call");
     const metadata = takeMetadata(frame);
     const headerLength = frame.argument;
-    if (metadata !== undefined && headerLength > metadata.length) throw new Violation("FRAME-7", "headers reach past the metadata");
+    if (headerLength > frame.metadataLength) throw new Violation("FRAME-7", "headers reach past the metadata");
     if (frame.code === 0 && frame.messageLength > this.limits.readMaxBytes) {
       return this.giveUp(frame.streamId, tooLarge(frame.messageLength, this.limits.readMaxBytes));
+    }
+    if (frame.code !== 0 && frame.messageLength > STATUS_BYTES_MAX) {
+      throw new Violation("STATUS-1", `an error of ${frame.messageLength} bytes`);
     }
     if ((frame.flags & FLAG.more) !== 0) {
       call.code = frame.code;
@@ -287,7 +290,8 @@ export class ClientConnection implements FrameReceiver {
       this.calls.push(new ClientCall(slot));
     }
     const call = this.calls[slot];
-    call.generation = (call.generation + 1) & (SLOTS_MAX - 1);
+    // From 1 on: stream id 0 is the connection itself.
+    call.generation = (call.generation % (SLOTS_MAX - 1)) + 1;
     call.streamId = ((call.generation << SLOT_BITS) | slot) >>> 0;
     call.active = true;
     call.method = method;

@@ -24,6 +24,7 @@ export class Assembly {
     this.bytes.set(pieceSource.subarray(pieceOffset, pieceOffset + pieceLength), this.filled);
     this.filled += pieceLength;
     const more = (frame.flags & FLAG.more) !== 0;
+    if (more && pieceLength === 0) throw new Violation("PIECE-3", "an empty piece of a message that goes on");
     if (more === (this.filled === messageLength)) {
       throw new Violation("PIECE-2", `${this.filled} of ${messageLength} bytes came, and ${more ? "more" : "no more"} are announced`);
     }

@@ -20,6 +20,7 @@ import {
   KIND,
   MESSAGE_BYTES_MAX,
   packKindFlagsCode,
+  SLOTS_MAX,
 } from "../wire/frame.js";
 
 /** A message on its way: all that its first frame says. */
@@ -58,6 +59,11 @@ export class Outbox {
   /** Waiting for room in the ring, in order of arrival; by stream, or, for frames of the connection itself, by a negative number. */
   private readonly waiting = new Map<number, Outgoing>();
   private connectionFrames = 0;
+  /** Slots of the streams that have something in `waiting` or `bulks`. */
+  private readonly heldSlots = new Set<number>();
+  private encoding = false;
+  /** Whether the last attempt to send failed for want of room in the ring, which then is worth waiting for. */
+  private ringIsFull = false;
   /** Large messages under way; the first is next. */
   private readonly bulks: Bulk[] = [];
 
@@ -84,9 +90,14 @@ export class Outbox {
     message: unknown,
     writeMaxBytes: number,
   ): void {
-    if (this.waiting.size === 0 && this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes)) return;
+    // SUBTLE: encoding can run user code (a getter, a codec of theirs) that makes a call of its own; its frame would
+    // be written over the one under way.
+    if (this.waiting.size === 0 && !this.encoding && this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes)) return;
+    if (this.carrier.closed) return;
+    if (streamId !== 0) this.heldSlots.add(streamId & (SLOTS_MAX - 1));
     this.waiting.set(streamId === 0 ? --this.connectionFrames : streamId, { kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes });
-    this.declare(true);
+    this.ringIsFull = true;
+    this.declare();
   }
 
   /** Sends a frame without a message. */
@@ -96,10 +107,16 @@ export class Outbox {
 
   /** Forgets what is left to send for a stream. Tells whether the peer has seen any of that stream's message. */
   drop(streamId: number): "unsent" | "sent" {
+    this.heldSlots.delete(streamId & (SLOTS_MAX - 1));
     if (this.waiting.delete(streamId)) return "unsent";
     const at = this.bulks.findIndex((bulk) => bulk.first.streamId === streamId);
     if (at < 0) return "sent";
     return this.bulks.splice(at, 1)[0].sentBytes === 0 ? "unsent" : "sent";
+  }
+
+  /** Whether anything is left to send for the stream in this slot. */
+  holds(slot: number): boolean {
+    return this.heldSlots.size > 0 && this.heldSlots.has(slot);
   }
 
   /** Nothing waits to be sent. */
@@ -107,35 +124,44 @@ export class Outbox {
     return this.waiting.size === 0 && this.bulks.length === 0;
   }
 
-  /** Frames that wait for room. */
+  /** Messages and frames that wait for room. */
   get backlog(): number {
-    return this.waiting.size;
+    return this.waiting.size + this.bulks.length;
   }
 
   /** Sends what waits, as far as there is room, and up to a bounded amount of copying. True if anything was sent. */
   pump(): boolean {
     let progress = false;
+    this.ringIsFull = false;
     for (const [key, outgoing] of this.waiting) {
       const { kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes } = outgoing;
       try {
         if (!this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes)) break;
       } catch (error) {
         this.waiting.delete(key);
+        this.letGo(streamId);
         this.onFailed(streamId, ConnectError.from(error, Code.Internal));
         continue;
       }
       this.waiting.delete(key);
+      this.letGo(streamId);
       progress = true;
     }
     if (this.pumpBulks()) progress = true;
-    this.declare(this.waiting.size > 0);
+    this.ringIsFull ||= this.waiting.size > 0;
+    this.declare();
     return progress;
   }
 
+  /** The stream's slot is free again, unless more is to be sent for it. */
+  private letGo(streamId: number): void {
+    if (this.waiting.has(streamId) || this.bulks.some((bulk) => bulk.first.streamId === streamId)) return;
+    this.heldSlots.delete(streamId & (SLOTS_MAX - 1));
+  }
+
   /** Tells the carrier what this side waits for. */
-  private declare(space: boolean): void {
-    const bulk = this.bulks.length > 0;
-    this.carrier.await(space || bulk, bulk);
+  private declare(): void {
+    this.carrier.await(this.ringIsFull, this.bulks.length > 0);
   }
 
   /** Writes one frame with a whole small message, or starts a large one. False if the ring has no room for it. */
@@ -158,15 +184,22 @@ export class Outbox {
     if (room < 0) return false;
     let length = 0;
     if (codec !== undefined) {
-      length = codec.encodeInto(message, carrier.ringBytes, bodyStart, bodyStart + Math.min(room, INLINE_BYTES_MAX));
+      this.encoding = true;
+      try {
+        length = codec.encodeInto(message, carrier.ringBytes, bodyStart, bodyStart + Math.min(room, INLINE_BYTES_MAX));
+      } finally {
+        this.encoding = false;
+      }
       if (length < 0) {
         const needed = -1 - length;
         checkSize(needed, writeMaxBytes);
         if (needed <= INLINE_BYTES_MAX) return false;
         const first = { kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes };
+        this.heldSlots.add(streamId & (SLOTS_MAX - 1));
         this.bulks.push({ first, parts: codec.encode(message), byteLength: needed, sentBytes: 0, part: 0, partOffset: 0 });
+        this.ringIsFull = false;
         this.pumpBulks();
-        this.declare(this.waiting.size > 0);
+        this.declare();
         return true;
       }
       if (length > writeMaxBytes) checkSize(length, writeMaxBytes);
@@ -211,11 +244,13 @@ export class Outbox {
         this.bulks.unshift(bulk);
         if (this.carrier.exhausted === undefined) break;
         this.bulks.shift();
+        this.letGo(bulk.first.streamId);
         this.onFailed(bulk.first.streamId, new ConnectError(`no shared memory for the message: ${this.carrier.exhausted}`, Code.ResourceExhausted));
         continue;
       }
       copied += sent;
       if (bulk.sentBytes < bulk.byteLength) this.bulks.push(bulk);
+      else this.letGo(bulk.first.streamId);
     }
     return copied > 0;
   }
@@ -227,7 +262,10 @@ export class Outbox {
     const isFirst = sentBytes === 0;
     const metadata = isFirst ? first.metadata : undefined;
     const metadataLength = metadata === undefined ? 0 : metadata.length;
-    if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) return 0;
+    if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) {
+      this.ringIsFull = true;
+      return 0;
+    }
     const length = Math.min(this.pieceBytes, byteLength - sentBytes);
     const unit = carrier.allocate(length);
     if (unit < 0) return 0;

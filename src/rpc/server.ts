@@ -12,7 +12,7 @@ import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../ca
 import type { MessageCodec } from "../codec/codec.js";
 import { Violation } from "../memory/violation.js";
 import type { PeerCredentials } from "../os/addon.js";
-import { FLAG, KIND, METHODS_MAX, SLOTS_MAX } from "../wire/frame.js";
+import { FLAG, KIND, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX, STATUS_BYTES_MAX } from "../wire/frame.js";
 import { encodeMetadata, metadataComplaint } from "../wire/metadata.js";
 import { parseError, serializeError, tooLarge } from "./client.js";
 import { CallContext } from "./context.js";
@@ -143,6 +143,7 @@ export class ServerConnection implements FrameReceiver {
 
   private onMethod(frame: ReceivedFrame): void {
     if (frame.code >= METHODS_MAX) throw new Violation("METHOD-1", `method number ${frame.code} is past the limit of ${METHODS_MAX}`);
+    if (frame.metadataLength > PATH_BYTES_MAX) throw new Violation("METHOD-3", `a method's path of ${frame.metadataLength} bytes`);
     const path = Buffer.from(takeMetadata(frame) ?? []).toString("latin1");
     this.methods[frame.code] = this.options.methods.get(path) ?? `${path} is not served here; check the service and method name, and that the server registers it`;
   }
@@ -151,6 +152,8 @@ export class ServerConnection implements FrameReceiver {
     const slot = frame.streamId & (SLOTS_MAX - 1);
     if (slot >= this.options.maxStreams) throw new Violation("STREAM-4", `stream slot ${slot} is past the limit of ${this.options.maxStreams}`);
     if (this.calls[slot] !== undefined) throw new Violation("STREAM-1", `stream slot ${slot} was opened while it is open`);
+    // Else answers that nobody takes would pile up without bound.
+    if (this.outbox.holds(slot)) throw new Violation("STREAM-6", `stream slot ${slot} was opened before its last answer was taken`);
     const method = this.methods[frame.code];
     if (method === undefined) throw new Violation("METHOD-2", `method number ${frame.code} was not defined`);
     const refusal = this.refusal(method, frame);
@@ -223,6 +226,7 @@ export class ServerConnection implements FrameReceiver {
 
   /** The call's slot is free for the client's next one. */
   forget(call: ServerCall): void {
+    if (this.closed) return;
     this.calls[call.streamId & (SLOTS_MAX - 1)] = undefined;
     this.openCalls--;
     this.closeIfDrained();
@@ -249,7 +253,10 @@ export class ServerConnection implements FrameReceiver {
       metadata = undefined;
       headerLength = 0;
     }
-    const status = encodeError(error);
+    let status = encodeError(error);
+    if (status.length > STATUS_BYTES_MAX) {
+      status = encodeError(new ConnectError(`an error of ${status.length} bytes is larger than the limit of ${STATUS_BYTES_MAX}`, error.code));
+    }
     this.outbox.send(KIND.response, FLAG.endStream, wireCode(error.code), streamId, headerLength, metadata, rawBytes, status, status.length);
   }
 }

@@ -71,6 +71,12 @@ export const FLAG = {
 export const FRAME_BYTES_MAX = 32768;
 /** Largest piece that travels in the ring; a larger one goes into an arena block. */
 export const INLINE_BYTES_MAX = 16384;
+/** Largest piece that an arena block brings, so that the work of taking one frame is bounded. */
+export const BLOCK_PIECE_BYTES_MAX = 1 << 20;
+/** Largest encoded status of a failed call. */
+export const STATUS_BYTES_MAX = 1 << 20;
+/** Longest path of a method. */
+export const PATH_BYTES_MAX = 1024;
 /** Largest metadata block of a frame; with an inline piece of the largest size it still fits a frame. */
 export const METADATA_BYTES_MAX = FRAME_BYTES_MAX - INLINE_BYTES_MAX - FRAME_HEADER_BYTES;
 

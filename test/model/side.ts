@@ -1,0 +1,297 @@
+/**
+ * One side of the model: the shipped carrier (rings, releases, arena, sleep words, drain) under the
+ * shipped outbox. What is swapped is what the kernel and the processor do between them:
+ *
+ *   words        through the carrier's `WordAccess`; a step each
+ *   ring data    stored when a frame is committed, loaded when the carrier takes its snapshot; each frame in `frameSteps` steps
+ *   releases     the entries of one `publish` in a step before the count, all slots in a step after it was loaded
+ *   blocks       one step to fill a block, one to copy it out
+ *   doorbell     a counter: ringing is a step, taking is a step
+ *   poller       its `touch` marks a connection awake at once; `live` below is its loop: step while something is found,
+ *                then park; asleep, only a doorbell, the hang-up or the user's next message goes on
+ *
+ * Each actor has private copies of all segments, brought up to date by its own loads: it sees nothing else.
+ */
+import assert from "node:assert/strict";
+import type { CarrierClosed, ReceivedFrame } from "../../src/carrier/carrier.js";
+import { poller } from "../../src/carrier/poller.js";
+import { ShmCarrier } from "../../src/carrier/shm.js";
+import { ARENA_UNIT_BYTES, RING_DATA_OFFSET, WORD } from "../../src/memory/layout.js";
+import type { ConnectionMemory } from "../../src/memory/segment.js";
+import type { WordAccess } from "../../src/memory/words.js";
+import { Outbox } from "../../src/rpc/outbox.js";
+import { FIELD, FLAG, FRAME_HEADER_BYTES, KIND, MESSAGE_BYTES_MAX } from "../../src/wire/frame.js";
+import type { Port, Turn } from "./actor.js";
+import { EVENT } from "./actor.js";
+import type { Copies, Shared } from "./cells.js";
+import { CELL_BYTES } from "./cells.js";
+import { PIECE_BYTES, Received, blockOf, bulkCodec, markOf } from "./payload.js";
+import type { CarrierParts, Scenario, Send } from "./scenario.js";
+
+/** The shipped carrier; its frames reach the shared memory when they are committed. */
+export class ModelCarrier extends ShmCarrier {
+  onCommit: ((byteLength: number) => void) | undefined;
+  afterPublish: (() => void) | undefined;
+
+  override commit(byteLength: number): void {
+    this.onCommit?.(byteLength);
+    super.commit(byteLength);
+  }
+
+  override publish(): void {
+    super.publish();
+    this.afterPublish?.();
+  }
+}
+
+export class Side {
+  private readonly shared: Shared;
+  private readonly side: number;
+  private readonly copies: Copies;
+  private readonly port: Port;
+  private readonly carrier: ModelCarrier;
+  private readonly outbox: Outbox;
+  private readonly received: Received;
+  /** Bursts that the user has sent, and messages in all. */
+  private bursts = 0;
+  private sent = 0;
+  private deliveredBytes = 0;
+  private entriesWritten = 0;
+  private readonly late: (() => void)[] = [];
+
+  constructor(shared: Shared, side: number, copies: Copies, port: Port) {
+    const { scenario } = shared;
+    this.shared = shared;
+    this.side = side;
+    this.copies = copies;
+    this.port = port;
+    this.received = new Received(scenario.sends[1 - side].flat());
+    const line = { ring: () => (port.ring(), true), keepAlive: () => undefined, close: () => undefined };
+    this.carrier = new ModelCarrier(memoryOf(scenario, copies), line, 0, this.words());
+    const inner = this.carrier as unknown as CarrierParts;
+    assert.equal(typeof inner.snapshot, "function", "the carrier reads ring data in `snapshot`");
+    const snapshot = inner.snapshot.bind(this.carrier);
+    inner.snapshot = (index, to, byteLength) => {
+      this.loadData(index, byteLength);
+      snapshot(index, to, byteLength);
+    };
+    this.carrier.onCommit = (byteLength) => this.storeFrame(this.carrier.index, byteLength);
+    scenario.defect?.patch?.(this.carrier, inner);
+    this.outbox = new Outbox(this.carrier, (_, error) => this.fail(error.message));
+    const receiver = {
+      onFrame: (frame: ReceivedFrame) => this.onFrame(frame),
+      onRoom: () => this.outbox.pump(),
+      onClosed: (reason: CarrierClosed) => this.onClosed(reason),
+    };
+    this.carrier.start(receiver, true);
+  }
+
+  /** The poller's loop around this one carrier, and its user. */
+  live(): number {
+    const { carrier, port } = this;
+    const { eager, defect } = this.shared.scenario;
+    const takesLate = defect?.takesLate === true;
+    if (eager) this.sendBurst();
+    while (!carrier.closed) {
+      const event = port.turn(this.turn(), () => this.digest());
+      switch (event) {
+        case EVENT.goOn:
+          this.goOn();
+          break;
+        case EVENT.rung:
+          if (takesLate) {
+            poller.touch(carrier);
+            this.goOn();
+            port.unwind();
+            port.take();
+          } else {
+            carrier.onDoorbell(port.take());
+          }
+          break;
+        case EVENT.send:
+          this.sendBurst();
+          break;
+        case EVENT.hangup:
+          carrier.onHangup();
+          break;
+      }
+      port.unwind();
+    }
+    return this.deliveredBytes;
+  }
+
+  private digest(): string {
+    const { carrier, outbox, received, bursts, sent, deliveredBytes, entriesWritten } = this;
+    return digestOf([carrier, outbox, received, bursts, sent, deliveredBytes, entriesWritten], this.copies);
+  }
+
+  private turn(): Turn {
+    const { carrier, bursts } = this;
+    const maySend = bursts < this.shared.scenario.sends[this.side].length;
+    return { asleep: !carrier.awake, events: true, maySend, complete: !maySend && this.outbox.idle && this.received.whole };
+  }
+
+  private goOn(): void {
+    const { carrier, port } = this;
+    const found = carrier.step();
+    port.unwind();
+    if (found) return;
+    const turn = { ...this.turn(), events: false };
+    // Another connection's step comes in between, and its handler sends here.
+    if (turn.maySend && port.turn(turn, () => `parking ${this.digest()}`) === EVENT.send) this.sendBurst();
+    if (carrier.tryPark()) carrier.awake = false;
+  }
+
+  private sendBurst(): void {
+    for (const what of this.shared.scenario.sends[this.side][this.bursts++] ?? []) this.send(what);
+    this.port.unwind();
+  }
+
+  private send(what: Send): void {
+    const streamId = ++this.sent;
+    if (what === "frame") this.outbox.sendControl(KIND.ping, 0, streamId, markOf(streamId, 0));
+    else this.outbox.send(KIND.request, 0, 0, streamId, markOf(streamId, 0), undefined, bulkCodec(streamId), undefined, MESSAGE_BYTES_MAX);
+  }
+
+  private onFrame(frame: ReceivedFrame): void {
+    const inBlock = (frame.flags & FLAG.inBlock) !== 0;
+    this.deliveredBytes += FRAME_HEADER_BYTES + (inBlock ? CELL_BYTES : 0);
+    let mark = frame.argument;
+    if (inBlock) {
+      assert.equal(frame.pieceSource.buffer, this.copies.peerArena);
+      const unit = frame.pieceOffset / ARENA_UNIT_BYTES;
+      [mark] = this.port.load([this.shared.cells.blocks[1 - this.side][blockOf(unit)]]);
+    }
+    this.received.take(frame, mark);
+  }
+
+  private onClosed(reason: CarrierClosed): void {
+    if (!this.port.unwinding && reason.cause !== "hangup") this.fail(`${reason.cause}: ${reason.detail}`);
+  }
+
+  private fail(detail: string): void {
+    if (!this.port.unwinding) throw new Error(detail);
+  }
+
+  // Between the carrier and the shared memory.
+
+  private words(): WordAccess {
+    const { side, port, copies } = this;
+    const { cells } = this.shared;
+    const sideOf = (words: Int32Array) => (words.buffer === copies.ownRing ? side : 1 - side);
+    return {
+      load: (words, index) => {
+        const of = sideOf(words);
+        const [value] = port.load([cells.wordOf(of, index)]);
+        if (index === WORD.released && value > 0) this.loadEntries(words, of);
+        return value;
+      },
+      store: (words, index, value) => {
+        assert.equal(sideOf(words), side, "LAYOUT-1: a word of the peer is stored");
+        if (index === WORD.released) this.storeEntries(words, value);
+        port.store([cells.wordOf(side, index)], [value], true);
+        return value;
+      },
+    };
+  }
+
+  private storeFrame(index: number, byteLength: number): void {
+    if (this.shared.scenario.defect?.storesFramesLate === true) {
+      this.late.push(() => this.storeData(index, byteLength));
+      this.carrier.afterPublish = () => {
+        for (const store of this.late.splice(0)) store();
+      };
+      return;
+    }
+    this.storeData(index, byteLength);
+  }
+
+  private storeData(index: number, byteLength: number): void {
+    const { side, port, copies } = this;
+    const { cells, octets } = this.shared;
+    const words = new Int32Array(copies.ownRing, RING_DATA_OFFSET);
+    const start = index >> 2;
+    if (((words[start + FIELD.kindFlagsCode] >>> 8) & FLAG.inBlock) !== 0) {
+      const unit = words[start + FRAME_HEADER_BYTES / 4];
+      port.store([cells.blocks[side][blockOf(unit)]], [new Uint8Array(copies.ownArena)[unit * ARENA_UNIT_BYTES]], false);
+    }
+    for (const part of this.parts(index, byteLength)) {
+      const values = part.map((at) => octets.idOf(words[at >> 2], words[(at >> 2) + 1]));
+      port.store(
+        part.map((at) => this.dataCell(side, at)),
+        values,
+        false,
+      );
+    }
+  }
+
+  private loadData(index: number, byteLength: number): void {
+    const { side, port, copies } = this;
+    const words = new Int32Array(copies.peerRing, RING_DATA_OFFSET);
+    for (const part of this.parts(index, byteLength)) {
+      const values = port.load(part.map((at) => this.dataCell(1 - side, at)));
+      part.forEach((at, i) => words.set(this.shared.octets.pair(values[i]), at >> 2));
+    }
+  }
+
+  /** The offsets of a frame's eight bytes each, cut into the parts that make a step. */
+  private parts(index: number, byteLength: number): number[][] {
+    const offsets = Array.from({ length: byteLength / CELL_BYTES }, (_, i) => index + i * CELL_BYTES);
+    const frames = Math.max(1, Math.floor(byteLength / FRAME_HEADER_BYTES));
+    const each = Math.ceil(offsets.length / (frames * this.shared.scenario.frameSteps));
+    const parts: number[][] = [];
+    while (offsets.length > 0) parts.push(offsets.splice(0, each));
+    return parts;
+  }
+
+  private dataCell(side: number, offset: number): number {
+    return this.shared.cells.data[side][(offset % this.shared.scenario.ringBytes) / CELL_BYTES];
+  }
+
+  private storeEntries(words: Int32Array, count: number): void {
+    const { scenario, cells, octets } = this.shared;
+    const slots: number[] = [];
+    for (; this.entriesWritten < count; this.entriesWritten++) slots.push(this.entriesWritten % scenario.releaseSlots);
+    const values = slots.map((slot) => octets.idOf(words[WORD.releaseEntries + slot * 2], words[WORD.releaseEntries + slot * 2 + 1]));
+    this.port.store(
+      slots.map((slot) => cells.entries[this.side][slot]),
+      values,
+      false,
+    );
+  }
+
+  private loadEntries(words: Int32Array, of: number): void {
+    const values = this.port.load(this.shared.cells.entries[of]);
+    values.forEach((id, slot) => words.set(this.shared.octets.pair(id), WORD.releaseEntries + slot * 2));
+  }
+}
+
+function memoryOf({ ringBytes, releaseSlots, blocks }: Scenario, copies: Copies): ConnectionMemory {
+  const geometry = { ringBytes, releaseSlots };
+  return {
+    ...copies,
+    ownGeometry: geometry,
+    peerGeometry: geometry,
+    ownPages: { byteLength: ARENA_UNIT_BYTES + blocks * PIECE_BYTES, commit: () => undefined, giveBack: () => undefined },
+    budget: { take: () => true, give: () => undefined, explanation: "" },
+    close: () => undefined,
+  };
+}
+
+/** Larger arrays are memory: the books of an arena of a few units are small. */
+const BOOKS_BYTES_MAX = 4096;
+
+/**
+ * All that objects hold, as text: places with the same text have the same future. Left out are functions (they hold
+ * nothing but their object here), and memory: copies of segments and the scratch, which are loaded before each use.
+ */
+function digestOf(value: unknown, copies: Copies): string {
+  if (typeof value !== "object" || value === null) return typeof value === "function" ? "" : String(value);
+  if (value instanceof ArrayBuffer) return "";
+  if (value instanceof Uint8Array || value instanceof Int32Array || value instanceof Uint32Array) {
+    const isMemory = value.byteLength > BOOKS_BYTES_MAX || Object.values(copies).includes(value.buffer);
+    return isMemory ? "" : value.join();
+  }
+  const entries = value instanceof Map ? [...value.entries()].flat() : Array.isArray(value) ? value : Object.values(value);
+  return `(${entries.map((entry) => digestOf(entry, copies)).join()})`;
+}
