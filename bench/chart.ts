@@ -28,7 +28,7 @@ const names: Record<PeerName, string> = {
 
 const width = 760;
 const labelWidth = 180;
-const valueWidth = 130;
+const valueWidth = 150;
 const rowHeight = 26;
 const barHeight = 16;
 const panelHead = 56;
@@ -45,7 +45,7 @@ export function drawChart(rows: readonly Row[], machine: string): string | null 
     y += panelHead + measured.length * rowHeight + 24;
   }
   if (drawn.length === 0) return null;
-  const height = y + 16;
+  const height = y + 28;
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img" aria-label="Isthmus compared with other ways to call another process">
 <style>
   text { font: 13px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #1f2328; }

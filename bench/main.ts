@@ -18,6 +18,9 @@ import { legend } from "./report.js";
 import { runScenarios } from "./run.js";
 import { paces, quickScenarios, scenarios, smokeScenarios, type Scenario } from "./scenarios.js";
 
+/** Processes that were running before the benchmark, on average; more than this disturbs what is measured. */
+const busyLoad = 0.7;
+
 const help = `npm run bench -- [options]
 
   --only NAME[,NAME…]  only these peers (${peerNames.join(", ")})
@@ -58,10 +61,12 @@ async function main(): Promise<void> {
   const machine = describeMachine();
   const versions = packageVersions();
   const placer = new Placer();
+  const [loadAverage] = os.loadavg();
   const machineLine = `${machine.cpu}, ${machine.cores} cores, ${(machine.memoryBytes / 2 ** 30).toFixed(0)} GiB, ${machine.kernel}, Node ${process.versions.node}`;
   console.log(machineLine);
   console.log(Object.entries(versions).map(([name, version]) => `${name} ${version ?? "(not installed)"}`).join(", "));
   if (placer.unpinnedBecause !== null) console.log(`Processes are not pinned to cores: ${placer.unpinnedBecause}.`);
+  if (loadAverage > busyLoad) console.log(`The machine is busy (load average ${loadAverage.toFixed(1)}): these figures say little.`);
   console.log(`\n${legend}\n`);
 
   const directory = mkdtempSync(join(os.tmpdir(), "isthmus-bench-"));
@@ -74,7 +79,7 @@ async function main(): Promise<void> {
 
   if (values.json !== undefined) {
     const taken = new Date().toISOString();
-    const document = { machine, node: process.versions.node, versions, taken, mode, heapMethod, results: rows, bars: verdicts };
+    const document = { machine, node: process.versions.node, versions, taken, mode, loadAverage, heapMethod, results: rows, bars: verdicts };
     writeFileSync(values.json, `${JSON.stringify(document, null, 2)}\n`);
   }
   if (values.svg !== undefined) {

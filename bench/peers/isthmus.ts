@@ -11,19 +11,20 @@ export const isthmus: Peer = createPeer("isthmus");
 export const isthmusPassthrough: Peer = createPeer("isthmus-passthrough", createPassthroughCodec);
 
 function createPeer(name: PeerName, codec?: MessageCodecFactory): Peer {
-  const codecOption = codec === undefined ? {} : { codec };
+  // Nothing but shared memory, or an error: a slower carrier would measure something else.
+  const options = { carrier: "shm", ...(codec === undefined ? {} : { codec }) } as const;
   return {
     name,
     servesInClient: false,
 
     async startServer(path, answer) {
-      const server = createIsthmusServer({ routes: (router: ConnectRouter) => router.service(EchoService, { echo: answer }), ...codecOption });
+      const server = createIsthmusServer({ routes: (router: ConnectRouter) => router.service(EchoService, { echo: answer }), ...options });
       await server.listen(`unix:${path}`);
       return server;
     },
 
     connect(path) {
-      const transport = createIsthmusTransport({ address: `unix:${path}`, ...codecOption });
+      const transport = createIsthmusTransport({ address: `unix:${path}`, ...options });
       const client = createClient(EchoService, transport);
       return Promise.resolve({ call: (request: Payload) => client.echo(request), close: () => transport.close() });
     },

@@ -28,6 +28,14 @@ describe("the pass-through codec", () => {
     assert.deepEqual([...read.data], [9, 9]);
   });
 
+  test("encodes to parts what it encodes into a target", () => {
+    const codec = createPassthroughCodec();
+    const target = new Uint8Array(32);
+    const byteLength = codec.encodeInto(payload(77n, [5, 6]), target, 0, target.length);
+    const parts = codec.encode(payload(77n, [5, 6]));
+    assert.deepEqual([...Buffer.concat(parts)], [...target.subarray(0, byteLength)]);
+  });
+
   test("says how much it needs, and writes nothing past the limit", () => {
     const codec = createPassthroughCodec();
     const target = new Uint8Array(64);
