@@ -41,8 +41,10 @@ export interface Carrier {
   /** … and the same memory in 32-bit words. */
   readonly ringWords: Int32Array;
   readonly index: number;
-  /** The memory that blocks lie in. */
+  /** The memory that blocks lie in, as far as blocks were handed out; valid until the next `allocate`. */
   readonly arenaBytes: Uint8Array;
+  /** Size of the whole arena. */
+  readonly arenaByteLength: number;
   readonly closed: boolean;
   /** Bytes that may be written at `index`. */
   freeBytes(): number;
@@ -50,7 +52,6 @@ export interface Carrier {
   /** A block of `byteLength` bytes: its unit, or −1 when the sender has to wait. */
   allocate(byteLength: number): number;
   generationOf(unit: number): number;
-  abandon(unit: number): void;
   /** Why no block will ever be had as things are, if so. */
   readonly exhausted: string | undefined;
   /** Shows committed frames to the peer now instead of with the next step of the poller. */

@@ -251,7 +251,9 @@ export async function welcome(
     socket.handOver(link.carrier);
     return link;
   } catch (error) {
-    const refused = handshakeError(error);
+    // The client reads this: whose limit was reached must be plain.
+    const failure = handshakeError(error);
+    const refused = isSystemError(error) ? new ConnectError(`the server: ${failure.rawMessage}`, failure.code, undefined, undefined, error) : failure;
     memory?.close();
     own?.close();
     for (const descriptor of received.splice(0)) addon.closeDescriptor(descriptor);

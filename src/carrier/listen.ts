@@ -90,29 +90,42 @@ function serve(addon: Addon, path: string, socket: number, onSocket: (descriptor
   let resuming: NodeJS.Timeout | undefined;
   const accept = () => {
     for (;;) {
+      let descriptor: number;
       try {
-        const descriptor = addon.acceptSocket(socket);
-        if (descriptor < 0) return;
-        onSocket(descriptor);
+        descriptor = addon.acceptSocket(socket);
       } catch (error) {
-        try {
-          if (spare !== undefined) addon.closeDescriptor(spare);
-          spare = undefined;
-          const descriptor = addon.acceptSocket(socket);
-          if (descriptor >= 0) onSpare(descriptor, error as Error);
-          spare = addon.openSpare();
-        } catch {
-          // Not even the reserve: whoever waits stays in the backlog.
-        }
-        addon.closeWatch(watch);
-        resuming = setTimeout(start, ACCEPT_PAUSE_MS);
-        return;
+        return turnAway(error as Error);
       }
+      if (descriptor < 0) return;
+      onSocket(descriptor);
       if (closed) return;
     }
   };
+  /** Out of descriptors: tells all who wait, one after the other on the reserve, and accepts again a little later. */
+  const turnAway = (error: Error) => {
+    try {
+      for (let told = 0; told < BACKLOG && spare !== undefined && !closed; told++) {
+        addon.closeDescriptor(spare);
+        spare = undefined;
+        const descriptor = addon.acceptSocket(socket);
+        if (descriptor >= 0) onSpare(descriptor, error);
+        spare = addon.openSpare();
+        if (descriptor < 0) break;
+      }
+    } catch {
+      // Not even the reserve: whoever still waits stays in the backlog.
+    }
+    if (closed) return;
+    addon.closeWatch(watch);
+    resuming = setTimeout(start, ACCEPT_PAUSE_MS);
+  };
   const start = () => {
     resuming = undefined;
+    try {
+      spare ??= addon.openSpare();
+    } catch {
+      // Still none; accepting may work all the same.
+    }
     watch = addon.watch(socket, accept);
   };
   start();

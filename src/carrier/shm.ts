@@ -53,12 +53,13 @@ export class ShmCarrier implements Carrier, Pollable {
   readonly name = "shm";
   readonly ringBytes: Uint8Array;
   readonly ringWords: Int32Array;
-  readonly arenaBytes: Uint8Array;
+  arenaBytes: Uint8Array;
   awake = false;
   yielded = false;
   closed = false;
   readonly patience: Patience;
 
+  readonly arenaByteLength: number;
   private readonly memory: ConnectionMemory;
   private readonly line: DoorbellLine;
   private receiver: FrameReceiver | undefined;
@@ -72,7 +73,6 @@ export class ShmCarrier implements Carrier, Pollable {
   private readonly cpuHint: CpuHint;
   private readonly peerRingBytes: Uint8Array;
   private readonly peerRingWords: Int32Array;
-  private readonly peerArenaBytes: Uint8Array;
   private readonly releaseSlots: number;
   private awaiting: number = AWAIT.frames;
   private servesPeer = false;
@@ -88,7 +88,7 @@ export class ShmCarrier implements Carrier, Pollable {
   private rung = 0;
 
   constructor(memory: ConnectionMemory, line: DoorbellLine, pollMicros: number, words: WordAccess = Atomics) {
-    const { ownRing, peerRing, ownArena, peerArena, ownGeometry, peerGeometry } = memory;
+    const { ownRing, peerRing, ownArena, ownGeometry, peerGeometry } = memory;
     this.memory = memory;
     this.line = line;
     this.patience = new Patience(pollMicros);
@@ -96,8 +96,8 @@ export class ShmCarrier implements Carrier, Pollable {
     this.ringWords = new Int32Array(ownRing, RING_DATA_OFFSET);
     this.peerRingBytes = new Uint8Array(peerRing, RING_DATA_OFFSET);
     this.peerRingWords = new Int32Array(peerRing, RING_DATA_OFFSET);
-    this.arenaBytes = new Uint8Array(ownArena);
-    this.peerArenaBytes = new Uint8Array(peerArena);
+    this.arenaBytes = ownArena.upTo(0);
+    this.arenaByteLength = ownArena.byteLength;
     const own = new Int32Array(ownRing, 0, RING_DATA_OFFSET / 4);
     const peer = new Int32Array(peerRing, 0, RING_DATA_OFFSET / 4);
     this.writer = new RingWriter(own, peer, ownGeometry.ringBytes, words);
@@ -175,8 +175,17 @@ export class ShmCarrier implements Carrier, Pollable {
     }
     // RELEASE-1: never more blocks out than the peer has slots to release them.
     if (this.arena.outstanding >= this.releaseSlots) return -1;
-    const unit = this.arena.allocate(byteLength);
-    return unit >= 0 || !this.arena.grow() ? unit : this.arena.allocate(byteLength);
+    let unit = this.arena.allocate(byteLength);
+    if (unit < 0 && this.arena.grow()) unit = this.arena.allocate(byteLength);
+    if (unit < 0) return unit;
+    try {
+      this.arenaBytes = this.memory.ownArena.upTo(unit * ARENA_UNIT_BYTES + byteLength);
+      return unit;
+    } catch (error) {
+      // No address space or no mapping left: like no memory.
+      this.arena.abandon(unit, error);
+      return -1;
+    }
   }
 
   private collectReleases(): void {
@@ -185,10 +194,6 @@ export class ShmCarrier implements Carrier, Pollable {
 
   generationOf(unit: number): number {
     return this.arena.generationOf(unit);
-  }
-
-  abandon(unit: number): void {
-    this.arena.abandon(unit);
   }
 
   get exhausted(): string | undefined {
@@ -399,10 +404,10 @@ export class ShmCarrier implements Carrier, Pollable {
     const unit = readUint32(scratch, frame.pieceOffset);
     const generation = readUint32(scratch, frame.pieceOffset + 4);
     const offset = unit * ARENA_UNIT_BYTES;
-    if (unit === 0 || frame.pieceLength > BLOCK_PIECE_BYTES_MAX || offset + frame.pieceLength > this.peerArenaBytes.length) {
+    if (unit === 0 || frame.pieceLength > BLOCK_PIECE_BYTES_MAX || offset + frame.pieceLength > this.memory.peerArena.byteLength) {
       throw new Violation("FRAME-5", `${frame.pieceLength} bytes at unit ${unit} are too many, or reach past the arena`);
     }
-    frame.pieceSource = this.peerArenaBytes;
+    frame.pieceSource = this.memory.peerArena.upTo(offset + frame.pieceLength);
     frame.pieceOffset = offset;
     // The receiver copies before it returns, so the block can go back at once.
     this.receiver!.onFrame(frame);

@@ -79,7 +79,7 @@ function intercept(spec: MethodImplSpec & { kind: "unary" }, path: string, inter
         stream: false,
         service: method.parent,
         method,
-        message: (isMessage(answer, method.output) ? answer : create(method.output, answer)) as UnaryResponse["message"],
+        message: (isMessage(answer, method.output) ? answer : create(method.output, answer)),
         header: context.responseHeader,
         trailer: context.responseTrailer,
       };

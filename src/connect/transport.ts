@@ -114,7 +114,7 @@ class SharedMemoryTransport implements IsthmusTransport {
           : this.callIntercepted(clientMethod, input, header, timeout, signal, contextValues);
       return response as Promise<UnaryResponse<I, O>>;
     } catch (error) {
-      return Promise.reject(error as Error);
+      return Promise.reject(ConnectError.from(error, Code.Internal));
     }
   }
 

@@ -45,7 +45,7 @@ export class Arena {
   /** Blocks handed out so far. */
   allocations = 0;
   private closed = false;
-  /** Why the last step could not be committed, until one can. */
+  /** Why there is no more memory, until a block was handed out again. */
   private refusal: string | undefined;
 
   // Per unit. `size` is meaningful at the first and the last unit of a block, the rest at the first.
@@ -84,7 +84,7 @@ export class Arena {
 
   /** Why no memory at all can be had, if that is so; a sender that has nothing to wait for fails with it. */
   get exhausted(): string | undefined {
-    return this.blocksOut === 0 && this.committedUnits === 1 ? this.refusal : undefined;
+    return this.blocksOut === 0 ? this.refusal : undefined;
   }
 
   /** Takes a block of at least `byteLength` bytes and returns its first unit, or −1 if there is none at the moment. */
@@ -92,6 +92,7 @@ export class Arena {
     const units = Math.max(1, Math.ceil(byteLength / ARENA_UNIT_BYTES));
     const unit = this.find(units);
     if (unit === NONE) return NONE;
+    this.refusal = undefined;
     this.unlink(unit);
     const rest = this.size[unit] - units;
     if (rest > 0) this.link(unit + units, rest);
@@ -118,10 +119,11 @@ export class Arena {
     this.free(unit);
   }
 
-  /** Takes back a block that was never sent. */
-  abandon(unit: number): void {
+  /** Takes back a block that was never sent. @param because why it could not be used, if that is the reason */
+  abandon(unit: number, because?: unknown): void {
     assertOwn(this.state[unit] === OUT, "ARENA-2: a block was abandoned that is not out");
     this.free(unit);
+    if (because !== undefined) this.refusal = because instanceof Error ? because.message : String(because);
   }
 
   /**
@@ -143,7 +145,6 @@ export class Arena {
       this.refusal = error instanceof Error ? error.message : String(error);
       return false;
     }
-    this.refusal = undefined;
     this.grewThisTurn = true;
     setImmediate(() => {
       this.grewThisTurn = false;

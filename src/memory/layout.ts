@@ -54,7 +54,7 @@ export interface RingGeometry {
 }
 
 export interface ArenaGeometry {
-  /** Size of the arena segment in bytes, header unit included: a multiple of 4096. */
+  /** Size of the arena segment in bytes, header unit included: a multiple of 64 KiB. */
   readonly arenaBytes: number;
 }
 

@@ -25,23 +25,76 @@ import {
   writeArenaHeader,
   writeRingHeader,
 } from "./layout.js";
-import { Violation } from "./violation.js";
+import { assertOwn, Violation } from "./violation.js";
 
+/** A multiple of every page size. */
+const MAPPED_BYTES_MIN = 2 << 20;
 const ARENA_SEALS = SEALS.SHRINK | SEALS.GROW | SEALS.SEAL;
 const RING_SEALS = ARENA_SEALS | SEALS.FUTURE_WRITE;
 
 /** All memory of one connection, as the carrier uses it. */
 export interface ConnectionMemory {
   readonly ownRing: ArrayBuffer;
-  readonly ownArena: ArrayBuffer;
+  readonly ownArena: ArenaView;
   readonly ownGeometry: RingGeometry;
   readonly ownPages: ArenaPages;
   readonly peerRing: ArrayBuffer;
-  readonly peerArena: ArrayBuffer;
+  readonly peerArena: ArenaView;
   readonly peerGeometry: RingGeometry;
   readonly budget: CommitBudget;
   /** Detaches every view and unmaps; the kernel frees the pages when the peer has unmapped them too. */
   close(): void;
+}
+
+/** What is mapped of an arena: a part that grows with use. */
+export interface ArenaView {
+  /** Size of the whole arena. */
+  readonly byteLength: number;
+  /** The arena's bytes, at least up to `end`; valid until the next call. @throws SystemError when they cannot be mapped */
+  upTo(end: number): Uint8Array;
+}
+
+/**
+ * SEGMENT-4  Of an arena only what has been used is mapped, in doubling steps. V8 counts a mapping's whole length as
+ *            external memory: mapping 64 MiB twice per connection cost 20 to 45 ms of garbage collection each time.
+ */
+class ArenaMapping implements ArenaView {
+  readonly byteLength: number;
+  private readonly addon: Addon;
+  private readonly descriptor: number;
+  private readonly writable: boolean;
+  buffer: ArrayBuffer;
+  private bytes: Uint8Array;
+  private mappedBytes: number;
+
+  constructor(addon: Addon, descriptor: number, byteLength: number, writable: boolean) {
+    this.addon = addon;
+    this.descriptor = descriptor;
+    this.byteLength = byteLength;
+    this.writable = writable;
+    this.mappedBytes = Math.min(byteLength, MAPPED_BYTES_MIN);
+    this.buffer = addon.mapSegment(descriptor, this.mappedBytes, 0, writable);
+    this.bytes = new Uint8Array(this.buffer);
+  }
+
+  upTo(end: number): Uint8Array {
+    if (end > this.mappedBytes) {
+      let byteLength = this.mappedBytes;
+      while (byteLength < end) byteLength *= 2;
+      byteLength = Math.min(byteLength, this.byteLength);
+      assertOwn(end <= byteLength, "SEGMENT-4: no byte past the end of an arena is asked for");
+      const buffer = this.addon.mapSegment(this.descriptor, byteLength, 0, this.writable);
+      this.addon.detachMapping(this.buffer);
+      this.buffer = buffer;
+      this.bytes = new Uint8Array(buffer);
+      this.mappedBytes = byteLength;
+    }
+    return this.bytes;
+  }
+
+  close(): void {
+    this.addon.detachMapping(this.buffer);
+  }
 }
 
 /** This side's segments before the peer's are known. The descriptors of both are to be sent to the peer, ring first. */
@@ -49,7 +102,7 @@ export interface OwnMemory {
   readonly ringDescriptor: number;
   readonly arenaDescriptor: number;
   readonly ring: ArrayBuffer;
-  readonly arena: ArrayBuffer;
+  readonly arena: ArenaView;
   readonly geometry: RingGeometry & ArenaGeometry;
   /** The peer has them: closes the ring's descriptor. The arena's stays, for committing and giving back pages. */
   descriptorsSent(): void;
@@ -63,8 +116,10 @@ export function createOwnMemory(addon: Addon, geometry: RingGeometry & ArenaGeom
   /** The ring's, then the arena's. */
   const descriptors: number[] = [];
   const mappings: ArrayBuffer[] = [];
+  let arena: ArenaMapping | undefined;
   const close = () => {
     for (const mapping of mappings.splice(0)) addon.detachMapping(mapping);
+    arena?.close();
     for (const descriptor of descriptors.splice(0)) addon.closeDescriptor(descriptor);
   };
   const descriptorsSent = () => {
@@ -83,9 +138,8 @@ export function createOwnMemory(addon: Addon, geometry: RingGeometry & ArenaGeom
     const arenaDescriptor = addon.createSegment("isthmus-arena", geometry.arenaBytes);
     descriptors.push(arenaDescriptor);
     addon.commitPages(arenaDescriptor, 0, ARENA_UNIT_BYTES);
-    const arena = addon.mapSegment(arenaDescriptor, geometry.arenaBytes, 0, true);
-    mappings.push(arena);
-    writeArenaHeader(arena, geometry);
+    arena = new ArenaMapping(addon, arenaDescriptor, geometry.arenaBytes, true);
+    writeArenaHeader(arena.buffer, geometry);
     addon.sealSegment(arenaDescriptor, ARENA_SEALS);
     return { ringDescriptor, arenaDescriptor, ring, arena, geometry, descriptorsSent, close };
   } catch (error) {
@@ -95,26 +149,33 @@ export function createOwnMemory(addon: Addon, geometry: RingGeometry & ArenaGeom
 }
 
 /**
- * Maps the peer's segments and closes their descriptors, also when it throws. `own` belongs to the result, or is
- * closed when it throws.
+ * Maps the peer's segments. `own` and the peer's descriptors belong to the result, or are closed when it throws.
  * @throws Violation if the segments are not what the protocol asks for; SystemError when they cannot be mapped
  */
 export function joinMemory(addon: Addon, own: OwnMemory, peerDescriptors: readonly number[]): ConnectionMemory {
-  const mappings: ArrayBuffer[] = [];
+  const open = [...peerDescriptors];
+  let peerRing: ArrayBuffer | undefined;
+  let peerArena: ArenaMapping | undefined;
+  const close = () => {
+    if (peerRing !== undefined) addon.detachMapping(peerRing);
+    peerArena?.close();
+    for (const descriptor of open.splice(0)) addon.closeDescriptor(descriptor);
+    own.close();
+  };
   try {
     if (peerDescriptors.length !== 2) {
-      throw new Violation("SEGMENT-2", `${peerDescriptors.length} descriptors came with the handshake instead of 2`);
+      throw new Violation("SEGMENT-5", `${peerDescriptors.length} descriptors came with the handshake instead of 2`);
     }
     const [ringDescriptor, arenaDescriptor] = peerDescriptors;
     const ringSize = checkSegment(addon, ringDescriptor, RING_SEALS, "ring");
     const arenaSize = checkSegment(addon, arenaDescriptor, ARENA_SEALS, "arena");
     const peerGeometry = readRingHeader(peekHeader(addon, ringDescriptor), ringSize);
-    const peerRing = addon.mapSegment(ringDescriptor, ringSize, peerGeometry.ringBytes, false);
-    mappings.push(peerRing);
+    peerRing = addon.mapSegment(ringDescriptor, ringSize, peerGeometry.ringBytes, false);
     readArenaHeader(peekHeader(addon, arenaDescriptor), arenaSize);
-    const peerArena = addon.mapSegment(arenaDescriptor, arenaSize, 0, false);
-    mappings.push(peerArena);
+    peerArena = new ArenaMapping(addon, arenaDescriptor, arenaSize, false);
     sharedBudget ??= createCommitBudget(memoryLimitBytes());
+    // The arena's is needed again when more of it is mapped.
+    for (const descriptor of open.splice(0, 1)) addon.closeDescriptor(descriptor);
     return {
       ownRing: own.ring,
       ownArena: own.arena,
@@ -128,17 +189,11 @@ export function joinMemory(addon: Addon, own: OwnMemory, peerDescriptors: readon
       peerArena,
       peerGeometry,
       budget: sharedBudget,
-      close() {
-        for (const mapping of mappings.splice(0)) addon.detachMapping(mapping);
-        own.close();
-      },
+      close,
     };
   } catch (error) {
-    for (const mapping of mappings) addon.detachMapping(mapping);
-    own.close();
+    close();
     throw error;
-  } finally {
-    for (const descriptor of peerDescriptors) addon.closeDescriptor(descriptor);
   }
 }
 

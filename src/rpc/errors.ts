@@ -16,8 +16,8 @@ export function abortError(signal: AbortSignal): ConnectError {
 }
 
 /** The status code that stands on the wire: whatever is none of Connect's codes is Unknown, and never 0, which means success. */
-export function wireCode(code: number): Code {
-  return code >= Code.Canceled && code <= Code.Unauthenticated && Number.isInteger(code) ? (code as Code) : Code.Unknown;
+export function wireCode(code: Code): Code {
+  return code >= Code.Canceled && code <= Code.Unauthenticated && Number.isInteger(code) ? code : Code.Unknown;
 }
 
 /** Never throws: details that cannot be encoded are left out. */

@@ -71,7 +71,7 @@ export class Outbox {
   constructor(carrier: Carrier, onFailed: (streamId: number, error: ConnectError) => void) {
     this.carrier = carrier;
     // A small arena still holds several pieces at once.
-    this.pieceBytes = Math.min(PIECE_BYTES_MAX, Math.floor(carrier.arenaBytes.length / 4));
+    this.pieceBytes = Math.min(PIECE_BYTES_MAX, Math.floor(carrier.arenaByteLength / 4));
     this.onFailed = onFailed;
   }
 

@@ -215,7 +215,7 @@ export class ServerConnection implements FrameReceiver {
       return this.closeIfDrained();
     }
     this.forget(call);
-    const code = frame.code === Code.DeadlineExceeded ? Code.DeadlineExceeded : Code.Canceled;
+    const code = (frame.code as Code) === Code.DeadlineExceeded ? Code.DeadlineExceeded : Code.Canceled;
     call.abandon(new ConnectError(code === Code.Canceled ? "the client canceled the call" : "the operation timed out", code));
   }
 

@@ -207,7 +207,8 @@ class Explorer {
         if (!operation.turn.asleep) go(EVENT.goOn);
         if (operation.turn.events && memory.cells[doorbells[actor]] > 0) go(EVENT.rung);
         if (operation.turn.maySend) go(EVENT.send);
-        if (operation.turn.events && !peerAlive) go(EVENT.hangup);
+        // A process is gone only when its last stores are where they belong.
+        if (operation.turn.events && !peerAlive && memory.buffers[1 - actor].length === 0) go(EVENT.hangup);
         break;
       case "end":
       case "failed":

@@ -3,8 +3,8 @@
  * within small bounds and with either side dying at every step. `ISTHMUS_MODEL=deep` takes larger bounds (minutes).
  *
  * In every state: RING-1, RING-2, RING-3, and no more rings than sleeps (BELL-2). Of what arrives: whole frames, in order,
- * once, unmodified. Of where it ends: nobody sleeps with frames to send or to receive (BELL-1); a survivor has
- * delivered exactly what the dead side had published, and closes because of the hang-up and nothing else.
+ * once, unmodified. Of where it ends: nobody sleeps with frames to send or to receive (BELL-1); a survivor
+ * closes because of the hang-up and nothing else, and a client has then delivered exactly what the dead server had published.
  */
 import assert from "node:assert/strict";
 import type { TestContext } from "node:test";

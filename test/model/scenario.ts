@@ -4,6 +4,9 @@ import type { WordAccess } from "../../src/memory/words.js";
 import type { Model } from "./explorer.js";
 import type { ModelCarrier } from "./side.js";
 
+/** Side A serves: what a dead client had asked it need not deliver. Side B delivers all that a dead server had answered. */
+export const SERVER = 0;
+
 /** What the two sides do, and how much room they have. */
 export interface Scenario {
   readonly name: string;

@@ -17,7 +17,7 @@ import type { CarrierClosed, ReceivedFrame } from "../../src/carrier/carrier.js"
 import { poller } from "../../src/carrier/poller.js";
 import { ShmCarrier } from "../../src/carrier/shm.js";
 import { ARENA_UNIT_BYTES, RING_DATA_OFFSET, WORD } from "../../src/memory/layout.js";
-import type { ConnectionMemory } from "../../src/memory/segment.js";
+import type { ArenaView, ConnectionMemory } from "../../src/memory/segment.js";
 import type { WordAccess } from "../../src/memory/words.js";
 import { Outbox } from "../../src/rpc/outbox.js";
 import { FIELD, FLAG, FRAME_HEADER_BYTES, KIND, MESSAGE_BYTES_MAX } from "../../src/wire/frame.js";
@@ -27,6 +27,7 @@ import type { Copies, Shared } from "./cells.js";
 import { CELL_BYTES } from "./cells.js";
 import { PIECE_BYTES, Received, blockOf, bulkCodec, markOf } from "./payload.js";
 import type { CarrierParts, Scenario, Send } from "./scenario.js";
+import { SERVER } from "./scenario.js";
 
 /** The shipped carrier; its frames reach the shared memory when they are committed. */
 export class ModelCarrier extends ShmCarrier {
@@ -83,7 +84,7 @@ export class Side {
       onRoom: () => this.outbox.pump(),
       onClosed: (reason: CarrierClosed) => this.onClosed(reason),
     };
-    this.carrier.start(receiver, true);
+    this.carrier.start(receiver, side === SERVER);
   }
 
   /** The poller's loop around this one carrier, and its user. */
@@ -269,13 +270,21 @@ export class Side {
 function memoryOf({ ringBytes, releaseSlots, blocks }: Scenario, copies: Copies): ConnectionMemory {
   const geometry = { ringBytes, releaseSlots };
   return {
-    ...copies,
+    ownRing: copies.ownRing,
+    peerRing: copies.peerRing,
+    ownArena: viewOf(copies.ownArena),
+    peerArena: viewOf(copies.peerArena),
     ownGeometry: geometry,
     peerGeometry: geometry,
     ownPages: { byteLength: ARENA_UNIT_BYTES + blocks * PIECE_BYTES, commit: () => undefined, giveBack: () => undefined },
     budget: { take: () => true, give: () => undefined, explanation: "" },
     close: () => undefined,
   };
+}
+
+function viewOf(buffer: ArrayBuffer): ArenaView {
+  const bytes = new Uint8Array(buffer);
+  return { byteLength: buffer.byteLength, upTo: () => bytes };
 }
 
 /** Larger arrays are memory: the books of an arena of a few units are small. */
@@ -292,6 +301,8 @@ function digestOf(value: unknown, copies: Copies): string {
     const isMemory = value.byteLength > BOOKS_BYTES_MAX || Object.values(copies).includes(value.buffer);
     return isMemory ? "" : value.join();
   }
-  const entries = value instanceof Map ? [...value.entries()].flat() : Array.isArray(value) ? value : Object.values(value);
+  let entries: unknown[] = Object.values(value);
+  if (value instanceof Map) entries = [...value.entries()].flat();
+  else if (value instanceof Set) entries = [...value];
   return `(${entries.map((entry) => digestOf(entry, copies)).join()})`;
 }

@@ -1,0 +1,32 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { MESSAGE_BYTES_MAX } from "../wire/frame.js";
+import { checkLimits, geometryOf, handshakeTimeoutOf } from "./options.js";
+
+test("limits default to protobuf's, and larger ones mean no more", () => {
+  const most = { readMaxBytes: MESSAGE_BYTES_MAX, writeMaxBytes: MESSAGE_BYTES_MAX };
+  assert.deepEqual(checkLimits({ readMaxBytes: undefined, writeMaxBytes: undefined }), most);
+  assert.deepEqual(checkLimits({ readMaxBytes: 2 ** 32 - 1, writeMaxBytes: Infinity }), most);
+  assert.deepEqual(checkLimits({ readMaxBytes: 1, writeMaxBytes: 2 }), { readMaxBytes: 1, writeMaxBytes: 2 });
+});
+
+test("limits that allow nothing are refused by name", () => {
+  for (const value of [0, -1, NaN]) {
+    assert.throws(() => checkLimits({ readMaxBytes: value, writeMaxBytes: undefined }), /readMaxBytes/);
+    assert.throws(() => checkLimits({ readMaxBytes: undefined, writeMaxBytes: value }), /writeMaxBytes/);
+  }
+});
+
+test("sizes of memory default to a ring of 256 KiB and an arena of 64 MiB, and wrong ones are refused", () => {
+  assert.deepEqual(geometryOf({}), { ringBytes: 262144, arenaBytes: 67108864, releaseSlots: 4096 });
+  assert.equal(geometryOf({ memory: { ringBytes: 65536 } }).arenaBytes, 67108864);
+  for (const memory of [{ ringBytes: 65535 }, { arenaBytes: 1 }]) {
+    assert.throws(() => geometryOf({ memory }), (error) => error instanceof ConnectError && error.code === Code.InvalidArgument);
+  }
+});
+
+test("a handshake may take five seconds, and never longer than a timer counts", () => {
+  assert.equal(handshakeTimeoutOf({}), 5000);
+  assert.equal(handshakeTimeoutOf({ handshakeTimeoutMs: Infinity }), 2 ** 31 - 1);
+});

@@ -1,0 +1,91 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { HandshakeMessage, Hello } from "./hello.js";
+import { decodeHandshake, encodeHandshake, handshakeLength, negotiate, PREFIX_BYTES, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN } from "./hello.js";
+
+const hello: Hello = { kind: "hello", minVersion: 1, maxVersion: 3, featuresSupported: 0xffffffff, featuresRequired: 0x80000000, maxStreams: 17 };
+const messages: HandshakeMessage[] = [
+  hello,
+  { kind: "welcome", version: 65535, features: 5, maxStreams: 65536 },
+  { kind: "refused", code: 7, message: "not you, Ünä 🌉" },
+  { kind: "refused", code: 0, message: "" },
+];
+
+test("every message is read as it was written", () => {
+  for (const message of messages) {
+    const bytes = encodeHandshake(message);
+    assert.equal(handshakeLength(bytes.subarray(0, PREFIX_BYTES)), bytes.length);
+    assert.deepEqual(decodeHandshake(bytes), message);
+  }
+});
+
+test("a message is read wherever its bytes lie in their buffer", () => {
+  const bytes = encodeHandshake(hello);
+  const shifted = new Uint8Array(bytes.length + 3);
+  shifted.set(bytes, 3);
+  assert.deepEqual(decodeHandshake(shifted.subarray(3)), hello);
+});
+
+test("bytes that a later version appends are ignored", () => {
+  const bytes = encodeHandshake(hello);
+  const longer = new Uint8Array(bytes.length + 12).fill(9);
+  longer.set(bytes);
+  new DataView(longer.buffer).setUint32(4, longer.length, true);
+  assert.deepEqual(decodeHandshake(longer), hello);
+});
+
+test("no part of a message is a message", () => {
+  for (const message of messages.slice(0, 2)) {
+    const bytes = encodeHandshake(message);
+    for (let byteLength = 0; byteLength < bytes.length; byteLength++) {
+      const part = bytes.slice(0, byteLength);
+      assert.equal(decodeHandshake(part), undefined, `${byteLength} bytes`);
+      // Nor if it says that it is whole.
+      if (byteLength >= PREFIX_BYTES) new DataView(part.buffer).setUint32(4, byteLength, true);
+      assert.equal(decodeHandshake(part), undefined, `${byteLength} bytes`);
+    }
+  }
+});
+
+test("a wrong magic number, kind or length, or no streams, make no message", () => {
+  const spoil = (at: number, value: number) => {
+    const bytes = encodeHandshake(hello);
+    new DataView(bytes.buffer).setUint32(at, value, true);
+    return bytes;
+  };
+  for (const bytes of [spoil(0, 0), spoil(4, 27), spoil(4, 29), spoil(4, 0xffffffff), spoil(8, 0), spoil(8, 4), spoil(8, 0xffff), spoil(24, 0)]) {
+    assert.equal(decodeHandshake(bytes), undefined);
+  }
+  assert.equal(handshakeLength(spoil(4, 15)), undefined);
+  assert.equal(handshakeLength(spoil(4, 4097)), undefined);
+});
+
+test("a refusal's text is cut to what a message may hold, and read even if a character was cut in half", () => {
+  const bytes = encodeHandshake({ kind: "refused", code: 8, message: "ü".repeat(5000) });
+  assert.equal(handshakeLength(bytes), bytes.length);
+  const read = decodeHandshake(bytes);
+  assert.ok(read?.kind === "refused" && read.message.startsWith("üüü") && read.message.length >= 2000);
+});
+
+test("more streams than there are slots count as all slots", () => {
+  const read = decodeHandshake(encodeHandshake({ ...hello, maxStreams: 0xffffffff }));
+  assert.ok(read?.kind === "hello" && read.maxStreams === 65536);
+});
+
+test("the newest version that both know is chosen, and features that both have", () => {
+  const plain = { ...hello, featuresRequired: 0 };
+  assert.deepEqual(negotiate({ ...plain, minVersion: 1, maxVersion: 65535 }), { version: PROTOCOL_VERSION_MAX, features: 0 });
+  assert.deepEqual(negotiate({ ...plain, minVersion: PROTOCOL_VERSION_MIN, maxVersion: PROTOCOL_VERSION_MIN }), { version: PROTOCOL_VERSION_MIN, features: 0 });
+});
+
+test("without a common version, or without a required feature, the refusal says so", () => {
+  const refusalOf = (changes: Partial<Hello>) => {
+    const answer = negotiate({ ...hello, featuresRequired: 0, ...changes });
+    assert.ok("refusal" in answer);
+    return answer.refusal;
+  };
+  assert.match(refusalOf({ minVersion: PROTOCOL_VERSION_MAX + 1, maxVersion: 99 }), /the client speaks 2 to 99, this server 1 to 1/);
+  assert.match(refusalOf({ minVersion: 0, maxVersion: 0 }), /0 to 0/);
+  assert.match(refusalOf({ minVersion: 5, maxVersion: 1 }), /no common protocol version/);
+  assert.match(refusalOf({ featuresRequired: 0x80000000 }), /0x80000000/);
+});
