@@ -129,7 +129,7 @@ export class ControlSocket implements DoorbellLine {
             return;
           }
         } catch (error) {
-          settle(() => reject(error as Error));
+          settle(() => reject(error));
         }
       };
       if (signal.aborted) return onAbort();

@@ -2,11 +2,31 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Patience } from "./patience.js";
 
-/** How long one would look, from work at `start`: asked every 10 µs, as a poller does. */
-function lookFrom(patience: Patience, start: number): number {
-  let now = start;
-  while (patience.lasts(now)) now += 0.01;
-  return now - start;
+/** A connection that gets work after one wait after the other, and looks for it every 10 µs for as long as it has patience. */
+class Waiter {
+  now = 1;
+  readonly patience: Patience;
+
+  constructor(maxMicros: number) {
+    this.patience = new Patience(maxMicros);
+    this.patience.work(this.now);
+  }
+
+  /** Waits so long for the next work. Returns how much of it was spent looking. */
+  wait(millis: number): number {
+    const start = this.now;
+    const end = start + millis;
+    let looking = true;
+    while (this.now < end && (looking = this.patience.lasts(this.now))) this.now += 0.01;
+    const spent = this.now - start;
+    if (!looking) {
+      this.patience.sleep(this.now);
+      this.now = end;
+      this.patience.wake(this.now, true);
+    }
+    this.patience.work(this.now);
+    return spent;
+  }
 }
 
 test("who may not look never does", () => {
@@ -19,48 +39,34 @@ test("who may not look never does", () => {
   }
 });
 
-test("the window follows the waits that were covered, and never passes what is allowed", () => {
-  const patience = new Patience(200);
-  let now = 1;
-  patience.work(now);
-  assert.ok(lookFrom(patience, now) < 0.1);
-  for (let i = 0; i < 20; i++) {
-    lookFrom(patience, now);
-    patience.sleep(now + 0.05);
-    patience.wake((now += 0.15), true);
-    patience.work(now);
-  }
-  const window = lookFrom(patience, now);
-  assert.ok(window > 0.15 && window <= 0.211, `${window} ms`);
+test("waits that are short enough are learnt, and then covered whole by looking", () => {
+  const waiter = new Waiter(200);
+  assert.ok(waiter.wait(0.15) < 0.1, "a short window at first");
+  for (let i = 0; i < 20; i++) waiter.wait(0.15);
+  assert.ok(waiter.wait(0.15) >= 0.149);
 });
 
-test("looking stops where it does not pay, and sleeps that tell nothing change nothing", () => {
-  const patience = new Patience(200);
-  let now = 1;
-  let looked = 0;
-  for (let i = 0; i < 200; i++) {
-    patience.work(now);
-    const spent = lookFrom(patience, now);
-    if (i >= 20) looked += spent;
-    patience.sleep(now + spent);
-    patience.wake((now += 10), true);
+test("nobody looks for longer than allowed", () => {
+  for (const maxMicros of [50, 200, 1000]) {
+    const waiter = new Waiter(maxMicros);
+    for (let i = 0; i < 20; i++) waiter.wait((maxMicros / 1000) * 0.9);
+    assert.ok(waiter.wait(50) <= maxMicros / 1000 + 0.011);
   }
-  assert.ok(looked < 0.5, `${looked} ms of looking in 180 waits of 10 ms`);
+});
+
+test("looking stops where it does not pay", () => {
+  const waiter = new Waiter(200);
+  for (let i = 0; i < 20; i++) waiter.wait(10);
+  let looked = 0;
+  for (let i = 0; i < 200; i++) looked += waiter.wait(10);
+  assert.ok(looked < 0.5, `${looked} ms of looking in 200 waits of 10 ms`);
 });
 
 test("looking is tried again when sleeps turn out to be short", () => {
-  const patience = new Patience(200);
-  let now = 1;
-  const round = (waitMs: number) => {
-    patience.work(now);
-    const spent = lookFrom(patience, now);
-    patience.sleep(now + spent);
-    patience.wake((now += waitMs), true);
-    return spent;
-  };
-  for (let i = 0; i < 50; i++) round(10);
+  const waiter = new Waiter(200);
+  for (let i = 0; i < 50; i++) waiter.wait(10);
   let looked = 0;
-  for (let i = 0; i < 10_000 && looked === 0; i++) looked = round(0.1);
+  for (let i = 0; i < 10_000 && looked === 0; i++) looked = waiter.wait(0.1);
   assert.ok(looked > 0);
 });
 

@@ -167,11 +167,11 @@ test("what is written after the turn's budget is spent is still shown in the sam
   poller.touch(connection);
   await turn();
   // The budget is spent by now: the poller waits for the loop to come round.
-  for (const end = performance.now() + 1; performance.now() < end; ) await null;
+  for (const end = performance.now() + 1; performance.now() < end; ) await Promise.resolve();
   const { flushes } = connection;
   poller.touch(connection);
-  await null;
-  await null;
+  await Promise.resolve();
+  await Promise.resolve();
   assert.equal(connection.flushes, flushes + 1);
   poller.remove(connection);
 });

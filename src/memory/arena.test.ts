@@ -249,6 +249,19 @@ test("a refusal is not exhaustion while there is something to wait for", async (
   assert.equal(arena.exhausted, undefined);
 });
 
+test("a block that could not be used is free again, and says why while it is the only one", async () => {
+  const { arena } = await makeGrown(COMMIT_STEP_BYTES);
+  const other = arena.allocate(1);
+  const unit = arena.allocate(1);
+  arena.abandon(unit, new Error("no mapping left"));
+  assert.equal(arena.exhausted, undefined, "the other may come back");
+  arena.abandon(other);
+  assert.equal(arena.exhausted, undefined, "it came back: worth another try");
+  arena.abandon(arena.allocate(FIRST_BYTES), new Error("no mapping left"));
+  assert.equal(arena.exhausted, "no mapping left");
+  assert.equal(arena.allocate(FIRST_BYTES), 1);
+});
+
 test("ARENA-3: a commit that the kernel refuses gives the budget back, and the next may succeed", () => {
   const { arena, state } = makeArena();
   state.failure = new Error("ENOSPC: no space left");

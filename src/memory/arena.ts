@@ -45,7 +45,7 @@ export class Arena {
   /** Blocks handed out so far. */
   allocations = 0;
   private closed = false;
-  /** Why there is no more memory, until a block was handed out again. */
+  /** Why there is no more memory, until some is handed out, comes back or is committed. */
   private refusal: string | undefined;
 
   // Per unit. `size` is meaningful at the first and the last unit of a block, the rest at the first.
@@ -123,7 +123,7 @@ export class Arena {
   abandon(unit: number, because?: unknown): void {
     assertOwn(this.state[unit] === OUT, "ARENA-2: a block was abandoned that is not out");
     this.free(unit);
-    if (because !== undefined) this.refusal = because instanceof Error ? because.message : String(because);
+    if (because !== undefined) this.refusal = because instanceof Error ? because.message : "a block could not be used";
   }
 
   /**
@@ -145,6 +145,7 @@ export class Arena {
       this.refusal = error instanceof Error ? error.message : String(error);
       return false;
     }
+    this.refusal = undefined;
     this.grewThisTurn = true;
     setImmediate(() => {
       this.grewThisTurn = false;
@@ -186,6 +187,7 @@ export class Arena {
   }
 
   private free(unit: number): void {
+    this.refusal = undefined;
     this.blocksOut--;
     this.unitsOut -= this.size[unit];
     this.insertFree(unit);

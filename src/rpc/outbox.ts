@@ -242,7 +242,7 @@ export class Outbox {
       const sent = this.sendPiece(bulk);
       if (sent === 0) {
         this.bulks.unshift(bulk);
-        if (this.carrier.exhausted === undefined) break;
+        if (this.ringIsFull || this.carrier.exhausted === undefined) break;
         this.bulks.shift();
         this.letGo(bulk.first.streamId);
         this.onFailed(bulk.first.streamId, new ConnectError(`no shared memory for the message: ${this.carrier.exhausted}`, Code.ResourceExhausted));
