@@ -129,7 +129,7 @@ export class ControlSocket implements DoorbellLine {
             return;
           }
         } catch (error) {
-          settle(() => reject(error));
+          settle(() => reject(error instanceof Error ? error : new Error(String(error))));
         }
       };
       if (signal.aborted) return onAbort();
@@ -296,6 +296,6 @@ function handshakeError(error: unknown): ConnectError {
   return ConnectError.from(error, Code.Internal);
 }
 
-function statusCode(code: number): Code {
+function statusCode(code: Code): Code {
   return code >= Code.Canceled && code <= Code.Unauthenticated ? code : Code.Unknown;
 }

@@ -12,7 +12,6 @@
  */
 import type { Addon } from "../os/addon.js";
 import { loadAddon } from "../os/addon.js";
-import { LoadGauge } from "../os/load.js";
 import type { Patience } from "./patience.js";
 
 export interface Pollable {
@@ -46,11 +45,11 @@ const HOPS = 12;
 const LOOKS_PER_BURST = 24;
 /** Who was given the core for longer than this was not a peer with an answer. */
 const YIELD_MILLIS_MAX = 0.5;
-const YIELD_PAUSE_MILLIS = 256;
+const YIELD_PAUSE_MILLIS_MIN = 1;
+const YIELD_PAUSE_MILLIS_MAX = 256;
 
 export class Poller {
   private readonly addon: Addon | undefined;
-  private readonly load = new LoadGauge();
   private readonly awakeList: Pollable[] = [];
   private resume: (() => void) | undefined;
   private turning = false;
@@ -59,6 +58,7 @@ export class Poller {
   private turnOpen = false;
   private onTurnEnd: (() => void) | undefined;
   private yieldAgainAt = 0;
+  private yieldPauseMillis = YIELD_PAUSE_MILLIS_MIN;
   private readonly closeTurn = () => {
     this.turnOpen = false;
     const resume = this.onTurnEnd;
@@ -180,7 +180,6 @@ export class Poller {
   /** Lets the connections sleep that have waited long enough. True if one is left to look for. */
   private parkImpatient(now: number): boolean {
     const list = this.awakeList;
-    const overloaded = this.load.overloaded(now);
     let kept = 0;
     let looking = false;
     let yielding = false;
@@ -192,7 +191,7 @@ export class Poller {
         // sleep and be woken.
         pollable.yielded = true;
         yielding = true;
-      } else if (!sharesCore && !overloaded && pollable.expecting && pollable.patience.lasts(now)) {
+      } else if (!sharesCore && pollable.expecting && pollable.patience.lasts(now)) {
         looking = true;
       } else if (pollable.tryPark()) {
         pollable.awake = false;
@@ -209,8 +208,13 @@ export class Poller {
 
   private yieldCore(now: number): void {
     this.addon?.yieldThread();
-    // The core went to somebody who kept it: not tried again for a while.
-    if (performance.now() - now > YIELD_MILLIS_MAX) this.yieldAgainAt = now + YIELD_PAUSE_MILLIS;
+    if (performance.now() - now <= YIELD_MILLIS_MAX) {
+      this.yieldPauseMillis = Math.max(this.yieldPauseMillis * 0.9, YIELD_PAUSE_MILLIS_MIN);
+      return;
+    }
+    // The core went to somebody who kept it: not tried again for a while, and longer if that goes on.
+    this.yieldPauseMillis = Math.min(this.yieldPauseMillis * 4, YIELD_PAUSE_MILLIS_MAX);
+    this.yieldAgainAt = now + this.yieldPauseMillis;
   }
 
   private lookInPlace(): void {

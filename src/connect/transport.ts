@@ -251,12 +251,13 @@ class SharedMemoryTransport implements IsthmusTransport {
         signal: scope.signal,
         message,
       });
+      scope.end(undefined);
       return response as UnaryResponse;
     } catch (error) {
       // An interceptor that noticed the deadline or the abort by itself may have thrown anything.
-      throw scope.signal.aborted ? abortError(scope.signal) : ConnectError.from(error);
-    } finally {
-      scope.end();
+      const failure = scope.signal.aborted ? abortError(scope.signal) : ConnectError.from(error);
+      scope.end(failure);
+      throw failure;
     }
   }
 }
@@ -287,10 +288,10 @@ class CallScope {
     return this.deadline === undefined ? undefined : Math.max(this.deadline - performance.now(), 1);
   }
 
-  end(): void {
+  end(failure: ConnectError | undefined): void {
     clearTimeout(this.timer);
     this.outer?.removeEventListener("abort", this.onAbort);
-    this.controller.abort();
+    this.controller.abort(failure);
   }
 }
 
