@@ -1,0 +1,104 @@
+/** SIGKILL of either side at random moments under load: the other side knows at once, and nothing stays behind. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import type { TestContext } from "node:test";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Code } from "@connectrpc/connect";
+import type { Observation } from "../stress/observe.js";
+import { maximum, percentile, waitUntil } from "../stress/observe.js";
+import { monotonicMs } from "../stress/peer.js";
+import { scratchFolder, startPeer } from "../stress/processes.js";
+import { createRandom, scaled, seedOf, skip } from "../stress/settings.js";
+import type { Loaded, ServerState } from "./death.peer.js";
+
+const program = new URL("./death.peer.js", import.meta.url);
+const DEATHS = scaled(4, 50);
+const IN_FLIGHT = 64;
+const WAITING_CALLS = 8;
+const LOAD_MS_MAX = 200;
+/** From the hang-up to the last rejection. */
+const NOTICE_P50_MS_MAX = scaled(25, 10);
+/** From the kill, on a busy machine. The kernel first takes the victim's memory apart; only then it hangs up. */
+const NOTICE_MS_MAX = scaled(500, 250);
+const GROWTH_BYTES_MAX = 48 << 20;
+
+
+
+test("when the server is killed, every pending call rejects once as Unavailable and the next call finds the new server", { skip, timeout: 180_000 }, async (t) => {
+  const seed = seedOf(t);
+  const random = createRandom(seed);
+  const path = join(scratchFolder(t), "killed.sock");
+  const client = await startPeer(t, program);
+  await client.ask("connect", path);
+  const notices: Notice[] = [];
+  let before: Observation | undefined;
+  for (let death = 0; death < DEATHS; death++) {
+    const server = await startPeer(t, program);
+    await server.ask("listen", path);
+    await client.ask("startLoad", { inFlight: IN_FLIGHT, seed: seed + death });
+    await sleep(random() * LOAD_MS_MAX);
+    const killedAt = monotonicMs();
+    server.signal("SIGKILL");
+    const { failures, notOnce, stillPending, answered } = await client.ask<Loaded>("finishLoad", undefined, 20_000);
+    await server.exited;
+    assert.equal(failures.length, IN_FLIGHT, `${failures.length} of ${IN_FLIGHT} calls failed`);
+    assert.deepEqual({ notOnce, stillPending, codes: [...new Set(failures.map(({ code }) => code))] }, { notOnce: 0, stillPending: 0, codes: [Code.Unavailable] });
+    assert.ok(answered > 0);
+    const lastAt = maximum(failures.map(({ at }) => at));
+    notices.push({ afterKillMs: lastAt - killedAt, afterHangUpMs: lastAt - (await server.hungUpAt) });
+    // What the first connections leave in the heap's reserves is no leak.
+    if (death < DEATHS / 2) before = await client.ask<Observation>("observe");
+  }
+  assertNothingLeft(t, before!, await client.ask<Observation>("observe"));
+  checkNotices(t, "kill of the server to last rejection", notices);
+});
+
+test("when a client is killed, the signals of its handlers abort and the server serves the next client", { skip, timeout: 180_000 }, async (t) => {
+  const seed = seedOf(t);
+  const random = createRandom(seed);
+  const path = join(scratchFolder(t), "survivor.sock");
+  const server = await startPeer(t, program);
+  await server.ask("listen", path);
+  const notices: Notice[] = [];
+  let before: Observation | undefined;
+  for (let death = 0; death < DEATHS; death++) {
+    const client = await startPeer(t, program);
+    await client.ask("connect", path);
+    await client.ask("startLoad", { inFlight: IN_FLIGHT, seed: seed + death });
+    await sleep(random() * LOAD_MS_MAX);
+    await waitUntil("the waiting calls to reach their handlers", async () => (await server.ask<ServerState>("serverState")).waiting === WAITING_CALLS);
+    const killedAt = monotonicMs();
+    client.signal("SIGKILL");
+    await client.exited;
+    await waitUntil("the server to notice", async () => (await server.ask<ServerState>("serverState")).connections === 0);
+    const { waiting, abortedAt, pendingCalls, violations } = await server.ask<ServerState>("serverState");
+    assert.deepEqual({ waiting, aborted: abortedAt.length, pendingCalls, violations }, { waiting: 0, aborted: WAITING_CALLS, pendingCalls: 0, violations: 0 });
+    notices.push({ afterKillMs: maximum(abortedAt) - killedAt, afterHangUpMs: maximum(abortedAt) - (await client.hungUpAt) });
+    await server.ask("forgetAborts");
+    if (death < DEATHS / 2) before = await server.ask<Observation>("observe");
+  }
+  assertNothingLeft(t, before!, await server.ask<Observation>("observe"));
+  checkNotices(t, "kill of the client to last abort", notices);
+});
+
+interface Notice {
+  readonly afterKillMs: number;
+  readonly afterHangUpMs: number;
+}
+
+function checkNotices(t: TestContext, what: string, notices: readonly Notice[]): void {
+  const afterKill = notices.map(({ afterKillMs }) => afterKillMs);
+  const afterHangUp = notices.map(({ afterHangUpMs }) => afterHangUpMs);
+  const show = (values: readonly number[]) => `p50 ${percentile(values, 50).toFixed(1)}, max ${maximum(values).toFixed(1)} ms`;
+  t.diagnostic(`from ${what}: ${show(afterKill)}; from the hang-up: ${show(afterHangUp)} (${notices.length} deaths)`);
+  assert.ok(percentile(afterHangUp, 50) < NOTICE_P50_MS_MAX, show(afterHangUp));
+  assert.ok(maximum(afterKill) < NOTICE_MS_MAX, show(afterKill));
+}
+
+function assertNothingLeft(t: TestContext, before: Observation, after: Observation): void {
+  t.diagnostic(`survivor's memory: ${(before.residentBytes / 2 ** 20).toFixed(0)} MiB after half of the deaths, ${(after.residentBytes / 2 ** 20).toFixed(0)} MiB after all`);
+  assert.equal(after.descriptors, before.descriptors, "descriptors");
+  assert.equal(after.segmentMappings, before.segmentMappings, "mappings");
+  assert.ok(after.residentBytes - before.residentBytes < GROWTH_BYTES_MAX, `memory grew from ${before.residentBytes} to ${after.residentBytes} bytes`);
+}
