@@ -1,6 +1,7 @@
 // The entry: one object of functions per environment (the main thread and each worker load the addon for themselves).
 // Nothing is shared between environments but the reserve in headroom.c.
 
+#include "descriptors.h"
 #include "errors.h"
 #include "functions.h"
 
@@ -51,5 +52,5 @@ NAPI_MODULE_INIT() {
       return throw_napi_failure(env, "napi_create_function");
     }
   }
-  return set_up_watches(env) ? exports : NULL;
+  return set_up_descriptors(env) && set_up_watches(env) ? exports : NULL;
 }

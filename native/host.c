@@ -1,6 +1,7 @@
 // What a process needs from its host besides memory and sockets.
 
 #include "arguments.h"
+#include "descriptors.h"
 #include "errors.h"
 #include "functions.h"
 
@@ -29,9 +30,7 @@ napi_value lock_directory(napi_env env, napi_callback_info info) {
     if (error == EWOULDBLOCK) return make_integer(env, -1);
     return throw_system_error(env, error, "flock", "lock directory %s", path);
   }
-  napi_value result = make_integer(env, fd);
-  if (result == NULL) close(fd);
-  return result;
+  return hand_out_descriptor(env, fd);
 }
 
 napi_value yield_thread(napi_env env, napi_callback_info info) {
@@ -53,9 +52,7 @@ napi_value open_spare(napi_env env, napi_callback_info info) {
   // A descriptor of no use but to take a place in the table; "/" is there in every namespace, /dev/null is not.
   int fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return throw_system_error(env, errno, "open", "open a spare descriptor");
-  napi_value result = make_integer(env, fd);
-  if (result == NULL) close(fd);
-  return result;
+  return hand_out_descriptor(env, fd);
 }
 
 // The set, or NULL with errno; the caller frees it. Its size must be at least the kernel's, which is only found by trying.

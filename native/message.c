@@ -2,6 +2,7 @@
 // that receive_message returns; on every other way out they are closed here.
 
 #include "arguments.h"
+#include "descriptors.h"
 #include "errors.h"
 #include "functions.h"
 
@@ -152,5 +153,12 @@ napi_value receive_message(napi_env env, napi_callback_info info) {
                                  DESCRIPTORS_MAX);
   }
   napi_value result = make_message(env, received, descriptors, count);
-  return result != NULL ? result : close_all(descriptors, count);
+  if (result == NULL) return close_all(descriptors, count);
+  for (uint32_t i = 0; i < count; i++) {
+    if (hand_out_descriptor(env, descriptors[i]) != NULL) continue;
+    for (uint32_t j = 0; j < i; j++) take_back_descriptor(descriptors[j]);
+    close_all(descriptors, i);
+    return close_all(descriptors + i + 1, count - i - 1);
+  }
+  return result;
 }

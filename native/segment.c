@@ -4,6 +4,7 @@
 // (2.27) and, when compiled on a recent system, fstat (2.33).
 
 #include "arguments.h"
+#include "descriptors.h"
 #include "errors.h"
 #include "functions.h"
 
@@ -59,9 +60,7 @@ napi_value create_segment(napi_env env, napi_callback_info info) {
                               (long long)byte_length);
   }
 
-  napi_value result = make_integer(env, fd);
-  if (result == NULL) close(fd);
-  return result;
+  return hand_out_descriptor(env, fd);
 }
 
 napi_value seal_segment(napi_env env, napi_callback_info info) {

@@ -1,6 +1,7 @@
 // The life of Unix stream sockets. All are non-blocking and close-on-exec from their first moment.
 
 #include "arguments.h"
+#include "descriptors.h"
 #include "errors.h"
 #include "functions.h"
 
@@ -31,9 +32,7 @@ static int open_socket(void) { return socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOC
 
 // The descriptor as a number; closed if that cannot be made, since nobody else would.
 static napi_value hand_over(napi_env env, int fd) {
-  napi_value result = make_integer(env, fd);
-  if (result == NULL) close(fd);
-  return result;
+  return hand_out_descriptor(env, fd);
 }
 
 napi_value connect_socket(napi_env env, napi_callback_info info) {
@@ -160,6 +159,7 @@ napi_value close_descriptor(napi_env env, napi_callback_info info) {
   napi_value value;
   int fd;
   if (!read_arguments(env, info, 1, &value) || !read_descriptor(env, value, &fd)) return NULL;
+  take_back_descriptor(fd);
   // Interrupted or not, Linux has closed it; a second close could hit a descriptor that another thread just got.
   if (close(fd) != 0 && errno != EINTR) return throw_system_error(env, errno, "close", "close descriptor %d", fd);
   return NULL;

@@ -52,6 +52,8 @@ export interface Carrier {
   /** A block of `byteLength` bytes: its unit, or −1 when the sender has to wait. */
   allocate(byteLength: number): number;
   generationOf(unit: number): number;
+  /** Bytes of blocks that the peer has not released, as far as is known. */
+  readonly blockBytesOut: number;
   /** Why no block will ever be had as things are, if so. */
   readonly exhausted: string | undefined;
   /** Shows committed frames to the peer now instead of with the next step of the poller. */

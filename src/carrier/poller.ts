@@ -40,6 +40,8 @@ export interface Pollable {
 
 /** A turn of the event loop is spent polling for at most this long. */
 const BUDGET_MICROS = 200;
+/** Settled for good: awaiting it goes on in the next microtask, and makes no garbage but the reaction. */
+const NEXT_MICROTASK: Promise<void> = Promise.resolve();
 /** Microtasks to yield after work before looking in a tight loop: what a reply takes to get through user code. */
 const HOPS = 12;
 const LOOKS_PER_BURST = 24;
@@ -119,7 +121,7 @@ export class Poller {
       const found = this.stepAll();
       if (!found && hops < HOPS) {
         hops++;
-        await null;
+        await NEXT_MICROTASK;
         continue;
       }
       if (found) hops = 0;
@@ -130,7 +132,7 @@ export class Poller {
         continue;
       }
       if (!found && this.parkImpatient(now)) this.lookInPlace();
-      if (this.awakeList.length > 0) await null;
+      if (this.awakeList.length > 0) await NEXT_MICROTASK;
     }
   }
 

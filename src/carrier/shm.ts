@@ -192,6 +192,10 @@ export class ShmCarrier implements Carrier, Pollable {
     if (this.releasesIn.hasReleases()) this.releasesIn.collect(this.onRelease);
   }
 
+  get blockBytesOut(): number {
+    return this.arena.outstandingBytes;
+  }
+
   generationOf(unit: number): number {
     return this.arena.generationOf(unit);
   }

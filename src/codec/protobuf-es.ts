@@ -21,7 +21,7 @@ export function createProtobufEsCodec(options?: Partial<BinaryReadOptions & Bina
     let kept: { readonly message: unknown; readonly parts: readonly Uint8Array[] } | undefined;
     const toParts = (message: unknown): readonly Uint8Array[] => {
       const whole = isMessage(message, schema) ? message : create(schema, message as MessageInitShape<DescMessage>);
-      return splitter?.(whole as FieldValues) ?? [toBinary(schema, whole, options)];
+      return splitter?.(whole) ?? [toBinary(schema, whole, options)];
     };
     return {
       aliasesInput: true,
@@ -67,7 +67,7 @@ function createSplitter(schema: DescMessage, options: Partial<BinaryWriteOptions
     const flush = () => {
       const bytes = toBinary(schema, rest, options);
       if (bytes.length > 0) parts.push(bytes);
-      rest = create(schema) as FieldValues;
+      rest = create(schema);
     };
     for (const field of fields) {
       if (candidates.includes(field) && isLarge(message, field)) {

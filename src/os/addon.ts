@@ -157,8 +157,8 @@ export interface Addon {
   ringDoorbell(fd: number): number;
 
   /**
-   * Takes the zero bytes that are there, at most 4096, and returns how many. -1: the peer hung up. -2: a byte was not
-   * zero, a violation. Descriptors that came along are closed by the kernel.
+   * Takes the zero bytes that are there, at most 4096, and returns how many. -1: the peer hung up and there are no more
+   * bytes. -2: a byte was not zero, a violation. Descriptors that came along are closed by the kernel.
    */
   clearDoorbell(fd: number): number;
 

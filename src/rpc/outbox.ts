@@ -49,6 +49,11 @@ interface Bulk {
 
 /** Bytes of a large message that go into one block: large enough to copy at full speed, small enough to stay in the caches. */
 const PIECE_BYTES_MAX = 128 << 10;
+/**
+ * Bytes of large messages that are in blocks at once: enough for one side to copy in while the other copies out, little
+ * enough that a small message never waits long behind them.
+ */
+const IN_FLIGHT_BYTES_MAX = 2 << 20;
 /** Payload bytes copied in one go before others get their turn. */
 const PUMP_BYTES = 1 << 20;
 
@@ -267,7 +272,7 @@ export class Outbox {
       return 0;
     }
     const length = Math.min(this.pieceBytes, byteLength - sentBytes);
-    const unit = carrier.allocate(length);
+    const unit = carrier.blockBytesOut + length > IN_FLIGHT_BYTES_MAX ? -1 : carrier.allocate(length);
     if (unit < 0) return 0;
     copyNext(bulk, carrier.arenaBytes, unit * ARENA_UNIT_BYTES, length);
     const start = carrier.index + FRAME_HEADER_BYTES;

@@ -1,0 +1,21 @@
+/** What a process holds, as the kernel sees it. */
+import { readdirSync, readFileSync } from "node:fs";
+
+export interface Descriptors {
+  /** Open descriptors. */
+  open: number;
+  /** Mappings of memfds: own segments and peers'. */
+  mappings: number;
+}
+
+export function descriptorsOf(pid: number): Descriptors {
+  const maps = readFileSync(`/proc/${pid}/maps`, "utf8").split("\n");
+  return { open: readdirSync(`/proc/${pid}/fd`).length, mappings: maps.filter((line) => line.includes("/memfd:")).length };
+}
+
+/** Clock ticks (of 10 ms) that a process has spent on a CPU. */
+export function cpuTicksOf(pid: number): number {
+  // The second field is the command in parentheses, which may contain anything.
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ");
+  return Number(fields[11]) + Number(fields[12]);
+}

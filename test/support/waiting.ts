@@ -1,0 +1,45 @@
+/** Waiting with an end, and what is expected of failures. */
+import assert from "node:assert/strict";
+import { setTimeout as sleep } from "node:timers/promises";
+import { inspect } from "node:util";
+import { Code, ConnectError } from "@connectrpc/connect";
+
+const PATIENCE_MS = 8000;
+
+/** Waits until `done` says so; fails after 8 s, naming `what` and what `done` returned last. */
+export async function waitUntil(what: string, done: () => unknown): Promise<void> {
+  let last: unknown;
+  for (const end = performance.now() + PATIENCE_MS; performance.now() < end; await sleep(5)) {
+    last = await done();
+    if (last === true) return;
+  }
+  assert.fail(`waited ${PATIENCE_MS} ms for: ${what}; the last look gave ${String(last)}`);
+}
+
+/** The value of `promise`; fails if it takes longer than `withinMs`. */
+export async function within<T>(withinMs: number, what: string, promise: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what} took longer than ${withinMs} ms`)), withinMs);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** The ConnectError that `promise` rejects with, which must have this code and text. */
+export async function failure(promise: Promise<unknown>, code: Code, message: RegExp): Promise<ConnectError> {
+  let error: unknown;
+  try {
+    await within(PATIENCE_MS, "the failure", promise);
+  } catch (thrown) {
+    error = thrown;
+  }
+  assert.ok(error !== undefined, `expected a failure with ${Code[code]} ${String(message)}, but it succeeded`);
+  assert.ok(error instanceof ConnectError, `expected a ConnectError, got ${inspect(error)}`);
+  assert.match(error.message, message);
+  assert.equal(Code[error.code], Code[code], error.message);
+  return error;
+}
