@@ -6,7 +6,8 @@
  *            can make another. An arena is sealed SHRINK|GROW|SEAL. Neither can be truncated under a reader.
  * SEGMENT-2  Seals and real size are asked of the kernel before a peer's descriptor is mapped; its header is copied
  *            once, checked, and not looked at again.
- * SEGMENT-3  The peer's segments are mapped read-only. No view of them, or of any ring, is ever handed to user code.
+ * SEGMENT-3  The peer's segments are mapped read-only. No view of them is ever handed to user code; of our own ring, a
+ *            codec that the user gave sees what it is to write into.
  */
 import type { Addon } from "../os/addon.js";
 import { SEALS } from "../os/addon.js";
