@@ -13,6 +13,8 @@ import { EchoService } from "../proto/bench_pb.js";
 import { messageBytesMax, type Peer } from "./peer.js";
 
 const windowBytes = 16 << 20;
+/** By default a session that buffers more than 10 MB is ended with ENHANCE_YOUR_CALM. */
+const sessionMegabytes = 1024;
 const limits = { readMaxBytes: messageBytesMax, writeMaxBytes: messageBytesMax };
 
 /** Raises the connection's window too, for which `http2.connect` has no option. */
@@ -35,7 +37,7 @@ export const connect: Peer = {
 
   async startServer(path, answer) {
     const server = http2.createServer(
-      { settings: { initialWindowSize: windowBytes } },
+      { settings: { initialWindowSize: windowBytes }, maxSessionMemory: sessionMegabytes },
       connectNodeAdapter({
         routes: (router) => router.service(EchoService, { echo: answer }),
         acceptCompression: [],
@@ -64,6 +66,7 @@ export const connect: Peer = {
     const sessionManager = new WideSessionManager("http://localhost", {}, {
       createConnection: () => net.connect(path),
       settings: { initialWindowSize: windowBytes },
+      maxSessionMemory: sessionMegabytes,
     });
     const transport = createGrpcTransport({ baseUrl: "http://localhost", sessionManager, acceptCompression: [], ...limits });
     const state = await sessionManager.connect();

@@ -32,6 +32,8 @@ export const zeromq: Peer = {
     const { Dealer } = await load();
     const dealer = new Dealer(socketOptions);
     dealer.connect(`ipc://${path}`);
+    // One send at a time, or the library throws: each waits for the one before.
+    let sent = Promise.resolve();
     const waiting = new Map<bigint, { resolve: (reply: Payload) => void; reject: (error: unknown) => void }>();
     const receiving = (async () => {
       for await (const [idBytes, data] of dealer) {
@@ -51,7 +53,7 @@ export const zeromq: Peer = {
       call: (request) =>
         new Promise((resolve, reject) => {
           waiting.set(request.id, { resolve, reject });
-          dealer.send([idFrame(request.id), request.data as Buffer]).catch(reject);
+          sent = sent.then(() => dealer.send([idFrame(request.id), request.data as Buffer])).catch(reject);
         }),
       close: async () => {
         dealer.close();
