@@ -53,7 +53,7 @@ test("connecting, calling and closing over and over leaks no descriptor, mapping
     await waitUntil("the server to see all clients go", async () => (await server.ask<ServerStats>("stats")).connections === 0);
     return Promise.all(both.map((peer) => peer.ask<Observation>("observe")));
   };
-  await cycleAll(clients, path, CYCLES / 6);
+  await cycleAll(clients, path, Math.ceil(CYCLES / 6));
   const before = await observeAll();
   const start = performance.now();
   await cycleAll(clients, path, CYCLES / 2);
