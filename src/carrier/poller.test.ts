@@ -153,11 +153,13 @@ test("a connection that is removed while it is served is not served again", asyn
   first.onStep = () => poller.remove(first);
   poller.touch(first);
   poller.touch(second);
-  await turn();
+  // Several turns: on a busy machine one step may use up a turn's whole budget.
+  for (let turns = 0; turns < 10; turns++) await turn();
+  // Before the assertions: what is left in a poller would keep it, and this process, going.
+  poller.remove(second);
   assert.equal(first.steps, 1);
   assert.equal(first.awake, false);
   assert.ok(second.steps > 1);
-  poller.remove(second);
 });
 
 test("what is written after the turn's budget is spent is still shown in the same turn", async () => {
