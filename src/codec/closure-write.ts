@@ -1,0 +1,345 @@
+/** The encoder without generated code: a closure per field, in the order of field numbers. See docs/internals/codec.md. */
+import type { DescField, DescMessage } from "@bufbuild/protobuf";
+import { ScalarType } from "@bufbuild/protobuf";
+import type { ListField, MapField, MessageField, Values } from "./fields.js";
+import { byNumber, hasOwn, isJsonField, isUnwrapped, labelOf, PRESENCE, scalarOf, tagOf, widthOf, WIRE, wireTypeOf } from "./fields.js";
+import { structOf } from "./json-struct.js";
+import type { MessageWriter, Resolve } from "./message-type.js";
+import { keptArray } from "./packed.js";
+import { delimitedLength, isUnset, putLength, putPackedFixed, putRaw, putTag, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
+import { varint32Length } from "./utf8.js";
+
+/** Sizes and writes one field of a message, if it is set. */
+export interface FieldWriter {
+  size: (message: Values) => number;
+  write: (message: Values, b: Uint8Array, p: number, limit: number) => number;
+}
+
+/** Sizes and writes one value, its tag included. */
+interface ValueWriter {
+  size: (value: unknown) => number;
+  put: (b: Uint8Array, p: number, limit: number, value: unknown) => number;
+}
+
+export function closureWriter(desc: DescMessage, resolve: Resolve): MessageWriter {
+  const fields = byNumber(desc).map((field) => fieldWriter(field, resolve));
+  return {
+    size(message) {
+      checkType(message, desc);
+      let n = unknownSize(message);
+      for (const field of fields) n += field.size(message);
+      return n;
+    },
+    write(message, b, p, limit) {
+      checkType(message, desc);
+      for (const field of fields) {
+        p = field.write(message, b, p, limit);
+        if (p < 0) return -1;
+      }
+      return putUnknown(message, b, p, limit);
+    },
+  };
+}
+
+/** @throws Error if this is a message of another type */
+export function checkType(message: Values, desc: DescMessage): void {
+  if (message.$typeName === desc.typeName || W.lenient || desc.fields.length === 0) return;
+  throw new Error(`cannot use ${byNumber(desc)[0].toString()} with message ${message.$typeName}`);
+}
+
+export function unknownSize(message: Values): number {
+  if (message.$unknown === undefined || !W.writeUnknown) return 0;
+  let n = 0;
+  for (const { no, wireType, data } of message.$unknown) n += varint32Length(tagOf(no, wireType)) + data.length;
+  return n;
+}
+
+export function putUnknown(message: Values, b: Uint8Array, p: number, limit: number): number {
+  if (message.$unknown === undefined || !W.writeUnknown) return p;
+  for (const { no, wireType, data } of message.$unknown) {
+    p = putTag(b, p, limit, tagOf(no, wireType));
+    if (p < 0 || p + data.length > limit) return -1;
+    putRaw(b, p, data, data.length);
+    p += data.length;
+  }
+  return p;
+}
+
+export function fieldWriter(field: DescField, resolve: Resolve): FieldWriter {
+  if (field.fieldKind === "list") return listWriter(field, resolve);
+  if (field.fieldKind === "map") return mapWriter(field, resolve);
+  const { size, put } = valueWriter(field, field.number, resolve);
+  const isSet = presenceOf(field);
+  const read = reading(field);
+  return {
+    size: (message) => (isSet(message) ? size(read(message)) : 0),
+    write: (message, b, p, limit) => (isSet(message) ? put(b, p, limit, read(message)) : p),
+  };
+}
+
+function reading(field: DescField): (message: Values) => unknown {
+  const name = field.localName;
+  if (field.oneof === undefined) return (message) => message[name];
+  const oneofName = field.oneof.localName;
+  return (message) => (message[oneofName] as { value: unknown }).value;
+}
+
+/** Whether a singular field is to be written. */
+function presenceOf(field: DescField): (message: Values) => boolean {
+  const name = field.localName;
+  if (field.oneof !== undefined) {
+    const oneofName = field.oneof.localName;
+    return (message) => (message[oneofName] as { case?: string } | undefined)?.case === name;
+  }
+  if ((field.presence as number) !== PRESENCE.implicit) {
+    const isRequired = (field.presence as number) === PRESENCE.required;
+    return (message) => {
+      // Default values stand in the prototype.
+      const value = message[name];
+      if (value !== undefined && !(value === null && W.lenient) && hasOwn(message, name)) return true;
+      if (isRequired) throw requiredError(field);
+      return false;
+    };
+  }
+  const zero = zeroOf(field);
+  const label = labelOf(field);
+  switch (field.scalar) {
+    case ScalarType.BYTES:
+      return (message) => {
+        const value = message[name];
+        if (!(value instanceof Uint8Array) || value.length > 0) return !isUnset(value, false);
+        requireAttached(value, label);
+        return false;
+      };
+    case ScalarType.DOUBLE:
+    case ScalarType.FLOAT:
+      return (message) => !Object.is(message[name], 0) && !isUnset(message[name], false);
+    case ScalarType.BOOL:
+    case ScalarType.STRING:
+    case undefined:
+      return (message) => message[name] !== zero && !isUnset(message[name], false);
+    default:
+      return (message) => !isUnset(message[name], true);
+  }
+}
+
+export function requiredError(field: DescField): Error {
+  return new Error(`cannot encode ${field.toString()} to binary: required field not set`);
+}
+
+/** The value that an implicit field of an empty message has. */
+export function zeroOf(field: DescField): unknown {
+  if (field.enum !== undefined) return field.enum.values[0].number;
+  return field.scalar === ScalarType.BOOL ? false : field.scalar === ScalarType.STRING ? "" : 0;
+}
+
+function valueWriter(field: DescField, number: number, resolve: Resolve): ValueWriter {
+  const type = scalarOf(field);
+  return type === undefined ? messageValueWriter(field as MessageField, number, resolve) : scalarValueWriter(type, number, labelOf(field));
+}
+
+function scalarValueWriter(type: ScalarType, number: number, label: string): ValueWriter {
+  const tag = tagOf(number, wireTypeOf(type));
+  const tagLength = varint32Length(tag);
+  const writer = SCALAR_WRITERS[type];
+  return {
+    size: (value) => tagLength + writer.size(value, label),
+    put(b, p, limit, value) {
+      p = putTag(b, p, limit, tag);
+      return p < 0 ? -1 : writer.put(b, p, limit, value, label);
+    },
+  };
+}
+
+function messageValueWriter(field: MessageField, number: number, resolve: Resolve): ValueWriter {
+  const type = resolve(field.message);
+  const toMessage = messageOf(field);
+  if (field.fieldKind !== "map" && field.delimitedEncoding) {
+    const start = tagOf(number, WIRE.startGroup);
+    const end = tagOf(number, WIRE.endGroup);
+    const tagsLength = 2 * varint32Length(start);
+    return {
+      size: (value) => tagsLength + type.size(toMessage(value)),
+      put(b, p, limit, value) {
+        p = putTag(b, p, limit, start);
+        if (p >= 0) p = type.write(toMessage(value), b, p, limit);
+        return p < 0 ? -1 : putTag(b, p, limit, end);
+      },
+    };
+  }
+  const tag = tagOf(number, WIRE.lengthDelimited);
+  const tagLength = varint32Length(tag);
+  const label = labelOf(field);
+  return {
+    size(value) {
+      const slot = reserve();
+      const n = type.size(toMessage(value));
+      W.memo[slot] = n;
+      return tagLength + varint32Length(n) + n;
+    },
+    put(b, p, limit, value) {
+      const n = W.memo[W.next++];
+      p = putTag(b, p, limit, tag);
+      if (p >= 0) p = putLength(b, p, limit, n);
+      if (p < 0) return -1;
+      const end = p + W.spanBytes + n;
+      p = type.write(toMessage(value), b, p, limit);
+      if (p >= 0 && p + W.spanBytes !== end) throw changed(label);
+      return p;
+    },
+  };
+}
+
+export function changed(label: string): Error {
+  return new Error(`cannot encode field ${label} to binary: the message changed while it was encoded`);
+}
+
+/** The message that a field's value stands for. */
+function messageOf(field: MessageField): (value: unknown) => Values {
+  if (isJsonField(field)) return structOf;
+  if (isUnwrapped(field)) {
+    const { typeName, fields } = field.message;
+    const name = fields[0].localName;
+    return (value) => ({ $typeName: typeName, [name]: value });
+  }
+  return (value) => value as Values;
+}
+
+function listWriter(field: ListField, resolve: Resolve): FieldWriter {
+  const name = field.localName;
+  const type = scalarOf(field);
+  if (type !== undefined && field.packed) return widthOf(type) > 0 ? fixedListWriter(field, type) : packedListWriter(field, type);
+  const label = labelOf(field);
+  const { size, put } = valueWriter(field, field.number, resolve);
+  return {
+    size(message) {
+      const list = listOf(message[name], label);
+      let n = 0;
+      for (let i = 0; i < list.length; i++) n += size(list[i]);
+      return n;
+    },
+    write(message, b, p, limit) {
+      const list = listOf(message[name], label);
+      for (let i = 0; i < list.length && p >= 0; i++) p = put(b, p, limit, list[i]);
+      return p;
+    },
+  };
+}
+
+const NOTHING: readonly unknown[] = [];
+
+/** The elements of a repeated field: an array, or a typed array that stands for one. */
+export function listOf(value: unknown, label: string): ArrayLike<unknown> {
+  const list = value as ArrayLike<unknown> | undefined | null;
+  if (list === undefined || list === null) return NOTHING;
+  if (list.length === 0 && ArrayBuffer.isView(list)) requireAttached(list as unknown as Uint8Array, label);
+  return list;
+}
+
+function packedListWriter(field: ListField, type: ScalarType): FieldWriter {
+  const name = field.localName;
+  const label = labelOf(field);
+  const tag = tagOf(field.number, WIRE.lengthDelimited);
+  const tagLength = varint32Length(tag);
+  const { size, put } = SCALAR_WRITERS[type];
+  return {
+    size(message) {
+      const list = listOf(message[name], label);
+      if (list.length === 0) return 0;
+      const slot = reserve();
+      let n = 0;
+      for (let i = 0; i < list.length; i++) n += size(list[i], label);
+      W.memo[slot] = n;
+      return tagLength + varint32Length(n) + n;
+    },
+    write(message, b, p, limit) {
+      const list = listOf(message[name], label);
+      if (list.length === 0) return p;
+      const n = W.memo[W.next++];
+      p = putTag(b, p, limit, tag);
+      if (p >= 0) p = putLength(b, p, limit, n);
+      const end = p + n;
+      for (let i = 0; i < list.length && p >= 0; i++) p = put(b, p, limit, list[i], label);
+      if (p >= 0 && p !== end) throw changed(label);
+      return p;
+    },
+  };
+}
+
+function fixedListWriter(field: ListField, type: ScalarType): FieldWriter {
+  const name = field.localName;
+  const label = labelOf(field);
+  const tag = tagOf(field.number, WIRE.lengthDelimited);
+  const width = widthOf(type);
+  return {
+    size: (message) => fixedListSize(keptArray(message, name) ?? listOf(message[name], label), tag, width),
+    write: (message, b, p, limit) => putFixedList(b, p, limit, keptArray(message, name) ?? listOf(message[name], label), tag, type, width, label),
+  };
+}
+
+export function fixedListSize(list: ArrayLike<unknown>, tag: number, width: number): number {
+  return list.length === 0 ? 0 : varint32Length(tag) + delimitedLength(list.length * width);
+}
+
+export function putFixedList(b: Uint8Array, p: number, limit: number, list: ArrayLike<unknown>, tag: number, type: ScalarType, width: number, label: string): number {
+  if (list.length === 0) return p;
+  p = putTag(b, p, limit, tag);
+  return p < 0 ? -1 : putPackedFixed(b, p, limit, list, type, width, label);
+}
+
+function mapWriter(field: MapField, resolve: Resolve): FieldWriter {
+  const name = field.localName;
+  const label = labelOf(field);
+  const tag = tagOf(field.number, WIRE.lengthDelimited);
+  const tagLength = varint32Length(tag);
+  // A map is a list of entries: field 1 is the key, field 2 the value.
+  const key = scalarValueWriter(field.mapKey, 1, label);
+  const value = valueWriter(field, 2, resolve);
+  const toKey = mapKeyOf(field.mapKey);
+  return {
+    size(message) {
+      const map = (message[name] ?? {}) as Record<string, unknown>;
+      let n = 0;
+      for (const property of Object.keys(map)) {
+        const slot = reserve();
+        const entry = key.size(toKey(property)) + value.size(map[property]);
+        W.memo[slot] = entry;
+        n += tagLength + varint32Length(entry) + entry;
+      }
+      return n;
+    },
+    write(message, b, p, limit) {
+      const map = (message[name] ?? {}) as Record<string, unknown>;
+      for (const property of Object.keys(map)) {
+        const n = W.memo[W.next++];
+        p = putTag(b, p, limit, tag);
+        if (p >= 0) p = putLength(b, p, limit, n);
+        const end = p + W.spanBytes + n;
+        if (p >= 0) p = key.put(b, p, limit, toKey(property));
+        if (p >= 0) p = value.put(b, p, limit, map[property]);
+        if (p < 0) return -1;
+        if (p + W.spanBytes !== end) throw changed(label);
+      }
+      return p;
+    },
+  };
+}
+
+/** Map keys are properties, so strings. Writers of 64-bit integers take strings as they are. */
+export function mapKeyOf(type: ScalarType): (property: string) => unknown {
+  switch (type) {
+    case ScalarType.BOOL:
+      return (property) => (property === "true" ? true : property === "false" ? false : property);
+    case ScalarType.INT32:
+    case ScalarType.UINT32:
+    case ScalarType.SINT32:
+    case ScalarType.FIXED32:
+    case ScalarType.SFIXED32:
+      return (property) => {
+        const number = Number.parseInt(property);
+        return Number.isFinite(number) ? number : property;
+      };
+    default:
+      return (property) => property;
+  }
+}

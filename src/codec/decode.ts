@@ -1,0 +1,93 @@
+/** Wire bytes to messages: contiguous ones, and ropes. */
+import type { BinaryReadOptions, DescMessage, MessageShape } from "@bufbuild/protobuf";
+import { closureReader } from "./closure-read.js";
+import type { Values } from "./fields.js";
+import type { MessageType } from "./message-type.js";
+import { messageType } from "./message-type.js";
+import { R } from "./read.js";
+import type { Rope, Span } from "./rope.js";
+import { joinRope } from "./rope.js";
+import { checkSpans, expectSpan, JOIN, ropeViolation } from "./rope-read.js";
+
+export interface DecodeOptions extends Partial<BinaryReadOptions> {
+  /**
+   * Whether decoded bytes (`bytes` fields, and the data of unknown fields) are copies, or views of the input that share its
+   * memory. Default: "copy". Small copies share an ArrayBuffer with other copies, so look at a value's `byteOffset` before
+   * you use its `buffer`.
+   */
+  readonly bytes?: "copy" | "view";
+}
+
+/** `BinaryReadOptions.recursionLimit` of protobuf-es, where it is not given. */
+const RECURSION_LIMIT_DEFAULT = 100;
+const NO_SPANS: readonly Span[] = [];
+
+/**
+ * Decodes contiguous wire bytes to what protobuf-es's `fromBinary` returns.
+ * The input must not change meanwhile: not be memory that another process writes to.
+ * @throws Error or RangeError if the input is malformed
+ */
+export function decode<D extends DescMessage>(schema: D, input: Uint8Array, options?: DecodeOptions): MessageShape<D> {
+  return decodeType(messageType(schema), input, 0, input.length, options?.bytes === "view", options) as MessageShape<D>;
+}
+
+/**
+ * Decodes a rope. With `bytes: "view"`, a `bytes` field whose value is a span is that very array. A field that the schema
+ * does not see as bytes or as packed fixed-width values gets a copy of its span.
+ *
+ * The inline part must not change meanwhile. Spans may, even by another process: they are only copied or handed on.
+ * @throws Error or RangeError if the rope breaks one of the rules ROPE-1 to ROPE-3, or the message is malformed
+ */
+export function decodeRope<D extends DescMessage>(schema: D, rope: Rope, options?: DecodeOptions): MessageShape<D> {
+  return decodeRopeOfType(messageType(schema), rope, options?.bytes === "view", options) as MessageShape<D>;
+}
+
+/** For whoever has the type at hand already: decodes `input[offset, offset + byteLength)`. */
+export function decodeType(
+  type: MessageType,
+  input: Uint8Array,
+  offset: number,
+  byteLength: number,
+  views: boolean,
+  options: Partial<BinaryReadOptions> | undefined,
+): Values {
+  const end = offset + byteLength;
+  R.len = end;
+  R.depth = 0;
+  R.depthMax = options?.recursionLimit ?? RECURSION_LIMIT_DEFAULT;
+  R.keepUnknown = options?.readUnknownFields ?? true;
+  R.views = views;
+  const message = type.create();
+  type.read(message, input, offset, end);
+  return message;
+}
+
+export function decodeRopeOfType(type: MessageType, rope: Rope, views: boolean, options: Partial<BinaryReadOptions> | undefined): Values {
+  const { inline, spans, byteLength } = rope;
+  if (spans.length === 0 && inline.length === byteLength) return decodeType(type, inline, 0, inline.length, views, options);
+  checkSpans(rope);
+  R.len = inline.length;
+  R.depth = 0;
+  R.depthMax = options?.recursionLimit ?? RECURSION_LIMIT_DEFAULT;
+  R.keepUnknown = options?.readUnknownFields ?? true;
+  R.views = views;
+  R.spans = spans;
+  R.nextSpan = 0;
+  R.shift = 0;
+  expectSpan(0);
+  try {
+    const message = type.create();
+    closureReader(type.desc, messageType).read(message, inline, 0, byteLength);
+    if (R.nextSpan < spans.length || R.pos > inline.length) throw ropeViolation("ROPE-3", `${spans.length - R.nextSpan} spans are left over`);
+    return message;
+  } catch (error) {
+    if (error !== JOIN) throw error;
+  } finally {
+    R.spans = NO_SPANS;
+    R.nextSpan = 0;
+    R.shift = 0;
+    R.spanAt = Infinity;
+  }
+  const joined = joinRope(rope);
+  return decodeType(type, joined, 0, joined.length, views, options);
+}

@@ -1,0 +1,225 @@
+/**
+ * The decoder as generated code: one function per message type, with a case for each field number that reads the field as
+ * it usually comes. Whatever comes otherwise, and rare kinds of fields, go to the closures.
+ */
+import type { DescField, DescMessage } from "@bufbuild/protobuf";
+import { create, ScalarType } from "@bufbuild/protobuf";
+import type { ClosureReader } from "./closure-read.js";
+import { closureReader, isStrict, readField } from "./closure-read.js";
+import type { ListField, MapField, MessageField, Values } from "./fields.js";
+import { isJsonField, isPackable, isUnwrapped, scalarOf, setOwn, tagOf, widthOf, WIRE, wireTypeOf } from "./fields.js";
+import { property, Scope } from "./generate.js";
+import type { MessageReader, Resolve } from "./message-type.js";
+import {
+  bytesAt,
+  checkTag,
+  eof,
+  R,
+  SCALAR_READERS,
+  takeBool,
+  takePackedDoubles,
+  takePackedFixed32,
+  takePackedFloats,
+  takePackedSfixed32,
+  takeTag,
+  takeVarint32,
+  tooDeep,
+} from "./read.js";
+import { takeString } from "./utf8.js";
+
+const FUNCTIONS = { bytesAt, checkTag, eof, R, readField, setOwn, takeBool, takeString, takeTag, takeVarint32, tooDeep };
+
+export function generateReader(desc: DescMessage, resolve: Resolve): MessageReader {
+  const scope = new Scope(FUNCTIONS);
+  const cases = desc.fields.map((field) => fieldCase(field, scope, resolve)).join("\n");
+  let closures: ClosureReader | undefined;
+  const others = scope.constant(() => (closures ??= closureReader(desc, resolve)));
+  const read = scope.evaluate<MessageReader["read"]>(`
+return function read(m, b, p, end) {
+  if (++R.depth > R.depthMax) tooDeep(${JSON.stringify(desc.toString())});
+  const len = R.len;
+  let v, n = 0;
+  while (p < end) {
+    let t = b[p++];
+    if (t > 127) { R.pos = p - 1; t = takeTag(b); p = R.pos; }
+    switch (t >>> 3) {
+      ${cases}
+    }
+    checkTag(t);
+    R.pos = p; readField(m, b, t, ${others}()); p = R.pos;
+  }
+  R.depth--;
+  return p;
+};`);
+  return { read, create: generateCreate(desc) };
+}
+
+/** A function that makes what `create` of protobuf-es makes without an init object. */
+function generateCreate(desc: DescMessage): () => Values {
+  const model = create(desc) as Values;
+  const prototype = Object.getPrototypeOf(model) as object;
+  const scope = new Scope({});
+  const values = Object.entries(model).map(([name, value]) => [name, initialValue(value, scope)] as const);
+  if (prototype === Object.prototype) {
+    return scope.evaluate(`return function create() { return { ${values.map(([name, value]) => `[${JSON.stringify(name)}]: ${value}`).join(", ")} }; };`);
+  }
+  // An object of a constructor's is made faster than by Object.create.
+  return scope.evaluate(`
+function Message() { ${values.map(([name, value]) => `${property("this", name)} = ${value};`).join(" ")} }
+Message.prototype = ${scope.constant(prototype)};
+return function create() { return new Message(); };`);
+}
+
+function initialValue(value: unknown, scope: Scope): string {
+  if (Array.isArray(value)) return "[]";
+  if (value instanceof Uint8Array) return scope.constant(value);
+  if (typeof value === "object" && value !== null) return "case" in value ? "{ case: undefined }" : "{}";
+  if (typeof value === "bigint") return `${value}n`;
+  return Object.is(value, -0) ? "-0" : JSON.stringify(value);
+}
+
+const NEXT_BYTE = "if (p >= len) eof();";
+
+/** Reads a varint of 32 bits into a variable. */
+function varintCode(name: string): string {
+  return `${NEXT_BYTE} ${name} = b[p++];
+    if (${name} > 127) {
+      if (p < len && b[p] < 128) ${name} = (${name} & 127) | (b[p++] << 7);
+      else { R.pos = p - 1; ${name} = takeVarint32(b); p = R.pos; }
+    }`;
+}
+
+/** Reads a length into `n`, and sees that so much is there. */
+const LENGTH = `${varintCode("n")} if (n > len - p) eof();`;
+
+/** Reads a scalar value into a variable. */
+function scalarCode(type: ScalarType, field: DescField, name: string, scope: Scope): string {
+  switch (type) {
+    case ScalarType.INT32:
+      return `${varintCode(name)} ${name} |= 0;`;
+    case ScalarType.UINT32:
+      return varintCode(name);
+    case ScalarType.SINT32:
+      return `${varintCode(name)} ${name} = (${name} >>> 1) ^ -(${name} & 1);`;
+    case ScalarType.BOOL:
+      return `${NEXT_BYTE} ${name} = b[p]; if (${name} < 128) { p++; ${name} = ${name} !== 0; } else { R.pos = p; ${name} = takeBool(b); p = R.pos; }`;
+    case ScalarType.STRING:
+      return `${LENGTH} ${name} = takeString(b, p, n, ${isStrict(field)}); p += n;`;
+    case ScalarType.BYTES:
+      return `${LENGTH} ${name} = bytesAt(b, p, n); p += n;`;
+    default: {
+      const asString = field.fieldKind !== "map" && (field as { longAsString?: boolean }).longAsString === true;
+      return `R.pos = p; ${name} = ${scope.constant(SCALAR_READERS[type])}(b); p = R.pos; ${asString ? `${name} = String(${name});` : ""}`;
+    }
+  }
+}
+
+function fieldCase(field: DescField, scope: Scope, resolve: Resolve): string {
+  const code = isRare(field) ? "" : readCode(field, scope, resolve);
+  return code === "" ? "" : `case ${field.number}: ${code} break;`;
+}
+
+function isRare(field: DescField): boolean {
+  // Inherited from Object.prototype, it would look as if it were set.
+  if (field.localName in Object.prototype) return true;
+  if (field.enum !== undefined) return field.fieldKind === "enum" && !field.enum.open;
+  if (field.message === undefined) return false;
+  if (isJsonField(field as MessageField) || isUnwrapped(field as MessageField)) return true;
+  return field.fieldKind !== "map" && (field as { delimitedEncoding?: boolean }).delimitedEncoding === true;
+}
+
+function readCode(field: DescField, scope: Scope, resolve: Resolve): string {
+  if (field.fieldKind === "map") return mapCode(field, scope, resolve);
+  const type = scalarOf(field);
+  const tag = tagOf(field.number, type === undefined ? WIRE.lengthDelimited : wireTypeOf(type));
+  if (field.fieldKind === "list") return listCode(field, type, tag, scope, resolve);
+  const target = property("m", field.localName);
+  if (type !== undefined) {
+    const set = field.oneof === undefined ? `${target} = v;` : oneofCode(field, "v");
+    return `if (t === ${tag}) { ${scalarCode(type, field, "v", scope)} ${set} continue; }`;
+  }
+  const child = scope.constant(resolve(field.message!));
+  if (field.oneof === undefined) {
+    return `if (t === ${tag}) { ${LENGTH}
+      v = ${target};
+      if (v === undefined) { v = ${child}.create(); p = ${child}.read(v, b, p, p + n); ${target} = v; }
+      else p = ${child}.read(v, b, p, p + n);
+      continue; }`;
+  }
+  const oneof = property("m", field.oneof.localName);
+  return `if (t === ${tag}) { ${LENGTH}
+    v = ${oneof}.case === ${JSON.stringify(field.localName)} ? ${oneof}.value : undefined;
+    if (v === undefined) v = ${child}.create();
+    p = ${child}.read(v, b, p, p + n);
+    ${oneofCode(field, "v")} continue; }`;
+}
+
+function oneofCode(field: DescField, value: string): string {
+  return `${property("m", field.oneof!.localName)} = { case: ${JSON.stringify(field.localName)}, value: ${value} };`;
+}
+
+const PACKED_READERS: Partial<Record<ScalarType, (b: Uint8Array, n: number, list: number[]) => void>> = {
+  [ScalarType.DOUBLE]: takePackedDoubles,
+  [ScalarType.FLOAT]: takePackedFloats,
+  [ScalarType.SFIXED32]: takePackedSfixed32,
+  [ScalarType.FIXED32]: takePackedFixed32,
+};
+
+function listCode(field: ListField, type: ScalarType | undefined, tag: number, scope: Scope, resolve: Resolve): string {
+  const list = property("m", field.localName);
+  if (type === undefined) {
+    const child = scope.constant(resolve(field.message!));
+    return `if (t === ${tag}) { ${LENGTH} v = ${child}.create(); p = ${child}.read(v, b, p, p + n); ${list}.push(v); continue; }`;
+  }
+  const single = `if (t === ${tag}) { ${scalarCode(type, field, "v", scope)} ${list}.push(v); continue; }`;
+  return isPackable(type) ? `${packedCode(field, type, scope)} else ${single}` : single;
+}
+
+function packedCode(field: ListField, type: ScalarType, scope: Scope): string {
+  const tag = tagOf(field.number, WIRE.lengthDelimited);
+  const list = property("m", field.localName);
+  const width = widthOf(type);
+  if (width === 0) {
+    return `if (t === ${tag}) { ${LENGTH}
+      const list = ${list};
+      for (const stop = p + n; p < stop; ) { ${scalarCode(type, field, "v", scope)} list.push(v); }
+      continue; }`;
+  }
+  const reader = PACKED_READERS[type];
+  if (reader === undefined) return `if (t === ${tag}) {}`;
+  return `if (t === ${tag}) {
+    const start = p;
+    ${LENGTH}
+    if (!R.views && n % ${width} === 0) { R.pos = p; ${scope.constant(reader)}(b, n, ${list}); p = R.pos; continue; }
+    p = start;
+  }`;
+}
+
+/** An entry that has its key and its value, in this order and nothing else, is read here. */
+function mapCode(field: MapField, scope: Scope, resolve: Resolve): string {
+  const valueType = scalarOf(field);
+  const keyTag = tagOf(1, wireTypeOf(field.mapKey));
+  const valueTag = tagOf(2, valueType === undefined ? WIRE.lengthDelimited : wireTypeOf(valueType));
+  const child = valueType === undefined ? scope.constant(resolve(field.message!)) : "";
+  const readValue = valueType === undefined ? `${LENGTH} v = ${child}.create(); p = ${child}.read(v, b, p, p + n);` : scalarCode(valueType, field, "v", scope);
+  return `if (t === ${tagOf(field.number, WIRE.lengthDelimited)}) {
+    const start = p;
+    ${LENGTH}
+    const stop = p + n;
+    if (p < stop && b[p] === ${keyTag}) {
+      p++;
+      let key;
+      ${scalarCode(field.mapKey, field, "key", scope)}
+      if (p < stop && b[p] === ${valueTag}) {
+        p++;
+        ${readValue}
+        if (p === stop) {
+          if (key === "__proto__") setOwn(${property("m", field.localName)}, key, v);
+          else ${property("m", field.localName)}[key] = v;
+          continue;
+        }
+      }
+    }
+    p = start;
+  }`;
+}

@@ -1,0 +1,100 @@
+/**
+ * Packed fields of fixed-width values as typed arrays: in place where they lie aligned in memory, and only turned into
+ * the `number[]` that protobuf-es has for them if somebody reads the property.
+ */
+import type { DescField, Message } from "@bufbuild/protobuf";
+import { ScalarType } from "@bufbuild/protobuf";
+import type { Values } from "./fields.js";
+import { labelOf, scalarOf, widthOf } from "./fields.js";
+import type { FixedArray } from "./write.js";
+import { fixedArrayOf } from "./write.js";
+
+export type { FixedArray };
+
+/** Below this size an array is made at once: that is cheaper than the property that makes it later. */
+const KEEP_BYTES_MIN = 512;
+
+/** By message: the arrays of fields that nobody has read yet, by local name. */
+const kept = new WeakMap<object, Map<string, FixedArray>>();
+
+/** Whether a payload of `n` bytes is worth keeping as it is: it is not small, and all that the field has. */
+export function worthKeeping(message: Values, name: string, n: number): boolean {
+  return n >= KEEP_BYTES_MIN && !(kept.get(message)?.has(name) ?? false) && (message[name] as unknown[]).length === 0;
+}
+
+/** Makes `bytes` the value of a field. They stay as they are until somebody reads the property, and then become an array. */
+export function keepPacked(message: Values, field: DescField, type: ScalarType, bytes: Uint8Array): void {
+  const name = field.localName;
+  const array = fixedView(bytes, type);
+  let arrays = kept.get(message);
+  if (arrays === undefined) kept.set(message, (arrays = new Map()));
+  arrays.set(name, array);
+  const settle = (value: unknown) => {
+    arrays.delete(name);
+    Object.defineProperty(message, name, { value, writable: true, enumerable: true, configurable: true });
+  };
+  Object.defineProperty(message, name, {
+    enumerable: true,
+    configurable: true,
+    get() {
+      const values = toValues(array, (field as { longAsString?: boolean }).longAsString === true);
+      settle(values);
+      return values;
+    },
+    set: settle,
+  });
+}
+
+/** The values of a field as they were received, if nobody has read them yet. */
+export function keptArray(message: object, name: string): FixedArray | undefined {
+  return kept.get(message)?.get(name);
+}
+
+function toValues(array: FixedArray, longAsString: boolean): unknown[] {
+  // A detached array would look empty.
+  if (array.length === 0) array.at(0);
+  return longAsString ? Array.from(array as BigInt64Array, String) : Array.from(array as Float64Array);
+}
+
+/** `bytes` as an array of a type's values: in place if aligned, else copied. Their length is a multiple of the width. */
+function fixedView(bytes: Uint8Array, type: ScalarType): FixedArray {
+  const ArrayType = fixedArrayOf(type)!;
+  const width = widthOf(type);
+  if (bytes.byteOffset % width === 0) return new ArrayType(bytes.buffer, bytes.byteOffset, bytes.length / width);
+  return new ArrayType(new Uint8Array(bytes).buffer);
+}
+
+/**
+ * The values of a packed field of fixed-width values (`double`, `float`, `fixed32`, `sfixed32`, `fixed64`, `sfixed64`) as a
+ * typed array: in place, if the message was decoded from a span or with `bytes: "view"`, the values lie aligned, and nobody
+ * has read the property; otherwise a copy.
+ *
+ * In place, the array lives as long as the memory that the message was decoded from.
+ * @param field the field's descriptor, such as `TensorSchema.field.values`
+ * @throws TypeError if the field is not of that kind, or not of this message
+ */
+export function packed(message: Message, field: DescField): FixedArray {
+  const type = scalarOf(field);
+  const ArrayType = type === undefined || field.fieldKind !== "list" ? undefined : fixedArrayOf(type);
+  if (ArrayType === undefined) throw new TypeError(`${labelOf(field)} is not a repeated field of a fixed-width type (double, float, fixed32, sfixed32, fixed64 or sfixed64)`);
+  if (message.$typeName !== field.parent.typeName) throw new TypeError(`${labelOf(field)} is not a field of ${message.$typeName}`);
+  const array = keptArray(message, field.localName);
+  if (array !== undefined) return array;
+  const values = (message as unknown as Values)[field.localName] as number[] | bigint[] | string[] | FixedArray;
+  if (values instanceof ArrayType) return values;
+  const is64 = type === ScalarType.SFIXED64 || type === ScalarType.FIXED64;
+  const items = is64 ? Array.from(values as bigint[], BigInt) : (values as number[]);
+  return new (ArrayType as unknown as new (items: ArrayLike<unknown>) => FixedArray)(items);
+}
+
+/**
+ * Lets a typed array be given for a packed field, whose generated type says `number[]` (or `bigint[]`). It is encoded in
+ * one copy, or not copied at all where it becomes a span.
+ *
+ * The message then holds the typed array itself: methods of real arrays that typed arrays lack, such as `push`, are missing.
+ */
+export function typedList(array: Float64Array | Float32Array | Int32Array | Uint32Array): number[];
+export function typedList(array: BigInt64Array | BigUint64Array): bigint[];
+export function typedList(array: FixedArray): number[] | bigint[] {
+  return array as unknown as number[];
+}

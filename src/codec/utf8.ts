@@ -1,0 +1,115 @@
+/**
+ * Strings to UTF-8 in place, and back. Very short ones by a loop, since a call into the runtime costs more than they do;
+ * others by the runtime's own conversions.
+ *
+ * UTF8-1  The runtime's conversions run on private memory only: they make two passes, and a process that changes the
+ *         bytes between the two can crash this one.
+ */
+
+/** Node's conversion methods of Buffer work on any Uint8Array, and need no view of the part in question. */
+interface Conversions {
+  utf8Write(this: Uint8Array, text: string, offset: number, byteLength: number): number;
+  utf8Slice(this: Uint8Array, start: number, end: number): string;
+}
+const { utf8Write, utf8Slice } = Buffer.prototype as unknown as Conversions;
+const strictDecoder = new TextDecoder("utf-8", { ignoreBOM: true, fatal: true });
+const { fromCharCode } = String;
+
+/** Up to so many UTF-16 units a loop is faster than the runtime: measured, on Node 20, at 1.3 ns a unit against 45 ns a call. */
+const LOOP_UNITS_MAX = 24;
+/** A string of so many units has a length prefix of one byte, whatever its characters. */
+const ONE_BYTE_PREFIX_UNITS_MAX = 42;
+
+/** UTF-8 bytes of a string. A lone surrogate counts as U+FFFD, which it is written as. */
+export function utf8Length(text: string): number {
+  const units = text.length;
+  if (units > LOOP_UNITS_MAX) return Buffer.byteLength(text);
+  for (let i = 0; i < units; i++) if (text.charCodeAt(i) > 0x7f) return Buffer.byteLength(text);
+  return units;
+}
+
+/** Writes a string with its length prefix at `p`. Returns where it ends, or −1 if that is past `limit`. */
+export function putString(b: Uint8Array, p: number, limit: number, text: string): number {
+  const units = text.length;
+  if (units > LOOP_UNITS_MAX) return putLongString(b, p, limit, text);
+  const end = p + 1 + units;
+  // No string has fewer bytes than units.
+  if (end > limit) return -1;
+  b[p] = units;
+  for (let i = p + 1, unit = 0; i < end; i++, unit++) {
+    const code = text.charCodeAt(unit);
+    if (code > 0x7f) return putLongString(b, p, limit, text);
+    b[i] = code;
+  }
+  return end;
+}
+
+function putLongString(b: Uint8Array, p: number, limit: number, text: string): number {
+  const units = text.length;
+  if (units <= ONE_BYTE_PREFIX_UNITS_MAX && p + 1 + units * 3 <= limit) {
+    const byteLength = utf8Write.call(b, text, p + 1, units * 3);
+    b[p] = byteLength;
+    return p + 1 + byteLength;
+  }
+  const byteLength = Buffer.byteLength(text);
+  const end = p + varint32Length(byteLength) + byteLength;
+  if (end > limit) return -1;
+  utf8Write.call(b, text, putVarint32(b, p, byteLength), byteLength);
+  return end;
+}
+
+/**
+ * Reads `n` bytes at `p` as a string (UTF8-1).
+ * @param strict whether invalid UTF-8 is an error, rather than U+FFFD
+ * @throws TypeError
+ */
+export function takeString(b: Uint8Array, p: number, n: number, strict: boolean): string {
+  if (n <= 8) {
+    if (n === 0) return "";
+    const text = takeShort(b, p, n);
+    if (text !== undefined) return text;
+  }
+  const text = utf8Slice.call(b, p, p + n);
+  // Whatever is invalid has become U+FFFD; so may have been what is valid.
+  if (strict && text.includes("\ufffd")) return strictDecoder.decode(b.subarray(p, p + n));
+  return text;
+}
+
+/** A string of 1 to 8 ASCII characters, or undefined if it has others. */
+function takeShort(b: Uint8Array, p: number, n: number): string | undefined {
+  const b0 = b[p];
+  if (n === 1) return b0 < 0x80 ? fromCharCode(b0) : undefined;
+  const b1 = b[p + 1];
+  if (n === 2) return (b0 | b1) < 0x80 ? fromCharCode(b0, b1) : undefined;
+  const b2 = b[p + 2];
+  if (n === 3) return (b0 | b1 | b2) < 0x80 ? fromCharCode(b0, b1, b2) : undefined;
+  const b3 = b[p + 3];
+  const first = b0 | b1 | b2 | b3;
+  if (n === 4) return first < 0x80 ? fromCharCode(b0, b1, b2, b3) : undefined;
+  const b4 = b[p + 4];
+  if (n === 5) return (first | b4) < 0x80 ? fromCharCode(b0, b1, b2, b3, b4) : undefined;
+  const b5 = b[p + 5];
+  if (n === 6) return (first | b4 | b5) < 0x80 ? fromCharCode(b0, b1, b2, b3, b4, b5) : undefined;
+  const b6 = b[p + 6];
+  if (n === 7) return (first | b4 | b5 | b6) < 0x80 ? fromCharCode(b0, b1, b2, b3, b4, b5, b6) : undefined;
+  const b7 = b[p + 7];
+  return (first | b4 | b5 | b6 | b7) < 0x80 ? fromCharCode(b0, b1, b2, b3, b4, b5, b6, b7) : undefined;
+}
+
+/** Bytes of an unsigned 32-bit integer as a varint. */
+export function varint32Length(value: number): number {
+  if (value < 0x80) return 1;
+  if (value < 0x4000) return 2;
+  if (value < 0x200000) return 3;
+  return value < 0x10000000 ? 4 : 5;
+}
+
+/** Writes an unsigned 32-bit integer as a varint and returns where it ends. */
+export function putVarint32(b: Uint8Array, p: number, value: number): number {
+  while (value > 0x7f) {
+    b[p++] = (value & 0x7f) | 0x80;
+    value >>>= 7;
+  }
+  b[p++] = value;
+  return p;
+}
