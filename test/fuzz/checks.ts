@@ -85,7 +85,14 @@ function checkRefusal(api: CodecApi, schema: DescMessage, message: Message, erro
   }
 }
 
-function checkEncodeInto(api: CodecApi, schema: DescMessage, message: Message, bytes: Uint8Array, random: Random, options: { writeUnknownFields: boolean } | undefined): void {
+function checkEncodeInto(
+  api: CodecApi,
+  schema: DescMessage,
+  message: Message,
+  bytes: Uint8Array,
+  random: Random,
+  options: { writeUnknownFields: boolean } | undefined,
+): void {
   const size = bytes.length;
   expectNumber("sizeOf is exact", api.sizeOf(schema, message, options), size);
 
@@ -127,11 +134,23 @@ function checkRope(api: CodecApi, check: string, rope: Rope, bytes: Uint8Array, 
  * Decodes any input in every way: as it lies among other bytes, as the ropes given, and as ropes that have other payloads
  * as spans.
  */
-export function checkInput(api: CodecApi, schema: DescMessage, bytes: Uint8Array, random: Random, payloads = payloadsOf(schema, bytes), ropes: readonly Rope[] = []): void {
+export function checkInput(
+  api: CodecApi,
+  schema: DescMessage,
+  bytes: Uint8Array,
+  random: Random,
+  payloads = payloadsOf(schema, bytes),
+  ropes: readonly Rope[] = [],
+): void {
   let options: DecodeOptions | undefined = undefined;
   let expected = attempt(() => fromBinary(schema, bytes));
   checkContiguous(api, schema, bytes, expected, random, options);
-  for (const rope of ropes) compareOutcome("decodeRope of what encodeRope made", attempt(() => api.decodeRope(schema, rope)), expected);
+  for (const rope of ropes)
+    compareOutcome(
+      "decodeRope of what encodeRope made",
+      attempt(() => api.decodeRope(schema, rope)),
+      expected,
+    );
   checkCarved(api, schema, bytes, payloads, expected, random, options);
 
   if (random.once(2)) {
@@ -150,7 +169,14 @@ function randomOptions(random: Random): DecodeOptions {
   return options;
 }
 
-function checkContiguous(api: CodecApi, schema: DescMessage, bytes: Uint8Array, expected: Outcome<Message>, random: Random, options: DecodeOptions | undefined): void {
+function checkContiguous(
+  api: CodecApi,
+  schema: DescMessage,
+  bytes: Uint8Array,
+  expected: Outcome<Message>,
+  random: Random,
+  options: DecodeOptions | undefined,
+): void {
   const offset = MARGIN + random.below(8);
   const end = offset + bytes.length;
   const buffer = scratchOf(end + MARGIN);
@@ -168,7 +194,15 @@ function checkContiguous(api: CodecApi, schema: DescMessage, bytes: Uint8Array, 
   }
 }
 
-function checkCarved(api: CodecApi, schema: DescMessage, bytes: Uint8Array, payloads: Payloads, expected: Outcome<Message>, random: Random, options: DecodeOptions | undefined): void {
+function checkCarved(
+  api: CodecApi,
+  schema: DescMessage,
+  bytes: Uint8Array,
+  payloads: Payloads,
+  expected: Outcome<Message>,
+  random: Random,
+  options: DecodeOptions | undefined,
+): void {
   const rope = carve(random, bytes, payloads);
   if (rope === undefined) return;
   const actual = attempt(() => api.decodeRope(schema, rope, options));

@@ -130,7 +130,12 @@ function mutationCase(api: CodecApi, seed: number, number: number, schema: DescM
 }
 
 /** Runs the check, and tells how to make the case small if it fails. */
-function found<T>(check: (subject: T) => void, subject: T, shrink: (subject: T, fails: (subject: T) => boolean) => T, show: (subject: T) => string): Found | undefined {
+function found<T>(
+  check: (subject: T) => void,
+  subject: T,
+  shrink: (subject: T, fails: (subject: T) => boolean) => T,
+  show: (subject: T) => string,
+): Found | undefined {
   const mismatch = mismatchOf(check, subject);
   if (mismatch === undefined) return undefined;
   return {

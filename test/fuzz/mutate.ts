@@ -236,7 +236,11 @@ export function mutateRope(random: Random, rope: Rope): Rope {
     case 8: {
       // Two spans change their bytes.
       const j = random.below(spans.length);
-      return { inline, spans: spans.with(i, { position: span.position, bytes: spans[j].bytes }).with(j, { position: spans[j].position, bytes: span.bytes }), byteLength };
+      return {
+        inline,
+        spans: spans.with(i, { position: span.position, bytes: spans[j].bytes }).with(j, { position: spans[j].position, bytes: span.bytes }),
+        byteLength,
+      };
     }
     case 9: {
       const bytes = random.bytes(random.below(5));
@@ -245,8 +249,16 @@ export function mutateRope(random: Random, rope: Rope): Rope {
       return { inline, spans, byteLength: random.once(2) ? byteLength + bytes.length : byteLength };
     }
     case 10:
-      return { inline, spans, byteLength: random.pick([0, -1, byteLength - 1, byteLength + 1, byteLength + 0.5, NaN, Infinity, -Infinity, 2 ** 53, -(2 ** 31)]) };
+      return {
+        inline,
+        spans,
+        byteLength: random.pick([0, -1, byteLength - 1, byteLength + 1, byteLength + 0.5, NaN, Infinity, -Infinity, 2 ** 53, -(2 ** 31)]),
+      };
     default:
-      return { inline: random.once(2) ? inline.subarray(0, random.below(inline.length + 1)) : replaced(inline, random.below(inline.length + 1), 0, random.bytes(1)), spans, byteLength };
+      return {
+        inline: random.once(2) ? inline.subarray(0, random.below(inline.length + 1)) : replaced(inline, random.below(inline.length + 1), 0, random.bytes(1)),
+        spans,
+        byteLength,
+      };
   }
 }

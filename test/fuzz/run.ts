@@ -33,12 +33,18 @@ const report = runCampaign({
 });
 const seconds = (performance.now() - started) / 1000;
 for (const { typeName } of schemas) {
-  console.log(`${String(report.messages.get(typeName) ?? 0).padStart(8)} messages ${String(report.mutations.get(typeName) ?? 0).padStart(8)} mutations  ${typeName}`);
+  console.log(
+    `${String(report.messages.get(typeName) ?? 0).padStart(8)} messages ${String(report.mutations.get(typeName) ?? 0).padStart(8)} mutations  ${typeName}`,
+  );
 }
 const [messages, mutations] = [report.messages, report.mutations].map((counts) => [...counts.values()].reduce((sum, count) => sum + count, 0));
-console.log(`${messages} messages and ${mutations} mutations of ${schemas.length} types in ${seconds.toFixed(1)} s; the slowest took ${report.slowestMs.toFixed(0)} ms`);
+console.log(
+  `${messages} messages and ${mutations} mutations of ${schemas.length} types in ${seconds.toFixed(1)} s; the slowest took ${report.slowestMs.toFixed(0)} ms`,
+);
 for (const failure of report.failures) {
-  console.log(`\nFAILED ${failure.check}: ${failure.detail}\n  ${failure.kind} ${failure.case} of ${failure.schema}; repeat it with ISTHMUS_SEED=${seed} ISTHMUS_FUZZ_FIRST=${failure.case} ISTHMUS_FUZZ_CASES=1`);
+  console.log(
+    `\nFAILED ${failure.check}: ${failure.detail}\n  ${failure.kind} ${failure.case} of ${failure.schema}; repeat it with ISTHMUS_SEED=${seed} ISTHMUS_FUZZ_FIRST=${failure.case} ISTHMUS_FUZZ_CASES=1`,
+  );
   console.log(`  smallest: ${failure.shrunk}`);
 }
 process.exitCode = report.failures.length === 0 ? 0 : 1;

@@ -9,13 +9,43 @@ const INT64 = [
   ...[35n, 42n, 49n, 56n, 62n].flatMap((bits) => [(1n << bits) - 1n, 1n << bits, -(1n << bits), -(1n << bits) - 1n]),
   ...[2n ** 53n, 2n ** 53n + 1n, -(2n ** 53n) - 1n, 2n ** 63n - 1n, -(2n ** 63n), -(2n ** 63n) + 1n],
 ];
-const UINT64 = [0n, 1n, 127n, 128n, 0x7fffffffn, 0x80000000n, 0xffffffffn, 0x100000000n, 2n ** 53n + 1n, 2n ** 56n, 2n ** 63n - 1n, 2n ** 63n, 2n ** 64n - 2n, 2n ** 64n - 1n];
+const UINT64 = [
+  0n,
+  1n,
+  127n,
+  128n,
+  0x7fffffffn,
+  0x80000000n,
+  0xffffffffn,
+  0x100000000n,
+  2n ** 53n + 1n,
+  2n ** 56n,
+  2n ** 63n - 1n,
+  2n ** 63n,
+  2n ** 64n - 2n,
+  2n ** 64n - 1n,
+];
 const DOUBLE = [
   ...[0, -0, 1, -1, NaN, Infinity, -Infinity, Number.MIN_VALUE, -Number.MIN_VALUE, 2.2250738585072014e-308, 2.225073858507201e-308],
   ...[Number.MAX_VALUE, -Number.MAX_VALUE, Number.EPSILON, 2 ** 53, 2 ** 53 + 2, 0.1, 1 / 3, 2 ** 31, 2 ** 32, -(2 ** 31)],
 ];
 /** Numbers that a float holds, and one that it rounds. */
-const FLOAT = [0, -0, 1, -1, NaN, Infinity, -Infinity, 1.401298464324817e-45, -1.401298464324817e-45, 1.1754943508222875e-38, 3.4028234663852886e38, -3.4028234663852886e38, 16777216, 0.1];
+const FLOAT = [
+  0,
+  -0,
+  1,
+  -1,
+  NaN,
+  Infinity,
+  -Infinity,
+  1.401298464324817e-45,
+  -1.401298464324817e-45,
+  1.1754943508222875e-38,
+  3.4028234663852886e38,
+  -3.4028234663852886e38,
+  16777216,
+  0.1,
+];
 
 /** Text of one to four bytes a character, what encoders get wrong, and what JavaScript treats in its own way. */
 const TEXTS = [
@@ -98,9 +128,7 @@ export function scalarSource(type: ScalarType, longAsString: boolean): (random: 
 /** Also numbers and strings: protobuf-es takes each for a 64-bit integer. */
 function longSource(boundaries: readonly bigint[], shifted: (long: bigint, shift: bigint) => bigint, longAsString: boolean): (random: Random) => unknown {
   return (random) => {
-    const value = random.once(2)
-      ? random.pick(boundaries)
-      : shifted((BigInt(random.bits()) << 32n) | BigInt(random.bits()), BigInt(random.below(64)));
+    const value = random.once(2) ? random.pick(boundaries) : shifted((BigInt(random.bits()) << 32n) | BigInt(random.bits()), BigInt(random.below(64)));
     if (random.once(24)) return longAsString ? value : random.once(2) || value > 2n ** 53n || value < -(2n ** 53n) ? String(value) : Number(value);
     return longAsString ? String(value) : value;
   };

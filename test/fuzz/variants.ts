@@ -13,7 +13,8 @@ function plain(value: unknown): unknown {
   if (typeof value !== "object" || value === null || ArrayBuffer.isView(value)) return value;
   const object = {};
   for (const key of Object.keys(value)) {
-    if (key !== "$typeName" || !("$typeName" in value) || typeof value.$typeName !== "string") setOwn(object, key, plain((value as Record<string, unknown>)[key]));
+    if (key !== "$typeName" || !("$typeName" in value) || typeof value.$typeName !== "string")
+      setOwn(object, key, plain((value as Record<string, unknown>)[key]));
   }
   return object;
 }
@@ -29,7 +30,9 @@ export function corrupt(random: Random, schema: DescMessage, message: Loose): vo
   if (field === undefined) return;
   const wrong = () => (random.once(12) ? random.pick([{}, [], new Uint8Array(2), { $typeName: "another.Message" }]) : random.pick(WRONG));
   if (field.oneof !== undefined) {
-    message[field.oneof.localName] = random.once(16) ? random.pick([undefined, null, {}, { case: "another", value: 1 }]) : { case: field.localName, value: wrong() };
+    message[field.oneof.localName] = random.once(16)
+      ? random.pick([undefined, null, {}, { case: "another", value: 1 }])
+      : { case: field.localName, value: wrong() };
   } else if (field.fieldKind === "list" && !random.once(8)) {
     message[field.localName] = Array.from({ length: 1 + random.below(3) }, wrong);
   } else if (field.fieldKind === "map" && !random.once(8)) {
