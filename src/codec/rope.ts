@@ -26,20 +26,25 @@ export interface Rope {
 /** The rope as contiguous wire bytes, in new memory. @throws if the spans do not fit the message (ROPE-1) */
 export function joinRope(rope: Rope): Uint8Array {
   const { inline, spans, byteLength } = rope;
+  let announced = inline.length;
+  for (const { bytes } of spans) announced += bytes.length;
+  // Before any memory is taken: a length that is not that of the parts may be any number.
+  if (announced !== byteLength) throw new Error(`invalid rope: ${announced} bytes where ${byteLength} were announced`);
   const joined = new Uint8Array(byteLength);
+  let last = -1;
   let at = 0;
   let from = 0;
   for (const { position, bytes } of spans) {
     const length = position - at;
-    if (!(length >= 0) || from + length > inline.length || position + bytes.length > byteLength) {
+    if (!Number.isInteger(position) || position <= last || length < 0 || from + length > inline.length) {
       throw new Error(`invalid rope: a span of ${bytes.length} bytes at ${position} of ${byteLength}`);
     }
     joined.set(inline.subarray(from, from + length), at);
     joined.set(bytes, position);
     from += length;
+    last = position;
     at = position + bytes.length;
   }
-  if (at + inline.length - from !== byteLength) throw new Error(`invalid rope: ${at + inline.length - from} bytes where ${byteLength} were announced`);
   joined.set(inline.subarray(from), at);
   return joined;
 }
