@@ -8,13 +8,13 @@ import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { create, ScalarType } from "@bufbuild/protobuf";
 import { scalarZeroValue } from "@bufbuild/protobuf/reflect";
 import type { ListField, MapField, MessageField, Values } from "./fields.js";
-import { hasOwn, isJsonField, isPackable, isUnwrapped, scalarOf, setOwn, widthOf, WIRE } from "./fields.js";
+import { hasOwn, isJsonField, isPackable, isUnwrapped, scalarOf, setOwn, widthOf, WIRE, wireTypeOf } from "./fields.js";
 import { jsonOf, structOf } from "./json-struct.js";
 import type { MessageReader, Resolve } from "./message-type.js";
 import { keepPacked, worthKeeping } from "./packed.js";
 import type { ScalarReader } from "./read.js";
 import { bytesAt, eof, R, SCALAR_READERS, skip, takeInt32, takeLength, takeTag, takeText, takeVarint32, tooDeep } from "./read.js";
-import { crossesSpan, JOIN, ropeViolation, takeSpan } from "./rope-read.js";
+import { crossesSpan, JOIN, RopeViolation, takeSpan } from "./rope-read.js";
 import { takeString, varint32Length } from "./utf8.js";
 
 /** Reads the value of one field, whose tag was just read, into a message. */
@@ -24,9 +24,13 @@ export interface FieldReader {
   takeSpan?: ((message: Values, bytes: Uint8Array) => void) | undefined;
   /** Whether the value is itself read field by field, so that spans may lie within. */
   readonly nests: boolean;
-  /** Whether a value starts with its length, whatever the wire type. */
-  readonly delimited: boolean;
+  /** The wire types with which a value is read as what was written: bits, by wire type. */
+  readonly wireTypes: number;
 }
+
+const VARINT = 1 << WIRE.varint;
+const LENGTH_DELIMITED = 1 << WIRE.lengthDelimited;
+const START_GROUP = 1 << WIRE.startGroup;
 
 export interface ClosureReader extends MessageReader {
   /** By field number, made on first use. */
@@ -95,12 +99,11 @@ export function readField(message: Values, b: Uint8Array, tag: number, reader: C
 
 /** In a rope: if the value of this field is a span, takes it. @throws if the spans do not fit; JOIN */
 function readSpan(message: Values, b: Uint8Array, tag: number, field: FieldReader | undefined): boolean {
-  if (R.pos > R.spanAt) throw ropeViolation("ROPE-2", `a span lies at ${R.spans[R.nextSpan].position}, where no payload starts`);
-  if ((tag & 7) !== WIRE.lengthDelimited) {
-    // What is read as something else than what was written may take spans for its own bytes.
-    if (field === undefined ? (tag & 7) === WIRE.startGroup : field.delimited) throw JOIN;
-    return false;
-  }
+  if (R.pos > R.spanAt) throw new RopeViolation("ROPE-2", `a span lies at ${R.spans[R.nextSpan].position}, where no payload starts`);
+  const wireType = tag & 7;
+  // What is read as something else than what was written may take spans for its own bytes; so may what is skipped whole.
+  if (field === undefined ? wireType === WIRE.startGroup : (field.wireTypes & (1 << wireType)) === 0) throw JOIN;
+  if (wireType !== WIRE.lengthDelimited) return false;
   const bytes = takeSpan(b);
   if (bytes === undefined) {
     if (field?.nests !== true && crossesSpan(b)) throw JOIN;
@@ -183,7 +186,7 @@ function scalarReader(field: DescField & { fieldKind: "scalar" }): FieldReader {
   const set = setter(field);
   return {
     nests: false,
-    delimited: !isPackable(field.scalar),
+    wireTypes: 1 << wireTypeOf(field.scalar),
     read: (message, b) => set(message, read(b)),
     takeSpan: fromSpan && ((message, bytes) => set(message, fromSpan(bytes))),
   };
@@ -191,11 +194,11 @@ function scalarReader(field: DescField & { fieldKind: "scalar" }): FieldReader {
 
 function enumReader(field: DescField & { fieldKind: "enum" }): FieldReader {
   const set = setter(field);
-  if (field.enum.open) return { nests: false, delimited: false, read: (message, b) => set(message, takeInt32(b)) };
+  if (field.enum.open) return { nests: false, wireTypes: VARINT, read: (message, b) => set(message, takeInt32(b)) };
   const numbers = new Set(field.enum.values.map((value) => value.number));
   return {
     nests: false,
-    delimited: false,
+    wireTypes: VARINT,
     read(message, b, wireType) {
       const value = takeInt32(b);
       if (numbers.has(value)) set(message, value);
@@ -271,7 +274,7 @@ function messageReader(field: DescField & { fieldKind: "message" }, resolve: Res
   const oneofName = field.oneof?.localName;
   return {
     nests: !field.delimitedEncoding,
-    delimited: !field.delimitedEncoding,
+    wireTypes: field.delimitedEncoding ? START_GROUP : LENGTH_DELIMITED,
     read(message, b) {
       let value = hasOwn(message, name) ? message[name] : undefined;
       if (oneofName !== undefined) {
@@ -291,7 +294,7 @@ function messageListReader(field: ListField & MessageField, resolve: Resolve): F
   const name = field.localName;
   return {
     nests: !field.delimitedEncoding,
-    delimited: !field.delimitedEncoding,
+    wireTypes: field.delimitedEncoding ? START_GROUP : LENGTH_DELIMITED,
     read(message, b) {
       const child = toMessage(undefined);
       readChild(child, b);
@@ -309,7 +312,7 @@ function scalarListReader(field: ListField): FieldReader {
   const keeps = (message: Values, n: number) => width > 0 && n % width === 0 && worthKeeping(message, name, n);
   return {
     nests: false,
-    delimited: !isPackable(type),
+    wireTypes: (1 << wireTypeOf(type)) | LENGTH_DELIMITED,
     read(message, b, wireType) {
       if (wireType !== WIRE.lengthDelimited || !isPackable(type)) {
         (message[name] as unknown[]).push(read(b));
@@ -343,7 +346,7 @@ function mapReader(field: MapField, resolve: Resolve): FieldReader {
   const keyZero = scalarZeroValue(field.mapKey, false);
   return {
     nests: true,
-    delimited: true,
+    wireTypes: LENGTH_DELIMITED,
     read(message, b) {
       let key: unknown;
       let item: unknown;
@@ -352,7 +355,8 @@ function mapReader(field: MapField, resolve: Resolve): FieldReader {
       while (R.pos + R.shift < end) {
         const tag = takeTag(b);
         const number = tag >>> 3;
-        const span = R.spanAt === Infinity ? undefined : spanInEntry(b, tag, number === 2 && value.nests);
+        const expected = number === 1 ? 1 << wireTypeOf(field.mapKey) : number === 2 ? value.wireTypes : ~START_GROUP;
+        const span = R.spanAt === Infinity ? undefined : spanInEntry(b, tag, expected, number === 2 && value.nests);
         if (number === 1) {
           if (span === undefined) key = readKey(b);
           else if (keySpan !== undefined) key = keySpan(span);
@@ -371,10 +375,9 @@ function mapReader(field: MapField, resolve: Resolve): FieldReader {
 }
 
 /** Like `readSpan`, for the fields of a map's entry. */
-function spanInEntry(b: Uint8Array, tag: number, nests: boolean): Uint8Array | undefined {
-  if (R.pos > R.spanAt) throw ropeViolation("ROPE-2", `a span lies at ${R.spans[R.nextSpan].position}, where no payload starts`);
-  // Rare enough not to look closer.
-  if ((tag & 7) === WIRE.startGroup) throw JOIN;
+function spanInEntry(b: Uint8Array, tag: number, wireTypes: number, nests: boolean): Uint8Array | undefined {
+  if (R.pos > R.spanAt) throw new RopeViolation("ROPE-2", `a span lies at ${R.spans[R.nextSpan].position}, where no payload starts`);
+  if ((wireTypes & (1 << (tag & 7))) === 0) throw JOIN;
   if ((tag & 7) !== WIRE.lengthDelimited) return undefined;
   const bytes = takeSpan(b);
   if (bytes === undefined && !nests && crossesSpan(b)) throw JOIN;
@@ -387,6 +390,7 @@ interface MapValueReader {
   fromSpan: ((bytes: Uint8Array) => unknown) | undefined;
   empty: () => unknown;
   nests: boolean;
+  wireTypes: number;
 }
 
 function mapValueReader(field: MapField, resolve: Resolve): MapValueReader {
@@ -402,6 +406,7 @@ function mapValueReader(field: MapField, resolve: Resolve): MapValueReader {
       fromSpan: undefined,
       empty: () => toValue(toMessage(undefined)),
       nests: true,
+      wireTypes: LENGTH_DELIMITED,
     };
   }
   const type = scalarOf(field)!;
@@ -412,5 +417,6 @@ function mapValueReader(field: MapField, resolve: Resolve): MapValueReader {
     fromSpan: spanReader(type, field),
     empty: type === ScalarType.BYTES ? () => new Uint8Array(0) : () => zero,
     nests: false,
+    wireTypes: 1 << wireTypeOf(type),
   };
 }

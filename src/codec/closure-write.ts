@@ -4,7 +4,7 @@ import { ScalarType } from "@bufbuild/protobuf";
 import type { ListField, MapField, MessageField, Values } from "./fields.js";
 import { byNumber, hasOwn, isJsonField, isUnwrapped, labelOf, PRESENCE, scalarOf, tagOf, widthOf, WIRE, wireTypeOf } from "./fields.js";
 import { structOf } from "./json-struct.js";
-import type { MessageWriter, Resolve } from "./message-type.js";
+import type { MessageType, MessageWriter, Resolve } from "./message-type.js";
 import { keptArray } from "./packed.js";
 import { delimitedLength, isUnset, putLength, putPackedFixed, putRaw, putTag, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
 import { varint32Length } from "./utf8.js";
@@ -26,7 +26,7 @@ export function closureWriter(desc: DescMessage, resolve: Resolve): MessageWrite
   return {
     size(message) {
       checkType(message, desc);
-      let n = unknownSize(message);
+      let n = unknownSize(message, desc.typeName);
       for (const field of fields) n += field.size(message);
       return n;
     },
@@ -36,7 +36,7 @@ export function closureWriter(desc: DescMessage, resolve: Resolve): MessageWrite
         p = field.write(message, b, p, limit);
         if (p < 0) return -1;
       }
-      return putUnknown(message, b, p, limit);
+      return putUnknown(message, desc.typeName, b, p, limit);
     },
   };
 }
@@ -47,16 +47,21 @@ export function checkType(message: Values, desc: DescMessage): void {
   throw new Error(`cannot use ${byNumber(desc)[0].toString()} with message ${message.$typeName}`);
 }
 
-export function unknownSize(message: Values): number {
-  if (message.$unknown === undefined || !W.writeUnknown) return 0;
+export function unknownSize(message: Values, typeName: string): number {
+  if (!writesUnknown(message, typeName)) return 0;
   let n = 0;
-  for (const { no, wireType, data } of message.$unknown) n += varint32Length(tagOf(no, wireType)) + data.length;
+  for (const { no, wireType, data } of message.$unknown!) n += varint32Length(tagOf(no, wireType)) + data.length;
   return n;
 }
 
-export function putUnknown(message: Values, b: Uint8Array, p: number, limit: number): number {
-  if (message.$unknown === undefined || !W.writeUnknown) return p;
-  for (const { no, wireType, data } of message.$unknown) {
+/** Unknown fields are a message's; a plain object has none, as `create` sees it. */
+function writesUnknown(message: Values, typeName: string): boolean {
+  return message.$unknown !== undefined && W.writeUnknown && (!W.lenient || message.$typeName === typeName);
+}
+
+export function putUnknown(message: Values, typeName: string, b: Uint8Array, p: number, limit: number): number {
+  if (!writesUnknown(message, typeName)) return p;
+  for (const { no, wireType, data } of message.$unknown!) {
     p = putTag(b, p, limit, tagOf(no, wireType));
     if (p < 0 || p + data.length > limit) return -1;
     putRaw(b, p, data, data.length);
@@ -153,7 +158,7 @@ function scalarValueWriter(type: ScalarType, number: number, label: string): Val
 
 function messageValueWriter(field: MessageField, number: number, resolve: Resolve): ValueWriter {
   const type = resolve(field.message);
-  const toMessage = messageOf(field);
+  const toMessage = messageOf(field, type);
   if (field.fieldKind !== "map" && field.delimitedEncoding) {
     const start = tagOf(number, WIRE.startGroup);
     const end = tagOf(number, WIRE.endGroup);
@@ -195,14 +200,15 @@ export function changed(label: string): Error {
 }
 
 /** The message that a field's value stands for. */
-function messageOf(field: MessageField): (value: unknown) => Values {
+function messageOf(field: MessageField, type: MessageType): (value: unknown) => Values {
   if (isJsonField(field)) return structOf;
   if (isUnwrapped(field)) {
     const { typeName, fields } = field.message;
     const name = fields[0].localName;
     return (value) => ({ $typeName: typeName, [name]: value });
   }
-  return (value) => value as Values;
+  // An element or a oneof's value may be left undefined.
+  return (value) => (value === undefined ? type.create() : (value as Values));
 }
 
 function listWriter(field: ListField, resolve: Resolve): FieldWriter {

@@ -7,7 +7,7 @@ import { messageType } from "./message-type.js";
 import { R } from "./read.js";
 import type { Rope, Span } from "./rope.js";
 import { joinRope } from "./rope.js";
-import { checkSpans, expectSpan, JOIN, ropeViolation } from "./rope-read.js";
+import { checkSpans, expectSpan, RopeViolation } from "./rope-read.js";
 
 export interface DecodeOptions extends Partial<BinaryReadOptions> {
   /**
@@ -78,10 +78,11 @@ export function decodeRopeOfType(type: MessageType, rope: Rope, views: boolean, 
   try {
     const message = type.create();
     closureReader(type.desc, messageType).read(message, inline, 0, byteLength);
-    if (R.nextSpan < spans.length || R.pos > inline.length) throw ropeViolation("ROPE-3", `${spans.length - R.nextSpan} spans are left over`);
+    if (R.nextSpan < spans.length || R.pos > inline.length) throw new RopeViolation("ROPE-3", `${spans.length - R.nextSpan} spans are left over`);
     return message;
   } catch (error) {
-    if (error !== JOIN) throw error;
+    // A value that is read as something else than what was written may have run into the place of a span.
+    if (error instanceof RopeViolation) throw error;
   } finally {
     R.spans = NO_SPANS;
     R.nextSpan = 0;

@@ -27,7 +27,8 @@ export function generateWriter(desc: DescMessage, resolve: Resolve): MessageWrit
   const oneofs = desc.oneofs
     .map((oneof) => `const ${oneofName(oneof.localName, desc)} = ${property("m", oneof.localName)} ?? ${scope.constant({ case: undefined })};`)
     .join("\n");
-  const check = `if (m.$typeName !== ${JSON.stringify(desc.typeName)}) checkType(m, ${scope.constant(desc)});`;
+  const typeName = JSON.stringify(desc.typeName);
+  const check = `if (m.$typeName !== ${typeName}) checkType(m, ${scope.constant(desc)});`;
   return scope.evaluate(`
 return {
   size(m) {
@@ -35,14 +36,14 @@ return {
     let n = 0, v;
     ${oneofs}
     ${fields.map(({ size }) => size).join("\n")}
-    return m.$unknown === undefined ? n : n + unknownSize(m);
+    return m.$unknown === undefined ? n : n + unknownSize(m, ${typeName});
   },
   write(m, b, p, limit) {
     ${check}
     let v;
     ${oneofs}
     ${fields.map(({ write }) => write).join("\n")}
-    return m.$unknown === undefined ? p : putUnknown(m, b, p, limit);
+    return m.$unknown === undefined ? p : putUnknown(m, ${typeName}, b, p, limit);
   },
 };`);
 }
@@ -117,14 +118,15 @@ function valueCode(field: DescField, number: number, name: string, scope: Scope,
   if (type !== undefined) return scalarCode(type, number, name, scope.constant(labelOf(field)), scope);
   const child = scope.constant(resolve(field.message!));
   const tag = tagOf(number, WIRE.lengthDelimited);
+  const message = `${name} === undefined ? ${child}.create() : ${name}`;
   return {
-    size: `{ const slot = reserve(); const k = ${child}.size(${name}); W.memo[slot] = k; n += ${varint32Length(tag)} + varint32Length(k) + k; }`,
+    size: `{ const slot = reserve(); const k = ${child}.size(${message}); W.memo[slot] = k; n += ${varint32Length(tag)} + varint32Length(k) + k; }`,
     write: `{
       const k = W.memo[W.next++];
       ${tagCode(tag)}
       p = putLength(b, p, limit, k); if (p < 0) return -1;
       const end = p + W.spanBytes + k;
-      p = ${child}.write(${name}, b, p, limit); if (p < 0) return -1;
+      p = ${child}.write(${message}, b, p, limit); if (p < 0) return -1;
       if (p + W.spanBytes !== end) throw changed(${scope.constant(labelOf(field))});
     }`,
   };

@@ -273,9 +273,11 @@ export function skip(b: Uint8Array, tag: number, budget: number): void {
     case WIRE.bit32:
       R.pos += 4;
       break;
-    case WIRE.lengthDelimited:
-      R.pos += takeLength(b);
+    case WIRE.lengthDelimited: {
+      const n = takeLength(b);
+      R.pos += n;
       break;
+    }
     case WIRE.startGroup:
       if (budget <= 0) throw new Error("maximum recursion depth reached");
       for (;;) {

@@ -11,23 +11,29 @@ import type { Rope } from "./rope.js";
  */
 export const JOIN = new Error("the rope has to be joined");
 
-export function ropeViolation(rule: string, detail: string): Error {
-  return new Error(`invalid rope (${rule}): ${detail}`);
+export class RopeViolation extends Error {
+  override readonly name = "RopeViolation";
+
+  constructor(rule: string, detail: string) {
+    super(`invalid rope (${rule}): ${detail}`);
+  }
 }
+
+/** Before a payload stand a tag and a length. */
+const HEAD_BYTES_MIN = 2;
 
 /** @throws if positions or lengths are not those of spans in a message (ROPE-1) */
 export function checkSpans({ inline, spans, byteLength }: Rope): void {
   let spanBytes = 0;
-  let previousPosition = -1;
+  let earliest = HEAD_BYTES_MIN;
   for (const { position, bytes } of spans) {
-    const earliest = previousPosition < 0 ? 0 : previousPosition + 1;
-    if (!Number.isSafeInteger(position) || position < earliest || position < spanBytes || position - spanBytes > inline.length) {
-      throw ropeViolation("ROPE-1", `a span of ${bytes.length} bytes at ${position}`);
+    if (!Number.isSafeInteger(position) || position < earliest || position - spanBytes > inline.length) {
+      throw new RopeViolation("ROPE-1", `a span of ${bytes.length} bytes at ${position}`);
     }
-    previousPosition = position;
+    earliest = position + bytes.length + HEAD_BYTES_MIN;
     spanBytes += bytes.length;
   }
-  if (inline.length + spanBytes !== byteLength) throw ropeViolation("ROPE-1", `${inline.length + spanBytes} bytes where ${byteLength} were announced`);
+  if (inline.length + spanBytes !== byteLength) throw new RopeViolation("ROPE-1", `${inline.length + spanBytes} bytes where ${byteLength} were announced`);
 }
 
 /** Where the next span is to be met. */
@@ -47,7 +53,7 @@ export function takeSpan(b: Uint8Array): Uint8Array | undefined {
     return undefined;
   }
   const { position, bytes } = R.spans[R.nextSpan];
-  if (bytes.length !== n) throw ropeViolation("ROPE-2", `a span of ${bytes.length} bytes at ${position}, where a payload of ${n} bytes starts`);
+  if (bytes.length !== n) throw new RopeViolation("ROPE-2", `a span of ${bytes.length} bytes at ${position}, where a payload of ${n} bytes starts`);
   const offset = R.spanAt + R.shift - position;
   R.nextSpan++;
   R.shift += n;
@@ -59,7 +65,8 @@ export function takeSpan(b: Uint8Array): Uint8Array | undefined {
 export function crossesSpan(b: Uint8Array): boolean {
   const start = R.pos;
   const n = takeVarint32(b);
-  const crosses = R.pos + n > R.spanAt;
+  // One that is empty may lie at the payload's very end.
+  const crosses = R.pos + n >= R.spanAt;
   R.pos = start;
   return crosses;
 }
