@@ -1,5 +1,5 @@
 /** The speeds that Isthmus asks of itself, and which of them a run has reached. */
-import { times } from "./report.js";
+import { micros, times } from "./report.js";
 import { timesFaster, type Row } from "./results.js";
 import type { PeerName } from "./peers/peer.js";
 
@@ -19,7 +19,11 @@ export interface Verdict {
   scenario: string;
   /** null: not part of this run. */
   measured: number | null;
-  atLeast: number;
+  /** One of the two. */
+  atLeast?: number;
+  atMost?: number;
+  /** Of what is measured; without one it is a ratio. */
+  unit?: string;
   holds: boolean | null;
 }
 
@@ -67,8 +71,9 @@ export function formatVerdicts(verdicts: readonly Verdict[]): string {
   const askedWidth = Math.max(0, ...measured.map(({ asked }) => asked.length));
   const scenarioWidth = Math.max(0, ...measured.map(({ scenario }) => scenario.length));
   const lines = measured.map(
-    ({ asked, scenario, measured, holds }) =>
-      `  ${holds ? "ok    " : "MISSED"}  ${asked.padEnd(askedWidth)}  ${scenario.padEnd(scenarioWidth)}  measured ${times(measured)}`,
+    ({ asked, scenario, measured, unit, holds }) =>
+      `  ${holds ? "ok    " : "MISSED"}  ${asked.padEnd(askedWidth)}  ${scenario.padEnd(scenarioWidth)}  measured ` +
+      (unit === undefined ? times(measured) : `${micros(measured)} ${unit}`),
   );
   const left = verdicts.length - measured.length;
   return ["Bars", ...lines, ...(left > 0 ? [`  ${left} of ${verdicts.length} not measured in this run`] : [])].join("\n");

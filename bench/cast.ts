@@ -6,7 +6,7 @@ import type { Cores } from "./machine.js";
 import type { PeerName } from "./peers/peer.js";
 import type { FromChild, Load, Stretch, ToChild } from "./protocol.js";
 
-const startTimeoutMs = 60_000;
+export const startTimeoutMs = 60_000;
 const answerTimeoutMs = 10_000;
 /** What a stretch may take beyond its duration: the last calls of a slow peer, on a busy machine. */
 const stretchGraceMs = 30_000;
@@ -92,7 +92,8 @@ process.once("exit", () => {
 
 type Answer<T extends FromChild["type"]> = Extract<FromChild, { type: T }>;
 
-class Child {
+/** A child process, whose program is `<role>.js`. */
+export class Child {
   readonly #process: ChildProcess;
   readonly #name: string;
   readonly #exited: Promise<void>;
@@ -102,7 +103,7 @@ class Child {
   #waiting: { type: string; resolve: (message: FromChild) => void } | null = null;
   #stderr = "";
 
-  constructor(role: "server" | "client", args: string[], core: string | null) {
+  constructor(role: "server" | "client" | "codec/contestant", args: string[], core: string | null) {
     this.#name = `${args[0]}'s ${role}`;
     const command = [process.execPath, fileURLToPath(new URL(`${role}.js`, import.meta.url)), ...args];
     if (core !== null) command.unshift("taskset", "-c", core);

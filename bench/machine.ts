@@ -28,7 +28,7 @@ export function describeMachine(): Machine {
 
 /** Versions of what is compared; null for what is not installed. */
 export function packageVersions(): Record<string, string | null> {
-  const names = ["@bufbuild/protobuf", "@connectrpc/connect", "@connectrpc/connect-node", "@grpc/grpc-js", "zeromq"];
+  const names = ["@bufbuild/protobuf", "@connectrpc/connect", "@connectrpc/connect-node", "@grpc/grpc-js", "zeromq", "protobufjs"];
   return { isthmus: ownVersion(), ...Object.fromEntries(names.map((name) => [name, versionOf(name)])) };
 }
 

@@ -1,5 +1,5 @@
 /**
- * Compares Isthmus with other ways to call another process on the same machine.
+ * Compares Isthmus with other ways to call another process on the same machine, and its codec with others (`codec/`).
  *
  * Client and server are processes of their own. For each scenario the processes of all peers are started, and the rounds are
  * interleaved: every peer's first round, then every peer's second, and so on. So what disturbs the machine disturbs all peers
@@ -11,12 +11,15 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { formatVerdicts, judge } from "./bars.js";
 import { drawChart } from "./chart.js";
+import { judgeCodecs } from "./codec/bars.js";
+import { codecLegend, formatCodecs } from "./codec/report.js";
+import { codecPaces, runCodecs } from "./codec/run.js";
 import { describeMachine, packageVersions, Placer } from "./machine.js";
 import { heapMethod } from "./measure.js";
 import { peerNames, type PeerName } from "./peers/peer.js";
 import { legend } from "./report.js";
 import { runScenarios } from "./run.js";
-import { paces, quickScenarios, scenarios, smokeScenarios, type Scenario } from "./scenarios.js";
+import { paces, quickScenarios, scenarios as fullScenarios, smokeScenarios, type Scenario } from "./scenarios.js";
 
 /** Processes that were running before the benchmark, on average; more than this disturbs what is measured. */
 const busyLoad = 0.7;
@@ -24,7 +27,8 @@ const busyLoad = 0.7;
 const help = `npm run bench -- [options]
 
   --only NAME[,NAME…]  only these peers (${peerNames.join(", ")})
-                       and only scenarios whose names contain one of the other names, such as 64B, parked, one-core
+                       and only scenarios whose names contain one of the other names, such as 64B, parked, one-core;
+                       codec is the codec's part, without a call
   --json FILE          write machine, versions and results as JSON
   --svg FILE           write a chart
   --quick              few scenarios and short rounds: about a minute
@@ -51,10 +55,10 @@ async function main(): Promise<void> {
     return;
   }
   const mode = values.smoke ? "smoke" : values.quick ? "quick" : "full";
-  const all = { full: scenarios, quick: quickScenarios, smoke: smokeScenarios }[mode];
+  const all = { full: fullScenarios, quick: quickScenarios, smoke: smokeScenarios }[mode];
   const chosen = choose((values.only ?? []).flatMap((names) => names.split(",")).filter(Boolean), all);
   if (values.list) {
-    console.log(chosen.scenarios.map(({ name }) => name).join("\n"));
+    console.log([...chosen.scenarios.map(({ name }) => name), ...(chosen.codec ? ["codec"] : [])].join("\n"));
     return;
   }
 
@@ -67,19 +71,22 @@ async function main(): Promise<void> {
   console.log(Object.entries(versions).map(([name, version]) => `${name} ${version ?? "(not installed)"}`).join(", "));
   if (placer.unpinnedBecause !== null) console.log(`Processes are not pinned to cores: ${placer.unpinnedBecause}.`);
   if (loadAverage > busyLoad) console.log(`The machine is busy (load average ${loadAverage.toFixed(1)}): these figures say little.`);
-  console.log(`\n${legend}\n`);
+  if (chosen.scenarios.length > 0) console.log(`\n${legend}\n`);
 
   const directory = mkdtempSync(join(os.tmpdir(), "isthmus-bench-"));
   process.once("exit", () => rmSync(directory, { recursive: true, force: true }));
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => process.exit(1));
 
-  const rows = await runScenarios({ ...chosen, pace: paces[mode], placer, directory, print: (text) => console.log(`${text}\n`) });
-  const verdicts = judge(rows);
+  const { peers, scenarios } = chosen;
+  const rows = await runScenarios({ peers, scenarios, pace: paces[mode], placer, directory, print: (text) => console.log(`${text}\n`) });
+  const codec = chosen.codec ? await runCodecs(codecPaces[mode], placer.place("shared")!) : [];
+  if (chosen.codec) console.log(`${scenarios.length > 0 ? "" : "\n"}${codecLegend}\n\n${formatCodecs(codec)}\n`);
+  const verdicts = [...(scenarios.length > 0 ? judge(rows) : []), ...(chosen.codec ? judgeCodecs(codec) : [])];
   if (mode !== "smoke") console.log(formatVerdicts(verdicts));
 
   if (values.json !== undefined) {
     const taken = new Date().toISOString();
-    const document = { machine, node: process.versions.node, versions, taken, mode, loadAverage, heapMethod, results: rows, bars: verdicts };
+    const document = { machine, node: process.versions.node, versions, taken, mode, loadAverage, heapMethod, results: rows, codec, bars: verdicts };
     writeFileSync(values.json, `${JSON.stringify(document, null, 2)}\n`);
   }
   if (values.svg !== undefined) {
@@ -87,20 +94,30 @@ async function main(): Promise<void> {
     if (chart === null) console.error("There is nothing to draw: the chart needs hot-64B-x1-two-cores or hot-1MiB-x1-two-cores.");
     else writeFileSync(values.svg, chart);
   }
-  const failed = rows.filter((row) => row.failed !== undefined);
-  if (failed.length > 0) console.error(`${failed.length} of ${rows.length} measurements failed.`);
+  const failed = [...rows, ...codec].filter((row) => row.failed !== undefined);
+  if (failed.length > 0) console.error(`${failed.length} of ${rows.length + codec.length} measurements failed.`);
   if (failed.length > 0 || (values.strict && verdicts.some(({ holds }) => holds === false))) process.exitCode = 1;
 }
 
-function choose(names: readonly string[], all: readonly Scenario[]): { peers: PeerName[]; scenarios: Scenario[] } {
+interface Choice {
+  peers: PeerName[];
+  scenarios: Scenario[];
+  codec: boolean;
+}
+
+function choose(given: readonly string[], all: readonly Scenario[]): Choice {
+  const names = given.filter((name) => name !== "codec");
+  const codec = given.length === 0 || names.length < given.length;
+  if (codec && given.length > 0 && names.length === 0) return { peers: [], scenarios: [], codec };
   const isPeer = (name: string): name is PeerName => (peerNames as readonly string[]).includes(name);
   const peers = names.filter(isPeer);
   const parts = names.filter((name) => !isPeer(name));
   const unknown = parts.find((part) => !all.some(({ name }) => name.includes(part)));
-  if (unknown !== undefined) throw new Error(`--only ${unknown}: neither a peer nor part of a scenario's name (see --list)`);
+  if (unknown !== undefined) throw new Error(`--only ${unknown}: neither codec, nor a peer, nor part of a scenario's name (see --list)`);
   return {
     peers: peers.length > 0 ? peerNames.filter((name) => peers.includes(name)) : [...peerNames],
     scenarios: parts.length > 0 ? all.filter(({ name }) => parts.some((part) => name.includes(part))) : [...all],
+    codec,
   };
 }
 

@@ -1,4 +1,5 @@
-/** What the main process and its children (servers and clients) say to each other over Node's IPC channel. */
+/** What the main process and its children (servers, clients, codecs) say to each other over Node's IPC channel. */
+import type { CodecAnswer, CodecTask } from "./codec/task.js";
 
 /** What a client is to do. */
 export interface Load {
@@ -31,6 +32,8 @@ export type ToChild =
   | { type: "run"; load: Load }
   /** To a server: how much processor time have you used? Answered with `usage`. */
   | { type: "usage" }
+  /** To a contestant of the codec's part. Answered with `codec`. */
+  | { type: "codec"; task: CodecTask }
   /** Close and exit. */
   | { type: "stop" };
 
@@ -40,5 +43,6 @@ export type FromChild =
   | { type: "unavailable"; reason: string }
   | { type: "stretch"; stretch: Stretch }
   | { type: "usage"; cpuMicros: number }
+  | { type: "codec"; answer: CodecAnswer }
   /** Something broke; the child exits. `mismatch`: a payload was not what its sender wrote. */
   | { type: "failed"; message: string; mismatch: boolean };

@@ -8,14 +8,14 @@ export const legend = [
   "÷net, ÷isthmus: how many times faster than that peer, by call p50 and by calls/s.",
 ].join("\n");
 
-type Column = readonly [title: string, cell: (row: Row) => string];
+export type Column<R> = readonly [title: string, cell: (row: R) => string];
 
 /** The rows of one scenario, which it has been given in the order of the peers. */
 export function formatScenario(title: string, rows: readonly Row[]): string {
   const find = (peer: string): Row | undefined => rows.find((row) => row.peer === peer);
   const against = (row: Row, peer: string): string =>
     row.peer === peer ? "" : `${times(timesFaster(row, find(peer), "p50Us"))} ${times(timesFaster(row, find(peer), "callsPerSecond"))}`;
-  const columns: Column[] = [
+  const columns: Column<Row>[] = [
     ["peer", (row) => row.peer],
     ["call p50", (row) => micros(row.p50Us)],
     ["p99", (row) => micros(row.p99Us)],
@@ -37,7 +37,8 @@ export function formatScenario(title: string, rows: readonly Row[]): string {
   ].join("\n");
 }
 
-function formatTable(columns: readonly Column[], rows: readonly Row[]): string[] {
+/** A line of titles and one for each row, aligned. */
+export function formatTable<R>(columns: readonly Column<R>[], rows: readonly R[]): string[] {
   const cells = [columns.map(([title]) => title), ...rows.map((row) => columns.map(([, cell]) => cell(row)))];
   const widths = columns.map((_, column) => Math.max(...cells.map((line) => line[column].length)));
   return cells.map((line) =>
