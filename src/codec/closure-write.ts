@@ -183,16 +183,39 @@ function messageValueWriter(field: MessageField, number: number, resolve: Resolv
       return tagLength + varint32Length(n) + n;
     },
     put(b, p, limit, value) {
-      const n = W.memo[W.next++];
+      const message = toMessage(value);
+      const { sized, top, keysTop } = W;
+      const n = sized ? W.memo[W.next++] : sizePart(type, message);
       p = putTag(b, p, limit, tag);
       if (p >= 0) p = putLength(b, p, limit, n);
       if (p < 0) return -1;
       const end = p + W.spanBytes + n;
-      p = type.write(toMessage(value), b, p, limit);
+      W.sized = true;
+      p = type.write(message, b, p, limit);
       if (p >= 0 && p + W.spanBytes !== end) throw changed(label);
+      if (!sized) endPart(top, keysTop);
       return p;
     },
   };
+}
+
+/** Sizes a nested part that is to be written next. */
+function sizePart(type: MessageType, message: Values): number {
+  beginPart();
+  return type.size(message);
+}
+
+/** What is sized from here on is read back from here on. */
+export function beginPart(): void {
+  W.next = W.top;
+  W.keysNext = W.keysTop;
+}
+
+/** A nested part is written; its lengths are not needed any more. */
+export function endPart(top: number, keysTop: number): void {
+  W.sized = false;
+  W.top = top;
+  W.keysTop = keysTop;
 }
 
 export function changed(label: string): Error {
@@ -248,20 +271,22 @@ function packedListWriter(field: ListField, type: ScalarType): FieldWriter {
   const tag = tagOf(field.number, WIRE.lengthDelimited);
   const tagLength = varint32Length(tag);
   const { size, put } = SCALAR_WRITERS[type];
+  const sizeAll = (list: ArrayLike<unknown>) => {
+    let n = 0;
+    for (let i = 0; i < list.length; i++) n += size(list[i], label);
+    return n;
+  };
   return {
     size(message) {
       const list = listOf(message[name], label);
       if (list.length === 0) return 0;
-      const slot = reserve();
-      let n = 0;
-      for (let i = 0; i < list.length; i++) n += size(list[i], label);
-      W.memo[slot] = n;
+      const n = sizeAll(list);
       return tagLength + varint32Length(n) + n;
     },
     write(message, b, p, limit) {
       const list = listOf(message[name], label);
       if (list.length === 0) return p;
-      const n = W.memo[W.next++];
+      const n = sizeAll(list);
       p = putTag(b, p, limit, tag);
       if (p >= 0) p = putLength(b, p, limit, n);
       const end = p + n;
@@ -305,8 +330,10 @@ function mapWriter(field: MapField, resolve: Resolve): FieldWriter {
   return {
     size(message) {
       const map = (message[name] ?? {}) as Record<string, unknown>;
+      const properties = Object.keys(map);
+      W.keys[W.keysTop++] = properties;
       let n = 0;
-      for (const property of Object.keys(map)) {
+      for (const property of properties) {
         const slot = reserve();
         const entry = key.size(toKey(property)) + value.size(map[property]);
         W.memo[slot] = entry;
@@ -316,15 +343,19 @@ function mapWriter(field: MapField, resolve: Resolve): FieldWriter {
     },
     write(message, b, p, limit) {
       const map = (message[name] ?? {}) as Record<string, unknown>;
-      for (const property of Object.keys(map)) {
-        const n = W.memo[W.next++];
+      const { sized, top, keysTop } = W;
+      for (const property of sized ? W.keys[W.keysNext++] : Object.keys(map)) {
+        if (!sized) beginPart();
+        const n = sized ? W.memo[W.next++] : key.size(toKey(property)) + value.size(map[property]);
         p = putTag(b, p, limit, tag);
         if (p >= 0) p = putLength(b, p, limit, n);
         const end = p + W.spanBytes + n;
+        W.sized = true;
         if (p >= 0) p = key.put(b, p, limit, toKey(property));
         if (p >= 0) p = value.put(b, p, limit, map[property]);
         if (p < 0) return -1;
         if (p + W.spanBytes !== end) throw changed(label);
+        if (!sized) endPart(top, keysTop);
       }
       return p;
     },

@@ -29,6 +29,7 @@ export const SPAN_BYTES_MIN_DEFAULT = 4096;
 const MESSAGE_BYTES_MAX = 2 ** 31 - 1;
 /** Lengths of nested parts that are kept room for between messages. */
 const MEMO_SLOTS_KEPT = 1 << 16;
+const NO_SPANS: Span[] = [];
 
 /** Exact number of bytes of the message's wire form. @throws Error that names the field if a value is not of its field's type */
 export function sizeOf<D extends DescMessage>(schema: D, message: Encodable<D>, options?: EncodeOptions): number {
@@ -70,76 +71,76 @@ export function encodeRope<D extends DescMessage>(schema: D, message: Encodable<
 
 /** For whoever has the type at hand already. */
 export function sizeOfType(type: MessageType, message: Values, writeUnknown: boolean): number {
-  const { lenient, writeUnknown: before, top } = W;
-  W.lenient = message.$typeName !== type.desc.typeName;
-  W.writeUnknown = writeUnknown;
+  const outer = enter(type, message, writeUnknown);
   try {
-    return type.size(message);
+    return checkedLength(type.size(message));
   } finally {
-    W.lenient = lenient;
-    W.writeUnknown = before;
-    rewind(top);
+    leave(outer);
   }
 }
 
 /** Like `encodeInto`, without its checks. */
 export function encodeType(type: MessageType, message: Values, target: Uint8Array, offset: number, limit: number, writeUnknown: boolean): number {
-  const { lenient, writeUnknown: before, top, next } = W;
-  W.lenient = message.$typeName !== type.desc.typeName;
-  W.writeUnknown = writeUnknown;
+  const outer = enter(type, message, writeUnknown);
   try {
-    let byteLength = -1;
-    if (type.nests) {
-      W.next = top;
-      byteLength = type.size(message);
-      if (byteLength > limit - offset) return -1 - checkedLength(byteLength);
-    }
     const end = type.write(message, target, offset, limit);
-    if (end >= 0 && (byteLength < 0 || end - offset === byteLength)) return end - offset;
-    if (byteLength >= 0) throw changedWhileEncoded(type);
-    return -1 - checkedLength(type.size(message));
+    return end >= 0 ? end - offset : -1 - checkedLength(type.size(message));
   } finally {
-    W.lenient = lenient;
-    W.writeUnknown = before;
-    W.next = next;
-    rewind(top);
+    leave(outer);
   }
 }
 
 export function ropeOfType(type: MessageType, message: Values, writeUnknown: boolean, spanBytesMin: number): Rope {
-  const before = { ...W };
+  const outer = enter(type, message, writeUnknown);
   const spans: Span[] = [];
-  W.lenient = message.$typeName !== type.desc.typeName;
-  W.writeUnknown = writeUnknown;
   W.spanBytesMin = spanBytesMin;
   W.spanBytesSized = 0;
   W.spanBytes = 0;
   W.spans = spans;
-  W.next = W.top;
   try {
     const byteLength = checkedLength(type.size(message));
     const inline = new Uint8Array(byteLength - W.spanBytesSized);
+    W.sized = true;
     const end = type.write(message, inline, 0, inline.length);
-    if (end !== inline.length || W.spanBytes !== W.spanBytesSized) throw changedWhileEncoded(type);
+    if (end !== inline.length || end + W.spanBytes !== byteLength) throw new Error(`cannot encode ${type.desc.typeName} to binary: the message changed while it was encoded`);
     return { inline, spans, byteLength };
   } finally {
-    const { memo } = W;
-    Object.assign(W, before, { memo });
-    rewind(before.top);
+    W.spanBytesMin = Infinity;
+    W.spanBytes = 0;
+    W.spans = NO_SPANS;
+    leave(outer);
   }
 }
 
-/** Frees the room for lengths that was taken since. */
-function rewind(top: number): void {
-  W.top = top;
-  if (top === 0 && W.memo.length > MEMO_SLOTS_KEPT) W.memo = new Int32Array(256);
+/** Starts an encoding, which may be one within another: a getter of a message may encode one of its own. */
+function enter(type: MessageType, message: Values, writeUnknown: boolean): typeof W | undefined {
+  const outer = W.busy ? { ...W } : undefined;
+  W.busy = true;
+  W.lenient = message.$typeName !== type.desc.typeName;
+  W.writeUnknown = writeUnknown;
+  W.sized = false;
+  W.spanBytesMin = Infinity;
+  W.spanBytes = 0;
+  W.next = W.top;
+  W.keysNext = W.keysTop;
+  return outer;
+}
+
+/** Ends an encoding. What the one around it had in memory that has grown since is still there. */
+function leave(outer: typeof W | undefined): void {
+  if (outer !== undefined) {
+    const { memo } = W;
+    Object.assign(W, outer, { memo });
+    return;
+  }
+  W.busy = false;
+  W.top = 0;
+  W.keysTop = 0;
+  if (W.keys.length > 0) W.keys.length = 0;
+  if (W.memo.length > MEMO_SLOTS_KEPT) W.memo = new Int32Array(256);
 }
 
 function checkedLength(byteLength: number): number {
   if (byteLength > MESSAGE_BYTES_MAX) throw new RangeError(`cannot encode a message of ${byteLength} bytes: protobuf's limit is ${MESSAGE_BYTES_MAX}`);
   return byteLength;
-}
-
-function changedWhileEncoded(type: MessageType): Error {
-  return new Error(`cannot encode ${type.desc.typeName} to binary: the message changed while it was encoded`);
 }

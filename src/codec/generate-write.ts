@@ -4,16 +4,16 @@
  */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { create, ScalarType } from "@bufbuild/protobuf";
-import { changed, checkType, fieldWriter, fixedListSize, listOf, mapKeyOf, putFixedList, putUnknown, requiredError, unknownSize, zeroOf } from "./closure-write.js";
+import { beginPart, changed, checkType, endPart, fieldWriter, fixedListSize, listOf, mapKeyOf, putFixedList, putUnknown, requiredError, unknownSize, zeroOf } from "./closure-write.js";
 import type { ListField, MapField, MessageField } from "./fields.js";
 import { byNumber, hasOwn, isJsonField, isUnwrapped, labelOf, PRESENCE, scalarOf, tagOf, widthOf, WIRE, wireTypeOf } from "./fields.js";
 import { property, Scope } from "./generate.js";
 import type { MessageWriter, Resolve } from "./message-type.js";
 import { keptArray } from "./packed.js";
-import { varint32Length } from "./utf8.js";
+import { putVarint32, varint32Length } from "./utf8.js";
 import { isUnset, putLength, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
 
-const FUNCTIONS = { changed, checkType, fixedListSize, hasOwn, isUnset, keptArray, listOf, putFixedList, putLength, putUnknown, requireAttached, reserve, unknownSize, varint32Length, W };
+const FUNCTIONS = { beginPart, changed, checkType, endPart, fixedListSize, hasOwn, isUnset, keptArray, listOf, putFixedList, putLength, putUnknown, putVarint32, requireAttached, reserve, unknownSize, varint32Length, W };
 
 /** Statements that add a value's bytes to `n`, and that write it at `p`. */
 interface Code {
@@ -40,6 +40,7 @@ return {
   },
   write(m, b, p, limit) {
     ${check}
+    const { sized } = W;
     let v;
     ${oneofs}
     ${fields.map(({ write }) => write).join("\n")}
@@ -59,7 +60,7 @@ function fieldCode(field: DescField, scope: Scope, resolve: Resolve): Code {
   }
   if (field.fieldKind === "list") return listCode(field, scope, resolve);
   if (field.fieldKind === "map") return mapCode(field, scope, resolve);
-  const value = valueCode(field, field.number, "v", scope, resolve);
+  const value = valueCode(field, field.number, "v", "sized", scope, resolve);
   if (field.oneof !== undefined) {
     const oneof = oneofName(field.oneof.localName, field.parent);
     const condition = `if (${oneof}.case === ${JSON.stringify(field.localName)}) { v = ${oneof}.value;`;
@@ -112,49 +113,79 @@ function presenceCode(field: DescField, scope: Scope): string {
   }
 }
 
-/** Code for the value in the variable `name`, its tag included. */
-function valueCode(field: DescField, number: number, name: string, scope: Scope, resolve: Resolve): Code {
+/**
+ * Code for the value in the variable `name`, its tag included.
+ * @param isSized an expression that tells whether the value's lengths are known already
+ */
+function valueCode(field: DescField, number: number, name: string, isSized: string, scope: Scope, resolve: Resolve): Code {
   const type = scalarOf(field);
   if (type !== undefined) return scalarCode(type, number, name, scope.constant(labelOf(field)), scope);
-  const child = scope.constant(resolve(field.message!));
+  const childType = resolve(field.message!);
+  const child = scope.constant(childType);
   const tag = tagOf(number, WIRE.lengthDelimited);
-  const message = `${name} === undefined ? ${child}.create() : ${name}`;
+  const load = `const message = ${name} === undefined ? ${child}.create() : ${name};`;
   return {
-    size: `{ const slot = reserve(); const k = ${child}.size(${message}); W.memo[slot] = k; n += ${varint32Length(tag)} + varint32Length(k) + k; }`,
+    size: `{ ${load} const slot = reserve(); const k = ${child}.size(message); W.memo[slot] = k; n += ${varint32Length(tag)} + varint32Length(k) + k; }`,
     write: `{
-      const k = W.memo[W.next++];
+      ${load}
+      const { top, keysTop } = W;
+      let k;
+      if (${isSized}) k = W.memo[W.next++]; else { beginPart(); k = ${child}.size(message); W.sized = true; }
       ${tagCode(tag)}
       p = putLength(b, p, limit, k); if (p < 0) return -1;
       const end = p + W.spanBytes + k;
-      p = ${child}.write(${message}, b, p, limit); if (p < 0) return -1;
+      p = ${child}.write(message, b, p, limit); if (p < 0) return -1;
       if (p + W.spanBytes !== end) throw changed(${scope.constant(labelOf(field))});
+      if (!${isSized}) endPart(top, keysTop);
     }`,
   };
 }
 
 function scalarCode(type: ScalarType, number: number, name: string, label: string, scope: Scope): Code {
   const tag = tagOf(number, wireTypeOf(type));
+  const put = `p = ${scope.constant(SCALAR_WRITERS[type].put)}(b, p, limit, ${name}, ${label}); if (p < 0) return -1;`;
+  const size = `n += ${varint32Length(tag)} + ${sizeExpression(type, name, label, scope)};`;
+  if (type !== ScalarType.INT32 && type !== ScalarType.UINT32) return { size, write: `${tagCode(tag)} ${put}` };
   return {
-    size: `n += ${varint32Length(tag)} + ${sizeExpression(type, name, label, scope)};`,
-    write: `${tagCode(tag)} p = ${scope.constant(SCALAR_WRITERS[type].put)}(b, p, limit, ${name}, ${label}); if (p < 0) return -1;`,
+    size,
+    write: `if (${smallUnsigned(name)} && p + ${varint32Length(tag) + 5} <= limit) { ${tagBytes(tag)} ${varintCode(name)} }
+      else { ${tagCode(tag)} ${put} }`,
   };
+}
+
+/** Whether a value is a number that needs no more than four bytes: nearly all are. */
+function smallUnsigned(name: string): string {
+  return `typeof ${name} === "number" && ${name} >>> 0 === ${name} && ${name} < 0x10000000`;
+}
+
+/** Writes such a number where there is room for it. */
+function varintCode(name: string): string {
+  return `if (${name} < 0x80) b[p++] = ${name};
+    else if (${name} < 0x4000) { b[p] = ${name} & 0x7f | 0x80; b[p + 1] = ${name} >>> 7; p += 2; }
+    else p = putVarint32(b, p, ${name});`;
 }
 
 function sizeExpression(type: ScalarType, name: string, label: string, scope: Scope): string {
   if (type === ScalarType.BOOL) return "1";
   const width = widthOf(type);
-  return width > 0 ? String(width) : `${scope.constant(SCALAR_WRITERS[type].size)}(${name}, ${label})`;
+  if (width > 0) return String(width);
+  const size = `${scope.constant(SCALAR_WRITERS[type].size)}(${name}, ${label})`;
+  if (type !== ScalarType.INT32 && type !== ScalarType.UINT32) return size;
+  return `(${smallUnsigned(name)} ? ${name} < 0x80 ? 1 : ${name} < 0x4000 ? 2 : ${name} < 0x200000 ? 3 : 4 : ${size})`;
+}
+
+/** Writes a tag, if there is room for it. */
+function tagCode(tag: number): string {
+  return `if (p + ${varint32Length(tag)} > limit) return -1; ${tagBytes(tag)}`;
 }
 
 /** Writes a tag, byte by byte. */
-function tagCode(tag: number): string {
-  const length = varint32Length(tag);
-  let code = `if (p + ${length} > limit) return -1; `;
-  for (let rest = tag; length > 0; rest >>>= 7) {
+function tagBytes(tag: number): string {
+  let code = "";
+  for (let rest = tag; ; rest >>>= 7) {
     if (rest < 0x80) return `${code}b[p++] = ${rest};`;
     code += `b[p++] = ${(rest & 0x7f) | 0x80}; `;
   }
-  return code;
 }
 
 function listCode(field: ListField, scope: Scope, resolve: Resolve): Code {
@@ -172,50 +203,56 @@ function listCode(field: ListField, scope: Scope, resolve: Resolve): Code {
   const load = `const list = listOf(m[${name}], ${label}); const count = list.length;`;
   if (type !== undefined && field.packed) {
     const tag = tagOf(field.number, WIRE.lengthDelimited);
+    const sizeAll = `let k = 0; for (let i = 0; i < count; i++) { const x = list[i]; k += ${sizeExpression(type, "x", label, scope)}; }`;
     return {
-      size: `{ ${load} if (count > 0) {
-        const slot = reserve(); let k = 0;
-        for (let i = 0; i < count; i++) { const x = list[i]; k += ${sizeExpression(type, "x", label, scope)}; }
-        W.memo[slot] = k; n += ${varint32Length(tag)} + varint32Length(k) + k;
-      } }`,
+      size: `{ ${load} if (count > 0) { ${sizeAll} n += ${varint32Length(tag)} + varint32Length(k) + k; } }`,
       write: `{ ${load} if (count > 0) {
-        const k = W.memo[W.next++];
+        ${sizeAll}
         ${tagCode(tag)}
         p = putLength(b, p, limit, k); if (p < 0) return -1;
         const end = p + k;
-        for (let i = 0; i < count; i++) { p = ${scope.constant(SCALAR_WRITERS[type].put)}(b, p, limit, list[i], ${label}); if (p < 0) return -1; }
+        for (let i = 0; i < count; i++) { const x = list[i]; ${packedValueCode(type, label, scope)} }
         if (p !== end) throw changed(${label});
       } }`,
     };
   }
-  const value = valueCode(field, field.number, "x", scope, resolve);
+  const value = valueCode(field, field.number, "x", "sized", scope, resolve);
   return {
     size: `{ ${load} for (let i = 0; i < count; i++) { const x = list[i]; ${value.size} } }`,
     write: `{ ${load} for (let i = 0; i < count; i++) { const x = list[i]; ${value.write} } }`,
   };
 }
 
+/** Writes the value `x` of a packed list. */
+function packedValueCode(type: ScalarType, label: string, scope: Scope): string {
+  const put = `p = ${scope.constant(SCALAR_WRITERS[type].put)}(b, p, limit, x, ${label}); if (p < 0) return -1;`;
+  return type === ScalarType.INT32 || type === ScalarType.UINT32 ? `if (${smallUnsigned("x")} && p + 5 <= limit) { ${varintCode("x")} } else { ${put} }` : put;
+}
+
 function mapCode(field: MapField, scope: Scope, resolve: Resolve): Code {
   const label = scope.constant(labelOf(field));
   const tag = tagOf(field.number, WIRE.lengthDelimited);
   const key = scalarCode(field.mapKey, 1, "key", label, scope);
-  const value = valueCode(field, 2, "x", scope, resolve);
+  // An entry is sized as a whole, so the lengths within it are known when its value is written.
+  const value = valueCode(field, 2, "x", "true", scope, resolve);
   const toKey = field.mapKey === ScalarType.STRING ? "names[i]" : `${scope.constant(mapKeyOf(field.mapKey))}(names[i])`;
-  const load = `const map = ${property("m", field.localName)}; const names = map === undefined || map === null ? [] : Object.keys(map);`;
+  const load = `const map = ${property("m", field.localName)} ?? {};`;
   const each = `for (let i = 0; i < names.length; i++) { const key = ${toKey}; const x = map[names[i]];`;
   return {
-    size: `{ ${load} ${each}
+    size: `{ ${load} const names = Object.keys(map); W.keys[W.keysTop++] = names; ${each}
       const slot = reserve(); const before = n;
       ${key.size} ${value.size}
       const k = n - before; W.memo[slot] = k; n += ${varint32Length(tag)} + varint32Length(k);
     } }`,
-    write: `{ ${load} ${each}
-      const k = W.memo[W.next++];
+    write: `{ ${load} const { top, keysTop } = W; const names = sized ? W.keys[W.keysNext++] : Object.keys(map); ${each}
+      let k;
+      if (sized) k = W.memo[W.next++]; else { beginPart(); let n = 0; ${key.size} ${value.size} k = n; W.sized = true; }
       ${tagCode(tag)}
       p = putLength(b, p, limit, k); if (p < 0) return -1;
       const end = p + W.spanBytes + k;
       ${key.write} ${value.write}
       if (p + W.spanBytes !== end) throw changed(${label});
+      if (!sized) endPart(top, keysTop);
     } }`,
   };
 }

@@ -4,7 +4,6 @@
  */
 import type { DescMessage } from "@bufbuild/protobuf";
 import type { Values } from "./fields.js";
-import { scalarOf, widthOf } from "./fields.js";
 import { mayGenerate } from "./generate.js";
 import { generateReader } from "./generate-read.js";
 import { generateWriter } from "./generate-write.js";
@@ -17,7 +16,7 @@ export interface MessageWriter {
   size: (message: Values) => number;
   /**
    * Writes the message. Returns where it ends, or −1 if that is past `limit` (WRITE-1).
-   * Takes the lengths of nested parts from `W.memo`, so `size` comes first, unless the type has none.
+   * If `W.sized`, takes the lengths of nested parts from `W.memo`, where `size` has put them; else sizes each before it is written.
    */
   write: (message: Values, b: Uint8Array, p: number, limit: number) => number;
 }
@@ -32,8 +31,6 @@ export interface MessageReader {
 
 export interface MessageType extends MessageWriter, MessageReader {
   readonly desc: DescMessage;
-  /** Whether parts of the message have their length before them, so that `size` has to come before `write`. */
-  readonly nests: boolean;
 }
 
 /** Finds the type of a descriptor. */
@@ -72,22 +69,10 @@ function lazyType(
   const compileReader = () => Object.assign(type, makeReader(desc, resolve));
   const type: MessageType = {
     desc,
-    nests: nests(desc, new Set()),
     size: (message) => compileWriter().size(message),
     write: (message, b, p, limit) => compileWriter().write(message, b, p, limit),
     create: () => compileReader().create(),
     read: (message, b, p, end) => compileReader().read(message, b, p, end),
   };
   return type;
-}
-
-function nests(desc: DescMessage, seen: Set<DescMessage>): boolean {
-  if (seen.has(desc)) return false;
-  seen.add(desc);
-  return desc.fields.some((field) => {
-    if (field.fieldKind === "map") return true;
-    // What is delimited by tags has no length, but its parts may have one.
-    if (field.message !== undefined) return !(field as { delimitedEncoding?: boolean }).delimitedEncoding || nests(field.message, seen);
-    return field.fieldKind === "list" && field.packed && widthOf(scalarOf(field)!) === 0;
-  });
 }

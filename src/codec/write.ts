@@ -11,15 +11,26 @@ import type { Span } from "./rope.js";
 
 /** State of the encoding under way. An encoding that starts within another, out of a getter, restores what it found. */
 export const W = {
+  /** An encoding is under way. */
+  busy: false,
   /** Whether absent fields and nested plain objects are taken as `create` takes them. */
   lenient: false,
   writeUnknown: true,
+  /**
+   * Whether what is written now was sized as a part of something larger: then the lengths within it are in `memo`. Else a
+   * nested part is sized just before it is written.
+   */
+  sized: false,
   /** Lengths of nested parts, in the order in which they are written: stored while sizing, used while writing. */
   memo: new Int32Array(256),
   /** Where the next length is stored. */
   top: 0,
   /** Where the next length is used. */
   next: 0,
+  /** The same for the keys of maps. */
+  keys: [] as string[][],
+  keysTop: 0,
+  keysNext: 0,
   /** Position of the message's first byte. */
   start: 0,
   /** From this size on values become spans; with Infinity none does. */
