@@ -9,7 +9,7 @@ import { describe, test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import { full, scaled, seedOf } from "../stress/settings.js";
 
-const CASES = process.env["ISTHMUS_FUZZ_CASES"] ?? String(scaled(4000, 1_000_000));
+const CASES = process.env["ISTHMUS_FUZZ_CASES"] ?? String(scaled(3000, 1_000_000));
 const TIMEOUT_MS = scaled(120_000, 3 * 3_600_000);
 
 describe("the codec", () => {

@@ -15,7 +15,7 @@ const REFUSED_PER_BYTE_MAX = 4;
 /** For memory that is shared among messages, and what the engine makes of its own accord. */
 const CONSTANT_BYTES = 1 << 20;
 /** Enough for what protobuf-es needs, not for much more. */
-const HEAP_MIB = 96;
+const HEAP_MIB = 64;
 
 const modes: [string, readonly string[]][] = [
   ["", []],

@@ -26,7 +26,7 @@ describe("text", async () => {
       const random = new Random(seedOf(context));
       for (let length = 0; length <= 300; length++) {
         const text = character.repeat(length);
-        for (const variant of [text, `x${text}`, `${text}x`, text.slice(0, length >> 1) + "~" + text.slice(length >> 1)]) {
+        for (const variant of [text, random.pick([`x${text}`, `${text}x`, `${text.slice(0, length >> 1)}~${text.slice(length >> 1)}`])]) {
           checkMessage(api, Utf8Schema, create(Utf8Schema, { verified: variant, unverifiedList: [variant, ""] }), random);
         }
         checkMessage(api, PayloadsSchema, create(PayloadsSchema, { text, lines: [text], inner: { text } }), random);
@@ -82,12 +82,12 @@ describe("text", async () => {
       for (const before of [0, 1, 2, 7, 29, 30, 31, 32, 33, 64, 127]) {
         for (const after of [0, 1, 2, 3, 40]) {
           const text = [...Array<number>(before).fill(0x61), ...sequence, ...Array<number>(after).fill(0x7a)];
-          for (const number of VERIFIED) {
+          for (const number of scaled([random.pick(VERIFIED)], VERIFIED)) {
             const input = field(number, text);
             assert.throws(() => fromBinary(Utf8Schema, input), `${text.join()} should not be UTF-8`);
             checkInput(api, Utf8Schema, input, random);
           }
-          for (const number of UNVERIFIED) {
+          for (const number of scaled([random.pick(UNVERIFIED)], UNVERIFIED)) {
             const input = field(number, text);
             assert.doesNotThrow(() => fromBinary(Utf8Schema, input));
             checkInput(api, Utf8Schema, input, random);
