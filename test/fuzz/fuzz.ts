@@ -45,7 +45,7 @@ export interface Report {
 
 /** How often the reader of a message is one with another schema, that it is an initialiser, that it is corrupt. */
 const MISMATCHED_ONCE_IN = 4;
-const VARIANT_ONCE_IN = 12;
+const VARIANT_ONCE_IN = 8;
 const PROGRESS_CASES = 256;
 
 export function runCampaign({ api, seed, messages, mutations, first = 0, failuresMax = 10, onProgress }: Campaign): Report {

@@ -88,7 +88,12 @@ function drawMessage(random: Random, plan: Plan, room: Room): Loose {
 
 function extend(random: Random, message: Loose, extension: DescExtension, room: Room): void {
   const value = sourceOf(extension)(random, room);
-  if (value !== undefined) setExtension(message, extension, value as never);
+  if (value === undefined) return;
+  try {
+    setExtension(message, extension, value as never);
+  } catch {
+    // It reads what it has written, which fails if there are malformed unknown fields in the value.
+  }
 }
 
 /** What puts a random value into one field of a message. */

@@ -130,15 +130,17 @@ export function carve(random: Random, bytes: Uint8Array, { found }: Payloads): R
 /** The bytes as a rope with these payloads, in order and apart, as spans in memory of their own. */
 export function ropeOf(bytes: Uint8Array, payloads: readonly { readonly start: number; readonly length: number }[]): Rope {
   const spans: Span[] = [];
-  const inline: number[] = [];
+  const inline = new Uint8Array(bytes.length - payloads.reduce((sum, { length }) => sum + length, 0));
   let at = 0;
+  let to = 0;
   for (const { start, length } of payloads) {
-    for (; at < start; at++) inline.push(bytes[at]);
+    inline.set(bytes.subarray(at, start), to);
+    to += start - at;
     spans.push({ position: start, bytes: bytes.slice(start, start + length) });
     at = start + length;
   }
-  for (; at < bytes.length; at++) inline.push(bytes[at]);
-  return { inline: Uint8Array.from(inline), spans, byteLength: bytes.length };
+  inline.set(bytes.subarray(at), to);
+  return { inline, spans, byteLength: bytes.length };
 }
 
 /** The rope's wire bytes, if it keeps ROPE-1; else undefined. */

@@ -53,7 +53,7 @@ function simplified(value: unknown, step: { left: number }): unknown {
     if (step.left < 0 || key === "$typeName") {
       setOwn(copy, key, property);
     } else if (canGo(property, isMessage, key, prototype) && step.left-- === 0) {
-      const reset = isMessage ? initial(property, key in prototype) : undefined;
+      const reset = isMessage ? initial(property, Object.hasOwn(prototype, key)) : undefined;
       if (reset !== undefined) setOwn(copy, key, reset);
     } else {
       setOwn(copy, key, simplified(property, step));
@@ -64,7 +64,7 @@ function simplified(value: unknown, step: { left: number }): unknown {
 
 function canGo(property: unknown, isMessage: boolean, key: string, prototype: object): boolean {
   if (!isMessage) return key !== "case" && key !== "value" && key !== "no" && key !== "wireType" && key !== "data";
-  const reset = initial(property, key in prototype);
+  const reset = initial(property, Object.hasOwn(prototype, key));
   if (reset === undefined) return true;
   if (typeof reset !== "object") return !Object.is(reset, property);
   return Object.keys(property as object).length > 0 && (property as { case?: unknown }).case !== reset.case;

@@ -3,13 +3,14 @@ import type { DescMessage, Message } from "@bufbuild/protobuf";
 import { setOwn, type Loose } from "./messages.js";
 import type { Random } from "./random.js";
 
-/** The message as plain objects without type names, which `create` makes a message of. */
+/** The message as plain objects without type names, and bytes as lists of numbers: `create` makes a message of it. */
 export function toInit(message: Loose): Message {
   return plain(message) as Message;
 }
 
 function plain(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(plain);
+  if (value instanceof Uint8Array && value.length % 4 === 1) return [...value];
   if (typeof value !== "object" || value === null || ArrayBuffer.isView(value)) return value;
   const object = {};
   for (const key of Object.keys(value)) {
