@@ -14,7 +14,8 @@ import type { MessageReader, Resolve } from "./message-type.js";
 import { keepPacked, worthKeeping } from "./packed.js";
 import type { ScalarReader } from "./read.js";
 import { bytesAt, eof, R, SCALAR_READERS, skip, takeInt32, takeLength, takeTag, takeText, takeVarint32, tooDeep } from "./read.js";
-import { crossesSpan, JOIN, RopeViolation, takeSpan } from "./rope-read.js";
+import { RopeViolation } from "./rope.js";
+import { crossesSpan, JOIN, takeSpan } from "./rope-read.js";
 import { takeString, varint32Length } from "./utf8.js";
 
 /** Reads the value of one field, whose tag was just read, into a message. */

@@ -6,7 +6,7 @@ import { byNumber, hasOwn, isJsonField, isUnwrapped, labelOf, PRESENCE, scalarOf
 import { structOf } from "./json-struct.js";
 import type { MessageType, MessageWriter, Resolve } from "./message-type.js";
 import { keptArray } from "./packed.js";
-import { delimitedLength, isUnset, putLength, putPackedFixed, putRaw, putTag, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
+import { delimitedLength, fault, isUnset, putLength, putPackedFixed, putRaw, putTag, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
 import { varint32Length } from "./utf8.js";
 
 /** Sizes and writes one field of a message, if it is set. */
@@ -94,7 +94,8 @@ function presenceOf(field: DescField): (message: Values) => boolean {
   const name = field.localName;
   if (field.oneof !== undefined) {
     const oneofName = field.oneof.localName;
-    return (message) => (message[oneofName] as { case?: string } | undefined)?.case === name;
+    const label = labelOf(field);
+    return (message) => ((message[oneofName] ?? emptyOneof(label)) as { case?: string }).case === name;
   }
   if ((field.presence as number) !== PRESENCE.implicit) {
     const isRequired = (field.presence as number) === PRESENCE.required;
@@ -126,6 +127,12 @@ function presenceOf(field: DescField): (message: Values) => boolean {
     default:
       return (message) => !isUnset(message[name], true);
   }
+}
+
+/** A plain object may leave a oneof out. @throws Error if a message does */
+export function emptyOneof(label: string): { readonly case: undefined } {
+  if (!W.lenient) throw fault(label, "the oneof is missing");
+  return { case: undefined };
 }
 
 export function requiredError(field: DescField): Error {
@@ -260,7 +267,11 @@ const NOTHING: readonly unknown[] = [];
 /** The elements of a repeated field: an array, or a typed array that stands for one. */
 export function listOf(value: unknown, label: string): ArrayLike<unknown> {
   const list = value as ArrayLike<unknown> | undefined | null;
-  if (list === undefined || list === null) return NOTHING;
+  if (list === undefined || list === null) {
+    if (W.lenient) return NOTHING;
+    throw fault(label, "not a list");
+  }
+  if (typeof list !== "object") throw fault(label, "not a list");
   if (list.length === 0 && ArrayBuffer.isView(list)) requireAttached(list as unknown as Uint8Array, label);
   return list;
 }

@@ -6,8 +6,8 @@ import type { MessageType } from "./message-type.js";
 import { messageType } from "./message-type.js";
 import { R } from "./read.js";
 import type { Rope, Span } from "./rope.js";
-import { joinRope } from "./rope.js";
-import { checkSpans, expectSpan, RopeViolation } from "./rope-read.js";
+import { checkSpans, joinRope, RopeViolation } from "./rope.js";
+import { expectSpan } from "./rope-read.js";
 
 export interface DecodeOptions extends Partial<BinaryReadOptions> {
   /**

@@ -4,7 +4,7 @@
  */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { create, ScalarType } from "@bufbuild/protobuf";
-import { beginPart, changed, checkType, endPart, fieldWriter, fixedListSize, listOf, mapKeyOf, putFixedList, putUnknown, requiredError, unknownSize, zeroOf } from "./closure-write.js";
+import { beginPart, changed, checkType, emptyOneof, endPart, fieldWriter, fixedListSize, listOf, mapKeyOf, putFixedList, putUnknown, requiredError, unknownSize, zeroOf } from "./closure-write.js";
 import type { ListField, MapField, MessageField } from "./fields.js";
 import { byNumber, hasOwn, isJsonField, isUnwrapped, labelOf, PRESENCE, scalarOf, tagOf, widthOf, WIRE, wireTypeOf } from "./fields.js";
 import { property, Scope } from "./generate.js";
@@ -13,7 +13,7 @@ import { keptArray } from "./packed.js";
 import { putVarint32, varint32Length } from "./utf8.js";
 import { isUnset, putLength, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
 
-const FUNCTIONS = { beginPart, changed, checkType, endPart, fixedListSize, hasOwn, isUnset, keptArray, listOf, putFixedList, putLength, putUnknown, putVarint32, requireAttached, reserve, unknownSize, varint32Length, W };
+const FUNCTIONS = { beginPart, changed, checkType, emptyOneof, endPart, fixedListSize, hasOwn, isUnset, keptArray, listOf, putFixedList, putLength, putUnknown, putVarint32, requireAttached, reserve, unknownSize, varint32Length, W };
 
 /** Statements that add a value's bytes to `n`, and that write it at `p`. */
 interface Code {
@@ -25,7 +25,7 @@ export function generateWriter(desc: DescMessage, resolve: Resolve): MessageWrit
   const scope = new Scope(FUNCTIONS);
   const fields = byNumber(desc).map((field) => fieldCode(field, scope, resolve));
   const oneofs = desc.oneofs
-    .map((oneof) => `const ${oneofName(oneof.localName, desc)} = ${property("m", oneof.localName)} ?? ${scope.constant({ case: undefined })};`)
+    .map((oneof) => `const ${oneofName(oneof.localName, desc)} = ${property("m", oneof.localName)} ?? emptyOneof(${scope.constant(labelOf(oneof.fields[0]))});`)
     .join("\n");
   const typeName = JSON.stringify(desc.typeName);
   const check = `if (m.$typeName !== ${typeName}) checkType(m, ${scope.constant(desc)});`;

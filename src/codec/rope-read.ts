@@ -3,38 +3,13 @@
  * everything here is checked before it is used.
  */
 import { R, takeVarint32 } from "./read.js";
-import type { Rope } from "./rope.js";
+import { RopeViolation } from "./rope.js";
 
 /**
  * Thrown when a span lies where the reader's schema wants something else than bytes in one piece: the rope is then joined
  * by a copy and decoded anew.
  */
 export const JOIN = new Error("the rope has to be joined");
-
-export class RopeViolation extends Error {
-  override readonly name = "RopeViolation";
-
-  constructor(rule: string, detail: string) {
-    super(`invalid rope (${rule}): ${detail}`);
-  }
-}
-
-/** Before a payload stand a tag and a length. */
-const HEAD_BYTES_MIN = 2;
-
-/** @throws if positions or lengths are not those of spans in a message (ROPE-1) */
-export function checkSpans({ inline, spans, byteLength }: Rope): void {
-  let spanBytes = 0;
-  let earliest = HEAD_BYTES_MIN;
-  for (const { position, bytes } of spans) {
-    if (!Number.isSafeInteger(position) || position < earliest || position - spanBytes > inline.length) {
-      throw new RopeViolation("ROPE-1", `a span of ${bytes.length} bytes at ${position}`);
-    }
-    earliest = position + bytes.length + HEAD_BYTES_MIN;
-    spanBytes += bytes.length;
-  }
-  if (inline.length + spanBytes !== byteLength) throw new RopeViolation("ROPE-1", `${inline.length + spanBytes} bytes where ${byteLength} were announced`);
-}
 
 /** Where the next span is to be met. */
 export function expectSpan(offset: number): void {

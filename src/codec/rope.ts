@@ -2,7 +2,8 @@
  * The rope: a message's wire bytes in two parts. Most of it, the *inline* part, lies in one piece; large values are left
  * out of it and stay where they are, as *spans*. Joined up, inline part and spans are canonical protobuf.
  *
- * ROPE-1  Positions count in the joined message, strictly increase, and lie within it.
+ * ROPE-1  Positions count in the joined message and lie within it; between a span and the one before it, or the start, are
+ *         at least two bytes: the tag and the length of its payload.
  * ROPE-2  A span stands exactly where a length-delimited payload starts, and is exactly as long as that payload.
  * ROPE-3  Every enclosing length counts its spans. Every span is used.
  */
@@ -23,26 +24,42 @@ export interface Rope {
   readonly byteLength: number;
 }
 
-/** The rope as contiguous wire bytes, in new memory. @throws if the spans do not fit the message (ROPE-1) */
+export class RopeViolation extends Error {
+  override readonly name = "RopeViolation";
+
+  constructor(rule: string, detail: string) {
+    super(`invalid rope (${rule}): ${detail}`);
+  }
+}
+
+/** Before a payload stand a tag and a length. */
+const HEAD_BYTES_MIN = 2;
+
+/** @throws RopeViolation if the spans do not fit into the message (ROPE-1) */
+export function checkSpans({ inline, spans, byteLength }: Rope): void {
+  let spanBytes = 0;
+  let earliest = HEAD_BYTES_MIN;
+  for (const { position, bytes } of spans) {
+    if (!Number.isSafeInteger(position) || position < earliest || position - spanBytes > inline.length) {
+      throw new RopeViolation("ROPE-1", `a span of ${bytes.length} bytes at ${position}`);
+    }
+    earliest = position + bytes.length + HEAD_BYTES_MIN;
+    spanBytes += bytes.length;
+  }
+  if (inline.length + spanBytes !== byteLength) throw new RopeViolation("ROPE-1", `${inline.length + spanBytes} bytes where ${byteLength} were announced`);
+}
+
+/** The rope as contiguous wire bytes, in new memory. @throws RopeViolation if the spans do not fit into the message (ROPE-1) */
 export function joinRope(rope: Rope): Uint8Array {
+  checkSpans(rope);
   const { inline, spans, byteLength } = rope;
-  let announced = inline.length;
-  for (const { bytes } of spans) announced += bytes.length;
-  // Before any memory is taken: a length that is not that of the parts may be any number.
-  if (announced !== byteLength) throw new Error(`invalid rope: ${announced} bytes where ${byteLength} were announced`);
   const joined = new Uint8Array(byteLength);
-  let last = -1;
   let at = 0;
   let from = 0;
   for (const { position, bytes } of spans) {
-    const length = position - at;
-    if (!Number.isInteger(position) || position <= last || length < 0 || from + length > inline.length) {
-      throw new Error(`invalid rope: a span of ${bytes.length} bytes at ${position} of ${byteLength}`);
-    }
-    joined.set(inline.subarray(from, from + length), at);
+    joined.set(inline.subarray(from, from + position - at), at);
     joined.set(bytes, position);
-    from += length;
-    last = position;
+    from += position - at;
     at = position + bytes.length;
   }
   joined.set(inline.subarray(from), at);

@@ -74,7 +74,7 @@ export function putLength(b: Uint8Array, p: number, limit: number, byteLength: n
   return p + varint32Length(byteLength) > limit ? -1 : putVarint32(b, p, byteLength);
 }
 
-function fault(label: string, problem: string): Error {
+export function fault(label: string, problem: string): Error {
   return new Error(`cannot encode field ${label} to binary: ${problem}`);
 }
 

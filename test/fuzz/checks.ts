@@ -72,11 +72,10 @@ export function checkMessage(api: CodecApi, schema: DescMessage, message: Messag
   checkInput(api, schema, bytes, random, payloads, ropes);
 }
 
-/** What protobuf-es cannot encode, nobody can. */
+/** What protobuf-es cannot encode, nobody can. `sizeOf` does not look at values of a fixed width, so it may still tell one. */
 function checkRefusal(api: CodecApi, schema: DescMessage, message: Message, error: string): void {
   const target = scratchOf(1 << 17);
   const ways: [string, () => unknown][] = [
-    ["sizeOf", () => api.sizeOf(schema, message)],
     ["encodeInto", () => api.encodeInto(schema, message, target, 5)],
     ...SPAN_BYTES_MIN.map((spanBytesMin): [string, () => unknown] => ["encodeRope", () => api.encodeRope(schema, message, { spanBytesMin })]),
   ];

@@ -23,6 +23,9 @@ export interface Payloads {
   readonly complete: boolean;
 }
 
+/** Before a payload stand a tag and a length. */
+const HEAD_BYTES_MIN = 2;
+
 const fieldsOf = new Map<DescMessage, ReadonlyMap<number, DescField>>();
 
 /** The length-delimited payloads that a reader with this schema meets. */
@@ -118,8 +121,8 @@ export function carve(random: Random, bytes: Uint8Array, { found }: Payloads): R
   const share = random.pick([1, 2, 2, 3, 6]);
   let end = 0;
   for (const payload of found) {
-    // A payload may start exactly where the one before it ended only if one of the two is empty: never two at one place.
-    if (payload.start < end || payload.start >= bytes.length || !random.once(share)) continue;
+    // Between two payloads stand the tag and the length of the second, unless it is an empty one at the very end of the first.
+    if (payload.start < end + HEAD_BYTES_MIN || payload.start >= bytes.length || !random.once(share)) continue;
     if (payload.length === 0 && !random.once(4)) continue;
     chosen.push(payload);
     end = payload.start + payload.length;
@@ -151,13 +154,11 @@ export function joined({ inline, spans, byteLength }: Rope): Uint8Array | undefi
   const bytes = new Uint8Array(total);
   let at = 0;
   let from = 0;
-  let last = -1;
   for (const { position, bytes: span } of spans) {
-    if (!Number.isInteger(position) || position < at || position <= last || from + position - at > inline.length) return undefined;
+    if (!Number.isInteger(position) || position < at + HEAD_BYTES_MIN || from + position - at > inline.length) return undefined;
     bytes.set(inline.subarray(from, from + position - at), at);
     bytes.set(span, position);
     from += position - at;
-    last = position;
     at = position + span.length;
   }
   bytes.set(inline.subarray(from), at);

@@ -34,7 +34,7 @@ export function corrupt(random: Random, schema: DescMessage, message: Loose): vo
     message[field.oneof.localName] = random.once(16)
       ? random.pick([undefined, null, {}, { case: "another", value: 1 }])
       : { case: field.localName, value: wrong() };
-  } else if (field.fieldKind === "list" && !random.once(8)) {
+  } else if (field.fieldKind === "list") {
     message[field.localName] = Array.from({ length: 1 + random.below(3) }, wrong);
   } else if (field.fieldKind === "map" && !random.once(8)) {
     message[field.localName] = { [random.pick(["", "a", "1", "-1", "1.5", "99999999999999999999", "true", "__proto", "1e3", " 7"])]: wrong() };
