@@ -16,7 +16,7 @@ import type { ScalarReader } from "./read.js";
 import { bytesAt, eof, R, SCALAR_READERS, skip, takeInt32, takeLength, takeTag, takeText, takeVarint32, tooDeep } from "./read.js";
 import { RopeViolation } from "./rope.js";
 import { crossesSpan, JOIN, takeSpan } from "./rope-read.js";
-import { takeString, varint32Length } from "./utf8.js";
+import { takeString } from "./utf8.js";
 
 /** Reads the value of one field, whose tag was just read, into a message. */
 export interface FieldReader {
@@ -100,18 +100,19 @@ export function readField(message: Values, b: Uint8Array, tag: number, reader: C
 
 /** In a rope: if the value of this field is a span, takes it. @throws if the spans do not fit; JOIN */
 function readSpan(message: Values, b: Uint8Array, tag: number, field: FieldReader | undefined): boolean {
-  if (R.pos > R.spanAt) throw new RopeViolation("ROPE-2", `a span lies at ${R.spans[R.nextSpan].position}, where no payload starts`);
+  if (R.pos >= R.spanAt) throw new RopeViolation("ROPE-2", `a span lies at ${R.spans[R.nextSpan].position}, where no payload starts`);
   const wireType = tag & 7;
   // What is read as something else than what was written may take spans for its own bytes; so may what is skipped whole.
   if (field === undefined ? wireType === WIRE.startGroup : (field.wireTypes & (1 << wireType)) === 0) throw JOIN;
   if (wireType !== WIRE.lengthDelimited) return false;
+  const start = R.pos;
   const bytes = takeSpan(b);
   if (bytes === undefined) {
     if (field?.nests !== true && crossesSpan(b)) throw JOIN;
     return false;
   }
   if (field === undefined) {
-    if (R.keepUnknown) addUnknown(message, tag >>> 3, WIRE.lengthDelimited, delimited(bytes));
+    if (R.keepUnknown) addUnknown(message, tag >>> 3, WIRE.lengthDelimited, concat(b.subarray(start, R.pos), bytes));
   } else if (field.takeSpan !== undefined) {
     field.takeSpan(message, bytes);
   } else {
@@ -120,14 +121,11 @@ function readSpan(message: Values, b: Uint8Array, tag: number, field: FieldReade
   return true;
 }
 
-/** An unknown field's data has its length before it. */
-function delimited(bytes: Uint8Array): Uint8Array {
-  const data = new Uint8Array(varint32Length(bytes.length) + bytes.length);
-  let at = 0;
-  let length = bytes.length;
-  for (; length > 0x7f; length >>>= 7) data[at++] = (length & 0x7f) | 0x80;
-  data[at++] = length;
-  data.set(bytes, at);
+/** An unknown field's data has its length before it, as it was written. */
+function concat(length: Uint8Array, payload: Uint8Array): Uint8Array {
+  const data = new Uint8Array(length.length + payload.length);
+  data.set(length);
+  data.set(payload, length.length);
   return data;
 }
 
@@ -377,7 +375,7 @@ function mapReader(field: MapField, resolve: Resolve): FieldReader {
 
 /** Like `readSpan`, for the fields of a map's entry. */
 function spanInEntry(b: Uint8Array, tag: number, wireTypes: number, nests: boolean): Uint8Array | undefined {
-  if (R.pos > R.spanAt) throw new RopeViolation("ROPE-2", `a span lies at ${R.spans[R.nextSpan].position}, where no payload starts`);
+  if (R.pos >= R.spanAt) throw new RopeViolation("ROPE-2", `a span lies at ${R.spans[R.nextSpan].position}, where no payload starts`);
   if ((wireTypes & (1 << (tag & 7))) === 0) throw JOIN;
   if ((tag & 7) !== WIRE.lengthDelimited) return undefined;
   const bytes = takeSpan(b);

@@ -135,6 +135,12 @@ export function emptyOneof(label: string): { readonly case: undefined } {
   return { case: undefined };
 }
 
+/** The same for a map. */
+export function emptyMap(label: string): Record<string, never> {
+  if (!W.lenient) throw fault(label, "the map is missing");
+  return {};
+}
+
 export function requiredError(field: DescField): Error {
   return new Error(`cannot encode ${field.toString()} to binary: required field not set`);
 }
@@ -340,7 +346,7 @@ function mapWriter(field: MapField, resolve: Resolve): FieldWriter {
   const toKey = mapKeyOf(field.mapKey);
   return {
     size(message) {
-      const map = (message[name] ?? {}) as Record<string, unknown>;
+      const map = (message[name] ?? emptyMap(label)) as Record<string, unknown>;
       const properties = Object.keys(map);
       W.keys[W.keysTop++] = properties;
       let n = 0;
@@ -353,7 +359,7 @@ function mapWriter(field: MapField, resolve: Resolve): FieldWriter {
       return n;
     },
     write(message, b, p, limit) {
-      const map = (message[name] ?? {}) as Record<string, unknown>;
+      const map = (message[name] ?? emptyMap(label)) as Record<string, unknown>;
       const { sized, top, keysTop } = W;
       for (const property of sized ? W.keys[W.keysNext++] : Object.keys(map)) {
         if (!sized) beginPart();

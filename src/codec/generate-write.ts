@@ -4,7 +4,7 @@
  */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { create, ScalarType } from "@bufbuild/protobuf";
-import { beginPart, changed, checkType, emptyOneof, endPart, fieldWriter, fixedListSize, listOf, mapKeyOf, putFixedList, putUnknown, requiredError, unknownSize, zeroOf } from "./closure-write.js";
+import { beginPart, changed, checkType, emptyMap, emptyOneof, endPart, fieldWriter, fixedListSize, listOf, mapKeyOf, putFixedList, putUnknown, requiredError, unknownSize, zeroOf } from "./closure-write.js";
 import type { ListField, MapField, MessageField } from "./fields.js";
 import { byNumber, hasOwn, isJsonField, isUnwrapped, labelOf, PRESENCE, scalarOf, tagOf, widthOf, WIRE, wireTypeOf } from "./fields.js";
 import { property, Scope } from "./generate.js";
@@ -13,7 +13,7 @@ import { keptArray } from "./packed.js";
 import { putVarint32, varint32Length } from "./utf8.js";
 import { isUnset, putLength, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
 
-const FUNCTIONS = { beginPart, changed, checkType, emptyOneof, endPart, fixedListSize, hasOwn, isUnset, keptArray, listOf, putFixedList, putLength, putUnknown, putVarint32, requireAttached, reserve, unknownSize, varint32Length, W };
+const FUNCTIONS = { beginPart, changed, checkType, emptyMap, emptyOneof, endPart, fixedListSize, hasOwn, isUnset, keptArray, listOf, putFixedList, putLength, putUnknown, putVarint32, requireAttached, reserve, unknownSize, varint32Length, W };
 
 /** Statements that add a value's bytes to `n`, and that write it at `p`. */
 interface Code {
@@ -236,7 +236,7 @@ function mapCode(field: MapField, scope: Scope, resolve: Resolve): Code {
   // An entry is sized as a whole, so the lengths within it are known when its value is written.
   const value = valueCode(field, 2, "x", "true", scope, resolve);
   const toKey = field.mapKey === ScalarType.STRING ? "names[i]" : `${scope.constant(mapKeyOf(field.mapKey))}(names[i])`;
-  const load = `const map = ${property("m", field.localName)} ?? {};`;
+  const load = `const map = ${property("m", field.localName)} ?? emptyMap(${label});`;
   const each = `for (let i = 0; i < names.length; i++) { const key = ${toKey}; const x = map[names[i]];`;
   return {
     size: `{ ${load} const names = Object.keys(map); W.keys[W.keysTop++] = names; ${each}
