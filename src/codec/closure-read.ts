@@ -11,7 +11,7 @@ import type { ListField, MapField, MessageField, Values } from "./fields.js";
 import { hasOwn, isJsonField, isPackable, isUnwrapped, scalarOf, setOwn, widthOf, WIRE, wireTypeOf } from "./fields.js";
 import { jsonOf, structOf } from "./json-struct.js";
 import type { MessageReader, Resolve } from "./message-type.js";
-import { keepPacked, worthKeeping } from "./packed.js";
+import { keeperOf, worthKeeping } from "./packed.js";
 import type { ScalarReader } from "./read.js";
 import { bytesAt, eof, R, SCALAR_READERS, skip, takeInt32, takeLength, takeTag, takeText, takeVarint32, tooDeep } from "./read.js";
 import { RopeViolation } from "./rope.js";
@@ -308,6 +308,7 @@ function scalarListReader(field: ListField): FieldReader {
   const read = valueReader(type, field);
   const fromSpan = spanReader(type, field);
   const width = widthOf(type);
+  const keep = keeperOf(field, type);
   const keeps = (message: Values, n: number) => width > 0 && n % width === 0 && worthKeeping(message, name, n);
   return {
     nests: false,
@@ -319,7 +320,7 @@ function scalarListReader(field: ListField): FieldReader {
       }
       const n = takeLength(b);
       if (R.views && keeps(message, n)) {
-        keepPacked(message, field, type, bytesAt(b, R.pos, n));
+        keep(message, bytesAt(b, R.pos, n));
         R.pos += n;
         return;
       }
@@ -331,7 +332,7 @@ function scalarListReader(field: ListField): FieldReader {
     },
     takeSpan(message, bytes) {
       if (fromSpan !== undefined) (message[name] as unknown[]).push(fromSpan(bytes));
-      else if (keeps(message, bytes.length)) keepPacked(message, field, type, R.views ? bytes : new Uint8Array(bytes));
+      else if (keeps(message, bytes.length)) keep(message, R.views ? bytes : new Uint8Array(bytes));
       else throw JOIN;
     },
   };

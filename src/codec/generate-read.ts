@@ -158,7 +158,7 @@ function oneofCode(field: DescField, value: string): string {
   return `${property("m", field.oneof!.localName)} = { case: ${JSON.stringify(field.localName)}, value: ${value} };`;
 }
 
-const PACKED_READERS: Partial<Record<ScalarType, (b: Uint8Array, n: number, list: number[]) => void>> = {
+const PACKED_READERS: Partial<Record<ScalarType, (b: Uint8Array, n: number, list: number[]) => number[]>> = {
   [ScalarType.DOUBLE]: takePackedDoubles,
   [ScalarType.FLOAT]: takePackedFloats,
   [ScalarType.SFIXED32]: takePackedSfixed32,
@@ -182,7 +182,7 @@ function packedCode(field: ListField, type: ScalarType, scope: Scope): string {
   if (width === 0) {
     return `if (t === ${tag}) { ${LENGTH}
       const list = ${list};
-      for (const stop = p + n; p < stop; ) { ${scalarCode(type, field, "v", scope)} list.push(v); }
+      for (const stop = p + n; p < stop; ) { ${packedValueCode(type, field, scope)} list.push(v); }
       continue; }`;
   }
   const reader = PACKED_READERS[type];
@@ -190,9 +190,30 @@ function packedCode(field: ListField, type: ScalarType, scope: Scope): string {
   return `if (t === ${tag}) {
     const start = p;
     ${LENGTH}
-    if (!R.views && n % ${width} === 0) { R.pos = p; ${scope.constant(reader)}(b, n, ${list}); p = R.pos; continue; }
+    if (!R.views && n % ${width} === 0) { R.pos = p; ${list} = ${scope.constant(reader)}(b, n, ${list}); p = R.pos; continue; }
     p = start;
   }`;
+}
+
+/**
+ * Reads a value of a packed list that ends at `stop` into `v`. How many bytes it has is hard to foretell for the processor,
+ * so no branch depends on it: four bytes are loaded, and those after the value's last are masked out.
+ */
+function packedValueCode(type: ScalarType, field: ListField, scope: Scope): string {
+  const code = scalarCode(type, field, "v", scope);
+  if (type !== ScalarType.INT32 && type !== ScalarType.UINT32 && type !== ScalarType.SINT32) return code;
+  return `let last = 0;
+    if (p + 4 <= stop) {
+      v = b[p] | b[p + 1] << 8 | b[p + 2] << 16 | b[p + 3] << 24;
+      last = ~v & 0x80808080;
+      last &= -last;
+    }
+    if (last !== 0) {
+      v &= (last << 1) - 1;
+      v = v & 0x7f | v >>> 1 & 0x3f80 | v >>> 2 & 0x1fc000 | v >>> 3 & 0xfe00000;
+      p += (39 - Math.clz32(last)) >>> 3;
+      ${type === ScalarType.SINT32 ? "v = (v >>> 1) ^ -(v & 1);" : ""}
+    } else { ${code} }`;
 }
 
 /** An entry that has its key and its value, in this order and nothing else, is read here. */

@@ -171,7 +171,7 @@ function sizeExpression(type: ScalarType, name: string, label: string, scope: Sc
   if (width > 0) return String(width);
   const size = `${scope.constant(SCALAR_WRITERS[type].size)}(${name}, ${label})`;
   if (type !== ScalarType.INT32 && type !== ScalarType.UINT32) return size;
-  return `(${smallUnsigned(name)} ? ${name} < 0x80 ? 1 : ${name} < 0x4000 ? 2 : ${name} < 0x200000 ? 3 : 4 : ${size})`;
+  return `(${smallUnsigned(name)} ? (352 - Math.clz32(${name} | 1) * 9) >>> 6 : ${size})`;
 }
 
 /** Writes a tag, if there is room for it. */
@@ -223,10 +223,20 @@ function listCode(field: ListField, scope: Scope, resolve: Resolve): Code {
   };
 }
 
-/** Writes the value `x` of a packed list. */
+/**
+ * Writes the value `x` of a packed list that ends at `end`. How many bytes it has is hard to foretell for the processor, so
+ * no branch depends on it: four bytes are written, and those that are not the value's are written over by the next.
+ */
 function packedValueCode(type: ScalarType, label: string, scope: Scope): string {
   const put = `p = ${scope.constant(SCALAR_WRITERS[type].put)}(b, p, limit, x, ${label}); if (p < 0) return -1;`;
-  return type === ScalarType.INT32 || type === ScalarType.UINT32 ? `if (${smallUnsigned("x")} && p + 5 <= limit) { ${varintCode("x")} } else { ${put} }` : put;
+  if (type !== ScalarType.INT32 && type !== ScalarType.UINT32) return put;
+  return `if (${smallUnsigned("x")} && p + 4 <= end && end <= limit) {
+      b[p] = (x & 0x7f) | ((0x7f - x) >>> 31) << 7;
+      b[p + 1] = (x >>> 7) & 0x7f | ((0x3fff - x) >>> 31) << 7;
+      b[p + 2] = (x >>> 14) & 0x7f | ((0x1fffff - x) >>> 31) << 7;
+      b[p + 3] = x >>> 21;
+      p += (352 - Math.clz32(x | 1) * 9) >>> 6;
+    } else { ${put} }`;
 }
 
 function mapCode(field: MapField, scope: Scope, resolve: Resolve): Code {

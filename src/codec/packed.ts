@@ -14,40 +14,65 @@ export type { FixedArray };
 /** Below this size an array is made at once: that is cheaper than the property that makes it later. */
 const KEEP_BYTES_MIN = 512;
 
-/** By message: the arrays of fields that nobody has read yet, by local name. */
-const kept = new WeakMap<object, Map<string, FixedArray>>();
+/** By message: the array of a field that nobody has read yet, or, if there are several, of each by local name. */
+const kept = new WeakMap<object, KeptArray | Map<string, FixedArray>>();
+
+interface KeptArray {
+  readonly name: string;
+  readonly array: FixedArray;
+}
 
 /** Whether a payload of `n` bytes is worth keeping as it is: it is not small, and all that the field has. */
 export function worthKeeping(message: Values, name: string, n: number): boolean {
-  return n >= KEEP_BYTES_MIN && !(kept.get(message)?.has(name) ?? false) && (message[name] as unknown[]).length === 0;
-}
-
-/** Makes `bytes` the value of a field. They stay as they are until somebody reads the property, and then become an array. */
-export function keepPacked(message: Values, field: DescField, type: ScalarType, bytes: Uint8Array): void {
-  const name = field.localName;
-  const array = fixedView(bytes, type);
-  let arrays = kept.get(message);
-  if (arrays === undefined) kept.set(message, (arrays = new Map()));
-  arrays.set(name, array);
-  const settle = (value: unknown) => {
-    arrays.delete(name);
-    Object.defineProperty(message, name, { value, writable: true, enumerable: true, configurable: true });
-  };
-  Object.defineProperty(message, name, {
-    enumerable: true,
-    configurable: true,
-    get() {
-      const values = toValues(array, (field as { longAsString?: boolean }).longAsString === true);
-      settle(values);
-      return values;
-    },
-    set: settle,
-  });
+  return n >= KEEP_BYTES_MIN && keptArray(message, name) === undefined && (message[name] as unknown[]).length === 0;
 }
 
 /** The values of a field as they were received, if nobody has read them yet. */
 export function keptArray(message: object, name: string): FixedArray | undefined {
-  return kept.get(message)?.get(name);
+  const found = kept.get(message);
+  if (found === undefined) return undefined;
+  if (found instanceof Map) return found.get(name);
+  return found.name === name ? found.array : undefined;
+}
+
+/** A property that becomes an array of its own when it is read. One for all messages that have the field. */
+function propertyOf(field: DescField): PropertyDescriptor {
+  const name = field.localName;
+  const longAsString = (field as { longAsString?: boolean }).longAsString === true;
+  return {
+    enumerable: true,
+    configurable: true,
+    get(this: object) {
+      const values = toValues(keptArray(this, name)!, longAsString);
+      settle(this, name, values);
+      return values;
+    },
+    set(this: object, value: unknown) {
+      settle(this, name, value);
+    },
+  };
+}
+
+/** From now on the property is a plain one. */
+function settle(message: object, name: string, value: unknown): void {
+  const found = kept.get(message);
+  if (found instanceof Map) found.delete(name);
+  else kept.delete(message);
+  Object.defineProperty(message, name, { value, writable: true, enumerable: true, configurable: true });
+}
+
+/** Makes the function that makes `bytes` a field's value. They stay as they are until somebody reads the property. */
+export function keeperOf(field: DescField, type: ScalarType): (message: Values, bytes: Uint8Array) => void {
+  const name = field.localName;
+  const property = propertyOf(field);
+  return (message, bytes) => {
+    const array = fixedView(bytes, type);
+    const found = kept.get(message);
+    if (found === undefined) kept.set(message, { name, array });
+    else if (found instanceof Map) found.set(name, array);
+    else kept.set(message, new Map([[found.name, found.array], [name, array]]));
+    Object.defineProperty(message, name, property);
+  };
 }
 
 function toValues(array: FixedArray, longAsString: boolean): unknown[] {

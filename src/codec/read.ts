@@ -323,33 +323,48 @@ const chunkFloats = new Float32Array(chunkBytes.buffer);
 const chunkWords = new Int32Array(chunkBytes.buffer);
 const chunkUnsigned = new Uint32Array(chunkBytes.buffer);
 
-/** Appends the doubles in `n` bytes at `R.pos`, which are there and are a multiple of 8. */
-export function takePackedDoubles(b: Uint8Array, n: number, list: number[]): void {
+/**
+ * The list with the doubles in `n` bytes at `R.pos` appended, which are there and are a multiple of 8. An empty list is
+ * replaced by one that has its final size from the start.
+ */
+export function takePackedDoubles(b: Uint8Array, n: number, list: number[]): number[] {
+  let at = list.length;
+  const values = at === 0 ? new Array<number>(n >>> 3) : list;
   for (let end = R.pos + n; R.pos < end; ) {
     const count = fillChunk(b, end) >> 3;
-    for (let i = 0; i < count; i++) list.push(chunkDoubles[i]);
+    for (let i = 0; i < count; i++) values[at++] = chunkDoubles[i];
   }
+  return values;
 }
 
-export function takePackedFloats(b: Uint8Array, n: number, list: number[]): void {
+export function takePackedFloats(b: Uint8Array, n: number, list: number[]): number[] {
+  let at = list.length;
+  const values = at === 0 ? new Array<number>(n >>> 2) : list;
   for (let end = R.pos + n; R.pos < end; ) {
     const count = fillChunk(b, end) >> 2;
-    for (let i = 0; i < count; i++) list.push(chunkFloats[i]);
+    for (let i = 0; i < count; i++) values[at++] = chunkFloats[i];
   }
+  return values;
 }
 
-export function takePackedSfixed32(b: Uint8Array, n: number, list: number[]): void {
+export function takePackedSfixed32(b: Uint8Array, n: number, list: number[]): number[] {
+  let at = list.length;
+  const values = at === 0 ? new Array<number>(n >>> 2) : list;
   for (let end = R.pos + n; R.pos < end; ) {
     const count = fillChunk(b, end) >> 2;
-    for (let i = 0; i < count; i++) list.push(chunkWords[i]);
+    for (let i = 0; i < count; i++) values[at++] = chunkWords[i];
   }
+  return values;
 }
 
-export function takePackedFixed32(b: Uint8Array, n: number, list: number[]): void {
+export function takePackedFixed32(b: Uint8Array, n: number, list: number[]): number[] {
+  let at = list.length;
+  const values = at === 0 ? new Array<number>(n >>> 2) : list;
   for (let end = R.pos + n; R.pos < end; ) {
     const count = fillChunk(b, end) >> 2;
-    for (let i = 0; i < count; i++) list.push(chunkUnsigned[i]);
+    for (let i = 0; i < count; i++) values[at++] = chunkUnsigned[i];
   }
+  return values;
 }
 
 /** Copies what comes next, up to `end` and as much as fits, and returns its bytes. */

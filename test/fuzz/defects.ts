@@ -200,9 +200,9 @@ export function defectsOf(api: CodecApi): ReadonlyMap<string, CodecApi> {
     [
       "missing required fields are forgiven",
       withDefect({
-        sizeOf: (schema, message, options) => {
+        encodeInto: (schema, message, target, offset, limit, options) => {
           try {
-            return api.sizeOf(schema, message, options);
+            return api.encodeInto(schema, message, target, offset, limit, options);
           } catch {
             return 0;
           }
