@@ -67,6 +67,8 @@ export function closureReader(desc: DescMessage, resolve: Resolve): ClosureReade
 function readMessage(message: Values, b: Uint8Array, end: number, reader: ClosureReader): void {
   if (++R.depth > R.depthMax) tooDeep(reader.desc.toString());
   while (R.pos + R.shift < end) readField(message, b, takeTag(b), reader);
+  // The last value reached past the end, into what has to be read as it lies in the joined message.
+  if (R.pos + R.shift > end && R.spanAt !== Infinity) throw JOIN;
   R.depth--;
 }
 
@@ -91,11 +93,16 @@ export function readField(message: Values, b: Uint8Array, tag: number, reader: C
   const wireType = tag & 7;
   const field = reader.fields.get(number);
   if (R.spanAt !== Infinity && readSpan(message, b, tag, field)) return;
-  if (field !== undefined) return field.read(message, b, wireType);
-  const start = R.pos;
-  // Groups within may be as deep as what is left of the limit.
-  skip(b, tag, R.depthMax - R.depth);
-  if (R.keepUnknown) addUnknown(message, number, wireType, bytesAt(b, start, R.pos - start));
+  if (field !== undefined) {
+    field.read(message, b, wireType);
+  } else {
+    const start = R.pos;
+    // Groups within may be as deep as what is left of the limit.
+    skip(b, tag, R.depthMax - R.depth);
+    if (R.keepUnknown) addUnknown(message, number, wireType, bytesAt(b, start, R.pos - start));
+  }
+  // A value that reaches past the end of its message may have run over the place of a span.
+  if (R.pos > R.spanAt) throw JOIN;
 }
 
 /** In a rope: if the value of this field is a span, takes it. @throws if the spans do not fit; JOIN */

@@ -64,7 +64,7 @@ export function putUnknown(message: Values, typeName: string, b: Uint8Array, p: 
   for (const { no, wireType, data } of message.$unknown!) {
     p = putTag(b, p, limit, tagOf(no, wireType));
     if (p < 0 || p + data.length > limit) return -1;
-    putRaw(b, p, data, data.length);
+    putRaw(b, p, data);
     p += data.length;
   }
   return p;
@@ -389,11 +389,25 @@ export function mapKeyOf(type: ScalarType): (property: string) => unknown {
     case ScalarType.SINT32:
     case ScalarType.FIXED32:
     case ScalarType.SFIXED32:
-      return (property) => {
-        const number = Number.parseInt(property);
-        return Number.isFinite(number) ? number : property;
-      };
+      return integerKeyOf;
     default:
       return (property) => property;
   }
+}
+
+/** What `Number.parseInt` makes of a property's name; the name itself, for the writer to refuse, if that is nothing. */
+function integerKeyOf(property: string): number | string {
+  const digits = property.length;
+  if (digits > 0 && digits < 10) {
+    let number = 0;
+    let i = 0;
+    for (; i < digits; i++) {
+      const digit = property.charCodeAt(i) - 0x30;
+      if (digit < 0 || digit > 9) break;
+      number = number * 10 + digit;
+    }
+    if (i === digits) return number;
+  }
+  const number = Number.parseInt(property);
+  return Number.isFinite(number) ? number : property;
 }

@@ -59,13 +59,11 @@ function generateCreate(desc: DescMessage): () => Values {
   const model = create(desc) as Values;
   const prototype = Object.getPrototypeOf(model) as object;
   const scope = new Scope({});
-  const values = Object.entries(model).map(([name, value]) => [name, initialValue(value, scope)] as const);
-  if (prototype === Object.prototype) {
-    return scope.evaluate(`return function create() { return { ${values.map(([name, value]) => `[${JSON.stringify(name)}]: ${value}`).join(", ")} }; };`);
-  }
-  // An object of a constructor's is made faster than by Object.create.
+  const properties = Object.entries(model).map(([name, value]) => `${property("this", name)} = ${initialValue(value, scope)};`);
+  // An object of a constructor's has room for properties that are set later, such as those of optional fields, once V8 has
+  // seen a few; a literal has not. And it is made faster than by Object.create.
   return scope.evaluate(`
-function Message() { ${values.map(([name, value]) => `${property("this", name)} = ${value};`).join(" ")} }
+function Message() { ${properties.join(" ")} }
 Message.prototype = ${scope.constant(prototype)};
 return function create() { return new Message(); };`);
 }

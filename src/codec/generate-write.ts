@@ -11,9 +11,9 @@ import { property, Scope } from "./generate.js";
 import type { MessageWriter, Resolve } from "./message-type.js";
 import { keptArray } from "./packed.js";
 import { putVarint32, varint32Length } from "./utf8.js";
-import { isUnset, putLength, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
+import { bytes8, float64, isUnset, putLength, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
 
-const FUNCTIONS = { beginPart, changed, checkType, emptyMap, emptyOneof, endPart, fixedListSize, hasOwn, isUnset, keptArray, listOf, putFixedList, putLength, putUnknown, putVarint32, requireAttached, reserve, unknownSize, varint32Length, W };
+const FUNCTIONS = { beginPart, bytes8, changed, checkType, emptyMap, emptyOneof, endPart, fixedListSize, float64, hasOwn, isUnset, keptArray, listOf, putFixedList, putLength, putUnknown, putVarint32, requireAttached, reserve, unknownSize, varint32Length, W };
 
 /** Statements that add a value's bytes to `n`, and that write it at `p`. */
 interface Code {
@@ -124,10 +124,7 @@ function valueCode(field: DescField, number: number, name: string, isSized: stri
   const child = scope.constant(childType);
   const tag = tagOf(number, WIRE.lengthDelimited);
   const load = `const message = ${name} === undefined ? ${child}.create() : ${name};`;
-  return {
-    size: `{ ${load} const slot = reserve(); const k = ${child}.size(message); W.memo[slot] = k; n += ${varint32Length(tag)} + varint32Length(k) + k; }`,
-    write: `{
-      ${load}
+  const exact = `
       const { top, keysTop } = W;
       let k;
       if (${isSized}) k = W.memo[W.next++]; else { beginPart(); k = ${child}.size(message); W.sized = true; }
@@ -136,15 +133,53 @@ function valueCode(field: DescField, number: number, name: string, isSized: stri
       const end = p + W.spanBytes + k;
       p = ${child}.write(message, b, p, limit); if (p < 0) return -1;
       if (p + W.spanBytes !== end) throw changed(${scope.constant(labelOf(field))});
-      if (!${isSized}) endPart(top, keysTop);
-    }`,
+      if (!${isSized}) endPart(top, keysTop);`;
+  return {
+    size: `{ ${load} const slot = reserve(); const k = ${child}.size(message); W.memo[slot] = k; n += ${varint32Length(tag)} + varint32Length(k) + k; }`,
+    write: isSized === "true" ? `{ ${load} ${exact} }` : `{ ${load} ${guessCode(tag, child, scope.variable("1"), exact)} }`,
   };
+}
+
+/**
+ * Writes a message that was not sized with as much room for its length as the last one here needed. That mostly fits, and
+ * then nothing is measured at all; if not, or if there is not so much room, it is measured and written once more.
+ */
+function guessCode(tag: number, child: string, lastWidth: string, exact: string): string {
+  return `
+      let isDone = false;
+      // Kept here, since a message of the same type within this one may change what is remembered.
+      const width = ${lastWidth};
+      if (!sized && p + ${varint32Length(tag)} + width <= limit) {
+        const start = p;
+        ${tagBytes(tag)}
+        const stop = ${child}.write(message, b, p + width, limit);
+        if (stop >= 0) {
+          const k = stop - p - width;
+          ${lastWidth} = varint32Length(k);
+          isDone = ${lastWidth} === width;
+          if (isDone) putVarint32(b, p, k);
+        }
+        p = isDone ? stop : start;
+      }
+      if (!isDone) { ${exact} }`;
 }
 
 function scalarCode(type: ScalarType, number: number, name: string, label: string, scope: Scope): Code {
   const tag = tagOf(number, wireTypeOf(type));
   const put = `p = ${scope.constant(SCALAR_WRITERS[type].put)}(b, p, limit, ${name}, ${label}); if (p < 0) return -1;`;
   const size = `n += ${varint32Length(tag)} + ${sizeExpression(type, name, label, scope)};`;
+  if (type === ScalarType.DOUBLE) {
+    // Here and not in a function, to which V8 would have to pass a number object made for it.
+    return {
+      size,
+      write: `if (typeof ${name} === "number" && p + ${varint32Length(tag) + 8} <= limit) {
+        ${tagBytes(tag)} float64[0] = ${name};
+        b[p] = bytes8[0]; b[p + 1] = bytes8[1]; b[p + 2] = bytes8[2]; b[p + 3] = bytes8[3];
+        b[p + 4] = bytes8[4]; b[p + 5] = bytes8[5]; b[p + 6] = bytes8[6]; b[p + 7] = bytes8[7];
+        p += 8;
+      } else { ${tagCode(tag)} ${put} }`,
+    };
+  }
   if (type !== ScalarType.INT32 && type !== ScalarType.UINT32) return { size, write: `${tagCode(tag)} ${put}` };
   return {
     size,
@@ -255,6 +290,7 @@ function mapCode(field: MapField, scope: Scope, resolve: Resolve): Code {
       const k = n - before; W.memo[slot] = k; n += ${varint32Length(tag)} + varint32Length(k);
     } }`,
     write: `{ ${load} const { top, keysTop } = W; const names = sized ? W.keys[W.keysNext++] : Object.keys(map); ${each}
+      ${shortEntryCode(field, tag, key, value)}
       let k;
       if (sized) k = W.memo[W.next++]; else { beginPart(); let n = 0; ${key.size} ${value.size} k = n; W.sized = true; }
       ${tagCode(tag)}
@@ -265,4 +301,19 @@ function mapCode(field: MapField, scope: Scope, resolve: Resolve): Code {
       if (!sized) endPart(top, keysTop);
     } }`,
   };
+}
+
+/** An entry that cannot have more than 127 bytes has a length of one byte, so it can be written before it is measured. */
+function shortEntryCode(field: MapField, tag: number, key: Code, value: Code): string {
+  const type = scalarOf(field);
+  if (type === undefined || type === ScalarType.BYTES) return "";
+  const bound = (scalar: ScalarType, name: string) => (scalar === ScalarType.STRING ? `2 + 3 * ${name}.length` : "11");
+  const isText = type === ScalarType.STRING ? `typeof x === "string" && ` : "";
+  return `if (!sized && ${isText}${bound(field.mapKey, "key")} + ${bound(type, "x")} < 0x80 && p + ${varint32Length(tag) + 128} <= limit) {
+      ${tagBytes(tag)}
+      const at = p++;
+      ${key.write} ${value.write}
+      b[at] = p - at - 1;
+      continue;
+    }`;
 }

@@ -21,6 +21,7 @@ export function mayGenerate(): boolean {
 export class Scope {
   private readonly names: string[] = [];
   private readonly values: unknown[] = [];
+  private readonly variables: string[] = [];
 
   /** Lets the code refer to these by their names. */
   constructor(functions: Readonly<Record<string, unknown>>) {
@@ -38,9 +39,16 @@ export class Scope {
     return name;
   }
 
+  /** The name of a variable that the code keeps between calls. */
+  variable(value: string): string {
+    const name = `kept${this.variables.length}`;
+    this.variables.push(`let ${name} = ${value};`);
+    return name;
+  }
+
   /** Runs the code, which returns what it makes. */
   evaluate<T>(code: string): T {
-    return (new Function(...this.names, `"use strict";\n${code}`) as (...values: unknown[]) => T)(...this.values);
+    return (new Function(...this.names, `"use strict";\n${this.variables.join("\n")}\n${code}`) as (...values: unknown[]) => T)(...this.values);
   }
 }
 

@@ -47,9 +47,9 @@ export const W = {
 
 const words64 = new BigInt64Array(1);
 const words32 = new Int32Array(words64.buffer);
-const float64 = new Float64Array(words64.buffer);
+export const float64 = new Float64Array(words64.buffer);
 const float32 = new Float32Array(words64.buffer);
-const bytes8 = new Uint8Array(words64.buffer);
+export const bytes8 = new Uint8Array(words64.buffer);
 
 /** Below this size a loop is faster than `set`. */
 const LOOP_BYTES_MAX = 96;
@@ -365,13 +365,14 @@ export function putBytes(b: Uint8Array, p: number, limit: number, value: unknown
   if (n >= W.spanBytesMin) return putSpan(b, p, limit, bytes);
   if (p + varint32Length(n) + n > limit) return -1;
   p = putVarint32(b, p, n);
-  putRaw(b, p, bytes, n);
+  putRaw(b, p, bytes);
   return p + n;
 }
 
-/** Copies `n` bytes for which there is room. */
-export function putRaw(b: Uint8Array, p: number, bytes: Uint8Array, n: number): void {
-  if (n > LOOP_BYTES_MAX) b.set(n === bytes.length ? bytes : bytes.subarray(0, n), p);
+/** Copies bytes for which there is room. */
+export function putRaw(b: Uint8Array, p: number, bytes: Uint8Array): void {
+  const n = bytes.length;
+  if (n > LOOP_BYTES_MAX) b.set(bytes, p);
   else for (let i = 0; i < n; i++) b[p + i] = bytes[i];
 }
 
@@ -408,12 +409,14 @@ export function fixedArrayOf(type: ScalarType): (new (buffer: ArrayBufferLike, b
   }
 }
 
-/** Values on their way pass through this memory, as typed arrays of every kind. */
+/** Values on their way pass through this memory, which is typed arrays of every kind. */
 const CHUNK_BYTES = 4096;
 const chunkBytes = new Uint8Array(CHUNK_BYTES);
 const chunkDoubles = new Float64Array(chunkBytes.buffer);
 const chunkFloats = new Float32Array(chunkBytes.buffer);
 const chunkWords = new Int32Array(chunkBytes.buffer);
+/** The chunk's beginnings: whatever there is to write is cut in parts of these sizes, so that no view is made for it. */
+const chunks = [CHUNK_BYTES, 1024, 256, 64, 8, 4].map((byteLength) => chunkBytes.subarray(0, byteLength));
 
 /** Writes length and values of a packed field that is not empty. */
 export function putPackedFixed(b: Uint8Array, p: number, limit: number, list: ArrayLike<unknown>, type: ScalarType, width: number, label: string): number {
@@ -422,24 +425,28 @@ export function putPackedFixed(b: Uint8Array, p: number, limit: number, list: Ar
   if (byteLength >= W.spanBytesMin) return putSpan(b, p, limit, bytes ?? packedBytes(list, type, width, label));
   if (p + varint32Length(byteLength) + byteLength > limit) return -1;
   p = putVarint32(b, p, byteLength);
-  if (bytes !== undefined) putRaw(b, p, bytes, byteLength);
-  else putFixedValues(b, p, list, type, width, label);
+  if (bytes !== undefined) putRaw(b, p, bytes);
+  else putFixedValues(b, p, list, byteLength, type, width, label);
   return p + byteLength;
 }
 
 function packedBytes(list: ArrayLike<unknown>, type: ScalarType, width: number, label: string): Uint8Array {
   const bytes = new Uint8Array(list.length * width);
-  putFixedValues(bytes, 0, list, type, width, label);
+  putFixedValues(bytes, 0, list, bytes.length, type, width, label);
   return bytes;
 }
 
-function putFixedValues(b: Uint8Array, p: number, list: ArrayLike<unknown>, type: ScalarType, width: number, label: string): void {
-  const perChunk = CHUNK_BYTES / width;
-  for (let from = 0, count = list.length; from < count; from += perChunk) {
-    const n = Math.min(perChunk, count - from);
-    fillChunk(list, from, n, type, label);
-    putRaw(b, p, chunkBytes, n * width);
-    p += n * width;
+/** Writes the first values of a list, `byteLength` bytes of them, for which there is room. */
+function putFixedValues(b: Uint8Array, p: number, list: ArrayLike<unknown>, byteLength: number, type: ScalarType, width: number, label: string): void {
+  let from = 0;
+  for (const part of chunks) {
+    const count = part.length / width;
+    for (; byteLength >= part.length; byteLength -= part.length) {
+      fillChunk(list, from, count, type, label);
+      putRaw(b, p, part);
+      from += count;
+      p += part.length;
+    }
   }
 }
 
