@@ -1,6 +1,5 @@
 /** Views as generated code: the positions of the fields are private fields of the view, found by one function per message type. */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
-import type { ListField } from "./fields.js";
 import { isPackable, scalarOf, widthOf, WIRE, wireTypeOf } from "./fields.js";
 import { Scope } from "./generate.js";
 import { checkTag, eof, R, skip, takeInt32, takeTag, takeVarint32 } from "./read.js";
@@ -112,7 +111,7 @@ function scanCode(field: DescField, fields: string, scope: Scope, record: string
   const wireType = type === undefined ? WIRE.lengthDelimited : wireTypeOf(type);
   const pass = wireType === WIRE.varint ? PASS_VARINT : wireType === WIRE.lengthDelimited ? PASS_DELIMITED : `p += ${wireType === WIRE.bit64 ? 8 : 4};`;
   if (field.fieldKind !== "list" || type === undefined || !isPackable(type)) return `${record} ${pass}`;
-  return `${record} if ((t & 7) === ${WIRE.lengthDelimited}) { R.pos = p; skipPacked(b, ${widthOf(scalarOf(field as ListField)!)}); p = R.pos; } else { ${pass} }`;
+  return `${record} if ((t & 7) === ${WIRE.lengthDelimited}) { R.pos = p; skipPacked(b, ${widthOf(scalarOf(field)!)}); p = R.pos; } else { ${pass} }`;
 }
 
 function holdsCase(member: Member, slot: number): string {

@@ -1,7 +1,7 @@
 /** What views derive from the members of a message, for the generated and the interpreted form alike. */
 import type { DescField, DescMessage, DescOneof } from "@bufbuild/protobuf";
 import { create } from "@bufbuild/protobuf";
-import type { MessageField, Values } from "./fields.js";
+import type { Values } from "./fields.js";
 import { hasOwn, scalarOf } from "./fields.js";
 import { listMaker } from "./view-list.js";
 import { mapMaker } from "./view-map.js";
@@ -82,7 +82,7 @@ function oneofMember(oneof: DescOneof, resolve: ResolveView): OneofMember {
 }
 
 function caseMaker(field: DescField, resolve: ResolveView): Make {
-  if (field.message !== undefined) return messageMaker(field as MessageField, () => skippers(field.parent), resolve);
+  if (field.message !== undefined) return messageMaker(field, () => skippers(field.parent), resolve);
   const read = readerOf(scalarOf(field)!, field);
   return ({ b }, position) => {
     R.pos = position;
