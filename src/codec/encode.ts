@@ -4,6 +4,7 @@ import type { Values } from "./fields.js";
 import type { MessageType } from "./message-type.js";
 import { messageType } from "./message-type.js";
 import type { Rope, Span } from "./rope.js";
+import { refuseView } from "./view-mark.js";
 import { W } from "./write.js";
 
 export interface EncodeOptions extends Partial<BinaryWriteOptions> {}
@@ -114,9 +115,11 @@ export function ropeOfType(type: MessageType, message: Values, writeUnknown: boo
 
 /** Starts an encoding, which may be one within another: a getter of a message may encode one of its own. */
 function enter(type: MessageType, message: Values, writeUnknown: boolean): typeof W | undefined {
+  const isMessage = message.$typeName === type.desc.typeName;
+  if (!isMessage) refuseView(message);
   const outer = W.busy ? { ...W } : undefined;
   W.busy = true;
-  W.lenient = message.$typeName !== type.desc.typeName;
+  W.lenient = !isMessage;
   W.writeUnknown = writeUnknown;
   W.sized = false;
   W.spanBytesMin = Infinity;

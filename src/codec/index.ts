@@ -12,3 +12,5 @@ export type { FixedArray } from "./packed.js";
 export { packed, typedList } from "./packed.js";
 export type { Rope, Span } from "./rope.js";
 export { joinRope } from "./rope.js";
+export type { FieldViewOf, ListView, MapView, MessageView, OneofViewOf, ViewOf, ViewOptions } from "./view.js";
+export { isViewFieldSet, view } from "./view.js";
