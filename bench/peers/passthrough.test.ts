@@ -12,7 +12,7 @@ describe("the pass-through codec", () => {
       for (const message of [payload(0n, []), payload(0xffff_ffff_ffff_ffffn, [1, 2, 3])]) {
         const byteLength = codec.encodeInto(message, target, 5, target.length);
         assert.equal(byteLength, 8 + message.data.length);
-        const read = codec.decode(target, 5, byteLength) as Payload;
+        const read = codec.decode(target, 5, byteLength, false) as Payload;
         assert.equal(read.id, message.id);
         assert.deepEqual([...read.data], [...message.data]);
       }
@@ -23,7 +23,7 @@ describe("the pass-through codec", () => {
     const codec = createPassthroughCodec();
     const memory = Buffer.alloc(32);
     const byteLength = codec.encodeInto(payload(1n, [9, 9]), memory, 0, memory.length);
-    const read = codec.decode(memory, 0, byteLength) as Payload;
+    const read = codec.decode(memory, 0, byteLength, false) as Payload;
     memory.fill(0);
     assert.deepEqual([...read.data], [9, 9]);
   });

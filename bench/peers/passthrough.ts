@@ -23,8 +23,6 @@ export function createPassthroughCodec(): MessageCodec {
   };
 
   return {
-    aliasesInput: false,
-
     encodeInto(message: unknown, target: Uint8Array, offset: number, limit: number): number {
       const { id, data } = message as Payload;
       const byteLength = idBytes + data.length;

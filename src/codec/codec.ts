@@ -1,7 +1,10 @@
-/**
- * What the RPC core asks of a codec. A codec knows bytes and messages; it does not know where the bytes lie.
- */
-import type { DescMessage } from "@bufbuild/protobuf";
+/** What the RPC core asks of a codec, and the codec that it uses. A codec knows bytes and messages; not where the bytes lie. */
+import type { BinaryReadOptions, BinaryWriteOptions, DescMessage } from "@bufbuild/protobuf";
+import { decodeType } from "./decode.js";
+import { encodeType, ropeOfType, SPAN_BYTES_MIN_DEFAULT } from "./encode.js";
+import type { Values } from "./fields.js";
+import { messageType } from "./message-type.js";
+import type { Rope } from "./rope.js";
 
 /** Encodes and decodes messages of one type. */
 export interface MessageCodec {
@@ -12,21 +15,45 @@ export interface MessageCodec {
   encodeInto(message: unknown, target: Uint8Array, offset: number, limit: number): number;
   /**
    * Encodes to parts that, joined up, are the message. Parts may be the message's own bytes: they are read until the
-   * message is sent. Called for a message that `encodeInto` could not fit, right after it, so an implementation may keep
-   * its work from there.
+   * message is sent. Called for a message that `encodeInto` could not fit, right after it.
    */
   encode(message: unknown): readonly Uint8Array[];
-  /** Reads the message in `input[offset, offset + byteLength)`, which is private memory. @throws if malformed */
-  decode(input: Uint8Array, offset: number, byteLength: number): unknown;
-  /** Whether what `decode` returns may refer to the memory of `input`; then it is given memory that is not used again. */
-  readonly aliasesInput: boolean;
+  /**
+   * Reads the message in `input[offset, offset + byteLength)`, which is private memory.
+   * @param isOwned whether that memory is the message's own from now on, so that its bytes may be views of it; else it is
+   *   used again as soon as this returns
+   * @throws if malformed
+   */
+  decode(input: Uint8Array, offset: number, byteLength: number, isOwned: boolean): unknown;
 }
 
 /** Makes the codec of a message type; called twice per method and connection end. */
 export type MessageCodecFactory = (schema: DescMessage) => MessageCodec;
 
-export function totalLength(parts: readonly Uint8Array[]): number {
-  let byteLength = 0;
-  for (const part of parts) byteLength += part.length;
-  return byteLength;
+/** Protobuf, with functions compiled from the descriptors of protobuf-es. */
+export function createProtobufCodec(options?: Partial<BinaryReadOptions & BinaryWriteOptions>): MessageCodecFactory {
+  const writeUnknown = options?.writeUnknownFields ?? true;
+  return (schema) => {
+    const type = messageType(schema);
+    return {
+      encodeInto: (message, target, offset, limit) => encodeType(type, message as Values, target, offset, limit, writeUnknown),
+      encode: (message) => partsOf(ropeOfType(type, message as Values, writeUnknown, SPAN_BYTES_MIN_DEFAULT)),
+      decode: (input, offset, byteLength, isOwned) => decodeType(type, input, offset, byteLength, isOwned, options),
+    };
+  };
+}
+
+/** The rope's pieces in the order in which they are joined. */
+function partsOf({ inline, spans }: Rope): readonly Uint8Array[] {
+  const parts: Uint8Array[] = [];
+  let from = 0;
+  let spanBytes = 0;
+  for (const { position, bytes } of spans) {
+    const to = position - spanBytes;
+    parts.push(inline.subarray(from, to), bytes);
+    from = to;
+    spanBytes += bytes.length;
+  }
+  if (from < inline.length) parts.push(inline.subarray(from));
+  return parts;
 }

@@ -3,7 +3,7 @@ import type { BinaryReadOptions, BinaryWriteOptions } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { WINDOW_MICROS_DEFAULT, WINDOW_MICROS_MAX } from "../carrier/patience.js";
 import type { MessageCodecFactory } from "../codec/codec.js";
-import { createProtobufEsCodec } from "../codec/protobuf-es.js";
+import { createProtobufCodec } from "../codec/codec.js";
 import type { ArenaGeometry, RingGeometry } from "../memory/layout.js";
 import { arenaComplaint, ringComplaint } from "../memory/layout.js";
 import type { Addon } from "../os/addon.js";
@@ -88,7 +88,7 @@ export function pollMicrosOf(options: CommonOptions): number {
 }
 
 export function codecOf(options: CommonOptions): MessageCodecFactory {
-  return options.codec ?? createProtobufEsCodec(options.binaryOptions);
+  return options.codec ?? createProtobufCodec(options.binaryOptions);
 }
 
 /** The addon that shared memory needs. @throws ConnectError `FailedPrecondition` that says why there is none */

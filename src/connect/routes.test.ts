@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { ConnectRouter, Interceptor } from "@connectrpc/connect";
 import { ConnectError } from "@connectrpc/connect";
-import { createProtobufEsCodec } from "../codec/protobuf-es.js";
+import { createProtobufCodec } from "../codec/codec.js";
 import type { ServerMethod } from "../rpc/server.js";
 import { TestService } from "../../test/proto/test_pb.js";
 import { collectRoutes, methodPath } from "./routes.js";
@@ -16,7 +16,7 @@ function collect(routes: (router: ConnectRouter) => void) {
     interceptors: [pass],
     maxTimeoutMs: 300,
     shutdownSignal: undefined,
-    codecFor: () => createProtobufEsCodec(),
+    codecFor: () => createProtobufCodec(),
   });
 }
 

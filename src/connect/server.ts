@@ -7,7 +7,7 @@ import { ControlSocket, welcome } from "../carrier/handshake.js";
 import { inRootContext } from "../carrier/root-context.js";
 import type { Listener, ListenOptions } from "../carrier/listen.js";
 import { listen } from "../carrier/listen.js";
-import { createProtobufEsCodec } from "../codec/protobuf-es.js";
+import { createProtobufCodec } from "../codec/codec.js";
 import type { Addon, PeerCredentials } from "../os/addon.js";
 import type { ServerMethod } from "../rpc/server.js";
 import { ServerConnection } from "../rpc/server.js";
@@ -90,7 +90,7 @@ class SharedMemoryServer implements IsthmusServer {
       interceptors: options.interceptors ?? [],
       maxTimeoutMs: options.maxTimeoutMs ?? Number.MAX_SAFE_INTEGER,
       shutdownSignal: options.shutdownSignal,
-      codecFor: (route) => (route?.binaryOptions === undefined || options.codec !== undefined ? codecOf(options) : createProtobufEsCodec(route.binaryOptions)),
+      codecFor: (route) => (route?.binaryOptions === undefined || options.codec !== undefined ? codecOf(options) : createProtobufCodec(route.binaryOptions)),
     });
     this.geometry = geometryOf(options);
     const { maxStreams } = options;

@@ -259,7 +259,7 @@ export class ClientConnection implements FrameReceiver {
     if (call.code !== 0) return this.finish(call, decodeError(call.code, bytes, call.metadata), undefined);
     let message: unknown;
     try {
-      message = call.method.output.decode(bytes, 0, bytes.length);
+      message = call.method.output.decode(bytes, 0, bytes.length, true);
     } catch (error) {
       return this.finish(call, parseError(error), undefined);
     }

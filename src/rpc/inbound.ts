@@ -32,38 +32,14 @@ export class Assembly {
   }
 }
 
-/**
- * Memory for small messages whose decoded form may refer to it: handed out piece by piece and never twice. Making an
- * ArrayBuffer per message costs more than decoding it; a message that is kept holds at most this much memory alive.
- */
-const SLAB_BYTES = 16384;
-const SLAB_SHARE_MAX = 2048;
-let slab = new Uint8Array(0);
-let slabUsed = 0;
-
 /** Decodes a message that a single frame brings whole. @throws what the codec throws; Violation if it is not whole */
 export function decodeWhole(codec: MessageCodec, frame: ReceivedFrame): unknown {
   const { pieceSource, pieceOffset, pieceLength } = frame;
   if (pieceLength !== frame.messageLength) throw new Violation("PIECE-2", `${pieceLength} of ${frame.messageLength} bytes came, and no more are announced`);
-  // A block is still the peer's memory; and a codec that keeps views must not be shown the reused scratch.
-  const isPrivate = pieceSource === frame.scratch;
-  if (isPrivate && !codec.aliasesInput) return codec.decode(pieceSource, pieceOffset, pieceLength);
-  if (!isPrivate || pieceLength > SLAB_SHARE_MAX) {
-    return codec.decode(pieceSource.slice(pieceOffset, pieceOffset + pieceLength), 0, pieceLength);
-  }
-  if (slabUsed + pieceLength > slab.length) {
-    slab = new Uint8Array(SLAB_BYTES);
-    slabUsed = 0;
-  }
-  const offset = slabUsed;
-  slabUsed += pieceLength;
-  if (pieceLength > LOOP_BYTES_MAX) slab.set(pieceSource.subarray(pieceOffset, pieceOffset + pieceLength), offset);
-  else for (let i = 0; i < pieceLength; i++) slab[offset + i] = pieceSource[pieceOffset + i];
-  return codec.decode(slab, offset, pieceLength);
+  if (pieceSource === frame.scratch) return codec.decode(pieceSource, pieceOffset, pieceLength, false);
+  // A block is the peer's memory, which it can change while it is read.
+  return codec.decode(pieceSource.slice(pieceOffset, pieceOffset + pieceLength), 0, pieceLength, true);
 }
-
-/** Below this size a loop is faster than `set`. */
-const LOOP_BYTES_MAX = 96;
 
 /** The frame's metadata, copied out of the reused scratch. */
 export function takeMetadata(frame: ReceivedFrame): Uint8Array | undefined {

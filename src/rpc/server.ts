@@ -201,7 +201,7 @@ export class ServerConnection implements FrameReceiver {
     call.assembly = undefined;
     let message: unknown;
     try {
-      message = call.served.input.decode(bytes, 0, bytes.length);
+      message = call.served.input.decode(bytes, 0, bytes.length, true);
     } catch (error) {
       return call.fail(parseError(error));
     }
@@ -361,7 +361,6 @@ function isEmpty(headers: Headers): boolean {
 
 /** Status bytes are encoded already. */
 const rawBytes: MessageCodec = {
-  aliasesInput: true,
   encodeInto(message, target, offset, limit) {
     const bytes = message as Uint8Array;
     if (bytes.length > limit - offset) return -1 - bytes.length;

@@ -6,7 +6,7 @@ import { create, toBinary } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import type { IsthmusServerOptions } from "../../src/index.js";
-import { createProtobufEsCodec } from "../../src/codec/protobuf-es.js";
+import { createProtobufCodec } from "../../src/codec/codec.js";
 import { createIsthmusServer } from "../../src/index.js";
 import { KindsService } from "../proto/kinds_pb.js";
 import { RequiredService } from "../proto/required_pb.js";
@@ -118,7 +118,7 @@ for (const place of PLACES) {
       const garbage = Uint8Array.of(0x0a, 0xff, 0xff, 0xff, 0x0f, 1);
       const { client } = connectTo(context, server, {
         codec: (schema) => ({
-          ...createProtobufEsCodec()(schema),
+          ...createProtobufCodec()(schema),
           encodeInto(message, target, offset) {
             const bytes = (message as EchoRequest).text === "garbage" ? garbage : toBinary(schema, create(schema, message as never));
             target.set(bytes, offset);
@@ -134,7 +134,7 @@ for (const place of PLACES) {
     test("an answer that is no message fails that call only", async (context) => {
       const { client } = connectTo(context, server, {
         codec: (schema) => ({
-          ...createProtobufEsCodec()(schema),
+          ...createProtobufCodec()(schema),
           decode() {
             throw new Error("cannot read this");
           },
