@@ -9,9 +9,9 @@ import { scaled, seedOf } from "../../test/stress/settings.js";
 import { schemas } from "../../test/fuzz/schemas.js";
 import { Utf8Schema } from "../../test/proto/codec/editions_pb.js";
 import type { Structs } from "../../test/proto/codec/known_pb.js";
-import { StructsSchema } from "../../test/proto/codec/known_pb.js";
+import { StructsSchema, WrappersSchema } from "../../test/proto/codec/known_pb.js";
 import type { RequiredWithinSchema } from "../../test/proto/codec/legacy_pb.js";
-import { DefaultsSchema, GroupsSchema, LegacyScalarsSchema } from "../../test/proto/codec/legacy_pb.js";
+import { ClosedEnumsSchema, DefaultsSchema, GroupsSchema, LegacyScalarsSchema } from "../../test/proto/codec/legacy_pb.js";
 import type { Payloads } from "../../test/proto/codec/modern_pb.js";
 import { ImplicitScalarsSchema, MapsToMessageSchema, MapsToStringSchema, NothingSchema, OneofsSchema, OptionalScalarsSchema, PayloadsSchema, TreeSchema } from "../../test/proto/codec/modern_pb.js";
 import type { ListView, MapView, MessageView, ViewOf } from "./index.js";
@@ -171,6 +171,7 @@ describe("a view of bytes that end too early", () => {
   const cases: [string, DescMessage, number[]][] = [
     ["within a tag", LegacyScalarsSchema, [0x18, 1, 0x80]],
     ["within a varint", LegacyScalarsSchema, [0x18, 0x80]],
+    ["after a tag that is none", LegacyScalarsSchema, [0x1e, 1]],
     ["before a varint", LegacyScalarsSchema, [0x18]],
     ["within a double", LegacyScalarsSchema, [0x09, 0, 0, 0, 0, 0, 0, 0]],
     ["within a float", LegacyScalarsSchema, [0x15, 0, 0, 0]],
@@ -276,6 +277,29 @@ describe("a list or map of a view", () => {
     assert.equal(shown.stringKey.get("__proto"), "d");
     assert.equal(shown.stringKey.get("constructor"), undefined);
   });
+});
+
+const closureView: typeof view = (schema, bytes, options) =>
+  closureViewType(schema).make(bytes, 0, bytes.length, undefined, (options?.recursionLimit ?? 100) - 1) as MessageView<typeof schema>;
+
+test("numbers that a closed enum does not have are ignored", () => {
+  for (const make of [view, closureView]) {
+    const shown = make(ClosedEnumsSchema, Uint8Array.from([0x08, 5, 0x08, 99, 0x28, 5, 0x28, 99]));
+    assert.equal(shown.singular, 5);
+    assert.deepEqual(shown.choice, { case: "chosen", value: 5 });
+    assert.equal(isViewFieldSet(make(ClosedEnumsSchema, Uint8Array.from([0x08, 99])), ClosedEnumsSchema.field.singular), false);
+  }
+});
+
+test("messages that reach past their own end are refused when they are read", () => {
+  for (const make of [view, closureView]) {
+    const wrappers = make(WrappersSchema, Uint8Array.from([0x2a, 1, 0x08, 0x32, 2, 0x08, 5]));
+    assert.equal(wrappers.uint32Single, 5);
+    assert.throws(() => wrappers.int32Single, RangeError);
+    const { named, more } = make(PayloadsSchema, Uint8Array.from([0x52, 3, 0x0a, 2, 0x61, 0x6a, 1, 0x1a, 0x08, 0]));
+    assert.throws(() => named.size, RangeError);
+    assert.throws(() => more.at(0), RangeError);
+  }
 });
 
 test("messages that come in pieces are merged, in groups and oneofs too", () => {
