@@ -8,6 +8,7 @@ import type { MessageType, MessageWriter, Resolve } from "./message-type.js";
 import { keptArray } from "./packed.js";
 import { delimitedLength, fault, isUnset, putLength, putPackedFixed, putRaw, putTag, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
 import { varint32Length } from "./utf8.js";
+import { refuseView } from "./view-mark.js";
 
 /** Sizes and writes one field of a message, if it is set. */
 export interface FieldWriter {
@@ -41,9 +42,10 @@ export function closureWriter(desc: DescMessage, resolve: Resolve): MessageWrite
   };
 }
 
-/** @throws Error if this is a message of another type */
+/** @throws Error if this is a message of another type, or a view */
 export function checkType(message: Values, desc: DescMessage): void {
   if (message.$typeName === desc.typeName || W.lenient || desc.fields.length === 0) return;
+  refuseView(message);
   throw new Error(`cannot use ${byNumber(desc)[0].toString()} with message ${message.$typeName}`);
 }
 
@@ -139,6 +141,13 @@ export function emptyOneof(label: string): { readonly case: undefined } {
 export function emptyMap(label: string): Record<string, never> {
   if (!W.lenient) throw fault(label, "the map is missing");
   return {};
+}
+
+/** The keys of a map. A map of a view looks empty. @throws TypeError if it is one */
+export function keysOf(map: object): string[] {
+  const keys = Object.keys(map);
+  if (keys.length === 0) refuseView(map);
+  return keys;
 }
 
 export function requiredError(field: DescField): Error {
@@ -347,7 +356,7 @@ function mapWriter(field: MapField, resolve: Resolve): FieldWriter {
   return {
     size(message) {
       const map = (message[name] ?? emptyMap(label)) as Record<string, unknown>;
-      const properties = Object.keys(map);
+      const properties = keysOf(map);
       W.keys[W.keysTop++] = properties;
       let n = 0;
       for (const property of properties) {
@@ -361,7 +370,7 @@ function mapWriter(field: MapField, resolve: Resolve): FieldWriter {
     write(message, b, p, limit) {
       const map = (message[name] ?? emptyMap(label)) as Record<string, unknown>;
       const { sized, top, keysTop } = W;
-      for (const property of sized ? W.keys[W.keysNext++] : Object.keys(map)) {
+      for (const property of sized ? W.keys[W.keysNext++] : keysOf(map)) {
         if (!sized) beginPart();
         const n = sized ? W.memo[W.next++] : key.size(toKey(property)) + value.size(map[property]);
         p = putTag(b, p, limit, tag);

@@ -4,7 +4,7 @@
  */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { create, ScalarType } from "@bufbuild/protobuf";
-import { beginPart, changed, checkType, emptyMap, emptyOneof, endPart, fieldWriter, fixedListSize, listOf, mapKeyOf, putFixedList, putUnknown, requiredError, unknownSize, zeroOf } from "./closure-write.js";
+import { beginPart, changed, checkType, emptyMap, emptyOneof, endPart, fieldWriter, fixedListSize, keysOf, listOf, mapKeyOf, putFixedList, putUnknown, requiredError, unknownSize, zeroOf } from "./closure-write.js";
 import type { ListField, MapField, MessageField } from "./fields.js";
 import { byNumber, hasOwn, isJsonField, isUnwrapped, labelOf, PRESENCE, scalarOf, tagOf, widthOf, WIRE, wireTypeOf } from "./fields.js";
 import { property, Scope } from "./generate.js";
@@ -13,7 +13,7 @@ import { keptArray } from "./packed.js";
 import { putVarint32, varint32Length } from "./utf8.js";
 import { bytes8, float64, isUnset, putLength, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
 
-const FUNCTIONS = { beginPart, bytes8, changed, checkType, emptyMap, emptyOneof, endPart, fixedListSize, float64, hasOwn, isUnset, keptArray, listOf, putFixedList, putLength, putUnknown, putVarint32, requireAttached, reserve, unknownSize, varint32Length, W };
+const FUNCTIONS = { beginPart, bytes8, changed, checkType, emptyMap, emptyOneof, endPart, fixedListSize, float64, hasOwn, isUnset, keptArray, keysOf, listOf, putFixedList, putLength, putUnknown, putVarint32, requireAttached, reserve, unknownSize, varint32Length, W };
 
 /** Statements that add a value's bytes to `n`, and that write it at `p`. */
 interface Code {
@@ -284,12 +284,12 @@ function mapCode(field: MapField, scope: Scope, resolve: Resolve): Code {
   const load = `const map = ${property("m", field.localName)} ?? emptyMap(${label});`;
   const each = `for (let i = 0; i < names.length; i++) { const key = ${toKey}; const x = map[names[i]];`;
   return {
-    size: `{ ${load} const names = Object.keys(map); W.keys[W.keysTop++] = names; ${each}
+    size: `{ ${load} const names = keysOf(map); W.keys[W.keysTop++] = names; ${each}
       const slot = reserve(); const before = n;
       ${key.size} ${value.size}
       const k = n - before; W.memo[slot] = k; n += ${varint32Length(tag)} + varint32Length(k);
     } }`,
-    write: `{ ${load} const { top, keysTop } = W; const names = sized ? W.keys[W.keysNext++] : Object.keys(map); ${each}
+    write: `{ ${load} const { top, keysTop } = W; const names = sized ? W.keys[W.keysNext++] : keysOf(map); ${each}
       ${shortEntryCode(field, tag, key, value)}
       let k;
       if (sized) k = W.memo[W.next++]; else { beginPart(); let n = 0; ${key.size} ${value.size} k = n; W.sized = true; }

@@ -69,6 +69,15 @@ class View { // ${++classes}
 return { make: (b, start, end, more, room) => new View(b, start, end, more, room), holds: View.holds, prototype: View.prototype };`);
 }
 
+/** How many slots a class has. */
+export function slotsOf(desc: DescMessage): number {
+  return desc.members.reduce((count, member) => count + (member.kind === "oneof" ? 4 : isComposite(member) ? 3 : 1), 0);
+}
+
+function isComposite({ fieldKind }: DescField): boolean {
+  return fieldKind === "message" || fieldKind === "list" || fieldKind === "map";
+}
+
 function slots(member: Member, slot: number): string {
   switch (member.kind) {
     case "scalar":

@@ -3,6 +3,7 @@ import { isPackable, isJsonField, scalarOf, widthOf, WIRE } from "./fields.js";
 import type { ListField, MessageField } from "./fields.js";
 import type { ScalarReader } from "./read.js";
 import { R, takeLength, takeTag } from "./read.js";
+import { listRefused, VIEW } from "./view-mark.js";
 import type { Place, Skippers } from "./view-place.js";
 import { checkAttached, occurrencesFrom } from "./view-place.js";
 import type { ResolveView } from "./view-type.js";
@@ -81,6 +82,15 @@ abstract class List<T> implements ListView<T> {
 
   constructor(b: Uint8Array) {
     this.#b = b;
+  }
+
+  /** What is first read of a list that is encoded. Without it, undefined would be written. */
+  get 0(): never {
+    throw listRefused();
+  }
+
+  get [VIEW](): null {
+    return null;
   }
 
   protected abstract count(): number;

@@ -5,6 +5,7 @@ import type { MapField, MessageField } from "./fields.js";
 import { isJsonField, scalarOf, wireTypeOf } from "./fields.js";
 import { R, skip, takeLength, takeTag } from "./read.js";
 import { valueReader } from "./closure-read.js";
+import { VIEW } from "./view-mark.js";
 import type { Place, Skippers } from "./view-place.js";
 import { checkAttached, occurrencesFrom } from "./view-place.js";
 import type { ResolveView } from "./view-type.js";
@@ -28,7 +29,7 @@ export interface MapView<K extends string | number, V> extends Iterable<[K, V]> 
 }
 
 /** Positions of an entry's values: none, one, or several of a message. */
-type Found = undefined | number | readonly number[];
+type Found = undefined | number | number[];
 type Key = string | number;
 
 /** How the entries of a field are read. */
@@ -63,7 +64,8 @@ export function mapMaker(field: MapField, fields: () => Skippers, resolve: Resol
           } else if (tag >>> 3 === 2) {
             // A message that comes twice is merged.
             if (value === undefined || type !== undefined) value = R.pos;
-            else value = typeof value === "number" ? [value, R.pos] : [...value, R.pos];
+            else if (typeof value === "number") value = [value, R.pos];
+            else value.push(R.pos);
             skip(b, skipTag, 0);
           } else {
             skip(b, tag, room);
@@ -116,6 +118,10 @@ class EntryMap implements MapView<Key, unknown> {
     this.#entries = entries;
   }
 
+  get [VIEW](): null {
+    return null;
+  }
+
   #found(): Map<Key, Found> {
     const { b } = this.#place;
     if (b.length === 0) checkAttached(b);
@@ -141,6 +147,7 @@ class EntryMap implements MapView<Key, unknown> {
       this.#found();
       yield key;
     }
+    this.#found();
   }
 
   *values(): Generator<unknown, undefined> {
@@ -152,6 +159,7 @@ class EntryMap implements MapView<Key, unknown> {
       this.#found();
       yield [key, this.#entries.value(this.#place, found)];
     }
+    this.#found();
   }
 
   [Symbol.iterator](): Generator<[Key, unknown], undefined> {

@@ -62,8 +62,8 @@ const RECURSION_LIMIT_DEFAULT = 100;
  *
  * Malformed bytes: here the fields of the message itself are looked through, those of a nested message when it is read (by
  * its getter, or `at` and `get`), and a value when it is. Nothing outside of `bytes` is ever read. Two things differ from
- * `decode`: what nobody reads may be malformed unnoticed, a text that is not UTF-8 for example; and a nested message that
- * reaches past its own end is always an error when it is read.
+ * `decode`: what nobody reads may be malformed unnoticed, a text that is not UTF-8 for example; and what reaches past its own
+ * end is always an error: a nested message or a map's entry when it is read, a packed list here.
  * @throws Error or RangeError if the message's own fields are malformed
  * @throws TypeError if the bytes are detached
  */
