@@ -11,6 +11,12 @@ import type { ResolveView, ViewClass } from "./view-type.js";
 
 const FUNCTIONS = { checkAttached, checkTag, eof, R, skip, skipField, skipPacked, takeInt32, takeTag, takeVarint32, tooDeep, viewRefused };
 
+/**
+ * SUBTLE: classes of the same text would share what V8 learns about their private fields, which makes them six times slower:
+ * messages with the same fields are not rare. So each has its number in its text.
+ */
+let classes = 0;
+
 /** Slots of a member: `#p` position, `#n` count, `#k` the case of a oneof, `#c` what was made of it. */
 export function generateView(desc: DescMessage, resolve: ResolveView): ViewClass {
   const scope = new Scope(FUNCTIONS);
@@ -19,11 +25,9 @@ export function generateView(desc: DescMessage, resolve: ResolveView): ViewClass
   const cases = members.flatMap((member, slot) =>
     member.kind === "oneof" ? member.fields.map((field) => scanCase(field, fields, scope, oneofRecord(field, slot))) : scanCase(member.field, fields, scope, fieldRecord(member, slot)),
   );
-  // SUBTLE: classes with the same text share what V8 learns about their private fields, and are slow. So the text has the name.
   const typeName = JSON.stringify(desc.typeName);
   return scope.evaluate<ViewClass>(`
-class View {
-  static typeName = ${typeName};
+class View { // ${++classes}
   #b; #start; #end; #more; #room;
   ${members.map(slots).join(" ")}
   constructor(b, start, end, more, room) {

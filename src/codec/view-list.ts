@@ -69,8 +69,8 @@ function valuesOf(b: Uint8Array, found: readonly number[], read: ScalarReader): 
       values.push(read(b));
       continue;
     }
+    // It was seen that the last value ends there (VIEW-1).
     const end = takeLength(b) + R.pos;
-    R.len = end;
     while (R.pos < end) values.push(read(b));
   }
   return values;
