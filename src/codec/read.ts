@@ -246,7 +246,12 @@ let slabUsed = 0;
 /** `n` bytes at `p`, as a view or a copy. */
 export function bytesAt(b: Uint8Array, p: number, n: number): Uint8Array {
   if (R.views) return new Uint8Array(b.buffer, b.byteOffset + p, n);
-  if (n > SLAB_SHARE_MAX) return Uint8Array.prototype.slice.call(b, p, p + n);
+  if (n > SLAB_SHARE_MAX) {
+    // Every byte is written at once, so none is zeroed before.
+    const copy = new Uint8Array(Buffer.allocUnsafeSlow(n).buffer);
+    copy.set(b.subarray(p, p + n));
+    return copy;
+  }
   if (slabUsed + n > SLAB_BYTES) {
     slab = new Uint8Array(SLAB_BYTES);
     slabUsed = 0;
