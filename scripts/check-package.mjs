@@ -26,6 +26,14 @@ await transport.close();
 await server.close();
 console.log("the packed tarball works in an empty folder: " + reply.value);
 `;
+const USE_CODEC = `
+import { decode, encodeInto, sizeOf } from "isthmus/codec";
+import { StringValueSchema } from "@bufbuild/protobuf/wkt";
+const target = new Uint8Array(sizeOf(StringValueSchema, { value: "hello" }));
+encodeInto(StringValueSchema, { value: "hello" }, target);
+if (decode(StringValueSchema, target).value !== "hello") throw new Error("wrong message");
+console.log("isthmus/codec works without Connect");
+`;
 const USE_CJS = `
 const { createIsthmusServer } = require("isthmus");
 if (typeof createIsthmusServer !== "function") throw new Error("require(esm) gave no function");
@@ -69,6 +77,10 @@ try {
   // No compiler, no npm: only node.
   const env = { PATH: dirname(process.execPath), HOME: work };
   console.log(run(process.execPath, ["use.mjs"], { cwd: app, env }).trim());
+  rmSync(join(app, "node_modules", "@connectrpc"));
+  writeFileSync(join(app, "use-codec.mjs"), USE_CODEC);
+  console.log(run(process.execPath, ["use-codec.mjs"], { cwd: app, env }).trim());
+  symlinkSync(join(root, "node_modules", "@connectrpc"), join(app, "node_modules", "@connectrpc"));
   const [major, minor] = process.versions.node.split(".").map(Number);
   if (major > 22 || (major === 22 && minor >= 12)) console.log(run(process.execPath, ["use.cjs"], { cwd: app, env }).trim());
   else console.log("skipped: require(esm) needs Node 22.12 or later");

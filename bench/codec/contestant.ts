@@ -76,14 +76,10 @@ function prepare(shape: Shape, contestant: Contestant, timed: Map<string, Timed>
   const rows: PreparedRow[] = [];
   for (const kind of kinds) {
     const loop = subject.loops[kind];
-    const absent = subject.absent?.[kind];
-    if (loop !== undefined) {
-      const sum = loop(0, messages.length);
-      timed.set(`${kind} ${shape.name}`, { loop, at: 0, rate: 1 });
-      rows.push({ shape: shape.name, kind, wireBytes, sum });
-    } else if (absent !== undefined) {
-      rows.push({ shape: shape.name, kind, wireBytes, sum: 0, absent });
-    }
+    if (loop === undefined) continue;
+    const sum = loop(0, messages.length);
+    timed.set(`${kind} ${shape.name}`, { loop, at: 0, rate: 1 });
+    rows.push({ shape: shape.name, kind, wireBytes, sum });
   }
   return rows;
 }

@@ -5,7 +5,7 @@
  * users write for a type. Inside of the codecs everything is shared by all shapes, as in a process with many types.
  */
 import { readFileSync } from "node:fs";
-import { equals, fromBinary, toBinary, type DescField, type DescMessage, type Message } from "@bufbuild/protobuf";
+import { equals, fromBinary, toBinary, type Message } from "@bufbuild/protobuf";
 import type protobufjs from "protobufjs";
 import * as codec from "../../src/codec/index.js";
 import { PeerUnavailable } from "../peers/peer.js";
@@ -19,8 +19,6 @@ export type Loop = (from: number, count: number) => number;
 /** A contestant with one shape. */
 export interface Subject {
   readonly loops: Partial<Record<Kind, Loop>>;
-  /** Why a row that others have is not there. */
-  readonly absent?: Partial<Record<Kind, string>>;
   /** The message with this number as wire bytes, and the same after decoding and encoding once more; absent if it does neither. */
   readonly encoded?: (at: number) => Uint8Array;
   readonly recoded?: (at: number) => Uint8Array;
@@ -28,12 +26,6 @@ export interface Subject {
 
 /** @param inputs the messages' wire bytes */
 export type Contestant = (shape: Shape, messages: readonly Message[], inputs: readonly Uint8Array[]) => Subject;
-
-/** Not exported by the codec yet; the rows come when they are. */
-interface InPlace {
-  packed(message: Message, field: DescField): ArrayLike<number>;
-  view(schema: DescMessage, bytes: Uint8Array): Message;
-}
 
 /** A type of protobufjs, made by reflection or by `pbjs`. */
 interface PbjsType {
@@ -85,8 +77,7 @@ export function check({ name, schema }: Shape, messages: readonly Message[], { e
 
 function isthmus(shape: Shape, messages: readonly Message[], inputs: readonly Uint8Array[]): Subject {
   const { schema } = shape;
-  const { encodeInto, decode, decodeRope } = codec;
-  const { packed, view } = codec as unknown as Partial<InPlace>;
+  const { encodeInto, decode, decodeRope, packed, view } = codec;
   const target = new Uint8Array(Math.max(...inputs.map((input) => input.length)) + 64);
   const given = { schema, messages, inputs, target, encodeInto, decode, views, consume: shape.consume };
   const make = loopsFor("isthmus", shape, messages.length);
@@ -94,29 +85,22 @@ function isthmus(shape: Shape, messages: readonly Message[], inputs: readonly Ui
     encode: make("encode", given, "const length = encodeInto(schema, messages[at], target); sum = (sum + length + target[length - 1]) | 0;"),
     decode: make("decode", given, reading("decode(schema, inputs[at])")),
   };
-  const absent: Partial<Record<Kind, string>> = {};
   if (shape.hasBytes) loops.views = make("views", given, reading("decode(schema, inputs[at], views)"));
   if (shape.name === "doubles") {
-    if (packed === undefined) absent.packed = absent["packed-rope"] = "packed() is not there yet";
-    else {
-      const field = schema.field["values"];
-      const aligned = inputs.map((input) => placedAt(input, payloadAlignment - doublesHeaderBytes));
-      const ropes = inputs.map((input) => ({
-        inline: input.slice(0, doublesHeaderBytes),
-        spans: [{ position: doublesHeaderBytes, bytes: placedAt(input.subarray(doublesHeaderBytes), 0) }],
-        byteLength: input.length,
-      }));
-      const more = { ...given, packed, field, aligned, ropes, decodeRope, consumeFew };
-      loops.packed = make("packed", more, reading("decode(schema, aligned[at], views)", "consumeFew(packed(message, field))"));
-      loops["packed-rope"] = make("packed-rope", more, reading("decodeRope(schema, ropes[at], views)", "consumeFew(packed(message, field))"));
-    }
+    const field = schema.field["values"];
+    const aligned = inputs.map((input) => placedAt(input, payloadAlignment - doublesHeaderBytes));
+    const ropes = inputs.map((input) => ({
+      inline: input.slice(0, doublesHeaderBytes),
+      spans: [{ position: doublesHeaderBytes, bytes: placedAt(input.subarray(doublesHeaderBytes), 0) }],
+      byteLength: input.length,
+    }));
+    const more = { ...given, packed, field, aligned, ropes, decodeRope, consumeFew };
+    loops.packed = make("packed", more, reading("decode(schema, aligned[at], views)", "consumeFew(packed(message, field))"));
+    loops["packed-rope"] = make("packed-rope", more, reading("decodeRope(schema, ropes[at], views)", "consumeFew(packed(message, field))"));
   }
-  if (shape.name === "mixed") {
-    if (view === undefined) absent.view = "view() is not there yet";
-    else loops.view = make("view", { ...given, view, consumeTwo }, reading("view(schema, inputs[at])", "consumeTwo(message)"));
-  }
+  if (shape.name === "mixed") loops.view = make("view", { ...given, view, consumeTwo }, reading("view(schema, inputs[at])", "consumeTwo(message)"));
   const encode = (message: Message): Uint8Array => target.slice(0, encodeInto(schema, message, target));
-  return { loops, absent, encoded: (at) => encode(messages[at]), recoded: (at) => encode(decode(schema, inputs[at])) };
+  return { loops, encoded: (at) => encode(messages[at]), recoded: (at) => encode(decode(schema, inputs[at])) };
 }
 
 /** Decodes `bytes` fields as parts of the input; for copies see `Shape.detach`. */

@@ -84,7 +84,7 @@ async function interleave(players: readonly Player[], round: number, measure: (p
     for (const shape of shapeNames) {
       for (const player of order) {
         const figures = player.rows.get(keyOf(kind, shape));
-        if (figures !== undefined && figures.prepared.absent === undefined) await measure(player, figures);
+        if (figures !== undefined) await measure(player, figures);
       }
     }
   }
@@ -115,7 +115,7 @@ function checkSums(players: readonly Player[]): void {
   const sums = new Map<string, { codec: CodecName; sum: number }>();
   for (const { codec, rows } of players) {
     for (const [key, { prepared }] of rows) {
-      if (prepared.kind === "encode" || prepared.absent !== undefined) continue;
+      if (prepared.kind === "encode") continue;
       const first = sums.get(key) ?? { codec, sum: prepared.sum };
       sums.set(key, first);
       if (first.sum !== prepared.sum) {
@@ -131,9 +131,8 @@ function rowsOf({ codec, rows, skipped, failed }: Player): CodecRow[] {
     // It never came as far as to say what it would do.
     return [{ codec, kind: "encode", shape: shapeNames[0], wireBytes: 0, ...none, ...(skipped === undefined ? {} : { skipped }), ...(failed === undefined ? {} : { failed }) }];
   }
-  return [...rows.values()].map(({ prepared: { kind, shape, wireBytes, absent }, ns, heap }) => {
+  return [...rows.values()].map(({ prepared: { kind, shape, wireBytes }, ns, heap }) => {
     const row = { codec, kind, shape, wireBytes };
-    if (absent !== undefined) return { ...row, ...none, skipped: absent };
     if (failed !== undefined) return { ...row, ...none, failed };
     return { ...row, nsPerOp: median(ns), heapBytesPerOp: median(heap), rounds: ns.length };
   });

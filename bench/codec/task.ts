@@ -18,7 +18,6 @@ export interface PreparedRow {
   readonly wireBytes: number;
   /** What is read of all its messages, the same for all who decode. */
   readonly sum: number;
-  readonly absent?: string;
 }
 
 export type CodecAnswer = { rows: PreparedRow[] } | { figure: number | null };

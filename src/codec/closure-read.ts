@@ -50,7 +50,7 @@ export function closureReader(desc: DescMessage, resolve: Resolve): ClosureReade
     reader = {
       desc,
       fields,
-      create: () => create(desc) as Values,
+      create: () => create(desc),
       read(message, b, p, end) {
         R.pos = p;
         readMessage(message, b, end + R.shift, reader!);
@@ -143,7 +143,7 @@ function addUnknown(message: Values, no: number, wireType: number, data: Uint8Ar
 function fieldReader(field: DescField, resolve: Resolve): FieldReader {
   switch (field.fieldKind) {
     case "list":
-      return field.message === undefined ? scalarListReader(field) : messageListReader(field as ListField & MessageField, resolve);
+      return field.message === undefined ? scalarListReader(field) : messageListReader(field, resolve);
     case "map":
       return mapReader(field, resolve);
     case "message":
@@ -402,8 +402,8 @@ interface MapValueReader {
 
 function mapValueReader(field: MapField, resolve: Resolve): MapValueReader {
   if (field.mapKind === "message") {
-    const { toMessage, toValue } = mapperOf(field as MapField & MessageField, resolve);
-    const readChild = childReader(field as MapField & MessageField, resolve);
+    const { toMessage, toValue } = mapperOf(field, resolve);
+    const readChild = childReader(field, resolve);
     return {
       read(b, existing) {
         const child = toMessage(existing);

@@ -6,7 +6,8 @@ import { byNumber, hasOwn, isJsonField, isUnwrapped, labelOf, PRESENCE, scalarOf
 import { structOf } from "./json-struct.js";
 import type { MessageType, MessageWriter, Resolve } from "./message-type.js";
 import { keptArray } from "./packed.js";
-import { delimitedLength, fault, isUnset, putLength, putPackedFixed, putRaw, putTag, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
+import { fixedListSize, putFixedList } from "./write-fixed.js";
+import { fault, isUnset, putLength, putRaw, putTag, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
 import { varint32Length } from "./utf8.js";
 import { refuseView } from "./view-mark.js";
 
@@ -332,16 +333,6 @@ function fixedListWriter(field: ListField, type: ScalarType): FieldWriter {
     size: (message) => fixedListSize(keptArray(message, name) ?? listOf(message[name], label), tag, width),
     write: (message, b, p, limit) => putFixedList(b, p, limit, keptArray(message, name) ?? listOf(message[name], label), tag, type, width, label),
   };
-}
-
-export function fixedListSize(list: ArrayLike<unknown>, tag: number, width: number): number {
-  return list.length === 0 ? 0 : varint32Length(tag) + delimitedLength(list.length * width);
-}
-
-export function putFixedList(b: Uint8Array, p: number, limit: number, list: ArrayLike<unknown>, tag: number, type: ScalarType, width: number, label: string): number {
-  if (list.length === 0) return p;
-  p = putTag(b, p, limit, tag);
-  return p < 0 ? -1 : putPackedFixed(b, p, limit, list, type, width, label);
 }
 
 function mapWriter(field: MapField, resolve: Resolve): FieldWriter {

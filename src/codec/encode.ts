@@ -7,7 +7,7 @@ import type { Rope, Span } from "./rope.js";
 import { refuseView } from "./view-mark.js";
 import { W } from "./write.js";
 
-export interface EncodeOptions extends Partial<BinaryWriteOptions> {}
+export type EncodeOptions = Partial<BinaryWriteOptions>;
 
 export interface RopeOptions extends EncodeOptions {
   /**

@@ -6,7 +6,7 @@ import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { create, ScalarType } from "@bufbuild/protobuf";
 import type { ClosureReader } from "./closure-read.js";
 import { closureReader, isStrict, readField } from "./closure-read.js";
-import type { ListField, MapField, MessageField, Values } from "./fields.js";
+import type { ListField, MapField, Values } from "./fields.js";
 import { isJsonField, isPackable, isUnwrapped, scalarOf, setOwn, tagOf, widthOf, WIRE, wireTypeOf } from "./fields.js";
 import { property, Scope } from "./generate.js";
 import type { MessageReader, Resolve } from "./message-type.js";
@@ -122,7 +122,7 @@ function isRare(field: DescField): boolean {
   if (field.localName in Object.prototype) return true;
   if (field.enum !== undefined) return field.fieldKind === "enum" && !field.enum.open;
   if (field.message === undefined) return false;
-  if (isJsonField(field as MessageField) || isUnwrapped(field as MessageField)) return true;
+  if (isJsonField(field) || isUnwrapped(field)) return true;
   return field.fieldKind !== "map" && (field as { delimitedEncoding?: boolean }).delimitedEncoding === true;
 }
 

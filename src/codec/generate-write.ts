@@ -4,13 +4,14 @@
  */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { create, ScalarType } from "@bufbuild/protobuf";
-import { beginPart, changed, checkType, emptyMap, emptyOneof, endPart, fieldWriter, fixedListSize, keysOf, listOf, mapKeyOf, putFixedList, putUnknown, requiredError, unknownSize, zeroOf } from "./closure-write.js";
-import type { ListField, MapField, MessageField } from "./fields.js";
+import { beginPart, changed, checkType, emptyMap, emptyOneof, endPart, fieldWriter, keysOf, listOf, mapKeyOf, putUnknown, requiredError, unknownSize, zeroOf } from "./closure-write.js";
+import type { ListField, MapField } from "./fields.js";
 import { byNumber, hasOwn, isJsonField, isUnwrapped, labelOf, PRESENCE, scalarOf, tagOf, widthOf, WIRE, wireTypeOf } from "./fields.js";
 import { property, Scope } from "./generate.js";
 import type { MessageWriter, Resolve } from "./message-type.js";
 import { keptArray } from "./packed.js";
 import { putVarint32, varint32Length } from "./utf8.js";
+import { fixedListSize, putFixedList } from "./write-fixed.js";
 import { bytes8, float64, isUnset, putLength, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
 
 const FUNCTIONS = { beginPart, bytes8, changed, checkType, emptyMap, emptyOneof, endPart, fixedListSize, float64, hasOwn, isUnset, keptArray, keysOf, listOf, putFixedList, putLength, putUnknown, putVarint32, requireAttached, reserve, unknownSize, varint32Length, W };
@@ -78,7 +79,7 @@ function fieldCode(field: DescField, scope: Scope, resolve: Resolve): Code {
 
 function isRare(field: DescField): boolean {
   if (field.message === undefined) return false;
-  if (isJsonField(field as MessageField) || isUnwrapped(field as MessageField)) return true;
+  if (isJsonField(field) || isUnwrapped(field)) return true;
   return field.fieldKind !== "map" && (field as { delimitedEncoding?: boolean }).delimitedEncoding === true;
 }
 

@@ -6,8 +6,8 @@ import type { DescField, Message } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
 import type { Values } from "./fields.js";
 import { labelOf, scalarOf, widthOf } from "./fields.js";
-import type { FixedArray } from "./write.js";
-import { fixedArrayOf } from "./write.js";
+import type { FixedArray } from "./write-fixed.js";
+import { fixedArrayOf } from "./write-fixed.js";
 
 export type { FixedArray };
 

@@ -246,7 +246,12 @@ let slabUsed = 0;
 /** `n` bytes at `p`, as a view or a copy. */
 export function bytesAt(b: Uint8Array, p: number, n: number): Uint8Array {
   if (R.views) return new Uint8Array(b.buffer, b.byteOffset + p, n);
-  if (n > SLAB_SHARE_MAX) return Uint8Array.prototype.slice.call(b, p, p + n);
+  if (n > SLAB_SHARE_MAX) {
+    // Every byte is written at once, so none is zeroed before.
+    const copy = new Uint8Array(Buffer.allocUnsafeSlow(n).buffer);
+    copy.set(b.subarray(p, p + n));
+    return copy;
+  }
   if (slabUsed + n > SLAB_BYTES) {
     slab = new Uint8Array(SLAB_BYTES);
     slabUsed = 0;
@@ -314,65 +319,59 @@ export const SCALAR_READERS: Readonly<Record<ScalarType, ScalarReader>> = {
   [ScalarType.SINT64]: takeSint64,
 };
 
-// Packed fields of fixed-width values, in bulk: through a small piece of memory that is a typed array of every kind.
+// Packed fields of fixed-width values, in bulk.
 
-const CHUNK_BYTES = 4096;
-const chunkBytes = new Uint8Array(CHUNK_BYTES);
-const chunkDoubles = new Float64Array(chunkBytes.buffer);
-const chunkFloats = new Float32Array(chunkBytes.buffer);
-const chunkWords = new Int32Array(chunkBytes.buffer);
-const chunkUnsigned = new Uint32Array(chunkBytes.buffer);
+/** From this size on, reading through a DataView is worth making one. */
+const VIEW_BYTES_MIN = 256;
 
 /**
  * The list with the doubles in `n` bytes at `R.pos` appended, which are there and are a multiple of 8. An empty list is
  * replaced by one that has its final size from the start.
  */
 export function takePackedDoubles(b: Uint8Array, n: number, list: number[]): number[] {
-  let at = list.length;
-  const values = at === 0 ? new Array<number>(n >>> 3) : list;
-  for (let end = R.pos + n; R.pos < end; ) {
-    const count = fillChunk(b, end) >> 3;
-    for (let i = 0; i < count; i++) values[at++] = chunkDoubles[i];
-  }
+  const count = n >>> 3;
+  const at = list.length;
+  const values = at === 0 ? new Array<number>(count) : list;
+  const view = viewNext(b, n);
+  if (view === undefined) for (let i = 0; i < count; i++) values[at + i] = takeDouble(b);
+  else for (let i = 0; i < count; i++) values[at + i] = view.getFloat64(i * 8, true);
   return values;
 }
 
 export function takePackedFloats(b: Uint8Array, n: number, list: number[]): number[] {
-  let at = list.length;
-  const values = at === 0 ? new Array<number>(n >>> 2) : list;
-  for (let end = R.pos + n; R.pos < end; ) {
-    const count = fillChunk(b, end) >> 2;
-    for (let i = 0; i < count; i++) values[at++] = chunkFloats[i];
-  }
+  const count = n >>> 2;
+  const at = list.length;
+  const values = at === 0 ? new Array<number>(count) : list;
+  const view = viewNext(b, n);
+  if (view === undefined) for (let i = 0; i < count; i++) values[at + i] = takeFloat(b);
+  else for (let i = 0; i < count; i++) values[at + i] = view.getFloat32(i * 4, true);
   return values;
 }
 
 export function takePackedSfixed32(b: Uint8Array, n: number, list: number[]): number[] {
-  let at = list.length;
-  const values = at === 0 ? new Array<number>(n >>> 2) : list;
-  for (let end = R.pos + n; R.pos < end; ) {
-    const count = fillChunk(b, end) >> 2;
-    for (let i = 0; i < count; i++) values[at++] = chunkWords[i];
-  }
+  const count = n >>> 2;
+  const at = list.length;
+  const values = at === 0 ? new Array<number>(count) : list;
+  const view = viewNext(b, n);
+  if (view === undefined) for (let i = 0; i < count; i++) values[at + i] = takeSfixed32(b);
+  else for (let i = 0; i < count; i++) values[at + i] = view.getInt32(i * 4, true);
   return values;
 }
 
 export function takePackedFixed32(b: Uint8Array, n: number, list: number[]): number[] {
-  let at = list.length;
-  const values = at === 0 ? new Array<number>(n >>> 2) : list;
-  for (let end = R.pos + n; R.pos < end; ) {
-    const count = fillChunk(b, end) >> 2;
-    for (let i = 0; i < count; i++) values[at++] = chunkUnsigned[i];
-  }
+  const count = n >>> 2;
+  const at = list.length;
+  const values = at === 0 ? new Array<number>(count) : list;
+  const view = viewNext(b, n);
+  if (view === undefined) for (let i = 0; i < count; i++) values[at + i] = takeFixed32(b);
+  else for (let i = 0; i < count; i++) values[at + i] = view.getUint32(i * 4, true);
   return values;
 }
 
-/** Copies what comes next, up to `end` and as much as fits, and returns its bytes. */
-function fillChunk(b: Uint8Array, end: number): number {
-  const p = R.pos;
-  const n = Math.min(CHUNK_BYTES, end - p);
-  if (n > LOOP_BYTES_MAX) chunkBytes.set(b.subarray(p, p + n));
-  else for (let i = 0; i < n; i++) chunkBytes[i] = b[p + i];
-  R.pos = p + n;
-  return n;
+/** Moves past the next `n` bytes and returns a view of them; undefined, and stays, if they are few. */
+function viewNext(b: Uint8Array, n: number): DataView<ArrayBufferLike> | undefined {
+  if (n < VIEW_BYTES_MIN) return undefined;
+  const view = new DataView(b.buffer, b.byteOffset + R.pos, n);
+  R.pos += n;
+  return view;
 }

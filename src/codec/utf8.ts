@@ -11,6 +11,8 @@ interface Conversions {
   utf8Write(this: Uint8Array, text: string, offset: number, byteLength: number): number;
   utf8Slice(this: Uint8Array, start: number, end: number): string;
 }
+// Called with the memory as `this`.
+// eslint-disable-next-line @typescript-eslint/unbound-method
 const { utf8Write, utf8Slice } = Buffer.prototype as unknown as Conversions;
 const strictDecoder = new TextDecoder("utf-8", { ignoreBOM: true, fatal: true });
 const { fromCharCode } = String;

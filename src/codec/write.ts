@@ -93,13 +93,13 @@ export function isUnset(value: unknown, loosely: boolean): boolean {
 
 // 32-bit integers.
 
-function toInt32(value: unknown, label: string): number {
+export function toInt32(value: unknown, label: string): number {
   const number = typeof value === "string" ? Number(value) : value;
   if (typeof number !== "number" || (number | 0) !== number) throw fault(label, `invalid int32: ${shown(value)}`);
   return number;
 }
 
-function toUint32(value: unknown, label: string): number {
+export function toUint32(value: unknown, label: string): number {
   const number = typeof value === "string" ? Number(value) : value;
   if (typeof number !== "number" || number >>> 0 !== number) throw fault(label, `invalid uint32: ${shown(value)}`);
   return number;
@@ -184,7 +184,7 @@ const INT64_MAX = 2n ** 63n - 1n;
 const UINT64_MAX = 2n ** 64n - 1n;
 
 /** Splits a signed integer into `W.lo` and `W.hi`. */
-function split64(value: unknown, label: string): void {
+export function split64(value: unknown, label: string): void {
   const integer = typeof value === "bigint" ? value : toBigInt(value, label);
   if (integer < INT64_MIN || integer > INT64_MAX) throw fault(label, `invalid int64: ${shown(value)}`);
   words64[0] = integer;
@@ -192,7 +192,7 @@ function split64(value: unknown, label: string): void {
   W.hi = words32[1];
 }
 
-function splitUnsigned64(value: unknown, label: string): void {
+export function splitUnsigned64(value: unknown, label: string): void {
   const integer = typeof value === "bigint" ? value : toBigInt(value, label);
   if (integer < 0n || integer > UINT64_MAX) throw fault(label, `invalid uint64: ${shown(value)}`);
   words64[0] = integer;
@@ -286,12 +286,12 @@ export function putSfixed64(b: Uint8Array, p: number, limit: number, value: unkn
 // Floating point.
 
 /** As DataView's setters take it. */
-function toDouble(value: unknown, label: string): number {
+export function toDouble(value: unknown, label: string): number {
   if (typeof value === "bigint" || typeof value === "symbol") throw fault(label, `invalid double: ${typeof value}`);
   return Number(value);
 }
 
-function toFloat(value: unknown, label: string): number {
+export function toFloat(value: unknown, label: string): number {
   const number = typeof value === "string" ? Number(value) : value;
   if (typeof number !== "number" || (Number.isNaN(number) && typeof value === "string" && value !== "NaN")) throw fault(label, `invalid float32: ${shown(value)}`);
   // What is too large for 32 bits would become infinite.
@@ -377,104 +377,12 @@ export function putRaw(b: Uint8Array, p: number, bytes: Uint8Array): void {
 }
 
 /** Writes the length, and leaves the bytes where they are. */
-function putSpan(b: Uint8Array, p: number, limit: number, bytes: Uint8Array): number {
+export function putSpan(b: Uint8Array, p: number, limit: number, bytes: Uint8Array): number {
   if (p + varint32Length(bytes.length) > limit) return -1;
   p = putVarint32(b, p, bytes.length);
   W.spans.push({ position: p - W.start + W.spanBytes, bytes });
   W.spanBytes += bytes.length;
   return p;
-}
-
-// Packed fields of fixed-width values.
-
-export type FixedArray = Float64Array | Float32Array | Int32Array | Uint32Array | BigInt64Array | BigUint64Array;
-
-/** The typed array whose memory is what a packed field of this type is on the wire, on a little-endian machine; undefined for types of no fixed width. */
-export function fixedArrayOf(type: ScalarType): (new (buffer: ArrayBufferLike, byteOffset?: number, length?: number) => FixedArray) | undefined {
-  switch (type) {
-    case ScalarType.DOUBLE:
-      return Float64Array;
-    case ScalarType.FLOAT:
-      return Float32Array;
-    case ScalarType.SFIXED32:
-      return Int32Array;
-    case ScalarType.FIXED32:
-      return Uint32Array;
-    case ScalarType.SFIXED64:
-      return BigInt64Array;
-    case ScalarType.FIXED64:
-      return BigUint64Array;
-    default:
-      return undefined;
-  }
-}
-
-/** Values on their way pass through this memory, which is typed arrays of every kind. */
-const CHUNK_BYTES = 4096;
-const chunkBytes = new Uint8Array(CHUNK_BYTES);
-const chunkDoubles = new Float64Array(chunkBytes.buffer);
-const chunkFloats = new Float32Array(chunkBytes.buffer);
-const chunkWords = new Int32Array(chunkBytes.buffer);
-/** The chunk's beginnings: whatever there is to write is cut in parts of these sizes, so that no view is made for it. */
-const chunks = [CHUNK_BYTES, 1024, 256, 64, 8, 4].map((byteLength) => chunkBytes.subarray(0, byteLength));
-
-/** Writes length and values of a packed field that is not empty. */
-export function putPackedFixed(b: Uint8Array, p: number, limit: number, list: ArrayLike<unknown>, type: ScalarType, width: number, label: string): number {
-  const byteLength = list.length * width;
-  const bytes = list instanceof fixedArrayOf(type)! ? new Uint8Array((list as FixedArray).buffer, (list as FixedArray).byteOffset, byteLength) : undefined;
-  if (byteLength >= W.spanBytesMin) return putSpan(b, p, limit, bytes ?? packedBytes(list, type, width, label));
-  if (p + varint32Length(byteLength) + byteLength > limit) return -1;
-  p = putVarint32(b, p, byteLength);
-  if (bytes !== undefined) putRaw(b, p, bytes);
-  else putFixedValues(b, p, list, byteLength, type, width, label);
-  return p + byteLength;
-}
-
-function packedBytes(list: ArrayLike<unknown>, type: ScalarType, width: number, label: string): Uint8Array {
-  const bytes = new Uint8Array(list.length * width);
-  putFixedValues(bytes, 0, list, bytes.length, type, width, label);
-  return bytes;
-}
-
-/** Writes the first values of a list, `byteLength` bytes of them, for which there is room. */
-function putFixedValues(b: Uint8Array, p: number, list: ArrayLike<unknown>, byteLength: number, type: ScalarType, width: number, label: string): void {
-  let from = 0;
-  for (const part of chunks) {
-    const count = part.length / width;
-    for (; byteLength >= part.length; byteLength -= part.length) {
-      fillChunk(list, from, count, type, label);
-      putRaw(b, p, part);
-      from += count;
-      p += part.length;
-    }
-  }
-}
-
-function fillChunk(list: ArrayLike<unknown>, from: number, n: number, type: ScalarType, label: string): void {
-  switch (type) {
-    case ScalarType.DOUBLE:
-      for (let i = 0; i < n; i++) {
-        const value = list[from + i];
-        chunkDoubles[i] = typeof value === "number" ? value : toDouble(value, label);
-      }
-      break;
-    case ScalarType.FLOAT:
-      for (let i = 0; i < n; i++) chunkFloats[i] = toFloat(list[from + i], label);
-      break;
-    case ScalarType.SFIXED32:
-      for (let i = 0; i < n; i++) chunkWords[i] = toInt32(list[from + i], label);
-      break;
-    case ScalarType.FIXED32:
-      for (let i = 0; i < n; i++) chunkWords[i] = toUint32(list[from + i], label);
-      break;
-    default:
-      for (let i = 0; i < n; i++) {
-        if (type === ScalarType.SFIXED64) split64(list[from + i], label);
-        else splitUnsigned64(list[from + i], label);
-        chunkWords[i * 2] = W.lo;
-        chunkWords[i * 2 + 1] = W.hi;
-      }
-  }
 }
 
 // By type.
