@@ -237,16 +237,10 @@ function childReader(field: MessageField, resolve: Resolve): (child: Values, b: 
     } else {
       const n = takeVarint32(b);
       const end = R.pos + R.shift + n;
-      if (end > R.len + R.shift + spanBytesLeft()) eof();
+      if (end > R.joinedLen) eof();
       readMessage(child, b, end, closures);
     }
   };
-}
-
-function spanBytesLeft(): number {
-  let left = 0;
-  for (let i = R.nextSpan; i < R.spans.length; i++) left += R.spans[i].bytes.length;
-  return left;
 }
 
 /** The message that a field's value stands for, a new one if there is no value, and the way back. */

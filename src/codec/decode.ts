@@ -71,6 +71,7 @@ export function decodeRopeOfType(type: MessageType, rope: Rope, views: boolean, 
   R.depthMax = options?.recursionLimit ?? RECURSION_LIMIT_DEFAULT;
   R.keepUnknown = options?.readUnknownFields ?? true;
   R.views = views;
+  R.joinedLen = byteLength;
   R.spans = spans;
   R.nextSpan = 0;
   R.shift = 0;
@@ -81,8 +82,9 @@ export function decodeRopeOfType(type: MessageType, rope: Rope, views: boolean, 
     if (R.nextSpan < spans.length || R.pos > inline.length) throw new RopeViolation("ROPE-3", `${spans.length - R.nextSpan} spans are left over`);
     return message;
   } catch (error) {
-    // A value that is read as something else than what was written may have run into the place of a span.
-    if (error instanceof RopeViolation) throw error;
+    // A value that is read as something else than what was written may have run into the place of a span. Whatever else is
+    // wrong is so in the joined message too: a text that is not UTF-8 (TypeError).
+    if (error instanceof RopeViolation || error instanceof TypeError) throw error;
   } finally {
     R.spans = NO_SPANS;
     R.nextSpan = 0;

@@ -25,7 +25,8 @@ export const R = {
   // The halves of a 64-bit integer on its way.
   lo: 0,
   hi: 0,
-  // Of a rope. Positions in memory plus `shift` are positions in the joined message.
+  // Of a rope. Positions in memory plus `shift` are positions in the joined message, which has this length.
+  joinedLen: 0,
   spans: NO_SPANS,
   /** The next span that is to be met. */
   nextSpan: 0,
