@@ -34,7 +34,7 @@ const LENGTH_DELIMITED = 1 << WIRE.lengthDelimited;
 const START_GROUP = 1 << WIRE.startGroup;
 
 export interface ClosureReader extends MessageReader {
-  /** By field number, made on first use. */
+  /** By field number. */
   readonly fields: Map<number, FieldReader>;
   readonly desc: DescMessage;
 }

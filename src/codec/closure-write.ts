@@ -53,8 +53,14 @@ export function checkType(message: Values, desc: DescMessage): void {
 export function unknownSize(message: Values, typeName: string): number {
   if (!writesUnknown(message, typeName)) return 0;
   let n = 0;
-  for (const { no, wireType, data } of message.$unknown!) n += varint32Length(tagOf(no, wireType)) + data.length;
+  for (const { no, wireType, data } of message.$unknown!) n += varint32Length(tagOf(no, wireType)) + dataOf(data).length;
   return n;
+}
+
+/** @throws Error if the data's memory is gone: no field has empty data */
+function dataOf(data: Uint8Array): Uint8Array {
+  if (data.length === 0) requireAttached(data, "$unknown");
+  return data;
 }
 
 /** Unknown fields are a message's; a plain object has none, as `create` sees it. */
@@ -67,7 +73,7 @@ export function putUnknown(message: Values, typeName: string, b: Uint8Array, p: 
   for (const { no, wireType, data } of message.$unknown!) {
     p = putTag(b, p, limit, tagOf(no, wireType));
     if (p < 0 || p + data.length > limit) return -1;
-    putRaw(b, p, data);
+    putRaw(b, p, dataOf(data));
     p += data.length;
   }
   return p;
@@ -287,7 +293,7 @@ export function listOf(value: unknown, label: string): ArrayLike<unknown> {
     if (W.lenient) return NOTHING;
     throw fault(label, "not a list");
   }
-  if (typeof list !== "object") throw fault(label, "not a list");
+  if (typeof list !== "object" || typeof list.length !== "number") throw fault(label, "not a list");
   if (list.length === 0 && ArrayBuffer.isView(list)) requireAttached(list as unknown as Uint8Array, label);
   return list;
 }

@@ -1,5 +1,6 @@
-/** Messages to wire bytes: sizes first where a length has to stand before what it counts, then writes straight into the target. */
+/** Messages to wire bytes, straight into the target; only what does not come out right at once is measured before it is written. */
 import type { BinaryWriteOptions, DescMessage, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
+import { beginPart } from "./closure-write.js";
 import type { Values } from "./fields.js";
 import type { MessageType } from "./message-type.js";
 import { messageType } from "./message-type.js";
@@ -84,8 +85,17 @@ export function sizeOfType(type: MessageType, message: Values, writeUnknown: boo
 export function encodeType(type: MessageType, message: Values, target: Uint8Array, offset: number, limit: number, writeUnknown: boolean): number {
   const outer = enter(type, message, writeUnknown);
   try {
-    const end = type.write(message, target, offset, limit);
-    return end >= 0 ? end - offset : -1 - checkedLength(type.size(message));
+    let end = type.write(message, target, offset, limit);
+    if (end >= 0) return end - offset;
+    // Too large; or it only seemed so, as a length was expected to take more bytes than it does.
+    W.sized = false;
+    beginPart();
+    const byteLength = checkedLength(type.size(message));
+    if (byteLength > limit - offset) return -1 - byteLength;
+    W.sized = true;
+    end = type.write(message, target, offset, limit);
+    if (end !== offset + byteLength) throw changedMeanwhile(type);
+    return byteLength;
   } finally {
     leave(outer);
   }
@@ -103,7 +113,7 @@ export function ropeOfType(type: MessageType, message: Values, writeUnknown: boo
     const inline = new Uint8Array(byteLength - W.spanBytesSized);
     W.sized = true;
     const end = type.write(message, inline, 0, inline.length);
-    if (end !== inline.length || end + W.spanBytes !== byteLength) throw new Error(`cannot encode ${type.desc.typeName} to binary: the message changed while it was encoded`);
+    if (end !== inline.length || end + W.spanBytes !== byteLength) throw changedMeanwhile(type);
     return { inline, spans, byteLength };
   } finally {
     W.spanBytesMin = Infinity;
@@ -141,6 +151,10 @@ function leave(outer: typeof W | undefined): void {
   W.keysTop = 0;
   if (W.keys.length > 0) W.keys.length = 0;
   if (W.memo.length > MEMO_SLOTS_KEPT) W.memo = new Int32Array(256);
+}
+
+function changedMeanwhile(type: MessageType): Error {
+  return new Error(`cannot encode ${type.desc.typeName} to binary: the message changed while it was encoded`);
 }
 
 function checkedLength(byteLength: number): number {

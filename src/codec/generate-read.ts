@@ -11,9 +11,11 @@ import { isJsonField, isPackable, isUnwrapped, scalarOf, setOwn, tagOf, widthOf,
 import { property, Scope } from "./generate.js";
 import type { MessageReader, Resolve } from "./message-type.js";
 import {
+  bytes8,
   bytesAt,
   checkTag,
   eof,
+  float64,
   R,
   SCALAR_READERS,
   takeBool,
@@ -27,7 +29,7 @@ import {
 } from "./read.js";
 import { takeString } from "./utf8.js";
 
-const FUNCTIONS = { bytesAt, checkTag, eof, R, readField, setOwn, takeBool, takeString, takeTag, takeVarint32, tooDeep };
+const FUNCTIONS = { bytes8, bytesAt, checkTag, eof, float64, R, readField, setOwn, takeBool, takeString, takeTag, takeVarint32, tooDeep };
 
 export function generateReader(desc: DescMessage, resolve: Resolve): MessageReader {
   const scope = new Scope(FUNCTIONS);
@@ -103,6 +105,12 @@ function scalarCode(type: ScalarType, field: DescField, name: string, scope: Sco
       return `${NEXT_BYTE} ${name} = b[p]; if (${name} < 128) { p++; ${name} = ${name} !== 0; } else { R.pos = p; ${name} = takeBool(b); p = R.pos; }`;
     case ScalarType.STRING:
       return `${LENGTH} ${name} = takeString(b, p, n, ${isStrict(field)}); p += n;`;
+    case ScalarType.DOUBLE:
+      // Here and not in a function, which would have to return a number object made for it.
+      return `if (p + 8 > len) eof();
+        bytes8[0] = b[p]; bytes8[1] = b[p + 1]; bytes8[2] = b[p + 2]; bytes8[3] = b[p + 3];
+        bytes8[4] = b[p + 4]; bytes8[5] = b[p + 5]; bytes8[6] = b[p + 6]; bytes8[7] = b[p + 7];
+        ${name} = float64[0]; p += 8;`;
     case ScalarType.BYTES:
       return `${LENGTH} ${name} = bytesAt(b, p, n); p += n;`;
     default: {

@@ -141,6 +141,9 @@ function valueCode(field: DescField, number: number, name: string, isSized: stri
   };
 }
 
+/** So many bytes are written once more where they are nested; with more, it is better to measure the whole message. */
+const REWRITTEN_BYTES_MAX = 1024;
+
 /**
  * Writes a message that was not sized with as much room for its length as the last one here needed. That mostly fits, and
  * then nothing is measured at all; if not, or if there is not so much room, it is measured and written once more.
@@ -154,12 +157,13 @@ function guessCode(tag: number, child: string, lastWidth: string, exact: string)
         const start = p;
         ${tagBytes(tag)}
         const stop = ${child}.write(message, b, p + width, limit);
-        if (stop >= 0) {
-          const k = stop - p - width;
-          ${lastWidth} = varint32Length(k);
-          isDone = ${lastWidth} === width;
-          if (isDone) putVarint32(b, p, k);
-        }
+        // Whoever started has the whole message measured, once.
+        if (stop < 0) return -1;
+        const k = stop - p - width;
+        ${lastWidth} = varint32Length(k);
+        isDone = ${lastWidth} === width;
+        if (isDone) putVarint32(b, p, k);
+        else if (k > ${REWRITTEN_BYTES_MAX}) return -1;
         p = isDone ? stop : start;
       }
       if (!isDone) { ${exact} }`;

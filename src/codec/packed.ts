@@ -27,12 +27,16 @@ export function worthKeeping(message: Values, name: string, n: number): boolean 
   return n >= KEEP_BYTES_MIN && keptArray(message, name) === undefined && (message[name] as unknown[]).length === 0;
 }
 
-/** The values of a field as they were received, if nobody has read them yet. */
+/**
+ * The values of a field as they were received, if nobody has read them yet.
+ * @throws TypeError if their memory is gone: nothing is kept that is empty
+ */
 export function keptArray(message: object, name: string): FixedArray | undefined {
   const found = kept.get(message);
   if (found === undefined) return undefined;
-  if (found instanceof Map) return found.get(name);
-  return found.name === name ? found.array : undefined;
+  const array = found instanceof Map ? found.get(name) : found.name === name ? found.array : undefined;
+  if (array?.length === 0) throw new TypeError(`the memory of field ${name} is gone: the ArrayBuffer that it was decoded from is detached`);
+  return array;
 }
 
 /** A property that becomes an array of its own when it is read. One for all messages that have the field. */
@@ -76,8 +80,6 @@ export function keeperOf(field: DescField, type: ScalarType): (message: Values, 
 }
 
 function toValues(array: FixedArray, longAsString: boolean): unknown[] {
-  // A detached array would look empty.
-  if (array.length === 0) array.at(0);
   return longAsString ? Array.from(array as BigInt64Array, String) : Array.from(array as Float64Array);
 }
 
@@ -91,8 +93,8 @@ function fixedView(bytes: Uint8Array, type: ScalarType): FixedArray {
 
 /**
  * The values of a packed field of fixed-width values (`double`, `float`, `fixed32`, `sfixed32`, `fixed64`, `sfixed64`) as a
- * typed array: in place, if the message was decoded from a span or with `bytes: "view"`, the values lie aligned, and nobody
- * has read the property; otherwise a copy.
+ * typed array: in place, if the message was decoded from a span or with `bytes: "view"`, the values take 512 bytes or more and
+ * lie aligned to their width (spans do; in contiguous bytes that is chance), and nobody has read the property; else a copy.
  *
  * In place, the array lives as long as the memory that the message was decoded from.
  * @param field the field's descriptor, such as `TensorSchema.field.values`

@@ -2,8 +2,8 @@
  * Strings to UTF-8 in place, and back. Very short ones by a loop, since a call into the runtime costs more than they do;
  * others by the runtime's own conversions.
  *
- * UTF8-1  The runtime's conversions run on private memory only: they make two passes, and a process that changes the
- *         bytes between the two can crash this one.
+ * UTF8-1  Text is decoded from private memory only: the runtime makes two passes, and a process that changes the bytes
+ *         between the two can crash this one.
  */
 
 /** Node's conversion methods of Buffer work on any Uint8Array, and need no view of the part in question. */

@@ -31,8 +31,6 @@ export const W = {
   keys: [] as string[][],
   keysTop: 0,
   keysNext: 0,
-  /** Position of the message's first byte. */
-  start: 0,
   /** From this size on values become spans; with Infinity none does. */
   spanBytesMin: Infinity,
   /** Bytes of spans met while sizing. */
@@ -380,7 +378,7 @@ export function putRaw(b: Uint8Array, p: number, bytes: Uint8Array): void {
 export function putSpan(b: Uint8Array, p: number, limit: number, bytes: Uint8Array): number {
   if (p + varint32Length(bytes.length) > limit) return -1;
   p = putVarint32(b, p, bytes.length);
-  W.spans.push({ position: p - W.start + W.spanBytes, bytes });
+  W.spans.push({ position: p + W.spanBytes, bytes });
   W.spanBytes += bytes.length;
   return p;
 }
