@@ -32,7 +32,7 @@ describe("the harness", async () => {
     const skip = NEED_SPANS.includes(name) && !makesSpans(api) ? "this codec makes no spans" : false;
     test(`finds a codec in which ${name}`, { skip }, (context) => {
       const { failures } = runCampaign({ api: defective, seed: seedOf(context), messages: CASES_MAX, mutations: CASES_MAX, failuresMax: 1 });
-      assert.equal(failures.length, 1);
+      assert.ok(failures.length > 0, "no case showed the defect");
       context.diagnostic(`case ${failures[0].case}: ${failures[0].check}; ${failures[0].shrunk}`);
     });
   }
