@@ -30,10 +30,10 @@ export interface Verdict {
 const names: Record<Figure, string> = { p50Us: "p50", callsPerSecond: "calls/s", megabytesPerSecond: "MB/s" };
 
 const bars: readonly Bar[] = [
-  bar("hot-64B-x1-two-cores", "p50Us", "isthmus", "net", 3),
-  bar("hot-64B-x1-two-cores", "p50Us", "isthmus", "grpc-js", 50),
-  bar("hot-64B-x64-two-cores", "callsPerSecond", "isthmus", "net", 1),
-  bar("hot-64B-x64-two-cores", "callsPerSecond", "isthmus", "grpc-js", 30),
+  bar("hot-64B-x1-two-cores", "p50Us", "isthmus", "net", 10),
+  bar("hot-64B-x1-two-cores", "p50Us", "isthmus", "grpc-js", 100),
+  bar("hot-64B-x64-two-cores", "callsPerSecond", "isthmus", "net", 5),
+  bar("hot-64B-x64-two-cores", "callsPerSecond", "isthmus", "grpc-js", 50),
   bar("hot-64B-x1-two-cores", "p50Us", "isthmus-passthrough", "net", 12),
   bar("hot-64B-x64-two-cores", "callsPerSecond", "isthmus-passthrough", "net", 5),
   bar("hot-1MiB-x1-two-cores", "megabytesPerSecond", "isthmus", "net", 2),

@@ -74,11 +74,11 @@ describe("report", () => {
   test("bars say what was asked, what was measured, and whether it holds", () => {
     const verdicts = judge(rows);
     const find = (asked: string): boolean | null => verdicts.find((verdict) => verdict.asked === asked && verdict.scenario === small)!.holds;
-    assert.equal(find("isthmus: p50 3× better than net"), true);
-    assert.equal(find("isthmus: p50 50× better than grpc-js"), true);
+    assert.equal(find("isthmus: p50 10× better than net"), true);
+    assert.equal(find("isthmus: p50 100× better than grpc-js"), true);
     assert.equal(find("isthmus-passthrough: p50 12× better than net"), null);
     const slow = judge([row("isthmus", small, 20, 1), ...rows.slice(1)]);
-    assert.match(formatVerdicts(slow), /MISSED {2}isthmus: p50 3× better than net .* measured 2\.50×/);
+    assert.match(formatVerdicts(slow), /MISSED {2}isthmus: p50 10× better than net .* measured 2\.50×/);
     assert.match(formatVerdicts(slow), /of \d+ not measured in this run/);
   });
 
