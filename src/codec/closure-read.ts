@@ -14,8 +14,7 @@ import type { MessageReader, Resolve } from "./message-type.js";
 import { keeperOf, worthKeeping } from "./packed.js";
 import type { ScalarReader } from "./read.js";
 import { bytesAt, eof, R, SCALAR_READERS, skip, takeInt32, takeLength, takeTag, takeText, takeVarint32, tooDeep } from "./read.js";
-import { RopeViolation } from "./rope.js";
-import { crossesSpan, JOIN, takeSpan } from "./rope-read.js";
+import { ANY_BUT_GROUP, JOIN, takeSpan } from "./rope-read.js";
 import { takeString } from "./utf8.js";
 
 /** Reads the value of one field, whose tag was just read, into a message. */
@@ -105,19 +104,11 @@ export function readField(message: Values, b: Uint8Array, tag: number, reader: C
   if (R.pos > R.spanAt) throw JOIN;
 }
 
-/** In a rope: if the value of this field is a span, takes it. @throws if the spans do not fit; JOIN */
+/** In a rope: if the value of this field is a span, takes it. @throws RopeViolation, JOIN */
 function readSpan(message: Values, b: Uint8Array, tag: number, field: FieldReader | undefined): boolean {
-  if (R.pos >= R.spanAt) throw new RopeViolation("ROPE-2", `a span lies at ${R.spans[R.nextSpan].position}, where no payload starts`);
-  const wireType = tag & 7;
-  // What is read as something else than what was written may take spans for its own bytes; so may what is skipped whole.
-  if (field === undefined ? wireType === WIRE.startGroup : (field.wireTypes & (1 << wireType)) === 0) throw JOIN;
-  if (wireType !== WIRE.lengthDelimited) return false;
   const start = R.pos;
-  const bytes = takeSpan(b);
-  if (bytes === undefined) {
-    if (field?.nests !== true && crossesSpan(b)) throw JOIN;
-    return false;
-  }
+  const bytes = field === undefined ? takeSpan(b, tag, ANY_BUT_GROUP, false) : takeSpan(b, tag, field.wireTypes, field.nests);
+  if (bytes === undefined) return false;
   if (field === undefined) {
     if (R.keepUnknown) addUnknown(message, tag >>> 3, WIRE.lengthDelimited, concat(b.subarray(start, R.pos), bytes));
   } else if (field.takeSpan !== undefined) {
@@ -356,8 +347,8 @@ function mapReader(field: MapField, resolve: Resolve): FieldReader {
       while (R.pos + R.shift < end) {
         const tag = takeTag(b);
         const number = tag >>> 3;
-        const expected = number === 1 ? 1 << wireTypeOf(field.mapKey) : number === 2 ? value.wireTypes : ~START_GROUP;
-        const span = R.spanAt === Infinity ? undefined : spanInEntry(b, tag, expected, number === 2 && value.nests);
+        const wireTypes = number === 1 ? 1 << wireTypeOf(field.mapKey) : number === 2 ? value.wireTypes : ANY_BUT_GROUP;
+        const span = R.spanAt === Infinity ? undefined : takeSpan(b, tag, wireTypes, number === 2 && value.nests);
         if (number === 1) {
           if (span === undefined) key = readKey(b);
           else if (keySpan !== undefined) key = keySpan(span);
@@ -373,16 +364,6 @@ function mapReader(field: MapField, resolve: Resolve): FieldReader {
       setOwn(message[name] as Record<string, unknown>, (key ?? keyZero) as string, item === undefined ? value.empty() : item);
     },
   };
-}
-
-/** Like `readSpan`, for the fields of a map's entry. */
-function spanInEntry(b: Uint8Array, tag: number, wireTypes: number, nests: boolean): Uint8Array | undefined {
-  if (R.pos >= R.spanAt) throw new RopeViolation("ROPE-2", `a span lies at ${R.spans[R.nextSpan].position}, where no payload starts`);
-  if ((wireTypes & (1 << (tag & 7))) === 0) throw JOIN;
-  if ((tag & 7) !== WIRE.lengthDelimited) return undefined;
-  const bytes = takeSpan(b);
-  if (bytes === undefined && !nests && crossesSpan(b)) throw JOIN;
-  return bytes;
 }
 
 interface MapValueReader {

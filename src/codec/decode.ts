@@ -75,7 +75,7 @@ export function decodeRopeOfType(type: MessageType, rope: Rope, views: boolean, 
   R.spans = spans;
   R.nextSpan = 0;
   R.shift = 0;
-  expectSpan(0);
+  expectSpan();
   try {
     const message = type.create();
     closureReader(type.desc, messageType).read(message, inline, 0, byteLength);

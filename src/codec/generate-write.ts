@@ -4,15 +4,16 @@
  */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { create, ScalarType } from "@bufbuild/protobuf";
-import { beginPart, changed, checkType, emptyMap, emptyOneof, endPart, fieldWriter, keysOf, listOf, mapKeyOf, putUnknown, requiredError, unknownSize, zeroOf } from "./closure-write.js";
+import { beginPart, changed, checkType, endPart, fieldWriter, listOf, mapKeyOf, putUnknown, unknownSize } from "./closure-write.js";
 import type { ListField, MapField } from "./fields.js";
 import { byNumber, hasOwn, isJsonField, isUnwrapped, labelOf, PRESENCE, scalarOf, tagOf, widthOf, WIRE, wireTypeOf } from "./fields.js";
 import { property, Scope } from "./generate.js";
 import type { MessageWriter, Resolve } from "./message-type.js";
 import { keptArray } from "./packed.js";
+import { emptyMap, emptyOneof, isUnset, keysOf, requiredError, zeroOf } from "./presence.js";
 import { putVarint32, varint32Length } from "./utf8.js";
 import { fixedListSize, putFixedList } from "./write-fixed.js";
-import { bytes8, float64, isUnset, putLength, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
+import { bytes8, float64, putLength, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
 
 const FUNCTIONS = { beginPart, bytes8, changed, checkType, emptyMap, emptyOneof, endPart, fixedListSize, float64, hasOwn, isUnset, keptArray, keysOf, listOf, putFixedList, putLength, putUnknown, putVarint32, requireAttached, reserve, unknownSize, varint32Length, W };
 

@@ -80,15 +80,6 @@ function shown(value: unknown): string {
   return typeof value === "number" || typeof value === "string" || typeof value === "bigint" ? String(value) : typeof value;
 }
 
-/**
- * Whether an implicit field with this value, which is not its plain zero value, counts as unset nevertheless: because a
- * plain object leaves it out, or (`loosely`) because it equals zero in another form, such as "0".
- */
-export function isUnset(value: unknown, loosely: boolean): boolean {
-  if (W.lenient && (value === undefined || value === null)) return true;
-  return loosely && value == 0; // eslint-disable-line eqeqeq
-}
-
 // 32-bit integers.
 
 export function toInt32(value: unknown, label: string): number {
