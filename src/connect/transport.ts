@@ -6,6 +6,7 @@ import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import { parseAddress } from "../carrier/address.js";
 import { connect } from "../carrier/connect.js";
 import { inRootContext } from "../carrier/root-context.js";
+import { onAbortOf } from "../rpc/abort.js";
 import type { ClientMethod } from "../rpc/client.js";
 import { ClientConnection } from "../rpc/client.js";
 import { boundedTimeout, timedOut } from "../rpc/deadline.js";
@@ -273,7 +274,7 @@ class CallScope {
   constructor(timeoutMs: number | undefined, outer: AbortSignal | undefined) {
     this.outer = outer;
     if (outer?.aborted === true) this.onAbort();
-    else outer?.addEventListener("abort", this.onAbort, { once: true });
+    else if (outer !== undefined) onAbortOf(outer, this.onAbort);
     if (timeoutMs === undefined) return;
     this.deadline = performance.now() + timeoutMs;
     this.timer = setTimeout(() => this.controller.abort(timedOut()), timeoutMs);
@@ -306,7 +307,7 @@ function raceCall<T>(promise: Promise<T>, timeoutMs: number | undefined, signal:
       signal?.removeEventListener("abort", onAbort);
       act();
     };
-    signal?.addEventListener("abort", onAbort, { once: true });
+    if (signal !== undefined) onAbortOf(signal, onAbort);
     promise.then(
       (value) => settle(() => resolve(value)),
       (error: Error) => settle(() => reject(error)),

@@ -3,6 +3,7 @@
  * deadline passes or whose signal aborts meanwhile leaves the queue then and there.
  */
 import type { ConnectError } from "@connectrpc/connect";
+import { onAbortOf } from "./abort.js";
 import { timedOut } from "./deadline.js";
 import { abortError } from "./errors.js";
 
@@ -46,7 +47,7 @@ export class CallQueue {
     };
     const onAbort = () => leave(abortError(signal!));
     const timer = timeoutMs === undefined ? undefined : setTimeout(() => leave(timedOut(" while it waited for other calls to end")), timeoutMs);
-    signal?.addEventListener("abort", onAbort, { once: true });
+    if (signal !== undefined) onAbortOf(signal, onAbort);
     const call: QueuedCall = {
       start,
       deadline: timeoutMs === undefined ? undefined : performance.now() + timeoutMs,

@@ -13,6 +13,7 @@ import type { MessageCodec } from "../codec/codec.js";
 import { Violation } from "../memory/violation.js";
 import { FLAG, KIND, SLOT_BITS, SLOTS_MAX, STATUS_BYTES_MAX } from "../wire/frame.js";
 import { decodeHeaders, encodeMetadata, metadataComplaint } from "../wire/metadata.js";
+import { onAbortOf } from "./abort.js";
 import { CallQueue } from "./call-queue.js";
 import { boundedTimeout, timedOut } from "./deadline.js";
 import { abortError, decodeError } from "./errors.js";
@@ -162,7 +163,7 @@ export class ClientConnection implements FrameReceiver {
         const streamId = call.streamId;
         call.signal = signal;
         call.onAbort = () => this.giveUp(streamId, abortError(signal));
-        signal.addEventListener("abort", call.onAbort, { once: true });
+        onAbortOf(signal, call.onAbort);
       }
     } catch (error) {
       this.release(call);

@@ -7,6 +7,7 @@ import type { ContextKey, ContextValues, HandlerContext } from "@connectrpc/conn
 import { createContextKey } from "@connectrpc/connect";
 import type { PeerCredentials } from "../os/addon.js";
 import { decodeHeaders } from "../wire/metadata.js";
+import { onAbortOf } from "./abort.js";
 import type { ServerConnectionOptions, ServerMethod } from "./server.js";
 
 /**
@@ -100,7 +101,7 @@ export class CallContext implements HandlerContext {
     if (shutdown === undefined) return;
     const onShutdown = () => controller.abort(shutdown.reason);
     if (shutdown.aborted) return onShutdown();
-    shutdown.addEventListener("abort", onShutdown, { once: true });
+    onAbortOf(shutdown, onShutdown);
     this.unlink = () => shutdown.removeEventListener("abort", onShutdown);
   }
 }

@@ -59,6 +59,18 @@ for (const place of PLACES) {
       assert.equal((await here.client.echo({ text: "next" })).text, "next");
     });
 
+    test("one signal may be given to many calls at once, without a warning", async () => {
+      const { signal } = new AbortController();
+      const warnings: Error[] = [];
+      const onWarning = (warning: Error) => warnings.push(warning);
+      process.on("warning", onWarning);
+      await Promise.all(Array.from({ length: 50 }, () => here.client.echo({}, { signal })));
+      // Warnings come in a turn of their own.
+      await new Promise((resolve) => setImmediate(resolve));
+      process.off("warning", onWarning);
+      assert.deepEqual(warnings, []);
+    });
+
     test("a call leaves no listener on its signal", async () => {
       const { signal } = new AbortController();
       let listeners = 0;
