@@ -1,23 +1,24 @@
 /**
- * The shared-memory carrier: one connection's two directions. Ties rings, arenas, releases and sleep words together,
- * turns arriving bytes into checked frames, and is what the poller serves.
+ * The shared-memory carrier: one connection's two directions. Ties rings, arenas, releases and sleep words together, and
+ * is what the poller serves.
  *
- * SHM-1  The inline part of a frame is copied to private scratch before anything looks at it; the read cursor advances
- *        before user code runs.
+ * SHM-1  The inline part of a frame is copied to private scratch before anything looks at it (`Intake`); the read cursor
+ *        advances before user code runs.
  * SHM-2  A drain never waits for space, so two sides that only send cannot deadlock.
- * SHM-3  The work of one step is bounded (`STEP_COPY_BYTES`), so POLL-1 holds with large payloads too.
+ * SHM-3  The work of one step is bounded (`Intake.take`), so POLL-1 holds with large payloads too.
  */
 import { Arena, COMMIT_STEP_BYTES } from "../memory/arena.js";
 import { CpuHint } from "../memory/cpu-hint.js";
 import { AWAIT, Bell, Sleeper } from "../memory/doorbell.js";
-import { ARENA_UNIT_BYTES, FRAME_ALIGNMENT, RING_DATA_OFFSET } from "../memory/layout.js";
+import { ARENA_UNIT_BYTES, RING_DATA_OFFSET } from "../memory/layout.js";
 import { ReleaseReader, ReleaseWriter } from "../memory/releases.js";
 import { RingReader, RingWriter } from "../memory/ring.js";
 import type { ConnectionMemory } from "../memory/segment.js";
 import { Violation } from "../memory/violation.js";
 import type { WordAccess } from "../memory/words.js";
-import { BLOCK_PIECE_BYTES_MAX, BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, MESSAGE_BYTES_MAX } from "../wire/frame.js";
-import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, ReceivedFrame } from "./carrier.js";
+import { FRAME_BYTES_MAX } from "../wire/frame.js";
+import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver } from "./carrier.js";
+import { Intake } from "./intake.js";
 import { Patience } from "./patience.js";
 import type { Pollable } from "./poller.js";
 import { poller } from "./poller.js";
@@ -31,17 +32,6 @@ export interface DoorbellLine {
   close(): void;
 }
 
-/** The scratch holds what one step takes from the ring. The drain does not re-enter, so all connections share it. */
-const scratch = new Uint8Array(FRAME_BYTES_MAX);
-/**
- * Bytes of frames that one step takes, if the first is not longer. Small, so that answers to the first frames are on
- * their way while the rest is still being worked on: with a whole batch per step both ends would take turns.
- */
-const STEP_FRAME_BYTES = 1024;
-const scratchWords = new Int32Array(scratch.buffer);
-const COPY_LOOP_BYTES_MAX = 512;
-/** Payload bytes that one step copies out of blocks before the poller looks at the clock again. */
-const STEP_COPY_BYTES = 1 << 20;
 /** An arena that nobody used for this long gives its memory back. */
 const TRIM_AFTER_MS = 10_000;
 /** After a ring for which the kernel had no memory. */
@@ -71,15 +61,13 @@ export class ShmCarrier implements Carrier, Pollable {
   private readonly sleeper: Sleeper;
   private readonly bell: Bell;
   private readonly cpuHint: CpuHint;
-  private readonly peerRingBytes: Uint8Array;
-  private readonly peerRingWords: Int32Array;
   private readonly releaseSlots: number;
   private awaiting: number = AWAIT.frames;
   private servesPeer = false;
   private kept = false;
   private lineKept = false;
   private readonly onRelease = (unit: number, generation: number) => this.arena.release(unit, generation);
-  private readonly frame: ReceivedFrame;
+  private readonly intake: Intake;
   private trimTimer: NodeJS.Timeout | undefined;
   private ringsTaken = 0;
   private fruitlessWakes = 0;
@@ -94,8 +82,6 @@ export class ShmCarrier implements Carrier, Pollable {
     this.patience = new Patience(pollMicros);
     this.ringBytes = new Uint8Array(ownRing, RING_DATA_OFFSET);
     this.ringWords = new Int32Array(ownRing, RING_DATA_OFFSET);
-    this.peerRingBytes = new Uint8Array(peerRing, RING_DATA_OFFSET);
-    this.peerRingWords = new Int32Array(peerRing, RING_DATA_OFFSET);
     this.arenaBytes = ownArena.upTo(0);
     this.arenaByteLength = ownArena.byteLength;
     const own = new Int32Array(ownRing, 0, RING_DATA_OFFSET / 4);
@@ -109,20 +95,7 @@ export class ShmCarrier implements Carrier, Pollable {
     this.bell = new Bell(peer, words);
     this.cpuHint = new CpuHint(own, peer, words);
     this.arena = new Arena(memory.ownPages, memory.budget, () => poller.touch(this));
-    this.frame = {
-      kind: 0,
-      flags: 0,
-      code: 0,
-      streamId: 0,
-      argument: 0,
-      messageLength: 0,
-      pieceLength: 0,
-      scratch,
-      metadataOffset: 0,
-      metadataLength: 0,
-      pieceSource: scratch,
-      pieceOffset: 0,
-    };
+    this.intake = new Intake(peerRing, memory.peerArena);
   }
 
   /**
@@ -323,103 +296,29 @@ export class ShmCarrier implements Carrier, Pollable {
     const available = this.reader.available();
     if (available === 0) return 0;
     this.fruitlessWakes = 0;
-    const taken = this.take(available);
+    const taken = this.intake.take(this.reader.index, available);
     this.reader.consume(taken);
     this.reader.publishHead();
     // SYNC ring.consume, bell.park
     if (this.bell.mustRing(AWAIT.space)) this.ring();
-    for (let at = 0; at < taken && !this.closed; ) {
-      const byteLength = scratchWords[(at >> 2) + FIELD.byteLength];
-      this.deliver(at, byteLength);
-      at += (byteLength + (FRAME_ALIGNMENT - 1)) & -FRAME_ALIGNMENT;
-    }
+    for (let at = 0; at < taken && !this.closed; ) at = this.deliver(at);
     return taken;
   }
 
-  /** Copies whole frames to the scratch, as many as this step works on, and returns their bytes (SHM-1). */
-  private take(available: number): number {
-    const { index } = this.reader;
-    const copied = Math.min(available, STEP_FRAME_BYTES);
-    this.snapshot(index, 0, copied);
-    let at = 0;
-    let payload = 0;
-    while (at < copied) {
-      const word = at >> 2;
-      const byteLength = scratchWords[word + FIELD.byteLength] >>> 0;
-      if (byteLength < FRAME_HEADER_BYTES || byteLength > FRAME_BYTES_MAX) {
-        throw new Violation("FRAME-1", `a frame of ${byteLength} bytes`);
-      }
-      const end = at + ((byteLength + (FRAME_ALIGNMENT - 1)) & -FRAME_ALIGNMENT);
-      if (end > available) throw new Violation("FRAME-1", "a frame reaches past what was published");
-      if (end > copied) {
-        // The first frame is taken whole, whatever its length; a later one waits for the next step.
-        if (at > 0) break;
-        this.snapshot(index + copied, copied, end - copied);
-        return end;
-      }
-      if (((scratchWords[word + FIELD.kindFlagsCode] >>> 8) & FLAG.inBlock) !== 0) {
-        payload += scratchWords[word + FIELD.pieceLength] >>> 0;
-        if (payload > STEP_COPY_BYTES && at > 0) break;
-      }
-      at = end;
-    }
-    return at;
-  }
-
-  private snapshot(index: number, to: number, byteLength: number): void {
-    if (byteLength > COPY_LOOP_BYTES_MAX) {
-      scratch.set(this.peerRingBytes.subarray(index, index + byteLength), to);
-      return;
-    }
-    const from = this.peerRingWords;
-    for (let i = index >> 2, j = to >> 2, end = j + (byteLength >> 2); j < end; i++, j++) scratchWords[j] = from[i];
-  }
-
-  private deliver(at: number, byteLength: number): void {
-    const word = at >> 2;
-    const frame = this.frame;
-    const kindFlagsCode = scratchWords[word + FIELD.kindFlagsCode];
-    frame.kind = kindFlagsCode & 0xff;
-    frame.flags = (kindFlagsCode >>> 8) & 0xff;
-    frame.code = kindFlagsCode >>> 16;
-    frame.streamId = scratchWords[word + FIELD.streamId] >>> 0;
-    frame.argument = scratchWords[word + FIELD.argument] >>> 0;
-    frame.metadataOffset = at + FRAME_HEADER_BYTES;
-    frame.metadataLength = scratchWords[word + FIELD.metadataLength] >>> 0;
-    frame.messageLength = scratchWords[word + FIELD.messageLength] >>> 0;
-    frame.pieceLength = scratchWords[word + FIELD.pieceLength] >>> 0;
+  /** Hands on the frame at `at`, and returns where the next one is. */
+  private deliver(at: number): number {
+    const next = this.intake.open(at);
+    const { frame, unit, generation } = this.intake;
     this.framesReceived++;
-    const inBlock = (frame.flags & FLAG.inBlock) !== 0;
-    const rest = byteLength - FRAME_HEADER_BYTES - frame.metadataLength;
-    if (rest !== (inBlock ? BLOCK_REFERENCE_BYTES : frame.pieceLength)) {
-      throw new Violation("FRAME-2", `${rest} bytes after the metadata where ${frame.pieceLength} were announced`);
-    }
-    if (frame.messageLength > MESSAGE_BYTES_MAX || frame.pieceLength > frame.messageLength) {
-      throw new Violation("FRAME-3", `a piece of ${frame.pieceLength} bytes in a message of ${frame.messageLength}`);
-    }
-    if (scratchWords[word + FIELD.spanCount] !== 0) throw new Violation("FRAME-4", "spans were not negotiated");
-    frame.pieceSource = scratch;
-    frame.pieceOffset = frame.metadataOffset + frame.metadataLength;
-    if (inBlock) this.deliverBlock(frame);
-    else this.receiver!.onFrame(frame);
-  }
-
-  private deliverBlock(frame: ReceivedFrame): void {
-    const unit = readUint32(scratch, frame.pieceOffset);
-    const generation = readUint32(scratch, frame.pieceOffset + 4);
-    const offset = unit * ARENA_UNIT_BYTES;
-    if (unit === 0 || frame.pieceLength > BLOCK_PIECE_BYTES_MAX || offset + frame.pieceLength > this.memory.peerArena.byteLength) {
-      throw new Violation("FRAME-5", `${frame.pieceLength} bytes at unit ${unit} are too many, or reach past the arena`);
-    }
-    frame.pieceSource = this.memory.peerArena.upTo(offset + frame.pieceLength);
-    frame.pieceOffset = offset;
-    // The receiver copies before it returns, so the block can go back at once.
     this.receiver!.onFrame(frame);
-    if (this.closed) return;
-    this.releasesOut.release(unit, generation);
-    this.releasesOut.publish();
-    // SYNC release.publish, bell.park
-    if (this.bell.mustRing(AWAIT.blocks)) this.ring();
+    // The receiver has copied what lies in a block, so it can go back at once.
+    if (unit !== 0 && !this.closed) {
+      this.releasesOut.release(unit, generation);
+      this.releasesOut.publish();
+      // SYNC release.publish, bell.park
+      if (this.bell.mustRing(AWAIT.blocks)) this.ring();
+    }
+    return next;
   }
 
   // Life.
@@ -466,10 +365,6 @@ export class ShmCarrier implements Carrier, Pollable {
       sleeps: this.sleeper.sleeps,
     };
   }
-}
-
-function readUint32(bytes: Uint8Array, at: number): number {
-  return (bytes[at] | (bytes[at + 1] << 8) | (bytes[at + 2] << 16) | (bytes[at + 3] << 24)) >>> 0;
 }
 
 function closedBy(error: unknown): CarrierClosed {

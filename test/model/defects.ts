@@ -48,12 +48,12 @@ export const publishesBeforeWriting: Defect = { storesFramesLate: true };
 
 /** RING-2: the head passes frames that are not copied out yet. */
 export const consumesBeforeReading: Defect = {
-  patch(carrier, inner) {
-    const take = inner.take.bind(carrier);
-    inner.take = (available) => {
-      const { reader } = inner;
+  patch(_carrier, inner) {
+    const { intake, reader } = inner;
+    const take = intake.take.bind(intake);
+    intake.take = (index, available) => {
       reader.words.store(reader.ownWords, WORD.head, reader.head + available);
-      return take(available);
+      return take(index, available);
     };
   },
 };

@@ -49,8 +49,10 @@ export interface CarrierParts {
   sleeper: Pick<Sleeper, "park" | "wake" | "asleep" | "sleeps">;
   readonly reader: RingParts;
   awaiting: number;
-  take(available: number): number;
-  snapshot(index: number, to: number, byteLength: number): void;
+  readonly intake: {
+    take(index: number, available: number): number;
+    snapshot(index: number, to: number, byteLength: number): void;
+  };
 }
 
 /** A ring's way to the shared words. */

@@ -70,9 +70,10 @@ export class Side {
     const line = { ring: () => (port.ring(), true), keepAlive: () => undefined, close: () => undefined };
     this.carrier = new ModelCarrier(memoryOf(scenario, copies), line, 0, this.words());
     const inner = this.carrier as unknown as CarrierParts;
-    assert.equal(typeof inner.snapshot, "function", "the carrier reads ring data in `snapshot`");
-    const snapshot = inner.snapshot.bind(this.carrier);
-    inner.snapshot = (index, to, byteLength) => {
+    const { intake } = inner;
+    assert.equal(typeof intake.snapshot, "function", "ring data is read in `snapshot` of the intake");
+    const snapshot = intake.snapshot.bind(intake);
+    intake.snapshot = (index, to, byteLength) => {
       this.loadData(index, byteLength);
       snapshot(index, to, byteLength);
     };
