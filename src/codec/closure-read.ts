@@ -361,6 +361,8 @@ function mapReader(field: MapField, resolve: Resolve): FieldReader {
           skip(b, tag, R.depthMax - R.depth);
         }
       }
+      // As at the end of a message.
+      if (R.pos + R.shift > end && R.spanAt !== Infinity) throw JOIN;
       setOwn(message[name] as Record<string, unknown>, (key ?? keyZero) as string, item === undefined ? value.empty() : item);
     },
   };
