@@ -63,11 +63,13 @@ function compareObjects(actual: Record<PropertyKey, unknown>, expected: Record<P
 function compareUnknown(actual: Record<PropertyKey, unknown>, expected: Record<PropertyKey, unknown>): string | undefined {
   const enums = closedEnumsOf(expected["$typeName"] as string);
   const expectedFields = expected["$unknown"] as UnknownField[];
-  let actualFields = actual["$unknown"] as UnknownField[];
-  if (actualFields.length > expectedFields.length && !expectedFields.some(({ no }) => enums.has(no))) {
-    actualFields = actualFields.filter(({ no }) => !enums.has(no));
+  const actualFields = actual["$unknown"] as UnknownField[];
+  let matched = 0;
+  for (const field of actualFields) {
+    if (matched < expectedFields.length && compare(field, expectedFields[matched]) === undefined) matched++;
+    else if (!enums.has(field.no)) return compare(actualFields, expectedFields);
   }
-  return compare(actualFields, expectedFields);
+  return matched === expectedFields.length ? undefined : compare(actualFields, expectedFields);
 }
 
 const closedEnums = new Map<string, ReadonlySet<number>>();
