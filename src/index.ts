@@ -8,3 +8,4 @@ export type { ListenOptions } from "./carrier/listen.js";
 export { peerCredentials } from "./rpc/context.js";
 export type { PeerCredentials } from "./os/addon.js";
 export type { MessageCodec, MessageCodecFactory } from "./codec/codec.js";
+export type { Rope, Span } from "./codec/rope.js";

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import { joinRope } from "../../src/codec/index.js";
 import type { Payload } from "../proto/bench_pb.js";
 import { createPassthroughCodec } from "./passthrough.js";
 
@@ -12,7 +13,7 @@ describe("the pass-through codec", () => {
       for (const message of [payload(0n, []), payload(0xffff_ffff_ffff_ffffn, [1, 2, 3])]) {
         const byteLength = codec.encodeInto(message, target, 5, target.length);
         assert.equal(byteLength, 8 + message.data.length);
-        const read = codec.decode(target, 5, byteLength, false) as Payload;
+        const read = codec.decode(target, 5, byteLength, false, []) as Payload;
         assert.equal(read.id, message.id);
         assert.deepEqual([...read.data], [...message.data]);
       }
@@ -23,17 +24,17 @@ describe("the pass-through codec", () => {
     const codec = createPassthroughCodec();
     const memory = Buffer.alloc(32);
     const byteLength = codec.encodeInto(payload(1n, [9, 9]), memory, 0, memory.length);
-    const read = codec.decode(memory, 0, byteLength, false) as Payload;
+    const read = codec.decode(memory, 0, byteLength, false, []) as Payload;
     memory.fill(0);
     assert.deepEqual([...read.data], [9, 9]);
   });
 
-  test("encodes to parts what it encodes into a target", () => {
+  test("encodes to a rope what it encodes into a target", () => {
     const codec = createPassthroughCodec();
     const target = new Uint8Array(32);
     const byteLength = codec.encodeInto(payload(77n, [5, 6]), target, 0, target.length);
-    const parts = codec.encode(payload(77n, [5, 6]));
-    assert.deepEqual([...Buffer.concat(parts)], [...target.subarray(0, byteLength)]);
+    const rope = codec.encode(payload(77n, [5, 6]));
+    assert.deepEqual([...joinRope(rope)], [...target.subarray(0, byteLength)]);
   });
 
   test("says how much it needs, and writes nothing past the limit", () => {

@@ -5,7 +5,7 @@
  * | 8 bytes: id, little endian | data … |
  * ```
  */
-import type { MessageCodec } from "../../src/index.js";
+import type { MessageCodec, Rope } from "../../src/index.js";
 import type { Payload } from "../proto/bench_pb.js";
 
 const idBytes = 8;
@@ -32,20 +32,20 @@ export function createPassthroughCodec(): MessageCodec {
       return byteLength;
     },
 
-    encode(message: unknown): readonly Uint8Array[] {
+    encode(message: unknown): Rope {
       const { id, data } = message as Payload;
-      const head = new Uint8Array(idBytes);
-      new DataView(head.buffer).setBigUint64(0, id, true);
-      return [head, data];
+      const inline = new Uint8Array(idBytes);
+      new DataView(inline.buffer).setBigUint64(0, id, true);
+      return { inline, spans: [{ position: idBytes, bytes: data }], byteLength: idBytes + data.length };
     },
 
-    decode(input: Uint8Array, offset: number, byteLength: number): Payload {
+    decode(input: Uint8Array, offset: number, byteLength: number, _isOwned: boolean, spans: Rope["spans"]): Payload {
       if (byteLength < idBytes) throw new RangeError(`a payload of ${byteLength} bytes has no id`);
       return {
         $typeName: "isthmus.bench.Payload",
         id: viewOf(input).getBigUint64(input.byteOffset + offset, true),
         // A Buffer's own `slice` would not copy.
-        data: Uint8Array.prototype.slice.call(input, offset + idBytes, offset + byteLength),
+        data: spans.length > 0 ? spans[0].bytes : Uint8Array.prototype.slice.call(input, offset + idBytes, offset + byteLength),
       };
     },
   };

@@ -2,6 +2,8 @@
  * What the RPC core sees of a carrier: memory to write frames into, blocks for larger payloads, and frames that arrive.
  */
 
+import type { Parts } from "../wire/parts.js";
+
 /** One frame that arrived, already checked against its own length; the object and its memory are reused for the next. */
 export interface ReceivedFrame {
   kind: number;
@@ -18,11 +20,17 @@ export interface ReceivedFrame {
   /** Where the piece lies: `scratch`, or the peer's arena. Copy from it, once. */
   pieceSource: Uint8Array;
   pieceOffset: number;
+  /** The piece is not here yet: the carrier reads it into `destination`, and tells the receiver when it is there. */
+  following: boolean;
+  /** Set by the receiver of a frame whose piece follows: `pieceLength` bytes. Left undefined, the piece is dropped. */
+  destination: Uint8Array | undefined;
 }
 
 export interface FrameReceiver {
   /** @throws Violation if the frame breaks the protocol: ends the connection */
   onFrame(frame: ReceivedFrame): void;
+  /** The piece that followed a frame of this stream is in its `destination`. @throws Violation */
+  onFilled(streamId: number): void;
   /** There may be room again for what waits to be sent. Returns true if anything was sent. */
   onRoom(): boolean;
   /** The connection is over. Called once, after the last frame. */
@@ -35,25 +43,26 @@ export interface CarrierClosed {
 }
 
 export interface Carrier {
-  readonly name: "shm";
+  readonly name: "shm" | "socket";
   /** Frames are written here, at `index`, … */
   readonly ringBytes: Uint8Array;
   /** … and the same memory in 32-bit words. */
   readonly ringWords: Int32Array;
   readonly index: number;
-  /** The memory that blocks lie in, as far as blocks were handed out; valid until the next `allocate`. */
-  readonly arenaBytes: Uint8Array;
-  /** Size of the whole arena. */
-  readonly arenaByteLength: number;
+  /** Largest piece of a large message, in bytes. */
+  readonly pieceBytesMax: number;
+  /** The flag of frames whose piece `placePiece` has placed. */
+  readonly pieceFlag: number;
   readonly closed: boolean;
   /** Bytes that may be written at `index`. */
   freeBytes(): number;
   commit(byteLength: number): void;
-  /** A block of `byteLength` bytes: its unit, or −1 when the sender has to wait. */
-  allocate(byteLength: number): number;
-  generationOf(unit: number): number;
-  /** Bytes of blocks that the peer has not released, as far as is known. */
-  readonly blockBytesOut: number;
+  /**
+   * Takes the next `byteLength` bytes of a large message as the piece of the frame that is about to be committed.
+   * @param at where in the ring the frame's body starts; there is room for `BLOCK_REFERENCE_BYTES`
+   * @returns bytes of body written in the ring; −1: nothing was taken, and the sender has to wait
+   */
+  placePiece(source: Parts, byteLength: number, at: number): number;
   /** Why no block will ever be had as things are, if so. */
   readonly exhausted: string | undefined;
   /** Shows committed frames to the peer now instead of with the next step of the poller. */

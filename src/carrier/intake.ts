@@ -35,6 +35,8 @@ export class Intake {
     metadataLength: 0,
     pieceSource: scratch,
     pieceOffset: 0,
+    following: false,
+    destination: undefined,
   };
   /** The arena block that holds the frame's piece, or 0, which is never one, … */
   unit = 0;

@@ -16,7 +16,8 @@ import { RingReader, RingWriter } from "../memory/ring.js";
 import type { ConnectionMemory } from "../memory/segment.js";
 import { Violation } from "../memory/violation.js";
 import type { WordAccess } from "../memory/words.js";
-import { FRAME_BYTES_MAX } from "../wire/frame.js";
+import { BLOCK_REFERENCE_BYTES, FLAG, FRAME_BYTES_MAX } from "../wire/frame.js";
+import type { Parts } from "../wire/parts.js";
 import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver } from "./carrier.js";
 import { Intake } from "./intake.js";
 import { Patience } from "./patience.js";
@@ -32,6 +33,13 @@ export interface DoorbellLine {
   close(): void;
 }
 
+/** Bytes of a large message that go into one block: large enough to copy at full speed, small enough to stay in the caches. */
+const PIECE_BYTES_MAX = 128 << 10;
+/**
+ * Bytes of large messages that are in blocks at once: enough for one side to copy in while the other copies out, little
+ * enough that a small message never waits long behind them.
+ */
+const IN_FLIGHT_BYTES_MAX = 2 << 20;
 /** An arena that nobody used for this long gives its memory back. */
 const TRIM_AFTER_MS = 10_000;
 /** After a ring for which the kernel had no memory. */
@@ -43,13 +51,15 @@ export class ShmCarrier implements Carrier, Pollable {
   readonly name = "shm";
   readonly ringBytes: Uint8Array;
   readonly ringWords: Int32Array;
-  arenaBytes: Uint8Array;
+  readonly pieceBytesMax: number;
+  readonly pieceFlag = FLAG.inBlock;
   awake = false;
   yielded = false;
   closed = false;
   readonly patience: Patience;
 
-  readonly arenaByteLength: number;
+  /** As far as blocks were handed out. */
+  private arenaBytes: Uint8Array;
   private readonly memory: ConnectionMemory;
   private readonly line: DoorbellLine;
   private receiver: FrameReceiver | undefined;
@@ -83,7 +93,8 @@ export class ShmCarrier implements Carrier, Pollable {
     this.ringBytes = new Uint8Array(ownRing, RING_DATA_OFFSET);
     this.ringWords = new Int32Array(ownRing, RING_DATA_OFFSET);
     this.arenaBytes = ownArena.upTo(0);
-    this.arenaByteLength = ownArena.byteLength;
+    // A small arena still holds several pieces at once.
+    this.pieceBytesMax = Math.min(PIECE_BYTES_MAX, Math.floor(ownArena.byteLength / 4));
     const own = new Int32Array(ownRing, 0, RING_DATA_OFFSET / 4);
     const peer = new Int32Array(peerRing, 0, RING_DATA_OFFSET / 4);
     this.writer = new RingWriter(own, peer, ownGeometry.ringBytes, words);
@@ -138,7 +149,17 @@ export class ShmCarrier implements Carrier, Pollable {
     if (!this.closed) this.publish();
   }
 
-  allocate(byteLength: number): number {
+  placePiece(source: Parts, byteLength: number, at: number): number {
+    const unit = this.arena.outstandingBytes + byteLength > IN_FLIGHT_BYTES_MAX ? -1 : this.allocate(byteLength);
+    if (unit < 0) return -1;
+    source.copyTo(this.arenaBytes, unit * ARENA_UNIT_BYTES, byteLength);
+    writeUint32(this.ringBytes, at, unit);
+    writeUint32(this.ringBytes, at + 4, this.arena.generationOf(unit));
+    return BLOCK_REFERENCE_BYTES;
+  }
+
+  /** A block of `byteLength` bytes: its unit, or −1 when there is none at the moment. */
+  private allocate(byteLength: number): number {
     if (this.closed) return -1;
     try {
       if (this.arena.outstanding > 0) this.collectReleases();
@@ -163,14 +184,6 @@ export class ShmCarrier implements Carrier, Pollable {
 
   private collectReleases(): void {
     if (this.releasesIn.hasReleases()) this.releasesIn.collect(this.onRelease);
-  }
-
-  get blockBytesOut(): number {
-    return this.arena.outstandingBytes;
-  }
-
-  generationOf(unit: number): number {
-    return this.arena.generationOf(unit);
   }
 
   get exhausted(): string | undefined {
@@ -370,4 +383,11 @@ export class ShmCarrier implements Carrier, Pollable {
 function closedBy(error: unknown): CarrierClosed {
   if (error instanceof Violation) return { cause: "violation", detail: error.message };
   return { cause: "failure", detail: error instanceof Error ? (error.stack ?? error.message) : String(error) };
+}
+
+function writeUint32(bytes: Uint8Array, at: number, value: number): void {
+  bytes[at] = value;
+  bytes[at + 1] = value >>> 8;
+  bytes[at + 2] = value >>> 16;
+  bytes[at + 3] = value >>> 24;
 }

@@ -172,7 +172,7 @@ export function isStrict(field: DescField): boolean {
 
 /** How a span becomes a value: text is decoded from a copy (UTF8-1); bytes are the span itself, or a copy. */
 function spanReader(type: ScalarType, field: DescField): ((bytes: Uint8Array) => unknown) | undefined {
-  if (type === ScalarType.BYTES) return (bytes) => (R.views ? bytes : new Uint8Array(bytes));
+  if (type === ScalarType.BYTES) return (bytes) => (R.spanViews ? bytes : new Uint8Array(bytes));
   if (type === ScalarType.STRING) return (bytes) => takeString(new Uint8Array(bytes), 0, bytes.length, isStrict(field));
   return undefined;
 }
@@ -324,7 +324,7 @@ function scalarListReader(field: ListField): FieldReader {
     },
     takeSpan(message, bytes) {
       if (fromSpan !== undefined) (message[name] as unknown[]).push(fromSpan(bytes));
-      else if (keeps(message, bytes.length)) keep(message, R.views ? bytes : new Uint8Array(bytes));
+      else if (keeps(message, bytes.length)) keep(message, R.spanViews ? bytes : new Uint8Array(bytes));
       else throw JOIN;
     },
   };

@@ -1,10 +1,10 @@
 /** What the RPC core asks of a codec, and the codec that it uses. A codec knows bytes and messages; not where the bytes lie. */
 import type { BinaryReadOptions, BinaryWriteOptions, DescMessage } from "@bufbuild/protobuf";
-import { decodeType } from "./decode.js";
+import { decodeRopeOfType, decodeType } from "./decode.js";
 import { encodeType, ropeOfType, SPAN_BYTES_MIN_DEFAULT } from "./encode.js";
 import type { Values } from "./fields.js";
 import { messageType } from "./message-type.js";
-import type { Rope } from "./rope.js";
+import type { Rope, Span } from "./rope.js";
 
 /** Encodes and decodes messages of one type. */
 export interface MessageCodec {
@@ -14,17 +14,19 @@ export interface MessageCodec {
    */
   encodeInto(message: unknown, target: Uint8Array, offset: number, limit: number): number;
   /**
-   * Encodes to parts that, joined up, are the message. Parts may be the message's own bytes: they are read until the
-   * message is sent. Called for a message that `encodeInto` could not fit, right after it.
+   * Encodes to a rope. Its spans may be the message's own bytes: they are read until the message is sent. Called for a
+   * message that `encodeInto` could not fit, right after it.
    */
-  encode(message: unknown): readonly Uint8Array[];
+  encode(message: unknown): Rope;
   /**
-   * Reads the message in `input[offset, offset + byteLength)`, which is private memory.
+   * Reads the message whose inline part is `input[offset, offset + byteLength)`, which is private memory.
    * @param isOwned whether that memory is the message's own from now on, so that its bytes may be views of it; else it is
    *   used again as soon as this returns
-   * @throws if malformed
+   * @param spans what the peer's codec left out of the inline part, where it did: bytes that the message may keep as they are. Another
+   *   process may be able to change them meanwhile
+   * @throws if malformed, or if the spans do not fit
    */
-  decode(input: Uint8Array, offset: number, byteLength: number, isOwned: boolean): unknown;
+  decode(input: Uint8Array, offset: number, byteLength: number, isOwned: boolean, spans: readonly Span[]): unknown;
 }
 
 /** Makes the codec of a message type; called twice per method and connection end. */
@@ -37,23 +39,13 @@ export function createProtobufCodec(options?: Partial<BinaryReadOptions & Binary
     const type = messageType(schema);
     return {
       encodeInto: (message, target, offset, limit) => encodeType(type, message as Values, target, offset, limit, writeUnknown),
-      encode: (message) => partsOf(ropeOfType(type, message as Values, writeUnknown, SPAN_BYTES_MIN_DEFAULT)),
-      decode: (input, offset, byteLength, isOwned) => decodeType(type, input, offset, byteLength, isOwned, options),
+      encode: (message) => ropeOfType(type, message as Values, writeUnknown, SPAN_BYTES_MIN_DEFAULT),
+      decode(input, offset, byteLength, isOwned, spans) {
+        if (spans.length === 0) return decodeType(type, input, offset, byteLength, isOwned, options);
+        const joinedLength = spans.reduce((sum, { bytes }) => sum + bytes.length, byteLength);
+        const rope = { inline: input.subarray(offset, offset + byteLength), spans, byteLength: joinedLength };
+        return decodeRopeOfType(type, rope, isOwned, true, options);
+      },
     };
   };
-}
-
-/** The rope's pieces in the order in which they are joined. */
-function partsOf({ inline, spans }: Rope): readonly Uint8Array[] {
-  const parts: Uint8Array[] = [];
-  let from = 0;
-  let spanBytes = 0;
-  for (const { position, bytes } of spans) {
-    const to = position - spanBytes;
-    parts.push(inline.subarray(from, to), bytes);
-    from = to;
-    spanBytes += bytes.length;
-  }
-  if (from < inline.length) parts.push(inline.subarray(from));
-  return parts;
 }

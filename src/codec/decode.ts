@@ -39,7 +39,8 @@ export function decode<D extends DescMessage>(schema: D, input: Uint8Array, opti
  * @throws Error or RangeError if the rope breaks one of the rules ROPE-1 to ROPE-3, or the message is malformed
  */
 export function decodeRope<D extends DescMessage>(schema: D, rope: Rope, options?: DecodeOptions): MessageShape<D> {
-  return decodeRopeOfType(messageType(schema), rope, options?.bytes === "view", options) as MessageShape<D>;
+  const views = options?.bytes === "view";
+  return decodeRopeOfType(messageType(schema), rope, views, views, options) as MessageShape<D>;
 }
 
 /** For whoever has the type at hand already: decodes `input[offset, offset + byteLength)`. */
@@ -62,7 +63,12 @@ export function decodeType(
   return message;
 }
 
-export function decodeRopeOfType(type: MessageType, rope: Rope, views: boolean, options: Partial<BinaryReadOptions> | undefined): Values {
+/**
+ * For whoever has the type at hand already.
+ * @param views whether decoded bytes are views of the inline part
+ * @param spanViews whether bytes that are spans are those very arrays
+ */
+export function decodeRopeOfType(type: MessageType, rope: Rope, views: boolean, spanViews: boolean, options: Partial<BinaryReadOptions> | undefined): Values {
   const { inline, spans, byteLength } = rope;
   if (spans.length === 0 && inline.length === byteLength) return decodeType(type, inline, 0, inline.length, views, options);
   checkSpans(rope);
@@ -71,6 +77,7 @@ export function decodeRopeOfType(type: MessageType, rope: Rope, views: boolean, 
   R.depthMax = options?.recursionLimit ?? RECURSION_LIMIT_DEFAULT;
   R.keepUnknown = options?.readUnknownFields ?? true;
   R.views = views;
+  R.spanViews = spanViews;
   R.joinedLen = byteLength;
   R.spans = spans;
   R.nextSpan = 0;

@@ -22,6 +22,8 @@ export const R = {
   keepUnknown: true,
   /** Whether decoded bytes are views of the input. */
   views: false,
+  /** Whether bytes that are spans are handed on as they are. */
+  spanViews: false,
   // The halves of a 64-bit integer on its way.
   lo: 0,
   hi: 0,

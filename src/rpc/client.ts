@@ -17,7 +17,7 @@ import { onAbortOf } from "./abort.js";
 import { CallQueue } from "./call-queue.js";
 import { boundedTimeout, timedOut } from "./deadline.js";
 import { abortError, decodeError } from "./errors.js";
-import { Assembly, decodeWhole, takeMetadata } from "./inbound.js";
+import { Assembly, decodeWhole, NO_SPANS, takeMetadata } from "./inbound.js";
 import { Outbox } from "./outbox.js";
 
 /** A method as this client calls it. */
@@ -191,6 +191,11 @@ export class ClientConnection implements FrameReceiver {
     }
   }
 
+  onFilled(streamId: number): void {
+    const call = this.find(streamId);
+    if (call?.assembly?.filledUp() === true) this.onWhole(call);
+  }
+
   onRoom(): boolean {
     return this.outbox.pump();
   }
@@ -230,7 +235,7 @@ export class ClientConnection implements FrameReceiver {
     if (frame.code !== 0 && frame.messageLength > STATUS_BYTES_MAX) {
       throw new Violation("STATUS-1", `an error of ${frame.messageLength} bytes`);
     }
-    if ((frame.flags & FLAG.more) !== 0) {
+    if ((frame.flags & FLAG.more) !== 0 || frame.following) {
       call.code = frame.code;
       call.metadata = metadata;
       call.headerLength = headerLength;
@@ -255,12 +260,16 @@ export class ClientConnection implements FrameReceiver {
     const call = this.find(frame.streamId);
     if (call === undefined) return;
     if (call.assembly === undefined) throw new Violation("STREAM-3", "a piece without its message's first frame");
-    if (!call.assembly.add(frame)) return;
-    const { bytes } = call.assembly;
+    if (call.assembly.add(frame)) this.onWhole(call);
+  }
+
+  /** The answer is here, all of it. */
+  private onWhole(call: ClientCall): void {
+    const { bytes } = call.assembly!;
     if (call.code !== 0) return this.finish(call, decodeError(call.code, bytes, call.metadata), undefined);
     let message: unknown;
     try {
-      message = call.method.output.decode(bytes, 0, bytes.length, true);
+      message = call.method.output.decode(bytes, 0, bytes.length, true, NO_SPANS);
     } catch (error) {
       return this.finish(call, parseError(error), undefined);
     }

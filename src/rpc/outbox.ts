@@ -10,7 +10,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
-import { ARENA_UNIT_BYTES } from "../memory/layout.js";
+import { partsOf } from "../codec/rope.js";
 import {
   BLOCK_REFERENCE_BYTES,
   FIELD,
@@ -22,6 +22,7 @@ import {
   packKindFlagsCode,
   SLOTS_MAX,
 } from "../wire/frame.js";
+import { Parts } from "../wire/parts.js";
 
 /** A message on its way: all that its first frame says. */
 export interface Outgoing {
@@ -36,30 +37,17 @@ export interface Outgoing {
   readonly writeMaxBytes: number;
 }
 
-/** A large message on its way: its parts, and how far they are sent. */
+/** A large message on its way. */
 interface Bulk {
   readonly first: Outgoing;
-  readonly parts: readonly Uint8Array[];
-  readonly byteLength: number;
-  sentBytes: number;
-  /** Where the next byte is: in which part, and at which offset there. */
-  part: number;
-  partOffset: number;
+  readonly parts: Parts;
 }
 
-/** Bytes of a large message that go into one block: large enough to copy at full speed, small enough to stay in the caches. */
-const PIECE_BYTES_MAX = 128 << 10;
-/**
- * Bytes of large messages that are in blocks at once: enough for one side to copy in while the other copies out, little
- * enough that a small message never waits long behind them.
- */
-const IN_FLIGHT_BYTES_MAX = 2 << 20;
 /** Payload bytes copied in one go before others get their turn. */
 const PUMP_BYTES = 1 << 20;
 
 export class Outbox {
   private readonly carrier: Carrier;
-  private readonly pieceBytes: number;
   private readonly onFailed: (streamId: number, error: ConnectError) => void;
   /** Waiting for room in the ring, in order of arrival; by stream, or, for frames of the connection itself, by a negative number. */
   private readonly waiting = new Map<number, Outgoing>();
@@ -75,8 +63,6 @@ export class Outbox {
   /** @param onFailed told when a message that was kept cannot be sent after all */
   constructor(carrier: Carrier, onFailed: (streamId: number, error: ConnectError) => void) {
     this.carrier = carrier;
-    // A small arena still holds several pieces at once.
-    this.pieceBytes = Math.min(PIECE_BYTES_MAX, Math.floor(carrier.arenaByteLength / 4));
     this.onFailed = onFailed;
   }
 
@@ -116,7 +102,7 @@ export class Outbox {
     if (this.waiting.delete(streamId)) return "unsent";
     const at = this.bulks.findIndex((bulk) => bulk.first.streamId === streamId);
     if (at < 0) return "sent";
-    return this.bulks.splice(at, 1)[0].sentBytes === 0 ? "unsent" : "sent";
+    return this.bulks.splice(at, 1)[0].parts.takenBytes === 0 ? "unsent" : "sent";
   }
 
   /** Whether anything is left to send for the stream in this slot. */
@@ -201,7 +187,7 @@ export class Outbox {
         if (needed <= INLINE_BYTES_MAX) return false;
         const first = { kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes };
         this.heldSlots.add(streamId & (SLOTS_MAX - 1));
-        this.bulks.push({ first, parts: codec.encode(message), byteLength: needed, sentBytes: 0, part: 0, partOffset: 0 });
+        this.bulks.push({ first, parts: new Parts(partsOf(codec.encode(message))) });
         this.ringIsFull = false;
         this.pumpBulks();
         this.declare();
@@ -254,33 +240,30 @@ export class Outbox {
         continue;
       }
       copied += sent;
-      if (bulk.sentBytes < bulk.byteLength) this.bulks.push(bulk);
+      if (bulk.parts.leftBytes > 0) this.bulks.push(bulk);
       else this.letGo(bulk.first.streamId);
     }
     return copied > 0;
   }
 
-  /** Copies the next piece into a block and announces it. Returns its bytes, or 0 if there is no block or no room in the ring. */
-  private sendPiece(bulk: Bulk): number {
-    const { first, byteLength, sentBytes } = bulk;
+  /** Hands the next piece to the carrier and announces it. Returns its bytes, or 0 if there is no room for it. */
+  private sendPiece({ first, parts }: Bulk): number {
     const carrier = this.carrier;
-    const isFirst = sentBytes === 0;
+    const { takenBytes, byteLength } = parts;
+    const isFirst = takenBytes === 0;
     const metadata = isFirst ? first.metadata : undefined;
     const metadataLength = metadata === undefined ? 0 : metadata.length;
     if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) {
       this.ringIsFull = true;
       return 0;
     }
-    const length = Math.min(this.pieceBytes, byteLength - sentBytes);
-    const unit = carrier.blockBytesOut + length > IN_FLIGHT_BYTES_MAX ? -1 : carrier.allocate(length);
-    if (unit < 0) return 0;
-    copyNext(bulk, carrier.arenaBytes, unit * ARENA_UNIT_BYTES, length);
+    const length = Math.min(carrier.pieceBytesMax, parts.leftBytes);
     const start = carrier.index + FRAME_HEADER_BYTES;
+    const bodyLength = carrier.placePiece(parts, length, start + metadataLength);
+    if (bodyLength < 0) return 0;
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start);
-    writeUint32(carrier.ringBytes, start + metadataLength, unit);
-    writeUint32(carrier.ringBytes, start + metadataLength + 4, carrier.generationOf(unit));
-    const more = sentBytes + length < byteLength ? FLAG.more : 0;
-    const flags = (isFirst ? first.flags : 0) | FLAG.inBlock | more;
+    const more = parts.leftBytes > 0 ? FLAG.more : 0;
+    const flags = (isFirst ? first.flags : 0) | carrier.pieceFlag | more;
     this.writeHeader(
       isFirst ? first.kind : KIND.message,
       flags,
@@ -290,27 +273,11 @@ export class Outbox {
       metadataLength,
       byteLength,
       length,
-      BLOCK_REFERENCE_BYTES,
+      bodyLength,
     );
     // The peer can copy this piece while the next one is being written.
     carrier.publish();
-    bulk.sentBytes += length;
     return length;
-  }
-}
-
-/** Copies the next `byteLength` bytes of a large message to `target`. */
-function copyNext(bulk: Bulk, target: Uint8Array, offset: number, byteLength: number): void {
-  for (let left = byteLength; left > 0; ) {
-    const part = bulk.parts[bulk.part];
-    const length = Math.min(left, part.length - bulk.partOffset);
-    target.set(part.subarray(bulk.partOffset, bulk.partOffset + length), offset + byteLength - left);
-    left -= length;
-    bulk.partOffset += length;
-    if (bulk.partOffset === part.length) {
-      bulk.part++;
-      bulk.partOffset = 0;
-    }
   }
 }
 
@@ -318,11 +285,4 @@ function checkSize(byteLength: number, writeMaxBytes: number): void {
   if (byteLength <= writeMaxBytes) return;
   const limit = writeMaxBytes === MESSAGE_BYTES_MAX ? `the limit of ${MESSAGE_BYTES_MAX} bytes (2 GiB − 64 KiB)` : `configured writeMaxBytes ${writeMaxBytes}`;
   throw new ConnectError(`message size ${byteLength} is larger than ${limit}`, Code.ResourceExhausted);
-}
-
-function writeUint32(bytes: Uint8Array, at: number, value: number): void {
-  bytes[at] = value;
-  bytes[at + 1] = value >>> 8;
-  bytes[at + 2] = value >>> 16;
-  bytes[at + 3] = value >>> 24;
 }

@@ -18,7 +18,7 @@ import { parseError, serializeError, tooLarge } from "./client.js";
 import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "./deadline.js";
 import { encodeError, handlerError, wireCode } from "./errors.js";
-import { Assembly, decodeWhole, takeMetadata } from "./inbound.js";
+import { Assembly, decodeWhole, NO_SPANS, takeMetadata } from "./inbound.js";
 import { Outbox } from "./outbox.js";
 
 /** A method as this server serves it. */
@@ -125,6 +125,11 @@ export class ServerConnection implements FrameReceiver {
     }
   }
 
+  onFilled(streamId: number): void {
+    const call = this.find(streamId);
+    if (call?.assembly?.filledUp() === true) this.onWhole(call);
+  }
+
   onRoom(): boolean {
     const sent = this.outbox.pump();
     this.closeIfDrained();
@@ -161,7 +166,7 @@ export class ServerConnection implements FrameReceiver {
     const call = new ServerCall(this, method, frame.streamId, takeMetadata(frame), frame.argument);
     this.calls[slot] = call;
     this.openCalls++;
-    if ((frame.flags & FLAG.more) !== 0) {
+    if ((frame.flags & FLAG.more) !== 0 || frame.following) {
       try {
         call.assembly = new Assembly(frame.messageLength);
       } catch (error) {
@@ -196,12 +201,16 @@ export class ServerConnection implements FrameReceiver {
     // The rest of a request that was refused or given up.
     if (call === undefined) return;
     if (call.assembly === undefined) throw new Violation("STREAM-3", "a piece without its message's first frame");
-    if (!call.assembly.add(frame)) return;
-    const { bytes } = call.assembly;
+    if (call.assembly.add(frame)) this.onWhole(call);
+  }
+
+  /** The request is here, all of it. */
+  private onWhole(call: ServerCall): void {
+    const { bytes } = call.assembly!;
     call.assembly = undefined;
     let message: unknown;
     try {
-      message = call.served.input.decode(bytes, 0, bytes.length, true);
+      message = call.served.input.decode(bytes, 0, bytes.length, true, NO_SPANS);
     } catch (error) {
       return call.fail(parseError(error));
     }
@@ -367,6 +376,6 @@ const rawBytes: MessageCodec = {
     target.set(bytes, offset);
     return bytes.length;
   },
-  encode: (message) => [message as Uint8Array],
+  encode: (message) => ({ inline: message as Uint8Array, spans: [], byteLength: (message as Uint8Array).length }),
   decode: (input, offset, byteLength) => input.slice(offset, offset + byteLength),
 };

@@ -65,6 +65,8 @@ export const FLAG = {
   inBlock: 2,
   /** Further pieces of this message follow. */
   more: 4,
+  /** The piece comes right behind the frame, which does not count it (on a stream socket). */
+  follows: 8,
 } as const;
 
 /** Largest frame: the reader copies frames to scratch memory of a few times this size. */

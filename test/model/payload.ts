@@ -52,15 +52,14 @@ export function blockOf(unit: number): number {
   return (unit - 1) / PIECE_UNITS;
 }
 
-const parts = new Map<number, readonly Uint8Array[]>();
+const messages = new Map<number, Uint8Array>();
 
 export function bulkCodec(streamId: number): MessageCodec {
-  let found = parts.get(streamId);
-  if (found === undefined) {
-    const lengths = [PIECE_BYTES, MESSAGE_BYTES - PIECE_BYTES];
-    found = lengths.map((length, piece) => new Uint8Array(length).fill(markOf(streamId, piece)));
-    parts.set(streamId, found);
+  let inline = messages.get(streamId);
+  if (inline === undefined) {
+    inline = new Uint8Array(MESSAGE_BYTES).fill(markOf(streamId, 1)).fill(markOf(streamId, 0), 0, PIECE_BYTES);
+    messages.set(streamId, inline);
   }
-  const message = found;
-  return { encodeInto: () => -1 - MESSAGE_BYTES, encode: () => message } as unknown as MessageCodec;
+  const rope = { inline, spans: [], byteLength: MESSAGE_BYTES };
+  return { encodeInto: () => -1 - MESSAGE_BYTES, encode: () => rope } as unknown as MessageCodec;
 }

@@ -82,6 +82,7 @@ export class Side {
     this.outbox = new Outbox(this.carrier, (_, error) => this.fail(error.message));
     const receiver = {
       onFrame: (frame: ReceivedFrame) => this.onFrame(frame),
+      onFilled: () => assert.fail("nothing follows a frame in shared memory"),
       onRoom: () => this.outbox.pump(),
       onClosed: (reason: CarrierClosed) => this.onClosed(reason),
     };

@@ -1,0 +1,29 @@
+/**
+ * Where bytes live: a registry from ArrayBuffer to origin. Users hand plain `Uint8Array`s around; whoever sends or
+ * releases them looks here for what they are. Memory without an entry is the ordinary heap.
+ */
+
+/** What an ArrayBuffer's memory is, and what became of it. */
+export interface Origin {
+  readonly kind: "loan" | "lease" | "region" | "file";
+  /** Once the ArrayBuffer is detached: why, to be read after "its memory is gone: ". */
+  readonly gone: string | undefined;
+}
+
+const origins = new WeakMap<ArrayBufferLike, Origin>();
+
+/** Loans that are neither sent nor returned, in this thread. While there are none, small values need not be looked up. */
+export const liveLoans = { count: 0 };
+
+export function setOrigin(buffer: ArrayBufferLike, origin: Origin): void {
+  origins.set(buffer, origin);
+}
+
+export function originOf(bytes: ArrayBufferView): Origin | undefined {
+  return origins.get(bytes.buffer);
+}
+
+/** Why the memory behind a detached view is gone. */
+export function explainGone(bytes: ArrayBufferView): string {
+  return origins.get(bytes.buffer)?.gone ?? "the ArrayBuffer is detached, because it was transferred or given away";
+}
