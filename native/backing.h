@@ -35,8 +35,8 @@ struct mapping {
 // (from malloc) and what is mapped also when it fails; then throws and returns NULL.
 napi_value make_mapping_buffer(napi_env env, struct mapping *mapping, size_t byte_length);
 
-// An ArrayBuffer over a part of a mapping. After `finalise` has run, or in its place when nothing was made and it is not
-// going to run, the caller calls drop_part. `made` is false if the latter; then this has thrown.
+// An ArrayBuffer over a part of a mapping. Takes one part, which `finalise` has to drop with drop_part. Throws and returns
+// NULL if it fails; if `will_finalise` is false then, the caller drops the part and what `hint` is.
 napi_value make_part_buffer(napi_env env, struct mapping *mapping, char *start, size_t byte_length,
                             napi_finalize finalise, void *hint, bool *will_finalise);
 

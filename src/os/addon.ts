@@ -93,8 +93,8 @@ export interface Addon {
   /**
    * A new ArrayBuffer over bytes [offset, offset + byteLength) of a buffer made by `mapSegment` or `mapPrivate`; the bytes
    * are shared, not copied. It has a life of its own: the buffer that it was made from may be detached before it, and the
-   * memory stays mapped until both are gone. `byteLength` is at least 1. `offset` may be any number, so of what a view may
-   * be made with a typed array is the caller's matter.
+   * memory stays mapped until both are gone. `byteLength` is at least 1. `offset` may be any number: whether a
+   * typed array of larger elements is aligned in it is the caller's matter.
    *
    * `token`, a whole number from 0 to 2^53 - 1, is what the listener set by `onViewFreed` is called with when the view's
    * backing store is gone. Tokens need not be unique. About 1 microsecond.
@@ -102,9 +102,9 @@ export interface Addon {
    * TypeError: not such a buffer (a view that does not start with its mapping is none either), or detached. RangeError: not
    * in the buffer.
    *
-   * V8 counts the view's length as external memory for as long as it lives. SUBTLE: from 64 MiB on, each new view starts
-   * a garbage collection of its own on Node 20 (0.2 to 0.5 ms with a small heap). Moving a view on with `transfer()`,
-   * where there is one, is not counted anew.
+   * V8 counts the view's length as external memory for as long as it lives. SUBTLE: it allows 64 MiB of growth between two
+   * collections, so from 64 MiB on each new view drives a collection forward: 0.1 to 0.5 ms with a small heap, more with
+   * a large one. Moving a view on with `transfer()`, where there is one, is not counted anew.
    */
   viewMapping(mapping: ArrayBuffer, offset: number, byteLength: number, token: number): ArrayBuffer;
 
