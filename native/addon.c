@@ -2,6 +2,7 @@
 // Nothing is shared between environments but the reserve in headroom.c.
 
 #include "descriptors.h"
+#include "environment.h"
 #include "errors.h"
 #include "functions.h"
 
@@ -20,20 +21,28 @@ NAPI_MODULE_INIT() {
       {"commitPages", commit_pages},
       {"returnPages", return_pages},
       {"mapSegment", map_segment},
+      {"mapPrivate", map_private},
+      {"sealRegion", seal_region},
       {"detachMapping", detach_mapping},
       {"pageSize", page_size},
+      {"viewMapping", view_mapping},
+      {"onViewFreed", set_view_listener},
       {"connectSocket", connect_socket},
       {"bindSocket", bind_socket},
       {"listenSocket", listen_socket},
       {"acceptSocket", accept_socket},
       {"peerCredentials", peer_credentials},
       {"shutdownSocket", shutdown_socket},
+      {"duplicateDescriptor", duplicate_descriptor},
       {"closeDescriptor", close_descriptor},
       {"sendMessage", send_message},
       {"receiveMessage", receive_message},
+      {"sendFile", send_file},
       {"ringDoorbell", ring_doorbell},
       {"clearDoorbell", clear_doorbell},
+      {"sendDescriptor", send_descriptor},
       {"watch", watch_descriptor},
+      {"watchWritable", watch_writable},
       {"refWatch", ref_watch},
       {"unrefWatch", unref_watch},
       {"closeWatch", close_watch},
@@ -52,5 +61,6 @@ NAPI_MODULE_INIT() {
       return throw_napi_failure(env, "napi_create_function");
     }
   }
-  return set_up_descriptors(env) && set_up_watches(env) ? exports : NULL;
+  bool is_set_up = set_up_environment(env) && set_up_descriptors(env) && set_up_watches(env) && set_up_views(env);
+  return is_set_up ? exports : NULL;
 }

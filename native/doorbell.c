@@ -1,55 +1,186 @@
-// Waking a peer that sleeps in its event loop: one zero byte over the control socket. An eventfd shared with the peer
-// could be filled or made blocking by it; a socket's end is ours alone, and MSG_DONTWAIT holds for this call whatever
-// the peer does.
+// What goes over the control socket after the handshake: rings, which wake a peer that sleeps in its event loop, are
+// zero bytes; and descriptors, each with a byte of value 1. An eventfd shared with the peer could be filled or made
+// blocking by it; a socket's end is ours alone, and MSG_DONTWAIT holds for this call whatever the peer does.
 
 #include "arguments.h"
+#include "descriptors.h"
 #include "errors.h"
 #include "functions.h"
 
 #include <errno.h>
 #include <limits.h>
+#include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+enum { RING = 0, DESCRIPTOR = 1 };
+
+// Room for one descriptor, aligned as the kernel wants it.
+union control {
+  struct cmsghdr header;
+  char bytes[CMSG_SPACE(sizeof(int))];
+};
+
+// Never throws: -1 for what is no descriptor.
+static int descriptor_or_none(napi_env env, napi_value value) {
+  double number = -1;
+  bool is_one = napi_get_value_double(env, value, &number) == napi_ok && number >= 0 && number <= INT_MAX;
+  return is_one ? (int)number : -1;
+}
 
 // On the hot path of every wake-up: three Node-API calls, and nothing is thrown.
 napi_value ring_doorbell(napi_env env, napi_callback_info info) {
   napi_value value, result;
   size_t count = 1;
-  double number = -1;
+  int fd = -1;
   int answer = -EINVAL;
-  if (napi_get_cb_info(env, info, &count, &value, NULL, NULL) == napi_ok &&
-      napi_get_value_double(env, value, &number) == napi_ok && number >= 0 && number <= INT_MAX) {
-    static const char ring = 0;
-    answer = send((int)number, &ring, sizeof ring, MSG_DONTWAIT | MSG_NOSIGNAL) == 1 ? 0 : -errno;
+  if (napi_get_cb_info(env, info, &count, &value, NULL, NULL) == napi_ok) fd = descriptor_or_none(env, value);
+  if (fd >= 0) {
+    static const char ring = RING;
+    answer = send(fd, &ring, sizeof ring, MSG_DONTWAIT | MSG_NOSIGNAL) == 1 ? 0 : -errno;
   }
   return napi_create_int32(env, answer, &result) == napi_ok ? result : NULL;
 }
 
-// recv, not recvmsg: descriptors that a hostile peer attaches are dropped and closed by the kernel, since there is no
-// room to receive them in. They never reach our table.
-napi_value clear_doorbell(napi_env env, napi_callback_info info) {
-  enum { ROUNDS_MAX = 16, HUNG_UP = -1, VIOLATION = -2 };
-  napi_value value;
-  int fd;
-  if (!read_arguments(env, info, 1, &value) || !read_descriptor(env, value, &fd)) return NULL;
+napi_value send_descriptor(napi_env env, napi_callback_info info) {
+  napi_value values[2], result;
+  size_t count = 2;
+  int fd = -1, descriptor = -1;
+  int answer = -EINVAL;
+  if (napi_get_cb_info(env, info, &count, values, NULL, NULL) == napi_ok) {
+    fd = descriptor_or_none(env, values[0]);
+    descriptor = descriptor_or_none(env, values[1]);
+  }
+  if (fd >= 0 && descriptor >= 0) {
+    char byte = DESCRIPTOR;
+    struct iovec piece = {.iov_base = &byte, .iov_len = sizeof byte};
+    union control control;
+    memset(&control, 0, sizeof control);
+    struct msghdr message = {
+        .msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+    control.header.cmsg_level = SOL_SOCKET;
+    control.header.cmsg_type = SCM_RIGHTS;
+    control.header.cmsg_len = CMSG_LEN(sizeof descriptor);
+    memcpy(CMSG_DATA(&control.header), &descriptor, sizeof descriptor);
+    answer = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 1 ? 0 : -errno;
+  }
+  return napi_create_int32(env, answer, &result) == napi_ok ? result : NULL;
+}
 
+enum { ROUNDS_MAX = 16, ROUND_BYTES = 256 };
+enum { HUNG_UP = -1, VIOLATION = -2, NO_ROOM = -3 };
+
+struct cleared {
+  int rings;  // or HUNG_UP, VIOLATION, NO_ROOM
+  int descriptors[ROUNDS_MAX];
+  uint32_t count;
+};
+
+// What one read brought. 0, VIOLATION or NO_ROOM; a descriptor that came is in `cleared` in any case.
+static int take(struct cleared *cleared, const unsigned char *bytes, size_t received, struct msghdr *message) {
+  uint32_t came = 0;
+  struct cmsghdr *header = CMSG_FIRSTHDR(message);
+  if (header != NULL && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
+    // The control buffer has room for one, so it is one.
+    memcpy(&cleared->descriptors[cleared->count++], CMSG_DATA(header), sizeof(int));
+    came = 1;
+  }
+  // The kernel does not say why it dropped some. With none there although there was room for one, it could not install
+  // the first; otherwise there was a second.
+  if (message->msg_flags & MSG_CTRUNC) return came == 0 ? NO_ROOM : VIOLATION;
+  uint32_t announced = 0;
+  for (size_t i = 0; i < received; i++) {
+    if (bytes[i] > DESCRIPTOR) return VIOLATION;
+    announced += bytes[i];
+  }
+  // A read ends behind the bytes that descriptors were sent with, so two announcements never share one.
+  if (announced != came) return VIOLATION;
+  cleared->rings += (int)(received - announced);
+  return 0;
+}
+
+// False with errno set if reading failed.
+static bool clear(int fd, struct cleared *cleared) {
   // Bounded: a peer that rings without pause only gets its turn of the loop, and the poll reports the rest.
-  int taken = 0;
   for (int round = 0; round < ROUNDS_MAX; round++) {
-    unsigned char bytes[256];
-    ssize_t received = recv(fd, bytes, sizeof bytes, MSG_DONTWAIT);
+    unsigned char bytes[ROUND_BYTES];
+    union control control;
+    struct iovec piece = {.iov_base = bytes, .iov_len = sizeof bytes};
+    // SUBTLE: not the buffer's size. That is rounded up and has room for a second descriptor, which nobody would close.
+    struct msghdr message = {
+        .msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = CMSG_LEN(sizeof(int))};
+    ssize_t received = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (received < 0) {
       if (errno == EINTR) continue;
-      if (errno == EAGAIN) break;
-      if (errno == ECONNRESET) return make_integer(env, HUNG_UP);
-      return throw_system_error(env, errno, "recv", "clear the doorbell on descriptor %d", fd);
+      if (errno == EAGAIN) return true;
+      if (errno != ECONNRESET) return false;
     }
-    if (received == 0) return make_integer(env, HUNG_UP);
-    for (ssize_t i = 0; i < received; i++) {
-      if (bytes[i] != 0) return make_integer(env, VIOLATION);
+    if (received <= 0) {
+      // What came before goes first; the poll reports the hang-up again.
+      if (cleared->rings == 0 && cleared->count == 0) cleared->rings = HUNG_UP;
+      return true;
     }
-    taken += (int)received;
-    // A short read has emptied the socket; should more have come meanwhile, the poll reports it.
-    if (received < (ssize_t)sizeof bytes) break;
+    uint32_t before = cleared->count;
+    int broken = take(cleared, bytes, (size_t)received, &message);
+    if (broken != 0) {
+      cleared->rings = broken;
+      return true;
+    }
+    // A short read has emptied the socket, unless it ended at a descriptor. Should more have come meanwhile, the poll
+    // reports it.
+    if (received < ROUND_BYTES && cleared->count == before) return true;
   }
-  return make_integer(env, taken);
+  return true;
+}
+
+// Closes those that were not given to JavaScript yet, and takes the others back.
+static void close_cleared(const struct cleared *cleared, uint32_t given) {
+  for (uint32_t i = 0; i < cleared->count; i++) {
+    if (i < given) take_back_descriptor(cleared->descriptors[i]);
+    close(cleared->descriptors[i]);
+  }
+}
+
+static napi_value append(napi_env env, napi_value list, const struct cleared *cleared) {
+  uint32_t length;
+  if (napi_get_array_length(env, list, &length) != napi_ok) {
+    close_cleared(cleared, 0);
+    return throw_napi_failure(env, "napi_get_array_length");
+  }
+  for (uint32_t i = 0; i < cleared->count; i++) {
+    napi_value number = hand_out_descriptor(env, cleared->descriptors[i]);
+    bool is_set = number != NULL && napi_set_element(env, list, length + i, number) == napi_ok;
+    if (is_set) continue;
+    // One that could not be handed out is closed already.
+    struct cleared rest = *cleared;
+    if (number == NULL) rest.descriptors[i] = rest.descriptors[--rest.count];
+    close_cleared(&rest, number == NULL ? i : i + 1);
+    return throw_napi_failure(env, "napi_set_element");
+  }
+  return make_integer(env, cleared->rings);
+}
+
+napi_value clear_doorbell(napi_env env, napi_callback_info info) {
+  napi_value values[2];
+  int fd;
+  bool is_array = false;
+  if (!read_arguments(env, info, 2, values) || !read_descriptor(env, values[0], &fd)) return NULL;
+  if (napi_is_array(env, values[1], &is_array) != napi_ok || !is_array) {
+    return throw_type_error(env, "descriptors must be an array");
+  }
+  struct cleared cleared;
+  cleared.rings = 0;
+  cleared.count = 0;
+  if (!clear(fd, &cleared)) {
+    int error = errno;
+    close_cleared(&cleared, 0);
+    return throw_system_error(env, error, "recvmsg", "clear the doorbell on descriptor %d", fd);
+  }
+  if (cleared.rings == VIOLATION || cleared.rings == NO_ROOM) {
+    close_cleared(&cleared, 0);
+  } else if (cleared.count > 0) {
+    return append(env, values[1], &cleared);
+  }
+  return make_integer(env, cleared.rings);
 }

@@ -17,8 +17,16 @@ napi_value return_pages(napi_env env, napi_callback_info info);
 
 // mapping.c
 napi_value map_segment(napi_env env, napi_callback_info info);
+napi_value map_private(napi_env env, napi_callback_info info);
+napi_value seal_region(napi_env env, napi_callback_info info);
 napi_value detach_mapping(napi_env env, napi_callback_info info);
 napi_value page_size(napi_env env, napi_callback_info info);
+
+// view.c
+napi_value view_mapping(napi_env env, napi_callback_info info);
+napi_value set_view_listener(napi_env env, napi_callback_info info);
+// Call once per environment; false if it threw.
+_Bool set_up_views(napi_env env);
 
 // socket.c
 napi_value connect_socket(napi_env env, napi_callback_info info);
@@ -27,22 +35,28 @@ napi_value listen_socket(napi_env env, napi_callback_info info);
 napi_value accept_socket(napi_env env, napi_callback_info info);
 napi_value peer_credentials(napi_env env, napi_callback_info info);
 napi_value shutdown_socket(napi_env env, napi_callback_info info);
+napi_value duplicate_descriptor(napi_env env, napi_callback_info info);
 napi_value close_descriptor(napi_env env, napi_callback_info info);
 
 // message.c
 napi_value send_message(napi_env env, napi_callback_info info);
 napi_value receive_message(napi_env env, napi_callback_info info);
 
+// file.c
+napi_value send_file(napi_env env, napi_callback_info info);
+
 // doorbell.c
 napi_value ring_doorbell(napi_env env, napi_callback_info info);
 napi_value clear_doorbell(napi_env env, napi_callback_info info);
+napi_value send_descriptor(napi_env env, napi_callback_info info);
 
 // watch.c
 napi_value watch_descriptor(napi_env env, napi_callback_info info);
+napi_value watch_writable(napi_env env, napi_callback_info info);
 napi_value ref_watch(napi_env env, napi_callback_info info);
 napi_value unref_watch(napi_env env, napi_callback_info info);
 napi_value close_watch(napi_env env, napi_callback_info info);
-// Call once per environment, before any of the four above; false if it threw.
+// Call once per environment, before any of the five above; false if it threw.
 _Bool set_up_watches(napi_env env);
 
 // host.c

@@ -1,32 +1,39 @@
-// Segments mapped into this process, as external ArrayBuffers.
+// Files mapped into this process, as external ArrayBuffers. How long a mapping lives is in backing.h.
 //
 //   address                 + byteLength              + mirrorByteLength
 //   |  the file, from byte 0 |  the file's last bytes  |
 //   |                        |  (the mirror)           |
 //
 // With a ring at the file's end, a frame that runs past the end goes on in the mirror: it is always contiguous.
-//
-// A mapping belongs to its backing store: V8 calls the finaliser when the last ArrayBuffer over it is gone (collected,
-// or detached), and the finaliser unmaps. Nobody else does.
 
 #include "arguments.h"
+#include "backing.h"
 #include "errors.h"
 #include "functions.h"
 #include "headroom.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
-// SUBTLE: above buffer.constants.MAX_LENGTH (2^32 on Node 20) Node throws and runs the finaliser itself, and the
-// failure path below would unmap a second time, perhaps somebody else's new mapping. So the length stays below.
+// Values of the kernel's ABI that older headers lack.
+enum {
+  ADD_SEALS = 1033,
+  SEAL_SEAL = 0x1,
+  SEAL_SHRINK = 0x2,
+  SEAL_GROW = 0x4,
+  SEAL_WRITE = 0x8,
+};
+
+// buffer.constants.MAX_LENGTH is 2^32 on Node 20.
 static const int64_t MAPPED_BYTES_MAX = UINT32_MAX;
 
-static void unmap(napi_env env, void *address, void *hint) {
-  (void)env;
-  munmap(address, (size_t)(uintptr_t)hint);
-}
+// By number: the C library's fstat, when compiled on a recent system, is newer than GLIBC_2.17.
+static int status_of(int fd, struct stat *status) { return (int)syscall(SYS_fstat, fd, status); }
 
 // Both parts, or MAP_FAILED with errno set and nothing left mapped.
 static void *map_with_mirror(int fd, size_t byte_length, size_t mirror_byte_length, int protection) {
@@ -64,34 +71,114 @@ napi_value map_segment(napi_env env, napi_callback_info info) {
                              "not 0; got %lld and %lld",
                              page_bytes, (long long)byte_length, (long long)mirror_byte_length);
   }
-  if (mirror_byte_length > byte_length || byte_length + mirror_byte_length > MAPPED_BYTES_MAX) {
+  int64_t whole = byte_length + mirror_byte_length;
+  if (mirror_byte_length > byte_length || whole > MAPPED_BYTES_MAX) {
     return throw_range_error(env, "a mirror of %lld bytes does not fit a segment of %lld bytes (together below 4 GiB)",
                              (long long)mirror_byte_length, (long long)byte_length);
   }
 
+  struct mapping *mapping = calloc(1, sizeof *mapping);
+  if (mapping == NULL) return throw_system_error(env, ENOMEM, "calloc", "map descriptor %d", fd);
   int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
   void *address = MAP_FAILED;
   if (hold_headroom()) address = map_with_mirror(fd, (size_t)byte_length, (size_t)mirror_byte_length, protection);
   if (address == MAP_FAILED) {
     int error = errno;
+    free(mapping);
     if (error == ENOMEM) give_headroom();
-    return throw_system_error(env, error, "mmap", "map %lld bytes of descriptor %d %s",
-                              (long long)(byte_length + mirror_byte_length), fd, writable ? "writable" : "read-only");
+    return throw_system_error(env, error, "mmap", "map %lld bytes of descriptor %d %s", (long long)whole, fd,
+                              writable ? "writable" : "read-only");
   }
+  *mapping = (struct mapping){.address = address, .start = address, .mapped_bytes = (size_t)whole};
+  struct stat status;
+  if (writable && mirror_byte_length == 0 && status_of(fd, &status) == 0 && status.st_size == byte_length) {
+    mapping->is_whole_segment = true;
+    mapping->device = status.st_dev;
+    mapping->inode = status.st_ino;
+  }
+  return make_mapping_buffer(env, mapping, (size_t)whole);
+}
 
-  size_t whole = (size_t)(byte_length + mirror_byte_length);
-  napi_value buffer;
-  napi_status status =
-      napi_create_external_arraybuffer(env, address, whole, unmap, (void *)(uintptr_t)whole, &buffer);
-  if (status == napi_ok) return buffer;
-  munmap(address, whole);
-  if (status == napi_no_external_buffers_allowed) {
-    napi_throw_error(env, "ERR_NO_EXTERNAL_BUFFERS",
-                     "this runtime does not allow ArrayBuffers over memory of its embedder (pointer compression or "
-                     "the V8 sandbox, as in Electron): shared memory cannot be used");
+napi_value map_private(napi_env env, napi_callback_info info) {
+  napi_value values[3];
+  int fd;
+  int64_t offset, byte_length;
+  if (!read_arguments(env, info, 3, values) || !read_descriptor(env, values[0], &fd) ||
+      !read_integer(env, values[1], "offset", &offset) ||
+      !read_integer_up_to(env, values[2], "byteLength", MAPPED_BYTES_MAX, &byte_length)) {
     return NULL;
   }
-  return throw_napi_failure(env, "napi_create_external_arraybuffer");
+  if (byte_length == 0) return throw_range_error(env, "byteLength must not be 0");
+  struct stat status;
+  if (status_of(fd, &status) != 0) return throw_system_error(env, errno, "fstat", "map descriptor %d", fd);
+  if (!S_ISREG(status.st_mode)) {
+    return throw_explained_error(env, EINVAL, "fstat", "map descriptor %d: it is not a regular file", fd);
+  }
+  // Both below 2^53, so the sum does not overflow.
+  if (offset + byte_length > status.st_size) {
+    return throw_explained_error(env, EINVAL, "mmap", "map %lld bytes at %lld of descriptor %d: the file has %lld bytes",
+                                 (long long)byte_length, (long long)offset, fd, (long long)status.st_size);
+  }
+
+  struct mapping *mapping = calloc(1, sizeof *mapping);
+  if (mapping == NULL) return throw_system_error(env, ENOMEM, "calloc", "map descriptor %d", fd);
+  int64_t skipped = offset % sysconf(_SC_PAGESIZE);
+  size_t mapped_bytes = (size_t)(skipped + byte_length);
+  char *address = MAP_FAILED;
+  if (hold_headroom()) {
+    address = mmap(NULL, mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, offset - skipped);
+  }
+  if (address == MAP_FAILED) {
+    int error = errno;
+    free(mapping);
+    if (error == ENOMEM) give_headroom();
+    return throw_system_error(env, error, "mmap", "map %lld bytes at %lld of descriptor %d privately",
+                              (long long)byte_length, (long long)offset, fd);
+  }
+  *mapping = (struct mapping){.address = address, .start = address + skipped, .mapped_bytes = mapped_bytes};
+  return make_mapping_buffer(env, mapping, (size_t)byte_length);
+}
+
+// Maps the whole of a segment again where it is mapped already; the kernel does not let anything else in between.
+static bool map_over(const struct mapping *mapping, int fd, int flags) {
+  return mmap(mapping->address, mapping->mapped_bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0) != MAP_FAILED;
+}
+
+napi_value seal_region(napi_env env, napi_callback_info info) {
+  napi_value values[2];
+  int fd;
+  size_t byte_length;
+  if (!read_arguments(env, info, 2, values) || !read_descriptor(env, values[0], &fd)) return NULL;
+  struct mapping *mapping = find_mapping(env, values[1], &byte_length);
+  if (mapping == NULL) return NULL;
+  if (!mapping->is_whole_segment || byte_length != mapping->mapped_bytes) {
+    return throw_type_error(env, "mapping must be writable, of the whole segment, without mirror, and not sealed yet");
+  }
+  struct stat status;
+  if (status_of(fd, &status) != 0) return throw_system_error(env, errno, "fstat", "seal descriptor %d", fd);
+  if (status.st_dev != mapping->device || status.st_ino != mapping->inode) {
+    return throw_type_error(env, "mapping is not of descriptor %d", fd);
+  }
+
+  // The private mapping has the file's pages until the first store; our shared one would make the seal fail.
+  const char *failed = "mmap";
+  bool replaced = hold_headroom() && map_over(mapping, fd, MAP_PRIVATE | MAP_NORESERVE);
+  if (replaced) {
+    failed = "fcntl";
+    if (fcntl(fd, ADD_SEALS, SEAL_WRITE | SEAL_SHRINK | SEAL_GROW | SEAL_SEAL) == 0) {
+      mapping->is_whole_segment = false;
+      return NULL;
+    }
+  }
+  int error = errno;
+  // Whichever it was, make it what it was. A failed mmap may have left a hole.
+  bool restored = map_over(mapping, fd, MAP_SHARED);
+  if (!restored) mapping->is_whole_segment = false;
+  if (error == ENOMEM) give_headroom();
+  return throw_system_error(env, error, failed, "seal descriptor %d against writing, with the mapping %s", fd,
+                            restored   ? "as it was before"
+                            : replaced ? "now a private copy"
+                                       : "lost: a touch is SIGSEGV");
 }
 
 napi_value detach_mapping(napi_env env, napi_callback_info info) {

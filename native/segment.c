@@ -110,7 +110,10 @@ napi_value inspect_segment(napi_env env, napi_callback_info info) {
 
   napi_value result;
   if (napi_create_object(env, &result) != napi_ok) return throw_napi_failure(env, "napi_create_object");
-  if (!set_integer(env, result, "seals", seals) || !set_integer(env, result, "byteLength", status.st_size)) return NULL;
+  if (!set_integer(env, result, "seals", seals) || !set_integer(env, result, "byteLength", status.st_size) ||
+      !set_integer(env, result, "allocatedBytes", (int64_t)status.st_blocks * 512)) {
+    return NULL;
+  }
   return result;
 }
 

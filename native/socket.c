@@ -6,6 +6,7 @@
 #include "functions.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -153,6 +154,15 @@ napi_value shutdown_socket(napi_env env, napi_callback_info info) {
     return throw_system_error(env, errno, "shutdown", "shut down descriptor %d", fd);
   }
   return NULL;
+}
+
+napi_value duplicate_descriptor(napi_env env, napi_callback_info info) {
+  napi_value value;
+  int fd;
+  if (!read_arguments(env, info, 1, &value) || !read_descriptor(env, value, &fd)) return NULL;
+  int duplicate = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (duplicate < 0) return throw_system_error(env, errno, "fcntl", "duplicate descriptor %d", fd);
+  return hand_over(env, duplicate);
 }
 
 napi_value close_descriptor(napi_env env, napi_callback_info info) {

@@ -19,7 +19,7 @@ typedef void (*uv_poll_cb)(uv_poll_t *handle, int status, int events);
 typedef enum { UV_POLL = 8 } uv_handle_type;
 
 // Of enum uv_poll_event.
-enum { UV_READABLE = 1, UV_DISCONNECT = 4 };
+enum { UV_READABLE = 1, UV_WRITABLE = 2, UV_DISCONNECT = 4 };
 
 size_t uv_handle_size(uv_handle_type type);
 void *uv_handle_get_data(const uv_handle_t *handle);
@@ -30,3 +30,4 @@ void uv_close(uv_handle_t *handle, uv_close_cb on_close);
 
 int uv_poll_init(uv_loop_t *loop, uv_poll_t *handle, int fd);
 int uv_poll_start(uv_poll_t *handle, int events, uv_poll_cb on_event);
+int uv_poll_stop(uv_poll_t *handle);

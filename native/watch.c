@@ -8,6 +8,7 @@
 // has let go of the last one. The hook also keeps `env`, and with it this file's state, alive until then.
 
 #include "arguments.h"
+#include "environment.h"
 #include "errors.h"
 #include "functions.h"
 #include "uv_abi.h"
@@ -22,6 +23,7 @@ struct watch {
   napi_env env;
   napi_ref on_event;
   napi_async_context async_context;
+  bool for_writing;  // then it reports once
   bool closing;
   int owners;
 };
@@ -41,22 +43,17 @@ static const napi_type_tag WATCH_TAG = {0x8d1e6f0b52c94a37ULL, 0xb0f34c7d9a5e216
 static void end_watches(napi_async_cleanup_hook_handle hook, void *data);
 static void on_poll(uv_poll_t *poll, int status, int events);
 
-static void free_watches(napi_env env, void *data, void *hint) {
-  (void)env;
-  (void)hint;
-  free(data);
-}
-
 bool set_up_watches(napi_env env) {
+  struct environment *environment = environment_of(env);
   struct watches *all = calloc(1, sizeof *all);
-  if (all == NULL) {
+  if (environment == NULL || all == NULL) {
+    free(all);
     throw_system_error(env, ENOMEM, "calloc", "load the addon");
     return false;
   }
-  if (napi_get_uv_event_loop(env, &all->loop) != napi_ok ||
-      napi_set_instance_data(env, all, free_watches, NULL) != napi_ok) {
-    free(all);
-    throw_napi_failure(env, "napi_set_instance_data");
+  environment->watches = all;  // which frees it
+  if (napi_get_uv_event_loop(env, &all->loop) != napi_ok) {
+    throw_napi_failure(env, "napi_get_uv_event_loop");
     return false;
   }
   if (napi_add_async_cleanup_hook(env, end_watches, all, &all->hook) != napi_ok) {
@@ -134,16 +131,17 @@ static bool attach_to_javascript(napi_env env, struct watch *watch, napi_value o
   return false;
 }
 
-napi_value watch_descriptor(napi_env env, napi_callback_info info) {
+static napi_value start_watch(napi_env env, napi_callback_info info, const char *callback_name, bool for_writing) {
   napi_value values[2], handle;
   napi_valuetype type;
   int fd;
-  struct watches *all;
   if (!read_arguments(env, info, 2, values) || !read_descriptor(env, values[0], &fd)) return NULL;
   if (napi_typeof(env, values[1], &type) != napi_ok || type != napi_function) {
-    return throw_type_error(env, "onEvent must be a function");
+    return throw_type_error(env, "%s must be a function", callback_name);
   }
-  if (napi_get_instance_data(env, (void **)&all) != napi_ok || all == NULL || all->ending) {
+  struct environment *environment = environment_of(env);
+  struct watches *all = environment == NULL ? NULL : environment->watches;
+  if (all == NULL || all->ending) {
     return throw_explained_error(env, ECANCELED, "epoll_ctl", "watch descriptor %d: the environment is ending", fd);
   }
 
@@ -154,7 +152,7 @@ napi_value watch_descriptor(napi_env env, napi_callback_info info) {
     free(poll);
     return throw_system_error(env, ENOMEM, "calloc", "watch descriptor %d", fd);
   }
-  *watch = (struct watch){.poll = poll, .all = all, .env = env, .owners = 1};
+  *watch = (struct watch){.poll = poll, .all = all, .env = env, .for_writing = for_writing, .owners = 1};
 
   int failed = uv_poll_init(all->loop, poll, fd);
   if (failed < 0) {  // nothing of it is in the loop then; libuv's errors are negative errnos
@@ -172,7 +170,7 @@ napi_value watch_descriptor(napi_env env, napi_callback_info info) {
   if (all->open != NULL) all->open->previous = watch;
   all->open = watch;
 
-  failed = uv_poll_start(poll, UV_READABLE | UV_DISCONNECT, on_poll);
+  failed = uv_poll_start(poll, for_writing ? UV_WRITABLE : UV_READABLE | UV_DISCONNECT, on_poll);
   if (failed < 0) {
     close_now(watch);
     return throw_system_error(env, -failed, "epoll_ctl", "watch descriptor %d", fd);
@@ -180,27 +178,31 @@ napi_value watch_descriptor(napi_env env, napi_callback_info info) {
   return handle;
 }
 
+napi_value watch_descriptor(napi_env env, napi_callback_info info) {
+  return start_watch(env, info, "onEvent", false);
+}
+
+napi_value watch_writable(napi_env env, napi_callback_info info) { return start_watch(env, info, "onWritable", true); }
+
 static void on_poll(uv_poll_t *poll, int status, int events) {
   struct watch *watch = uv_handle_get_data((uv_handle_t *)poll);
   if (watch->closing) return;
   napi_env env = watch->env;
   napi_handle_scope scope;
-  napi_value on_event, global, arguments[2], result;
+  napi_value on_event, arguments[2];
   if (napi_open_handle_scope(env, &scope) != napi_ok) return;
+  // Stopped before the call, so that the callback may watch the same descriptor again. Closed after it, since closing
+  // takes the callback's async context away.
+  if (watch->for_writing) uv_poll_stop(poll);
   bool readable = status >= 0 && (events & UV_READABLE) != 0;
   bool hangup = status < 0 || (events & UV_DISCONNECT) != 0;
   if (napi_get_reference_value(env, watch->on_event, &on_event) == napi_ok &&
-      napi_get_global(env, &global) == napi_ok && napi_get_boolean(env, readable, &arguments[0]) == napi_ok &&
+      napi_get_boolean(env, readable, &arguments[0]) == napi_ok &&
       napi_get_boolean(env, hangup, &arguments[1]) == napi_ok) {
     // The callback may close the watch, but not free it: libuv owns it until on_closed, in a later phase of the loop.
-    napi_status called = napi_make_callback(env, watch->async_context, global, on_event, 2, arguments, &result);
-    bool pending = false;
-    napi_value error;
-    if (called != napi_ok && napi_is_exception_pending(env, &pending) == napi_ok && pending &&
-        napi_get_and_clear_last_exception(env, &error) == napi_ok) {
-      napi_fatal_exception(env, error);
-    }
+    call_from_loop(env, watch->async_context, on_event, watch->for_writing ? 0 : 2, arguments);
   }
+  if (watch->for_writing) close_now(watch);
   napi_close_handle_scope(env, scope);
 }
 

@@ -57,6 +57,8 @@ export class ControlSocket implements DoorbellLine {
   private carrier: ShmCarrier | undefined;
   private waiting: { onReadable: () => void; fail: (error: Error) => void } | undefined;
   private hungUp = false;
+  /** Empty between events. */
+  private readonly received: number[] = [];
 
   /** Takes `descriptor` over, also when it throws. */
   constructor(addon: Addon, descriptor: number) {
@@ -79,8 +81,11 @@ export class ControlSocket implements DoorbellLine {
   }
 
   private onDoorbell(carrier: ShmCarrier, readable: boolean, hangup: boolean): void {
-    const taken = readable ? this.addon.clearDoorbell(this.descriptor) : 0;
-    if (taken === -2) carrier.close({ cause: "violation", detail: "protocol violation BELL-5: unknown bytes on the control socket" });
+    const taken = readable ? this.addon.clearDoorbell(this.descriptor, this.received) : 0;
+    // Nothing that was agreed on lets a peer send descriptors.
+    const unexpected = this.received.splice(0);
+    for (const descriptor of unexpected) this.addon.closeDescriptor(descriptor);
+    if (taken < -1 || unexpected.length > 0) carrier.close({ cause: "violation", detail: "protocol violation BELL-5: unknown bytes on the control socket" });
     else if (taken > 0) carrier.onDoorbell(taken);
     if (taken === -1 || hangup) carrier.onHangup();
   }

@@ -69,7 +69,7 @@ test("arguments that make no sense throw before any system call", { skip }, () =
   for (const descriptor of [-1, 0.5, NaN, Infinity, 2 ** 31]) {
     assert.throws(() => any.closeDescriptor(descriptor), RangeError, String(descriptor));
     assert.throws(() => any.watch(descriptor, () => {}), RangeError);
-    assert.throws(() => any.clearDoorbell(descriptor), RangeError);
+    assert.throws(() => any.clearDoorbell(descriptor, []), RangeError);
   }
   assert.throws(() => any.closeDescriptor("3"), TypeError);
   assert.throws(() => any.closeDescriptor(), TypeError);

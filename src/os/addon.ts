@@ -39,6 +39,8 @@ export interface SegmentInfo {
   seals: number;
   /** Final only if `seals` has `SHRINK` and `GROW`. */
   byteLength: number;
+  /** Memory that the kernel has taken for it, whole pages. At least `byteLength`: fully committed, not sparse. */
+  allocatedBytes: number;
 }
 
 export interface ReceivedMessage {
@@ -67,7 +69,7 @@ export interface Addon {
   sealSegment(fd: number, seals: number): void;
 
   /**
-   * Seals and length, in this order. EINVAL if it is no memfd, or lies on hugetlbfs (a touch there may be SIGBUS).
+   * Seals, then length and memory. EINVAL if it is no memfd, or lies on hugetlbfs (a touch there may be SIGBUS).
    * A peer's segment must be inspected, and have `SHRINK`, before it is mapped.
    */
   inspectSegment(fd: number): SegmentInfo;
@@ -76,9 +78,10 @@ export interface Addon {
    * Maps bytes [0, byteLength) of the segment and, right behind them, its last `mirrorByteLength` bytes (up to
    * `byteLength`) once more; 0 means no mirror. Both are multiples of `pageSize()`, together below 4 GiB.
    *
-   * The mapping ends when the last backing store over it goes: when the ArrayBuffer (or what `transfer()` made of it) is
-   * collected or detached, in a later turn of the event loop, and at the latest with the environment. Closing `fd` does
-   * not end it. At that point of a worker's life its memory is gone also for other threads: never share it with them.
+   * The mapping ends when the last backing store over any part of it goes, views included: when the ArrayBuffers (or what
+   * `transfer()` made of them) are collected or detached, in a later turn of the event loop, and at the latest with the
+   * environment. Closing `fd` does not end it. A worker that ends takes its mappings away also from other threads: never
+   * share them.
    *
    * TRAPS: a store through a mapping with `writable: false` is SIGSEGV; a touch beyond the file's end is SIGBUS.
    *
@@ -86,6 +89,59 @@ export interface Addon {
    * once, with a mirror twice; the process lives on). `ERR_NO_EXTERNAL_BUFFERS`: the runtime allows no foreign memory.
    */
   mapSegment(fd: number, byteLength: number, mirrorByteLength: number, writable: boolean): ArrayBuffer;
+
+  /**
+   * A new ArrayBuffer over bytes [offset, offset + byteLength) of a buffer made by `mapSegment` or `mapPrivate`; the bytes
+   * are shared, not copied. It has a life of its own: the buffer that it was made from may be detached before it, and the
+   * memory stays mapped until both are gone. `byteLength` is at least 1. `offset` may be any number: whether a
+   * typed array of larger elements is aligned in it is the caller's matter.
+   *
+   * `token`, a whole number from 0 to 2^53 - 1, is what the listener set by `onViewFreed` is called with when the view's
+   * backing store is gone. Tokens need not be unique. About 1 microsecond.
+   *
+   * TypeError: not such a buffer (a view that does not start with its mapping is none either), or detached. RangeError: not
+   * in the buffer.
+   *
+   * V8 counts the view's length as external memory for as long as it lives. SUBTLE: it allows 64 MiB of growth between two
+   * collections, so from 64 MiB on each new view drives a collection forward: 0.1 to 0.5 ms with a small heap, more with
+   * a large one. Moving a view on with `transfer()`, where there is one, is not counted anew.
+   */
+  viewMapping(mapping: ArrayBuffer, offset: number, byteLength: number, token: number): ArrayBuffer;
+
+  /**
+   * Sets the listener of this thread, in place of the one before. It is called with a view's token once the view's backing
+   * store is gone: the ArrayBuffer, or what `transfer()` made of it, was collected or detached. Nothing of the view can be
+   * read by JavaScript any more then.
+   *
+   * It is called from the event loop, in a later turn, in the async context of this call; what it throws is an uncaught
+   * exception. Waiting for it does not keep the event loop alive, and it is not called when the environment ends.
+   */
+  onViewFreed(listener: (token: number) => void): void;
+
+  /**
+   * Maps bytes [offset, offset + byteLength) of a regular file or a memfd, copy-on-write: the buffer can be written, the
+   * file never changes through it. `offset` may be any number; `byteLength` is at least 1 and below 4 GiB. Lives as a
+   * mapping of `mapSegment` does.
+   *
+   * TRAPS: a page that was not written yet shows what others write to the file, and if they truncate it, a touch beyond its
+   * end is SIGBUS. A page that was written takes memory; being out of it then is not an error but the kernel's OOM killer.
+   * A touch of a memfd's hole takes memory for the memfd too.
+   *
+   * EINVAL: the range reaches past the end of the file, or it is no regular file. EACCES: not open for reading. ENOMEM as for
+   * `mapSegment`.
+   */
+  mapPrivate(fd: number, offset: number, byteLength: number): ArrayBuffer;
+
+  /**
+   * Seals the memfd `fd` for good (`WRITE`, `SHRINK`, `GROW`, `SEAL`) although it is mapped for writing by `mapping`, which
+   * `mapSegment` made of the whole of it, without mirror. `mapping` and its views stay where they are, with the bytes that
+   * they have, and become a private copy-on-write mapping: what is stored from then on is seen by nobody else.
+   *
+   * If it throws, `mapping` is the shared, writable mapping that it was before, and `fd` is not sealed; should not even that
+   * be possible, the message says what the mapping is instead. EBUSY: somebody else maps it for writing, or the kernel
+   * itself still holds pages of it. EPERM: sealed with `SEAL` already. TypeError: not such a mapping, or of another file.
+   */
+  sealRegion(fd: number, mapping: ArrayBuffer): void;
 
   /**
    * Detaches the buffer: all views on it become empty, and its memory is unmapped in a later turn of the event loop.
@@ -157,13 +213,42 @@ export interface Addon {
   ringDoorbell(fd: number): number;
 
   /**
-   * Takes the zero bytes that are there, at most 4096, and returns how many. -1: the peer hung up and there are no more
-   * bytes. -2: a byte was not zero, a violation. Descriptors that came along are closed by the kernel.
+   * Takes the bytes that are there, at most 4096, and returns how many were rings, that is zero. A byte of value 1 brings
+   * one descriptor, which is appended to `descriptors`: close-on-exec, the caller's to close. At most 16 come in one call.
+   * What remains in the socket is reported again by its watch.
+   *
+   * -1: the peer hung up and there are no more bytes.
+   * -2: a violation: another byte, a 1 without a descriptor, a descriptor without a 1, or more than one with it.
+   * -3: a descriptor came and could not be taken, mostly for want of room in this process's table. It is lost, so the
+   * connection has to end. With -2 and -3 all descriptors of the call are closed and none is appended.
    */
-  clearDoorbell(fd: number): number;
+  clearDoorbell(fd: number, descriptors: number[]): number;
+
+  /**
+   * Sends one byte of value 1 with `descriptor`. Never throws, never waits: 0, or a negative errno. -EAGAIN (-11): the
+   * peer's buffer is full, try later; -ETOOMANYREFS (-109): too many descriptors are on their way; -EPIPE (-32): the peer
+   * has gone. The kernel holds a copy, so the caller's may be closed at once.
+   */
+  sendDescriptor(socket: number, descriptor: number): number;
+
+  /**
+   * Sends up to `byteLength` bytes (at least 1) of a regular file or memfd from `offset` on, without bringing them into this
+   * process. The bytes sent, often fewer; 0: `offset` is at the file's end or past it; -1: the socket's buffer is full. The
+   * file's own position is neither used nor moved. Never waits for the socket, which must be O_NONBLOCK (as all of Node's
+   * and of this addon are; else EINVAL), but may wait for the file's disk. Never raises SIGPIPE.
+   *
+   * EPIPE, ECONNRESET: the peer has gone. ESPIPE: `file` is a pipe or a socket.
+   */
+  sendFile(socket: number, file: number, offset: number, byteLength: number): number;
 
   /** Ends both directions; the peer sees a hang-up. Fine if it is not connected. */
   shutdownSocket(fd: number): void;
+
+  /**
+   * Another descriptor for the same open file: close-on-exec, the caller's to close. An event loop watches a descriptor only
+   * once; what Node watches already is watched through a duplicate. EMFILE.
+   */
+  duplicateDescriptor(fd: number): number;
 
   /** Close a descriptor exactly once: its number may be another's a moment later. */
   closeDescriptor(fd: number): void;
@@ -180,6 +265,13 @@ export interface Addon {
    */
   watch(fd: number, onEvent: (readable: boolean, hangup: boolean) => void): WatchHandle;
 
+  /**
+   * Calls `onWritable` from the event loop once, when the socket can take bytes, or has failed so that sending says why;
+   * then the watch is closed. Everything else as for `watch`, EEXIST too: `fd` cannot be watched both ways, but a
+   * duplicate can. `onWritable` may watch `fd` anew.
+   */
+  watchWritable(fd: number, onWritable: () => void): WatchHandle;
+
   /** The watch keeps the event loop alive. Nothing happens if it is so or the watch is closed. */
   refWatch(handle: WatchHandle): void;
 
@@ -187,8 +279,8 @@ export interface Addon {
   unrefWatch(handle: WatchHandle): void;
 
   /**
-   * Ends the watch: `onEvent` is not called again, and `fd`, which stays the caller's, may be closed at once. May be
-   * called inside `onEvent`, and twice. Close the watch before its descriptor, never after.
+   * Ends the watch: its callback is not called again, and `fd`, which stays the caller's, may be closed at once. May be
+   * called inside the callback, and twice. Close the watch before its descriptor, never after.
    */
   closeWatch(handle: WatchHandle): void;
 

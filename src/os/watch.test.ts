@@ -29,7 +29,7 @@ test("a watch reports bytes until they are read, and the hang-up", { skip }, asy
   const watch = addon.watch(server, (readable, hangup) => {
     events.push(`${readable} ${hangup}`);
     if (hangup) addon.closeWatch(watch);
-    else if (events.length >= 2) addon.clearDoorbell(server);
+    else if (events.length >= 2) addon.clearDoorbell(server, []);
   });
   addon.ringDoorbell(client);
   await waitUntil("two events", () => events.length >= 2);
@@ -47,7 +47,7 @@ test("nextTick and promise callbacks run between two events", { skip }, async (c
   const order: string[] = [];
   const watches = pairs.map(([, server]) =>
     addon.watch(server, () => {
-      addon.clearDoorbell(server);
+      addon.clearDoorbell(server, []);
       order.push("event");
       process.nextTick(() => order.push("tick"));
       void Promise.resolve().then(() => order.push("promise"));
@@ -67,7 +67,7 @@ test("events come in the async context of the call of watch", { skip }, async (c
   const seen: (string | undefined)[] = [];
   const watch = storage.run("of the watch", () =>
     addon.watch(server, () => {
-      addon.clearDoorbell(server);
+      addon.clearDoorbell(server, []);
       seen.push(storage.getStore());
     }),
   );
@@ -110,7 +110,7 @@ test("after closeWatch the descriptor's number can be used anew at once", { skip
     addon.closeWatch(stale);
     const watch = addon.watch(server, () => {
       events++;
-      addon.clearDoorbell(server);
+      addon.clearDoorbell(server, []);
     });
     addon.ringDoorbell(client);
     await waitUntil("the event", () => events === 1);
@@ -146,7 +146,7 @@ test("what cannot be watched is refused, and leaves the rest working", { skip },
   let events = 0;
   const watch = addon.watch(server, () => {
     events++;
-    addon.clearDoorbell(server);
+    addon.clearDoorbell(server, []);
   });
   assert.throws(() => addon.watch(server, () => {}), systemError("EEXIST"));
   addon.ringDoorbell(client);
@@ -166,7 +166,7 @@ test("a watch whose handle is garbage goes on", { skip }, async (context) => {
   const start = () => {
     const handle = addon.watch(server, (_, hangup) => {
       events++;
-      addon.clearDoorbell(server);
+      addon.clearDoorbell(server, []);
       if (hangup) hungUp = true;
     });
     addon.unrefWatch(handle);
@@ -210,7 +210,7 @@ test("an open watch keeps the process, an unref'd one does not", { skip }, async
 test("what an event throws is one uncaught exception", { skip }, async () => {
   const caught = await runChildOk(`${PAIR}
     process.on("uncaughtException", (error, origin) => { console.log(error.message, origin); addon.closeWatch(watch); });
-    const watch = addon.watch(b, () => { addon.clearDoorbell(b); throw new Error("thrown in event"); });
+    const watch = addon.watch(b, () => { addon.clearDoorbell(b, []); throw new Error("thrown in event"); });
     addon.ringDoorbell(a);`);
   assert.equal(caught, "thrown in event uncaughtException");
   const fatal = await runChild(`${PAIR}
@@ -220,7 +220,7 @@ test("what an event throws is one uncaught exception", { skip }, async () => {
   assert.match(fatal.stderr, /Error: thrown in event\n\s+at /);
   const primitive = await runChildOk(`${PAIR}
     process.on("uncaughtException", (error) => { console.log(error); addon.closeWatch(watch); });
-    const watch = addon.watch(b, () => { addon.clearDoorbell(b); throw undefined; });
+    const watch = addon.watch(b, () => { addon.clearDoorbell(b, []); throw undefined; });
     addon.ringDoorbell(a);`);
   assert.equal(primitive, "undefined");
 });

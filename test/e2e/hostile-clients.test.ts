@@ -345,16 +345,21 @@ describe("a lying client", () => {
       await stillServes();
     });
 
-    test("descriptors that come with doorbells are closed", async (context) => {
-      const peer = await RawPeer.open(context, server.path);
-      const { open } = await server.resources();
-      const file = openSync("/dev/null", "r");
-      peer.send(Uint8Array.of(0), Array.from({ length: 16 }, () => file));
-      closeSync(file);
-      await sleep(30);
-      assert.ok((await server.resources()).open <= open);
-      await stillServes();
-    });
+    for (const [byte, count] of [[0, 1], [0, 16], [1, 1], [1, 16]]) {
+      test(`${count} descriptors that come with a byte ${byte} on the doorbell line are closed, and the connection ends`, async (context) => {
+        const { open } = await server.resources();
+        const { violations } = await server.stats();
+        const peer = await RawPeer.open(context, server.path);
+        const file = openSync("/dev/null", "r");
+        peer.send(Uint8Array.of(byte), new Array<number>(count).fill(file));
+        closeSync(file);
+        await peer.hungUp();
+        peer.close();
+        assert.equal((await server.stats()).violations, violations + 1);
+        await waitUntil("the server to have closed everything", async () => (await server.resources()).open <= open);
+        await stillServes();
+      });
+    }
 
     test("a client that calls and reads no answers is cut off or held back, while others are served", async (context) => {
       const peer = await RawPeer.open(context, server.path);
