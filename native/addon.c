@@ -51,6 +51,7 @@ NAPI_MODULE_INIT() {
       {"currentCpu", current_cpu},
       {"openSpare", open_spare},
       {"affinity", affinity},
+      {"adjustExternalMemory", adjust_external_memory},
   };
 
   for (size_t i = 0; i < sizeof FUNCTIONS / sizeof *FUNCTIONS; i++) {

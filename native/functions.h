@@ -64,4 +64,5 @@ napi_value lock_directory(napi_env env, napi_callback_info info);
 napi_value yield_thread(napi_env env, napi_callback_info info);
 napi_value current_cpu(napi_env env, napi_callback_info info);
 napi_value open_spare(napi_env env, napi_callback_info info);
+napi_value adjust_external_memory(napi_env env, napi_callback_info info);
 napi_value affinity(napi_env env, napi_callback_info info);

@@ -93,3 +93,14 @@ napi_value affinity(napi_env env, napi_callback_info info) {
   CPU_FREE(set);
   return status == napi_ok ? list : throw_napi_failure(env, "napi_set_element");
 }
+
+napi_value adjust_external_memory(napi_env env, napi_callback_info info) {
+  napi_value value;
+  int64_t change, now;
+  if (!read_arguments(env, info, 1, &value)) return NULL;
+  if (napi_get_value_int64(env, value, &change) != napi_ok) return throw_type_error(env, "change must be a number");
+  if (napi_adjust_external_memory(env, change, &now) != napi_ok) {
+    return throw_napi_failure(env, "napi_adjust_external_memory");
+  }
+  return make_integer(env, now);
+}

@@ -4,6 +4,10 @@ export type { IsthmusServer, IsthmusServerOptions, ServerStats } from "./connect
 export { createIsthmusTransport } from "./connect/transport.js";
 export type { ConnectionState, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./connect/transport.js";
 export type { CommonOptions } from "./connect/options.js";
+export { leaseOf, loan, release, retain } from "./connect/payloads.js";
+export type { LoanOptions, PayloadLease } from "./connect/payloads.js";
+export type { LeaseLifetime } from "./memory/lease.js";
+export type { Isolation } from "./carrier/handshake.js";
 export type { ListenOptions } from "./carrier/listen.js";
 export { peerCredentials } from "./rpc/context.js";
 export type { PeerCredentials } from "./os/addon.js";

@@ -2,7 +2,10 @@
  * What the RPC core sees of a carrier: memory to write frames into, blocks for larger payloads, and frames that arrive.
  */
 
+import type { LeaseHandle, LeaseLifetime } from "../memory/lease.js";
+import type { SpanEntry } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
+import type { Blocks } from "./blocks.js";
 
 /** One frame that arrived, already checked against its own length; the object and its memory are reused for the next. */
 export interface ReceivedFrame {
@@ -17,6 +20,11 @@ export interface ReceivedFrame {
   scratch: Uint8Array;
   metadataOffset: number;
   metadataLength: number;
+  /** Bytes of the message that come in pieces: all but its spans. */
+  inlineLength: number;
+  /** The first `spanCount` tell which bytes of the message lie elsewhere. */
+  readonly spans: readonly SpanEntry[];
+  spanCount: number;
   /** Where the piece lies: `scratch`, or the peer's arena. Copy from it, once. */
   pieceSource: Uint8Array;
   pieceOffset: number;
@@ -24,6 +32,18 @@ export interface ReceivedFrame {
   following: boolean;
   /** Set by the receiver of a frame whose piece follows: `pieceLength` bytes. Left undefined, the piece is dropped. */
   destination: Uint8Array | undefined;
+}
+
+/** Where the spans of received frames are taken from. */
+export interface SpanSource {
+  /**
+   * The bytes of a span of the current frame, leased or copied. Called at most once for each; those that are not taken when the
+   * receiver returns go back by themselves.
+   * @param taker the call, for messages
+   * @param handles a lease is added to them
+   * @throws Violation
+   */
+  takeSpan(index: number, lifetime: LeaseLifetime, taker: string, handles: LeaseHandle[]): Uint8Array;
 }
 
 export interface FrameReceiver {
@@ -63,6 +83,15 @@ export interface Carrier {
    * @returns bytes of body written in the ring; −1: nothing was taken, and the sender has to wait
    */
   placePiece(source: Parts, byteLength: number, at: number): number;
+  /** The memory in which large values are moved without copying them twice; undefined: all of a message travels in pieces. */
+  readonly blocks: Blocks | undefined;
+  /**
+   * A loan, now or when there is room.
+   * @param signal gives up
+   * @throws ConnectError `ResourceExhausted` if there is none before that, or can never be
+   */
+  loan(byteLength: number, signal: AbortSignal): Promise<Uint8Array>;
+  readonly spanSource: SpanSource | undefined;
   /** Why no block will ever be had as things are, if so. */
   readonly exhausted: string | undefined;
   /** Shows committed frames to the peer now instead of with the next step of the poller. */
@@ -80,6 +109,18 @@ export interface CarrierStats {
   readonly arenaBytes: number;
   readonly arenaCommittedBytes: number;
   readonly arenaInUseBytes: number;
+  /** Loans that are neither sent nor returned, and the bytes of their blocks. */
+  readonly loans: number;
+  readonly loanedBytes: number;
+  /** Blocks of the peer's that are leased here, and their bytes. */
+  readonly leases: number;
+  readonly leasedBytes: number;
+  /** Large values that were sent from where they were, those that were copied to be sent, … */
+  readonly spansSentInPlace: number;
+  readonly spansCopiedIn: number;
+  /** … those that were leased on arrival, and those that were copied then. */
+  readonly spansLeased: number;
+  readonly spansCopiedOut: number;
   readonly framesSent: number;
   readonly framesReceived: number;
   /** Times the peer was woken by a system call. */

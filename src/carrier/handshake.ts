@@ -18,6 +18,7 @@ import type { HandshakeMessage } from "../wire/hello.js";
 import {
   decodeHandshake,
   encodeHandshake,
+  FEATURE,
   FEATURES_SUPPORTED,
   handshakeLength,
   negotiate,
@@ -37,6 +38,24 @@ export interface LinkOptions {
   readonly pollMicros: number;
   /** Streams that this side accepts at once. */
   readonly maxStreams: number;
+  readonly isolation: Isolation | undefined;
+}
+
+/**
+ * How far the peer is trusted with memory that both have mapped.
+ *
+ * - "shared": large values are used where the peer wrote them. It could change them while they are read, so a check on a value could be
+ *   outrun; nothing but these values is exposed to that.
+ * - "snapshot": each large value is copied once to private memory before anything looks at it.
+ */
+export type Isolation = "shared" | "snapshot";
+
+/** The uid that stands for users who have no number in this user namespace. */
+const OVERFLOW_UID = 65534;
+
+/** Whether the peer's process belongs to this process's user, as the kernel has it. */
+export function isSameUser(peer: PeerCredentials): boolean {
+  return peer.uid === process.getuid?.() && peer.uid !== OVERFLOW_UID;
 }
 
 /** What a handshake leads to. */
@@ -211,7 +230,7 @@ export async function greet(addon: Addon, socket: ControlSocket, options: LinkOp
     if (answer.version < PROTOCOL_VERSION_MIN || answer.version > PROTOCOL_VERSION_MAX) {
       throw new ConnectError(`the server chose protocol version ${answer.version}, which this client does not speak`, Code.Unavailable);
     }
-    const link = makeLink(addon, socket, own, received, peer, options, answer.maxStreams);
+    const link = makeLink(addon, socket, own, received, peer, options, answer.maxStreams, answer.features & FEATURES_SUPPORTED);
     socket.handOver(link.carrier);
     return link;
   } catch (error) {
@@ -246,7 +265,7 @@ export async function welcome(
     if ("refusal" in agreed) throw new ConnectError(agreed.refusal, Code.FailedPrecondition);
     own = createOwnMemory(addon, options.geometry);
     // Joined before WELCOME: a peer whose memory cannot be mapped is refused with the reason.
-    const link = makeLink(addon, socket, own, received, peer, options, hello.maxStreams);
+    const link = makeLink(addon, socket, own, received, peer, options, hello.maxStreams, agreed.features);
     memory = link.memory;
     socket.send(
       { kind: "welcome", version: agreed.version, features: agreed.features, maxStreams: options.maxStreams },
@@ -285,9 +304,11 @@ function makeLink(
   peer: PeerCredentials,
   options: LinkOptions,
   peerMaxStreams: number,
+  features: number,
 ): Link {
-  const memory = joinMemory(addon, own, received.splice(0));
-  const carrier = new ShmCarrier(memory, socket, options.pollMicros);
+  const isShared = options.isolation === undefined ? isSameUser(peer) : options.isolation === "shared";
+  const memory = joinMemory(addon, own, received.splice(0), isShared);
+  const carrier = new ShmCarrier(memory, socket, options.pollMicros, (features & FEATURE.spans) !== 0);
   return { carrier, memory, peer, maxStreams: Math.min(options.maxStreams, peerMaxStreams) };
 }
 

@@ -5,7 +5,21 @@
 import { ARENA_UNIT_BYTES, FRAME_ALIGNMENT, RING_DATA_OFFSET } from "../memory/layout.js";
 import type { ConnectionMemory } from "../memory/segment.js";
 import { Violation } from "../memory/violation.js";
-import { BLOCK_PIECE_BYTES_MAX, BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, MESSAGE_BYTES_MAX } from "../wire/frame.js";
+import type { SpanEntry } from "../wire/frame.js";
+import {
+  BLOCK_PIECE_BYTES_MAX,
+  BLOCK_REFERENCE_BYTES,
+  FIELD,
+  FLAG,
+  FRAME_BYTES_MAX,
+  FRAME_HEADER_BYTES,
+  MESSAGE_BYTES_MAX,
+  readUint32,
+  SPAN,
+  SPAN_ENTRY_BYTES,
+  SPANS_MAX,
+  tableOffset,
+} from "../wire/frame.js";
 import type { ReceivedFrame } from "./carrier.js";
 
 /** The scratch holds what one step takes from the ring. The drain does not re-enter, so all connections share it. */
@@ -20,6 +34,9 @@ const STEP_FRAME_BYTES = 1024;
 const STEP_COPY_BYTES = 1 << 20;
 const COPY_LOOP_BYTES_MAX = 512;
 
+/** Of the frame that was opened last. */
+const entries: SpanEntry[] = Array.from({ length: SPANS_MAX }, () => ({ position: 0, byteLength: 0, unit: 0, generation: 0, offset: 0, flags: 0 }));
+
 export class Intake {
   /** The frame that was opened last; it and its memory are used again for the next. */
   readonly frame: ReceivedFrame = {
@@ -33,6 +50,9 @@ export class Intake {
     scratch,
     metadataOffset: 0,
     metadataLength: 0,
+    inlineLength: 0,
+    spans: entries,
+    spanCount: 0,
     pieceSource: scratch,
     pieceOffset: 0,
     following: false,
@@ -45,8 +65,11 @@ export class Intake {
   private readonly ringBytes: Uint8Array;
   private readonly ringWords: Int32Array;
   private readonly arena: ConnectionMemory["peerArena"];
+  private readonly spansAgreed: boolean;
 
-  constructor(peerRing: ArrayBuffer, peerArena: ConnectionMemory["peerArena"]) {
+  /** @param spansAgreed whether frames may have a splice table */
+  constructor(peerRing: ArrayBuffer, peerArena: ConnectionMemory["peerArena"], spansAgreed: boolean) {
+    this.spansAgreed = spansAgreed;
     this.ringBytes = new Uint8Array(peerRing, RING_DATA_OFFSET);
     this.ringWords = new Int32Array(peerRing, RING_DATA_OFFSET);
     this.arena = peerArena;
@@ -111,19 +134,59 @@ export class Intake {
     frame.messageLength = scratchWords[word + FIELD.messageLength] >>> 0;
     frame.pieceLength = scratchWords[word + FIELD.pieceLength] >>> 0;
     const inBlock = (frame.flags & FLAG.inBlock) !== 0;
-    const rest = byteLength - FRAME_HEADER_BYTES - frame.metadataLength;
+    const spanCount = scratchWords[word + FIELD.spanCount] >>> 0;
+    let bodyOffset = frame.metadataOffset + frame.metadataLength;
+    let spanBytes = 0;
+    if (spanCount > 0) {
+      if (!this.spansAgreed || spanCount > SPANS_MAX) throw new Violation("FRAME-4", `${spanCount} spans`);
+      bodyOffset = tableOffset(bodyOffset);
+      if (bodyOffset + spanCount * SPAN_ENTRY_BYTES > at + byteLength) throw new Violation("FRAME-2", "the splice table reaches past the frame");
+      spanBytes = this.openTable(bodyOffset >> 2, spanCount, frame.messageLength);
+      bodyOffset += spanCount * SPAN_ENTRY_BYTES;
+    }
+    frame.spanCount = spanCount;
+    frame.inlineLength = frame.messageLength - spanBytes;
+    const rest = at + byteLength - bodyOffset;
     if (rest !== (inBlock ? BLOCK_REFERENCE_BYTES : frame.pieceLength)) {
       throw new Violation("FRAME-2", `${rest} bytes after the metadata where ${frame.pieceLength} were announced`);
     }
-    if (frame.messageLength > MESSAGE_BYTES_MAX || frame.pieceLength > frame.messageLength) {
+    if (frame.messageLength > MESSAGE_BYTES_MAX || frame.pieceLength > frame.inlineLength) {
       throw new Violation("FRAME-3", `a piece of ${frame.pieceLength} bytes in a message of ${frame.messageLength}`);
     }
-    if (scratchWords[word + FIELD.spanCount] !== 0) throw new Violation("FRAME-4", "spans were not negotiated");
     frame.pieceSource = scratch;
-    frame.pieceOffset = frame.metadataOffset + frame.metadataLength;
+    frame.pieceOffset = bodyOffset;
     this.unit = 0;
     if (inBlock) this.openBlock(frame);
     return at + ((byteLength + (FRAME_ALIGNMENT - 1)) & -FRAME_ALIGNMENT);
+  }
+
+  /** Reads the splice table, and returns the bytes of all spans. @throws Violation */
+  private openTable(word: number, count: number, messageLength: number): number {
+    let spanBytes = 0;
+    let end = 0;
+    for (let i = 0; i < count; i++) {
+      const entry = entries[i];
+      entry.position = scratchWords[word++] >>> 0;
+      entry.byteLength = scratchWords[word++] >>> 0;
+      entry.unit = scratchWords[word++] >>> 0;
+      entry.generation = scratchWords[word++] >>> 0;
+      entry.offset = scratchWords[word++] >>> 0;
+      entry.flags = scratchWords[word++] >>> 0;
+      if (entry.position < end || entry.position + entry.byteLength > messageLength) {
+        throw new Violation("SPAN-1", `a span of ${entry.byteLength} bytes at ${entry.position} of a message of ${messageLength}`);
+      }
+      if ((entry.flags & SPAN.returned) === 0) {
+        const start = entry.unit * ARENA_UNIT_BYTES + entry.offset;
+        if (entry.flags !== 0 || entry.unit === 0 || start + entry.byteLength > this.arena.byteLength) {
+          throw new Violation("SPAN-2", `a span of ${entry.byteLength} bytes at ${entry.offset} of block ${entry.unit}, flags ${entry.flags}`);
+        }
+      } else if ((entry.flags & ~(SPAN.returned | SPAN.given)) !== 0) {
+        throw new Violation("SPAN-2", `a span with flags ${entry.flags}`);
+      }
+      end = entry.position + entry.byteLength;
+      spanBytes += entry.byteLength;
+    }
+    return spanBytes;
   }
 
   private openBlock(frame: ReceivedFrame): void {
@@ -136,8 +199,4 @@ export class Intake {
     frame.pieceSource = this.arena.upTo(offset + frame.pieceLength);
     frame.pieceOffset = offset;
   }
-}
-
-function readUint32(bytes: Uint8Array, at: number): number {
-  return (bytes[at] | (bytes[at + 1] << 8) | (bytes[at + 2] << 16) | (bytes[at + 3] << 24)) >>> 0;
 }

@@ -7,19 +7,23 @@
  * SHM-2  A drain never waits for space, so two sides that only send cannot deadlock.
  * SHM-3  The work of one step is bounded (`Intake.take`), so POLL-1 holds with large payloads too.
  */
-import { Arena, COMMIT_STEP_BYTES } from "../memory/arena.js";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { COMMIT_STEP_BYTES } from "../memory/arena.js";
+import { collectSoon } from "../memory/collect.js";
 import { CpuHint } from "../memory/cpu-hint.js";
 import { AWAIT, Bell, Sleeper } from "../memory/doorbell.js";
-import { ARENA_UNIT_BYTES, RING_DATA_OFFSET } from "../memory/layout.js";
-import { ReleaseReader, ReleaseWriter } from "../memory/releases.js";
+import { RING_DATA_OFFSET } from "../memory/layout.js";
+import type { LeaseHandle, LeaseLifetime } from "../memory/lease.js";
 import { RingReader, RingWriter } from "../memory/ring.js";
 import type { ConnectionMemory } from "../memory/segment.js";
 import { Violation } from "../memory/violation.js";
 import type { WordAccess } from "../memory/words.js";
-import { BLOCK_REFERENCE_BYTES, FLAG, FRAME_BYTES_MAX } from "../wire/frame.js";
+import { BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, KIND, packKindFlagsCode, readUint32, SPANS_MAX, writeUint32 } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
-import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver } from "./carrier.js";
+import { Blocks } from "./blocks.js";
+import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, ReceivedFrame, SpanSource } from "./carrier.js";
 import { Intake } from "./intake.js";
+import { LoanQueue } from "./loan-queue.js";
 import { Patience } from "./patience.js";
 import type { Pollable } from "./poller.js";
 import { poller } from "./poller.js";
@@ -33,13 +37,11 @@ export interface DoorbellLine {
   close(): void;
 }
 
+/** How long to wait for blocks before the peer is told, at first; then twice as long each time. */
+const STARVED_AFTER_MS = 10;
+const STARVED_AGAIN_MS_MAX = 1000;
 /** Bytes of a large message that go into one block: large enough to copy at full speed, small enough to stay in the caches. */
 const PIECE_BYTES_MAX = 128 << 10;
-/**
- * Bytes of large messages that are in blocks at once: enough for one side to copy in while the other copies out, little
- * enough that a small message never waits long behind them.
- */
-const IN_FLIGHT_BYTES_MAX = 2 << 20;
 /** An arena that nobody used for this long gives its memory back. */
 const TRIM_AFTER_MS = 10_000;
 /** After a ring for which the kernel had no memory. */
@@ -58,26 +60,31 @@ export class ShmCarrier implements Carrier, Pollable {
   closed = false;
   readonly patience: Patience;
 
-  /** As far as blocks were handed out. */
-  private arenaBytes: Uint8Array;
   private readonly memory: ConnectionMemory;
   private readonly line: DoorbellLine;
   private receiver: FrameReceiver | undefined;
   private readonly writer: RingWriter;
   private readonly reader: RingReader;
-  private readonly arena: Arena;
-  private readonly releasesIn: ReleaseReader;
-  private readonly releasesOut: ReleaseWriter;
+  readonly blocks: Blocks | undefined;
+  private readonly memoryBlocks: Blocks;
+  private readonly loans: LoanQueue;
+  readonly spanSource: SpanSource;
+  /** Releases that have to follow frames on their way, as unit and generation. */
+  private readonly orderedReleases: number[] = [];
   private readonly sleeper: Sleeper;
   private readonly bell: Bell;
   private readonly cpuHint: CpuHint;
-  private readonly releaseSlots: number;
+  /** What the outbox waits for. */
+  private outboxAwaits: number = AWAIT.frames;
   private awaiting: number = AWAIT.frames;
   private servesPeer = false;
   private kept = false;
   private lineKept = false;
-  private readonly onRelease = (unit: number, generation: number) => this.arena.release(unit, generation);
   private readonly intake: Intake;
+  /** Of the frame that is being delivered: which spans the receiver took. */
+  private readonly spansTaken = new Uint8Array(SPANS_MAX);
+  private starvation: NodeJS.Timeout | undefined;
+  private saysStarved = false;
   private trimTimer: NodeJS.Timeout | undefined;
   private ringsTaken = 0;
   private fruitlessWakes = 0;
@@ -85,28 +92,39 @@ export class ShmCarrier implements Carrier, Pollable {
   private framesReceived = 0;
   private rung = 0;
 
-  constructor(memory: ConnectionMemory, line: DoorbellLine, pollMicros: number, words: WordAccess = Atomics) {
+  /** @param spans whether large values may stay where they are, instead of travelling in pieces */
+  constructor(memory: ConnectionMemory, line: DoorbellLine, pollMicros: number, spans: boolean, words: WordAccess = Atomics) {
     const { ownRing, peerRing, ownArena, ownGeometry, peerGeometry } = memory;
     this.memory = memory;
     this.line = line;
     this.patience = new Patience(pollMicros);
     this.ringBytes = new Uint8Array(ownRing, RING_DATA_OFFSET);
     this.ringWords = new Int32Array(ownRing, RING_DATA_OFFSET);
-    this.arenaBytes = ownArena.upTo(0);
     // A small arena still holds several pieces at once.
     this.pieceBytesMax = Math.min(PIECE_BYTES_MAX, Math.floor(ownArena.byteLength / 4));
     const own = new Int32Array(ownRing, 0, RING_DATA_OFFSET / 4);
     const peer = new Int32Array(peerRing, 0, RING_DATA_OFFSET / 4);
     this.writer = new RingWriter(own, peer, ownGeometry.ringBytes, words);
     this.reader = new RingReader(own, peer, peerGeometry.ringBytes, words);
-    this.releasesOut = new ReleaseWriter(own, ownGeometry.releaseSlots, words);
-    this.releasesIn = new ReleaseReader(peer, peerGeometry.releaseSlots, words);
-    this.releaseSlots = peerGeometry.releaseSlots;
     this.sleeper = new Sleeper(own, words);
     this.bell = new Bell(peer, words);
     this.cpuHint = new CpuHint(own, peer, words);
-    this.arena = new Arena(memory.ownPages, memory.budget, () => poller.touch(this));
-    this.intake = new Intake(peerRing, memory.peerArena);
+    const port = {
+      onRoom: () => poller.touch(this),
+      // SYNC release.publish, bell.park
+      onReleased: () => {
+        if (this.bell.mustRing(AWAIT.blocks)) this.ring();
+      },
+      sendRelease: (unit: number, generation: number) => {
+        this.orderedReleases.push(unit, generation);
+        poller.touch(this);
+      },
+    };
+    this.memoryBlocks = new Blocks(memory, port, words);
+    this.loans = new LoanQueue(this.memoryBlocks);
+    this.blocks = spans ? this.memoryBlocks : undefined;
+    this.intake = new Intake(peerRing, memory.peerArena, spans);
+    this.spanSource = { takeSpan: (index, lifetime, taker, handles) => this.takeSpan(index, lifetime, taker, handles) };
   }
 
   /**
@@ -150,53 +168,64 @@ export class ShmCarrier implements Carrier, Pollable {
   }
 
   placePiece(source: Parts, byteLength: number, at: number): number {
-    const unit = this.arena.outstandingBytes + byteLength > IN_FLIGHT_BYTES_MAX ? -1 : this.allocate(byteLength);
-    if (unit < 0) return -1;
-    source.copyTo(this.arenaBytes, unit * ARENA_UNIT_BYTES, byteLength);
+    const unit = this.guarded(() => this.memoryBlocks.placePiece(source, byteLength));
+    if (unit === undefined || unit < 0) return -1;
     writeUint32(this.ringBytes, at, unit);
-    writeUint32(this.ringBytes, at + 4, this.arena.generationOf(unit));
+    writeUint32(this.ringBytes, at + 4, this.memoryBlocks.arena.generationOf(unit));
     return BLOCK_REFERENCE_BYTES;
   }
 
-  /** A block of `byteLength` bytes: its unit, or −1 when there is none at the moment. */
-  private allocate(byteLength: number): number {
-    if (this.closed) return -1;
-    try {
-      if (this.arena.outstanding > 0) this.collectReleases();
-    } catch (error) {
-      this.close(closedBy(error));
-      return -1;
-    }
-    // RELEASE-1: never more blocks out than the peer has slots to release them.
-    if (this.arena.outstanding >= this.releaseSlots) return -1;
-    let unit = this.arena.allocate(byteLength);
-    if (unit < 0 && this.arena.grow()) unit = this.arena.allocate(byteLength);
-    if (unit < 0) return unit;
-    try {
-      this.arenaBytes = this.memory.ownArena.upTo(unit * ARENA_UNIT_BYTES + byteLength);
-      return unit;
-    } catch (error) {
-      // No address space or no mapping left: like no memory.
-      this.arena.abandon(unit, error);
-      return -1;
-    }
+  loan(byteLength: number, signal: AbortSignal): Promise<Uint8Array> {
+    const loan = this.guarded(() => this.loans.take(byteLength, signal, () => this.sayAwaited()));
+    return loan ?? Promise.reject(new ConnectError("the connection is over", Code.Unavailable));
   }
 
-  private collectReleases(): void {
-    if (this.releasesIn.hasReleases()) this.releasesIn.collect(this.onRelease);
+  /** For what the user calls: a violation that it comes upon ends the connection. Undefined then, or if it is over. */
+  private guarded<T>(act: () => T): T | undefined {
+    if (this.closed) return undefined;
+    try {
+      return act();
+    } catch (error) {
+      if (!(error instanceof Violation)) throw error;
+      this.close(closedBy(error));
+      return undefined;
+    }
   }
 
   get exhausted(): string | undefined {
-    return this.arena.exhausted;
+    return this.memoryBlocks.arena.exhausted;
   }
 
   await(space: boolean, blocks: boolean): void {
     if (this.closed) return;
-    const awaiting = AWAIT.frames | (space ? AWAIT.space : 0) | (blocks ? AWAIT.blocks : 0);
+    this.outboxAwaits = AWAIT.frames | (space ? AWAIT.space : 0) | (blocks ? AWAIT.blocks : 0);
+    this.sayAwaited();
+  }
+
+  private sayAwaited(): void {
+    const releases = this.orderedReleases.length > 0 || this.saysStarved ? AWAIT.space : 0;
+    const awaiting = this.outboxAwaits | releases | (this.loans.size > 0 ? AWAIT.blocks : 0);
+    if ((awaiting & AWAIT.blocks) !== 0 && this.starvation === undefined) this.watchStarvation(STARVED_AFTER_MS);
     const more = (awaiting & ~this.awaiting) !== 0;
     this.awaiting = awaiting;
     // Asleep, we said what we await; the poller parks again with the new answer.
     if (more) poller.touch(this);
+  }
+
+  /** Garbage may hold what this side waits for: then it is collected here, and the peer is told. */
+  private watchStarvation(delayMs: number): void {
+    const { releases } = this.memoryBlocks;
+    this.starvation = setTimeout(() => {
+      this.starvation = undefined;
+      if (this.closed || (this.awaiting & AWAIT.blocks) === 0) return;
+      const isStarving = releases === this.memoryBlocks.releases;
+      if (isStarving) {
+        if (this.memoryBlocks.holdsOwn) collectSoon();
+        this.saysStarved = true;
+        poller.touch(this);
+      }
+      this.watchStarvation(isStarving ? Math.min(delayMs * 2, STARVED_AGAIN_MS_MAX) : STARVED_AFTER_MS);
+    }, delayMs).unref();
   }
 
   // What the poller calls.
@@ -206,18 +235,56 @@ export class ShmCarrier implements Carrier, Pollable {
     try {
       let found = this.writer.hasUnpublished;
       if (found) this.publish();
-      if (this.arena.outstanding > 0) this.collectReleases();
+      if (this.memoryBlocks.arena.outstanding > 0) this.memoryBlocks.collectReleases();
       if (this.drain() > 0) found = true;
-      if (!this.closed && this.awaiting !== AWAIT.frames && this.receiver!.onRoom()) {
+      if (!this.closed && this.awaiting !== AWAIT.frames && this.useRoom()) {
         this.fruitlessWakes = 0;
         found = true;
       }
+      if ((this.saysStarved || this.orderedReleases.length > 0) && !this.closed) this.sendOwnFrames();
       if (!this.closed) this.publish();
       return found;
     } catch (error) {
       this.close(closedBy(error));
       return true;
     }
+  }
+
+  private useRoom(): boolean {
+    const served = this.loans.size > 0 && this.loans.serve();
+    const pumped = this.outboxAwaits !== AWAIT.frames && this.receiver!.onRoom();
+    this.sayAwaited();
+    return served || pumped;
+  }
+
+  /** SUBTLE: in a step and not at once: a lease may end while a message is being encoded at the ring's tail. */
+  private sendOwnFrames(): void {
+    let sent = 0;
+    for (; sent < this.orderedReleases.length; sent += 2) {
+      if (!this.writeOwnFrame(KIND.release, BLOCK_REFERENCE_BYTES)) break;
+      const at = this.index + FRAME_HEADER_BYTES;
+      writeUint32(this.ringBytes, at, this.orderedReleases[sent]);
+      writeUint32(this.ringBytes, at + 4, this.orderedReleases[sent + 1]);
+      this.commit(FRAME_HEADER_BYTES + BLOCK_REFERENCE_BYTES);
+    }
+    this.orderedReleases.splice(0, sent);
+    if (this.saysStarved && this.writeOwnFrame(KIND.starved, 0)) {
+      this.saysStarved = false;
+      this.commit(FRAME_HEADER_BYTES);
+    }
+    if (!this.closed) this.sayAwaited();
+  }
+
+  /** Writes the header of a frame of the connection itself, if there is room. */
+  private writeOwnFrame(kind: number, metadataLength: number): boolean {
+    const byteLength = FRAME_HEADER_BYTES + metadataLength;
+    if (this.freeBytes() < byteLength) return false;
+    const at = this.index >> 2;
+    this.ringWords.fill(0, at, at + FRAME_HEADER_BYTES / 4);
+    this.ringWords[at + FIELD.byteLength] = byteLength;
+    this.ringWords[at + FIELD.kindFlagsCode] = packKindFlagsCode(kind, 0, 0);
+    this.ringWords[at + FIELD.metadataLength] = metadataLength;
+    return true;
   }
 
   get expecting(): boolean {
@@ -237,22 +304,23 @@ export class ShmCarrier implements Carrier, Pollable {
       this.sleeper.wake();
       return false;
     }
-    if (this.arena.committedBytes > COMMIT_STEP_BYTES) this.trimLater();
+    if (this.memoryBlocks.arena.committedBytes > COMMIT_STEP_BYTES) this.trimLater();
     return true;
   }
 
   /** Gives the arena's memory back if it is not used for a while. */
   private trimLater(): void {
     if (this.trimTimer !== undefined) return;
-    const { allocations } = this.arena;
+    const { arena } = this.memoryBlocks;
+    const { allocations } = arena;
     this.trimTimer = setTimeout(() => {
       this.trimTimer = undefined;
       if (this.closed) return;
       try {
         // The last blocks may have come back after this side went to sleep.
-        this.collectReleases();
-        if (this.arena.allocations === allocations) this.arena.trim();
-        if (this.arena.committedBytes > COMMIT_STEP_BYTES) this.trimLater();
+        this.memoryBlocks.collectReleases();
+        if (arena.allocations === allocations) arena.trim();
+        if (arena.committedBytes > COMMIT_STEP_BYTES) this.trimLater();
       } catch (error) {
         this.close(closedBy(error));
       }
@@ -273,7 +341,7 @@ export class ShmCarrier implements Carrier, Pollable {
 
   private hasRoom(): boolean {
     if ((this.awaiting & AWAIT.space) !== 0 && this.writer.headMoved()) return true;
-    return (this.awaiting & AWAIT.blocks) !== 0 && this.releasesIn.hasReleases();
+    return (this.awaiting & AWAIT.blocks) !== 0 && this.memoryBlocks.hasReleases();
   }
 
   /** The doorbell rang `rings` times since the last call. */
@@ -322,16 +390,43 @@ export class ShmCarrier implements Carrier, Pollable {
   private deliver(at: number): number {
     const next = this.intake.open(at);
     const { frame, unit, generation } = this.intake;
+    const { spanCount } = frame;
     this.framesReceived++;
-    this.receiver!.onFrame(frame);
+    if (frame.kind === KIND.release) this.onReleaseFrame(frame);
+    else if (frame.kind === KIND.starved) this.onStarved();
+    else this.receiver!.onFrame(frame);
+    if (this.closed) return next;
     // The receiver has copied what lies in a block, so it can go back at once.
-    if (unit !== 0 && !this.closed) {
-      this.releasesOut.release(unit, generation);
-      this.releasesOut.publish();
-      // SYNC release.publish, bell.park
-      if (this.bell.mustRing(AWAIT.blocks)) this.ring();
-    }
+    if (unit !== 0) this.memoryBlocks.releaseToPeer(unit, generation);
+    if (spanCount > 0) this.discardSpans(frame, spanCount);
     return next;
+  }
+
+  private takeSpan(index: number, lifetime: LeaseLifetime, taker: string, handles: LeaseHandle[]): Uint8Array {
+    const entry = this.intake.frame.spans[index];
+    const bytes = this.memoryBlocks.take(entry, lifetime, taker, handles);
+    this.spansTaken[index] = 1;
+    return bytes;
+  }
+
+  /** What the receiver did not take goes back. */
+  private discardSpans(frame: ReceivedFrame, spanCount: number): void {
+    for (let i = 0; i < spanCount; i++) {
+      if (this.spansTaken[i] === 0) this.memoryBlocks.discard(frame.spans[i]);
+      this.spansTaken[i] = 0;
+    }
+  }
+
+  /** @throws Violation */
+  private onReleaseFrame({ scratch, metadataOffset, metadataLength }: ReceivedFrame): void {
+    if (metadataLength !== BLOCK_REFERENCE_BYTES) throw new Violation("FRAME-7", `a release of ${metadataLength} bytes`);
+    this.memoryBlocks.released(readUint32(scratch, metadataOffset), readUint32(scratch, metadataOffset + 4));
+    if (this.awaiting !== AWAIT.frames) poller.touch(this);
+  }
+
+  private onStarved(): void {
+    // Not here: it takes long, and other frames wait.
+    if (this.memoryBlocks.holdsPeers) setImmediate(collectSoon);
   }
 
   // Life.
@@ -359,18 +454,18 @@ export class ShmCarrier implements Carrier, Pollable {
     this.closed = true;
     poller.remove(this);
     clearTimeout(this.trimTimer);
+    clearTimeout(this.starvation);
     this.line.close();
-    this.arena.close();
+    this.memoryBlocks.close();
     this.memory.close();
+    this.loans.rejectAll(new ConnectError(`connection lost: ${reason.detail}`, Code.Unavailable));
     this.receiver?.onClosed(reason);
   }
 
   stats(): CarrierStats {
     return {
       ringBytes: this.writer.capacity,
-      arenaBytes: this.arena.byteLength,
-      arenaCommittedBytes: this.arena.committedBytes,
-      arenaInUseBytes: this.arena.outstandingBytes,
+      ...this.memoryBlocks.stats(),
       framesSent: this.framesSent,
       framesReceived: this.framesReceived,
       doorbellsRung: this.rung,
@@ -383,11 +478,4 @@ export class ShmCarrier implements Carrier, Pollable {
 function closedBy(error: unknown): CarrierClosed {
   if (error instanceof Violation) return { cause: "violation", detail: error.message };
   return { cause: "failure", detail: error instanceof Error ? (error.stack ?? error.message) : String(error) };
-}
-
-function writeUint32(bytes: Uint8Array, at: number, value: number): void {
-  bytes[at] = value;
-  bytes[at + 1] = value >>> 8;
-  bytes[at + 2] = value >>> 16;
-  bytes[at + 3] = value >>> 24;
 }

@@ -1,5 +1,6 @@
 /** Messages to wire bytes, straight into the target; only what does not come out right at once is measured before it is written. */
 import type { BinaryWriteOptions, DescMessage, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
+import { bytesHooks } from "./bytes-hooks.js";
 import { beginPart } from "./closure-write.js";
 import type { Values } from "./fields.js";
 import type { MessageType } from "./message-type.js";
@@ -33,6 +34,10 @@ const MESSAGE_BYTES_MAX = 2 ** 31 - 1;
 /** Lengths of nested parts that are kept room for between messages. */
 const MEMO_SLOTS_KEPT = 1 << 16;
 const NO_SPANS: Span[] = [];
+const INLINE_SLAB_BYTES = 16384;
+const INLINE_SHARE_MAX = 1024;
+let inlineSlab = new Uint8Array(INLINE_SLAB_BYTES);
+let inlineUsed = 0;
 
 /** Exact number of bytes of the message's wire form. @throws Error that names the field if a value is not of its field's type */
 export function sizeOf<D extends DescMessage>(schema: D, message: Encodable<D>, options?: EncodeOptions): number {
@@ -111,7 +116,7 @@ export function ropeOfType(type: MessageType, message: Values, writeUnknown: boo
   W.spans = spans;
   try {
     const byteLength = checkedLength(type.size(message));
-    const inline = new Uint8Array(byteLength - W.spanBytesSized);
+    const inline = newInline(byteLength - W.spanBytesSized);
     W.sized = true;
     const end = type.write(message, inline, 0, inline.length);
     if (end !== inline.length || end + W.spanBytes !== byteLength) throw changedMeanwhile(type);
@@ -122,6 +127,21 @@ export function ropeOfType(type: MessageType, message: Values, writeUnknown: boo
     W.spans = NO_SPANS;
     leave(outer);
   }
+}
+
+/**
+ * Small ones share memory: making an ArrayBuffer can start a collection of V8's young generation when a large one, such as a leased
+ * payload's, was made just before.
+ */
+function newInline(byteLength: number): Uint8Array {
+  if (byteLength > INLINE_SHARE_MAX) return new Uint8Array(byteLength);
+  if (inlineUsed + byteLength > inlineSlab.length) {
+    inlineSlab = new Uint8Array(INLINE_SLAB_BYTES);
+    inlineUsed = 0;
+  }
+  const from = inlineUsed;
+  inlineUsed += byteLength;
+  return inlineSlab.subarray(from, inlineUsed);
 }
 
 /** Starts an encoding, which may be one within another: a getter of a message may encode one of its own. */
@@ -137,6 +157,8 @@ function enter(type: MessageType, message: Values, writeUnknown: boolean): typeo
   W.spanBytes = 0;
   W.next = W.top;
   W.keysNext = W.keysTop;
+  // Asked for by whoever started the outermost encoding only.
+  W.noting = outer === undefined && bytesHooks.noting;
   return outer;
 }
 

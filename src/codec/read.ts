@@ -22,6 +22,8 @@ export const R = {
   keepUnknown: true,
   /** Whether decoded bytes are views of the input. */
   views: false,
+  /** Where each value of bytes goes that is decoded, besides its message; each then has an ArrayBuffer of its own. */
+  collected: undefined as Uint8Array[] | undefined,
   /** Whether bytes that are spans are handed on as they are. */
   spanViews: false,
   // The halves of a 64-bit integer on its way.
@@ -248,6 +250,12 @@ let slabUsed = 0;
 
 /** `n` bytes at `p`, as a view or a copy. */
 export function bytesAt(b: Uint8Array, p: number, n: number): Uint8Array {
+  if (R.collected !== undefined) {
+    const own = new Uint8Array(n);
+    own.set(b.subarray(p, p + n));
+    R.collected.push(own);
+    return own;
+  }
   if (R.views) return new Uint8Array(b.buffer, b.byteOffset + p, n);
   if (n > SLAB_SHARE_MAX) {
     // Every byte is written at once, so none is zeroed before.
@@ -266,6 +274,16 @@ export function bytesAt(b: Uint8Array, p: number, n: number): Uint8Array {
   if (n > LOOP_BYTES_MAX) slab.set(b.subarray(p, p + n), from);
   else for (let i = 0; i < n; i++) slab[from + i] = b[p + i];
   return new Uint8Array(slab.buffer, from, n);
+}
+
+/** Runs a decoding that puts each value of bytes into `target` too, if there is one. */
+export function collectingBytes<T>(target: Uint8Array[] | undefined, decode: () => T): T {
+  R.collected = target;
+  try {
+    return decode();
+  } finally {
+    R.collected = undefined;
+  }
 }
 
 /** Skips the value of a field nobody knows, whose tag was just read. `budget`: how deep groups may be nested in it. */

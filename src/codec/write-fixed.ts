@@ -1,5 +1,6 @@
 /** Writing packed fields of fixed-width values (double, float, fixed32, …): in bulk, or as spans. */
 import { ScalarType } from "@bufbuild/protobuf";
+import { bytesHooks } from "./bytes-hooks.js";
 import { varint32Length, putVarint32 } from "./utf8.js";
 import { delimitedLength, putRaw, putSpan, putTag, split64, splitUnsigned64, toDouble, toFloat, toInt32, toUint32, W } from "./write.js";
 
@@ -48,6 +49,7 @@ const chunks = [CHUNK_BYTES, 1024, 256, 64, 8, 4].map((byteLength) => chunkBytes
 export function putPackedFixed(b: Uint8Array, p: number, limit: number, list: ArrayLike<unknown>, type: ScalarType, width: number, label: string): number {
   const byteLength = list.length * width;
   const bytes = list instanceof fixedArrayOf(type)! ? new Uint8Array((list).buffer, (list).byteOffset, byteLength) : undefined;
+  if (W.noting && bytes !== undefined) bytesHooks.note(bytes);
   if (byteLength >= W.spanBytesMin) return putSpan(b, p, limit, bytes ?? packedBytes(list, type, width, label));
   if (p + varint32Length(byteLength) + byteLength > limit) return -1;
   p = putVarint32(b, p, byteLength);

@@ -6,6 +6,7 @@
  * WRITE-1  No byte outside of [offset, limit) is written, whatever the message does meanwhile.
  */
 import { ScalarType } from "@bufbuild/protobuf";
+import { bytesHooks } from "./bytes-hooks.js";
 import { putString, putVarint32, utf8Length, varint32Length } from "./utf8.js";
 import type { Span } from "./rope.js";
 
@@ -38,6 +39,8 @@ export const W = {
   /** Bytes of spans left out while writing. */
   spanBytes: 0,
   spans: [] as Span[],
+  /** Whether somebody asks for the loans among what is written. */
+  noting: false,
   /** The halves of a 64-bit integer on its way. */
   lo: 0,
   hi: 0,
@@ -322,6 +325,7 @@ export function putText(b: Uint8Array, p: number, limit: number, value: unknown)
 export function toBytes(value: unknown, label: string): Uint8Array {
   if (ArrayBuffer.isView(value) && (value as Uint8Array).BYTES_PER_ELEMENT === 1) {
     if (value.byteLength === 0) requireAttached(value as Uint8Array, label);
+    if (W.noting) bytesHooks.note(value);
     return value as Uint8Array;
   }
   if (W.lenient && Array.isArray(value)) return new Uint8Array(value as number[]);
@@ -329,12 +333,12 @@ export function toBytes(value: unknown, label: string): Uint8Array {
 }
 
 /** An array that lost its memory looks empty; sent as such, data would be lost in silence. @throws Error naming the field */
-export function requireAttached(array: { at(index: number): unknown }, label: string): void {
+export function requireAttached(array: ArrayBufferView & { at(index: number): unknown }, label: string): void {
   try {
     // Finds nothing in an empty array, and throws for a detached one.
     array.at(0);
   } catch {
-    throw fault(label, "its memory is gone: the ArrayBuffer is detached, because it was transferred or given away by an earlier call");
+    throw fault(label, `its memory is gone: ${bytesHooks.explainGone(array)}`);
   }
 }
 

@@ -18,9 +18,9 @@ test("limits that allow nothing are refused by name", () => {
   }
 });
 
-test("sizes of memory default to a ring of 256 KiB and an arena of 64 MiB, and wrong ones are refused", () => {
-  assert.deepEqual(geometryOf({}), { ringBytes: 262144, arenaBytes: 67108864, releaseSlots: 4096 });
-  assert.equal(geometryOf({ memory: { ringBytes: 65536 } }).arenaBytes, 67108864);
+test("sizes of memory default to a ring of 256 KiB and an arena of 256 MiB, and wrong ones are refused", () => {
+  assert.deepEqual(geometryOf({}), { ringBytes: 262144, arenaBytes: 268435456, releaseSlots: 4096 });
+  assert.equal(geometryOf({ memory: { ringBytes: 65536 } }).arenaBytes, 268435456);
   for (const memory of [{ ringBytes: 65535 }, { arenaBytes: 1 }]) {
     assert.throws(() => geometryOf({ memory }), (error) => error instanceof ConnectError && error.code === Code.InvalidArgument);
   }

@@ -1,11 +1,14 @@
 /** Options that both ends share, and how they are checked. */
 import type { BinaryReadOptions, BinaryWriteOptions } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
+import type { Isolation } from "../carrier/handshake.js";
 import { WINDOW_MICROS_DEFAULT, WINDOW_MICROS_MAX } from "../carrier/patience.js";
 import type { MessageCodecFactory } from "../codec/codec.js";
 import { createProtobufCodec } from "../codec/codec.js";
 import type { ArenaGeometry, RingGeometry } from "../memory/layout.js";
 import { arenaComplaint, ringComplaint } from "../memory/layout.js";
+import type { LeaseLifetime } from "../memory/lease.js";
+import { LEASE_LIFETIMES } from "../memory/lease.js";
 import type { Addon } from "../os/addon.js";
 import { loadAddon } from "../os/addon.js";
 import { cpuQuotaCores } from "../os/cgroup.js";
@@ -23,9 +26,9 @@ export interface CommonOptions {
    * and fails loudly where it cannot be had. This version has shared memory only.
    */
   readonly carrier?: "auto" | "shm";
-  /** Largest message this side accepts, in bytes; by default protobuf's limit of 2 GiB − 64 KiB. */
+  /** Largest message this side accepts, in bytes; by default protobuf's limit of 2 GiB − 1. */
   readonly readMaxBytes?: number;
-  /** Largest message this side sends, in bytes; by default protobuf's limit of 2 GiB − 64 KiB. */
+  /** Largest message this side sends, in bytes; by default protobuf's limit of 2 GiB − 1. */
   readonly writeMaxBytes?: number;
   /** Options of the protobuf binary format, for example `{ writeUnknownFields: false }`. */
   readonly binaryOptions?: Partial<BinaryReadOptions & BinaryWriteOptions>;
@@ -37,11 +40,21 @@ export interface CommonOptions {
    * turning for more than 200 µs; `false` never polls.
    */
   readonly polling?: false | { readonly maxMicros: number };
+  /**
+   * How long received `bytes` (and packed fields) that were not copied stay valid: "collected" by default. Large values are not
+   * copied on arrival but leased from the sender's memory; see {@link LeaseLifetime}.
+   */
+  readonly leases?: LeaseLifetime;
+  /**
+   * How far the other end is trusted with shared memory: "shared" by default for processes of the same user, else "snapshot", which
+   * copies large values before anything looks at them (so there are no leases). See {@link Isolation}.
+   */
+  readonly isolation?: Isolation;
   /** Sizes of the shared memory that this side creates per connection, in bytes. */
   readonly memory?: {
     /** The ring of small messages: a power of two, at least 64 KiB; 256 KiB by default. */
     readonly ringBytes?: number;
-    /** The most that payloads in flight may occupy: a multiple of 64 KiB; 64 MiB by default. Committed only as needed. */
+    /** The most that payloads in flight may occupy: a multiple of 64 KiB; 256 MiB by default. Committed only as needed. */
     readonly arenaBytes?: number;
   };
   /** How long the handshake of a new connection may take, in milliseconds; 5000 by default. */
@@ -49,7 +62,7 @@ export interface CommonOptions {
 }
 
 const RING_BYTES_DEFAULT = 256 << 10;
-const ARENA_BYTES_DEFAULT = 64 << 20;
+const ARENA_BYTES_DEFAULT = 256 << 20;
 const RELEASE_SLOTS = 4096;
 const HANDSHAKE_TIMEOUT_MS_DEFAULT = 5000;
 
@@ -72,6 +85,19 @@ export function geometryOf(options: CommonOptions): RingGeometry & ArenaGeometry
   const complaint = ringComplaint(geometry) ?? arenaComplaint(geometry);
   if (complaint !== undefined) throw new ConnectError(`option memory: ${complaint}`, Code.InvalidArgument);
   return geometry;
+}
+
+/** @throws ConnectError `InvalidArgument` for something else */
+export function lifetimeOf(leases: LeaseLifetime | undefined): LeaseLifetime {
+  if (leases === undefined) return "collected";
+  if (LEASE_LIFETIMES.includes(leases)) return leases;
+  throw new ConnectError(`option leases: expected one of ${LEASE_LIFETIMES.join(", ")}, not ${String(leases)}`, Code.InvalidArgument);
+}
+
+/** @throws ConnectError `InvalidArgument` for something else */
+export function isolationOf(isolation: Isolation | undefined): Isolation | undefined {
+  if (isolation === undefined || isolation === "shared" || isolation === "snapshot") return isolation;
+  throw new ConnectError(`option isolation: expected "shared" or "snapshot", not ${String(isolation)}`, Code.InvalidArgument);
 }
 
 export function handshakeTimeoutOf(options: CommonOptions): number {

@@ -16,6 +16,7 @@ function collect(routes: (router: ConnectRouter) => void) {
     interceptors: [pass],
     maxTimeoutMs: 300,
     shutdownSignal: undefined,
+    leases: "collected",
     codecFor: () => createProtobufCodec(),
   });
 }
@@ -33,7 +34,7 @@ test("a method that is registered again replaces the first, with its own options
     router.rpc(TestService.method.wait, () => ({}), { maxTimeoutMs: 8, interceptors: [] });
   });
   const { options } = served.get("/isthmus.test.TestService/Wait") as ServerMethod;
-  assert.deepEqual({ ...options }, { readMaxBytes: 100, writeMaxBytes: 200, maxTimeoutMs: 8, interceptors: [], shutdownSignal: undefined });
+  assert.deepEqual({ ...options }, { readMaxBytes: 100, writeMaxBytes: 200, maxTimeoutMs: 8, leases: "collected", interceptors: [], shutdownSignal: undefined });
   assert.equal((served.get("/isthmus.test.TestService/Echo") as ServerMethod).options.readMaxBytes, 7);
 });
 

@@ -4,19 +4,22 @@ import { create, isMessage } from "@bufbuild/protobuf";
 import type { ConnectRouter, Interceptor, MethodImplSpec, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
 import { createMethodImplSpec, createServiceImplSpec } from "@connectrpc/connect";
 import type { MessageCodecFactory } from "../codec/codec.js";
+import type { LeaseLifetime } from "../memory/lease.js";
 import type { CallContext } from "../rpc/context.js";
 import { URL_BASE } from "../rpc/context.js";
 import type { ServerMethod, ServerMethodOptions } from "../rpc/server.js";
 import type { CallLimits } from "./options.js";
-import { checkLimits } from "./options.js";
+import { checkLimits, lifetimeOf } from "./options.js";
 
-type RouteOptions = Parameters<ConnectRouter["rpc"]>[2] & object;
+/** Connect's, and Isthmus's own. */
+type RouteOptions = Parameters<ConnectRouter["rpc"]>[2] & { readonly leases?: LeaseLifetime };
 
 /** Options of a service, as Connect's router takes them; those that concern HTTP only are ignored. */
 export interface RouteDefaults extends CallLimits {
   readonly interceptors: readonly Interceptor[];
   readonly maxTimeoutMs: number;
   readonly shutdownSignal: AbortSignal | undefined;
+  readonly leases: LeaseLifetime;
   readonly codecFor: (options: RouteOptions | undefined) => MessageCodecFactory;
 }
 
@@ -54,6 +57,7 @@ function serve(spec: MethodImplSpec & { kind: "unary" }, path: string, defaults:
   const merged: ServerMethodOptions = {
     ...limits,
     maxTimeoutMs: options?.maxTimeoutMs ?? defaults.maxTimeoutMs,
+    leases: options?.leases === undefined ? defaults.leases : lifetimeOf(options.leases),
     interceptors: options?.interceptors ?? defaults.interceptors,
     shutdownSignal: options?.shutdownSignal ?? defaults.shutdownSignal,
   };
@@ -66,6 +70,7 @@ function serve(spec: MethodImplSpec & { kind: "unary" }, path: string, defaults:
     input: codec(spec.method.input),
     output: codec(spec.method.output),
     options: merged,
+    reception: { lifetime: merged.leases, taker: path },
   };
 }
 

@@ -3,7 +3,7 @@ import type { ContextValues, ConnectRouter, Interceptor } from "@connectrpc/conn
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import { parseAddress } from "../carrier/address.js";
 import type { CarrierClosed } from "../carrier/carrier.js";
-import { ControlSocket, welcome } from "../carrier/handshake.js";
+import { ControlSocket, isSameUser, welcome } from "../carrier/handshake.js";
 import { inRootContext } from "../carrier/root-context.js";
 import type { Listener, ListenOptions } from "../carrier/listen.js";
 import { listen } from "../carrier/listen.js";
@@ -13,7 +13,7 @@ import type { ServerMethod } from "../rpc/server.js";
 import { ServerConnection } from "../rpc/server.js";
 import { SLOTS_MAX } from "../wire/frame.js";
 import type { CommonOptions } from "./options.js";
-import { checkLimits, codecOf, geometryOf, handshakeTimeoutOf, pollMicrosOf, requireSharedMemory } from "./options.js";
+import { checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, lifetimeOf, pollMicrosOf, requireSharedMemory } from "./options.js";
 import { collectRoutes } from "./routes.js";
 
 export interface IsthmusServerOptions extends CommonOptions {
@@ -63,7 +63,6 @@ export interface IsthmusServer extends AsyncDisposable {
   stats(): ServerStats;
 }
 
-const OVERFLOW_UID = 65534;
 const MAX_CONNECTIONS_DEFAULT = 1024;
 const CLOSE_TIMEOUT_MS_DEFAULT = 10_000;
 
@@ -90,9 +89,11 @@ class SharedMemoryServer implements IsthmusServer {
       interceptors: options.interceptors ?? [],
       maxTimeoutMs: options.maxTimeoutMs ?? Number.MAX_SAFE_INTEGER,
       shutdownSignal: options.shutdownSignal,
+      leases: lifetimeOf(options.leases),
       codecFor: (route) => (route?.binaryOptions === undefined || options.codec !== undefined ? codecOf(options) : createProtobufCodec(route.binaryOptions)),
     });
     this.geometry = geometryOf(options);
+    isolationOf(options.isolation);
     const { maxStreams } = options;
     if (maxStreams !== undefined && !(maxStreams >= 1)) throw new ConnectError(`maxStreams ${maxStreams} must be >= 1`, Code.InvalidArgument);
     if (options.carrier === "shm") requireSharedMemory();
@@ -184,6 +185,7 @@ class SharedMemoryServer implements IsthmusServer {
           handshakeTimeoutMs: timeoutMs,
           pollMicros: pollMicrosOf(options),
           maxStreams: Math.min(options.maxStreams ?? SLOTS_MAX, SLOTS_MAX),
+          isolation: options.isolation,
         },
         abort.signal,
       );
@@ -225,8 +227,4 @@ class SharedMemoryServer implements IsthmusServer {
     this.connections.delete(connection);
     if (reason.cause === "violation") this.violations++;
   }
-}
-
-function isSameUser(peer: PeerCredentials): boolean {
-  return peer.uid === process.getuid?.() && peer.uid !== OVERFLOW_UID;
 }

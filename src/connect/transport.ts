@@ -6,6 +6,7 @@ import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import { parseAddress } from "../carrier/address.js";
 import { connect } from "../carrier/connect.js";
 import { inRootContext } from "../carrier/root-context.js";
+import type { LeaseLifetime } from "../memory/lease.js";
 import { onAbortOf } from "../rpc/abort.js";
 import type { ClientMethod } from "../rpc/client.js";
 import { ClientConnection } from "../rpc/client.js";
@@ -14,7 +15,9 @@ import { abortError } from "../rpc/errors.js";
 import { URL_BASE } from "../rpc/context.js";
 import { METHODS_MAX, SLOTS_MAX } from "../wire/frame.js";
 import type { CallLimits, CommonOptions } from "./options.js";
-import { checkLimits, codecOf, geometryOf, handshakeTimeoutOf, pollMicrosOf, requireSharedMemory } from "./options.js";
+import { checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, lifetimeOf, pollMicrosOf, requireSharedMemory } from "./options.js";
+import type { LoanOwner } from "./payloads.js";
+import { LOAN } from "./payloads.js";
 import { methodPath } from "./routes.js";
 
 export interface IsthmusTransportOptions extends CommonOptions {
@@ -63,12 +66,13 @@ export function createIsthmusTransport(options: IsthmusTransportOptions): Isthmu
   return new SharedMemoryTransport(options);
 }
 
-class SharedMemoryTransport implements IsthmusTransport {
+class SharedMemoryTransport implements IsthmusTransport, LoanOwner {
   private readonly options: IsthmusTransportOptions;
   private readonly path: string;
   private readonly limits: CallLimits;
   private readonly geometry: ReturnType<typeof geometryOf>;
   private readonly interceptors: readonly Interceptor[];
+  private readonly lifetime: LeaseLifetime;
   private readonly methods = new Map<DescMethod, ClientMethod>();
   private connection: ClientConnection | undefined;
   /** Those that go away but still have calls open. */
@@ -85,8 +89,17 @@ class SharedMemoryTransport implements IsthmusTransport {
     this.limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.geometry = geometryOf(options);
     this.interceptors = options.interceptors ?? [];
+    this.lifetime = lifetimeOf(options.leases);
+    isolationOf(options.isolation);
     if (options.carrier === "shm") requireSharedMemory();
   }
+
+  [LOAN](byteLength: number, signal: AbortSignal): Promise<Uint8Array> {
+    const { connection } = this;
+    if (connection !== undefined && connection.usable) return connection.loan(byteLength, signal);
+    return raceCall(this.connect(), undefined, signal).then((made) => made.loan(byteLength, signal));
+  }
+
 
   get state(): ConnectionState {
     if (this.closing.signal.aborted) return "closed";
@@ -148,6 +161,7 @@ class SharedMemoryTransport implements IsthmusTransport {
       path: methodPath(method),
       input: codec(method.input),
       output: codec(method.output),
+      reception: { lifetime: this.lifetime, taker: methodPath(method) },
     };
     if (added.id >= METHODS_MAX) throw new ConnectError(`a transport can call at most ${METHODS_MAX} different methods`, Code.ResourceExhausted);
     this.methods.set(method, added);
@@ -203,6 +217,7 @@ class SharedMemoryTransport implements IsthmusTransport {
       handshakeTimeoutMs: handshakeTimeoutOf(this.options),
       pollMicros: pollMicrosOf(this.options),
       maxStreams: SLOTS_MAX,
+      isolation: isolationOf(this.options.isolation),
     };
     const link = await connect(addon, this.path, options, this.closing.signal);
     const connection: ClientConnection = new ClientConnection(link.carrier, { ...this.limits, maxStreams: link.maxStreams }, () =>

@@ -49,6 +49,11 @@ async function makeGrown(byteLength: number) {
   return made;
 }
 
+function sendAndRelease(arena: Arena, unit: number): void {
+  arena.handOver(unit);
+  arena.release(unit, arena.generationOf(unit));
+}
+
 /** The reference: which units are out, one by one. */
 class Book {
   readonly blocks = new Map<number, number>();
@@ -103,8 +108,8 @@ test("ARENA-1, ARENA-2: random blocks never overlap, and an allocation fails onl
     const giving = Math.floor(round / 500) % 2 === 1;
     if (book.blocks.size > 0 && random(10) < (giving ? 7 : 3)) {
       const unit = book.pick(random);
-      if (random(2) === 0) arena.release(unit, arena.generationOf(unit));
-      else arena.abandon(unit);
+      if (random(2) === 0) sendAndRelease(arena, unit);
+      else arena.drop(unit);
       book.giveBack(unit);
     } else {
       const bytes = random(8) === 0 ? random(byteLength / 4) : random(16 * ARENA_UNIT_BYTES);
@@ -115,7 +120,7 @@ test("ARENA-1, ARENA-2: random blocks never overlap, and an allocation fails onl
     assert.equal(arena.outstanding, book.blocks.size);
     if (round % 100 === 0) assert.equal(arena.outstandingBytes, book.outUnits * ARENA_UNIT_BYTES);
   }
-  for (const unit of book.blocks.keys()) arena.release(unit, arena.generationOf(unit));
+  for (const unit of book.blocks.keys()) sendAndRelease(arena, unit);
   assert.equal(arena.outstandingBytes, 0);
   assert.equal(arena.allocate(byteLength - ARENA_UNIT_BYTES), 1, "free neighbours are joined back to the full size");
 });
@@ -127,7 +132,7 @@ test("free neighbours are joined in whatever order they come back", async () => 
     const sizes = [third, third, STEP_UNITS - 1 - 2 * third];
     const blocks = sizes.map((units) => arena.allocate(units * ARENA_UNIT_BYTES));
     assert.equal(arena.allocate(1), -1);
-    for (const i of order) arena.abandon(blocks[i]);
+    for (const i of order) arena.drop(blocks[i]);
     assert.equal(arena.allocate(FIRST_BYTES), 1);
   }
 });
@@ -137,7 +142,7 @@ test("of free blocks of a size, the one freed last is used first", async () => {
   const blocks = Array.from({ length: 9 }, () => arena.allocate(4 * ARENA_UNIT_BYTES));
   // Every other one, so that none are joined.
   const freed = [blocks[1], blocks[5], blocks[3], blocks[7]];
-  for (const unit of freed) arena.abandon(unit);
+  for (const unit of freed) arena.drop(unit);
   assert.deepEqual(freed.map(() => arena.allocate(4 * ARENA_UNIT_BYTES)), freed.reverse());
 });
 
@@ -147,7 +152,7 @@ test("the only free block that is large enough is found behind many of its size 
   const blocks = [7, ...new Array<number>(20).fill(4)].map((units) => [arena.allocate(units * ARENA_UNIT_BYTES), arena.allocate(1)][0]);
   while (arena.allocate(8 * ARENA_UNIT_BYTES) >= 0);
   while (arena.allocate(1) >= 0);
-  for (const unit of blocks) arena.abandon(unit);
+  for (const unit of blocks) arena.drop(unit);
   assert.equal(arena.allocate(6 * ARENA_UNIT_BYTES), blocks[0]);
   assert.equal(arena.allocate(6 * ARENA_UNIT_BYTES), -1);
 });
@@ -156,18 +161,55 @@ test("ARENA-2: a block has another generation each time it goes out", async () =
   const { arena } = await makeGrown(COMMIT_STEP_BYTES);
   const unit = arena.allocate(1);
   const first = arena.generationOf(unit);
+  arena.handOver(unit);
   arena.release(unit, first);
   assert.equal(arena.allocate(1), unit);
   assert.notEqual(arena.generationOf(unit), first);
+  arena.handOver(unit);
   assert.throws(() => arena.release(unit, first), violationOf("RELEASE-2", /generation/));
 });
 
-test("ARENA-2: what is not out cannot be abandoned: that is our own bug", async () => {
+test("ARENA-2: the peer cannot release what it was not given, nor what it gave back, while we hold it", async () => {
+  const { arena } = await makeGrown(COMMIT_STEP_BYTES);
+  const unit = arena.allocate(1);
+  const generation = arena.generationOf(unit);
+  assert.throws(() => arena.release(unit, generation), violationOf("RELEASE-2", /not the start of a block that is out/));
+  assert.equal(arena.isOut(unit, generation, 1), false);
+  arena.handOver(unit);
+  assert.equal(arena.isOut(unit, generation, ARENA_UNIT_BYTES), true);
+  assert.equal(arena.isOut(unit, generation, ARENA_UNIT_BYTES + 1), false);
+  assert.equal(arena.isOut(unit, generation + 1, 1), false);
+  arena.takeOver(unit);
+  assert.throws(() => arena.release(unit, generation), violationOf("RELEASE-2"));
+  assert.equal(arena.outstanding, 1);
+  arena.drop(unit);
+  assert.equal(arena.outstanding, 0);
+});
+
+test("ARENA-2: a block that both sides hold is free when the last hold goes, whoever's it is", async () => {
+  const { arena } = await makeGrown(COMMIT_STEP_BYTES);
+  for (const peerFirst of [true, false]) {
+    const unit = arena.allocate(1);
+    const generation = arena.generationOf(unit);
+    arena.lend(unit);
+    arena.hold(unit);
+    const steps = [() => arena.release(unit, generation), () => arena.drop(unit)];
+    if (!peerFirst) steps.reverse();
+    for (const step of steps) {
+      step();
+      assert.equal(arena.outstanding, 1);
+    }
+    arena.drop(unit);
+    assert.equal(arena.outstanding, 0);
+  }
+});
+
+test("ARENA-2: what is not held cannot be dropped: that is our own bug", async () => {
   const { arena } = await makeGrown(COMMIT_STEP_BYTES);
   const unit = arena.allocate(4 * ARENA_UNIT_BYTES);
-  assert.throws(() => arena.abandon(unit + 1), /broken invariant: ARENA-2/);
-  arena.abandon(unit);
-  assert.throws(() => arena.abandon(unit), /broken invariant: ARENA-2/);
+  assert.throws(() => arena.drop(unit + 1), /broken invariant: ARENA-2/);
+  arena.drop(unit);
+  assert.throws(() => arena.drop(unit), /broken invariant: ARENA-2/);
 });
 
 test("blocks of no bytes and of one byte take a unit, the largest takes all", async () => {
@@ -176,7 +218,7 @@ test("blocks of no bytes and of one byte take a unit, the largest takes all", as
   const whole = arena.allocate(FIRST_BYTES);
   assert.equal(whole, 1);
   assert.equal(arena.allocate(0), -1);
-  arena.abandon(whole);
+  arena.drop(whole);
   arena.allocate(0);
   arena.allocate(1);
   assert.equal(arena.outstandingBytes, 2 * ARENA_UNIT_BYTES);
@@ -245,7 +287,7 @@ test("a refusal is not exhaustion while there is something to wait for", async (
   const unit = arena.allocate(FIRST_BYTES);
   assert.equal(arena.grow(), false);
   assert.equal(arena.exhausted, undefined);
-  arena.abandon(unit);
+  arena.drop(unit);
   assert.equal(arena.exhausted, undefined);
 });
 
@@ -253,11 +295,11 @@ test("a block that could not be used is free again, and says why while it is the
   const { arena } = await makeGrown(COMMIT_STEP_BYTES);
   const other = arena.allocate(1);
   const unit = arena.allocate(1);
-  arena.abandon(unit, new Error("no mapping left"));
+  arena.drop(unit, new Error("no mapping left"));
   assert.equal(arena.exhausted, undefined, "the other may come back");
-  arena.abandon(other);
+  arena.drop(other);
   assert.equal(arena.exhausted, undefined, "it came back: worth another try");
-  arena.abandon(arena.allocate(FIRST_BYTES), new Error("no mapping left"));
+  arena.drop(arena.allocate(FIRST_BYTES), new Error("no mapping left"));
   assert.equal(arena.exhausted, "no mapping left");
   assert.equal(arena.allocate(FIRST_BYTES), 1);
 });
@@ -280,9 +322,9 @@ test("trimming gives back all but the first step, and what was given back can be
   const unit = arena.allocate(COMMIT_STEP_BYTES);
   assert.equal(arena.trim(), 0, "a block is out");
   const generation = arena.generationOf(unit);
-  arena.release(unit, generation);
+  sendAndRelease(arena, unit);
   const late = arena.allocate(3 * COMMIT_STEP_BYTES - ARENA_UNIT_BYTES);
-  arena.abandon(late);
+  arena.drop(late);
   log.length = 0;
   assert.equal(arena.trim(), 2 * COMMIT_STEP_BYTES);
   assert.deepEqual(log, [`give back ${COMMIT_STEP_BYTES} ${2 * COMMIT_STEP_BYTES}`]);
@@ -310,17 +352,17 @@ test("an arena that was trimmed and grown again joins up as before", async (cont
       if (unit >= 0) book.take(unit, bytes);
       if (book.blocks.size > 0 && random(3) === 0) {
         const back = book.pick(random);
-        arena.release(back, arena.generationOf(back));
+        sendAndRelease(arena, back);
         book.giveBack(back);
       }
     }
-    for (const unit of book.blocks.keys()) arena.abandon(unit);
+    for (const unit of book.blocks.keys()) arena.drop(unit);
     if (random(2) === 0) arena.trim();
     while (random(3) > 0 && arena.grow()) await nextTurn();
     const all = arena.committedBytes - ARENA_UNIT_BYTES;
     const unit = arena.allocate(all);
     assert.equal(unit, 1);
-    arena.abandon(unit);
+    arena.drop(unit);
   }
 });
 

@@ -6,7 +6,8 @@
  * a size class the one freed last is used first, so hot pages stay hot.
  *
  * ARENA-1  Blocks that are out never overlap, and none contains unit 0 (the header).
- * ARENA-2  A block comes back once, under the generation it went out with.
+ * ARENA-2  A block is free again when nobody holds it any more. The peer's holds are counted apart from ours: it can only give
+ *          back what it was given, once for each time, under the generation that it went out with.
  * ARENA-3  Memory is committed before it is handed out, so running out of memory is an error here and never a SIGBUS
  *          later; at most one step per turn of the event loop, because committing costs about a millisecond per step.
  */
@@ -26,7 +27,7 @@ export interface ArenaPages {
 
 export const COMMIT_STEP_BYTES = 2 << 20;
 
-// States of a unit: only the first unit of a block that is out says OUT, so nothing else can be released.
+// States of a unit: only the first unit of a block that is in use says OUT, so nothing else can be released.
 const FREE = 0;
 const OUT = 1;
 const LAST_OF_OUT = 2;
@@ -52,6 +53,8 @@ export class Arena {
   private size = new Int32Array(0);
   private state = new Uint8Array(0);
   private generation = new Uint32Array(0);
+  private peerHolds = new Int32Array(0);
+  private ownHolds = new Int32Array(0);
   private next = new Int32Array(0);
   private previous = new Int32Array(0);
   private readonly firstFree = new Int32Array(CLASSES).fill(NONE);
@@ -87,7 +90,17 @@ export class Arena {
     return this.blocksOut === 0 ? this.refusal : undefined;
   }
 
-  /** Takes a block of at least `byteLength` bytes and returns its first unit, or −1 if there is none at the moment. */
+  /** Why memory was refused last, if it still counts. */
+  get refused(): string | undefined {
+    return this.refusal;
+  }
+
+  /** Whether growing has not come to an end. */
+  get mayGrow(): boolean {
+    return !this.closed && this.refusal === undefined && this.committedBytes < this.pages.byteLength;
+  }
+
+  /** Takes a block of at least `byteLength` bytes, with one hold of ours, and returns its first unit; −1: there is none at the moment. */
   allocate(byteLength: number): number {
     const units = Math.max(1, Math.ceil(byteLength / ARENA_UNIT_BYTES));
     const unit = this.find(units);
@@ -98,6 +111,7 @@ export class Arena {
     if (rest > 0) this.link(unit + units, rest);
     this.mark(unit, units, OUT);
     this.generation[unit] = (this.generation[unit] + 1) >>> 0;
+    this.ownHolds[unit] = 1;
     this.blocksOut++;
     this.unitsOut += units;
     this.allocations++;
@@ -108,22 +122,68 @@ export class Arena {
     return this.generation[unit];
   }
 
-  /** Takes a block back that the peer released. @throws Violation if it is not out under this generation (ARENA-2) */
+  /** Whether this is a block that the peer holds, of at least `byteLength` bytes. */
+  isOut(unit: number, generation: number, byteLength: number): boolean {
+    return this.isBlock(unit) && this.generation[unit] === generation && this.peerHolds[unit] > 0 && byteLength <= this.bytesOf(unit);
+  }
+
+  /** Size of a block that is in use, in bytes. */
+  bytesOf(unit: number): number {
+    return this.size[unit] * ARENA_UNIT_BYTES;
+  }
+
+  /** The peer is told of a block: it holds it from now on, besides us. */
+  lend(unit: number): void {
+    this.peerHolds[unit]++;
+  }
+
+  /** One of our holds becomes the peer's. */
+  handOver(unit: number): void {
+    this.peerHolds[unit]++;
+    this.ownHolds[unit]--;
+  }
+
+  /** One of the peer's holds becomes ours: it gave the block back in a message. */
+  takeOver(unit: number): void {
+    this.peerHolds[unit]--;
+    this.ownHolds[unit]++;
+  }
+
+  /** One more hold of ours on a block that somebody holds. */
+  hold(unit: number): void {
+    this.ownHolds[unit]++;
+  }
+
+  /** One hold of ours less. @param because why the block could not be used, if that is the reason */
+  drop(unit: number, because?: unknown): void {
+    assertOwn(this.isBlock(unit) && this.ownHolds[unit] > 0, "ARENA-2: a block was dropped that is not held");
+    this.ownHolds[unit]--;
+    this.freeIfUnheld(unit);
+    if (because !== undefined) this.refusal = because instanceof Error ? because.message : "a block could not be used";
+  }
+
+  /** Takes back one hold of the peer's. @throws Violation if it has none under this generation (ARENA-2) */
   release(unit: number, generation: number): void {
-    if (unit === 0 || unit >= this.committedUnits || this.state[unit] !== OUT) {
+    if (!this.isBlock(unit) || this.peerHolds[unit] === 0) {
       throw new Violation("RELEASE-2", `unit ${unit} is not the start of a block that is out`);
     }
     if (this.generation[unit] !== generation) {
       throw new Violation("RELEASE-2", `block ${unit} is out under generation ${this.generation[unit]}, not ${generation}`);
     }
-    this.free(unit);
+    this.peerHolds[unit]--;
+    this.freeIfUnheld(unit);
   }
 
-  /** Takes back a block that was never sent. @param because why it could not be used, if that is the reason */
-  abandon(unit: number, because?: unknown): void {
-    assertOwn(this.state[unit] === OUT, "ARENA-2: a block was abandoned that is not out");
-    this.free(unit);
-    if (because !== undefined) this.refusal = because instanceof Error ? because.message : "a block could not be used";
+  private isBlock(unit: number): boolean {
+    return unit > 0 && unit < this.committedUnits && this.state[unit] === OUT;
+  }
+
+  private freeIfUnheld(unit: number): void {
+    if (this.peerHolds[unit] > 0 || this.ownHolds[unit] > 0) return;
+    this.refusal = undefined;
+    this.blocksOut--;
+    this.unitsOut -= this.size[unit];
+    this.insertFree(unit);
   }
 
   /**
@@ -184,13 +244,6 @@ export class Arena {
     if (this.closed) return;
     this.closed = true;
     this.budget.give((this.committedUnits - 1) * ARENA_UNIT_BYTES);
-  }
-
-  private free(unit: number): void {
-    this.refusal = undefined;
-    this.blocksOut--;
-    this.unitsOut -= this.size[unit];
-    this.insertFree(unit);
   }
 
   /** Makes the block that starts at `unit` free and joins it with free neighbours. */
@@ -264,6 +317,8 @@ export class Arena {
     this.size = grown(new Int32Array(want), this.size);
     this.state = grown(new Uint8Array(want), this.state);
     this.generation = grown(new Uint32Array(want), this.generation);
+    this.peerHolds = grown(new Int32Array(want), this.peerHolds);
+    this.ownHolds = grown(new Int32Array(want), this.ownHolds);
     this.next = grown(new Int32Array(want), this.next);
     this.previous = grown(new Int32Array(want), this.previous);
   }

@@ -12,8 +12,11 @@ export interface Origin {
 
 const origins = new WeakMap<ArrayBufferLike, Origin>();
 
-/** Loans that are neither sent nor returned, in this thread. While there are none, small values need not be looked up. */
-export const liveLoans = { count: 0 };
+/**
+ * Bytes that somebody may lose: loans that are neither sent nor returned, and leases that end with a scope, in this thread. While
+ * there are none, a message can be kept as it is until it is sent, and small values need not be looked up.
+ */
+export const perishable = { count: 0 };
 
 export function setOrigin(buffer: ArrayBufferLike, origin: Origin): void {
   origins.set(buffer, origin);

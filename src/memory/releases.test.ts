@@ -17,14 +17,20 @@ function makeRoute(slots = SLOTS) {
   arena.grow();
   const reader = new ReleaseReader(shared, slots);
   const collect = () => reader.collect((unit, generation) => arena.release(unit, generation));
-  return { writer: new ReleaseWriter(shared, slots), reader, arena, shared, collect };
+  /** A block that the peer has. */
+  const send = (byteLength: number) => {
+    const unit = arena.allocate(byteLength);
+    arena.handOver(unit);
+    return unit;
+  };
+  return { writer: new ReleaseWriter(shared, slots), reader, arena, shared, collect, send };
 }
 
 /** What a hostile receiver does: one entry of its choice. */
 function releaseAs(unit: (block: number) => number, generation: (real: number) => number): () => number {
-  const { writer, arena, collect } = makeRoute();
-  arena.allocate(ARENA_UNIT_BYTES);
-  const block = arena.allocate(4 * ARENA_UNIT_BYTES);
+  const { writer, arena, collect, send } = makeRoute();
+  send(ARENA_UNIT_BYTES);
+  const block = send(4 * ARENA_UNIT_BYTES);
   writer.release(unit(block), generation(arena.generationOf(block)));
   writer.publish();
   return collect;
@@ -33,8 +39,8 @@ function releaseAs(unit: (block: number) => number, generation: (real: number) =
 const same = (value: number) => value;
 
 test("entries are seen when they are published, not before", () => {
-  const { writer, reader, arena, collect } = makeRoute();
-  const unit = arena.allocate(1);
+  const { writer, reader, arena, collect, send } = makeRoute();
+  const unit = send(1);
   assert.equal(writer.publish(), false);
   writer.release(unit, arena.generationOf(unit));
   assert.equal(reader.hasReleases(), false);
@@ -49,11 +55,11 @@ test("entries are seen when they are published, not before", () => {
 
 test("RELEASE-1: blocks go round and round through as many slots as may be out", (context) => {
   const random = randomOf(context);
-  const { writer, arena, collect } = makeRoute();
+  const { writer, arena, collect, send } = makeRoute();
   const out: number[] = [];
   for (let round = 0; round < 20_000; round++) {
     if (out.length < SLOTS && random(2) === 0) {
-      out.push(arena.allocate(1 + random(4 * ARENA_UNIT_BYTES)));
+      out.push(send(1 + random(4 * ARENA_UNIT_BYTES)));
     } else if (out.length > 0) {
       const [unit] = out.splice(random(out.length), 1);
       writer.release(unit, arena.generationOf(unit));
@@ -125,10 +131,10 @@ test("RELEASE-2: a second release is a violation, whether its neighbours are fre
     [false, true],
     [false, false],
   ]) {
-    const { writer, arena, collect } = makeRoute();
-    const [left, block, right] = [arena.allocate(1), arena.allocate(1), arena.allocate(1)];
-    if (!before) arena.abandon(left);
-    if (!after) arena.abandon(right);
+    const { writer, arena, collect, send } = makeRoute();
+    const [left, block, right] = [arena.allocate(1), send(1), arena.allocate(1)];
+    if (!before) arena.drop(left);
+    if (!after) arena.drop(right);
     for (let times = 0; times < 2; times++) writer.release(block, arena.generationOf(block));
     writer.publish();
     assert.throws(collect, violationOf("RELEASE-2", /is not the start of a block that is out/));
@@ -136,13 +142,13 @@ test("RELEASE-2: a second release is a violation, whether its neighbours are fre
 });
 
 test("RELEASE-2: a release that comes late, when the block is out again, is a violation", () => {
-  const { writer, arena, collect } = makeRoute();
-  const block = arena.allocate(1);
+  const { writer, arena, collect, send } = makeRoute();
+  const block = send(1);
   const generation = arena.generationOf(block);
   writer.release(block, generation);
   writer.publish();
   collect();
-  assert.equal(arena.allocate(1), block);
+  assert.equal(send(1), block);
   writer.release(block, generation);
   writer.publish();
   assert.throws(collect, violationOf("RELEASE-2", /generation/));

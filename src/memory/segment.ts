@@ -6,7 +6,8 @@
  *            can make another. An arena is sealed SHRINK|GROW|SEAL. Neither can be truncated under a reader.
  * SEGMENT-2  Seals and real size are asked of the kernel before a peer's descriptor is mapped; its header is copied
  *            once, checked, and not looked at again.
- * SEGMENT-3  The peer's segments are mapped read-only. No view of them is ever handed to user code; of our own ring, a
+ * SEGMENT-3  No view of a ring, and none of any read-only mapping, is ever handed to user code: a stray store there is SIGSEGV. The
+ *            peer's ring is mapped read-only; its arena too, unless blocks of it are leased to user code. Of our own ring, a
  *            codec that the user gave sees what it is to write into.
  */
 import type { Addon } from "../os/addon.js";
@@ -14,6 +15,7 @@ import { SEALS } from "../os/addon.js";
 import { memoryLimitBytes } from "../os/cgroup.js";
 import type { ArenaPages } from "./arena.js";
 import type { CommitBudget } from "./budget.js";
+import { onViewFreed } from "./block-views.js";
 import { createCommitBudget } from "./budget.js";
 import type { ArenaGeometry, RingGeometry } from "./layout.js";
 import {
@@ -26,6 +28,7 @@ import {
   writeArenaHeader,
   writeRingHeader,
 } from "./layout.js";
+import { useExternalMemoryMeter } from "./transfer.js";
 import { assertOwn, Violation } from "./violation.js";
 
 /** A multiple of every page size. */
@@ -43,6 +46,8 @@ export interface ConnectionMemory {
   readonly peerArena: ArenaView;
   readonly peerGeometry: RingGeometry;
   readonly budget: CommitBudget;
+  /** Whether blocks of the peer's arena may be shown to user code. */
+  readonly leasable: boolean;
   /** Detaches every view and unmaps; the kernel frees the pages when the peer has unmapped them too. */
   close(): void;
 }
@@ -53,6 +58,13 @@ export interface ArenaView {
   readonly byteLength: number;
   /** The arena's bytes, at least up to `end`; valid until the next call. @throws SystemError when they cannot be mapped */
   upTo(end: number): Uint8Array;
+  /**
+   * An ArrayBuffer of its own over some bytes of the arena; the memory stays mapped as long as it lives. When that ends,
+   * `onViewFreed` hears the token. @throws SystemError when they cannot be mapped
+   */
+  viewOf(offset: number, byteLength: number, token: number): ArrayBuffer;
+  /** Empties all views on a buffer that `viewOf` made. */
+  detach(buffer: ArrayBuffer): void;
 }
 
 /**
@@ -93,9 +105,27 @@ class ArenaMapping implements ArenaView {
     return this.bytes;
   }
 
+  viewOf(offset: number, byteLength: number, token: number): ArrayBuffer {
+    this.upTo(offset + byteLength);
+    return this.addon.viewMapping(this.buffer, offset, byteLength, token);
+  }
+
+  detach(buffer: ArrayBuffer): void {
+    this.addon.detachMapping(buffer);
+  }
+
   close(): void {
     this.addon.detachMapping(this.buffer);
   }
+}
+
+const listening = new WeakSet<Addon>();
+
+function listenToFreedViews(addon: Addon): void {
+  if (listening.has(addon)) return;
+  listening.add(addon);
+  addon.onViewFreed(onViewFreed);
+  useExternalMemoryMeter((change) => addon.adjustExternalMemory(change));
 }
 
 /** This side's segments before the peer's are known. The descriptors of both are to be sent to the peer, ring first. */
@@ -151,9 +181,10 @@ export function createOwnMemory(addon: Addon, geometry: RingGeometry & ArenaGeom
 
 /**
  * Maps the peer's segments. `own` and the peer's descriptors belong to the result, or are closed when it throws.
+ * @param leasing whether user code will see blocks of the peer's arena: then it is mapped writable (SEGMENT-3)
  * @throws Violation if the segments are not what the protocol asks for; SystemError when they cannot be mapped
  */
-export function joinMemory(addon: Addon, own: OwnMemory, peerDescriptors: readonly number[]): ConnectionMemory {
+export function joinMemory(addon: Addon, own: OwnMemory, peerDescriptors: readonly number[], leasing: boolean): ConnectionMemory {
   const open = [...peerDescriptors];
   let peerRing: ArrayBuffer | undefined;
   let peerArena: ArenaMapping | undefined;
@@ -173,7 +204,8 @@ export function joinMemory(addon: Addon, own: OwnMemory, peerDescriptors: readon
     const peerGeometry = readRingHeader(peekHeader(addon, ringDescriptor), ringSize);
     peerRing = addon.mapSegment(ringDescriptor, ringSize, peerGeometry.ringBytes, false);
     readArenaHeader(peekHeader(addon, arenaDescriptor), arenaSize);
-    peerArena = new ArenaMapping(addon, arenaDescriptor, arenaSize, false);
+    peerArena = new ArenaMapping(addon, arenaDescriptor, arenaSize, leasing);
+    listenToFreedViews(addon);
     sharedBudget ??= createCommitBudget(memoryLimitBytes());
     // The arena's is needed again when more of it is mapped.
     for (const descriptor of open.splice(0, 1)) addon.closeDescriptor(descriptor);
@@ -190,6 +222,7 @@ export function joinMemory(addon: Addon, own: OwnMemory, peerDescriptors: readon
       peerArena,
       peerGeometry,
       budget: sharedBudget,
+      leasable: leasing,
       close,
     };
   } catch (error) {

@@ -300,6 +300,12 @@ export interface Addon {
    */
   openSpare(): number;
 
+  /**
+   * Changes what V8 counts as memory outside of its heap by so many bytes, and returns the sum. V8 collects garbage when it has grown by
+   * about 64 MiB above its lowest since the last full collection.
+   */
+  adjustExternalMemory(change: number): number;
+
   /** The numbers of the CPUs that this thread may run on, ascending. */
   affinity(): number[];
 }

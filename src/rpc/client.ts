@@ -17,7 +17,8 @@ import { onAbortOf } from "./abort.js";
 import { CallQueue } from "./call-queue.js";
 import { boundedTimeout, timedOut } from "./deadline.js";
 import { abortError, decodeError } from "./errors.js";
-import { Assembly, decodeWhole, NO_SPANS, takeMetadata } from "./inbound.js";
+import type { Reception } from "./inbound.js";
+import { Assembly, decodeWhole, Received, takeMetadata } from "./inbound.js";
 import { Outbox } from "./outbox.js";
 
 /** A method as this client calls it. */
@@ -29,6 +30,7 @@ export interface ClientMethod {
   readonly path: string;
   readonly input: MessageCodec;
   readonly output: MessageCodec;
+  readonly reception: Reception;
 }
 
 export interface ClientLimits {
@@ -70,6 +72,9 @@ const executor = (resolve: (response: UnaryResponse) => void, reject: (error: Co
   newResolve = resolve;
   newReject = reject;
 };
+
+// SUBTLE: a promise's functions hold its result, and what is leased with it; so they are not kept beyond their call.
+const nothing = () => undefined;
 
 export class ClientConnection implements FrameReceiver {
   private readonly carrier: Carrier;
@@ -118,6 +123,7 @@ export class ClientConnection implements FrameReceiver {
     const promise = new Promise<UnaryResponse>(executor);
     const resolve = newResolve;
     const reject = newReject;
+    newResolve = newReject = nothing;
     if (this.pending >= this.limits.maxStreams) {
       const start = (leftMs: number | undefined) => this.start(method, input, header, leftMs, signal, resolve, reject);
       this.queue.add(boundedTimeout(timeoutMs), signal, start, reject);
@@ -152,7 +158,7 @@ export class ClientConnection implements FrameReceiver {
       }
       const timeout = boundedTimeout(timeoutMs);
       const argument = timeout === undefined ? 0 : Math.ceil(timeout);
-      this.outbox.send(KIND.request, FLAG.endStream, method.id, call.streamId, argument, metadata, method.input, input, this.limits.writeMaxBytes);
+      this.outbox.send(KIND.request, FLAG.endStream, method.id, call.streamId, argument, metadata, method.input, input, this.limits.writeMaxBytes, method.path);
       // Sending may have found that the connection is broken, and ended it.
       if (!call.active) return;
       if (timeout !== undefined) {
@@ -181,6 +187,8 @@ export class ClientConnection implements FrameReceiver {
         return this.onPiece(frame);
       case KIND.goAway:
         return this.onGoAway();
+      case KIND.reset:
+        return this.onReset(frame);
       case KIND.ping:
         if (this.outbox.backlog > this.limits.maxStreams + PONGS_WAITING_MAX) throw new Violation("STREAM-5", "the server pings but does not read the answers");
         return this.outbox.sendControl(KIND.pong, 0, 0, frame.argument);
@@ -202,6 +210,7 @@ export class ClientConnection implements FrameReceiver {
 
   onClosed(reason: CarrierClosed): void {
     this.closedBy = reason;
+    this.outbox.close();
     for (const call of this.calls) {
       if (!call.active) continue;
       const reject = call.reject;
@@ -210,6 +219,11 @@ export class ClientConnection implements FrameReceiver {
     }
     while (this.queue.size > 0) this.queue.startNext();
     this.onEnded(reason);
+  }
+
+  /** @throws ConnectError, see `Carrier.loan` */
+  loan(byteLength: number, signal: AbortSignal): Promise<Uint8Array> {
+    return this.carrier.loan(byteLength, signal);
   }
 
   /** Ends the connection; open calls reject. */
@@ -248,7 +262,7 @@ export class ClientConnection implements FrameReceiver {
         const status = frame.pieceSource.slice(frame.pieceOffset, frame.pieceOffset + frame.pieceLength);
         return this.finish(call, decodeError(frame.code, status, metadata), undefined);
       }
-      message = decodeWhole(call.method.output, frame);
+      message = decodeWhole(call.method.output, frame, this.carrier.spanSource, call.method.reception);
     } catch (error) {
       if (error instanceof Violation) throw error;
       return this.finish(call, parseError(error), undefined);
@@ -265,11 +279,12 @@ export class ClientConnection implements FrameReceiver {
 
   /** The answer is here, all of it. */
   private onWhole(call: ClientCall): void {
-    const { bytes } = call.assembly!;
+    const { bytes, received } = call.assembly!;
     if (call.code !== 0) return this.finish(call, decodeError(call.code, bytes, call.metadata), undefined);
     let message: unknown;
     try {
-      message = call.method.output.decode(bytes, 0, bytes.length, true, NO_SPANS);
+      message = received.decode(call.method.output, bytes, 0, bytes.length, true);
+      call.assembly = undefined;
     } catch (error) {
       return this.finish(call, parseError(error), undefined);
     }
@@ -278,11 +293,18 @@ export class ClientConnection implements FrameReceiver {
 
   private assemble(call: ClientCall, frame: ReceivedFrame): void {
     try {
-      call.assembly = new Assembly(frame.messageLength);
+      call.assembly = new Assembly(frame, Received.of(frame, this.carrier.spanSource, call.method.reception));
     } catch (error) {
+      if (error instanceof Violation) throw error;
       return this.giveUp(call.streamId, new ConnectError(`no memory for an answer of ${frame.messageLength} bytes`, Code.ResourceExhausted, undefined, undefined, error));
     }
     call.assembly.add(frame);
+  }
+
+  /** The server cannot send the rest of an answer. */
+  private onReset(frame: ReceivedFrame): void {
+    const call = this.find(frame.streamId);
+    if (call !== undefined) this.finish(call, new ConnectError("the server could not send all of its answer", Code.Internal), undefined);
   }
 
   private onGoAway(): void {
@@ -318,6 +340,8 @@ export class ClientConnection implements FrameReceiver {
 
   private release(call: ClientCall): void {
     call.active = false;
+    call.resolve = nothing;
+    call.reject = nothing;
     if (call.timer !== undefined) {
       clearTimeout(call.timer);
       call.timer = undefined;
@@ -327,6 +351,7 @@ export class ClientConnection implements FrameReceiver {
       call.signal = undefined;
       call.onAbort = undefined;
     }
+    call.assembly?.received.drop();
     call.assembly = undefined;
     call.metadata = undefined;
     this.freeSlots.push(call.slot);

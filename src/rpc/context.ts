@@ -5,6 +5,7 @@
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import type { ContextKey, ContextValues, HandlerContext } from "@connectrpc/connect";
 import { createContextKey } from "@connectrpc/connect";
+import type { Carrier } from "../carrier/carrier.js";
 import type { PeerCredentials } from "../os/addon.js";
 import { decodeHeaders } from "../wire/metadata.js";
 import { onAbortOf } from "./abort.js";
@@ -21,11 +22,17 @@ export const peerCredentials: ContextKey<PeerCredentials | undefined> = createCo
 /** The URL that interceptors and handlers see; no HTTP is spoken, but they may parse it. */
 export const URL_BASE = "http://localhost";
 
+/** The connection that a call came over, as its context sees it. */
+export interface ServedConnection {
+  readonly carrier: Carrier;
+  readonly options: ServerConnectionOptions;
+}
+
 export class CallContext implements HandlerContext {
   readonly protocolName = "isthmus";
   readonly requestMethod = "POST";
   private readonly served: ServerMethod;
-  private readonly connection: ServerConnectionOptions;
+  private readonly connection: ServedConnection;
   private readonly metadata: Uint8Array | undefined;
   private readonly deadline: number;
   private controller: AbortController | undefined;
@@ -36,7 +43,7 @@ export class CallContext implements HandlerContext {
   responseHeaderIfAny: Headers | undefined;
   responseTrailerIfAny: Headers | undefined;
 
-  constructor(served: ServerMethod, connection: ServerConnectionOptions, metadata: Uint8Array | undefined, timeoutMs: number) {
+  constructor(served: ServerMethod, connection: ServedConnection, metadata: Uint8Array | undefined, timeoutMs: number) {
     this.served = served;
     this.connection = connection;
     this.metadata = metadata;
@@ -83,10 +90,15 @@ export class CallContext implements HandlerContext {
 
   get values(): ContextValues {
     if (this.valuesMade === undefined) {
-      const { contextValues, peer } = this.connection;
+      const { contextValues, peer } = this.connection.options;
       this.valuesMade = contextValues(peer).set(peerCredentials, peer);
     }
     return this.valuesMade;
+  }
+
+  /** What replies to this call are sent through. */
+  get carrier(): Carrier {
+    return this.connection.carrier;
   }
 
   /** The call is over: the signal aborts, as Connect's does. */

@@ -1,11 +1,14 @@
 /** Turns the pieces of a message that arrive into the message. */
-import type { ReceivedFrame } from "../carrier/carrier.js";
+import type { ReceivedFrame, SpanSource } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
+import { collectingBytes } from "../codec/read.js";
 import type { Span } from "../codec/rope.js";
+import type { LeaseHandle, LeaseLifetime } from "../memory/lease.js";
+import { Holding } from "../memory/lease.js";
 import { Violation } from "../memory/violation.js";
 import { FLAG } from "../wire/frame.js";
 
-export const NO_SPANS: readonly Span[] = [];
+const NO_SPANS: readonly Span[] = [];
 
 /** A message that comes in several pieces: private memory that fills up. */
 export class Assembly {
@@ -15,24 +18,30 @@ export class Assembly {
   /** Pieces that the carrier is still reading. */
   private following = 0;
 
-  /** @throws RangeError if the memory cannot be had */
-  constructor(messageLength: number) {
+  private readonly messageLength: number;
+  readonly received: Received;
+
+  /** @throws RangeError if the memory cannot be had; Violation */
+  constructor(frame: ReceivedFrame, received: Received) {
     // Not zero-filled: every byte is written before anyone reads it.
-    this.bytes = Buffer.allocUnsafeSlow(messageLength);
+    this.bytes = Buffer.allocUnsafeSlow(frame.inlineLength);
+    this.messageLength = frame.messageLength;
+    this.received = received;
   }
 
   /** Takes a piece, or says where one that follows is to be read to. True once the message is whole. @throws Violation */
   add(frame: ReceivedFrame): boolean {
     const { pieceLength, messageLength, pieceSource, pieceOffset } = frame;
-    if (messageLength !== this.bytes.length || pieceLength > messageLength - this.announced) {
-      throw new Violation("PIECE-1", `a piece of ${pieceLength} bytes for a message of ${this.bytes.length} that has ${this.announced}`);
+    const inlineLength = this.bytes.length;
+    if (messageLength !== this.messageLength || pieceLength > inlineLength - this.announced) {
+      throw new Violation("PIECE-1", `a piece of ${pieceLength} bytes for a message of ${this.messageLength} that has ${this.announced}`);
     }
     const from = this.announced;
     this.announced += pieceLength;
     const more = (frame.flags & FLAG.more) !== 0;
     if (more && pieceLength === 0) throw new Violation("PIECE-3", "an empty piece of a message that goes on");
-    if (more === (this.announced === messageLength)) {
-      throw new Violation("PIECE-2", `${this.announced} of ${messageLength} bytes came, and ${more ? "more" : "no more"} are announced`);
+    if (more === (this.announced === inlineLength)) {
+      throw new Violation("PIECE-2", `${this.announced} of ${inlineLength} bytes came, and ${more ? "more" : "no more"} are announced`);
     }
     if (frame.following) {
       this.following++;
@@ -50,11 +59,72 @@ export class Assembly {
   }
 }
 
-/** Decodes a message that a single frame brings whole. @throws what the codec throws; Violation if it is not whole */
-export function decodeWhole(codec: MessageCodec, frame: ReceivedFrame): unknown {
-  const { pieceSource, pieceOffset, pieceLength } = frame;
-  if (pieceLength !== frame.messageLength) throw new Violation("PIECE-2", `${pieceLength} of ${frame.messageLength} bytes came, and no more are announced`);
-  if (pieceSource === frame.scratch) return codec.decode(pieceSource, pieceOffset, pieceLength, false, NO_SPANS);
+/** How the bytes of received messages live, and on whose behalf they were taken. */
+export interface Reception {
+  readonly lifetime: LeaseLifetime;
+  /** The method's path. */
+  readonly taker: string;
+}
+
+/** What came with a message besides its inline bytes. */
+export class Received {
+  readonly spans: readonly Span[];
+  private readonly handles: readonly LeaseHandle[];
+  private readonly reception: Reception;
+
+  private constructor(spans: readonly Span[], handles: readonly LeaseHandle[], reception: Reception) {
+    this.spans = spans;
+    this.handles = handles;
+    this.reception = reception;
+  }
+
+  /** Takes the spans of a message's first frame. @throws Violation */
+  static of(frame: ReceivedFrame, source: SpanSource | undefined, reception: Reception): Received {
+    const handles: LeaseHandle[] = [];
+    const spans: Span[] = [];
+    for (let i = 0; i < frame.spanCount; i++) {
+      const { position } = frame.spans[i];
+      spans.push({ position, bytes: source!.takeSpan(i, reception.lifetime, reception.taker, handles) });
+    }
+    return new Received(spans, handles, reception);
+  }
+
+  /**
+   * Decodes the message; `holdingOf` it are its leases.
+   * @param isOwned whether the inline bytes are the message's own from now on
+   * @throws what the codec throws; then nothing is leased any more
+   */
+  decode(codec: MessageCodec, input: Uint8Array, offset: number, byteLength: number, isOwned: boolean): unknown {
+    const { lifetime, taker } = this.reception;
+    const strict: Uint8Array[] | undefined = lifetime === "strict" ? [] : undefined;
+    try {
+      const message = collectingBytes(strict, () => codec.decode(input, offset, byteLength, isOwned && strict === undefined, this.spans));
+      strict?.push(...this.spans.map(({ bytes }) => bytes));
+      if (this.handles.length > 0 || strict !== undefined) Holding.of(message as object, this.handles, strict ?? [], taker);
+      return message;
+    } catch (error) {
+      this.drop();
+      throw error;
+    }
+  }
+
+  /** The message is not wanted any more. */
+  drop(): void {
+    for (const { lease, buffer } of this.handles) lease.end(buffer, "its message was not delivered");
+  }
+}
+
+/** Decodes a message that a single frame brings whole; `holdingOf` it are its leases. @throws what the codec throws; Violation if it is not whole */
+export function decodeWhole(codec: MessageCodec, frame: ReceivedFrame, source: SpanSource | undefined, reception: Reception): unknown {
+  const { pieceSource, pieceOffset, pieceLength, spanCount } = frame;
+  if (pieceLength !== frame.inlineLength) throw new Violation("PIECE-2", `${pieceLength} of ${frame.inlineLength} bytes came, and no more are announced`);
+  const isPrivate = pieceSource === frame.scratch;
+  if (spanCount > 0 || reception.lifetime === "strict") {
+    const received = Received.of(frame, source, reception);
+    if (isPrivate) return received.decode(codec, pieceSource, pieceOffset, pieceLength, false);
+    return received.decode(codec, pieceSource.slice(pieceOffset, pieceOffset + pieceLength), 0, pieceLength, true);
+  }
+  if (isPrivate) return codec.decode(pieceSource, pieceOffset, pieceLength, false, NO_SPANS);
   // A block is the peer's memory, which it can change while it is read.
   return codec.decode(pieceSource.slice(pieceOffset, pieceOffset + pieceLength), 0, pieceLength, true, NO_SPANS);
 }

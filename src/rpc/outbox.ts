@@ -10,7 +10,11 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
-import { partsOf } from "../codec/rope.js";
+import { Payload } from "../carrier/payload.js";
+import { bytesHooks } from "../codec/bytes-hooks.js";
+import type { Rope } from "../codec/rope.js";
+import { Loan } from "../memory/loan.js";
+import { explainGone, originOf, perishable } from "../memory/origin.js";
 import {
   BLOCK_REFERENCE_BYTES,
   FIELD,
@@ -21,8 +25,8 @@ import {
   MESSAGE_BYTES_MAX,
   packKindFlagsCode,
   SLOTS_MAX,
+  tableOffset,
 } from "../wire/frame.js";
-import { Parts } from "../wire/parts.js";
 
 /** A message on its way: all that its first frame says. */
 export interface Outgoing {
@@ -35,12 +39,16 @@ export interface Outgoing {
   readonly codec: MessageCodec | undefined;
   readonly message: unknown;
   readonly writeMaxBytes: number;
+  /** The call, for messages about bytes that it took. */
+  readonly label: string;
 }
 
 /** A large message on its way. */
 interface Bulk {
   readonly first: Outgoing;
-  readonly parts: Parts;
+  readonly payload: Payload;
+  /** Its first frame is written. */
+  started: boolean;
 }
 
 /** Payload bytes copied in one go before others get their turn. */
@@ -48,7 +56,7 @@ const PUMP_BYTES = 1 << 20;
 
 export class Outbox {
   private readonly carrier: Carrier;
-  private readonly onFailed: (streamId: number, error: ConnectError) => void;
+  private readonly onFailed: (streamId: number, error: ConnectError, wasStarted: boolean) => void;
   /** Waiting for room in the ring, in order of arrival; by stream, or, for frames of the connection itself, by a negative number. */
   private readonly waiting = new Map<number, Outgoing>();
   private connectionFrames = 0;
@@ -60,8 +68,8 @@ export class Outbox {
   /** Large messages under way; the first is next. */
   private readonly bulks: Bulk[] = [];
 
-  /** @param onFailed told when a message that was kept cannot be sent after all */
-  constructor(carrier: Carrier, onFailed: (streamId: number, error: ConnectError) => void) {
+  /** @param onFailed told when a message that was kept cannot be sent after all; `wasStarted`: the peer has a part of it, and was told */
+  constructor(carrier: Carrier, onFailed: (streamId: number, error: ConnectError, wasStarted: boolean) => void) {
     this.carrier = carrier;
     this.onFailed = onFailed;
   }
@@ -80,20 +88,23 @@ export class Outbox {
     codec: MessageCodec | undefined,
     message: unknown,
     writeMaxBytes: number,
+    label: string,
   ): void {
     // SUBTLE: encoding can run user code (a getter, a codec of theirs) that makes a call of its own; its frame would
     // be written over the one under way.
-    if (this.waiting.size === 0 && !this.encoding && this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes)) return;
+    if (this.waiting.size === 0 && !this.encoding && this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label)) return;
     if (this.carrier.closed) return;
+    // Later some of its bytes may be gone.
+    if (perishable.count > 0 && codec !== undefined) return this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message);
     if (streamId !== 0) this.heldSlots.add(streamId & (SLOTS_MAX - 1));
-    this.waiting.set(streamId === 0 ? --this.connectionFrames : streamId, { kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes });
+    this.waiting.set(streamId === 0 ? --this.connectionFrames : streamId, { kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label });
     this.ringIsFull = true;
     this.declare();
   }
 
   /** Sends a frame without a message. */
   sendControl(kind: number, code: number, streamId: number, argument: number, metadata?: Uint8Array): void {
-    this.send(kind, 0, code, streamId, argument, metadata, undefined, undefined, 0);
+    this.send(kind, 0, code, streamId, argument, metadata, undefined, undefined, 0, "");
   }
 
   /** Forgets what is left to send for a stream. Tells whether the peer has seen any of that stream's message. */
@@ -102,7 +113,15 @@ export class Outbox {
     if (this.waiting.delete(streamId)) return "unsent";
     const at = this.bulks.findIndex((bulk) => bulk.first.streamId === streamId);
     if (at < 0) return "sent";
-    return this.bulks.splice(at, 1)[0].parts.takenBytes === 0 ? "unsent" : "sent";
+    const [{ payload, started }] = this.bulks.splice(at, 1);
+    payload.cancel();
+    return started ? "sent" : "unsent";
+  }
+
+  /** The connection is over: nothing more is sent. */
+  close(): void {
+    for (const { payload } of this.bulks.splice(0)) payload.cancel();
+    this.waiting.clear();
   }
 
   /** Whether anything is left to send for the stream in this slot. */
@@ -125,13 +144,13 @@ export class Outbox {
     let progress = false;
     this.ringIsFull = false;
     for (const [key, outgoing] of this.waiting) {
-      const { kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes } = outgoing;
+      const { kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label } = outgoing;
       try {
-        if (!this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes)) break;
+        if (!this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label)) break;
       } catch (error) {
         this.waiting.delete(key);
         this.letGo(streamId);
-        this.onFailed(streamId, ConnectError.from(error, Code.Internal));
+        this.onFailed(streamId, ConnectError.from(error, Code.Internal), false);
         continue;
       }
       this.waiting.delete(key);
@@ -166,6 +185,7 @@ export class Outbox {
     codec: MessageCodec | undefined,
     message: unknown,
     writeMaxBytes: number,
+    label: string,
   ): boolean {
     const carrier = this.carrier;
     const metadataLength = metadata === undefined ? 0 : metadata.length;
@@ -174,30 +194,50 @@ export class Outbox {
     const room = carrier.freeBytes() - FRAME_HEADER_BYTES - metadataLength;
     if (room < 0) return false;
     let length = 0;
+    const noting = perishable.count > 0 && codec !== undefined;
     if (codec !== undefined) {
+      if (noting) startNoting();
       this.encoding = true;
       try {
         length = codec.encodeInto(message, carrier.ringBytes, bodyStart, bodyStart + Math.min(room, INLINE_BYTES_MAX));
       } finally {
         this.encoding = false;
+        bytesHooks.noting = false;
       }
       if (length < 0) {
         const needed = -1 - length;
         checkSize(needed, writeMaxBytes);
         if (needed <= INLINE_BYTES_MAX) return false;
-        const first = { kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes };
-        this.heldSlots.add(streamId & (SLOTS_MAX - 1));
-        this.bulks.push({ first, parts: new Parts(partsOf(codec.encode(message))) });
-        this.ringIsFull = false;
-        this.pumpBulks();
-        this.declare();
+        this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message);
         return true;
       }
       if (length > writeMaxBytes) checkSize(length, writeMaxBytes);
     }
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
-    this.writeHeader(kind, flags, code, streamId, argument, metadataLength, length, length, length);
+    this.writeHeader(kind, flags, code, streamId, argument, metadataLength, length, length, 0, FRAME_HEADER_BYTES + metadataLength + length);
+    if (noting) giveBackNoted(sentBy(label));
     return true;
+  }
+
+  /** Encodes a message that is not copied into the ring as a whole, takes what it refers to, and sends what there is room for. */
+  private startBulk(first: Outgoing, message: unknown): void {
+    const noting = perishable.count > 0;
+    if (noting) startNoting();
+    let rope: Rope;
+    try {
+      rope = first.codec!.encode(message);
+    } finally {
+      bytesHooks.noting = false;
+    }
+    checkSize(rope.byteLength, first.writeMaxBytes);
+    const payload = new Payload(this.carrier.blocks, rope, sentBy(first.label));
+    // Those of which only small parts are in the message, copied.
+    if (noting) giveBackNoted(sentBy(first.label));
+    this.heldSlots.add(first.streamId & (SLOTS_MAX - 1));
+    this.bulks.push({ first, payload, started: false });
+    this.ringIsFull = this.waiting.size > 0;
+    this.pumpBulks();
+    this.declare();
   }
 
   private writeHeader(
@@ -209,12 +249,12 @@ export class Outbox {
     metadataLength: number,
     messageLength: number,
     pieceLength: number,
-    bodyLength: number,
+    spanCount: number,
+    byteLength: number,
   ): void {
     const carrier = this.carrier;
     const words = carrier.ringWords;
     const at = carrier.index >> 2;
-    const byteLength = FRAME_HEADER_BYTES + metadataLength + bodyLength;
     words[at + FIELD.byteLength] = byteLength;
     words[at + FIELD.kindFlagsCode] = packKindFlagsCode(kind, flags, code);
     words[at + FIELD.streamId] = streamId;
@@ -222,67 +262,154 @@ export class Outbox {
     words[at + FIELD.metadataLength] = metadataLength;
     words[at + FIELD.messageLength] = messageLength;
     words[at + FIELD.pieceLength] = pieceLength;
-    words[at + FIELD.spanCount] = 0;
+    words[at + FIELD.spanCount] = spanCount;
     carrier.commit(byteLength);
   }
 
   private pumpBulks(): boolean {
-    let copied = 0;
-    while (this.bulks.length > 0 && copied < PUMP_BYTES && !this.carrier.closed) {
+    let moved = 0;
+    while (this.bulks.length > 0 && moved < PUMP_BYTES && !this.carrier.closed) {
       const bulk = this.bulks.shift()!;
-      const sent = this.sendPiece(bulk);
-      if (sent === 0) {
+      let step: number;
+      try {
+        step = this.advance(bulk, PUMP_BYTES - moved);
+      } catch (error) {
+        this.fail(bulk, ConnectError.from(error, Code.Internal));
+        continue;
+      }
+      if (step < 0) {
         this.bulks.unshift(bulk);
         if (this.ringIsFull || this.carrier.exhausted === undefined) break;
         this.bulks.shift();
-        this.letGo(bulk.first.streamId);
-        this.onFailed(bulk.first.streamId, new ConnectError(`no shared memory for the message: ${this.carrier.exhausted}`, Code.ResourceExhausted));
+        this.fail(bulk, new ConnectError(`no shared memory for the message: ${this.carrier.exhausted}`, Code.ResourceExhausted));
         continue;
       }
-      copied += sent;
-      if (bulk.parts.leftBytes > 0) this.bulks.push(bulk);
-      else this.letGo(bulk.first.streamId);
+      moved += step;
+      if (!bulk.started || bulk.payload.inline.leftBytes > 0) {
+        this.bulks.push(bulk);
+      } else {
+        bulk.payload.done();
+        this.letGo(bulk.first.streamId);
+      }
     }
-    return copied > 0;
+    return moved > 0;
   }
 
-  /** Hands the next piece to the carrier and announces it. Returns its bytes, or 0 if there is no room for it. */
-  private sendPiece({ first, parts }: Bulk): number {
-    const carrier = this.carrier;
-    const { takenBytes, byteLength } = parts;
-    const isFirst = takenBytes === 0;
-    const metadata = isFirst ? first.metadata : undefined;
-    const metadataLength = metadata === undefined ? 0 : metadata.length;
-    if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) {
-      this.ringIsFull = true;
-      return 0;
+  private fail(bulk: Bulk, error: ConnectError): void {
+    const { streamId } = bulk.first;
+    bulk.payload.cancel();
+    this.letGo(streamId);
+    // OUTBOX-3
+    if (bulk.started) this.sendControl(KIND.reset, Code.Internal, streamId, 0);
+    this.onFailed(streamId, error, bulk.started);
+  }
+
+  /** Moves a large message on by a step. Returns about the bytes moved, at least 1; −1: there is no room. */
+  private advance(bulk: Bulk, bytesMax: number): number {
+    const { payload } = bulk;
+    if (!bulk.started) {
+      // OUTBOX-1, and the definition of its method goes before it.
+      if (this.waiting.size > 0) return this.noRoom();
+      const placed = payload.place(bytesMax);
+      if (placed === -2) return -1;
+      if (placed >= 0) return placed + 1;
+      const { spanCount, inline } = payload;
+      if (spanCount > 0 && inline.byteLength <= INLINE_BYTES_MAX - payload.tableBytes) return this.sendWithSpans(bulk, true);
+      if (spanCount > 0) return this.sendWithSpans(bulk, false);
     }
+    return this.sendPiece(bulk);
+  }
+
+  private noRoom(): number {
+    this.ringIsFull = true;
+    return -1;
+  }
+
+  /** Writes the first frame of a message with spans, with all of its inline part or with the first piece of it. */
+  private sendWithSpans(bulk: Bulk, isWhole: boolean): number {
+    const carrier = this.carrier;
+    const { first, payload } = bulk;
+    const { metadata } = first;
+    const { spanCount, inline } = payload;
+    const metadataLength = metadata === undefined ? 0 : metadata.length;
+    const start = carrier.index;
+    const table = tableOffset(start + FRAME_HEADER_BYTES + metadataLength);
+    const body = table + payload.tableBytes;
+    const pieceLength = isWhole ? inline.byteLength : Math.min(carrier.pieceBytesMax, inline.byteLength);
+    if (carrier.freeBytes() < body - start + (isWhole ? pieceLength : BLOCK_REFERENCE_BYTES)) return this.noRoom();
+    let bodyLength = pieceLength;
+    if (isWhole) inline.copyTo(carrier.ringBytes, body, pieceLength);
+    else bodyLength = carrier.placePiece(inline, pieceLength, body);
+    if (bodyLength < 0) return -1;
+    if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
+    payload.writeTable(carrier.ringWords, table >> 2);
+    payload.spansSent();
+    const flags = first.flags | (isWhole ? 0 : carrier.pieceFlag) | (inline.leftBytes > 0 ? FLAG.more : 0);
+    this.writeHeader(first.kind, flags, first.code, first.streamId, first.argument, metadataLength, payload.byteLength, pieceLength, spanCount, body - start + bodyLength);
+    bulk.started = true;
+    carrier.publish();
+    return pieceLength + 1;
+  }
+
+  /** Hands the next piece to the carrier and announces it. */
+  private sendPiece(bulk: Bulk): number {
+    const carrier = this.carrier;
+    const { first, payload, started } = bulk;
+    const parts = payload.inline;
+    const metadata = started ? undefined : first.metadata;
+    const metadataLength = metadata === undefined ? 0 : metadata.length;
+    if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) return this.noRoom();
     const length = Math.min(carrier.pieceBytesMax, parts.leftBytes);
     const start = carrier.index + FRAME_HEADER_BYTES;
     const bodyLength = carrier.placePiece(parts, length, start + metadataLength);
-    if (bodyLength < 0) return 0;
+    if (bodyLength < 0) return -1;
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start);
-    const more = parts.leftBytes > 0 ? FLAG.more : 0;
-    const flags = (isFirst ? first.flags : 0) | carrier.pieceFlag | more;
+    const flags = (started ? 0 : first.flags) | carrier.pieceFlag | (parts.leftBytes > 0 ? FLAG.more : 0);
     this.writeHeader(
-      isFirst ? first.kind : KIND.message,
+      started ? KIND.message : first.kind,
       flags,
-      isFirst ? first.code : 0,
+      started ? 0 : first.code,
       first.streamId,
-      isFirst ? first.argument : 0,
+      started ? 0 : first.argument,
       metadataLength,
-      byteLength,
+      payload.byteLength,
       length,
-      bodyLength,
+      0,
+      FRAME_HEADER_BYTES + metadataLength + bodyLength,
     );
+    bulk.started = true;
     // The peer can copy this piece while the next one is being written.
     carrier.publish();
     return length;
   }
 }
 
+function sentBy(label: string): string {
+  return `it was sent by an earlier call of ${label}`;
+}
+
+/** Loans of which the encoding under way wrote bytes. */
+const noted = new Map<ArrayBufferLike, Loan>();
+
+bytesHooks.explainGone = explainGone;
+bytesHooks.note = (bytes) => {
+  const origin = originOf(bytes);
+  if (origin instanceof Loan) noted.set(bytes.buffer, origin);
+};
+
+function startNoting(): void {
+  noted.clear();
+  bytesHooks.noting = true;
+}
+
+/** Sending a part of a loan takes all of it. */
+function giveBackNoted(why: string): void {
+  for (const [buffer, loan] of noted) loan.giveBack(buffer as ArrayBuffer, why);
+  noted.clear();
+}
+
 function checkSize(byteLength: number, writeMaxBytes: number): void {
   if (byteLength <= writeMaxBytes) return;
-  const limit = writeMaxBytes === MESSAGE_BYTES_MAX ? `the limit of ${MESSAGE_BYTES_MAX} bytes (2 GiB − 64 KiB)` : `configured writeMaxBytes ${writeMaxBytes}`;
+  const limit = writeMaxBytes === MESSAGE_BYTES_MAX ? `the limit of ${MESSAGE_BYTES_MAX} bytes (2 GiB − 1)` : `configured writeMaxBytes ${writeMaxBytes}`;
   throw new ConnectError(`message size ${byteLength} is larger than ${limit}`, Code.ResourceExhausted);
 }

@@ -10,6 +10,8 @@ import type { ContextValues, Interceptor } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
+import type { Holding, LeaseLifetime } from "../memory/lease.js";
+import { holdingOf, isScoped } from "../memory/lease.js";
 import { Violation } from "../memory/violation.js";
 import type { PeerCredentials } from "../os/addon.js";
 import { FLAG, KIND, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX, STATUS_BYTES_MAX } from "../wire/frame.js";
@@ -18,7 +20,8 @@ import { parseError, serializeError, tooLarge } from "./client.js";
 import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "./deadline.js";
 import { encodeError, handlerError, wireCode } from "./errors.js";
-import { Assembly, decodeWhole, NO_SPANS, takeMetadata } from "./inbound.js";
+import type { Reception } from "./inbound.js";
+import { Assembly, decodeWhole, Received, takeMetadata } from "./inbound.js";
 import { Outbox } from "./outbox.js";
 
 /** A method as this server serves it. */
@@ -30,12 +33,14 @@ export interface ServerMethod {
   readonly input: MessageCodec;
   readonly output: MessageCodec;
   readonly options: ServerMethodOptions;
+  readonly reception: Reception;
 }
 
 export interface ServerMethodOptions {
   readonly readMaxBytes: number;
   readonly writeMaxBytes: number;
   readonly maxTimeoutMs: number;
+  readonly leases: LeaseLifetime;
   readonly interceptors: readonly Interceptor[];
   readonly shutdownSignal: AbortSignal | undefined;
 }
@@ -70,7 +75,9 @@ export class ServerConnection implements FrameReceiver {
     this.carrier = carrier;
     this.options = options;
     this.onEnded = onEnded;
-    this.outbox = new Outbox(carrier, (streamId, error) => this.sendError(streamId, error, undefined));
+    this.outbox = new Outbox(carrier, (streamId, error, wasStarted) => {
+      if (!wasStarted) this.sendError(streamId, error, undefined);
+    });
   }
 
   get pendingCalls(): number {
@@ -138,6 +145,7 @@ export class ServerConnection implements FrameReceiver {
 
   onClosed(reason: CarrierClosed): void {
     this.closed = true;
+    this.outbox.close();
     for (const call of this.calls) call?.abandon(new ConnectError(`the client is gone: ${reason.detail}`, Code.Canceled));
     this.calls.length = 0;
     this.openCalls = 0;
@@ -168,20 +176,23 @@ export class ServerConnection implements FrameReceiver {
     this.openCalls++;
     if ((frame.flags & FLAG.more) !== 0 || frame.following) {
       try {
-        call.assembly = new Assembly(frame.messageLength);
+        call.assembly = new Assembly(frame, Received.of(frame, this.carrier.spanSource, method.reception));
       } catch (error) {
+        if (error instanceof Violation) throw error;
         return call.fail(new ConnectError(`no memory for a request of ${frame.messageLength} bytes`, Code.ResourceExhausted, undefined, undefined, error));
       }
       call.assembly.add(frame);
       return;
     }
+    const scoped = isScoped(method.reception.lifetime) && (frame.spanCount > 0 || method.reception.lifetime === "strict");
     let message: unknown;
     try {
-      message = decodeWhole(method.input, frame);
+      message = decodeWhole(method.input, frame, this.carrier.spanSource, method.reception);
     } catch (error) {
       if (error instanceof Violation) throw error;
       return call.fail(parseError(error));
     }
+    if (scoped) call.scope = holdingOf(message as object);
     call.run(message);
   }
 
@@ -206,14 +217,15 @@ export class ServerConnection implements FrameReceiver {
 
   /** The request is here, all of it. */
   private onWhole(call: ServerCall): void {
-    const { bytes } = call.assembly!;
+    const { bytes, received } = call.assembly!;
     call.assembly = undefined;
     let message: unknown;
     try {
-      message = call.served.input.decode(bytes, 0, bytes.length, true, NO_SPANS);
+      message = received.decode(call.served.input, bytes, 0, bytes.length, true);
     } catch (error) {
       return call.fail(parseError(error));
     }
+    if (isScoped(call.served.reception.lifetime)) call.scope = holdingOf(message as object);
     call.run(message);
   }
 
@@ -252,6 +264,7 @@ export class ServerConnection implements FrameReceiver {
       call.served.output,
       message,
       call.served.options.writeMaxBytes,
+      call.served.path,
     );
   }
 
@@ -266,7 +279,7 @@ export class ServerConnection implements FrameReceiver {
     if (status.length > STATUS_BYTES_MAX) {
       status = encodeError(new ConnectError(`an error of ${status.length} bytes is larger than the limit of ${STATUS_BYTES_MAX}`, error.code));
     }
-    this.outbox.send(KIND.response, FLAG.endStream, wireCode(error.code), streamId, headerLength, metadata, rawBytes, status, status.length);
+    this.outbox.send(KIND.response, FLAG.endStream, wireCode(error.code), streamId, headerLength, metadata, rawBytes, status, status.length, "");
   }
 }
 
@@ -276,6 +289,8 @@ export class ServerCall {
   readonly served: ServerMethod;
   readonly streamId: number;
   assembly: Assembly | undefined;
+  /** What the request has leased, if that ends with the handler. */
+  scope: Holding | undefined;
   private readonly context: CallContext;
   private readonly timer: NodeJS.Timeout | undefined;
   private done = false;
@@ -284,7 +299,7 @@ export class ServerCall {
     this.connection = connection;
     this.served = served;
     this.streamId = streamId;
-    this.context = new CallContext(served, connection.options, metadata, timeoutMs);
+    this.context = new CallContext(served, connection, metadata, timeoutMs);
     const timeout = boundedTimeout(timeoutMs);
     if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
   }
@@ -295,17 +310,24 @@ export class ServerCall {
     try {
       result = this.served.handle(message, this.context);
     } catch (error) {
-      return this.fail(handlerError(error));
+      return this.settle(undefined, handlerError(error));
     }
     if (isThenable(result)) {
       const promise = result instanceof Promise ? result : Promise.resolve(result);
       promise.then(
-        (answer) => this.answer(answer),
-        (error: unknown) => this.fail(handlerError(error)),
+        (answer) => this.settle(answer, undefined),
+        (error: unknown) => this.settle(undefined, handlerError(error)),
       );
     } else {
-      this.answer(result);
+      this.settle(result, undefined);
     }
+  }
+
+  /** The handler is done; perhaps long after the call is. What was lent to it ends when its answer has been taken. */
+  private settle(answer: unknown, error: ConnectError | undefined): void {
+    if (error !== undefined) this.fail(error);
+    else this.answer(answer);
+    this.scope?.endScope();
   }
 
   private answer(message: unknown): void {
@@ -338,6 +360,7 @@ export class ServerCall {
 
   private finish(reason: ConnectError | undefined): void {
     this.done = true;
+    this.assembly?.received.drop();
     this.assembly = undefined;
     if (this.timer !== undefined) clearTimeout(this.timer);
     this.context.end(reason);

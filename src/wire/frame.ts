@@ -11,9 +11,11 @@
  *   16 │ metadataLength    u32        │
  *   20 │ messageLength     u32        │ of the whole message, however many pieces it comes in
  *   24 │ pieceLength       u32        │ bytes of the message that this frame brings
- *   28 │ spanCount         u32        │ entries of the splice table; 0 until spans are negotiated
+ *   28 │ spanCount         u32        │ entries of the splice table; 0 unless spans were negotiated
  *   32 ├──────────────────────────────┤
  *      │ metadata                     │
+ *      ├──────────────────────────────┤
+ *      │ splice table                 │ 24 bytes each, see SpanEntry; padded before it to a multiple of 4
  *      ├──────────────────────────────┤
  *      │ the piece itself, or, with   │
  *      │ inBlock: unit u32,           │ the arena block that holds it
@@ -56,6 +58,10 @@ export const KIND = {
   pong: 10,
   /** From now on `code` stands for the method whose path ("/package.Service/Method") is the frame's metadata. */
   method: 11,
+  /** Releases a block of the receiver's that an earlier frame named as `returned`: unit and generation are its metadata. */
+  release: 12,
+  /** The sender has waited for blocks to come back: leases of which only garbage is left may be collected. */
+  starved: 13,
 } as const;
 
 export const FLAG = {
@@ -68,6 +74,41 @@ export const FLAG = {
   /** The piece comes right behind the frame, which does not count it (on a stream socket). */
   follows: 8,
 } as const;
+
+/**
+ * An entry of the splice table: bytes of the message that lie elsewhere. The message's other bytes, its inline part, are what
+ * frames bring as pieces.
+ */
+export interface SpanEntry {
+  /** Where in the joined message the bytes belong. */
+  position: number;
+  byteLength: number;
+  /** The block: of the sender's arena, or, with `SPAN.returned`, of the receiver's. With `SPAN.region`: the number of the descriptor. */
+  unit: number;
+  generation: number;
+  /** Where in the block, or region, the bytes start. */
+  offset: number;
+  flags: number;
+}
+
+export const SPAN = {
+  /** The block is the receiver's own: one that it sent, and that the sender of this frame still holds. */
+  returned: 1,
+  /** With `returned`: the sender of this frame does not hold it any more. Else it will say so in a `release` frame. */
+  given: 2,
+  /** The bytes lie in a region of their own, whose descriptor came over the control socket. */
+  region: 4,
+} as const;
+
+export const SPAN_ENTRY_BYTES = 24;
+
+/** Where the splice table starts after metadata that ends at `offset`. */
+export function tableOffset(offset: number): number {
+  return (offset + 3) & -4;
+}
+
+/** Most spans of one message; further large values travel with the inline part. */
+export const SPANS_MAX = 64;
 
 /** Largest frame: the reader copies frames to scratch memory of a few times this size. */
 export const FRAME_BYTES_MAX = 32768;
@@ -82,8 +123,10 @@ export const PATH_BYTES_MAX = 1024;
 /** Largest metadata block of a frame; with an inline piece of the largest size it still fits a frame. */
 export const METADATA_BYTES_MAX = FRAME_BYTES_MAX - INLINE_BYTES_MAX - FRAME_HEADER_BYTES;
 
-/** Largest message: protobuf's own limit, 2 GiB less a margin for the framing. */
-export const MESSAGE_BYTES_MAX = 2 ** 31 - 65536;
+/** Largest single value: 2 GiB less a margin for the rest of its message. */
+export const PAYLOAD_BYTES_MAX = 2 ** 31 - 65536;
+/** Largest message: protobuf's own limit. */
+export const MESSAGE_BYTES_MAX = 2 ** 31 - 1;
 
 /** Methods that a client may define on one connection. */
 export const METHODS_MAX = 4096;
@@ -93,4 +136,15 @@ export const SLOTS_MAX = 1 << SLOT_BITS;
 
 export function packKindFlagsCode(kind: number, flags: number, code: number): number {
   return kind | (flags << 8) | (code << 16);
+}
+
+export function writeUint32(bytes: Uint8Array, at: number, value: number): void {
+  bytes[at] = value;
+  bytes[at + 1] = value >>> 8;
+  bytes[at + 2] = value >>> 16;
+  bytes[at + 3] = value >>> 24;
+}
+
+export function readUint32(bytes: Uint8Array, at: number): number {
+  return (bytes[at] | (bytes[at + 1] << 8) | (bytes[at + 2] << 16) | (bytes[at + 3] << 24)) >>> 0;
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { HandshakeMessage, Hello } from "./hello.js";
-import { decodeHandshake, encodeHandshake, handshakeLength, negotiate, PREFIX_BYTES, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN } from "./hello.js";
+import { decodeHandshake, encodeHandshake, FEATURES_SUPPORTED, handshakeLength, negotiate, PREFIX_BYTES, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN } from "./hello.js";
 
 const hello: Hello = { kind: "hello", minVersion: 1, maxVersion: 3, featuresSupported: 0xffffffff, featuresRequired: 0x80000000, maxStreams: 17 };
 const messages: HandshakeMessage[] = [
@@ -74,8 +74,8 @@ test("more streams than there are slots count as all slots", () => {
 
 test("the newest version that both know is chosen, and features that both have", () => {
   const plain = { ...hello, featuresRequired: 0 };
-  assert.deepEqual(negotiate({ ...plain, minVersion: 1, maxVersion: 65535 }), { version: PROTOCOL_VERSION_MAX, features: 0 });
-  assert.deepEqual(negotiate({ ...plain, minVersion: PROTOCOL_VERSION_MIN, maxVersion: PROTOCOL_VERSION_MIN }), { version: PROTOCOL_VERSION_MIN, features: 0 });
+  assert.deepEqual(negotiate({ ...plain, minVersion: 1, maxVersion: 65535 }), { version: PROTOCOL_VERSION_MAX, features: FEATURES_SUPPORTED });
+  assert.deepEqual(negotiate({ ...plain, minVersion: PROTOCOL_VERSION_MIN, maxVersion: PROTOCOL_VERSION_MIN }), { version: PROTOCOL_VERSION_MIN, features: FEATURES_SUPPORTED });
 });
 
 test("without a common version, or without a required feature, the refusal says so", () => {

@@ -16,7 +16,11 @@ import { SLOTS_MAX } from "./frame.js";
 
 export const PROTOCOL_VERSION_MIN = 1;
 export const PROTOCOL_VERSION_MAX = 1;
-export const FEATURES_SUPPORTED = 0;
+export const FEATURE = {
+  /** Frames may have splice tables. */
+  spans: 2,
+} as const;
+export const FEATURES_SUPPORTED = FEATURE.spans;
 
 export const PREFIX_BYTES = 8;
 const MAGIC = 0x4d545349; // "ISTM"

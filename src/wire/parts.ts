@@ -8,7 +8,7 @@ export class Parts {
   private partOffset = 0;
 
   constructor(parts: readonly Uint8Array[]) {
-    this.parts = parts;
+    this.parts = parts.filter((part) => part.length > 0);
     this.byteLength = parts.reduce((sum, part) => sum + part.length, 0);
   }
 
@@ -20,7 +20,7 @@ export class Parts {
     return this.byteLength - this.taken;
   }
 
-  /** Copies the next `byteLength` bytes, which are there, to `target` at `offset`. */
+  /** Copies the next `byteLength` bytes, which are there, to `target` at `offset`. @throws Error if their memory is gone meanwhile */
   copyTo(target: Uint8Array, offset: number, byteLength: number): void {
     for (let at = offset; at < offset + byteLength; ) {
       const slice = this.next(offset + byteLength - at);
@@ -29,11 +29,11 @@ export class Parts {
     }
   }
 
-  /** The next `byteLength` bytes, which are there, as they lie: appended to `target`, in order. */
+  /** The next `byteLength` bytes, which are there, as they lie: appended to `target`, in order. @throws Error like `copyTo` */
   takeTo(target: Uint8Array[], byteLength: number): void {
     for (let left = byteLength; left > 0; ) {
       const slice = this.next(left);
-      if (slice.length > 0) target.push(slice);
+      target.push(slice);
       left -= slice.length;
     }
   }
@@ -41,6 +41,7 @@ export class Parts {
   private next(bytesMax: number): Uint8Array {
     const part = this.parts[this.part];
     const to = Math.min(part.length, this.partOffset + bytesMax);
+    if (part.length === 0) throw goneMeanwhile();
     const slice = part.subarray(this.partOffset, to);
     this.taken += slice.length;
     this.partOffset = to;
@@ -50,4 +51,9 @@ export class Parts {
     }
     return slice;
   }
+}
+
+/** For bytes that were to be sent, and are detached. */
+export function goneMeanwhile(): Error {
+  return new Error("bytes that were being sent lost their memory: their ArrayBuffer was detached before the call was over (a lease that ended, or a transfer)");
 }

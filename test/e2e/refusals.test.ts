@@ -9,7 +9,7 @@ import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js"
 import { decodeHandshake, encodeHandshake } from "../../src/wire/hello.js";
 import { serveHttp, serveRaw, serveSilently } from "../support/other-servers.js";
 import { runScriptOk } from "../support/processes.js";
-import { descriptorsOf } from "../support/resources.js";
+import { ownDescriptors } from "../support/resources.js";
 import { tempFolder, tempSocket } from "../support/temp.js";
 import type { Owner } from "../support/temp.js";
 import { connectTo, serveInChild } from "../support/test-server.js";
@@ -128,10 +128,10 @@ describe("a path", () => {
     const { path } = await serveRaw(context, (socket) => (next % 5 === 4 ? socket.destroy() : socket.write(answers[next % 5])));
     const attempt = () => assert.rejects(connectTo(context, { path }, { handshakeTimeoutMs: 50 }).client.echo({}), ConnectError);
     await attempt();
-    const before = descriptorsOf(process.pid);
+    const before = ownDescriptors();
     for (next = 0; next < 20; next++) await attempt();
     await waitUntil("descriptors and mappings to be gone", () => {
-      const now = descriptorsOf(process.pid);
+      const now = ownDescriptors();
       return (now.open <= before.open + 1 && now.mappings <= before.mappings) || JSON.stringify({ now, before });
     });
   });

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { Code } from "@connectrpc/connect";
-import { descriptorsOf } from "../support/resources.js";
+import { ownDescriptors } from "../support/resources.js";
 import type { WorkerTask } from "../support/servers/worker.js";
 import type { Owner } from "../support/temp.js";
 import { tempSocket } from "../support/temp.js";
@@ -53,7 +53,7 @@ test("the main thread calls a server in a worker, and learns at once when that i
 
 test("workers that are terminated in the middle of calls leave nothing behind, in this process or the server", async (context) => {
   const server = await startServer(context, "two processes");
-  const before = descriptorsOf(process.pid);
+  const before = ownDescriptors();
   for (let round = 0; round < 5; round++) {
     const worker = startWorker(context, { role: "call and hang", path: server.path });
     await say(worker, "called");
@@ -62,7 +62,7 @@ test("workers that are terminated in the middle of calls leave nothing behind, i
   }
   await waitUntil("the connections to end", async () => (await server.stats()).connections === 0);
   await waitUntil("descriptors and mappings to be gone", () => {
-    const now = descriptorsOf(process.pid);
+    const now = ownDescriptors();
     return (now.open <= before.open && now.mappings <= before.mappings) || JSON.stringify({ now, before });
   });
   assert.equal((await connectTo(context, server).client.echo({ text: "fine" })).text, "fine");

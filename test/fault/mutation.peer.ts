@@ -101,7 +101,7 @@ obey({
     addon.sendMessage(socket, new Uint8Array(1), [own.ringDescriptor, own.arenaDescriptor]);
     addon.closeDescriptor(socket);
     addon.closeDescriptor(listener);
-    const memory = joinMemory(addon, own, descriptors);
+    const memory = joinMemory(addon, own, descriptors, false);
     ownWords = new Int32Array(memory.ownRing, 0, RING_DATA_OFFSET / 4);
     ringBytes = new Uint8Array(memory.peerRing, RING_DATA_OFFSET);
     ringWords = new Uint32Array(memory.peerRing, RING_DATA_OFFSET);

@@ -48,7 +48,7 @@ obey({
   join() {
     const { descriptors } = addon.receiveMessage(socket, new Uint8Array(1));
     addon.closeDescriptor(socket);
-    const { peerRing } = joinMemory(addon, own, descriptors);
+    const { peerRing } = joinMemory(addon, own, descriptors, false);
     peerWords = new Int32Array(peerRing, 0, RING_DATA_OFFSET / 4);
   },
   start(seed: number) {

@@ -68,8 +68,10 @@ export class Side {
     this.port = port;
     this.received = new Received(scenario.sends[1 - side].flat());
     const line = { ring: () => (port.ring(), true), keepAlive: () => undefined, close: () => undefined };
-    this.carrier = new ModelCarrier(memoryOf(scenario, copies), line, 0, this.words());
+    this.carrier = new ModelCarrier(memoryOf(scenario, copies), line, 0, true, this.words());
     const inner = this.carrier as unknown as CarrierParts;
+    // No outcome may rest on a timer.
+    inner.watchStarvation = () => undefined;
     const { intake } = inner;
     assert.equal(typeof intake.snapshot, "function", "ring data is read in `snapshot` of the intake");
     const snapshot = intake.snapshot.bind(intake);
@@ -153,7 +155,7 @@ export class Side {
   private send(what: Send): void {
     const streamId = ++this.sent;
     if (what === "frame") this.outbox.sendControl(KIND.ping, 0, streamId, markOf(streamId, 0));
-    else this.outbox.send(KIND.request, 0, 0, streamId, markOf(streamId, 0), undefined, bulkCodec(streamId), undefined, MESSAGE_BYTES_MAX);
+    else this.outbox.send(KIND.request, 0, 0, streamId, markOf(streamId, 0), undefined, bulkCodec(streamId), undefined, MESSAGE_BYTES_MAX, "");
   }
 
   private onFrame(frame: ReceivedFrame): void {
@@ -280,13 +282,15 @@ function memoryOf({ ringBytes, releaseSlots, blocks }: Scenario, copies: Copies)
     peerGeometry: geometry,
     ownPages: { byteLength: ARENA_UNIT_BYTES + blocks * PIECE_BYTES, commit: () => undefined, giveBack: () => undefined },
     budget: { take: () => true, give: () => undefined, explanation: "" },
+    leasable: false,
     close: () => undefined,
   };
 }
 
 function viewOf(buffer: ArrayBuffer): ArenaView {
   const bytes = new Uint8Array(buffer);
-  return { byteLength: buffer.byteLength, upTo: () => bytes };
+  const noViews = () => assert.fail("no bytes are leased or loaned here");
+  return { byteLength: buffer.byteLength, upTo: () => bytes, viewOf: noViews, detach: noViews };
 }
 
 /** Larger arrays are memory: the books of an arena of a few units are small. */

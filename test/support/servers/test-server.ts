@@ -2,7 +2,7 @@
 import { createIsthmusServer } from "../../../src/index.js";
 import { answerParent, childData } from "../processes.js";
 import type { Descriptors } from "../resources.js";
-import { descriptorsOf } from "../resources.js";
+import { ownDescriptors } from "../resources.js";
 import { observations, testRoutes } from "../test-service.js";
 import type { TestServerData } from "../test-server.js";
 
@@ -16,7 +16,7 @@ answerParent({
   close: (timeoutMs: number | undefined) => server.close(timeoutMs === undefined ? {} : { timeoutMs }),
   resources(): Descriptors {
     (globalThis as { gc?: () => void }).gc?.();
-    return descriptorsOf(process.pid);
+    return ownDescriptors();
   },
   block(milliseconds: number) {
     const end = performance.now() + milliseconds;

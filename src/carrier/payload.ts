@@ -1,0 +1,311 @@
+/**
+ * A message's large values on their way through shared memory: which of them stay where they are, which are copied to a block first,
+ * and which travel with the rest of the message after all.
+ *
+ * PAYLOAD-1  Every hold that a payload takes (on a block of ours, on a lease of the peer's) passes on when its first frame is
+ *            committed, or ends when the payload is canceled: exactly once.
+ */
+import type { Rope } from "../codec/rope.js";
+import { Lease } from "../memory/lease.js";
+import { Loan } from "../memory/loan.js";
+import { originOf } from "../memory/origin.js";
+import { SPAN, SPAN_ENTRY_BYTES, SPANS_MAX } from "../wire/frame.js";
+import { goneMeanwhile, Parts } from "../wire/parts.js";
+import type { Blocks } from "./blocks.js";
+
+/**
+ * From this size on, in bytes, a value on the heap gets a block of its own; smaller ones are copied together with the rest of the
+ * message, which costs the receiver a copy but no lease.
+ */
+export const SPAN_COPY_BYTES_MIN = 32 << 10;
+
+/** A value as the rope had it; its own array may be empty by now. */
+interface Value {
+  readonly position: number;
+  readonly byteOffset: number;
+  readonly byteLength: number;
+  /** Where it is now. */
+  bytes: Uint8Array;
+  /** How it is sent; undefined: with the inline part. */
+  place: Place | undefined;
+}
+
+interface Place {
+  unit: number;
+  generation: number;
+  offset: number;
+  flags: number;
+  /** Still to be copied to a block: from where, and how far that is. */
+  source: (() => Uint8Array) | undefined;
+  copiedBytes: number;
+  /** The frame that names it is about to be published. */
+  readonly onSent: () => void;
+  /** It is not sent after all. */
+  readonly onCanceled: () => void;
+}
+
+type ReadAgain = (byteOffset: number, byteLength: number) => Uint8Array;
+
+export class Payload {
+  /** Length of the joined message. */
+  readonly byteLength: number;
+  private readonly blocks: Blocks | undefined;
+  private readonly rope: Rope;
+  private readonly values: readonly Value[];
+  private places = 0;
+  private readonly cleanUps: (() => void)[] = [];
+  private over = false;
+  private inlineMade: Parts | undefined;
+
+  /**
+   * Takes what the rope refers to: loans are their user's no more from now on.
+   * @param blocks where large values are placed; undefined: all of the message is inline
+   * @param why what becomes of them, to be read after "its memory is gone: "
+   * @throws Error if a loan is not there any more; then nothing is held
+   */
+  constructor(blocks: Blocks | undefined, rope: Rope, why: string) {
+    this.blocks = blocks;
+    this.rope = rope;
+    this.byteLength = rope.byteLength;
+    this.values = rope.spans.map(({ position, bytes }) => ({ position, byteOffset: bytes.byteOffset, byteLength: bytes.length, bytes, place: undefined }));
+    const taken = new Map<ArrayBufferLike, ReadAgain>();
+    try {
+      for (const value of this.values) this.adopt(value, taken, why);
+    } catch (error) {
+      this.cancel();
+      throw error;
+    }
+  }
+
+  get spanCount(): number {
+    return this.places;
+  }
+
+  get tableBytes(): number {
+    return this.places * SPAN_ENTRY_BYTES;
+  }
+
+  /** What of the message travels in pieces, once `place` has come to an end. */
+  get inline(): Parts {
+    return (this.inlineMade ??= new Parts(this.inlineParts()));
+  }
+
+  private adopt(value: Value, taken: Map<ArrayBufferLike, ReadAgain>, why: string): void {
+    const { bytes, byteLength } = value;
+    const again = taken.get(bytes.buffer);
+    if (again !== undefined) return this.adoptAgain(value, again);
+    const origin = originOf(bytes);
+    if (origin instanceof Loan) {
+      taken.set(bytes.buffer, this.adoptLoan(value, origin, why));
+      return;
+    }
+    const { blocks } = this;
+    const owner = blocks !== undefined && origin instanceof Lease && this.places < SPANS_MAX ? blocks.ownerOf(origin) : undefined;
+    if (blocks !== undefined && owner !== undefined) {
+      const lease = origin as Lease;
+      const endsWhenSent = lease.endsWhenSent && !lease.retained;
+      // Read before the bytes are gone.
+      const readAgain = blocks.reader(lease, owner);
+      if (this.adoptLease(blocks, value, lease, owner, endsWhenSent, why)) taken.set(bytes.buffer, readAgain);
+      return;
+    }
+    if (byteLength >= SPAN_COPY_BYTES_MIN) this.copyToBlock(value, () => bytes);
+  }
+
+  /** Takes a loan, and tells how the same memory is read again for another field. */
+  private adoptLoan(value: Value, loan: Loan, why: string): ReadAgain {
+    const { blocks } = this;
+    const { byteOffset, byteLength } = value;
+    const buffer = value.bytes.buffer as ArrayBuffer;
+    if (blocks?.isOwnLoan(loan) !== true || this.places === SPANS_MAX) {
+      const { bytes, done } = loan.takeToCopy(buffer, why);
+      this.cleanUps.push(done);
+      value.bytes = bytes.subarray(byteOffset, byteOffset + byteLength);
+      if (byteLength >= SPAN_COPY_BYTES_MIN) this.copyToBlock(value, () => value.bytes);
+      return (offset, length) => bytes.subarray(offset, offset + length);
+    }
+    loan.take(buffer, why);
+    blocks.loanSent(loan.unit);
+    this.setBlock(blocks, value, loan.unit, byteOffset);
+    return (offset, length) => blocks.bytesOf(loan.unit, offset + length).subarray(offset);
+  }
+
+  /** Memory that was taken for another field of this message: it arrives a second time, as bytes of its own. */
+  private adoptAgain(value: Value, read: ReadAgain): void {
+    const { byteOffset, byteLength } = value;
+    if (byteLength >= SPAN_COPY_BYTES_MIN && this.places < SPANS_MAX) this.copyToBlock(value, () => read(byteOffset, byteLength));
+    else value.bytes = read(byteOffset, byteLength).slice();
+  }
+
+  /** Sends a lease's bytes where they are. True if they are their user's no more. */
+  private adoptLease(blocks: Blocks, value: Value, lease: Lease, owner: "own" | "peer", endsWhenSent: boolean, why: string): boolean {
+    const { unit, generation } = lease;
+    const offset = lease.offset + value.byteOffset;
+    if (endsWhenSent && lease.endByReturning(value.bytes.buffer as ArrayBuffer, why)) {
+      if (owner === "own") {
+        blocks.ownLeaseEnded();
+        this.setBlock(blocks, value, unit, offset);
+      } else {
+        blocks.leaseEnded(lease);
+        const flags = SPAN.returned | SPAN.given;
+        this.set(value, { unit, generation, offset, flags, source: undefined, copiedBytes: 0, onSent: nothing, onCanceled: () => blocks.releaseToPeer(unit, generation) });
+      }
+      return true;
+    }
+    lease.pin();
+    const onSent = () => {
+      if (owner === "own") blocks.arena.lend(unit);
+      else lease.markReturned();
+      lease.unpin();
+    };
+    const flags = owner === "own" ? 0 : SPAN.returned;
+    this.set(value, { unit, generation, offset, flags, source: undefined, copiedBytes: 0, onSent, onCanceled: () => lease.unpin() });
+    return false;
+  }
+
+  /** The value lies in a block of ours, which the payload holds. */
+  private setBlock(blocks: Blocks, value: Value, unit: number, offset: number): void {
+    const { arena } = blocks;
+    blocks.copies.spansSentInPlace++;
+    this.set(value, {
+      unit,
+      generation: arena.generationOf(unit),
+      offset,
+      flags: 0,
+      source: undefined,
+      copiedBytes: 0,
+      onSent: () => arena.handOver(unit),
+      onCanceled: () => blocks.dropOwn(unit),
+    });
+  }
+
+  private copyToBlock(value: Value, source: () => Uint8Array): void {
+    const { blocks } = this;
+    if (blocks === undefined || this.places === SPANS_MAX) {
+      if (value.bytes.length !== value.byteLength) value.bytes = source().slice();
+      return;
+    }
+    const place: Place = {
+      unit: 0,
+      generation: 0,
+      offset: 0,
+      flags: 0,
+      source,
+      copiedBytes: 0,
+      onSent: () => blocks.arena.handOver(place.unit),
+      onCanceled: () => {
+        if (place.unit !== 0) blocks.dropOwn(place.unit);
+      },
+    };
+    this.set(value, place);
+  }
+
+  private set(value: Value, place: Place): void {
+    value.place = place;
+    this.places++;
+  }
+
+  /**
+   * Copies what has to be copied, up to about `bytesMax` bytes.
+   * @returns bytes copied; −1: everything is in its place; −2: it has to wait for room
+   * @throws Error if bytes that were to be sent are gone
+   */
+  place(bytesMax: number): number {
+    const { blocks } = this;
+    if (blocks === undefined) return -1;
+    let copied = 0;
+    for (const value of this.values) {
+      const { place } = value;
+      if (place?.source === undefined) continue;
+      if (place.unit === 0 && !this.findBlock(blocks, value, place)) {
+        if (value.place === undefined) continue;
+        return copied > 0 ? copied : -2;
+      }
+      const from = place.source();
+      if (from.length !== value.byteLength) throw goneMeanwhile();
+      const to = Math.min(value.byteLength, place.copiedBytes + bytesMax - copied);
+      blocks.bytesOf(place.unit, value.byteLength).set(from.subarray(place.copiedBytes, to), place.copiedBytes);
+      copied += to - place.copiedBytes;
+      place.copiedBytes = to;
+      if (to < value.byteLength) return copied;
+      place.source = undefined;
+      blocks.copies.spansCopiedIn++;
+      if (copied >= bytesMax) return copied;
+    }
+    return copied > 0 ? copied : -1;
+  }
+
+  /** A block to copy a value to. If none can be had but by waiting for the peer, the value travels with the inline part instead. */
+  private findBlock(blocks: Blocks, value: Value, place: Place): boolean {
+    const unit = blocks.allocate(value.byteLength);
+    if (unit >= 0) {
+      place.unit = unit;
+      place.generation = blocks.arena.generationOf(unit);
+      return true;
+    }
+    if (blocks.mayGrow && value.byteLength < blocks.arena.byteLength / 2) return false;
+    if (value.bytes.length !== value.byteLength) value.bytes = place.source!().slice();
+    value.place = undefined;
+    this.places--;
+    return false;
+  }
+
+  /** Writes the splice table. */
+  writeTable(words: Int32Array, at: number): void {
+    for (const { position, byteLength, place } of this.values) {
+      if (place === undefined) continue;
+      words[at++] = position;
+      words[at++] = byteLength;
+      words[at++] = place.unit;
+      words[at++] = place.generation;
+      words[at++] = place.offset;
+      words[at++] = place.flags;
+    }
+  }
+
+  /** The frame with the table is about to be published. */
+  spansSent(): void {
+    for (const value of this.values) {
+      value.place?.onSent();
+      value.place = undefined;
+    }
+    this.places = 0;
+  }
+
+  /** All of the message is sent. */
+  done(): void {
+    if (this.over) return;
+    this.over = true;
+    for (const cleanUp of this.cleanUps) cleanUp();
+  }
+
+  /** What is not sent yet will not be. */
+  cancel(): void {
+    for (const value of this.values) {
+      value.place?.onCanceled();
+      value.place = undefined;
+    }
+    this.done();
+  }
+
+  private inlineParts(): Uint8Array[] {
+    const { inline } = this.rope;
+    const parts: Uint8Array[] = [];
+    let from = 0;
+    let spanBytes = 0;
+    for (const { position, byteLength, bytes, place } of this.values) {
+      const to = position - spanBytes;
+      parts.push(inline.subarray(from, to));
+      if (place === undefined) {
+        if (bytes.length !== byteLength) throw goneMeanwhile();
+        parts.push(bytes);
+      }
+      from = to;
+      spanBytes += byteLength;
+    }
+    parts.push(inline.subarray(from));
+    return parts;
+  }
+}
+
+const nothing = () => undefined;

@@ -1,0 +1,14 @@
+/** What whoever sends messages has to know and to say about their bytes. The codec calls it, and knows nothing of it. */
+interface BytesHooks {
+  /** Whether the next encoding is to call `note` for every value of bytes, and for every typed array, that it writes. */
+  noting: boolean;
+  note: (bytes: ArrayBufferView) => void;
+  /** Why a view's memory is gone, to be read after "its memory is gone: ". */
+  explainGone: (bytes: ArrayBufferView) => string;
+}
+
+export const bytesHooks: BytesHooks = {
+  noting: false,
+  note: () => undefined,
+  explainGone: () => "the ArrayBuffer is detached, because it was transferred or given away",
+};

@@ -1,0 +1,131 @@
+/**
+ * ArrayBuffers over single blocks of an arena: what user code gets to see of shared memory.
+ *
+ * BLOCK-1  The memory of a block is used again only when no ArrayBuffer reaches it any more: it was detached here, with all
+ *          views on it, or the addon told that its backing store is gone. Who moves the memory away (`transfer`)
+ *          keeps it from being used until that is garbage too.
+ *
+ * Making one costs some microseconds, most of it V8's. So where V8 can do that, a detached one's memory moves to a
+ * new ArrayBuffer that waits here for the block's next use.
+ */
+import type { ArenaView } from "./segment.js";
+import { keepInThread, transferBuffer } from "./transfer.js";
+
+/** Whoever uses a block through an ArrayBuffer. Must not refer to it, or it is never collected. */
+export interface BlockUser {
+  /** The block's view; set by `BlockViews.open`. */
+  view: BlockView | undefined;
+  /** The ArrayBuffer is gone, and with it its memory: nobody can reach the block through it. */
+  onCollected(): void;
+}
+
+/** One backing store over a block, whichever ArrayBuffer has it. */
+export interface BlockView {
+  readonly token: number;
+  readonly unit: number;
+  readonly offset: number;
+  readonly byteLength: number;
+  /** Undefined while nobody uses it. */
+  user: BlockUser | undefined;
+}
+
+/** ArrayBuffers that wait to be used again, per arena. Each counts as external memory for V8. */
+const IDLE_MAX = 64;
+
+const views = new Map<number, BlockView>();
+let lastToken = 0;
+
+export class BlockViews {
+  private readonly arena: ArenaView;
+  private readonly unitBytes: number;
+  /** By unit. */
+  private readonly idle = new Map<number, { readonly buffer: ArrayBuffer; readonly view: BlockView }>();
+  /** ArrayBuffers that had to be made, and those that were used again. */
+  made = 0;
+  reused = 0;
+
+  constructor(arena: ArenaView, unitBytes: number) {
+    this.arena = arena;
+    this.unitBytes = unitBytes;
+  }
+
+  /**
+   * An ArrayBuffer over `byteLength` bytes (at least one) of the block at `unit`, from `offset` in it on.
+   * @throws SystemError when it cannot be mapped
+   */
+  open(unit: number, offset: number, byteLength: number, user: BlockUser): ArrayBuffer {
+    const waiting = this.idle.get(unit);
+    if (waiting !== undefined) {
+      this.idle.delete(unit);
+      const { buffer, view } = waiting;
+      if (view.offset === offset && view.byteLength === byteLength) {
+        this.reused++;
+        view.user = user;
+        user.view = view;
+        return buffer;
+      }
+      this.arena.detach(buffer);
+    }
+    const token = ++lastToken;
+    const buffer = this.arena.viewOf(unit * this.unitBytes + offset, byteLength, token);
+    keepInThread(buffer);
+    const view = { token, unit, offset, byteLength, user };
+    views.set(token, view);
+    user.view = view;
+    this.made++;
+    return buffer;
+  }
+
+  /**
+   * Takes an ArrayBuffer away from its user: all views on it are empty from now on. False if it is detached already, by
+   * whoever moved its memory away; then `onCollected` follows when that is garbage.
+   */
+  detach(buffer: ArrayBuffer, user: BlockUser): boolean {
+    const { view } = user;
+    if (view === undefined || buffer.byteLength === 0) return false;
+    view.user = undefined;
+    user.view = undefined;
+    const moved = this.idle.size < IDLE_MAX && !this.idle.has(view.unit) ? transferBuffer(buffer) : undefined;
+    if (moved === undefined) {
+      this.arena.detach(buffer);
+    } else {
+      keepInThread(moved);
+      this.idle.set(view.unit, { buffer: moved, view });
+    }
+    return true;
+  }
+
+  /**
+   * Takes an ArrayBuffer away from its user like `detach`, but for reading once more what is in it: the bytes, and what is to be called
+   * when they are read. Where memory cannot be moved they are copied. Undefined if it is detached already.
+   */
+  move(buffer: ArrayBuffer, user: BlockUser): { readonly bytes: Uint8Array; readonly done: () => void } | undefined {
+    if (user.view === undefined || buffer.byteLength === 0) return undefined;
+    user.view.user = undefined;
+    user.view = undefined;
+    const moved = transferBuffer(buffer) ?? buffer.slice(0);
+    this.arena.detach(buffer);
+    return { bytes: new Uint8Array(moved), done: () => this.arena.detach(moved) };
+  }
+
+  /** The connection is over: nothing here will be used again. */
+  forget(): void {
+    for (const { buffer } of this.idle.values()) this.arena.detach(buffer);
+    this.idle.clear();
+  }
+}
+
+/** The addon tells that a backing store is gone. */
+export function onViewFreed(token: number): void {
+  const view = views.get(token);
+  views.delete(token);
+  const user = view?.user;
+  if (user === undefined) return;
+  user.view = undefined;
+  user.onCollected();
+}
+
+/** Detaches an ordinary ArrayBuffer, and returns its memory in a new one. */
+export function moveBuffer(buffer: ArrayBuffer): ArrayBuffer {
+  return transferBuffer(buffer) ?? structuredClone(buffer, { transfer: [buffer] });
+}
