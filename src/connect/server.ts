@@ -212,9 +212,7 @@ class SharedMemoryServer implements IsthmusServer {
     } catch (error) {
       return new ConnectError("the server could not decide whether to let this client in: its option `allow` threw", Code.Internal, undefined, undefined, error);
     }
-    if (!allowed) {
-      return new ConnectError(`user ${peer.uid} may not connect to this server; its option \`allow\` decides who may`, Code.PermissionDenied);
-    }
+    if (!allowed) return new ConnectError(refusalText(peer), Code.PermissionDenied);
     if (this.connections.size + this.handshakes.size >= maxConnections) {
       return new ConnectError(`the server has ${maxConnections} connections, its limit (maxConnections)`, Code.ResourceExhausted);
     }
@@ -225,6 +223,13 @@ class SharedMemoryServer implements IsthmusServer {
     this.connections.delete(connection);
     if (reason.cause === "violation") this.violations++;
   }
+}
+
+function refusalText({ uid }: PeerCredentials): string {
+  const text = `user ${uid} may not connect to this server; its option \`allow\` decides who may`;
+  if (uid !== OVERFLOW_UID) return text;
+  // `allow` sees the same number for all of them: only the file system can tell them apart.
+  return `${text}. 65534 is a user that has no number in the server's user namespace: let it in with \`allow\`, and let the socket's mode and its directory decide who gets that far`;
 }
 
 function isSameUser(peer: PeerCredentials): boolean {
