@@ -80,6 +80,17 @@ describe("two containers", { skip }, () => {
     assert.deepEqual(value, { pid: 0, uid: 0, gid: 0 });
   });
 
+  test("may have the folder mounted for reading only on the client's side, which then cannot touch the socket", async (context) => {
+    const shared = sharedFolder(context);
+    const [server, client] = await Promise.all([inContainer(context, shared), inContainer(context, shared, { readOnly: true })]);
+    await serve(server);
+    await client.ask("connect", SOCKET);
+    await assertExchange(client, seedOf(context));
+    const { failure } = await client.ask<Outcome<undefined>>("listen", { path: SOCKET, options: { takeover: true } } satisfies Listening);
+    assert.equal(failure?.code, Code.PermissionDenied, failure?.message);
+    assert.match(failure.message, /must be writable/);
+  });
+
   test("know at once when the other is killed, and leave nothing but the socket", async (context) => {
     const shared = sharedFolder(context);
     const start = () => inContainer(context, shared);

@@ -15,6 +15,8 @@ export interface ContainerOptions {
   readonly hostUid?: number;
   /** Whether the program runs in a further user namespace, in which no user has a number. */
   readonly unmapped?: boolean;
+  /** Whether the shared folder is mounted for reading only. */
+  readonly readOnly?: boolean;
 }
 
 /** Where a container sees the shared folder. */
@@ -23,12 +25,13 @@ export const SHARED = "/shared";
 // pivot_root and not chroot: the kernel allows no further user namespaces in a chroot.
 const SET_UP = `
 set -eu
-root=$1; shared=$2; shift 2
+root=$1; shared=$2; access=$3; shift 3
 mount -t tmpfs -o mode=755 tmpfs "$root"
 while [ "$1" != -- ]; do mkdir -p "$root$1"; mount --rbind "$1" "$root$1"; shift; done; shift
 mkdir -p "$root/proc" "$root${SHARED}" "$root/tmp"
 mount -t proc proc "$root/proc"
 mount --bind "$shared" "$root${SHARED}"
+mount -o "remount,bind,$access" "$root${SHARED}"
 mount -o remount,bind,ro "$root"
 cd "$root"
 pivot_root . .
@@ -45,11 +48,11 @@ export function sharedFolder(owner: Owner): string {
 }
 
 /** The command that runs what follows it in a new container. Killing it kills all that is in the container. */
-export function containerCommand(owner: Owner, shared: string, { hostUid, unmapped }: ContainerOptions = {}): string[] {
+export function containerCommand(owner: Owner, shared: string, { hostUid, unmapped, readOnly }: ContainerOptions = {}): string[] {
   const id = String(hostUid);
   const asUser = hostUid === undefined ? [] : ["setpriv", "--reuid", id, "--regid", id, "--clear-groups"];
   const unshare = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--ipc", "--pid", "--fork", "--kill-child"];
-  const setUp = ["sh", "-c", SET_UP, "container", openFolder(owner), shared, ...programFolders(), "--"];
+  const setUp = ["sh", "-c", SET_UP, "container", openFolder(owner), shared, readOnly === true ? "ro" : "rw", ...programFolders(), "--"];
   return [...asUser, ...unshare, ...setUp, ...(unmapped === true ? ["unshare", "--user"] : [])];
 }
 
