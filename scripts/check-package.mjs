@@ -49,7 +49,7 @@ try {
   const tarball = join(work, info.filename);
   const files = info.files.map((file) => file.path);
   const complaints = [
-    ...files.filter((path) => /\.test\.|^(test|bench|native)\/|tsbuildinfo/.test(path)).map((path) => `${path} should not be packed`),
+    ...files.filter((path) => /\.test\.|^(dist\/)?(test|bench|native|examples)\/|tsbuildinfo/.test(path)).map((path) => `${path} should not be packed`),
     ...["prebuilds/linux-x64/isthmus.node", "dist/src/index.js", "dist/src/index.d.ts", "README.md", "LICENSE"]
       .filter((path) => !files.includes(path))
       .map((path) => `${path} is missing`),

@@ -51,7 +51,7 @@ export interface LinkOptions {
 export type Isolation = "shared" | "snapshot";
 
 /** The uid that stands for users who have no number in this user namespace. */
-const OVERFLOW_UID = 65534;
+export const OVERFLOW_UID = 65534;
 
 /** Whether the peer's process belongs to this process's user, as the kernel has it. */
 export function isSameUser(peer: PeerCredentials): boolean {

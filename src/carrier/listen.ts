@@ -77,6 +77,11 @@ function bind(addon: Addon, temporary: string, path: string, options: ListenOpti
     if (isSystemError(error) && error.code === "ENAMETOOLONG") {
       throw new ConnectError(`listen on ${path}: the directory's path is too long for a Unix socket; use a shorter one`, Code.InvalidArgument);
     }
+    if (isSystemError(error) && error.syscall === "chown") {
+      const refused = (text: string, code: Code) => new ConnectError(`listen on ${path}: ${text}`, code, undefined, undefined, error);
+      if (error.code === "EINVAL") throw refused(`gid ${options.gid} has no number in this user namespace; use a group that this container has`, Code.InvalidArgument);
+      if (error.code === "EPERM") throw refused(`this process is no member of group ${options.gid} and cannot give the socket to it`, Code.PermissionDenied);
+    }
     throw error;
   }
 }

@@ -3,7 +3,7 @@ import type { ContextValues, ConnectRouter, Interceptor } from "@connectrpc/conn
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import { parseAddress } from "../carrier/address.js";
 import type { CarrierClosed } from "../carrier/carrier.js";
-import { ControlSocket, isSameUser, welcome } from "../carrier/handshake.js";
+import { ControlSocket, isSameUser, OVERFLOW_UID, welcome } from "../carrier/handshake.js";
 import { inRootContext } from "../carrier/root-context.js";
 import type { Listener, ListenOptions } from "../carrier/listen.js";
 import { listen } from "../carrier/listen.js";
@@ -214,9 +214,7 @@ class SharedMemoryServer implements IsthmusServer {
     } catch (error) {
       return new ConnectError("the server could not decide whether to let this client in: its option `allow` threw", Code.Internal, undefined, undefined, error);
     }
-    if (!allowed) {
-      return new ConnectError(`user ${peer.uid} may not connect to this server; its option \`allow\` decides who may`, Code.PermissionDenied);
-    }
+    if (!allowed) return new ConnectError(refusalText(peer), Code.PermissionDenied);
     if (this.connections.size + this.handshakes.size >= maxConnections) {
       return new ConnectError(`the server has ${maxConnections} connections, its limit (maxConnections)`, Code.ResourceExhausted);
     }
@@ -227,4 +225,11 @@ class SharedMemoryServer implements IsthmusServer {
     this.connections.delete(connection);
     if (reason.cause === "violation") this.violations++;
   }
+}
+
+function refusalText({ uid }: PeerCredentials): string {
+  const text = `user ${uid} may not connect to this server; its option \`allow\` decides who may`;
+  if (uid !== OVERFLOW_UID) return text;
+  // `allow` sees the same number for all of them: only the file system can tell them apart.
+  return `${text}. 65534 is a user that has no number in the server's user namespace: let it in with \`allow\`, and let the socket's mode and its directory decide who gets that far`;
 }

@@ -1,6 +1,6 @@
 /** What stands between a client and a server: each case ends with an error that says what it is and what to do. */
 import assert from "node:assert/strict";
-import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { dirname, join } from "node:path";
 import { describe, test } from "node:test";
@@ -244,6 +244,24 @@ describe("a client of another user", { skip }, () => {
     ]);
     assert.equal(member.said[0], `${SOMEBODY} 23456`);
     assert.equal((stranger.said[0] as Failure).code, "PermissionDenied");
+  });
+
+  test("cannot give a socket to a group that it is no member of", async (context) => {
+    const folder = tempFolder(context);
+    chmodSync(folder, 0o777);
+    const path = join(folder, "server.sock");
+    const { said } = await runScriptOk(
+      context,
+      `process.setgroups([]);
+       process.setgid(${SOMEBODY});
+       process.setuid(${SOMEBODY});
+       await sayFailure(createIsthmusServer({ routes: testRoutes }).listen(data, { mode: 0o660, gid: 34567 }));`,
+      path,
+    );
+    const { code, message } = said[0] as Failure;
+    assert.equal(code, "PermissionDenied", message);
+    assert.match(message, /no member of group 34567/);
+    assert.deepEqual(readdirSync(folder), []);
   });
 
   test("65534 is never let in by default, even by a server of that user", async (context) => {

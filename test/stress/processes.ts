@@ -14,6 +14,8 @@ export interface PeerOptions {
   readonly nodeFlags?: readonly string[];
   /** A shell line run first, for example `ulimit -n 64`. */
   readonly before?: string;
+  /** A command that runs the program, for example `["nice"]`; it must pass its descriptors on. */
+  readonly wrap?: readonly string[];
 }
 
 export interface Exit {
@@ -42,7 +44,7 @@ interface Answer {
 
 /** Starts `program` (a URL of a compiled module) and waits until it obeys. It is killed when the test ends. */
 export async function startPeer(context: TestContext, program: URL, options: PeerOptions = {}): Promise<Peer> {
-  const node = [process.execPath, "--expose-gc", ...(options.nodeFlags ?? []), fileURLToPath(program)];
+  const node = [...(options.wrap ?? []), process.execPath, "--expose-gc", ...(options.nodeFlags ?? []), fileURLToPath(program)];
   const [command, ...parameters] = options.before === undefined ? node : ["sh", "-c", `${options.before} && exec "$@"`, "sh", ...node];
   const child = spawn(command, parameters, { stdio: ["ignore", "inherit", "pipe", "ipc"] });
   const peer = new ChildPeer(child);
