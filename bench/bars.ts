@@ -3,7 +3,7 @@ import { micros, times } from "./report.js";
 import { timesFaster, type Row } from "./results.js";
 import type { PeerName } from "./peers/peer.js";
 
-type Figure = "p50Us" | "callsPerSecond" | "megabytesPerSecond";
+type Figure = "p50Us" | "withPayloadP50Us" | "callsPerSecond" | "megabytesPerSecond";
 
 interface Bar {
   asked: string;
@@ -27,7 +27,9 @@ export interface Verdict {
   holds: boolean | null;
 }
 
-const names: Record<Figure, string> = { p50Us: "p50", callsPerSecond: "calls/s", megabytesPerSecond: "MB/s" };
+const supportsTransfer = "transfer" in ArrayBuffer.prototype;
+
+const names: Record<Figure, string> = { p50Us: "p50", withPayloadP50Us: "p50 with payload", callsPerSecond: "calls/s", megabytesPerSecond: "MB/s" };
 
 const bars: readonly Bar[] = [
   bar("hot-64B-x1-two-cores", "p50Us", "isthmus", "net", 10),
@@ -38,6 +40,10 @@ const bars: readonly Bar[] = [
   bar("hot-64B-x64-two-cores", "callsPerSecond", "isthmus-passthrough", "net", 5),
   bar("hot-1MiB-x1-two-cores", "megabytesPerSecond", "isthmus", "net", 2),
   bar("hot-1MiB-x1-two-cores", "megabytesPerSecond", "isthmus", "grpc-js", 15),
+  bar("echo-16MiB-x1-two-cores", "p50Us", "isthmus-loans", "grpc-js", 1000),
+  bar("echo-16MiB-x1-two-cores", "p50Us", "isthmus-loans", "net", 100),
+  bar("echo-16MiB-x1-two-cores", "withPayloadP50Us", "isthmus-loans", "grpc-js", 15),
+  bar("echo-16MiB-x1-two-cores", "withPayloadP50Us", "isthmus-loans", "net", 2),
   ...noWorseThanNet("hot-64B-x1-one-core"),
   ...noWorseThanNet("hot-64B-x64-one-core"),
   // Parked calls are paced by their pauses, so calls per second say nothing.
@@ -57,7 +63,29 @@ function bar(scenario: string, figure: Figure, peer: PeerName, than: PeerName, a
   return { asked, scenario, figure, peer, than, atLeast };
 }
 
+/** What a loaned call may take longer than a small one, in µs. */
+const flat: readonly { figure: "p50Us" | "meanUs" | "p99Us"; atMost: number }[] = [
+  { figure: "p50Us", atMost: supportsTransfer ? 5 : 10 },
+  { figure: "meanUs", atMost: supportsTransfer ? 5 : 10 },
+  { figure: "p99Us", atMost: 50 },
+];
+
+function judgeFlat(rows: readonly Row[]): Verdict[] {
+  const find = (scenario: string) => rows.find((row) => row.scenario === scenario && row.peer === "isthmus-loans");
+  const [small, large] = [find("echo-64B-x1-two-cores"), find("echo-64MiB-x1-two-cores")];
+  return flat.map(({ figure, atMost }) => {
+    const [less, more] = [small?.[figure] ?? null, large?.[figure] ?? null];
+    const measured = less === null || more === null ? null : more - less;
+    const asked = `isthmus-loans: ${figure.slice(0, -2)} of 64 MiB over that of 64 B at most ${atMost} µs`;
+    return { asked, scenario: "echo-64MiB-x1-two-cores", measured, atMost, unit: "µs", holds: measured === null ? null : measured <= atMost };
+  });
+}
+
 export function judge(rows: readonly Row[]): Verdict[] {
+  return [...judgeRatios(rows), ...judgeFlat(rows)];
+}
+
+function judgeRatios(rows: readonly Row[]): Verdict[] {
   const find = (scenario: string, peer: PeerName): Row | undefined => rows.find((row) => row.scenario === scenario && row.peer === peer);
   return bars.map(({ asked, scenario, figure, peer, than, atLeast }) => {
     const measured = timesFaster(find(scenario, peer), find(scenario, than), figure);

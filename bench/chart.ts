@@ -18,6 +18,7 @@ const panels: readonly Panel[] = [
 
 const names: Record<PeerName, string> = {
   isthmus: "Isthmus",
+  "isthmus-loans": "Isthmus, payloads in loans",
   "isthmus-passthrough": "Isthmus, no protobuf",
   connect: "Connect (gRPC, HTTP/2)",
   "grpc-js": "grpc-js",

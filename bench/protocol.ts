@@ -6,6 +6,8 @@ export interface Load {
   byteLength: number;
   /** Calls in flight: as many lanes, each of which makes one call after the other. */
   inFlight: number;
+  /** The server hands the request's bytes back as they are, without looking at them. */
+  echo: boolean;
   /** A pause before each call, so that the peers go to sleep; 0 for back to back. */
   pauseMs: number;
   /** New calls are made for this long. */
