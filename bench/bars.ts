@@ -27,8 +27,6 @@ export interface Verdict {
   holds: boolean | null;
 }
 
-const supportsTransfer = "transfer" in ArrayBuffer.prototype;
-
 const names: Record<Figure, string> = { p50Us: "p50", withPayloadP50Us: "p50 with payload", callsPerSecond: "calls/s", megabytesPerSecond: "MB/s" };
 
 const bars: readonly Bar[] = [
@@ -63,29 +61,7 @@ function bar(scenario: string, figure: Figure, peer: PeerName, than: PeerName, a
   return { asked, scenario, figure, peer, than, atLeast };
 }
 
-/** What a loaned call may take longer than a small one, in µs. */
-const flat: readonly { figure: "p50Us" | "meanUs" | "p99Us"; atMost: number }[] = [
-  { figure: "p50Us", atMost: supportsTransfer ? 5 : 10 },
-  { figure: "meanUs", atMost: supportsTransfer ? 5 : 10 },
-  { figure: "p99Us", atMost: 50 },
-];
-
-function judgeFlat(rows: readonly Row[]): Verdict[] {
-  const find = (scenario: string) => rows.find((row) => row.scenario === scenario && row.peer === "isthmus-loans");
-  const [small, large] = [find("echo-64B-x1-two-cores"), find("echo-64MiB-x1-two-cores")];
-  return flat.map(({ figure, atMost }) => {
-    const [less, more] = [small?.[figure] ?? null, large?.[figure] ?? null];
-    const measured = less === null || more === null ? null : more - less;
-    const asked = `isthmus-loans: ${figure.slice(0, -2)} of 64 MiB over that of 64 B at most ${atMost} µs`;
-    return { asked, scenario: "echo-64MiB-x1-two-cores", measured, atMost, unit: "µs", holds: measured === null ? null : measured <= atMost };
-  });
-}
-
 export function judge(rows: readonly Row[]): Verdict[] {
-  return [...judgeRatios(rows), ...judgeFlat(rows)];
-}
-
-function judgeRatios(rows: readonly Row[]): Verdict[] {
   const find = (scenario: string, peer: PeerName): Row | undefined => rows.find((row) => row.scenario === scenario && row.peer === peer);
   return bars.map(({ asked, scenario, figure, peer, than, atLeast }) => {
     const measured = timesFaster(find(scenario, peer), find(scenario, than), figure);
