@@ -87,10 +87,10 @@ export interface Carrier {
   readonly blocks: Blocks | undefined;
   /**
    * A loan, now or when there is room.
-   * @param signal gives up
+   * @param patience called when it has to wait: a signal that gives up
    * @throws ConnectError `ResourceExhausted` if there is none before that, or can never be
    */
-  loan(byteLength: number, signal: AbortSignal): Promise<Uint8Array>;
+  loan(byteLength: number, patience: () => AbortSignal): Promise<Uint8Array>;
   readonly spanSource: SpanSource | undefined;
   /** Why no block will ever be had as things are, if so. */
   readonly exhausted: string | undefined;

@@ -175,8 +175,8 @@ export class ShmCarrier implements Carrier, Pollable {
     return BLOCK_REFERENCE_BYTES;
   }
 
-  loan(byteLength: number, signal: AbortSignal): Promise<Uint8Array> {
-    const loan = this.guarded(() => this.loans.take(byteLength, signal, () => this.sayAwaited()));
+  loan(byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
+    const loan = this.guarded(() => this.loans.take(byteLength, patience, () => this.sayAwaited()));
     return loan ?? Promise.reject(new ConnectError("the connection is over", Code.Unavailable));
   }
 

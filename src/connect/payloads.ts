@@ -13,7 +13,7 @@ import { PAYLOAD_BYTES_MAX } from "../wire/frame.js";
 export const LOAN = Symbol("isthmus.loan");
 
 export interface LoanOwner {
-  [LOAN](byteLength: number, signal: AbortSignal): Promise<Uint8Array>;
+  [LOAN](byteLength: number, patience: () => AbortSignal): Promise<Uint8Array>;
 }
 
 export interface LoanOptions {
@@ -49,18 +49,21 @@ export async function loan(owner: Transport | HandlerContext, byteLength: number
   }
   const take = takerOf(owner);
   if (byteLength === 0 || take === undefined) return Loan.onHeap(byteLength);
-  const wait = new LoanWait(options, owner instanceof CallContext ? owner.signal : undefined);
+  if (options?.signal?.aborted === true) throw new ConnectError("the wait for a loan was given up before it began", Code.Canceled);
+  let wait: LoanWait | undefined;
   try {
-    return await take(wait.signal);
+    return await take(byteLength, () => (wait ??= new LoanWait(options, owner instanceof CallContext ? owner.signal : undefined)).signal);
   } finally {
-    wait.end();
+    wait?.end();
   }
+}
 
-  function takerOf(of: Transport | HandlerContext): ((signal: AbortSignal) => Promise<Uint8Array>) | undefined {
-    if (of instanceof CallContext) return (signal) => of.carrier.loan(byteLength, signal);
-    if (LOAN in of) return (signal) => (of as unknown as LoanOwner)[LOAN](byteLength, signal);
-    return undefined;
-  }
+type Taker = (byteLength: number, patience: () => AbortSignal) => Promise<Uint8Array>;
+
+function takerOf(owner: Transport | HandlerContext): Taker | undefined {
+  if (owner instanceof CallContext) return (byteLength, patience) => owner.carrier.loan(byteLength, patience);
+  if (LOAN in owner) return (byteLength, patience) => (owner as unknown as LoanOwner)[LOAN](byteLength, patience);
+  return undefined;
 }
 
 /** A time limit and other signals, as one signal. */

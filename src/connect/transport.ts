@@ -94,10 +94,10 @@ class SharedMemoryTransport implements IsthmusTransport, LoanOwner {
     if (options.carrier === "shm") requireSharedMemory();
   }
 
-  [LOAN](byteLength: number, signal: AbortSignal): Promise<Uint8Array> {
+  [LOAN](byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
     const { connection } = this;
-    if (connection !== undefined && connection.usable) return connection.loan(byteLength, signal);
-    return raceCall(this.connect(), undefined, signal).then((made) => made.loan(byteLength, signal));
+    if (connection !== undefined && connection.usable) return connection.loan(byteLength, patience);
+    return raceCall(this.connect(), undefined, patience()).then((made) => made.loan(byteLength, patience));
   }
 
 

@@ -222,8 +222,8 @@ export class ClientConnection implements FrameReceiver {
   }
 
   /** @throws ConnectError, see `Carrier.loan` */
-  loan(byteLength: number, signal: AbortSignal): Promise<Uint8Array> {
-    return this.carrier.loan(byteLength, signal);
+  loan(byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
+    return this.carrier.loan(byteLength, patience);
   }
 
   /** Ends the connection; open calls reject. */
