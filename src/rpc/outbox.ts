@@ -312,12 +312,18 @@ export class Outbox {
       if (this.waiting.size > 0) return this.noRoom();
       const placed = payload.place(bytesMax);
       if (placed === -2) return -1;
-      if (placed >= 0) return placed + 1;
-      const { spanCount, inline } = payload;
-      if (spanCount > 0 && inline.byteLength <= INLINE_BYTES_MAX - payload.tableBytes) return this.sendWithSpans(bulk, true);
-      if (spanCount > 0) return this.sendWithSpans(bulk, false);
+      // What was copied last is announced at once, not in the next step.
+      if (placed >= 0 && payload.place(0) !== -1) return placed + 1;
+      const sent = this.sendFirst(bulk);
+      return sent < 0 && placed >= 0 ? placed + 1 : sent;
     }
     return this.sendPiece(bulk);
+  }
+
+  private sendFirst(bulk: Bulk): number {
+    const { spanCount, inline, tableBytes } = bulk.payload;
+    if (spanCount === 0) return this.sendPiece(bulk);
+    return this.sendWithSpans(bulk, inline.byteLength <= INLINE_BYTES_MAX - tableBytes);
   }
 
   private noRoom(): number {
