@@ -2,11 +2,12 @@
  * What arrives in the peer's ring: frames, copied to private scratch memory (SHM-1), checked, and opened one by one.
  * Every number in them is the peer's: it is read once, and checked before it is used.
  */
-import { ARENA_UNIT_BYTES, FRAME_ALIGNMENT, RING_DATA_OFFSET } from "../memory/layout.js";
+import { ARENA_UNIT_BYTES, RING_DATA_OFFSET } from "../memory/layout.js";
 import type { ConnectionMemory } from "../memory/segment.js";
 import { Violation } from "../memory/violation.js";
-import { BLOCK_PIECE_BYTES_MAX, BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, MESSAGE_BYTES_MAX } from "../wire/frame.js";
+import { BLOCK_PIECE_BYTES_MAX, FIELD, FLAG, FRAME_BYTES_MAX } from "../wire/frame.js";
 import type { ReceivedFrame } from "./carrier.js";
+import { newReceivedFrame, openHeader, paddedLength } from "./frame-header.js";
 
 /** The scratch holds what one step takes from the ring. The drain does not re-enter, so all connections share it. */
 const scratch = new Uint8Array(FRAME_BYTES_MAX);
@@ -22,22 +23,7 @@ const COPY_LOOP_BYTES_MAX = 512;
 
 export class Intake {
   /** The frame that was opened last; it and its memory are used again for the next. */
-  readonly frame: ReceivedFrame = {
-    kind: 0,
-    flags: 0,
-    code: 0,
-    streamId: 0,
-    argument: 0,
-    messageLength: 0,
-    pieceLength: 0,
-    scratch,
-    metadataOffset: 0,
-    metadataLength: 0,
-    pieceSource: scratch,
-    pieceOffset: 0,
-    following: false,
-    destination: undefined,
-  };
+  readonly frame: ReceivedFrame = newReceivedFrame(scratch);
   /** The arena block that holds the frame's piece, or 0, which is never one, … */
   unit = 0;
   /** … and the generation to release it with. */
@@ -65,11 +51,7 @@ export class Intake {
     let payload = 0;
     while (at < copied) {
       const word = at >> 2;
-      const byteLength = scratchWords[word + FIELD.byteLength] >>> 0;
-      if (byteLength < FRAME_HEADER_BYTES || byteLength > FRAME_BYTES_MAX) {
-        throw new Violation("FRAME-1", `a frame of ${byteLength} bytes`);
-      }
-      const end = at + ((byteLength + (FRAME_ALIGNMENT - 1)) & -FRAME_ALIGNMENT);
+      const end = at + paddedLength(scratchWords, word);
       if (end > available) throw new Violation("FRAME-1", "a frame reaches past what was published");
       if (end > copied) {
         // The first frame is taken whole, whatever its length; a later one waits for the next step.
@@ -99,31 +81,10 @@ export class Intake {
   open(at: number): number {
     const word = at >> 2;
     const { frame } = this;
-    const byteLength = scratchWords[word + FIELD.byteLength];
-    const kindFlagsCode = scratchWords[word + FIELD.kindFlagsCode];
-    frame.kind = kindFlagsCode & 0xff;
-    frame.flags = (kindFlagsCode >>> 8) & 0xff;
-    frame.code = kindFlagsCode >>> 16;
-    frame.streamId = scratchWords[word + FIELD.streamId] >>> 0;
-    frame.argument = scratchWords[word + FIELD.argument] >>> 0;
-    frame.metadataOffset = at + FRAME_HEADER_BYTES;
-    frame.metadataLength = scratchWords[word + FIELD.metadataLength] >>> 0;
-    frame.messageLength = scratchWords[word + FIELD.messageLength] >>> 0;
-    frame.pieceLength = scratchWords[word + FIELD.pieceLength] >>> 0;
-    const inBlock = (frame.flags & FLAG.inBlock) !== 0;
-    const rest = byteLength - FRAME_HEADER_BYTES - frame.metadataLength;
-    if (rest !== (inBlock ? BLOCK_REFERENCE_BYTES : frame.pieceLength)) {
-      throw new Violation("FRAME-2", `${rest} bytes after the metadata where ${frame.pieceLength} were announced`);
-    }
-    if (frame.messageLength > MESSAGE_BYTES_MAX || frame.pieceLength > frame.messageLength) {
-      throw new Violation("FRAME-3", `a piece of ${frame.pieceLength} bytes in a message of ${frame.messageLength}`);
-    }
-    if (scratchWords[word + FIELD.spanCount] !== 0) throw new Violation("FRAME-4", "spans were not negotiated");
-    frame.pieceSource = scratch;
-    frame.pieceOffset = frame.metadataOffset + frame.metadataLength;
+    openHeader(frame, scratchWords, word, at, FLAG.follows);
     this.unit = 0;
-    if (inBlock) this.openBlock(frame);
-    return at + ((byteLength + (FRAME_ALIGNMENT - 1)) & -FRAME_ALIGNMENT);
+    if ((frame.flags & FLAG.inBlock) !== 0) this.openBlock(frame);
+    return at + paddedLength(scratchWords, word);
   }
 
   private openBlock(frame: ReceivedFrame): void {

@@ -49,6 +49,8 @@ const FRUITLESS_WAKES_MAX = 10_000;
 
 export class ShmCarrier implements Carrier, Pollable {
   readonly name = "shm";
+  /** The peer keeps its mapping of what was published. */
+  readonly idle = true;
   readonly ringBytes: Uint8Array;
   readonly ringWords: Int32Array;
   readonly pieceBytesMax: number;
@@ -109,10 +111,6 @@ export class ShmCarrier implements Carrier, Pollable {
     this.intake = new Intake(peerRing, memory.peerArena);
   }
 
-  /**
-   * Starts to deliver frames.
-   * @param servesPeer whether frames may come unasked, as requests do; else only while `keepAlive` says that calls are open
-   */
   start(receiver: FrameReceiver, servesPeer: boolean): void {
     this.receiver = receiver;
     this.servesPeer = servesPeer;
@@ -371,6 +369,7 @@ export class ShmCarrier implements Carrier, Pollable {
       arenaBytes: this.arena.byteLength,
       arenaCommittedBytes: this.arena.committedBytes,
       arenaInUseBytes: this.arena.outstandingBytes,
+      unsentBytes: 0,
       framesSent: this.framesSent,
       framesReceived: this.framesReceived,
       doorbellsRung: this.rung,

@@ -3,6 +3,7 @@ import type { DescMessage, DescMethod, DescMethodStreaming, DescMethodUnary, Mes
 import { create, isMessage } from "@bufbuild/protobuf";
 import type { ContextValues, Interceptor, StreamResponse, Transport, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
+import type { Address } from "../carrier/address.js";
 import { parseAddress } from "../carrier/address.js";
 import { connect } from "../carrier/connect.js";
 import { inRootContext } from "../carrier/root-context.js";
@@ -14,11 +15,11 @@ import { abortError } from "../rpc/errors.js";
 import { URL_BASE } from "../rpc/context.js";
 import { METHODS_MAX, SLOTS_MAX } from "../wire/frame.js";
 import type { CallLimits, CommonOptions } from "./options.js";
-import { checkLimits, codecOf, geometryOf, handshakeTimeoutOf, pollMicrosOf, requireSharedMemory } from "./options.js";
+import { addonFor, checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, pollMicrosOf } from "./options.js";
 import { methodPath } from "./routes.js";
 
 export interface IsthmusTransportOptions extends CommonOptions {
-  /** Where the server listens: a socket path, or `unix:PATH`. */
+  /** Where the server listens: a socket path, `unix:PATH`, or `tcp:HOST:PORT`. */
   readonly address: string;
   /** Applied to every call, the first one outermost, as in Connect's transports. */
   readonly interceptors?: Interceptor[];
@@ -34,7 +35,7 @@ export type ConnectionState = "idle" | "connecting" | "ready" | "closed";
 
 export interface TransportStats {
   readonly state: ConnectionState;
-  readonly carrier: "shm" | undefined;
+  readonly carrier: "shm" | "socket" | undefined;
   /** Calls that are not settled. */
   readonly pendingCalls: number;
   /** Connections made so far. */
@@ -46,7 +47,7 @@ export interface TransportStats {
 export interface IsthmusTransport extends Transport, AsyncDisposable {
   readonly state: ConnectionState;
   /** What the current connection runs over; undefined without one. */
-  readonly carrier: "shm" | undefined;
+  readonly carrier: "shm" | "socket" | undefined;
   stats(): TransportStats;
   /** Ends the connection: open calls reject with `Unavailable`, later ones too. */
   close(): Promise<void>;
@@ -60,12 +61,12 @@ export interface IsthmusTransport extends Transport, AsyncDisposable {
  * shared memory cannot be had on this machine
  */
 export function createIsthmusTransport(options: IsthmusTransportOptions): IsthmusTransport {
-  return new SharedMemoryTransport(options);
+  return new LocalTransport(options);
 }
 
-class SharedMemoryTransport implements IsthmusTransport {
+class LocalTransport implements IsthmusTransport {
   private readonly options: IsthmusTransportOptions;
-  private readonly path: string;
+  private readonly address: Address;
   private readonly limits: CallLimits;
   private readonly geometry: ReturnType<typeof geometryOf>;
   private readonly interceptors: readonly Interceptor[];
@@ -81,11 +82,11 @@ class SharedMemoryTransport implements IsthmusTransport {
 
   constructor(options: IsthmusTransportOptions) {
     this.options = options;
-    this.path = parseAddress(options.address);
+    this.address = parseAddress(options.address);
     this.limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.geometry = geometryOf(options);
     this.interceptors = options.interceptors ?? [];
-    if (options.carrier === "shm") requireSharedMemory();
+    checkCarrier(options, this.address);
   }
 
   get state(): ConnectionState {
@@ -94,8 +95,8 @@ class SharedMemoryTransport implements IsthmusTransport {
     return this.connecting === undefined ? "idle" : "connecting";
   }
 
-  get carrier(): "shm" | undefined {
-    return this.connection?.usable === true ? "shm" : undefined;
+  get carrier(): "shm" | "socket" | undefined {
+    return this.connection?.usable === true ? this.connection.carrier.name : undefined;
   }
 
   unary<I extends DescMessage, O extends DescMessage>(
@@ -197,14 +198,16 @@ class SharedMemoryTransport implements IsthmusTransport {
   }
 
   private async makeConnection(): Promise<ClientConnection> {
-    const addon = requireSharedMemory();
+    // A client without shared memory has no use for the addon.
+    const addon = this.options.carrier === "socket" || this.address.kind === "tcp" ? undefined : addonFor(this.options);
     const options = {
+      carrier: this.options.carrier ?? "auto",
       geometry: this.geometry,
       handshakeTimeoutMs: handshakeTimeoutOf(this.options),
       pollMicros: pollMicrosOf(this.options),
       maxStreams: SLOTS_MAX,
     };
-    const link = await connect(addon, this.path, options, this.closing.signal);
+    const link = await connect(addon, this.address, options, this.closing.signal);
     const connection: ClientConnection = new ClientConnection(link.carrier, { ...this.limits, maxStreams: link.maxStreams }, () =>
       this.onEnded(connection),
     );

@@ -72,7 +72,7 @@ const executor = (resolve: (response: UnaryResponse) => void, reject: (error: Co
 };
 
 export class ClientConnection implements FrameReceiver {
-  private readonly carrier: Carrier;
+  readonly carrier: Carrier;
   private readonly limits: ClientLimits;
   private readonly outbox: Outbox;
   private readonly onEnded: (reason: CarrierClosed) => void;

@@ -52,7 +52,7 @@ describe("context values", () => {
     const path = await serve(
       context,
       { echo: (_, { values }) => ({ text: `${values.get(tenant)} ${values.get(peerCredentials)!.pid}` }) },
-      { contextValues: ({ uid }) => createContextValues().set(tenant, `tenant of ${uid}, ${++made}`) },
+      { contextValues: (peer) => createContextValues().set(tenant, `tenant of ${peer?.uid}, ${++made}`) },
     );
     const { client } = connectTo(context, { path });
     const uid = process.getuid!();
