@@ -19,6 +19,7 @@ const panels: readonly Panel[] = [
 const names: Record<PeerName, string> = {
   isthmus: "Isthmus",
   "isthmus-passthrough": "Isthmus, no protobuf",
+  "isthmus-socket": "Isthmus, over the socket",
   connect: "Connect (gRPC, HTTP/2)",
   "grpc-js": "grpc-js",
   net: "net (raw socket)",

@@ -1,5 +1,6 @@
 /**
- * Isthmus, twice: with its protobuf codec, and with a codec that only copies bytes, which shows what the path itself costs.
+ * Isthmus, three times: over shared memory with its protobuf codec, and with a codec that only copies bytes, which shows what
+ * the path itself costs; and over the socket, which is what remains where shared memory cannot be had.
  */
 import { createClient, type ConnectRouter } from "@connectrpc/connect";
 import { createIsthmusServer, createIsthmusTransport, type MessageCodecFactory } from "../../src/index.js";
@@ -10,9 +11,11 @@ import type { Peer, PeerName } from "./peer.js";
 export const isthmus: Peer = createPeer("isthmus");
 export const isthmusPassthrough: Peer = createPeer("isthmus-passthrough", createPassthroughCodec);
 
-function createPeer(name: PeerName, codec?: MessageCodecFactory): Peer {
-  // Nothing but shared memory, or an error: a slower carrier would measure something else.
-  const options = { carrier: "shm", ...(codec === undefined ? {} : { codec }) } as const;
+export const isthmusSocket: Peer = createPeer("isthmus-socket", undefined, "socket");
+
+/** @param carrier nothing but this, or an error: another would measure something else */
+function createPeer(name: PeerName, codec?: MessageCodecFactory, carrier: "shm" | "socket" = "shm"): Peer {
+  const options = { carrier, ...(codec === undefined ? {} : { codec }) } as const;
   return {
     name,
     servesInClient: false,

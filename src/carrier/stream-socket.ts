@@ -143,7 +143,7 @@ export class StreamSocket {
   private onEnd(error: Error | undefined): void {
     if (this.gone === undefined) {
       this.gone = { error };
-      if (this.handshake !== undefined) this.settle({ error: error ?? this.handshake.ended() });
+      if (this.handshake !== undefined) this.settle({ error: error === undefined || (error as NodeJS.ErrnoException).code === "EPIPE" ? this.handshake.ended() : error });
     }
     this.onGone?.(error);
   }

@@ -12,11 +12,12 @@ import { runScriptOk } from "../support/processes.js";
 import { descriptorsOf } from "../support/resources.js";
 import { tempFolder, tempSocket } from "../support/temp.js";
 import type { Owner } from "../support/temp.js";
+import { HAS_CREDENTIALS } from "../support/carriers.js";
 import { connectTo, serveInChild } from "../support/test-server.js";
 import { failure, waitUntil } from "../support/waiting.js";
 
 const root = process.getuid!() === 0;
-const skip = root ? false : "only root can become another user";
+const skip = !root ? "only root can become another user" : !HAS_CREDENTIALS ? "without the addon nobody is known by their user" : false;
 const NOBODY = 65534;
 const SOMEBODY = 12345;
 
@@ -124,7 +125,7 @@ describe("a path", () => {
 
   test("none of these leaves a descriptor or mapping behind", async (context) => {
     const answers = [
-      encodeHandshake({ kind: "welcome", version: 1, features: 0, maxStreams: 1 }),
+      encodeHandshake({ kind: "welcome", version: 1, features: FEATURE.sharedMemory, maxStreams: 1 }),
       encodeHandshake({ kind: "refused", code: Code.PermissionDenied, message: "not you" }),
       Buffer.from("garbage, and more than sixteen bytes of it"),
       new Uint8Array(8),
@@ -144,12 +145,12 @@ describe("a path", () => {
 
 describe("an address", () => {
   const wrong: [address: unknown, message: RegExp][] = [
-    ["", /expected a socket path or unix:PATH/],
+    ["", /expected a socket path, unix:PATH or tcp:HOST:PORT/],
     ["unix:", /the path is empty/],
     ["http://localhost:8080", /HTTP is not served.*@connectrpc\/connect-node/],
     ["https://example.com", /HTTP is not served/],
     ["tcp:localhost", /expected tcp:HOST:PORT/],
-    ["ftp://x", /unknown scheme "ftp"; expected a socket path or unix:PATH/],
+    ["ftp://x", /unknown scheme "ftp"; expected a socket path, unix:PATH or tcp/],
     ["/tmp/zero\0byte", /zero byte/],
     [`/tmp/${"x".repeat(103)}`, /the path has 108 bytes, but Unix sockets allow 107; use a shorter/],
     [`unix:/tmp/${"ü".repeat(60)}`, /the path has 125 bytes/],
@@ -300,8 +301,9 @@ describe("without the addon", () => {
        const server = createIsthmusServer({ routes: testRoutes });
        await server.listen(data);
        for (let i = 0; i < 3; i++) {
-         await using transport = createIsthmusTransport({ address: data });
+         const transport = createIsthmusTransport({ address: data });
          say((await createClient(TestService, transport).echo({ text: "x" })).text + transport.carrier);
+         await transport.close();
        }
        await server.close();
        say(warnings);`,
