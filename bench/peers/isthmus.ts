@@ -1,6 +1,7 @@
 /**
- * Isthmus, three times: with payloads on the heap, as for any other transport; with payloads built in loans and leased by the receiver; and
- * with a codec that only copies bytes, which shows what the path itself costs.
+ * Isthmus, four times: with payloads on the heap, as for any other transport; with payloads built in loans and leased by the receiver;
+ * with a codec that only copies bytes, which shows what the path itself costs; and over the socket, which is what remains where shared
+ * memory cannot be had.
  */
 import { createClient, type ConnectRouter } from "@connectrpc/connect";
 import { createIsthmusServer, createIsthmusTransport, loan, release, type CommonOptions } from "../../src/index.js";
@@ -12,9 +13,11 @@ export const isthmus: Peer = createPeer("isthmus", {});
 export const isthmusLoans: Peer = createPeer("isthmus-loans", { leases: "scoped" });
 export const isthmusPassthrough: Peer = createPeer("isthmus-passthrough", { codec: createPassthroughCodec });
 
+export const isthmusSocket: Peer = createPeer("isthmus-socket", { carrier: "socket" });
+
+/** Nothing but shared memory, unless `own` says otherwise: another carrier would measure something else. */
 function createPeer(name: PeerName, own: CommonOptions): Peer {
-  // Nothing but shared memory, or an error: a slower carrier would measure something else.
-  const options = { carrier: "shm", ...own } as const;
+  const options: CommonOptions = { carrier: "shm", ...own };
   return {
     name,
     servesInClient: false,

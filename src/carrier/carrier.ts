@@ -74,6 +74,11 @@ export interface Carrier {
   /** The flag of frames whose piece `placePiece` has placed. */
   readonly pieceFlag: number;
   readonly closed: boolean;
+  /**
+   * Starts to deliver frames.
+   * @param servesPeer whether frames may come unasked, as requests do; else only while `keepAlive` says that calls are open
+   */
+  start(receiver: FrameReceiver, servesPeer: boolean): void;
   /** Bytes that may be written at `index`. */
   freeBytes(): number;
   commit(byteLength: number): void;
@@ -96,6 +101,8 @@ export interface Carrier {
   readonly exhausted: string | undefined;
   /** Shows committed frames to the peer now instead of with the next step of the poller. */
   publish(): void;
+  /** What was committed would reach the peer although this process closed the connection now; `onRoom` tells when that comes true. */
+  readonly idle: boolean;
   /** What `onRoom` waits for; zero: nothing. */
   await(space: boolean, blocks: boolean): void;
   /** Whether this connection keeps the process alive. */
@@ -109,6 +116,8 @@ export interface CarrierStats {
   readonly arenaBytes: number;
   readonly arenaCommittedBytes: number;
   readonly arenaInUseBytes: number;
+  /** Bytes of frames and pieces that wait for the socket to take them; 0 in shared memory. */
+  readonly unsentBytes: number;
   /** Loans that are neither sent nor returned, and the bytes of their blocks. */
   readonly loans: number;
   readonly loanedBytes: number;

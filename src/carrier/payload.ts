@@ -118,8 +118,11 @@ export class Payload {
     const { byteOffset, byteLength } = value;
     const buffer = value.bytes.buffer as ArrayBuffer;
     if (blocks?.isOwnLoan(loan) !== true || this.places === SPANS_MAX) {
-      const { bytes, done } = loan.takeToCopy(buffer, why);
-      this.cleanUps.push(done);
+      const taken = loan.takeToCopy(buffer, why);
+      // A carrier without blocks keeps what it is given until it is written, however long that takes.
+      const bytes = blocks === undefined && loan.home !== undefined ? taken.bytes.slice() : taken.bytes;
+      if (bytes === taken.bytes) this.cleanUps.push(taken.done);
+      else taken.done();
       value.bytes = bytes.subarray(byteOffset, byteOffset + byteLength);
       if (byteLength >= SPAN_COPY_BYTES_MIN) this.copyToBlock(value, () => value.bytes);
       return (offset, length) => bytes.subarray(offset, offset + length);

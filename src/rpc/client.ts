@@ -77,7 +77,7 @@ const executor = (resolve: (response: UnaryResponse) => void, reject: (error: Co
 const nothing = () => undefined;
 
 export class ClientConnection implements FrameReceiver {
-  private readonly carrier: Carrier;
+  readonly carrier: Carrier;
   private readonly limits: ClientLimits;
   private readonly outbox: Outbox;
   private readonly onEnded: (reason: CarrierClosed) => void;

@@ -129,9 +129,9 @@ export class Outbox {
     return this.heldSlots.size > 0 && this.heldSlots.has(slot);
   }
 
-  /** Nothing waits to be sent. */
+  /** Nothing waits to be sent, here or in the carrier. */
   get idle(): boolean {
-    return this.waiting.size === 0 && this.bulks.length === 0;
+    return this.waiting.size === 0 && this.bulks.length === 0 && this.carrier.idle;
   }
 
   /** Messages and frames that wait for room. */

@@ -11,7 +11,7 @@ import { isSystemError, SEALS } from "../../src/os/addon.js";
 import { requireAddon } from "../../src/os/addon.js";
 import { FIELD, FRAME_HEADER_BYTES, KIND, packKindFlagsCode } from "../../src/wire/frame.js";
 import type { HandshakeMessage, Hello } from "../../src/wire/hello.js";
-import { decodeHandshake, encodeHandshake } from "../../src/wire/hello.js";
+import { decodeHandshake, encodeHandshake, FEATURE } from "../../src/wire/hello.js";
 import type { Owner } from "./temp.js";
 import { waitUntil } from "./waiting.js";
 
@@ -23,7 +23,7 @@ const ARENA_BYTES = 1 << 20;
 const ARENA_SEALS = SEALS.SHRINK | SEALS.GROW | SEALS.SEAL;
 const RING_SEALS = ARENA_SEALS | SEALS.FUTURE_WRITE;
 
-export const HELLO: Hello = { kind: "hello", minVersion: 1, maxVersion: 1, featuresSupported: 0, featuresRequired: 0, maxStreams: 65536 };
+export const HELLO: Hello = { kind: "hello", minVersion: 1, maxVersion: 1, featuresSupported: FEATURE.sharedMemory, featuresRequired: 0, maxStreams: 65536 };
 
 /** What is to be wrong with the segments. */
 export interface SegmentLies {
