@@ -1,6 +1,8 @@
 /** Which carrier two ends agree on, and what a peer on a stream socket can and cannot do to the other. */
 import assert from "node:assert/strict";
+import { existsSync, mkdirSync, readdirSync } from "node:fs";
 import { createServer } from "node:net";
+import { basename, dirname, join } from "node:path";
 import { before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { create, toBinary } from "@bufbuild/protobuf";
@@ -146,8 +148,6 @@ describe("two processes, of which one has no addon", { skip: onlyWithAddon }, ()
 
   test("a lock that a dead server left is broken", async (context) => {
     const path = tempSocket(context);
-    const { mkdirSync, existsSync, readdirSync } = await import("node:fs");
-    const { dirname, basename, join } = await import("node:path");
     mkdirSync(join(dirname(path), `.${basename(path)}.lock`));
     const { said } = await runScriptOk(
       context,
