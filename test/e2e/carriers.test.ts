@@ -465,6 +465,19 @@ describe("over the socket", () => {
     assert.deepEqual(said, ["sent", 8 << 20]);
   });
 
+  test("close() of a server does not wait for clients that were answered and do not go", async (context) => {
+    const { server, path } = await serve(context);
+    const peer = await StreamPeer.open(context, path.replace(/^unix:/, ""));
+    peer.socket.write(methodFrame(0, "Wait"));
+    peer.socket.write(frameBytes({ kind: KIND.request, flags: FLAG.endStream, streamId: 0x10001, body: toBinary(WaitRequestSchema, create(WaitRequestSchema, { milliseconds: 50 })) }));
+    await waitUntil("the call to be under way", () => server.stats().pendingCalls === 1);
+    const start = performance.now();
+    await server.close({ timeoutMs: 8000 });
+    assert.ok(performance.now() - start < 4000);
+    assert.deepEqual([(await peer.frame()).frame.kind, (await peer.frame()).frame.kind], [KIND.goAway, KIND.response]);
+    await peer.hungUp();
+  });
+
   test("memory that is taken away while it waits to be sent ends the connection, and is never sent as something else", async (context) => {
     const server = await serveInChild(context);
     const { client } = connectTo(context, server, { carrier: "socket" });
