@@ -105,6 +105,7 @@ export class ControlSocket implements DoorbellLine {
 
   /** Sends a last message and closes; a peer that is gone already hears nothing. */
   refuse(message: HandshakeMessage): void {
+    if (this.closed) return;
     try {
       this.send(message);
     } catch {

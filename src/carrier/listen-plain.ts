@@ -26,12 +26,12 @@ import { StreamSocket } from "./stream-socket.js";
 /** Serves a path. Every accepted connection goes to `onSocket`. @throws ConnectError that says what is in the way */
 export async function listenPlain(path: string, options: ListenOptions, onSocket: (socket: StreamSocket) => void): Promise<Listener> {
   try {
-    const unlock = await lock(path);
+    const release = await lock(path);
     try {
       if (isSocketAt(path) && options.takeover !== true && (await isServed(path))) throw inUse(path);
-      return await bind(path, options, onSocket, unlock);
+      return await bind(path, options, onSocket);
     } finally {
-      unlock();
+      release();
     }
   } catch (error) {
     throw listenError(path, error);
@@ -58,7 +58,7 @@ export async function listenTcp(address: Address & { kind: "tcp" }, onSocket: (s
   };
 }
 
-async function bind(path: string, options: ListenOptions, onSocket: (socket: StreamSocket) => void, unlock: () => void): Promise<Listener> {
+async function bind(path: string, options: ListenOptions, onSocket: (socket: StreamSocket) => void): Promise<Listener> {
   let closed = false;
   const server = accept((socket) => (closed ? socket.close() : onSocket(socket)));
   // Mode 0700: nobody else reaches the socket before its rights are set.
@@ -78,7 +78,6 @@ async function bind(path: string, options: ListenOptions, onSocket: (socket: Str
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-  unlock();
   const { ino, dev } = lstatSync(path);
   return {
     address: { kind: "unix", path },
@@ -86,13 +85,13 @@ async function bind(path: string, options: ListenOptions, onSocket: (socket: Str
       if (closed) return;
       closed = true;
       try {
-        const unlockAgain = await lock(path);
+        const release = await lock(path);
         try {
           // While our socket is open no other can have its inode number, so what is removed is ours.
           const now = lstatSync(path);
           if (now.ino === ino && now.dev === dev) unlinkSync(path);
         } finally {
-          unlockAgain();
+          release();
         }
       } catch {
         // Somebody removed the socket, or the directory, already.
@@ -135,7 +134,7 @@ function isServed(path: string): Promise<boolean> {
   });
 }
 
-/** LISTEN-2. @returns unlocks; may be called twice. @throws the system's error if the directory cannot be written */
+/** LISTEN-2. @returns unlocks. @throws the system's error if the directory cannot be written */
 async function lock(path: string): Promise<() => void> {
   const name = join(dirname(path), `.${basename(path)}.lock`);
   let seen = "";
@@ -143,11 +142,7 @@ async function lock(path: string): Promise<() => void> {
   for (;;) {
     try {
       mkdirSync(name, { mode: 0o700 });
-      let held = true;
-      return () => {
-        if (held) rmdirSync(name);
-        held = false;
-      };
+      return () => unlock(name);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
     }
@@ -160,6 +155,14 @@ async function lock(path: string): Promise<() => void> {
       continue;
     }
     await sleep(5);
+  }
+}
+
+function unlock(name: string): void {
+  try {
+    rmdirSync(name);
+  } catch {
+    // Another broke it: this process was stopped for long.
   }
 }
 

@@ -23,6 +23,11 @@ const TURN_FULL_READS_MAX = 4;
 const FRAMES_PER_LOOK = 16;
 /** From this many missing bytes on, a piece is read straight into its destination; below, the frames behind it come along. */
 const DIRECT_BYTES_MIN = 16 << 10;
+/**
+ * What is read at once where another large piece is likely: its header, and little of it that must be copied. At 64 KiB
+ * and 1 MiB the copy of a whole chunk cost a tenth to a quarter of the time.
+ */
+const PEEK_BYTES = 4096;
 
 /** What the intake needs of the carrier. */
 export interface IntakeOwner {
@@ -38,6 +43,8 @@ export class SocketIntake implements StreamReader {
   private readonly owner: IntakeOwner;
   private readonly receiver: FrameReceiver;
   private readonly chunk: Buffer;
+  /** The chunk's first bytes. */
+  private readonly peek: Buffer;
   private readonly words: Int32Array;
   private readonly frame;
   /** A header that does not lie at a multiple of four. */
@@ -51,6 +58,8 @@ export class SocketIntake implements StreamReader {
   private streamId = 0;
   /** The last target was the destination. */
   private direct = false;
+  /** The last frame had a large piece behind it. */
+  private expectsPiece = false;
   private lastTargetBytes = 0;
   private paused = false;
   /** Work since the socket was last read empty, or since the last pause. */
@@ -63,6 +72,7 @@ export class SocketIntake implements StreamReader {
     this.owner = owner;
     this.receiver = receiver;
     this.chunk = chunk;
+    this.peek = chunk.subarray(0, PEEK_BYTES);
     this.words = new Int32Array(chunk.buffer, chunk.byteOffset, chunk.length >> 2);
     this.frame = newReceivedFrame(chunk);
     this.lastTargetBytes = chunk.length;
@@ -81,7 +91,7 @@ export class SocketIntake implements StreamReader {
     if (this.direct) return destination!.subarray(destination!.length - this.missing);
     if (this.start === this.end) {
       this.start = this.end = 0;
-      return this.chunk;
+      return this.expectsPiece && !this.paused ? this.peek : this.chunk;
     }
     if (this.start > 0) {
       this.chunk.copyWithin(0, this.start, this.end);
@@ -101,7 +111,7 @@ export class SocketIntake implements StreamReader {
       if (this.missing > 0) return true;
     } else {
       this.end += byteLength;
-      if (full) this.fullReads++;
+      if (full && byteLength > PEEK_BYTES) this.fullReads++;
     }
     this.deliverInRoot();
     if (!this.paused && this.fullReads >= TURN_FULL_READS_MAX) this.pause();
@@ -126,10 +136,10 @@ export class SocketIntake implements StreamReader {
    * own would keep it for all later frames, so each delivery has a resource that nothing else runs in.
    */
   private deliverInRoot(): void {
-    new AsyncResource("IsthmusDelivery", { requireManualDestroy: true }).runInAsyncScope(this.deliver, this);
+    new AsyncResource("IsthmusDelivery", { requireManualDestroy: true }).runInAsyncScope(this.deliver);
   }
 
-  private deliver(): void {
+  private readonly deliver = (): void => {
     this.delivering = true;
     const from = performance.now() - this.spentMillis;
     try {
@@ -144,7 +154,7 @@ export class SocketIntake implements StreamReader {
     } finally {
       this.delivering = false;
     }
-  }
+  };
 
   private pause(): void {
     this.paused = true;
@@ -187,6 +197,7 @@ export class SocketIntake implements StreamReader {
     if (available < byteLength) return false;
     this.start = start + byteLength;
     this.framesReceived++;
+    this.expectsPiece = (frame.flags & FLAG.follows) !== 0 && frame.pieceLength >= 2 * DIRECT_BYTES_MIN;
     if ((frame.flags & FLAG.follows) === 0) {
       this.receiver.onFrame(frame);
       return true;

@@ -37,12 +37,14 @@ export class SocketCarrier implements Carrier {
   private intake: SocketIntake | undefined;
   private receiver: FrameReceiver | undefined;
   private awaiting = false;
+  /** Somebody asked whether all has left when it had not. */
+  private idleAwaited = false;
   private flushing = false;
   private readonly flush = () => {
     this.flushing = false;
     this.outlet.flush();
     // What waits goes on in another turn, or a peer that reads fast could keep this one from ending.
-    if (this.awaiting && !this.outlet.writing && !this.closed) setImmediate(this.onTaken);
+    if ((this.awaiting || this.idleAwaited) && !this.outlet.writing && !this.closed) setImmediate(this.onTaken);
   };
   private readonly onTaken = () => inRootContext(() => this.onWritten());
 
@@ -122,14 +124,17 @@ export class SocketCarrier implements Carrier {
   }
 
   get idle(): boolean {
-    return this.closed || this.outlet.unsentBytes === 0;
+    if (this.closed || this.outlet.unsentBytes === 0) return true;
+    this.idleAwaited = true;
+    return false;
   }
 
   private onWritten(): void {
     if (this.closed) return;
+    const idleAwaited = this.idleAwaited && this.outlet.unsentBytes === 0;
+    if (idleAwaited) this.idleAwaited = false;
     try {
-      // Also if nothing is awaited: who waits for the last byte to leave is told here.
-      if (this.awaiting || this.idle) this.receiver?.onRoom();
+      if (this.awaiting || idleAwaited) this.receiver?.onRoom();
     } catch (error) {
       this.close(closedBy(error));
     }

@@ -1,6 +1,8 @@
 /** Which carrier two ends agree on, and what a peer on a stream socket can and cannot do to the other. */
 import assert from "node:assert/strict";
+import { existsSync, mkdirSync, readdirSync } from "node:fs";
 import { createServer } from "node:net";
+import { basename, dirname, join } from "node:path";
 import { before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { create, toBinary } from "@bufbuild/protobuf";
@@ -146,8 +148,6 @@ describe("two processes, of which one has no addon", { skip: onlyWithAddon }, ()
 
   test("a lock that a dead server left is broken", async (context) => {
     const path = tempSocket(context);
-    const { mkdirSync, existsSync, readdirSync } = await import("node:fs");
-    const { dirname, basename, join } = await import("node:path");
     mkdirSync(join(dirname(path), `.${basename(path)}.lock`));
     const { said } = await runScriptOk(
       context,
@@ -463,6 +463,19 @@ describe("over the socket", () => {
       return outcome;
     });
     assert.deepEqual(said, ["sent", 8 << 20]);
+  });
+
+  test("close() of a server does not wait for clients that were answered and do not go", async (context) => {
+    const { server, path } = await serve(context);
+    const peer = await StreamPeer.open(context, path.replace(/^unix:/, ""));
+    peer.socket.write(methodFrame(0, "Wait"));
+    peer.socket.write(frameBytes({ kind: KIND.request, flags: FLAG.endStream, streamId: 0x10001, body: toBinary(WaitRequestSchema, create(WaitRequestSchema, { milliseconds: 50 })) }));
+    await waitUntil("the call to be under way", () => server.stats().pendingCalls === 1);
+    const start = performance.now();
+    await server.close({ timeoutMs: 8000 });
+    assert.ok(performance.now() - start < 4000);
+    assert.deepEqual([(await peer.frame()).frame.kind, (await peer.frame()).frame.kind], [KIND.goAway, KIND.response]);
+    await peer.hungUp();
   });
 
   test("memory that is taken away while it waits to be sent ends the call or the connection, and is never sent as something else", async (context) => {

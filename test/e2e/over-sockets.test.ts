@@ -32,9 +32,10 @@ interface Outcome {
 
 async function runWithoutAddon(suite: string): Promise<Outcome> {
   // Else the child would think that it belongs to this run.
-  const { NODE_TEST_CONTEXT: _, ...env } = process.env;
+  const env = { ...process.env, ISTHMUS_ADDON: "none" };
+  Reflect.deleteProperty(env, "NODE_TEST_CONTEXT");
   const child = spawn(process.execPath, ["--no-warnings", "--test", "--test-reporter=tap", folder + suite], {
-    env: { ...env, ISTHMUS_ADDON: "none" },
+    env,
     stdio: ["ignore", "pipe", "pipe"],
     timeout: SUITE_MS_MAX,
     killSignal: "SIGKILL",
