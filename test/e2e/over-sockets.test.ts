@@ -14,8 +14,8 @@ import { CARRIER } from "../support/carriers.js";
 const LEFT_OUT: Record<string, string> = {
   "carriers.test.js": "chooses its carriers itself",
   "demo.test.js": "the demo compares with shared memory",
-  "hostile-clients.test.js": "lies in shared memory; lies on a socket are in src/carrier/socket.test.ts and carriers.test.ts",
-  "hostile-servers.test.js": "lies in shared memory; lies on a socket are in src/carrier/socket.test.ts and carriers.test.ts",
+  "hostile-clients.test.js": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
+  "hostile-servers.test.js": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
   "over-sockets.test.js": "this suite",
 };
 /** Other proofs that are about connections, not about shared memory. */
