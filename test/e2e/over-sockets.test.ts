@@ -1,5 +1,5 @@
 /**
- * The end-to-end suites once more, without the addon: the same bodies over the socket carrier, on the same Node.js. Each suite is
+ * The end-to-end suites, and further proofs, once more, without the addon: the same bodies over the socket carrier, on the same Node.js. Each suite is
  * a test here, and a failure names what failed in it.
  */
 import assert from "node:assert/strict";
@@ -15,10 +15,12 @@ const LEFT_OUT: Record<string, string> = {
   "carriers.test.js": "chooses its carriers itself",
   "containers.test.js": "is about sharing memory",
   "demo.test.js": "the demo compares with shared memory",
-  "hostile-clients.test.js": "lies in shared memory; lies on a socket are in src/carrier/socket.test.ts and carriers.test.ts",
-  "hostile-servers.test.js": "lies in shared memory; lies on a socket are in src/carrier/socket.test.ts and carriers.test.ts",
+  "hostile-clients.test.js": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
+  "hostile-servers.test.js": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
   "over-sockets.test.js": "this suite",
 };
+/** Other proofs that are about connections, not about shared memory. */
+const FURTHER = ["../fault/death.test.js", "../stress/liveness.test.js", "../stress/pressure.test.js", "../stress/volume.test.js"];
 const SUITE_MS_MAX = 120_000;
 
 const folder = fileURLToPath(new URL(".", import.meta.url));
@@ -54,8 +56,8 @@ function failuresIn(report: string): string {
 }
 
 describe("over the socket, without the addon", { skip: CARRIER === "socket" ? "it is run like that already" : false }, () => {
-  for (const suite of suites.filter((name) => !(name in LEFT_OUT))) {
-    test(suite.replace(".test.js", ""), async (context) => {
+  for (const suite of [...suites.filter((name) => !(name in LEFT_OUT)), ...FURTHER]) {
+    test(suite.replace(/^.*\/|\.test\.js$/g, ""), async (context) => {
       const { code, passed, report } = await runWithoutAddon(suite);
       assert.equal(code, 0, failuresIn(report));
       assert.ok(passed > 0, "no test was run");
