@@ -53,6 +53,8 @@ export class Payload {
   private readonly rope: Rope;
   private readonly values: readonly Value[];
   private places = 0;
+  /** Loans whose users still see them. */
+  private readonly taken: { readonly loan: Loan; readonly buffer: ArrayBuffer }[] = [];
   private readonly cleanUps: (() => void)[] = [];
   private over = false;
   private inlineMade: Parts | undefined;
@@ -75,6 +77,11 @@ export class Payload {
       this.cancel();
       throw error;
     }
+  }
+
+  /** Empties what users see of the loans. To be called before their code runs again; after the first frame is out, if it can be: that is worth microseconds to the peer. */
+  emptyTaken(): void {
+    for (const { loan, buffer } of this.taken.splice(0)) loan.emptyViews(buffer);
   }
 
   get spanCount(): number {
@@ -128,6 +135,7 @@ export class Payload {
       return (offset, length) => bytes.subarray(offset, offset + length);
     }
     loan.take(buffer, why);
+    this.taken.push({ loan, buffer });
     blocks.loanSent(loan.unit);
     this.setBlock(blocks, value, loan.unit, byteOffset);
     return (offset, length) => blocks.bytesOf(loan.unit, offset + length).subarray(offset);
@@ -284,6 +292,7 @@ export class Payload {
 
   /** What is not sent yet will not be. */
   cancel(): void {
+    this.emptyTaken();
     for (const value of this.values) {
       value.place?.onCanceled();
       value.place = undefined;

@@ -236,7 +236,11 @@ export class Outbox {
     this.heldSlots.add(first.streamId & (SLOTS_MAX - 1));
     this.bulks.push({ first, payload, started: false });
     this.ringIsFull = this.waiting.size > 0;
-    this.pumpBulks();
+    try {
+      this.pumpBulks();
+    } finally {
+      payload.emptyTaken();
+    }
     this.declare();
   }
 
