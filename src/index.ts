@@ -4,6 +4,8 @@ export type { IsthmusServer, IsthmusServerOptions, ListeningAt, ServerStats } fr
 export { createIsthmusTransport } from "./connect/transport.js";
 export type { ConnectionState, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./connect/transport.js";
 export type { CommonOptions } from "./connect/options.js";
+export { mapFile } from "./connect/files.js";
+export type { MapFileOptions } from "./connect/files.js";
 export { leaseOf, loan, release, retain } from "./connect/payloads.js";
 export type { LoanOptions, PayloadLease } from "./connect/payloads.js";
 export type { LeaseLifetime } from "./memory/lease.js";

@@ -105,6 +105,8 @@ export interface Carrier {
   readonly idle: boolean;
   /** What `onRoom` waits for; zero: nothing. */
   await(space: boolean, blocks: boolean): void;
+  /** What waited may go on: `onRoom` follows. */
+  lookAgain(): void;
   /** Whether this connection keeps the process alive. */
   keepAlive(on: boolean): void;
   close(reason: CarrierClosed): void;

@@ -200,6 +200,10 @@ export class ShmCarrier implements Carrier, Pollable {
     this.sayAwaited();
   }
 
+  lookAgain(): void {
+    if (!this.closed) poller.touch(this);
+  }
+
   private sayAwaited(): void {
     const releases = this.orderedReleases.length > 0 || this.saysStarved ? AWAIT.space : 0;
     const awaiting = this.outboxAwaits | releases | (this.loans.size > 0 ? AWAIT.blocks : 0);

@@ -129,6 +129,10 @@ export class SocketCarrier implements Carrier {
     return false;
   }
 
+  lookAgain(): void {
+    setImmediate(this.onTaken);
+  }
+
   private onWritten(): void {
     if (this.closed) return;
     const idleAwaited = this.idleAwaited && this.outlet.unsentBytes === 0;

@@ -3,7 +3,9 @@ import type { Message } from "@bufbuild/protobuf";
 import type { HandlerContext, Transport } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { holdingOf, leaseHandleOf } from "../memory/lease.js";
+import { moveBuffer } from "../memory/block-views.js";
 import { Loan } from "../memory/loan.js";
+import { MappedFile } from "../memory/mapped-file.js";
 import { originOf } from "../memory/origin.js";
 import { onAbortOf } from "../rpc/abort.js";
 import { CallContext } from "../rpc/context.js";
@@ -95,7 +97,7 @@ class LoanWait {
 }
 
 /**
- * Gives back what a received message has leased (its large values), or a loan that is not to be sent. All views on these bytes are
+ * Gives back what a received message has leased (its large values), or a loan that is not to be sent; closes a mapped file. All views on these bytes are
  * empty from now on; small values of the message were copied and stay. Nothing happens for what has no lease, or none any more.
  *
  * No operation in the background (of `zlib`, `fs`, another call) may still be using the bytes.
@@ -109,6 +111,11 @@ export function release(target: Message | Uint8Array): void {
   }
   const origin = originOf(target);
   if (origin instanceof Loan) return origin.giveBack(target.buffer as ArrayBuffer, why);
+  if (origin instanceof MappedFile) {
+    origin.release(why);
+    if (target.buffer.byteLength > 0) moveBuffer(target.buffer as ArrayBuffer);
+    return;
+  }
   const handle = leaseHandleOf(target);
   handle?.lease.end(handle.buffer, why);
 }
