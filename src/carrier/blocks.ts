@@ -4,8 +4,8 @@
  *
  * BLOCKS-1  A block of ours is lent to the peer before the frame that names it is published, and a block that comes back in a
  *           frame is ours again only if the peer had it.
- * BLOCKS-2  A receiver that leases more than half of the peer's arena copies what comes, and gives it back at once: the sender can
- *           always go on.
+ * BLOCKS-2  A receiver that leases more than half of the peer's arena copies what comes, and gives it back at once; and so it does
+ *           with values of its own arena that come back. So leases alone never stop a sender.
  */
 import { Arena } from "../memory/arena.js";
 import type { BlockUser } from "../memory/block-views.js";
@@ -63,8 +63,9 @@ export class Blocks {
   private closed = false;
   // Of the peer's arena.
   private leases = 0;
-  /** Leases on blocks of ours that came back in messages. */
+  // Of blocks of ours that came back in messages.
   private ownLeases = 0;
+  private ownLeasedBytes = 0;
   private leasedBytes = 0;
   private loans = 0;
   private loanedBytes = 0;
@@ -91,7 +92,7 @@ export class Blocks {
       views: this.ownViews,
       dropBlock: (unit) => this.dropLoan(unit),
       giveBack: (lease) => {
-        this.ownLeases--;
+        this.ownLeaseEnded(lease);
         this.dropOwn(lease.unit);
       },
     };
@@ -250,8 +251,9 @@ export class Blocks {
   }
 
   /** A lease on a block of ours is over, and the block is still held. */
-  ownLeaseEnded(): void {
+  ownLeaseEnded(lease: Lease): void {
     this.ownLeases--;
+    this.ownLeasedBytes -= lease.byteLength;
   }
 
   /** A lease on a block of the peer's is over. */
@@ -271,12 +273,15 @@ export class Blocks {
     if (isOwn) this.takeOwn(entry);
     else if (this.leases >= this.slotsOfPeer) throw new Violation("RELEASE-1", `more than ${this.slotsOfPeer} blocks are out`);
     const wanted = lifetime === "strict" || (lifetime !== "copied" && byteLength >= LEASE_BYTES_MIN);
-    const isLeasable = isOwn || (this.memory.leasable && this.leasedBytes + byteLength <= this.memory.peerArena.byteLength / 2);
+    const isLeasable = isOwn
+      ? this.ownLeasedBytes + byteLength <= this.memory.ownArena.byteLength / 2
+      : this.memory.leasable && this.leasedBytes + byteLength <= this.memory.peerArena.byteLength / 2;
     if (byteLength > 0 && wanted && isLeasable) {
       try {
         const bytes = Lease.open(isOwn ? this.ownHome : this.peerHome, unit, generation, offset, byteLength, lifetime, taker, handles);
         if (isOwn) {
           this.ownLeases++;
+          this.ownLeasedBytes += byteLength;
         } else {
           this.leases++;
           this.leasedBytes += byteLength;

@@ -182,7 +182,7 @@ export class Payload {
     const offset = lease.offset + value.byteOffset;
     if (endsWhenSent && lease.endByReturning(value.bytes.buffer as ArrayBuffer, why)) {
       if (owner === "own") {
-        blocks.ownLeaseEnded();
+        blocks.ownLeaseEnded(lease);
         this.setBlock(blocks, value, unit, offset);
       } else {
         blocks.leaseEnded(lease);
