@@ -98,15 +98,15 @@ for (const place of PLACES) {
 
 test("mistakes are told with the path", async (context) => {
   const path = tempFile(context, new Uint8Array(10));
-  const cases: [Promise<unknown>, Code, RegExp][] = [
-    [mapFile(`${path}.no`), Code.NotFound, /map .*file\.bin\.no: /],
-    [mapFile(dirname(path)), Code.InvalidArgument, /not a regular file/],
-    [mapFile(path, { offset: 5, length: 6 }), Code.InvalidArgument, /bytes 5 to 11 are not in this file of 10 bytes/],
-    [mapFile(path, { offset: 11 }), Code.InvalidArgument, /length -1|not in this file/],
-    [mapFile(path, { length: -1 }), Code.InvalidArgument, /length -1/],
+  const cases: [() => Promise<unknown>, Code, RegExp][] = [
+    [() => mapFile(`${path}.no`), Code.NotFound, /map .*file\.bin\.no: /],
+    [() => mapFile(dirname(path)), Code.InvalidArgument, /not a regular file/],
+    [() => mapFile(path, { offset: 5, length: 6 }), Code.InvalidArgument, /bytes 5 to 11 are not in this file of 10 bytes/],
+    [() => mapFile(path, { offset: 11 }), Code.InvalidArgument, /length -1|not in this file/],
+    [() => mapFile(path, { length: -1 }), Code.InvalidArgument, /length -1/],
   ];
-  for (const [promise, code, text] of cases) {
-    const error = await refusal(promise);
+  for (const [map, code, text] of cases) {
+    const error = await refusal(map());
     assert.equal(error.code, code, error.message);
     assert.match(error.message, text);
   }
