@@ -4,8 +4,9 @@
  *
  * BLOCKS-1  A block of ours is lent to the peer before the frame that names it is published, and a block that comes back in a
  *           frame is ours again only if the peer had it.
- * BLOCKS-2  A receiver that leases more than half of the peer's arena copies what comes, and gives it back at once; and so it does
- *           with values of its own arena that come back. So leases alone never stop a sender.
+ * BLOCKS-2  A receiver that leases half of the peer's arena, or half as many blocks as may be out, copies what comes, and gives it back
+ *           at once: the sender can always go on. The same holds for blocks of its own that came back.
+ * BLOCKS-3  Blocks that are out, and the further times that one of them was lent, are never more than the peer has slots to release them.
  */
 import { Arena } from "../memory/arena.js";
 import type { BlockUser } from "../memory/block-views.js";
@@ -63,10 +64,12 @@ export class Blocks {
   private closed = false;
   // Of the peer's arena.
   private leases = 0;
+  private leasedBytes = 0;
   // Of blocks of ours that came back in messages.
   private ownLeases = 0;
   private ownLeasedBytes = 0;
-  private leasedBytes = 0;
+  /** Leases on blocks of ours that are about to be lent to the peer once more. */
+  private promisedLends = 0;
   private loans = 0;
   private loanedBytes = 0;
   /** Blocks that came back so far. */
@@ -105,8 +108,7 @@ export class Blocks {
   allocate(byteLength: number): number {
     if (this.closed) return -1;
     if (this.arena.outstanding > 0) this.collectReleases();
-    // RELEASE-1: never more blocks out than the peer has slots to release them.
-    if (this.arena.outstanding >= this.releaseSlots) return -1;
+    if (!this.hasSlot) return -1;
     let unit = this.arena.allocate(byteLength);
     if (unit < 0 && this.arena.grow()) unit = this.arena.allocate(byteLength);
     if (unit < 0) return unit;
@@ -120,6 +122,36 @@ export class Blocks {
     }
   }
 
+  /** BLOCKS-3 (RELEASE-1) */
+  private get hasSlot(): boolean {
+    return this.arena.releasesDue + this.promisedLends < this.releaseSlots;
+  }
+
+  /** Asks whether a block of ours may be lent to the peer once more than it is; if so, one of the three below has to follow. */
+  promiseLend(): boolean {
+    if (!this.hasSlot) this.collectReleases();
+    if (!this.hasSlot) return false;
+    this.promisedLends++;
+    return true;
+  }
+
+  /** The promised lend is done, … */
+  lendPromised(unit: number): void {
+    this.promisedLends--;
+    this.arena.lend(unit);
+  }
+
+  /** … with a hold of ours that becomes the peer's, … */
+  handOverPromised(unit: number): void {
+    this.promisedLends--;
+    this.arena.handOver(unit);
+  }
+
+  /** … or will not be. */
+  breakPromise(): void {
+    this.promisedLends--;
+  }
+
   /** Size of the largest block that there can be. */
   get blockBytesMax(): number {
     return this.arena.byteLength - ARENA_UNIT_BYTES;
@@ -127,14 +159,24 @@ export class Blocks {
 
   /** Whether a block that is not to be had now may be had in a later turn of the loop, whatever the peer does. */
   get mayGrow(): boolean {
-    return this.arena.mayGrow || this.arena.outstanding >= this.releaseSlots;
+    return this.arena.mayGrow;
   }
 
-  /** Copies the next `byteLength` bytes of a large message to a block that the peer holds from now on: its unit, or −1. */
+  /**
+   * Copies the next `byteLength` bytes of a large message to a block that the peer holds from now on: its unit; −1: there will be room;
+   * −2: there may never be, as all memory is in blocks that perhaps nobody gives back (loans, leases).
+   * @throws Error if the bytes are gone
+   */
   placePiece(source: Parts, byteLength: number): number {
-    const unit = this.pieceBytes + byteLength > IN_FLIGHT_BYTES_MAX ? this.wait() : this.allocate(byteLength);
-    if (unit < 0) return -1;
-    source.copyTo(this.bytesOf(unit, byteLength), 0, byteLength);
+    if (this.pieceBytes + byteLength > IN_FLIGHT_BYTES_MAX) return this.wait();
+    const unit = this.allocate(byteLength);
+    if (unit < 0) return this.pieces.size > 0 || this.mayGrow || this.arena.exhausted !== undefined ? -1 : -2;
+    try {
+      source.copyTo(this.bytesOf(unit, byteLength), 0, byteLength);
+    } catch (error) {
+      this.arena.drop(unit);
+      throw error;
+    }
     this.arena.handOver(unit);
     this.pieces.set(unit, byteLength);
     this.pieceBytes += byteLength;
@@ -270,13 +312,13 @@ export class Blocks {
   take(entry: SpanEntry, lifetime: LeaseLifetime, taker: string, handles: LeaseHandle[]): Uint8Array {
     const { unit, generation, offset, byteLength } = entry;
     const isOwn = (entry.flags & SPAN.returned) !== 0;
-    if (isOwn) this.takeOwn(entry);
-    else if (this.leases >= this.slotsOfPeer) throw new Violation("RELEASE-1", `more than ${this.slotsOfPeer} blocks are out`);
+    if (!isOwn && this.leases >= this.slotsOfPeer) throw new Violation("RELEASE-1", `more than ${this.slotsOfPeer} blocks are out`);
     const wanted = lifetime === "strict" || (lifetime !== "copied" && byteLength >= LEASE_BYTES_MIN);
-    const isLeasable = isOwn
-      ? this.ownLeasedBytes + byteLength <= this.memory.ownArena.byteLength / 2
-      : this.memory.leasable && this.leasedBytes + byteLength <= this.memory.peerArena.byteLength / 2;
-    if (byteLength > 0 && wanted && isLeasable) {
+    const leases = byteLength > 0 && wanted && this.mayLease(isOwn, byteLength);
+    // Before the block is anybody's: there may be no memory.
+    let copy = leases ? undefined : newCopy(byteLength);
+    if (isOwn) this.takeOwn(entry);
+    if (leases) {
       try {
         const bytes = Lease.open(isOwn ? this.ownHome : this.peerHome, unit, generation, offset, byteLength, lifetime, taker, handles);
         if (isOwn) {
@@ -296,11 +338,19 @@ export class Blocks {
     this.copies.spansCopiedOut++;
     const arena = isOwn ? this.memory.ownArena : this.memory.peerArena;
     const from = unit * ARENA_UNIT_BYTES + offset;
-    const copy = new Uint8Array(Buffer.allocUnsafeSlow(byteLength).buffer);
+    copy ??= newCopy(byteLength);
     copy.set(arena.upTo(from + byteLength).subarray(from, from + byteLength));
     if (isOwn) this.dropOwn(unit);
     else this.releaseToPeer(unit, generation);
     return copy;
+  }
+
+  /** BLOCKS-2. With isolation, blocks of ours count too: the peer can write to them. */
+  private mayLease(isOwn: boolean, byteLength: number): boolean {
+    const { leasable, ownArena, peerArena } = this.memory;
+    if (!leasable) return false;
+    if (isOwn) return this.ownLeases < this.releaseSlots / 2 && this.ownLeasedBytes + byteLength <= ownArena.byteLength / 2;
+    return this.leases < this.slotsOfPeer / 2 && this.leasedBytes + byteLength <= peerArena.byteLength / 2;
   }
 
   /** A span that arrived is not wanted. @throws Violation like `take` */
@@ -359,4 +409,8 @@ export class Blocks {
     this.peerViews.forget();
     this.arena.close();
   }
+}
+
+function newCopy(byteLength: number): Uint8Array {
+  return new Uint8Array(Buffer.allocUnsafeSlow(byteLength).buffer);
 }

@@ -85,7 +85,8 @@ export interface Carrier {
   /**
    * Takes the next `byteLength` bytes of a large message as the piece of the frame that is about to be committed.
    * @param at where in the ring the frame's body starts; there is room for `BLOCK_REFERENCE_BYTES`
-   * @returns bytes of body written in the ring; −1: nothing was taken, and the sender has to wait
+   * @returns bytes of body written in the ring; −1: nothing was taken, and the sender has to wait; −2: waiting may be in vain, so the piece
+   *   has to go into the ring itself
    */
   placePiece(source: Parts, byteLength: number, at: number): number;
   /** The memory in which large values are moved without copying them twice; undefined: all of a message travels in pieces. */

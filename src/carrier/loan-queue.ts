@@ -1,5 +1,6 @@
 /** Loans that wait for room in the arena, first come first served. */
 import { Code, ConnectError } from "@connectrpc/connect";
+import { Violation } from "../memory/violation.js";
 import type { Blocks } from "./blocks.js";
 
 interface Waiting {
@@ -11,9 +12,12 @@ interface Waiting {
 export class LoanQueue {
   private readonly blocks: Blocks;
   private readonly waiting = new Set<Waiting>();
+  private readonly onHeadGone: () => void;
 
-  constructor(blocks: Blocks) {
+  /** @param onHeadGone there may be room for those behind one that gave up */
+  constructor(blocks: Blocks, onHeadGone: () => void) {
     this.blocks = blocks;
+    this.onHeadGone = onHeadGone;
   }
 
   get size(): number {
@@ -49,6 +53,7 @@ export class LoanQueue {
       const onAbort = () => {
         this.waiting.delete(entry);
         reject(this.tooLate(byteLength, signal));
+        if (this.waiting.size > 0) this.onHeadGone();
       };
       signal.addEventListener("abort", onAbort, { once: true });
       this.waiting.add(entry);
@@ -60,7 +65,15 @@ export class LoanQueue {
   serve(): boolean {
     let served = false;
     for (const entry of this.waiting) {
-      const bytes = this.blocks.loan(entry.byteLength);
+      let bytes: Uint8Array | undefined;
+      try {
+        bytes = this.blocks.loan(entry.byteLength);
+      } catch (error) {
+        if (error instanceof Violation) throw error;
+        this.waiting.delete(entry);
+        entry.reject(error);
+        continue;
+      }
       if (bytes === undefined) break;
       this.waiting.delete(entry);
       entry.resolve(bytes);

@@ -6,10 +6,10 @@
  *            committed, or ends when the payload is canceled: exactly once.
  */
 import type { Rope } from "../codec/rope.js";
-import { Lease } from "../memory/lease.js";
+import { isFleeting, Lease } from "../memory/lease.js";
 import { Loan } from "../memory/loan.js";
 import { MappedFile } from "../memory/mapped-file.js";
-import { originOf } from "../memory/origin.js";
+import { explainGone, originOf } from "../memory/origin.js";
 import { SPAN, SPAN_ENTRY_BYTES, SPANS_MAX } from "../wire/frame.js";
 import { goneMeanwhile, Parts } from "../wire/parts.js";
 import type { Blocks } from "./blocks.js";
@@ -89,13 +89,14 @@ export class Payload {
    * @param blocks where large values are placed; undefined: all of the message is inline
    * @param why what becomes of them, to be read after "its memory is gone: "
    * @param onReady called in a later turn when a file was read, so that `place` is worth calling again
-   * @throws Error if a loan is not there any more; then nothing is held
+   * @throws Error if bytes are not there any more; then nothing is held
    */
   constructor(blocks: Blocks | undefined, rope: Rope, why: string, onReady: () => void) {
     this.blocks = blocks;
     this.onReady = onReady;
     this.rope = rope;
     this.byteLength = rope.byteLength;
+    checkWhole(rope);
     this.values = rope.spans.map(({ position, bytes }) => ({ position, byteOffset: bytes.byteOffset, byteLength: bytes.length, bytes, place: undefined }));
     const taken = new Map<ArrayBufferLike, ReadAgain>();
     try {
@@ -135,7 +136,8 @@ export class Payload {
     }
     const { blocks } = this;
     const owner = blocks !== undefined && origin instanceof Lease && this.places < SPANS_MAX ? blocks.ownerOf(origin) : undefined;
-    if (blocks !== undefined && owner !== undefined) {
+    const mayGoBack = owner !== "own" || blocks!.promiseLend();
+    if (blocks !== undefined && owner !== undefined && mayGoBack) {
       const lease = origin as Lease;
       const endsWhenSent = lease.endsWhenSent && !lease.retained;
       // Read before the bytes are gone.
@@ -143,8 +145,13 @@ export class Payload {
       if (this.adoptLease(blocks, value, lease, owner, endsWhenSent, why)) taken.set(bytes.buffer, readAgain);
       return;
     }
-    if (origin instanceof MappedFile && byteLength > 0) this.files.push({ value, file: origin, read: undefined, unit: 0 });
-    else if (byteLength >= SPAN_COPY_BYTES_MIN) this.copyToBlock(value, () => bytes);
+    if (origin instanceof MappedFile && byteLength > 0) {
+      this.files.push({ value, file: origin, read: undefined, unit: 0 });
+      return;
+    }
+    // They may end before all is sent.
+    if (isFleeting(bytes)) value.bytes = bytes.slice();
+    if (byteLength >= SPAN_COPY_BYTES_MIN) this.copyToBlock(value, () => value.bytes);
   }
 
   /** Takes a loan, and tells how the same memory is read again for another field. */
@@ -179,26 +186,31 @@ export class Payload {
   /** Sends a lease's bytes where they are. True if they are their user's no more. */
   private adoptLease(blocks: Blocks, value: Value, lease: Lease, owner: "own" | "peer", endsWhenSent: boolean, why: string): boolean {
     const { unit, generation } = lease;
+    blocks.copies.spansSentInPlace++;
     const offset = lease.offset + value.byteOffset;
     if (endsWhenSent && lease.endByReturning(value.bytes.buffer as ArrayBuffer, why)) {
       if (owner === "own") {
         blocks.ownLeaseEnded(lease);
-        this.setBlock(blocks, value, unit, offset);
+        this.set(value, { ...still, unit, generation, offset, flags: 0, onSent: () => blocks.handOverPromised(unit), onCanceled: () => unlend(blocks, unit) });
       } else {
         blocks.leaseEnded(lease);
         const flags = SPAN.returned | SPAN.given;
-        this.set(value, { unit, generation, offset, flags, source: undefined, copiedBytes: 0, onSent: nothing, onCanceled: () => blocks.releaseToPeer(unit, generation) });
+        this.set(value, { ...still, unit, generation, offset, flags, onSent: nothing, onCanceled: () => blocks.releaseToPeer(unit, generation) });
       }
       return true;
     }
     lease.pin();
     const onSent = () => {
-      if (owner === "own") blocks.arena.lend(unit);
+      if (owner === "own") blocks.lendPromised(unit);
       else lease.markReturned();
       lease.unpin();
     };
+    const onCanceled = () => {
+      if (owner === "own") blocks.breakPromise();
+      lease.unpin();
+    };
     const flags = owner === "own" ? 0 : SPAN.returned;
-    this.set(value, { unit, generation, offset, flags, source: undefined, copiedBytes: 0, onSent, onCanceled: () => lease.unpin() });
+    this.set(value, { ...still, unit, generation, offset, flags, onSent, onCanceled });
     return false;
   }
 
@@ -401,3 +413,20 @@ export class Payload {
 }
 
 const nothing = () => undefined;
+/** Of a value that is in its place already. */
+const still = { source: undefined, copiedBytes: 0 };
+
+function unlend(blocks: Blocks, unit: number): void {
+  blocks.breakPromise();
+  blocks.dropOwn(unit);
+}
+
+/** A getter of the message may have released, or resized, what the encoder had met before. @throws Error */
+function checkWhole({ inline, spans, byteLength }: Rope): void {
+  let sum = inline.length;
+  for (const { bytes } of spans) {
+    if (bytes.length === 0) throw new Error(`bytes of the message went while it was encoded: ${explainGone(bytes)}`);
+    sum += bytes.length;
+  }
+  if (sum !== byteLength) throw new Error("the message changed while it was encoded");
+}

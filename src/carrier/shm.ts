@@ -123,7 +123,7 @@ export class ShmCarrier implements Carrier, Pollable {
       },
     };
     this.memoryBlocks = new Blocks(memory, port, words);
-    this.loans = new LoanQueue(this.memoryBlocks);
+    this.loans = new LoanQueue(this.memoryBlocks, () => poller.touch(this));
     this.blocks = spans ? this.memoryBlocks : undefined;
     this.intake = new Intake(peerRing, memory.peerArena, spans);
     this.spanSource = { takeSpan: (index, lifetime, taker, handles) => this.takeSpan(index, lifetime, taker, handles) };
@@ -167,7 +167,8 @@ export class ShmCarrier implements Carrier, Pollable {
 
   placePiece(source: Parts, byteLength: number, at: number): number {
     const unit = this.guarded(() => this.memoryBlocks.placePiece(source, byteLength));
-    if (unit === undefined || unit < 0) return -1;
+    if (unit === undefined) return -1;
+    if (unit < 0) return unit;
     writeUint32(this.ringBytes, at, unit);
     writeUint32(this.ringBytes, at + 4, this.memoryBlocks.arena.generationOf(unit));
     return BLOCK_REFERENCE_BYTES;

@@ -157,13 +157,15 @@ function enter(type: MessageType, message: Values, writeUnknown: boolean): typeo
   W.spanBytes = 0;
   W.next = W.top;
   W.keysNext = W.keysTop;
-  // Asked for by whoever started the outermost encoding only.
-  W.noting = outer === undefined && bytesHooks.noting;
+  // Asked for this encoding only, and not for those that getters start within it.
+  W.noting = bytesHooks.noting;
+  bytesHooks.noting = false;
   return outer;
 }
 
 /** Ends an encoding. What the one around it had in memory that has grown since is still there. */
 function leave(outer: typeof W | undefined): void {
+  bytesHooks.noting = W.noting;
   if (outer !== undefined) {
     const { memo } = W;
     Object.assign(W, outer, { memo });

@@ -2,13 +2,14 @@
 import type { Message } from "@bufbuild/protobuf";
 import type { HandlerContext, Transport } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { holdingOf, leaseHandleOf } from "../memory/lease.js";
 import { moveBuffer } from "../memory/block-views.js";
+import { holdingOf, leaseHandleOf, retainBytes } from "../memory/lease.js";
 import { Loan } from "../memory/loan.js";
 import { MappedFile } from "../memory/mapped-file.js";
 import { originOf } from "../memory/origin.js";
 import { onAbortOf } from "../rpc/abort.js";
 import { CallContext } from "../rpc/context.js";
+import { TIMER_MS_MAX } from "../rpc/deadline.js";
 import { PAYLOAD_BYTES_MAX } from "../wire/frame.js";
 
 /** The method by which a transport gives loans; not for users. */
@@ -21,7 +22,7 @@ export interface LoanOwner {
 export interface LoanOptions {
   /** Gives up waiting; a handler's call is over when its own signal aborts, which gives up too. */
   readonly signal?: AbortSignal;
-  /** How long to wait while the arena is full, in milliseconds; 10 000 by default. */
+  /** How long to wait while the arena is full, in milliseconds; 10 000 by default. `Infinity`, and what no timer can count: for ever. */
   readonly timeoutMs?: number;
 }
 
@@ -71,12 +72,13 @@ function takerOf(owner: Transport | HandlerContext): Taker | undefined {
 /** A time limit and other signals, as one signal. */
 class LoanWait {
   private readonly controller = new AbortController();
-  private readonly timer: NodeJS.Timeout;
+  private readonly timer: NodeJS.Timeout | undefined;
   private readonly unlink: (() => void)[] = [];
 
   constructor(options: LoanOptions | undefined, callSignal: AbortSignal | undefined) {
     const timeoutMs = options?.timeoutMs ?? LOAN_TIMEOUT_MS_DEFAULT;
-    this.timer = setTimeout(() => this.controller.abort(new ConnectError(`waited ${timeoutMs} ms`, Code.DeadlineExceeded)), timeoutMs);
+    const giveUp = () => this.controller.abort(new ConnectError(`waited ${timeoutMs} ms`, Code.DeadlineExceeded));
+    if (!(timeoutMs > TIMER_MS_MAX)) this.timer = setTimeout(giveUp, timeoutMs);
     for (const outer of [options?.signal, callSignal]) {
       if (outer === undefined) continue;
       const onAbort = () => this.controller.abort(new ConnectError("the wait was given up", Code.Canceled));
@@ -143,6 +145,5 @@ export function leaseOf(target: Message | Uint8Array): PayloadLease {
  */
 export function retain(target: Message | Uint8Array): void {
   if (!ArrayBuffer.isView(target)) return holdingOf(target)?.retain();
-  const handle = leaseHandleOf(target);
-  if (handle !== undefined) handle.lease.retained = true;
+  retainBytes(target);
 }

@@ -43,6 +43,8 @@ export class Arena {
   private grewThisTurn = false;
   private blocksOut = 0;
   private unitsOut = 0;
+  /** Holds of the peer beyond the first on a block, of all blocks. */
+  private furtherHolds = 0;
   /** Blocks handed out so far. */
   allocations = 0;
   private closed = false;
@@ -71,6 +73,11 @@ export class Arena {
 
   get outstanding(): number {
     return this.blocksOut;
+  }
+
+  /** Most releases that may come from the peer: one for each block that is out or may go out, and for each further time it has one. */
+  get releasesDue(): number {
+    return this.blocksOut + this.furtherHolds;
   }
 
   get outstandingBytes(): number {
@@ -134,18 +141,18 @@ export class Arena {
 
   /** The peer is told of a block: it holds it from now on, besides us. */
   lend(unit: number): void {
-    this.peerHolds[unit]++;
+    if (this.peerHolds[unit]++ > 0) this.furtherHolds++;
   }
 
   /** One of our holds becomes the peer's. */
   handOver(unit: number): void {
-    this.peerHolds[unit]++;
+    this.lend(unit);
     this.ownHolds[unit]--;
   }
 
   /** One of the peer's holds becomes ours: it gave the block back in a message. */
   takeOver(unit: number): void {
-    this.peerHolds[unit]--;
+    this.endPeerHold(unit);
     this.ownHolds[unit]++;
   }
 
@@ -170,8 +177,12 @@ export class Arena {
     if (this.generation[unit] !== generation) {
       throw new Violation("RELEASE-2", `block ${unit} is out under generation ${this.generation[unit]}, not ${generation}`);
     }
-    this.peerHolds[unit]--;
+    this.endPeerHold(unit);
     this.freeIfUnheld(unit);
+  }
+
+  private endPeerHold(unit: number): void {
+    if (--this.peerHolds[unit] > 0) this.furtherHolds--;
   }
 
   private isBlock(unit: number): boolean {

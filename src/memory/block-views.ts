@@ -48,6 +48,7 @@ export class BlockViews {
   private readonly unitBytes: number;
   /** By unit. */
   private readonly idle = new Map<number, { readonly buffer: ArrayBuffer; readonly view: BlockView }>();
+  private over = false;
   /** ArrayBuffers that had to be made, and those that were used again. */
   made = 0;
   reused = 0;
@@ -99,7 +100,7 @@ export class BlockViews {
     if (view === undefined || buffer.byteLength === 0) return false;
     view.user = undefined;
     user.view = undefined;
-    const moved = this.idle.size < IDLE_MAX && !this.idle.has(view.unit) ? transferBuffer(buffer) : undefined;
+    const moved = !this.over && this.idle.size < IDLE_MAX && !this.idle.has(view.unit) ? transferBuffer(buffer) : undefined;
     if (moved === undefined) {
       this.arena.detach(buffer);
     } else {
@@ -124,6 +125,7 @@ export class BlockViews {
 
   /** The connection is over: nothing here will be used again. */
   forget(): void {
+    this.over = true;
     for (const { buffer } of this.idle.values()) this.arena.detach(buffer);
     this.idle.clear();
   }

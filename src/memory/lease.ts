@@ -139,6 +139,26 @@ export interface LeaseHandle {
   readonly buffer: ArrayBuffer;
 }
 
+/** In strict mode: buffers of bytes that are not leases but end as if they were, … */
+const strictBuffers = new WeakSet<ArrayBufferLike>();
+/** … unless they are kept. */
+const keptBuffers = new WeakSet<ArrayBufferLike>();
+let strictSeen = false;
+
+/** Whether bytes may end with the call that brought them, so that who sends them later has to copy them at once. */
+export function isFleeting(bytes: ArrayBufferView): boolean {
+  const origin = originOf(bytes);
+  if (origin instanceof Lease) return origin.endsWhenSent && !origin.retained;
+  return strictBuffers.has(bytes.buffer);
+}
+
+/** Bytes outlive the end of their scope. */
+export function retainBytes(bytes: ArrayBufferView): void {
+  const origin = originOf(bytes);
+  if (origin instanceof Lease) origin.retained = true;
+  else if (strictBuffers.has(bytes.buffer)) keptBuffers.add(bytes.buffer);
+}
+
 /** What a message holds. A message's bytes are collected with it, so it is kept by the message. */
 const held = new WeakMap<object, Holding>();
 
@@ -158,6 +178,12 @@ export class Holding {
 
   static of(message: object, handles: readonly LeaseHandle[], strict: readonly Uint8Array[], taker: string): Holding {
     const holding = new Holding(handles, strict, taker);
+    for (const { buffer } of strict) strictBuffers.add(buffer);
+    if (strict.length > 0 && !strictSeen) {
+      // Once for all: such a message is never kept until it can be sent.
+      strictSeen = true;
+      perishable.count++;
+    }
     held.set(message, holding);
     return holding;
   }
@@ -172,18 +198,19 @@ export class Holding {
     if (this.retained) return;
     const why = `it was a lease of the call ${this.taker}, which has ended; copy it, or keep it with retain(message)`;
     for (const { lease, buffer } of this.handles) if (!lease.retained) lease.end(buffer, why);
-    this.poisonAll(why);
+    this.poisonAll(why, false);
   }
 
   end(why: string): void {
     for (const { lease, buffer } of this.handles) lease.end(buffer, why);
-    this.poisonAll(why);
+    this.poisonAll(why, true);
   }
 
-  private poisonAll(why: string): void {
+  private poisonAll(why: string, evenKept: boolean): void {
     for (const bytes of this.strict) {
       const origin = originOf(bytes);
-      if (!(origin instanceof Lease && origin.retained && origin.gone === undefined)) poison(bytes, why);
+      const isKept = origin instanceof Lease ? origin.retained && origin.gone === undefined : keptBuffers.has(bytes.buffer);
+      if (evenKept || !isKept) poison(bytes, why);
     }
   }
 }

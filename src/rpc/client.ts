@@ -19,7 +19,7 @@ import { CallQueue } from "./call-queue.js";
 import { boundedTimeout, timedOut } from "./deadline.js";
 import { abortError, decodeError } from "./errors.js";
 import type { Reception } from "./inbound.js";
-import { Assembly, decodeWhole, Received, takeMetadata } from "./inbound.js";
+import { Assembly, decodeWhole, takeMetadata } from "./inbound.js";
 import { Outbox } from "./outbox.js";
 
 /** A method as this client calls it. */
@@ -294,7 +294,7 @@ export class ClientConnection implements FrameReceiver {
 
   private assemble(call: ClientCall, frame: ReceivedFrame): void {
     try {
-      call.assembly = new Assembly(frame, Received.of(frame, this.carrier.spanSource, call.method.reception));
+      call.assembly = Assembly.start(frame, this.carrier.spanSource, call.method.reception);
     } catch (error) {
       if (error instanceof Violation) throw error;
       return this.giveUp(call.streamId, new ConnectError(`no memory for an answer of ${frame.messageLength} bytes`, Code.ResourceExhausted, undefined, undefined, error));

@@ -2,7 +2,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 
 /** What a timer can count: 24.8 days. SUBTLE: given more, Node's timers fire at once. */
-const TIMER_MS_MAX = 2 ** 31 - 1;
+export const TIMER_MS_MAX = 2 ** 31 - 1;
 
 /** The timeout in milliseconds, or undefined where there is none: not given, not positive, or longer than any timer. */
 export function boundedTimeout(timeoutMs: number | undefined): number | undefined {

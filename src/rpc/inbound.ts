@@ -21,7 +21,18 @@ export class Assembly {
   private readonly messageLength: number;
   readonly received: Received;
 
-  /** @throws RangeError if the memory cannot be had; Violation */
+  /** @throws RangeError if the memory cannot be had, then nothing is leased; Violation */
+  static start(frame: ReceivedFrame, source: SpanSource | undefined, reception: Reception): Assembly {
+    const received = Received.of(frame, source, reception);
+    try {
+      return new Assembly(frame, received);
+    } catch (error) {
+      received.drop();
+      throw error;
+    }
+  }
+
+  /** @throws RangeError if the memory cannot be had */
   constructor(frame: ReceivedFrame, received: Received) {
     // Not zero-filled: every byte is written before anyone reads it.
     this.bytes = Buffer.allocUnsafeSlow(frame.inlineLength);
@@ -82,11 +93,17 @@ export class Received {
   static of(frame: ReceivedFrame, source: SpanSource | undefined, reception: Reception): Received {
     const handles: LeaseHandle[] = [];
     const spans: Span[] = [];
-    for (let i = 0; i < frame.spanCount; i++) {
-      const { position } = frame.spans[i];
-      spans.push({ position, bytes: source!.takeSpan(i, reception.lifetime, reception.taker, handles) });
+    const received = new Received(spans, handles, reception);
+    try {
+      for (let i = 0; i < frame.spanCount; i++) {
+        const { position } = frame.spans[i];
+        spans.push({ position, bytes: source!.takeSpan(i, reception.lifetime, reception.taker, handles) });
+      }
+    } catch (error) {
+      received.drop();
+      throw error;
     }
-    return new Received(spans, handles, reception);
+    return received;
   }
 
   /**

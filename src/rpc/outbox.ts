@@ -52,6 +52,8 @@ interface Bulk {
   started: boolean;
 }
 
+/** What `Carrier.placePiece` answers if a piece has to go into the ring itself. */
+const RING_PIECE = -2;
 /** Payload bytes copied in one go before others get their turn. */
 const PUMP_BYTES = 1 << 20;
 
@@ -195,15 +197,15 @@ export class Outbox {
     const room = carrier.freeBytes() - FRAME_HEADER_BYTES - metadataLength;
     if (room < 0) return false;
     let length = 0;
-    const noting = perishable.count > 0 && codec !== undefined;
+    let loans: Noted | undefined;
     if (codec !== undefined) {
-      if (noting) startNoting();
+      const outer = startNoting();
       this.encoding = true;
       try {
         length = codec.encodeInto(message, carrier.ringBytes, bodyStart, bodyStart + Math.min(room, INLINE_BYTES_MAX));
       } finally {
         this.encoding = false;
-        bytesHooks.noting = false;
+        loans = endNoting(outer);
       }
       if (length < 0) {
         const needed = -1 - length;
@@ -216,29 +218,32 @@ export class Outbox {
     }
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
     this.writeHeader(kind, flags, code, streamId, argument, metadataLength, length, length, 0, FRAME_HEADER_BYTES + metadataLength + length);
-    if (noting) giveBackNoted(sentBy(label));
+    if (loans !== undefined) giveBackNoted(loans, sentBy(label));
     return true;
   }
 
   /** Encodes a message that is not copied into the ring as a whole, takes what it refers to, and sends what there is room for. */
   private startBulk(first: Outgoing, message: unknown): void {
-    const noting = perishable.count > 0;
-    if (noting) startNoting();
+    const outer = startNoting();
+    let loans: Noted | undefined;
     let rope: Rope;
     try {
       rope = first.codec!.encode(message);
     } finally {
-      bytesHooks.noting = false;
+      loans = endNoting(outer);
     }
+    // Encoding may have run user code, and that may have closed the connection.
+    if (this.carrier.closed) return;
     checkSize(rope.byteLength, first.writeMaxBytes);
     const payload = new Payload(this.carrier.blocks, rope, sentBy(first.label), () => this.carrier.lookAgain());
     // Those of which only small parts are in the message, copied.
-    if (noting) giveBackNoted(sentBy(first.label));
+    if (loans !== undefined) giveBackNoted(loans, sentBy(first.label));
     this.heldSlots.add(first.streamId & (SLOTS_MAX - 1));
     this.bulks.push({ first, payload, started: false });
     this.ringIsFull = this.waiting.size > 0;
     try {
-      this.pumpBulks();
+      // SUBTLE: a call made by a getter of a message that is being written at the ring's tail; then later.
+      if (!this.encoding) this.pumpBulks();
     } finally {
       payload.emptyTaken();
     }
@@ -355,16 +360,20 @@ export class Outbox {
     const start = carrier.index;
     const table = tableOffset(start + FRAME_HEADER_BYTES + metadataLength);
     const body = table + payload.tableBytes;
-    const pieceLength = isWhole ? inline.byteLength : Math.min(carrier.pieceBytesMax, inline.byteLength);
+    let pieceLength = isWhole ? inline.byteLength : Math.min(carrier.pieceBytesMax, inline.byteLength);
     if (carrier.freeBytes() < body - start + (isWhole ? pieceLength : BLOCK_REFERENCE_BYTES)) return this.noRoom();
-    let bodyLength = pieceLength;
-    if (isWhole) inline.copyTo(carrier.ringBytes, body, pieceLength);
-    else bodyLength = carrier.placePiece(inline, pieceLength, body);
-    if (bodyLength < 0) return -1;
+    let bodyLength = isWhole ? RING_PIECE : carrier.placePiece(inline, pieceLength, body);
+    if (bodyLength === -1) return -1;
+    const inRing = bodyLength === RING_PIECE;
+    if (inRing) {
+      bodyLength = pieceLength = Math.min(pieceLength, INLINE_BYTES_MAX - payload.tableBytes);
+      if (carrier.freeBytes() < body - start + bodyLength) return this.noRoom();
+      inline.copyTo(carrier.ringBytes, body, bodyLength);
+    }
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
     payload.writeTable(carrier.ringWords, table >> 2);
     payload.spansSent();
-    const flags = first.flags | (isWhole ? 0 : carrier.pieceFlag) | (inline.leftBytes > 0 ? FLAG.more : 0);
+    const flags = first.flags | (inRing ? 0 : carrier.pieceFlag) | (inline.leftBytes > 0 ? FLAG.more : 0);
     this.writeHeader(first.kind, flags, first.code, first.streamId, first.argument, metadataLength, payload.byteLength, pieceLength, spanCount, body - start + bodyLength);
     bulk.started = true;
     carrier.publish();
@@ -379,12 +388,18 @@ export class Outbox {
     const metadata = started ? undefined : first.metadata;
     const metadataLength = metadata === undefined ? 0 : metadata.length;
     if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) return this.noRoom();
-    const length = Math.min(carrier.pieceBytesMax, parts.leftBytes);
+    let length = Math.min(carrier.pieceBytesMax, parts.leftBytes);
     const start = carrier.index + FRAME_HEADER_BYTES;
-    const bodyLength = carrier.placePiece(parts, length, start + metadataLength);
-    if (bodyLength < 0) return -1;
+    let bodyLength = carrier.placePiece(parts, length, start + metadataLength);
+    if (bodyLength === -1) return -1;
+    const inRing = bodyLength === RING_PIECE;
+    if (inRing) {
+      bodyLength = length = Math.min(length, INLINE_BYTES_MAX);
+      if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + bodyLength) return this.noRoom();
+      parts.copyTo(carrier.ringBytes, start + metadataLength, bodyLength);
+    }
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start);
-    const flags = (started ? 0 : first.flags) | carrier.pieceFlag | (parts.leftBytes > 0 ? FLAG.more : 0);
+    const flags = (started ? 0 : first.flags) | (inRing ? 0 : carrier.pieceFlag) | (parts.leftBytes > 0 ? FLAG.more : 0);
     this.writeHeader(
       started ? KIND.message : first.kind,
       flags,
@@ -408,27 +423,38 @@ function sentBy(label: string): string {
   return `it was sent by an earlier call of ${label}`;
 }
 
-/** Loans of which the encoding under way wrote bytes. */
-const noted = new Map<ArrayBufferLike, Loan>();
+type Noted = Map<ArrayBufferLike, Loan>;
+
+/** Loans of which the encoding under way wrote bytes; undefined while none can be. */
+let noted: Noted | undefined;
 
 bytesHooks.explainGone = explainGone;
 bytesHooks.note = (bytes) => {
   const origin = originOf(bytes);
-  if (origin instanceof Loan) noted.set(bytes.buffer, origin);
+  if (origin instanceof Loan) noted?.set(bytes.buffer, origin);
   // FILE-1: it would be read where it is mapped. A larger one is not copied here.
   if (origin instanceof MappedFile && bytes.length <= INLINE_BYTES_MAX) return origin.readNow(bytes.byteOffset, bytes.length);
   return bytes;
 };
 
-function startNoting(): void {
-  noted.clear();
-  bytesHooks.noting = true;
+/** Returns what is noted for the encoding around this one: a getter of a message may send one of its own. */
+function startNoting(): Noted | undefined {
+  const outer = noted;
+  noted = perishable.count > 0 ? new Map() : undefined;
+  bytesHooks.noting = noted !== undefined;
+  return outer;
+}
+
+function endNoting(outer: Noted | undefined): Noted | undefined {
+  const loans = noted;
+  noted = outer;
+  bytesHooks.noting = false;
+  return loans;
 }
 
 /** Sending a part of a loan takes all of it. */
-function giveBackNoted(why: string): void {
-  for (const [buffer, loan] of noted) loan.giveBack(buffer as ArrayBuffer, why);
-  noted.clear();
+function giveBackNoted(loans: Noted, why: string): void {
+  for (const [buffer, loan] of loans) loan.giveBack(buffer as ArrayBuffer, why);
 }
 
 function checkSize(byteLength: number, writeMaxBytes: number): void {

@@ -21,7 +21,7 @@ import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "./deadline.js";
 import { encodeError, handlerError, wireCode } from "./errors.js";
 import type { Reception } from "./inbound.js";
-import { Assembly, decodeWhole, Received, takeMetadata } from "./inbound.js";
+import { Assembly, decodeWhole, takeMetadata } from "./inbound.js";
 import { Outbox } from "./outbox.js";
 
 /** A method as this server serves it. */
@@ -177,7 +177,7 @@ export class ServerConnection implements FrameReceiver {
     this.openCalls++;
     if ((frame.flags & FLAG.more) !== 0 || frame.following) {
       try {
-        call.assembly = new Assembly(frame, Received.of(frame, this.carrier.spanSource, method.reception));
+        call.assembly = Assembly.start(frame, this.carrier.spanSource, method.reception);
       } catch (error) {
         if (error instanceof Violation) throw error;
         return call.fail(new ConnectError(`no memory for a request of ${frame.messageLength} bytes`, Code.ResourceExhausted, undefined, undefined, error));
