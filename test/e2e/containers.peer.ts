@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { createClient } from "@connectrpc/connect";
 import type { IsthmusServer, IsthmusTransport, ListenOptions, PeerCredentials, ServerStats } from "../../src/index.js";
-import { createIsthmusServer, createIsthmusTransport, peerCredentials } from "../../src/index.js";
+import { createIsthmusServer, createIsthmusTransport, loan, peerCredentials } from "../../src/index.js";
 import { TestService } from "../proto/test_pb.js";
 import type { Failure } from "../stress/peer.js";
 import { failureOf, obey } from "../stress/peer.js";
@@ -36,6 +36,10 @@ export interface Exchanged {
   /** Bytes of requests, and of replies, that arrived as they should. */
   readonly requestBytes: number;
   readonly replyBytes: number;
+  /** Large requests that went out from where they were built, and that were copied; large replies that were leased. */
+  readonly loansSent: number;
+  readonly copies: number;
+  readonly leases: number;
 }
 
 export interface Listening {
@@ -72,10 +76,12 @@ obey({
         service(TestService, {
           whoami: (_, { values }) => ({ ...values.get(peerCredentials) }),
           /** Checks every byte of the request, and replies with as many others. */
-          checksum({ sequence, data }) {
+          async checksum({ sequence, data }, context) {
             const seed = Number(sequence);
             assertBytes("request", data, contentOf(seed, data.length));
-            return { sequence, data: contentOf(seed + 1, data.length) };
+            const reply = await loan(context, data.length);
+            reply.set(contentOf(seed + 1, data.length));
+            return { sequence, data: reply };
           },
           async wait(_, { signal }) {
             await once(signal, "abort");
@@ -97,17 +103,22 @@ obey({
   whoami: () => outcomeOf(createClient(TestService, transport).whoami({}).then(({ pid, uid, gid }) => ({ pid, uid, gid }))),
   async exchange({ seed, sizes }: Exchange): Promise<Exchanged> {
     const client = createClient(TestService, transport);
+    const before = transport.stats().connection;
     let requestBytes = 0;
     let replyBytes = 0;
     for (const [at, size] of sizes.entries()) {
       const sequence = seed + 2 * at;
       // It is checked there: a request that differs is an error here.
-      const { data } = await client.checksum({ sequence: BigInt(sequence), data: contentOf(sequence, size) });
+      const request = await loan(transport, size);
+      request.set(contentOf(sequence, size));
+      const { data } = await client.checksum({ sequence: BigInt(sequence), data: request });
       requestBytes += size;
       assertBytes("reply", data, contentOf(sequence + 1, size));
       replyBytes += data.length;
     }
-    return { carrier: transport.carrier, requestBytes, replyBytes };
+    const after = transport.stats().connection!;
+    const since = (counter: "spansSentInPlace" | "spansCopiedIn" | "spansLeased") => after[counter] - (before?.[counter] ?? 0);
+    return { carrier: transport.carrier, requestBytes, replyBytes, loansSent: since("spansSentInPlace"), copies: since("spansCopiedIn"), leases: since("spansLeased") };
   },
   /** Leaves calls open. `released` says how they ended. */
   hold(count: number) {
