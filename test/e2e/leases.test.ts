@@ -34,11 +34,12 @@ for (const place of PLACES) {
         release(data);
         const last = await client.echo({ data: again.data.subarray(4096, 24_000) });
         assert.ok(Buffer.from(pattern(i, byteLength).subarray(4096, 24_000)).equals(last.data));
+        release(again);
       }
       const { spansCopiedIn, spansSentInPlace, spansCopiedOut } = connectionOf(transport);
       assert.deepEqual({ spansCopiedIn, spansSentInPlace }, { spansCopiedIn: 4, spansSentInPlace: 8 });
-      // Answers of less than 32 KiB are copied out; none that was larger.
-      assert.equal(spansCopiedOut, 4);
+      // Of the last answers in each round, which are small, nothing is a span.
+      assert.equal(spansCopiedOut, 0);
       await allReturned(transport, server);
     });
   }
@@ -270,6 +271,7 @@ test("compressing leased bytes in the background of a handler that has returned 
   const { client, transport } = await serveOwn(context, {
     echo({ number, data }) {
       const seed = Number(number);
+      if (data.length === MIB) return {};
       results.push(gzipAsync(data, { level: 1 }).then((zipped) => ({ seed, zipped })));
       return {};
     },

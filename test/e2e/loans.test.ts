@@ -211,9 +211,7 @@ describe("a loan", () => {
   });
 
   test("outlives its connection: it can be written, sent over the next one, and released", async (context) => {
-    const path = tempSocket(context);
     const first = await startServer(context, "one process");
-    void path;
     const { transport } = connectTo(context, first);
     const other = await serveOwn(context, { echo: ({ data }) => ({ data }) });
     const [sent, kept, unused] = await Promise.all([loan(transport, 200_000), loan(transport, 100), loan(transport, 50_000)]);
@@ -251,27 +249,27 @@ describe("a loan", () => {
   test("whose memory was moved away cannot be sent, and the block is not used again until that is garbage", async (context) => {
     const { client, transport } = await serveOwn(context, { echo: ({ data }) => ({ data }) });
     const bytes = await loan(transport, 100_000);
-    let moved: Uint8Array | undefined;
+    const held: { moved?: Uint8Array } = {};
     try {
       const cloned = structuredClone(bytes.buffer, { transfer: [bytes.buffer as ArrayBuffer] });
       // What is marked stays, and is copied, where that is not an error.
-      if (bytes.length === 0) moved = new Uint8Array(cloned);
+      if (bytes.length === 0) held.moved = new Uint8Array(cloned);
     } catch (error) {
       assert.equal((error as Error).name, "DataCloneError");
     }
-    if (moved === undefined) {
+    if (held.moved === undefined) {
       assert.equal(bytes.length, 100_000);
       const { transfer } = ArrayBuffer.prototype as { transfer?: (this: ArrayBufferLike) => ArrayBuffer };
       if (transfer === undefined) return;
-      moved = new Uint8Array(transfer.call(bytes.buffer));
+      held.moved = new Uint8Array(transfer.call(bytes.buffer));
     }
-    fillPattern(moved, 4);
+    fillPattern(held.moved, 4);
     await failure(client.echo({ data: bytes }), Code.Internal, /its memory is gone/);
     release(bytes);
     for (let i = 0; i < 20; i++) release(await client.echo({ data: pattern(99, 100_000) }));
-    assert.equal(patternFault(moved, 4), -1);
+    assert.equal(patternFault(held.moved, 4), -1);
     assert.equal(connectionOf(transport).loans, 1);
-    moved = undefined;
+    delete held.moved;
     await allReturned(transport);
   });
 
@@ -319,7 +317,8 @@ describe("when loans fill the arena", () => {
 
   test("the next waits, and gets room when one is released, or sent and back", async (context) => {
     const { client, transport } = await serveOwn(context, { echo: () => ({}) }, small);
-    for (const free of [(bytes: Uint8Array) => release(bytes), (bytes: Uint8Array) => client.echo({ data: bytes })]) {
+    const ways: ((bytes: Uint8Array) => unknown)[] = [release, (bytes) => client.echo({ data: bytes })];
+    for (const free of ways) {
       const bytes = await loan(transport, 900_000);
       let got: Uint8Array | undefined;
       const waiting = loan(transport, 900_000).then((next) => (got = next));
