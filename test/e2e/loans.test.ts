@@ -385,11 +385,13 @@ describe("when loans fill the arena", () => {
 
   test("a wait ends with its connection", async (context) => {
     const { transport } = await serveOwn(context, {}, small);
-    await loan(transport, 900_000);
+    const bytes = await loan(transport, 900_000);
     const waiting = failure(loan(transport, 900_000), Code.Unavailable, /connection lost/);
     await sleep(5);
     await transport.close();
     await waiting;
+    // Held until here, so that no garbage collection makes room.
+    assert.equal(bytes.length, 900_000);
   });
 
   test("ordinary calls go on, small and large", async (context) => {
