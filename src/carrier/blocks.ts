@@ -159,7 +159,7 @@ export class Blocks {
 
   /** Whether a block that is not to be had now may be had in a later turn of the loop, whatever the peer does. */
   get mayGrow(): boolean {
-    return this.arena.mayGrow;
+    return this.hasSlot && this.arena.mayGrow;
   }
 
   /**

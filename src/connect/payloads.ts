@@ -3,7 +3,7 @@ import type { Message } from "@bufbuild/protobuf";
 import type { HandlerContext, Transport } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { moveBuffer } from "../memory/block-views.js";
-import { holdingOf, leaseHandleOf, retainBytes } from "../memory/lease.js";
+import { holdingOf, isPoisoned, leaseHandleOf, retainBytes } from "../memory/lease.js";
 import { Loan } from "../memory/loan.js";
 import { MappedFile } from "../memory/mapped-file.js";
 import { originOf } from "../memory/origin.js";
@@ -111,6 +111,7 @@ export function release(target: Message | Uint8Array): void {
     holdingOf(target)?.end(why);
     return;
   }
+  if (isPoisoned(target)) return;
   const origin = originOf(target);
   if (origin instanceof Loan) return origin.giveBack(target.buffer as ArrayBuffer, why);
   if (origin instanceof MappedFile) {
@@ -145,5 +146,5 @@ export function leaseOf(target: Message | Uint8Array): PayloadLease {
  */
 export function retain(target: Message | Uint8Array): void {
   if (!ArrayBuffer.isView(target)) return holdingOf(target)?.retain();
-  retainBytes(target);
+  if (!isPoisoned(target)) retainBytes(target);
 }

@@ -378,3 +378,26 @@ test("closing gives the whole budget back, once, and nothing grows or calls afte
   await nextTurn();
   assert.equal(state.rooms, 0);
 });
+
+test("a block that the peer has several times counts once for each release that may come (BLOCKS-3)", () => {
+  const { arena } = makeArena();
+  arena.grow();
+  const unit = arena.allocate(1);
+  const other = arena.allocate(1);
+  const generation = arena.generationOf(unit);
+  assert.equal(arena.releasesDue, 2);
+  arena.lend(unit);
+  assert.equal(arena.releasesDue, 2);
+  arena.lend(unit);
+  arena.handOver(unit);
+  assert.equal(arena.releasesDue, 4);
+  arena.release(unit, generation);
+  arena.takeOver(unit);
+  assert.equal(arena.releasesDue, 2);
+  arena.release(unit, generation);
+  assert.equal(arena.outstanding, 2, "what was taken over is still held");
+  assert.throws(() => arena.release(unit, generation), violationOf("RELEASE-2"));
+  arena.drop(unit);
+  arena.drop(other);
+  assert.deepEqual([arena.releasesDue, arena.outstanding], [0, 0]);
+});

@@ -208,6 +208,7 @@ export class Holding {
 
   private poisonAll(why: string, evenKept: boolean): void {
     for (const bytes of this.strict) {
+      if (isPoisoned(bytes)) continue;
       const origin = originOf(bytes);
       const isKept = origin instanceof Lease ? origin.retained && origin.gone === undefined : keptBuffers.has(bytes.buffer);
       if (evenKept || !isKept) poison(bytes, why);
@@ -225,10 +226,18 @@ export function leaseHandleOf(bytes: ArrayBufferView): LeaseHandle | undefined {
   return origin instanceof Lease ? { lease: origin, buffer: bytes.buffer as ArrayBuffer } : undefined;
 }
 
+/** Whether nothing of these bytes may be looked at any more, not even where they lie. */
+export function isPoisoned(bytes: ArrayBufferView): boolean {
+  return poisoned.has(bytes);
+}
+
+const poisoned = new WeakSet<ArrayBufferView>();
+
 /** From now on using `bytes` throws an error that says why, but for reading by index. */
 function poison(bytes: Uint8Array, why: string): void {
-  // Detached or poisoned already.
+  // Poisoned already, or not of ours.
   if (Object.getPrototypeOf(bytes) !== Uint8Array.prototype) return;
+  poisoned.add(bytes);
   if (bytes.byteLength > 0) moveBuffer(bytes.buffer as ArrayBuffer);
   const fail = () => {
     throw new TypeError(`these bytes are gone: ${why}`);

@@ -9,7 +9,8 @@ import { RING_DATA_OFFSET, WORD } from "../../src/memory/layout.js";
 import type { Addon } from "../../src/os/addon.js";
 import { isSystemError, SEALS } from "../../src/os/addon.js";
 import { requireAddon } from "../../src/os/addon.js";
-import { FIELD, FRAME_HEADER_BYTES, KIND, packKindFlagsCode } from "../../src/wire/frame.js";
+import type { SpanEntry } from "../../src/wire/frame.js";
+import { FIELD, FRAME_HEADER_BYTES, KIND, packKindFlagsCode, SPAN_ENTRY_BYTES, tableOffset } from "../../src/wire/frame.js";
 import type { HandshakeMessage, Hello } from "../../src/wire/hello.js";
 import { decodeHandshake, encodeHandshake, FEATURE } from "../../src/wire/hello.js";
 import type { Owner } from "./temp.js";
@@ -50,6 +51,19 @@ export interface RawFrame {
   messageLength?: number;
   pieceLength?: number;
   spanCount?: number;
+  spans?: readonly RawSpan[];
+}
+
+/** What is left out is 0. */
+export type RawSpan = Partial<SpanEntry>;
+const SPAN_FIELDS = ["position", "byteLength", "unit", "generation", "offset", "flags"] as const;
+
+export interface ReceivedFrame {
+  kind: number;
+  code: number;
+  streamId: number;
+  messageLength: number;
+  spans: SpanEntry[];
 }
 
 export interface Received {
@@ -88,9 +102,9 @@ export class RawPeer {
   }
 
   /** Connects and goes through the handshake honestly. */
-  static async open(owner: Owner, path: string): Promise<RawPeer> {
+  static async open(owner: Owner, path: string, featuresSupported = 0): Promise<RawPeer> {
     const peer = RawPeer.connect(owner, path);
-    peer.send(encodeHandshake(HELLO), peer.makeSegments());
+    peer.send(encodeHandshake({ ...HELLO, featuresSupported }), peer.makeSegments());
     await peer.join("welcome");
     return peer;
   }
@@ -179,7 +193,11 @@ export class RawPeer {
   frame(frame: RawFrame): void {
     const metadata = frame.metadata ?? new Uint8Array(0);
     const body = frame.body ?? new Uint8Array(0);
-    const honest = FRAME_HEADER_BYTES + metadata.length + body.length;
+    const { spans = [] } = frame;
+    const table = spans.length === 0 ? FRAME_HEADER_BYTES + metadata.length : tableOffset(FRAME_HEADER_BYTES + metadata.length);
+    const bodyAt = table + spans.length * SPAN_ENTRY_BYTES;
+    const honest = bodyAt + body.length;
+    const spanBytes = spans.reduce((sum, { byteLength = 0 }) => sum + byteLength, 0);
     const index = RING_DATA_OFFSET + (this.tail & (RING_BYTES - 1));
     const words = new Int32Array(this.ring, index, FRAME_HEADER_BYTES / 4);
     words[FIELD.byteLength] = frame.byteLength ?? honest;
@@ -187,12 +205,14 @@ export class RawPeer {
     words[FIELD.streamId] = frame.streamId ?? 0;
     words[FIELD.argument] = frame.argument ?? 0;
     words[FIELD.metadataLength] = frame.metadataLength ?? metadata.length;
-    words[FIELD.messageLength] = frame.messageLength ?? body.length;
+    words[FIELD.messageLength] = frame.messageLength ?? body.length + spanBytes;
     words[FIELD.pieceLength] = frame.pieceLength ?? body.length;
-    words[FIELD.spanCount] = frame.spanCount ?? 0;
-    const bytes = new Uint8Array(this.ring, index + FRAME_HEADER_BYTES, metadata.length + body.length);
-    bytes.set(metadata);
-    bytes.set(body, metadata.length);
+    words[FIELD.spanCount] = frame.spanCount ?? spans.length;
+    const bytes = new Uint8Array(this.ring, index, honest);
+    bytes.set(metadata, FRAME_HEADER_BYTES);
+    const entries = new Int32Array(this.ring, index + tableOffset(table), spans.length * SPAN_FIELDS.length);
+    for (const [i, span] of spans.entries()) entries.set(SPAN_FIELDS.map((field) => span[field] ?? 0), i * SPAN_FIELDS.length);
+    bytes.set(body, bodyAt);
     this.tail = (this.tail + ((honest + 7) & -8)) | 0;
   }
 
@@ -213,13 +233,18 @@ export class RawPeer {
   }
 
   /** Reads the frames that have come since the last call, and lets the other side reuse the ring. */
-  read(): { kind: number; code: number; streamId: number; messageLength: number }[] {
+  read(): ReceivedFrame[] {
     const frames = [];
     const tail = Atomics.load(this.peerWords, WORD.tail);
     while (this.peerHead !== tail) {
       const index = this.peerHead & (this.peerRingBytes - 1);
       const words = new Int32Array(this.peerRing.buffer, RING_DATA_OFFSET + index, FRAME_HEADER_BYTES / 4);
-      frames.push({ kind: words[FIELD.kindFlagsCode] & 0xff, code: words[FIELD.kindFlagsCode] >>> 16, streamId: words[FIELD.streamId] >>> 0, messageLength: words[FIELD.messageLength] });
+      const table = new Int32Array(this.peerRing.buffer, RING_DATA_OFFSET + index + tableOffset(FRAME_HEADER_BYTES + words[FIELD.metadataLength]), words[FIELD.spanCount] * SPAN_FIELDS.length);
+      const spans = Array.from({ length: words[FIELD.spanCount] }, (_, i) => {
+        const [position, byteLength, unit, generation, offset, flags] = table.subarray(i * SPAN_FIELDS.length, (i + 1) * SPAN_FIELDS.length);
+        return { position, byteLength, unit, generation, offset, flags };
+      });
+      frames.push({ spans, kind: words[FIELD.kindFlagsCode] & 0xff, code: words[FIELD.kindFlagsCode] >>> 16, streamId: words[FIELD.streamId] >>> 0, messageLength: words[FIELD.messageLength] });
       this.peerHead = (this.peerHead + ((words[FIELD.byteLength] + 7) & -8)) | 0;
     }
     Atomics.store(this.words, WORD.head, this.peerHead);
