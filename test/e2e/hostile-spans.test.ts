@@ -18,7 +18,7 @@ import type { TestClient, TestServerProcess } from "../support/test-server.js";
 import { connectTo, serveInChild } from "../support/test-server.js";
 import { failure, waitUntil, within } from "../support/waiting.js";
 
-const welcome = encodeHandshake({ kind: "welcome", version: 1, features: FEATURE.spans, maxStreams: 1000 });
+const welcome = encodeHandshake({ kind: "welcome", version: 1, features: FEATURE.sharedMemory | FEATURE.spans, maxStreams: 1000 });
 const SPAN_BYTES = 100_000;
 const UNITS = Math.ceil(SPAN_BYTES / ARENA_UNIT_BYTES);
 
@@ -94,7 +94,7 @@ describe("a client that lies about large values", () => {
   };
   /** A client that has an answer of `SPAN_BYTES` bytes in the server's memory. */
   const open = async (context: TestContext): Promise<{ peer: RawPeer; mine: SpanEntry }> => {
-    const peer = await RawPeer.open(context, server.path, FEATURE.spans);
+    const peer = await RawPeer.open(context, server.path, FEATURE.sharedMemory | FEATURE.spans);
     peer.define(0, "Echo");
     // In a block and not as a span, so that the answer has to be copied to a block of the server's.
     new Uint8Array(peer.arena, ARENA_UNIT_BYTES).set(inline);
@@ -236,7 +236,7 @@ test("with isolation, what a handler sees does not change under it", async (cont
     },
     { server: { isolation: "snapshot" } },
   );
-  const peer = await RawPeer.open(context, path, FEATURE.spans);
+  const peer = await RawPeer.open(context, path, FEATURE.sharedMemory | FEATURE.spans);
   peer.define(0, "Echo");
   const bytes = new Uint8Array(peer.arena, ARENA_UNIT_BYTES, SPAN_BYTES);
   bytes.set(pattern(5, SPAN_BYTES));

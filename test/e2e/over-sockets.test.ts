@@ -14,6 +14,10 @@ import { CARRIER } from "../support/carriers.js";
 const LEFT_OUT: Record<string, string> = {
   "carriers.test.js": "chooses its carriers itself",
   "containers.test.js": "is about sharing memory",
+  "hostile-spans.test.js": "lies in shared memory",
+  "lease-basics.test.js": "leases are blocks of shared memory",
+  "lease-edges.test.js": "leases are blocks of shared memory",
+  "loan-edges.test.js": "is about blocks of shared memory; loans on the heap are in loan-basics.test.ts",
   "demo.test.js": "the demo compares with shared memory",
   "hostile-clients.test.js": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
   "hostile-servers.test.js": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",

@@ -8,6 +8,7 @@ import { loan, release, retain } from "../../src/index.js";
 import type { Kinds } from "../proto/kinds_pb.js";
 import { KindsService } from "../proto/kinds_pb.js";
 import type { EchoRequest } from "../proto/test_pb.js";
+import { onlyWithAddon } from "../support/carriers.js";
 import { allReturned, connectionOf, fillPattern, pattern, patternFault, serveOwn } from "../support/own-routes.js";
 import { connectTo, PLACES, serveInChild, startServer } from "../support/test-server.js";
 import { failure } from "../support/waiting.js";
@@ -139,7 +140,7 @@ for (const place of PLACES) {
   });
 }
 
-test("with isolation the peer's memory is mapped read-only, without it is not", async (context) => {
+test("with isolation the peer's memory is mapped read-only, without it is not", { skip: onlyWithAddon }, async (context) => {
   // Each arena's mappings by inode: the own one is writable in any case.
   const writable = () => {
     const lines = readFileSync("/proc/self/maps", "utf8").split("\n").filter((line) => line.includes("memfd:isthmus-arena"));
