@@ -14,6 +14,9 @@ export const clientsMax = 8;
 export const lanesMax = 128;
 const slots = clientsMax * lanesMax;
 
+/** In a call's id: the server is to hand the request's bytes back as they are. */
+export const echoBit = 1n << 32n;
+
 /** The id of a lane's first call. */
 export function firstId(client: number, lane: number): number {
   if (client >= clientsMax || lane >= lanesMax) throw new RangeError(`no lane ${lane} of client ${client}`);
@@ -34,6 +37,7 @@ export function createAnswer(): Answer {
   let pattern = new PayloadPattern(0);
   return (request) => {
     const { data } = request;
+    if ((request.id & echoBit) !== 0n) return { $typeName: "isthmus.bench.Payload", id: request.id, data };
     if (pattern.byteLength !== data.length) pattern = new PayloadPattern(data.length);
     const id = Number(BigInt.asUintN(32, request.id));
     pattern.check(data, id, "request");

@@ -3,7 +3,7 @@ import { micros, times } from "./report.js";
 import { timesFaster, type Row } from "./results.js";
 import type { PeerName } from "./peers/peer.js";
 
-type Figure = "p50Us" | "callsPerSecond" | "megabytesPerSecond";
+type Figure = "p50Us" | "withPayloadP50Us" | "callsPerSecond" | "megabytesPerSecond";
 
 interface Bar {
   asked: string;
@@ -27,7 +27,7 @@ export interface Verdict {
   holds: boolean | null;
 }
 
-const names: Record<Figure, string> = { p50Us: "p50", callsPerSecond: "calls/s", megabytesPerSecond: "MB/s" };
+const names: Record<Figure, string> = { p50Us: "p50", withPayloadP50Us: "p50 with payload", callsPerSecond: "calls/s", megabytesPerSecond: "MB/s" };
 
 const bars: readonly Bar[] = [
   bar("hot-64B-x1-two-cores", "p50Us", "isthmus", "net", 10),
@@ -38,6 +38,11 @@ const bars: readonly Bar[] = [
   bar("hot-64B-x64-two-cores", "callsPerSecond", "isthmus-passthrough", "net", 5),
   bar("hot-1MiB-x1-two-cores", "megabytesPerSecond", "isthmus", "net", 2),
   bar("hot-1MiB-x1-two-cores", "megabytesPerSecond", "isthmus", "grpc-js", 15),
+  bar("echo-16MiB-x1-two-cores", "p50Us", "isthmus-loans", "grpc-js", 1000),
+  bar("echo-16MiB-x1-two-cores", "p50Us", "isthmus-loans", "net", 100),
+  bar("echo-16MiB-x1-two-cores", "withPayloadP50Us", "isthmus-loans", "grpc-js", 15),
+  bar("echo-16MiB-x1-two-cores", "withPayloadP50Us", "isthmus-loans", "net", 2),
+  ...overTheSocket(),
   ...noWorseThanNet("hot-64B-x1-one-core"),
   ...noWorseThanNet("hot-64B-x64-one-core"),
   // Parked calls are paced by their pauses, so calls per second say nothing.
@@ -48,12 +53,23 @@ const bars: readonly Bar[] = [
   ...noWorseThanNet("hot-64B-x16-shared-cores-4-clients"),
 ];
 
+/** Without shared memory: little more than the socket itself costs. */
+function overTheSocket(): Bar[] {
+  return [
+    bar("hot-64B-x1-two-cores", "p50Us", "isthmus-socket", "net", 1 / 1.5),
+    ...["hot-64KiB-x1-two-cores", "hot-1MiB-x1-two-cores", "hot-16MiB-x1-two-cores"].map((scenario) => bar(scenario, "megabytesPerSecond", "isthmus-socket", "net", 0.9)),
+    bar("hot-64B-x64-two-cores", "callsPerSecond", "isthmus-socket", "connect", 10),
+    bar("hot-1MiB-x1-two-cores", "megabytesPerSecond", "isthmus-socket", "connect", 5),
+  ];
+}
+
 function noWorseThanNet(scenario: string): Bar[] {
   return [bar(scenario, "p50Us", "isthmus", "net", 1), bar(scenario, "callsPerSecond", "isthmus", "net", 1)];
 }
 
 function bar(scenario: string, figure: Figure, peer: PeerName, than: PeerName, atLeast: number): Bar {
-  const asked = atLeast === 1 ? `${peer}: ${names[figure]} no worse than ${than}` : `${peer}: ${names[figure]} ${atLeast}× better than ${than}`;
+  const relation = atLeast === 1 ? "no worse than" : atLeast > 1 ? `${atLeast}× better than` : `at least ${atLeast.toFixed(2)} of`;
+  const asked = `${peer}: ${names[figure]} ${relation} ${than}`;
   return { asked, scenario, figure, peer, than, atLeast };
 }
 

@@ -18,7 +18,9 @@ const panels: readonly Panel[] = [
 
 const names: Record<PeerName, string> = {
   isthmus: "Isthmus",
+  "isthmus-loans": "Isthmus, payloads in loans",
   "isthmus-passthrough": "Isthmus, no protobuf",
+  "isthmus-socket": "Isthmus, over the socket",
   connect: "Connect (gRPC, HTTP/2)",
   "grpc-js": "grpc-js",
   net: "net (raw socket)",

@@ -1,10 +1,13 @@
 /** Makes calls, with as many in flight as asked, and times each one. Every byte is written before and read after. */
-import { firstId, nextId } from "./answer.js";
+import { echoBit, firstId, nextId } from "./answer.js";
 import { HeapMeter, Recorder } from "./measure.js";
 import { PayloadMismatch, PayloadPattern } from "./payload.js";
 import type { Connection } from "./peers/peer.js";
 import type { Payload } from "./proto/bench_pb.js";
 import type { Load, Stretch } from "./protocol.js";
+
+/** Smaller payloads lie on the heap whatever the peer offers, as users would have it. */
+const loanBytesMin = 4096;
 
 interface Lane {
   id: number;
@@ -32,7 +35,7 @@ export class LoadGenerator {
     const cpuFrom = process.cpuUsage();
     const from = performance.now();
     const until = from + load.durationMs;
-    await Promise.all(this.#lanes.map((lane) => this.#drive(lane, load.pauseMs, until)));
+    await Promise.all(this.#lanes.map((lane) => this.#drive(lane, load, until)));
     const elapsedMs = performance.now() - from;
     const cpu = process.cpuUsage(cpuFrom);
     const heapBytes = heap.stop();
@@ -53,7 +56,7 @@ export class LoadGenerator {
     return { id, request: { $typeName: "isthmus.bench.Payload", id: BigInt(id), data: new Uint8Array(byteLength) } };
   }
 
-  async #drive(lane: Lane, pauseMs: number, until: number): Promise<void> {
+  async #drive(lane: Lane, { byteLength, echo, pauseMs }: Load, until: number): Promise<void> {
     const { request } = lane;
     const connection = this.#connection;
     const pattern = this.#pattern;
@@ -62,14 +65,16 @@ export class LoadGenerator {
       if (pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, pauseMs));
       const id = (lane.id = nextId(lane.id));
       producing = performance.now();
-      request.id = BigInt(id);
+      request.id = echo ? BigInt(id) | echoBit : BigInt(id);
+      if (connection.allocate !== undefined && byteLength >= loanBytesMin) request.data = await connection.allocate(byteLength);
       pattern.produce(request.data, id, "request");
       const called = performance.now();
       const reply = await connection.call(request);
       const replied = performance.now();
       if (reply.id !== request.id) throw new PayloadMismatch(`payload mismatch: call ${id} was answered with the reply to ${reply.id}`);
-      pattern.check(reply.data, id, "reply");
+      pattern.check(reply.data, id, echo ? "request" : "reply");
       const read = performance.now();
+      connection.free?.(reply);
       this.#recorder.add(replied - called, read - producing);
     } while (producing < until);
   }

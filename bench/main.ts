@@ -18,6 +18,7 @@ import { describeMachine, packageVersions, Placer } from "./machine.js";
 import { heapMethod } from "./measure.js";
 import { peerNames, type PeerName } from "./peers/peer.js";
 import { legend } from "./report.js";
+import { formatPayloads, judgePayloads, payloadPaces, payloadsLegend, runPayloads } from "./payloads/run.js";
 import { runScenarios } from "./run.js";
 import { paces, quickScenarios, scenarios as fullScenarios, smokeScenarios, type Scenario } from "./scenarios.js";
 
@@ -28,7 +29,7 @@ const help = `npm run bench -- [options]
 
   --only NAME[,NAME…]  only these peers (${peerNames.join(", ")})
                        and only scenarios whose names contain one of the other names, such as 64B, parked, one-core;
-                       codec is the codec's part, without a call
+                       codec is the codec's part, without a call; payloads is the large payloads' part
   --json FILE          write machine, versions and results as JSON
   --svg FILE           write a chart
   --quick              few scenarios and short rounds: about a minute
@@ -58,7 +59,7 @@ async function main(): Promise<void> {
   const all = { full: fullScenarios, quick: quickScenarios, smoke: smokeScenarios }[mode];
   const chosen = choose((values.only ?? []).flatMap((names) => names.split(",")).filter(Boolean), all);
   if (values.list) {
-    console.log([...chosen.scenarios.map(({ name }) => name), ...(chosen.codec ? ["codec"] : [])].join("\n"));
+    console.log([...chosen.scenarios.map(({ name }) => name), ...chosen.parts].join("\n"));
     return;
   }
 
@@ -79,14 +80,17 @@ async function main(): Promise<void> {
 
   const { peers, scenarios } = chosen;
   const rows = await runScenarios({ peers, scenarios, pace: paces[mode], placer, directory, print: (text) => console.log(`${text}\n`) });
-  const codec = chosen.codec ? await runCodecs(codecPaces[mode], placer.place("shared")!) : [];
-  if (chosen.codec) console.log(`${scenarios.length > 0 ? "" : "\n"}${codecLegend}\n\n${formatCodecs(codec)}\n`);
-  const verdicts = [...(scenarios.length > 0 ? judge(rows) : []), ...(chosen.codec ? judgeCodecs(codec) : [])];
+  const payloads = chosen.parts.includes("payloads") ? await runPayloads(payloadPaces[mode], placer.place("two")!, directory) : null;
+  if (payloads !== null) console.log(`${payloadsLegend}\n\n${formatPayloads(payloads)}\n`);
+  const withCodec = chosen.parts.includes("codec");
+  const codec = withCodec ? await runCodecs(codecPaces[mode], placer.place("shared")!) : [];
+  if (withCodec) console.log(`${scenarios.length > 0 ? "" : "\n"}${codecLegend}\n\n${formatCodecs(codec)}\n`);
+  const verdicts = [...(scenarios.length > 0 ? judge(rows) : []), ...(payloads === null ? [] : judgePayloads(payloads)), ...(withCodec ? judgeCodecs(codec) : [])];
   if (mode !== "smoke") console.log(formatVerdicts(verdicts));
 
   if (values.json !== undefined) {
     const taken = new Date().toISOString();
-    const document = { machine, node: process.versions.node, versions, taken, mode, loadAverage, heapMethod, results: rows, codec, bars: verdicts };
+    const document = { machine, node: process.versions.node, versions, taken, mode, loadAverage, heapMethod, results: rows, payloads, codec, bars: verdicts };
     writeFileSync(values.json, `${JSON.stringify(document, null, 2)}\n`);
   }
   if (values.svg !== undefined) {
@@ -102,22 +106,27 @@ async function main(): Promise<void> {
 interface Choice {
   peers: PeerName[];
   scenarios: Scenario[];
-  codec: boolean;
+  parts: Part[];
 }
 
+/** What is measured besides peers. */
+const parts = ["payloads", "codec"] as const;
+type Part = (typeof parts)[number];
+
 function choose(given: readonly string[], all: readonly Scenario[]): Choice {
-  const names = given.filter((name) => name !== "codec");
-  const codec = given.length === 0 || names.length < given.length;
-  if (codec && given.length > 0 && names.length === 0) return { peers: [], scenarios: [], codec };
+  const isPart = (name: string): name is Part => (parts as readonly string[]).includes(name);
+  const names = given.filter((name) => !isPart(name));
+  const chosenParts = given.length === 0 ? [...parts] : given.filter(isPart);
+  if (chosenParts.length > 0 && given.length > 0 && names.length === 0) return { peers: [], scenarios: [], parts: chosenParts };
   const isPeer = (name: string): name is PeerName => (peerNames as readonly string[]).includes(name);
   const peers = names.filter(isPeer);
-  const parts = names.filter((name) => !isPeer(name));
-  const unknown = parts.find((part) => !all.some(({ name }) => name.includes(part)));
-  if (unknown !== undefined) throw new Error(`--only ${unknown}: neither codec, nor a peer, nor part of a scenario's name (see --list)`);
+  const scenarioParts = names.filter((name) => !isPeer(name));
+  const unknown = scenarioParts.find((part) => !all.some(({ name }) => name.includes(part)));
+  if (unknown !== undefined) throw new Error(`--only ${unknown}: neither payloads or codec, nor a peer, nor part of a scenario's name (see --list)`);
   return {
     peers: peers.length > 0 ? peerNames.filter((name) => peers.includes(name)) : [...peerNames],
-    scenarios: parts.length > 0 ? all.filter(({ name }) => parts.some((part) => name.includes(part))) : [...all],
-    codec,
+    scenarios: scenarioParts.length > 0 ? all.filter(({ name }) => scenarioParts.some((part) => name.includes(part))) : [...all],
+    parts: chosenParts,
   };
 }
 

@@ -1,11 +1,14 @@
 /** What the main process and its children (servers, clients, codecs) say to each other over Node's IPC channel. */
 import type { CodecAnswer, CodecTask } from "./codec/task.js";
+import type { PayloadResults } from "./payloads/task.js";
 
 /** What a client is to do. */
 export interface Load {
   byteLength: number;
   /** Calls in flight: as many lanes, each of which makes one call after the other. */
   inFlight: number;
+  /** The server hands the request's bytes back as they are, without looking at them. */
+  echo: boolean;
   /** A pause before each call, so that the peers go to sleep; 0 for back to back. */
   pauseMs: number;
   /** New calls are made for this long. */
@@ -34,6 +37,8 @@ export type ToChild =
   | { type: "usage" }
   /** To a contestant of the codec's part. Answered with `codec`. */
   | { type: "codec"; task: CodecTask }
+  /** To the client of the payloads' part. Answered with `payloads`. */
+  | { type: "payloads"; calls: number; rounds: number }
   /** Close and exit. */
   | { type: "stop" };
 
@@ -44,5 +49,6 @@ export type FromChild =
   | { type: "stretch"; stretch: Stretch }
   | { type: "usage"; cpuMicros: number }
   | { type: "codec"; answer: CodecAnswer }
+  | { type: "payloads"; results: PayloadResults }
   /** Something broke; the child exits. `mismatch`: a payload was not what its sender wrote. */
   | { type: "failed"; message: string; mismatch: boolean };

@@ -7,6 +7,7 @@ import type { Scenario } from "./scenarios.js";
 export interface Figures {
   /** From the call to its promise, in µs. */
   p50Us: number | null;
+  meanUs: number | null;
   p99Us: number | null;
   p999Us: number | null;
   /** The same calls with writing the request before and reading the reply after. */
@@ -29,7 +30,7 @@ export interface Row extends Figures {
   bytes: number;
   inFlight: number;
   clients: number;
-  mode: "hot" | "parked";
+  mode: "hot" | "parked" | "echo";
   cores: string;
   rounds: number;
   /** In all rounds together. */
@@ -53,6 +54,7 @@ export function figuresOfRound(byteLength: number, stretches: readonly Stretch[]
   return {
     calls,
     p50Us: percentile(callMs, 0.5) * 1_000,
+    meanUs: (callMs.reduce((total, ms) => total + ms, 0) / callMs.length) * 1_000,
     p99Us: percentile(callMs, 0.99) * 1_000,
     p999Us: percentile(callMs, 0.999) * 1_000,
     withPayloadP50Us: percentile(payloadMs, 0.5) * 1_000,
@@ -73,11 +75,12 @@ export function rowOf(peer: PeerName, scenario: Scenario, cores: string, rounds:
     bytes: scenario.byteLength,
     inFlight: scenario.inFlight,
     clients: scenario.clients,
-    mode: scenario.pauseMs > 0 ? "parked" : "hot",
+    mode: scenario.echo ? "echo" : scenario.pauseMs > 0 ? "parked" : "hot",
     cores,
     rounds: rounds.length,
     calls: sum(rounds.map((round) => round.calls)),
     p50Us: middle("p50Us"),
+    meanUs: middle("meanUs"),
     p99Us: middle("p99Us"),
     p999Us: middle("p999Us"),
     withPayloadP50Us: middle("withPayloadP50Us"),
@@ -91,11 +94,11 @@ export function rowOf(peer: PeerName, scenario: Scenario, cores: string, rounds:
 }
 
 /** How many times the first peer is faster than the second, by a figure; null if either has none. */
-export function timesFaster(row: Row | undefined, than: Row | undefined, figure: "p50Us" | "callsPerSecond" | "megabytesPerSecond"): number | null {
+export function timesFaster(row: Row | undefined, than: Row | undefined, figure: "p50Us" | "withPayloadP50Us" | "callsPerSecond" | "megabytesPerSecond"): number | null {
   const mine = row?.[figure] ?? null;
   const theirs = than?.[figure] ?? null;
   if (mine === null || theirs === null || mine <= 0 || theirs <= 0) return null;
-  return figure === "p50Us" ? theirs / mine : mine / theirs;
+  return figure === "p50Us" || figure === "withPayloadP50Us" ? theirs / mine : mine / theirs;
 }
 
 function sum(values: readonly number[]): number {

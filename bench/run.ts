@@ -94,9 +94,9 @@ async function runScenario(scenario: Scenario, players: readonly Player[], cores
 }
 
 async function playRound(cast: Cast, scenario: Scenario, warmUpMs: number, durationMs: number): Promise<RoundFigures> {
-  const { byteLength, inFlight, pauseMs } = scenario;
-  await cast.run({ byteLength, inFlight, pauseMs, durationMs: warmUpMs });
-  const { stretches, serverCpuMicros } = await cast.run({ byteLength, inFlight, pauseMs, durationMs });
+  const { byteLength, inFlight, echo, pauseMs } = scenario;
+  await cast.run({ byteLength, inFlight, echo, pauseMs, durationMs: warmUpMs });
+  const { stretches, serverCpuMicros } = await cast.run({ byteLength, inFlight, echo, pauseMs, durationMs });
   return figuresOfRound(byteLength, stretches, serverCpuMicros);
 }
 

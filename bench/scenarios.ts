@@ -11,6 +11,8 @@ export interface Scenario {
   readonly byteLength: number;
   /** Calls in flight of each client. */
   readonly inFlight: number;
+  /** The server hands the request's bytes back without looking at them, so that the call is all that is timed. */
+  readonly echo: boolean;
   readonly pauseMs: number;
   readonly placement: Placement;
   /** Client processes. */
@@ -39,9 +41,12 @@ export const paces = {
   smoke: { rounds: 1, firstWarmUpMs: 20, warmUpMs: 20, durationMs: 100, reuseProcesses: true },
 } satisfies Record<string, Pace>;
 
+const echoes = [echo(64), echo(mib), echo(16 * mib), echo(64 * mib)];
+
 export const scenarios: readonly Scenario[] = [
   ...[64, kib, 16 * kib, 64 * kib].flatMap((byteLength) => [hot(byteLength, 1), hot(byteLength, 64)]),
   ...[mib, 16 * mib].flatMap((byteLength) => [hot(byteLength, 1), hot(byteLength, 4)]),
+  ...echoes,
   parked(64, "two"),
   parked(64 * kib, "two"),
   hot(64, 1, "one"),
@@ -60,20 +65,25 @@ export const quickScenarios: readonly Scenario[] = [
   hot(64, 64, "one"),
   parked(64, "one"),
   hot(64, 1, "shared", 4),
+  ...echoes,
 ];
 
 /** Odd sizes on purpose. */
-export const smokeScenarios: readonly Scenario[] = [hot(0, 1, "shared"), hot(1_001, 16, "shared"), hot(mib + 13, 4, "shared")];
+export const smokeScenarios: readonly Scenario[] = [hot(0, 1, "shared"), hot(1_001, 16, "shared"), hot(mib + 13, 4, "shared"), { ...echo(mib), placement: "shared" }];
 
 function hot(byteLength: number, inFlight: number, placement: Placement = "two", clients = 1): Scenario {
-  return { name: nameOf("hot", byteLength, inFlight, placement, clients), byteLength, inFlight, pauseMs: 0, placement, clients };
+  return { name: nameOf("hot", byteLength, inFlight, placement, clients), byteLength, inFlight, echo: false, pauseMs: 0, placement, clients };
 }
 
 function parked(byteLength: number, placement: Placement): Scenario {
-  return { name: nameOf("parked", byteLength, 1, placement, 1), byteLength, inFlight: 1, pauseMs: parkMs, placement, clients: 1 };
+  return { name: nameOf("parked", byteLength, 1, placement, 1), byteLength, inFlight: 1, echo: false, pauseMs: parkMs, placement, clients: 1 };
 }
 
-function nameOf(mode: "hot" | "parked", byteLength: number, inFlight: number, placement: Placement, clients: number): string {
+function echo(byteLength: number): Scenario {
+  return { name: nameOf("echo", byteLength, 1, "two", 1), byteLength, inFlight: 1, echo: true, pauseMs: 0, placement: "two", clients: 1 };
+}
+
+function nameOf(mode: "hot" | "parked" | "echo", byteLength: number, inFlight: number, placement: Placement, clients: number): string {
   const where = { two: "two-cores", one: "one-core", shared: "shared-cores" }[placement];
   return `${mode}-${sizeName(byteLength)}-x${inFlight}-${where}${clients > 1 ? `-${clients}-clients` : ""}`;
 }

@@ -1,9 +1,11 @@
 /** Isthmus: Connect's clients and handlers between processes on one machine, over shared memory. */
 export { createIsthmusServer } from "./connect/server.js";
-export type { IsthmusServer, IsthmusServerOptions, ServerStats } from "./connect/server.js";
+export type { IsthmusServer, IsthmusServerOptions, ListeningAt, ServerStats } from "./connect/server.js";
 export { createIsthmusTransport } from "./connect/transport.js";
 export type { ConnectionState, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./connect/transport.js";
 export type { CommonOptions } from "./connect/options.js";
+export { mapFile } from "./connect/files.js";
+export type { MapFileOptions } from "./connect/files.js";
 export { leaseOf, loan, release, retain } from "./connect/payloads.js";
 export type { LoanOptions, PayloadLease } from "./connect/payloads.js";
 export type { LeaseLifetime } from "./memory/lease.js";

@@ -1,18 +1,23 @@
 /**
- * Isthmus, twice: with its protobuf codec, and with a codec that only copies bytes, which shows what the path itself costs.
+ * Isthmus, four times: with payloads on the heap, as for any other transport; with payloads built in loans and leased by the receiver;
+ * with a codec that only copies bytes, which shows what the path itself costs; and over the socket, which is what remains where shared
+ * memory cannot be had.
  */
 import { createClient, type ConnectRouter } from "@connectrpc/connect";
-import { createIsthmusServer, createIsthmusTransport, type MessageCodecFactory } from "../../src/index.js";
+import { createIsthmusServer, createIsthmusTransport, loan, release, type CommonOptions } from "../../src/index.js";
 import { EchoService, type Payload } from "../proto/bench_pb.js";
 import { createPassthroughCodec } from "./passthrough.js";
 import type { Peer, PeerName } from "./peer.js";
 
-export const isthmus: Peer = createPeer("isthmus");
-export const isthmusPassthrough: Peer = createPeer("isthmus-passthrough", createPassthroughCodec);
+export const isthmus: Peer = createPeer("isthmus", {});
+export const isthmusLoans: Peer = createPeer("isthmus-loans", { leases: "scoped" });
+export const isthmusPassthrough: Peer = createPeer("isthmus-passthrough", { codec: createPassthroughCodec });
 
-function createPeer(name: PeerName, codec?: MessageCodecFactory): Peer {
-  // Nothing but shared memory, or an error: a slower carrier would measure something else.
-  const options = { carrier: "shm", ...(codec === undefined ? {} : { codec }) } as const;
+export const isthmusSocket: Peer = createPeer("isthmus-socket", { carrier: "socket" });
+
+/** Nothing but shared memory, unless `own` says otherwise: another carrier would measure something else. */
+function createPeer(name: PeerName, own: CommonOptions): Peer {
+  const options: CommonOptions = { carrier: "shm", ...own };
   return {
     name,
     servesInClient: false,
@@ -26,7 +31,9 @@ function createPeer(name: PeerName, codec?: MessageCodecFactory): Peer {
     connect(path) {
       const transport = createIsthmusTransport({ address: `unix:${path}`, ...options });
       const client = createClient(EchoService, transport);
-      return Promise.resolve({ call: (request: Payload) => client.echo(request), close: () => transport.close() });
+      const connection = { call: (request: Payload) => client.echo(request), close: () => transport.close() };
+      if (options.leases !== "scoped") return Promise.resolve(connection);
+      return Promise.resolve({ ...connection, allocate: (byteLength: number) => loan(transport, byteLength), free: (reply: Payload) => release(reply) });
     },
   };
 }

@@ -2,7 +2,7 @@
 import type { Payload } from "../proto/bench_pb.js";
 
 /** The names of the peers, in the order of the reports and of the rounds. */
-export const peerNames = ["isthmus", "isthmus-passthrough", "connect", "grpc-js", "net", "zeromq", "worker"] as const;
+export const peerNames = ["isthmus", "isthmus-loans", "isthmus-passthrough", "isthmus-socket", "connect", "grpc-js", "net", "zeromq", "worker"] as const;
 export type PeerName = (typeof peerNames)[number];
 
 /** The server's part of a call, the same for every peer: reads every byte of the request, writes every byte of the reply. */
@@ -24,6 +24,10 @@ export interface Connection extends Closable {
    * the promise starts have run.
    */
   call(request: Payload): Promise<Payload>;
+  /** Where a request's bytes are to be written, anew for each call; without it they lie on the heap, and are used again. */
+  allocate?(byteLength: number): Promise<Uint8Array>;
+  /** The reply's data was read. */
+  free?(reply: Payload): void;
 }
 
 export interface Closable {
@@ -36,15 +40,19 @@ export class PeerUnavailable extends Error {
 }
 
 /** Larger than every message of the benchmark. */
-export const messageBytesMax = 64 << 20;
+export const messageBytesMax = 65 << 20;
 
 /** Loads one peer only, so that a process carries no code of another. */
 export async function loadPeer(name: PeerName): Promise<Peer> {
   switch (name) {
     case "isthmus":
       return (await import("./isthmus.js")).isthmus;
+    case "isthmus-loans":
+      return (await import("./isthmus.js")).isthmusLoans;
     case "isthmus-passthrough":
       return (await import("./isthmus.js")).isthmusPassthrough;
+    case "isthmus-socket":
+      return (await import("./isthmus.js")).isthmusSocket;
     case "connect":
       return (await import("./connect.js")).connect;
     case "grpc-js":

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { parseAddress } from "./address.js";
+import { formatAddress, nameOf, parseAddress } from "./address.js";
 
 const invalid = (message: RegExp) => (error: unknown) => error instanceof ConnectError && error.code === Code.InvalidArgument && message.test(error.message);
 
@@ -17,14 +17,13 @@ test("a path stands for itself, with or without unix:", () => {
     ["./with:colon", "./with:colon"],
     ["/with:colon", "/with:colon"],
   ]) {
-    assert.equal(parseAddress(address), path);
+    assert.deepEqual(parseAddress(address), { kind: "unix", path });
   }
 });
 
 test("other schemes are refused, each with what to do", () => {
   assert.throws(() => parseAddress("http://x"), invalid(/connect-node/));
   assert.throws(() => parseAddress("HTTPS://x"), invalid(/connect-node/));
-  assert.throws(() => parseAddress("tcp:x:1"), invalid(/unix:PATH/));
   assert.throws(() => parseAddress("vsock:1"), invalid(/unknown scheme "vsock"/));
 });
 
@@ -38,7 +37,29 @@ test("what is no address is refused, of whatever type it is", () => {
 });
 
 test("a path may have 107 bytes of UTF-8", () => {
-  assert.equal(parseAddress(`/${"x".repeat(106)}`).length, 107);
+  const path = `/${"x".repeat(106)}`;
+  assert.deepEqual(parseAddress(path), { kind: "unix", path });
   assert.throws(() => parseAddress(`/${"x".repeat(107)}`), invalid(/108 bytes.*allow 107/));
   assert.throws(() => parseAddress(`/${"ü".repeat(54)}`), invalid(/109 bytes/));
+});
+
+test("a TCP address has a host and a port", () => {
+  for (const [address, host, port] of [
+    ["tcp:127.0.0.1:0", "127.0.0.1", 0],
+    ["tcp:localhost:65535", "localhost", 65535],
+    ["TCP://host.example:80", "host.example", 80],
+    ["tcp:[::1]:7000", "::1", 7000],
+  ] as const) {
+    assert.deepEqual(parseAddress(address), { kind: "tcp", host, port });
+    assert.deepEqual(parseAddress(formatAddress(parseAddress(address))), { kind: "tcp", host, port });
+  }
+  for (const wrong of ["tcp:", "tcp:localhost", "tcp::80", "tcp:localhost:", "tcp:localhost:65536", "tcp:localhost:8o", "tcp:::1:80", "tcp:[::1]", "tcp:/run/x.sock"]) {
+    assert.throws(() => parseAddress(wrong), invalid(/expected tcp:HOST:PORT/), wrong);
+  }
+});
+
+test("an address is written as it can be read again, and named in errors as users know it", () => {
+  assert.equal(formatAddress({ kind: "unix", path: "/run/a.sock" }), "unix:/run/a.sock");
+  assert.equal(nameOf({ kind: "unix", path: "/run/a.sock" }), "/run/a.sock");
+  assert.equal(nameOf({ kind: "tcp", host: "::1", port: 1 }), "tcp:[::1]:1");
 });

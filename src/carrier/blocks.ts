@@ -9,6 +9,7 @@
  * BLOCKS-3  Blocks that are out, and the further times that one of them was lent, are never more than the peer has slots to release them.
  */
 import { Arena } from "../memory/arena.js";
+import type { BlockUser } from "../memory/block-views.js";
 import { BlockViews } from "../memory/block-views.js";
 import { ARENA_UNIT_BYTES, RING_DATA_OFFSET } from "../memory/layout.js";
 import type { LeaseHandle, LeaseHome, LeaseLifetime } from "../memory/lease.js";
@@ -63,9 +64,9 @@ export class Blocks {
   private closed = false;
   // Of the peer's arena.
   private leases = 0;
-  /** Leases on blocks of ours that came back in messages. */
-  private ownLeases = 0;
   private leasedBytes = 0;
+  // Of blocks of ours that came back in messages.
+  private ownLeases = 0;
   private ownLeasedBytes = 0;
   /** Leases on blocks of ours that are about to be lent to the peer once more. */
   private promisedLends = 0;
@@ -191,6 +192,13 @@ export class Blocks {
   bytesOf(unit: number, byteLength: number): Uint8Array {
     const from = unit * ARENA_UNIT_BYTES;
     return this.memory.ownArena.upTo(from + byteLength).subarray(from, from + byteLength);
+  }
+
+  /** Memory of a block of ours to be filled in the background: valid until `close`, whatever becomes of the connection. */
+  openForReading(unit: number, byteLength: number): { readonly bytes: Uint8Array; readonly close: () => void } {
+    const user: BlockUser = { view: undefined, onCollected: () => undefined };
+    const buffer = this.ownViews.open(unit, 0, byteLength, user);
+    return { bytes: new Uint8Array(buffer), close: () => void this.ownViews.detach(buffer, user) };
   }
 
   /** One hold of ours on a block ends. */

@@ -74,6 +74,11 @@ export interface Carrier {
   /** The flag of frames whose piece `placePiece` has placed. */
   readonly pieceFlag: number;
   readonly closed: boolean;
+  /**
+   * Starts to deliver frames.
+   * @param servesPeer whether frames may come unasked, as requests do; else only while `keepAlive` says that calls are open
+   */
+  start(receiver: FrameReceiver, servesPeer: boolean): void;
   /** Bytes that may be written at `index`. */
   freeBytes(): number;
   commit(byteLength: number): void;
@@ -88,17 +93,21 @@ export interface Carrier {
   readonly blocks: Blocks | undefined;
   /**
    * A loan, now or when there is room.
-   * @param signal gives up
+   * @param patience called when it has to wait: a signal that gives up
    * @throws ConnectError `ResourceExhausted` if there is none before that, or can never be
    */
-  loan(byteLength: number, signal: AbortSignal): Promise<Uint8Array>;
+  loan(byteLength: number, patience: () => AbortSignal): Promise<Uint8Array>;
   readonly spanSource: SpanSource | undefined;
   /** Why no block will ever be had as things are, if so. */
   readonly exhausted: string | undefined;
   /** Shows committed frames to the peer now instead of with the next step of the poller. */
   publish(): void;
+  /** What was committed would reach the peer although this process closed the connection now; `onRoom` tells when that comes true. */
+  readonly idle: boolean;
   /** What `onRoom` waits for; zero: nothing. */
   await(space: boolean, blocks: boolean): void;
+  /** What waited may go on: `onRoom` follows. */
+  lookAgain(): void;
   /** Whether this connection keeps the process alive. */
   keepAlive(on: boolean): void;
   close(reason: CarrierClosed): void;
@@ -110,6 +119,8 @@ export interface CarrierStats {
   readonly arenaBytes: number;
   readonly arenaCommittedBytes: number;
   readonly arenaInUseBytes: number;
+  /** Bytes of frames and pieces that wait for the socket to take them; 0 in shared memory. */
+  readonly unsentBytes: number;
   /** Loans that are neither sent nor returned, and the bytes of their blocks. */
   readonly loans: number;
   readonly loanedBytes: number;

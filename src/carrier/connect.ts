@@ -1,17 +1,23 @@
-/** A client's way to a server: connects to the path and goes through the handshake, or says what is wrong with the path. */
+/** A client's way to a server: connects to its address and goes through the handshake, or says what is wrong with the address. */
 import { lstatSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon } from "../os/addon.js";
 import { isSystemError } from "../os/addon.js";
-import type { Link, LinkOptions } from "./handshake.js";
-import { ControlSocket, greet } from "./handshake.js";
+import type { HandshakeSocket, Link, LinkOptions } from "./handshake.js";
+import type { Address } from "./address.js";
+import { nameOf } from "./address.js";
+import { ControlSocket } from "./control-socket.js";
+import { greet } from "./handshake.js";
+import { StreamSocket } from "./stream-socket.js";
 
 /**
+ * @param addon undefined: shared memory is not wanted, or cannot be had
  * @param signal gives up; its reason is a ConnectError
  * @throws ConnectError
  */
-export async function connect(addon: Addon, path: string, options: LinkOptions, signal: AbortSignal): Promise<Link> {
+export async function connect(addon: Addon | undefined, address: Address, options: LinkOptions, signal: AbortSignal): Promise<Link> {
+  const name = nameOf(address);
   const abort = new AbortController();
   const onAbort = () => abort.abort(signal.reason);
   signal.addEventListener("abort", onAbort, { once: true });
@@ -23,44 +29,38 @@ export async function connect(addon: Addon, path: string, options: LinkOptions, 
     abort.abort(new ConnectError(text, Code.Unavailable));
   }, options.handshakeTimeoutMs);
   try {
-    const descriptor = await open(addon, path, abort.signal);
+    const open = (): HandshakeSocket | Promise<HandshakeSocket> =>
+      addon === undefined || address.kind === "tcp" ? StreamSocket.connect(address, abort.signal) : new ControlSocket(addon, addon.connectSocket(address.path));
+    const socket = await openPatiently(open, address, abort.signal);
     connected = true;
-    const socket = makeSocket(addon, path, descriptor);
-    return await greet(addon, socket, options, abort.signal);
+    return await greet(socket, options, abort.signal);
   } catch (error) {
     const failure = ConnectError.from(error);
-    if (failure.rawMessage.startsWith(`connect to ${path}`)) throw failure;
-    throw new ConnectError(`connect to ${path}: ${failure.rawMessage}`, failure.code, undefined, undefined, error);
+    if (failure.rawMessage.startsWith(`connect to ${name}`)) throw failure;
+    throw new ConnectError(`connect to ${name}: ${failure.rawMessage}`, failure.code, undefined, undefined, error);
   } finally {
     clearTimeout(timer);
     signal.removeEventListener("abort", onAbort);
   }
 }
 
-function makeSocket(addon: Addon, path: string, descriptor: number): ControlSocket {
-  try {
-    return new ControlSocket(addon, descriptor);
-  } catch (error) {
-    throw connectError(path, error);
-  }
-}
-
-async function open(addon: Addon, path: string, signal: AbortSignal): Promise<number> {
+async function openPatiently(open: () => HandshakeSocket | Promise<HandshakeSocket>, address: Address, signal: AbortSignal): Promise<HandshakeSocket> {
   for (let delayMs = 1; ; delayMs = Math.min(delayMs * 2, 50)) {
     try {
-      return addon.connectSocket(path);
+      return await open();
     } catch (error) {
+      if (signal.aborted) throw error;
       // The server's backlog is full: it will accept in a moment.
-      if (!isSystemError(error) || error.code !== "EAGAIN") throw connectError(path, error);
+      if (!isSystemError(error) || error.code !== "EAGAIN") throw connectError(address, error);
     }
     await sleep(delayMs);
     signal.throwIfAborted();
   }
 }
 
-function connectError(path: string, error: unknown): ConnectError {
-  const code = isSystemError(error) ? error.code : undefined;
-  const make = (text: string, status: Code) => new ConnectError(`connect to ${path}: ${text}`, status, undefined, undefined, error);
+function connectError(address: Address, error: unknown): ConnectError {
+  const { code } = error as NodeJS.ErrnoException;
+  const make = (text: string, status: Code) => new ConnectError(`connect to ${nameOf(address)}: ${text}`, status, undefined, undefined, error);
   switch (code) {
     case "ENOENT":
       return make("no such path; is the server running, and is this the path that it listens on?", Code.Unavailable);
@@ -70,11 +70,14 @@ function connectError(path: string, error: unknown): ConnectError {
     case "EPERM":
       return make("permission denied; the server decides by the socket's mode and gid who may connect", Code.PermissionDenied);
     case "ECONNREFUSED":
-      if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === false) return make("this is not a socket", Code.Unavailable);
+      if (address.kind === "tcp") return make("nobody listens there", Code.Unavailable);
+      if (lstatSync(address.path, { throwIfNoEntry: false })?.isSocket() === false) return make("this is not a socket", Code.Unavailable);
       return make("nobody listens there; the server has stopped", Code.Unavailable);
     case "EMFILE":
     case "ENFILE":
       return make(`no descriptor left for another connection (${code}); raise the limit of open files (ulimit -n)`, Code.ResourceExhausted);
+    case "ENOTFOUND":
+      return make("no such host", Code.Unavailable);
     default:
       return make(error instanceof Error ? error.message : String(error), Code.Unavailable);
   }

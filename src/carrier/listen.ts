@@ -14,6 +14,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon, WatchHandle } from "../os/addon.js";
 import { isSystemError } from "../os/addon.js";
+import type { Address } from "./address.js";
 
 export interface ListenOptions {
   /** Permission bits of the socket; 0o600 by default. */
@@ -25,13 +26,13 @@ export interface ListenOptions {
 }
 
 export interface Listener {
-  readonly path: string;
+  readonly address: Address;
   /** Accepts nothing more from now on; resolves when the path is gone too. */
   close(): Promise<void>;
 }
 
-const BACKLOG = 1024;
-const LOCK_PATIENCE_MS = 5000;
+export const BACKLOG = 1024;
+export const LOCK_PATIENCE_MS = 5000;
 /** After running out of descriptors, how long to wait before accepting again. */
 const ACCEPT_PAUSE_MS = 100;
 
@@ -75,7 +76,7 @@ function bind(addon: Addon, temporary: string, path: string, options: ListenOpti
     return addon.bindSocket(temporary, options.mode ?? 0o600, options.gid ?? -1);
   } catch (error) {
     if (isSystemError(error) && error.code === "ENAMETOOLONG") {
-      throw new ConnectError(`listen on ${path}: the directory's path is too long for a Unix socket; use a shorter one`, Code.InvalidArgument);
+      throw directoryTooLong(path);
     }
     if (isSystemError(error) && error.syscall === "chown") {
       const refused = (text: string, code: Code) => new ConnectError(`listen on ${path}: ${text}`, code, undefined, undefined, error);
@@ -135,7 +136,7 @@ function serve(addon: Addon, path: string, socket: number, onSocket: (descriptor
   };
   start();
   return {
-    path,
+    address: { kind: "unix", path },
     async close() {
       if (closed) return;
       closed = true;
@@ -186,11 +187,7 @@ async function lockDirectoryOf(addon: Addon, path: string): Promise<number> {
 
 /** Makes sure that nothing is at `path` that must not be replaced. */
 function inspectPath(addon: Addon, path: string, takeover: boolean): void {
-  const found = lstatSync(path, { throwIfNoEntry: false });
-  if (found === undefined) return;
-  if (!found.isSocket()) {
-    throw new ConnectError(`listen on ${path}: something is there that is not a socket; remove it or choose another path`, Code.AlreadyExists);
-  }
+  if (!isSocketAt(path)) return;
   if (takeover) return;
   let probe: number;
   try {
@@ -206,11 +203,24 @@ function inspectPath(addon: Addon, path: string, takeover: boolean): void {
   throw inUse(path);
 }
 
-function inUse(path: string): ConnectError {
+/** False: nothing is there. @throws ConnectError if it is anything but a socket */
+export function isSocketAt(path: string): boolean {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  if (found?.isSocket() === false) {
+    throw new ConnectError(`listen on ${path}: something is there that is not a socket; remove it or choose another path`, Code.AlreadyExists);
+  }
+  return found !== undefined;
+}
+
+export function directoryTooLong(path: string): ConnectError {
+  return new ConnectError(`listen on ${path}: the directory's path is too long for a Unix socket; use a shorter one`, Code.InvalidArgument);
+}
+
+export function inUse(path: string): ConnectError {
   return new ConnectError(`listen on ${path}: a live server has it; stop that server, or pass takeover: true to replace it`, Code.AlreadyExists);
 }
 
-function listenError(path: string, error: unknown): ConnectError {
+export function listenError(path: string, error: unknown): ConnectError {
   if (error instanceof ConnectError) return error;
   const code = (error as NodeJS.ErrnoException | undefined)?.code;
   const detail = error instanceof Error ? error.message : String(error);

@@ -25,7 +25,7 @@ export class LoanQueue {
   }
 
   /** @throws ConnectError, see `Carrier.loan` */
-  take(byteLength: number, signal: AbortSignal, onWaiting: () => void): Promise<Uint8Array> {
+  take(byteLength: number, patience: () => AbortSignal, onWaiting: () => void): Promise<Uint8Array> {
     const { blocks } = this;
     if (byteLength > blocks.blockBytesMax) {
       return Promise.reject(
@@ -35,11 +35,12 @@ export class LoanQueue {
         ),
       );
     }
-    if (signal.aborted) return Promise.reject(this.tooLate(byteLength, signal));
     if (this.waiting.size === 0) {
       const bytes = blocks.loan(byteLength);
       if (bytes !== undefined) return Promise.resolve(bytes);
     }
+    const signal = patience();
+    if (signal.aborted) return Promise.reject(this.tooLate(byteLength, signal));
     return new Promise((resolve, reject) => {
       const entry: Waiting = {
         byteLength,

@@ -8,6 +8,7 @@
 import type { Rope } from "../codec/rope.js";
 import { isFleeting, Lease } from "../memory/lease.js";
 import { Loan } from "../memory/loan.js";
+import { MappedFile } from "../memory/mapped-file.js";
 import { explainGone, originOf } from "../memory/origin.js";
 import { SPAN, SPAN_ENTRY_BYTES, SPANS_MAX } from "../wire/frame.js";
 import { goneMeanwhile, Parts } from "../wire/parts.js";
@@ -30,6 +31,14 @@ interface Value {
   place: Place | undefined;
 }
 
+/** A value that is a file's: read to a block of ours, or, where there is none, to the heap. */
+interface FileValue {
+  readonly value: Value;
+  readonly file: MappedFile;
+  read: FileRead | undefined;
+  unit: number;
+}
+
 interface Place {
   unit: number;
   generation: number;
@@ -38,10 +47,23 @@ interface Place {
   /** Still to be copied to a block: from where, and how far that is. */
   source: (() => Uint8Array) | undefined;
   copiedBytes: number;
+  /** A file that is being read to the block, or to the heap. */
+
   /** The frame that names it is about to be published. */
   readonly onSent: () => void;
   /** It is not sent after all. */
   readonly onCanceled: () => void;
+}
+
+/** `place` has nothing to do before a file was read. */
+export const WAITS_FOR_FILE = -3;
+
+/** Reads a value's file to memory; whoever holds that keeps it until the end. */
+interface FileRead {
+  done: boolean;
+  error: Error | undefined;
+  /** Nobody wants it any more; called at once if it has ended. */
+  giveUp: (onEnd: () => void) => void;
 }
 
 type ReadAgain = (byteOffset: number, byteLength: number) => Uint8Array;
@@ -53,18 +75,25 @@ export class Payload {
   private readonly rope: Rope;
   private readonly values: readonly Value[];
   private places = 0;
+  /** Loans whose users still see them. */
+  private readonly taken: { readonly loan: Loan; readonly buffer: ArrayBuffer }[] = [];
+  private readonly files: FileValue[] = [];
   private readonly cleanUps: (() => void)[] = [];
   private over = false;
+  private sent = false;
+  private readonly onReady: () => void;
   private inlineMade: Parts | undefined;
 
   /**
    * Takes what the rope refers to: loans are their user's no more from now on.
    * @param blocks where large values are placed; undefined: all of the message is inline
    * @param why what becomes of them, to be read after "its memory is gone: "
+   * @param onReady called in a later turn when a file was read, so that `place` is worth calling again
    * @throws Error if bytes are not there any more; then nothing is held
    */
-  constructor(blocks: Blocks | undefined, rope: Rope, why: string) {
+  constructor(blocks: Blocks | undefined, rope: Rope, why: string, onReady: () => void) {
     this.blocks = blocks;
+    this.onReady = onReady;
     this.rope = rope;
     this.byteLength = rope.byteLength;
     checkWhole(rope);
@@ -76,6 +105,11 @@ export class Payload {
       this.cancel();
       throw error;
     }
+  }
+
+  /** Empties what users see of the loans. To be called before their code runs again; after the first frame is out, if it can be: that is worth microseconds to the peer. */
+  emptyTaken(): void {
+    for (const { loan, buffer } of this.taken.splice(0)) loan.emptyViews(buffer);
   }
 
   get spanCount(): number {
@@ -111,6 +145,10 @@ export class Payload {
       if (this.adoptLease(blocks, value, lease, owner, endsWhenSent, why)) taken.set(bytes.buffer, readAgain);
       return;
     }
+    if (origin instanceof MappedFile && byteLength > 0) {
+      this.files.push({ value, file: origin, read: undefined, unit: 0 });
+      return;
+    }
     // They may end before all is sent.
     if (isFleeting(bytes)) value.bytes = bytes.slice();
     if (byteLength >= SPAN_COPY_BYTES_MIN) this.copyToBlock(value, () => value.bytes);
@@ -122,13 +160,17 @@ export class Payload {
     const { byteOffset, byteLength } = value;
     const buffer = value.bytes.buffer as ArrayBuffer;
     if (blocks?.isOwnLoan(loan) !== true || this.places === SPANS_MAX) {
-      const { bytes, done } = loan.takeToCopy(buffer, why);
-      this.cleanUps.push(done);
+      const taken = loan.takeToCopy(buffer, why);
+      // A carrier without blocks keeps what it is given until it is written, however long that takes.
+      const bytes = blocks === undefined && loan.home !== undefined ? taken.bytes.slice() : taken.bytes;
+      if (bytes === taken.bytes) this.cleanUps.push(taken.done);
+      else taken.done();
       value.bytes = bytes.subarray(byteOffset, byteOffset + byteLength);
       if (byteLength >= SPAN_COPY_BYTES_MIN) this.copyToBlock(value, () => value.bytes);
       return (offset, length) => bytes.subarray(offset, offset + length);
     }
     loan.take(buffer, why);
+    this.taken.push({ loan, buffer });
     blocks.loanSent(loan.unit);
     this.setBlock(blocks, value, loan.unit, byteOffset);
     return (offset, length) => blocks.bytesOf(loan.unit, offset + length).subarray(offset);
@@ -173,9 +215,10 @@ export class Payload {
   }
 
   /** The value lies in a block of ours, which the payload holds. */
-  private setBlock(blocks: Blocks, value: Value, unit: number, offset: number): void {
+  private setBlock(blocks: Blocks, value: Value, unit: number, offset: number, how: "in place" | "copied" = "in place"): void {
     const { arena } = blocks;
-    blocks.copies.spansSentInPlace++;
+    if (how === "copied") blocks.copies.spansCopiedIn++;
+    else blocks.copies.spansSentInPlace++;
     this.set(value, {
       unit,
       generation: arena.generationOf(unit),
@@ -220,6 +263,8 @@ export class Payload {
    * @throws Error if bytes that were to be sent are gone
    */
   place(bytesMax: number): number {
+    const files = this.placeFiles();
+    if (files !== -1) return files;
     const { blocks } = this;
     if (blocks === undefined) return -1;
     let copied = 0;
@@ -242,6 +287,48 @@ export class Payload {
       if (copied >= bytesMax) return copied;
     }
     return copied > 0 ? copied : -1;
+  }
+
+  /** Lets files be read, one after the other. Like `place`. */
+  private placeFiles(): number {
+    for (const entry of this.files) {
+      entry.read ??= this.startRead(entry);
+      if (entry.read.error !== undefined) throw entry.read.error;
+      if (!entry.read.done) return WAITS_FOR_FILE;
+    }
+    return -1;
+  }
+
+  private startRead(entry: FileValue): FileRead {
+    const { blocks } = this;
+    const { value, file } = entry;
+    const { byteOffset, byteLength } = value;
+    const unit = blocks === undefined || byteLength < SPAN_COPY_BYTES_MIN || this.places === SPANS_MAX ? -1 : blocks.allocate(byteLength);
+    // A view of its own: the carrier's own moves when the arena grows, and ends with the connection.
+    const target = unit < 0 || blocks === undefined ? undefined : blocks.openForReading(unit, byteLength);
+    const bytes = target?.bytes ?? new Uint8Array(byteLength);
+    let wanted = true;
+    let onEnd: (() => void) | undefined;
+    const state: FileRead = {
+      done: false,
+      error: undefined,
+      giveUp: (then) => {
+        wanted = false;
+        if (state.done || state.error !== undefined) then();
+        else onEnd = then;
+      },
+    };
+    file.readTo(bytes, byteOffset, byteLength, () => wanted, (error) => {
+      target?.close();
+      state.error = error;
+      state.done = error === undefined;
+      if (onEnd !== undefined) return onEnd();
+      if (state.done && target !== undefined && blocks !== undefined) this.setBlock(blocks, value, unit, 0, "copied");
+      else if (state.done) value.bytes = bytes;
+      this.onReady();
+    });
+    entry.unit = Math.max(unit, 0);
+    return state;
   }
 
   /** A block to copy a value to. If none can be had but by waiting for the peer, the value travels with the inline part instead. */
@@ -274,6 +361,7 @@ export class Payload {
 
   /** The frame with the table is about to be published. */
   spansSent(): void {
+    this.sent = true;
     for (const value of this.values) {
       value.place?.onSent();
       value.place = undefined;
@@ -290,6 +378,13 @@ export class Payload {
 
   /** What is not sent yet will not be. */
   cancel(): void {
+    this.emptyTaken();
+    for (const { value, read, unit } of this.files) {
+      // Its block is not ours to give back before nothing writes to it any more.
+      if (read !== undefined && unit !== 0 && value.place === undefined && !this.sent) read.giveUp(() => this.blocks?.dropOwn(unit));
+      else read?.giveUp(nothing);
+    }
+    this.files.length = 0;
     for (const value of this.values) {
       value.place?.onCanceled();
       value.place = undefined;

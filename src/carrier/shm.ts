@@ -51,6 +51,8 @@ const FRUITLESS_WAKES_MAX = 10_000;
 
 export class ShmCarrier implements Carrier, Pollable {
   readonly name = "shm";
+  /** The peer keeps its mapping of what was published. */
+  readonly idle = true;
   readonly ringBytes: Uint8Array;
   readonly ringWords: Int32Array;
   readonly pieceBytesMax: number;
@@ -127,10 +129,6 @@ export class ShmCarrier implements Carrier, Pollable {
     this.spanSource = { takeSpan: (index, lifetime, taker, handles) => this.takeSpan(index, lifetime, taker, handles) };
   }
 
-  /**
-   * Starts to deliver frames.
-   * @param servesPeer whether frames may come unasked, as requests do; else only while `keepAlive` says that calls are open
-   */
   start(receiver: FrameReceiver, servesPeer: boolean): void {
     this.receiver = receiver;
     this.servesPeer = servesPeer;
@@ -176,8 +174,8 @@ export class ShmCarrier implements Carrier, Pollable {
     return BLOCK_REFERENCE_BYTES;
   }
 
-  loan(byteLength: number, signal: AbortSignal): Promise<Uint8Array> {
-    const loan = this.guarded(() => this.loans.take(byteLength, signal, () => this.sayAwaited()));
+  loan(byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
+    const loan = this.guarded(() => this.loans.take(byteLength, patience, () => this.sayAwaited()));
     return loan ?? Promise.reject(new ConnectError("the connection is over", Code.Unavailable));
   }
 
@@ -201,6 +199,10 @@ export class ShmCarrier implements Carrier, Pollable {
     if (this.closed) return;
     this.outboxAwaits = AWAIT.frames | (space ? AWAIT.space : 0) | (blocks ? AWAIT.blocks : 0);
     this.sayAwaited();
+  }
+
+  lookAgain(): void {
+    if (!this.closed) poller.touch(this);
   }
 
   private sayAwaited(): void {
@@ -467,6 +469,7 @@ export class ShmCarrier implements Carrier, Pollable {
     return {
       ringBytes: this.writer.capacity,
       ...this.memoryBlocks.stats(),
+      unsentBytes: 0,
       framesSent: this.framesSent,
       framesReceived: this.framesReceived,
       doorbellsRung: this.rung,

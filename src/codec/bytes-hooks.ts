@@ -2,13 +2,14 @@
 interface BytesHooks {
   /** Whether the next encoding is to call `note` for every value of bytes, and for every typed array, that it writes. */
   noting: boolean;
-  note: (bytes: ArrayBufferView) => void;
+  /** @returns what to write instead, mostly the same */
+  note: (bytes: Uint8Array) => Uint8Array;
   /** Why a view's memory is gone, to be read after "its memory is gone: ". */
   explainGone: (bytes: ArrayBufferView) => string;
 }
 
 export const bytesHooks: BytesHooks = {
   noting: false,
-  note: () => undefined,
+  note: (bytes) => bytes,
   explainGone: () => "the ArrayBuffer is detached, because it was transferred or given away",
 };

@@ -48,8 +48,8 @@ const chunks = [CHUNK_BYTES, 1024, 256, 64, 8, 4].map((byteLength) => chunkBytes
 /** Writes length and values of a packed field that is not empty. */
 export function putPackedFixed(b: Uint8Array, p: number, limit: number, list: ArrayLike<unknown>, type: ScalarType, width: number, label: string): number {
   const byteLength = list.length * width;
-  const bytes = list instanceof fixedArrayOf(type)! ? new Uint8Array((list).buffer, (list).byteOffset, byteLength) : undefined;
-  if (W.noting && bytes !== undefined) bytesHooks.note(bytes);
+  let bytes = list instanceof fixedArrayOf(type)! ? new Uint8Array((list).buffer, (list).byteOffset, byteLength) : undefined;
+  if (W.noting && bytes !== undefined) bytes = bytesHooks.note(bytes);
   if (byteLength >= W.spanBytesMin) return putSpan(b, p, limit, bytes ?? packedBytes(list, type, width, label));
   if (p + varint32Length(byteLength) + byteLength > limit) return -1;
   p = putVarint32(b, p, byteLength);

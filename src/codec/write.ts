@@ -325,8 +325,7 @@ export function putText(b: Uint8Array, p: number, limit: number, value: unknown)
 export function toBytes(value: unknown, label: string): Uint8Array {
   if (ArrayBuffer.isView(value) && (value as Uint8Array).BYTES_PER_ELEMENT === 1) {
     if (value.byteLength === 0) requireAttached(value as Uint8Array, label);
-    if (W.noting) bytesHooks.note(value);
-    return value as Uint8Array;
+    return W.noting ? bytesHooks.note(value as Uint8Array) : (value as Uint8Array);
   }
   if (W.lenient && Array.isArray(value)) return new Uint8Array(value as number[]);
   throw fault(label, `invalid bytes: ${value === null ? "null" : typeof value}`);

@@ -1,6 +1,7 @@
 /** Options that both ends share, and how they are checked. */
 import type { BinaryReadOptions, BinaryWriteOptions } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
+import type { Address } from "../carrier/address.js";
 import type { Isolation } from "../carrier/handshake.js";
 import { WINDOW_MICROS_DEFAULT, WINDOW_MICROS_MAX } from "../carrier/patience.js";
 import type { MessageCodecFactory } from "../codec/codec.js";
@@ -22,10 +23,11 @@ export interface CallLimits {
 /** Options of both `createIsthmusTransport` and `createIsthmusServer`. */
 export interface CommonOptions {
   /**
-   * How messages may travel. "auto" (the default) takes the fastest that both ends have; "shm" insists on shared memory
-   * and fails loudly where it cannot be had. This version has shared memory only.
+   * How messages may travel. "auto" (the default) takes shared memory where both ends have it, and else the socket that
+   * connects them; "shm" insists on shared memory and fails loudly where it cannot be had, also if the other end has none;
+   * "socket" never uses shared memory.
    */
-  readonly carrier?: "auto" | "shm";
+  readonly carrier?: "auto" | "shm" | "socket";
   /** Largest message this side accepts, in bytes; by default protobuf's limit of 2 GiB − 1. */
   readonly readMaxBytes?: number;
   /** Largest message this side sends, in bytes; by default protobuf's limit of 2 GiB − 1. */
@@ -122,4 +124,30 @@ export function requireSharedMemory(): Addon {
   const loaded = loadAddon();
   if (loaded.addon !== undefined) return loaded.addon;
   throw new ConnectError(`shared memory is not available here: ${loaded.reason}`, Code.FailedPrecondition);
+}
+
+/** @throws ConnectError `InvalidArgument` for a carrier that there is not, `FailedPrecondition` for one that cannot be had */
+export function checkCarrier({ carrier }: CommonOptions, address?: Address): void {
+  if (carrier !== undefined && !["auto", "shm", "socket"].includes(carrier)) {
+    throw new ConnectError(`option carrier: there is no ${JSON.stringify(carrier)}; expected "auto", "shm" or "socket"`, Code.InvalidArgument);
+  }
+  if (carrier !== "shm") return;
+  if (address?.kind === "tcp") throw new ConnectError('option carrier: "shm" cannot be had over TCP; use a Unix socket', Code.FailedPrecondition);
+  requireSharedMemory();
+}
+
+let warned = false;
+
+/** The addon if there is one. Where it is missed, a warning of the process says so, once. @throws ConnectError as `requireSharedMemory`, if that is insisted on */
+export function addonFor({ carrier }: CommonOptions): Addon | undefined {
+  if (carrier === "shm") return requireSharedMemory();
+  const { addon, reason } = loadAddon();
+  if (addon === undefined && carrier !== "socket" && !warned) {
+    warned = true;
+    process.emitWarning(`shared memory is not available here: ${reason}. Messages travel over sockets, which is slower; carrier: "socket" silences this`, {
+      type: "IsthmusWarning",
+      code: "ISTHMUS_NO_SHARED_MEMORY",
+    });
+  }
+  return addon;
 }

@@ -2,8 +2,10 @@
 import type { Message } from "@bufbuild/protobuf";
 import type { HandlerContext, Transport } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { moveBuffer } from "../memory/block-views.js";
 import { holdingOf, isPoisoned, leaseHandleOf, retainBytes } from "../memory/lease.js";
 import { Loan } from "../memory/loan.js";
+import { MappedFile } from "../memory/mapped-file.js";
 import { originOf } from "../memory/origin.js";
 import { onAbortOf } from "../rpc/abort.js";
 import { CallContext } from "../rpc/context.js";
@@ -14,7 +16,7 @@ import { PAYLOAD_BYTES_MAX } from "../wire/frame.js";
 export const LOAN = Symbol("isthmus.loan");
 
 export interface LoanOwner {
-  [LOAN](byteLength: number, signal: AbortSignal): Promise<Uint8Array>;
+  [LOAN](byteLength: number, patience: () => AbortSignal): Promise<Uint8Array>;
 }
 
 export interface LoanOptions {
@@ -50,18 +52,21 @@ export async function loan(owner: Transport | HandlerContext, byteLength: number
   }
   const take = takerOf(owner);
   if (byteLength === 0 || take === undefined) return Loan.onHeap(byteLength);
-  const wait = new LoanWait(options, owner instanceof CallContext ? owner.signal : undefined);
+  if (options?.signal?.aborted === true) throw new ConnectError("the wait for a loan was given up before it began", Code.Canceled);
+  let wait: LoanWait | undefined;
   try {
-    return await take(wait.signal);
+    return await take(byteLength, () => (wait ??= new LoanWait(options, owner instanceof CallContext ? owner.signal : undefined)).signal);
   } finally {
-    wait.end();
+    wait?.end();
   }
+}
 
-  function takerOf(of: Transport | HandlerContext): ((signal: AbortSignal) => Promise<Uint8Array>) | undefined {
-    if (of instanceof CallContext) return (signal) => of.carrier.loan(byteLength, signal);
-    if (LOAN in of) return (signal) => (of as unknown as LoanOwner)[LOAN](byteLength, signal);
-    return undefined;
-  }
+type Taker = (byteLength: number, patience: () => AbortSignal) => Promise<Uint8Array>;
+
+function takerOf(owner: Transport | HandlerContext): Taker | undefined {
+  if (owner instanceof CallContext) return (byteLength, patience) => owner.carrier.loan(byteLength, patience);
+  if (LOAN in owner) return (byteLength, patience) => (owner as unknown as LoanOwner)[LOAN](byteLength, patience);
+  return undefined;
 }
 
 /** A time limit and other signals, as one signal. */
@@ -94,7 +99,7 @@ class LoanWait {
 }
 
 /**
- * Gives back what a received message has leased (its large values), or a loan that is not to be sent. All views on these bytes are
+ * Gives back what a received message has leased (its large values), or a loan that is not to be sent; closes a mapped file. All views on these bytes are
  * empty from now on; small values of the message were copied and stay. Nothing happens for what has no lease, or none any more.
  *
  * No operation in the background (of `zlib`, `fs`, another call) may still be using the bytes.
@@ -109,6 +114,11 @@ export function release(target: Message | Uint8Array): void {
   if (isPoisoned(target)) return;
   const origin = originOf(target);
   if (origin instanceof Loan) return origin.giveBack(target.buffer as ArrayBuffer, why);
+  if (origin instanceof MappedFile) {
+    origin.release(why);
+    if (target.buffer.byteLength > 0) moveBuffer(target.buffer as ArrayBuffer);
+    return;
+  }
   const handle = leaseHandleOf(target);
   handle?.lease.end(handle.buffer, why);
 }

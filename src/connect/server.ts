@@ -1,19 +1,21 @@
-/** The server: serves Connect's routes to the processes that connect to its socket path. */
+/** The server: serves Connect's routes to the processes that connect to its addresses. */
 import type { ContextValues, ConnectRouter, Interceptor } from "@connectrpc/connect";
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
-import { parseAddress } from "../carrier/address.js";
+import { formatAddress, parseAddress } from "../carrier/address.js";
 import type { CarrierClosed } from "../carrier/carrier.js";
-import { ControlSocket, isSameUser, OVERFLOW_UID, welcome } from "../carrier/handshake.js";
+import { ControlSocket } from "../carrier/control-socket.js";
+import type { HandshakeSocket } from "../carrier/handshake.js";
+import { isSameUser, OVERFLOW_UID, welcome } from "../carrier/handshake.js";
 import { inRootContext } from "../carrier/root-context.js";
 import type { Listener, ListenOptions } from "../carrier/listen.js";
-import { listen } from "../carrier/listen.js";
 import { createProtobufCodec } from "../codec/codec.js";
 import type { Addon, PeerCredentials } from "../os/addon.js";
 import type { ServerMethod } from "../rpc/server.js";
 import { ServerConnection } from "../rpc/server.js";
 import { SLOTS_MAX } from "../wire/frame.js";
 import type { CommonOptions } from "./options.js";
-import { checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, lifetimeOf, pollMicrosOf, requireSharedMemory } from "./options.js";
+import { checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, lifetimeOf, pollMicrosOf } from "./options.js";
+import { openListener } from "./listening.js";
 import { collectRoutes } from "./routes.js";
 
 export interface IsthmusServerOptions extends CommonOptions {
@@ -25,11 +27,12 @@ export interface IsthmusServerOptions extends CommonOptions {
   readonly maxTimeoutMs?: number;
   /** When it aborts, the signals of all handler contexts abort. */
   readonly shutdownSignal?: AbortSignal;
-  /** Context values that a client's calls start with. */
-  readonly contextValues?: (peer: PeerCredentials) => ContextValues;
+  /** Context values that a client's calls start with. Without credentials (TCP, or no addon) `peer` is undefined. */
+  readonly contextValues?: (peer: PeerCredentials | undefined) => ContextValues;
   /**
    * Who may connect, decided by what the kernel says of the connecting process. By default processes of the same user
-   * id. User id 65534 stands for "somebody of another user namespace" and is never let in by default.
+   * id. User id 65534 stands for "somebody of another user namespace" and is never let in by default. Where the kernel
+   * cannot be asked, on TCP and without the addon, `listen` refuses to go on if this is given.
    */
   readonly allow?: (peer: PeerCredentials) => boolean;
   /** Connections at once; 1024 by default. Further ones are refused with `ResourceExhausted`. */
@@ -40,6 +43,8 @@ export interface IsthmusServerOptions extends CommonOptions {
 
 export interface ServerStats {
   readonly connections: number;
+  /** The same by what they run over. */
+  readonly carriers: { readonly shm: number; readonly socket: number };
   readonly pendingCalls: number;
   /** Connections that were refused or failed in the handshake. */
   readonly refused: number;
@@ -47,14 +52,22 @@ export interface ServerStats {
   readonly violations: number;
 }
 
+export interface ListeningAt {
+  /** `unix:PATH`, or `tcp:HOST:PORT` with the port that was taken. */
+  readonly address: string;
+}
+
 export interface IsthmusServer extends AsyncDisposable {
   /**
-   * Listens on a socket path (or `unix:PATH`). May be called for several paths. The process stays alive while listening.
-   * @throws ConnectError that says what is in the way: `AlreadyExists` if a live server has the path, `NotFound` if the
-   * directory is missing, `PermissionDenied`, `InvalidArgument` for an address that is none, `FailedPrecondition` where
-   * shared memory cannot be had
+   * Listens on a socket path (or `unix:PATH`), or on `tcp:HOST:PORT`; port 0 takes a free one. May be called for several
+   * addresses. The process stays alive while listening. TCP is neither encrypted nor authenticated: for the loopback
+   * interface and networks whose every user is trusted.
+   * @returns the address as clients can use it
+   * @throws ConnectError that says what is in the way: `AlreadyExists` if a live server has the path or port, `NotFound` if
+   * the directory is missing, `PermissionDenied`, `InvalidArgument` for an address that is none, `FailedPrecondition` where
+   * what the options insist on cannot be had: shared memory, or credentials of clients
    */
-  listen(address: string, options?: ListenOptions): Promise<void>;
+  listen(address: string, options?: ListenOptions): Promise<ListeningAt>;
   /**
    * Stops listening, tells clients to go, lets open calls finish, then closes. After `timeoutMs` (10,000 by default)
    * what is still open is cut off.
@@ -68,10 +81,10 @@ const CLOSE_TIMEOUT_MS_DEFAULT = 10_000;
 
 /** @throws whatever `routes` throws; ConnectError for limits and sizes that make no sense, and `FailedPrecondition` if `carrier` is "shm" and cannot be had */
 export function createIsthmusServer(options: IsthmusServerOptions): IsthmusServer {
-  return new SharedMemoryServer(options);
+  return new LocalServer(options);
 }
 
-class SharedMemoryServer implements IsthmusServer {
+class LocalServer implements IsthmusServer {
   private readonly options: IsthmusServerOptions;
   private readonly methods: ReadonlyMap<string, ServerMethod | string>;
   private readonly geometry: ReturnType<typeof geometryOf>;
@@ -96,23 +109,24 @@ class SharedMemoryServer implements IsthmusServer {
     isolationOf(options.isolation);
     const { maxStreams } = options;
     if (maxStreams !== undefined && !(maxStreams >= 1)) throw new ConnectError(`maxStreams ${maxStreams} must be >= 1`, Code.InvalidArgument);
-    if (options.carrier === "shm") requireSharedMemory();
+    checkCarrier(options);
   }
 
-  async listen(address: string, listenOptions: ListenOptions = {}): Promise<void> {
+  async listen(address: string, listenOptions: ListenOptions = {}): Promise<ListeningAt> {
     if (this.isClosing()) throw new ConnectError("the server is closed", Code.FailedPrecondition);
-    const path = parseAddress(address);
-    const addon = requireSharedMemory();
-    const onSocket = (descriptor: number) => this.accept(addon, descriptor, undefined);
-    const onSpare = (descriptor: number, error: Error) => {
-      this.accept(addon, descriptor, new ConnectError(`the server cannot take another connection: ${error.message}`, Code.ResourceExhausted));
-    };
-    const listener = await inRootContext(() => listen(addon, path, listenOptions, onSocket, onSpare));
+    const parsed = parseAddress(address);
+    const listener = await inRootContext(() =>
+      openListener(this.options, parsed, listenOptions, {
+        onDescriptor: (addon, descriptor, refusal) => this.accept(addon, descriptor, refusal),
+        onStream: (stream) => void this.shakeHands(stream, undefined, this.fullHouse()),
+      }),
+    );
     this.listeners.push(listener);
     if (this.isClosing()) {
       await this.stopListening();
       throw new ConnectError("the server was closed", Code.FailedPrecondition);
     }
+    return { address: formatAddress(listener.address) };
   }
 
   async close({ timeoutMs = CLOSE_TIMEOUT_MS_DEFAULT }: { timeoutMs?: number } = {}): Promise<void> {
@@ -134,8 +148,12 @@ class SharedMemoryServer implements IsthmusServer {
 
   stats(): ServerStats {
     let pendingCalls = 0;
-    for (const connection of this.connections) pendingCalls += connection.pendingCalls;
-    return { connections: this.connections.size, pendingCalls, refused: this.refused, violations: this.violations };
+    const carriers = { shm: 0, socket: 0 };
+    for (const connection of this.connections) {
+      pendingCalls += connection.pendingCalls;
+      carriers[connection.carrier.name]++;
+    }
+    return { connections: this.connections.size, carriers, pendingCalls, refused: this.refused, violations: this.violations };
   }
 
   private isClosing(): boolean {
@@ -165,10 +183,10 @@ class SharedMemoryServer implements IsthmusServer {
       this.refused++;
       return;
     }
-    void this.shakeHands(addon, socket, peer, refusal ?? this.refusal(peer));
+    void this.shakeHands(socket, peer, refusal ?? this.refusal(peer));
   }
 
-  private async shakeHands(addon: Addon, socket: ControlSocket, peer: PeerCredentials, refusal: ConnectError | undefined): Promise<void> {
+  private async shakeHands(socket: HandshakeSocket, peer: PeerCredentials | undefined, refusal: ConnectError | undefined): Promise<void> {
     const { options } = this;
     const abort = new AbortController();
     const timeoutMs = handshakeTimeoutOf(options);
@@ -176,11 +194,11 @@ class SharedMemoryServer implements IsthmusServer {
     this.handshakes.add(abort);
     try {
       const link = await welcome(
-        addon,
         socket,
         peer,
         refusal,
         {
+          carrier: options.carrier ?? "auto",
           geometry: this.geometry,
           handshakeTimeoutMs: timeoutMs,
           pollMicros: pollMicrosOf(options),
@@ -207,7 +225,7 @@ class SharedMemoryServer implements IsthmusServer {
   }
 
   private refusal(peer: PeerCredentials): ConnectError | undefined {
-    const { allow, maxConnections = MAX_CONNECTIONS_DEFAULT } = this.options;
+    const { allow } = this.options;
     let allowed;
     try {
       allowed = (allow ?? isSameUser)(peer);
@@ -215,6 +233,11 @@ class SharedMemoryServer implements IsthmusServer {
       return new ConnectError("the server could not decide whether to let this client in: its option `allow` threw", Code.Internal, undefined, undefined, error);
     }
     if (!allowed) return new ConnectError(refusalText(peer), Code.PermissionDenied);
+    return this.fullHouse();
+  }
+
+  private fullHouse(): ConnectError | undefined {
+    const { maxConnections = MAX_CONNECTIONS_DEFAULT } = this.options;
     if (this.connections.size + this.handshakes.size >= maxConnections) {
       return new ConnectError(`the server has ${maxConnections} connections, its limit (maxConnections)`, Code.ResourceExhausted);
     }

@@ -3,6 +3,7 @@ import type { DescMessage, DescMethod, DescMethodStreaming, DescMethodUnary, Mes
 import { create, isMessage } from "@bufbuild/protobuf";
 import type { ContextValues, Interceptor, StreamResponse, Transport, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
+import type { Address } from "../carrier/address.js";
 import { parseAddress } from "../carrier/address.js";
 import { connect } from "../carrier/connect.js";
 import { inRootContext } from "../carrier/root-context.js";
@@ -15,13 +16,13 @@ import { abortError } from "../rpc/errors.js";
 import { URL_BASE } from "../rpc/context.js";
 import { METHODS_MAX, SLOTS_MAX } from "../wire/frame.js";
 import type { CallLimits, CommonOptions } from "./options.js";
-import { checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, lifetimeOf, pollMicrosOf, requireSharedMemory } from "./options.js";
+import { addonFor, checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, lifetimeOf, pollMicrosOf } from "./options.js";
 import type { LoanOwner } from "./payloads.js";
 import { LOAN } from "./payloads.js";
 import { methodPath } from "./routes.js";
 
 export interface IsthmusTransportOptions extends CommonOptions {
-  /** Where the server listens: a socket path, or `unix:PATH`. */
+  /** Where the server listens: a socket path, `unix:PATH`, or `tcp:HOST:PORT`. */
   readonly address: string;
   /** Applied to every call, the first one outermost, as in Connect's transports. */
   readonly interceptors?: Interceptor[];
@@ -37,7 +38,7 @@ export type ConnectionState = "idle" | "connecting" | "ready" | "closed";
 
 export interface TransportStats {
   readonly state: ConnectionState;
-  readonly carrier: "shm" | undefined;
+  readonly carrier: "shm" | "socket" | undefined;
   /** Calls that are not settled. */
   readonly pendingCalls: number;
   /** Connections made so far. */
@@ -49,7 +50,7 @@ export interface TransportStats {
 export interface IsthmusTransport extends Transport, AsyncDisposable {
   readonly state: ConnectionState;
   /** What the current connection runs over; undefined without one. */
-  readonly carrier: "shm" | undefined;
+  readonly carrier: "shm" | "socket" | undefined;
   stats(): TransportStats;
   /** Ends the connection: open calls reject with `Unavailable`, later ones too. */
   close(): Promise<void>;
@@ -63,12 +64,12 @@ export interface IsthmusTransport extends Transport, AsyncDisposable {
  * shared memory cannot be had on this machine
  */
 export function createIsthmusTransport(options: IsthmusTransportOptions): IsthmusTransport {
-  return new SharedMemoryTransport(options);
+  return new LocalTransport(options);
 }
 
-class SharedMemoryTransport implements IsthmusTransport, LoanOwner {
+class LocalTransport implements IsthmusTransport, LoanOwner {
   private readonly options: IsthmusTransportOptions;
-  private readonly path: string;
+  private readonly address: Address;
   private readonly limits: CallLimits;
   private readonly geometry: ReturnType<typeof geometryOf>;
   private readonly interceptors: readonly Interceptor[];
@@ -85,19 +86,19 @@ class SharedMemoryTransport implements IsthmusTransport, LoanOwner {
 
   constructor(options: IsthmusTransportOptions) {
     this.options = options;
-    this.path = parseAddress(options.address);
+    this.address = parseAddress(options.address);
     this.limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.geometry = geometryOf(options);
     this.interceptors = options.interceptors ?? [];
     this.lifetime = lifetimeOf(options.leases);
     isolationOf(options.isolation);
-    if (options.carrier === "shm") requireSharedMemory();
+    checkCarrier(options, this.address);
   }
 
-  [LOAN](byteLength: number, signal: AbortSignal): Promise<Uint8Array> {
+  [LOAN](byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
     const { connection } = this;
-    if (connection !== undefined && connection.usable) return connection.loan(byteLength, signal);
-    return raceCall(this.connect(), undefined, signal).then((made) => made.loan(byteLength, signal));
+    if (connection !== undefined && connection.usable) return connection.loan(byteLength, patience);
+    return raceCall(this.connect(), undefined, patience()).then((made) => made.loan(byteLength, patience));
   }
 
 
@@ -107,8 +108,8 @@ class SharedMemoryTransport implements IsthmusTransport, LoanOwner {
     return this.connecting === undefined ? "idle" : "connecting";
   }
 
-  get carrier(): "shm" | undefined {
-    return this.connection?.usable === true ? "shm" : undefined;
+  get carrier(): "shm" | "socket" | undefined {
+    return this.connection?.usable === true ? this.connection.carrier.name : undefined;
   }
 
   unary<I extends DescMessage, O extends DescMessage>(
@@ -211,15 +212,17 @@ class SharedMemoryTransport implements IsthmusTransport, LoanOwner {
   }
 
   private async makeConnection(): Promise<ClientConnection> {
-    const addon = requireSharedMemory();
+    // A client without shared memory has no use for the addon.
+    const addon = this.options.carrier === "socket" || this.address.kind === "tcp" ? undefined : addonFor(this.options);
     const options = {
+      carrier: this.options.carrier ?? "auto",
       geometry: this.geometry,
       handshakeTimeoutMs: handshakeTimeoutOf(this.options),
       pollMicros: pollMicrosOf(this.options),
       maxStreams: SLOTS_MAX,
       isolation: isolationOf(this.options.isolation),
     };
-    const link = await connect(addon, this.path, options, this.closing.signal);
+    const link = await connect(addon, this.address, options, this.closing.signal);
     const connection: ClientConnection = new ClientConnection(link.carrier, { ...this.limits, maxStreams: link.maxStreams }, () =>
       this.onEnded(connection),
     );

@@ -8,8 +8,9 @@
  * Making one costs some microseconds, most of it V8's. So where V8 can do that, a detached one's memory moves to a
  * new ArrayBuffer that waits here for the block's next use.
  */
+import { collectYoung } from "./collect.js";
 import type { ArenaView } from "./segment.js";
-import { keepInThread, transferBuffer } from "./transfer.js";
+import { hideFromCount, keepInThread, showToCount, transferBuffer } from "./transfer.js";
 
 /** Whoever uses a block through an ArrayBuffer. Must not refer to it, or it is never collected. */
 export interface BlockUser {
@@ -25,6 +26,7 @@ export interface BlockView {
   readonly unit: number;
   readonly offset: number;
   readonly byteLength: number;
+  readonly isHidden: boolean;
   /** Undefined while nobody uses it. */
   user: BlockUser | undefined;
 }
@@ -34,6 +36,12 @@ const IDLE_MAX = 64;
 
 const views = new Map<number, BlockView>();
 let lastToken = 0;
+/**
+ * After this many bytes of new views the young generation is collected: most of them are garbage by then, and V8, which does not count them,
+ * would leave their blocks in use.
+ */
+const MADE_BYTES_MAX = 8 << 20;
+let madeBytes = 0;
 
 export class BlockViews {
   private readonly arena: ArenaView;
@@ -67,10 +75,16 @@ export class BlockViews {
       }
       this.arena.detach(buffer);
     }
+    if (madeBytes > MADE_BYTES_MAX) {
+      madeBytes = 0;
+      collectYoung();
+    }
     const token = ++lastToken;
     const buffer = this.arena.viewOf(unit * this.unitBytes + offset, byteLength, token);
     keepInThread(buffer);
-    const view = { token, unit, offset, byteLength, user };
+    const isHidden = hideFromCount(byteLength);
+    madeBytes += byteLength;
+    const view = { token, unit, offset, byteLength, user, isHidden };
     views.set(token, view);
     user.view = view;
     this.made++;
@@ -120,6 +134,7 @@ export class BlockViews {
 /** The addon tells that a backing store is gone. */
 export function onViewFreed(token: number): void {
   const view = views.get(token);
+  if (view?.isHidden === true) showToCount(view.byteLength);
   views.delete(token);
   const user = view?.user;
   if (user === undefined) return;

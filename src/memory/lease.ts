@@ -19,7 +19,7 @@ import { originOf, perishable, setOrigin } from "./origin.js";
  *   the background (`zlib`, `fs`, another call) may still be reading them at the end.
  * - "copied": nothing is leased; all bytes are copied to the heap.
  * - "strict": for tests. As "scoped", for `bytes` of every size, and any use after the end throws an error that names the call
- *   (except reading by index, which finds `undefined`).
+ *   (except reading by index, which finds `undefined`, and native functions that look at the memory directly: they find none).
  */
 export type LeaseLifetime = "collected" | "scoped" | "copied" | "strict";
 

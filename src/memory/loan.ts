@@ -63,13 +63,19 @@ export class Loan implements Origin, BlockUser {
   }
 
   /**
-   * Takes the loan away from its user: all views on it are empty from now on. The hold on the block passes to the caller.
+   * Takes a loan in a block away from its user. The hold on the block passes to the caller, who has to call `emptyViews` before the
+   * user's code runs again.
    * @param why to be read after "its memory is gone: "
    * @throws Error if the user has moved the memory away
    */
   take(buffer: ArrayBuffer, why: string): void {
-    if (!this.live || this.home?.views.detach(buffer, this) !== true) throw new Error(`its memory is gone: ${this.gone ?? "the loan was transferred"}`);
+    if (!this.live || buffer.byteLength === 0) throw new Error(`its memory is gone: ${this.gone ?? "the loan was transferred"}`);
     this.end(why);
+  }
+
+  /** All views on a loan that was taken are empty from now on. */
+  emptyViews(buffer: ArrayBuffer): void {
+    this.home?.views.detach(buffer, this);
   }
 
   /**

@@ -10,6 +10,7 @@ import type { UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
+import { FileTooShort } from "../memory/mapped-file.js";
 import { Violation } from "../memory/violation.js";
 import { FLAG, KIND, SLOT_BITS, SLOTS_MAX, STATUS_BYTES_MAX } from "../wire/frame.js";
 import { decodeHeaders, encodeMetadata, metadataComplaint } from "../wire/metadata.js";
@@ -77,7 +78,7 @@ const executor = (resolve: (response: UnaryResponse) => void, reject: (error: Co
 const nothing = () => undefined;
 
 export class ClientConnection implements FrameReceiver {
-  private readonly carrier: Carrier;
+  readonly carrier: Carrier;
   private readonly limits: ClientLimits;
   private readonly outbox: Outbox;
   private readonly onEnded: (reason: CarrierClosed) => void;
@@ -222,8 +223,8 @@ export class ClientConnection implements FrameReceiver {
   }
 
   /** @throws ConnectError, see `Carrier.loan` */
-  loan(byteLength: number, signal: AbortSignal): Promise<Uint8Array> {
-    return this.carrier.loan(byteLength, signal);
+  loan(byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
+    return this.carrier.loan(byteLength, patience);
   }
 
   /** Ends the connection; open calls reject. */
@@ -437,5 +438,6 @@ export function parseError(error: unknown): ConnectError {
 
 export function serializeError(error: unknown): ConnectError {
   if (error instanceof ConnectError) return error;
+  if (error instanceof FileTooShort) return new ConnectError(error.message, Code.DataLoss, undefined, undefined, error);
   return new ConnectError(`serialize binary: ${error instanceof Error ? error.message : String(error)}`, Code.Internal, undefined, undefined, error);
 }

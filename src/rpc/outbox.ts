@@ -10,10 +10,11 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
-import { Payload } from "../carrier/payload.js";
+import { Payload, WAITS_FOR_FILE } from "../carrier/payload.js";
 import { bytesHooks } from "../codec/bytes-hooks.js";
 import type { Rope } from "../codec/rope.js";
 import { Loan } from "../memory/loan.js";
+import { FileTooShort, MappedFile } from "../memory/mapped-file.js";
 import { explainGone, originOf, perishable } from "../memory/origin.js";
 import {
   BLOCK_REFERENCE_BYTES,
@@ -131,9 +132,9 @@ export class Outbox {
     return this.heldSlots.size > 0 && this.heldSlots.has(slot);
   }
 
-  /** Nothing waits to be sent. */
+  /** Nothing waits to be sent, here or in the carrier. */
   get idle(): boolean {
-    return this.waiting.size === 0 && this.bulks.length === 0;
+    return this.waiting.size === 0 && this.bulks.length === 0 && this.carrier.idle;
   }
 
   /** Messages and frames that wait for room. */
@@ -234,14 +235,18 @@ export class Outbox {
     // Encoding may have run user code, and that may have closed the connection.
     if (this.carrier.closed) return;
     checkSize(rope.byteLength, first.writeMaxBytes);
-    const payload = new Payload(this.carrier.blocks, rope, sentBy(first.label));
+    const payload = new Payload(this.carrier.blocks, rope, sentBy(first.label), () => this.carrier.lookAgain());
     // Those of which only small parts are in the message, copied.
     if (loans !== undefined) giveBackNoted(loans, sentBy(first.label));
     this.heldSlots.add(first.streamId & (SLOTS_MAX - 1));
     this.bulks.push({ first, payload, started: false });
     this.ringIsFull = this.waiting.size > 0;
-    // SUBTLE: a call made by a getter of a message that is being written at the ring's tail; then later.
-    if (!this.encoding) this.pumpBulks();
+    try {
+      // SUBTLE: a call made by a getter of a message that is being written at the ring's tail; then later.
+      if (!this.encoding) this.pumpBulks();
+    } finally {
+      payload.emptyTaken();
+    }
     this.declare();
   }
 
@@ -273,15 +278,23 @@ export class Outbox {
 
   private pumpBulks(): boolean {
     let moved = 0;
+    let reading = 0;
     while (this.bulks.length > 0 && moved < PUMP_BYTES && !this.carrier.closed) {
       const bulk = this.bulks.shift()!;
       let step: number;
       try {
         step = this.advance(bulk, PUMP_BYTES - moved);
       } catch (error) {
-        this.fail(bulk, ConnectError.from(error, Code.Internal));
+        this.fail(bulk, ConnectError.from(error, error instanceof FileTooShort ? Code.DataLoss : Code.Internal));
         continue;
       }
+      if (step === WAITS_FOR_FILE) {
+        // Others get their turn; when the read is done there will be room.
+        this.bulks.push(bulk);
+        if (++reading >= this.bulks.length) break;
+        continue;
+      }
+      reading = 0;
       if (step < 0) {
         this.bulks.unshift(bulk);
         if (this.ringIsFull || this.carrier.exhausted === undefined) break;
@@ -317,12 +330,19 @@ export class Outbox {
       if (this.waiting.size > 0) return this.noRoom();
       const placed = payload.place(bytesMax);
       if (placed === -2) return -1;
-      if (placed >= 0) return placed + 1;
-      const { spanCount, inline } = payload;
-      if (spanCount > 0 && inline.byteLength <= INLINE_BYTES_MAX - payload.tableBytes) return this.sendWithSpans(bulk, true);
-      if (spanCount > 0) return this.sendWithSpans(bulk, false);
+      if (placed === WAITS_FOR_FILE) return placed;
+      // What was copied last is announced at once, not in the next step.
+      if (placed >= 0 && payload.place(0) !== -1) return placed + 1;
+      const sent = this.sendFirst(bulk);
+      return sent < 0 && placed >= 0 ? placed + 1 : sent;
     }
     return this.sendPiece(bulk);
+  }
+
+  private sendFirst(bulk: Bulk): number {
+    const { spanCount, inline, tableBytes } = bulk.payload;
+    if (spanCount === 0) return this.sendPiece(bulk);
+    return this.sendWithSpans(bulk, inline.byteLength <= INLINE_BYTES_MAX - tableBytes);
   }
 
   private noRoom(): number {
@@ -412,6 +432,9 @@ bytesHooks.explainGone = explainGone;
 bytesHooks.note = (bytes) => {
   const origin = originOf(bytes);
   if (origin instanceof Loan) noted?.set(bytes.buffer, origin);
+  // FILE-1: it would be read where it is mapped. A larger one is not copied here.
+  if (origin instanceof MappedFile && bytes.length <= INLINE_BYTES_MAX) return origin.readNow(bytes.byteOffset, bytes.length);
+  return bytes;
 };
 
 /** Returns what is noted for the encoding around this one: a getter of a message may send one of its own. */

@@ -48,9 +48,10 @@ export interface ServerMethodOptions {
 export interface ServerConnectionOptions {
   /** By path. A path that is served but not as a unary method maps to the reason. */
   readonly methods: ReadonlyMap<string, ServerMethod | string>;
-  readonly peer: PeerCredentials;
+  /** Undefined where nobody vouches for it. */
+  readonly peer: PeerCredentials | undefined;
   readonly maxStreams: number;
-  readonly contextValues: (peer: PeerCredentials) => ContextValues;
+  readonly contextValues: (peer: PeerCredentials | undefined) => ContextValues;
 }
 
 /** Frames of the connection itself that may wait to be sent besides answers. */
@@ -327,7 +328,10 @@ export class ServerCall {
   private settle(answer: unknown, error: ConnectError | undefined): void {
     if (error !== undefined) this.fail(error);
     else this.answer(answer);
-    this.scope?.endScope();
+    if (this.scope === undefined) return;
+    // Taking bytes away takes microseconds; the client need not wait for that.
+    if (!this.connection.closed) this.connection.carrier.publish();
+    this.scope.endScope();
   }
 
   private answer(message: unknown): void {

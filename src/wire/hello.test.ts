@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { HandshakeMessage, Hello } from "./hello.js";
-import { decodeHandshake, encodeHandshake, FEATURES_SUPPORTED, handshakeLength, negotiate, PREFIX_BYTES, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN } from "./hello.js";
+import { decodeHandshake, encodeHandshake, FEATURE, handshakeLength, negotiate, PREFIX_BYTES, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN } from "./hello.js";
 
 const hello: Hello = { kind: "hello", minVersion: 1, maxVersion: 3, featuresSupported: 0xffffffff, featuresRequired: 0x80000000, maxStreams: 17 };
 const messages: HandshakeMessage[] = [
@@ -74,13 +74,13 @@ test("more streams than there are slots count as all slots", () => {
 
 test("the newest version that both know is chosen, and features that both have", () => {
   const plain = { ...hello, featuresRequired: 0 };
-  assert.deepEqual(negotiate({ ...plain, minVersion: 1, maxVersion: 65535 }), { version: PROTOCOL_VERSION_MAX, features: FEATURES_SUPPORTED });
-  assert.deepEqual(negotiate({ ...plain, minVersion: PROTOCOL_VERSION_MIN, maxVersion: PROTOCOL_VERSION_MIN }), { version: PROTOCOL_VERSION_MIN, features: FEATURES_SUPPORTED });
+  assert.deepEqual(negotiate({ ...plain, minVersion: 1, maxVersion: 65535 }, 0, 0), { version: PROTOCOL_VERSION_MAX, features: 0 });
+  assert.deepEqual(negotiate({ ...plain, minVersion: PROTOCOL_VERSION_MIN, maxVersion: PROTOCOL_VERSION_MIN }, 0, 0), { version: PROTOCOL_VERSION_MIN, features: 0 });
 });
 
 test("without a common version, or without a required feature, the refusal says so", () => {
   const refusalOf = (changes: Partial<Hello>) => {
-    const answer = negotiate({ ...hello, featuresRequired: 0, ...changes });
+    const answer = negotiate({ ...hello, featuresRequired: 0, ...changes }, FEATURE.sharedMemory, 0);
     assert.ok("refusal" in answer);
     return answer.refusal;
   };
@@ -88,4 +88,18 @@ test("without a common version, or without a required feature, the refusal says 
   assert.match(refusalOf({ minVersion: 0, maxVersion: 0 }), /0 to 0/);
   assert.match(refusalOf({ minVersion: 5, maxVersion: 1 }), /no common protocol version/);
   assert.match(refusalOf({ featuresRequired: 0x80000000 }), /0x80000000/);
+});
+
+test("features are in use that both ends have, and what either end insists on must be among them", () => {
+  const offering = (featuresSupported: number, featuresRequired = 0) => ({ ...hello, featuresSupported, featuresRequired });
+  const { sharedMemory, spans } = FEATURE;
+  const version = PROTOCOL_VERSION_MAX;
+  assert.deepEqual(negotiate(offering(sharedMemory | spans), sharedMemory, 0), { version, features: sharedMemory });
+  assert.deepEqual(negotiate(offering(sharedMemory), 0, 0), { version, features: 0 });
+  assert.deepEqual(negotiate(offering(0), sharedMemory, 0), { version, features: 0 });
+  assert.deepEqual(negotiate(offering(sharedMemory, sharedMemory), sharedMemory, sharedMemory), { version, features: sharedMemory });
+  const required = negotiate(offering(sharedMemory, sharedMemory), 0, 0);
+  assert.ok("refusal" in required && /the client requires features 0x1 \(shared memory.*that this server does not have/.test(required.refusal));
+  const insisted = negotiate(offering(0), sharedMemory, sharedMemory);
+  assert.ok("refusal" in insisted && /this server requires features 0x1 \(shared memory.*that the client does not offer/.test(insisted.refusal));
 });

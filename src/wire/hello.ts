@@ -1,9 +1,9 @@
 /**
- * The handshake's messages, exchanged over the control socket before anything else. After them the socket carries
- * doorbell bytes (zeros) only.
+ * The handshake's messages, exchanged over the socket before anything else. After them the socket carries doorbell bytes
+ * (zeros) only if shared memory was agreed on, else frames.
  *
- *   client → server  HELLO    (with the client's two descriptors)
- *   server → client  WELCOME  (with the server's two descriptors)   or   REFUSED
+ *   client → server  HELLO    (with the client's two descriptors if it offers shared memory)
+ *   server → client  WELCOME  (with the server's two descriptors if both have it)   or   REFUSED
  *
  *    0 magic "ISTM" u32 · 4 byteLength u32, all of it · 8 kind u16 · 10 reserved u16
  *   HELLO:    12 minVersion u16 · 14 maxVersion u16 · 16 features supported u32 · 20 features required u32 · 24 maxStreams u32
@@ -16,11 +16,13 @@ import { SLOTS_MAX } from "./frame.js";
 
 export const PROTOCOL_VERSION_MIN = 1;
 export const PROTOCOL_VERSION_MAX = 1;
+/** Feature bits. */
 export const FEATURE = {
-  /** Frames may have splice tables. */
+  /** Frames lie in shared memory, whose descriptors come with HELLO and WELCOME; without it they follow on the socket. */
+  sharedMemory: 1,
+  /** Frames may have splice tables; only with shared memory. */
   spans: 2,
 } as const;
-export const FEATURES_SUPPORTED = FEATURE.spans;
 
 export const PREFIX_BYTES = 8;
 const MAGIC = 0x4d545349; // "ISTM"
@@ -116,8 +118,12 @@ export function decodeHandshake(bytes: Uint8Array): HandshakeMessage | undefined
   };
 }
 
-/** The server's choice: the newest version both know, or why there is none. */
-export function negotiate(hello: Hello): { version: number; features: number } | { refusal: string } {
+/**
+ * The server's choice: the newest version both know and the features both have, or why there is none.
+ * @param supported features of this server
+ * @param required features without which it takes no client
+ */
+export function negotiate(hello: Hello, supported: number, required: number): { version: number; features: number } | { refusal: string } {
   const version = Math.min(hello.maxVersion, PROTOCOL_VERSION_MAX);
   if (version < Math.max(hello.minVersion, PROTOCOL_VERSION_MIN)) {
     return {
@@ -126,9 +132,17 @@ export function negotiate(hello: Hello): { version: number; features: number } |
         `this server ${PROTOCOL_VERSION_MIN} to ${PROTOCOL_VERSION_MAX}; update the older of the two`,
     };
   }
-  const missing = hello.featuresRequired & ~FEATURES_SUPPORTED;
+  const missing = hello.featuresRequired & ~supported;
   if (missing !== 0) {
-    return { refusal: `the client requires features 0x${(missing >>> 0).toString(16)} that this server does not have` };
+    return { refusal: `the client requires features 0x${(missing >>> 0).toString(16)}${named(missing)} that this server does not have` };
   }
-  return { version, features: hello.featuresSupported & FEATURES_SUPPORTED };
+  const lacking = required & ~hello.featuresSupported;
+  if (lacking !== 0) {
+    return { refusal: `this server requires features 0x${(lacking >>> 0).toString(16)}${named(lacking)} that the client does not offer` };
+  }
+  return { version, features: hello.featuresSupported & supported };
+}
+
+function named(features: number): string {
+  return (features & FEATURE.sharedMemory) === 0 ? "" : ' (shared memory: one end has carrier: "shm", the other no addon, or carrier: "socket")';
 }

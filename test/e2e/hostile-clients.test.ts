@@ -128,7 +128,7 @@ describe("a lying client", () => {
     test("that welcomes the server", (context) =>
       isRefused(context, /did not start with a greeting/, (peer) => peer.send(encodeHandshake({ kind: "welcome", version: 1, features: 0, maxStreams: 5 }), peer.makeSegments()), Code.InvalidArgument));
     test("that requires what this server does not have", (context) =>
-      isRefused(context, /requires features 0x80000001 that this server does not have/, (peer) => peer.send(encodeHandshake({ ...HELLO, featuresRequired: 0x80000001 }), peer.makeSegments()), Code.FailedPrecondition));
+      isRefused(context, /requires features 0x80000000 that this server does not have/, (peer) => peer.send(encodeHandshake({ ...HELLO, featuresRequired: 0x80000001 }), peer.makeSegments()), Code.FailedPrecondition));
     test("that never finishes its greeting", (context) => isRefused(context, /no greeting within 500 ms/, (peer) => peer.send(hello.subarray(0, 20), peer.makeSegments()), Code.DeadlineExceeded));
 
     test("that hangs up after any number of the greeting's bytes", async (context) => {

@@ -8,7 +8,7 @@ import { Code } from "@connectrpc/connect";
 import { WORD } from "../../src/memory/layout.js";
 import { SEALS } from "../../src/os/addon.js";
 import { FLAG, KIND } from "../../src/wire/frame.js";
-import { encodeHandshake } from "../../src/wire/hello.js";
+import { encodeHandshake, FEATURE } from "../../src/wire/hello.js";
 import { EchoReplySchema } from "../proto/test_pb.js";
 import type { RawPeer, SegmentLies } from "../support/raw-peer.js";
 import { rawListener } from "../support/raw-peer.js";
@@ -17,7 +17,7 @@ import type { TestClient } from "../support/test-server.js";
 import { connectTo, serveInChild } from "../support/test-server.js";
 import { failure, waitUntil } from "../support/waiting.js";
 
-const welcome = encodeHandshake({ kind: "welcome", version: 1, features: 0, maxStreams: 100 });
+const welcome = encodeHandshake({ kind: "welcome", version: 1, features: FEATURE.sharedMemory, maxStreams: 100 });
 const reply = toBinary(EchoReplySchema, create(EchoReplySchema, { text: "honest" }));
 
 function welcomeWith(context: TestContext, greet: (peer: RawPeer) => void): TestClient {

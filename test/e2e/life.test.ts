@@ -8,6 +8,7 @@ import { createIsthmusServer } from "../../src/index.js";
 import { TestService } from "../proto/test_pb.js";
 import { patternBytes } from "../support/checksum.js";
 import { serveSilently } from "../support/other-servers.js";
+import { CARRIER } from "../support/carriers.js";
 import { runScript, runScriptOk } from "../support/processes.js";
 import { cpuTicksOf, ownDescriptors } from "../support/resources.js";
 import { tempSocket } from "../support/temp.js";
@@ -22,7 +23,7 @@ test("a transport connects with its first call, and says what state it is in", a
   assert.equal(transport.state, "connecting");
   assert.equal(transport.stats().pendingCalls, 1);
   await call;
-  assert.deepEqual([transport.state, transport.carrier, transport.stats().connections], ["ready", "shm", 1]);
+  assert.deepEqual([transport.state, transport.carrier, transport.stats().connections], ["ready", CARRIER, 1]);
   assert.equal((await server.stats()).connections, 1);
   await transport.close();
   assert.deepEqual([transport.state, transport.carrier], ["closed", undefined]);

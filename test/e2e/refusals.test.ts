@@ -6,17 +6,18 @@ import { dirname, join } from "node:path";
 import { describe, test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
-import { decodeHandshake, encodeHandshake } from "../../src/wire/hello.js";
+import { decodeHandshake, encodeHandshake, FEATURE } from "../../src/wire/hello.js";
 import { serveHttp, serveRaw, serveSilently } from "../support/other-servers.js";
 import { runScriptOk } from "../support/processes.js";
 import { ownDescriptors } from "../support/resources.js";
 import { tempFolder, tempSocket } from "../support/temp.js";
 import type { Owner } from "../support/temp.js";
+import { HAS_CREDENTIALS } from "../support/carriers.js";
 import { connectTo, serveInChild } from "../support/test-server.js";
 import { failure, waitUntil } from "../support/waiting.js";
 
 const root = process.getuid!() === 0;
-const skip = root ? false : "only root can become another user";
+const skip = !root ? "only root can become another user" : !HAS_CREDENTIALS ? "without the addon nobody is known by their user" : false;
 const NOBODY = 65534;
 const SOMEBODY = 12345;
 
@@ -102,9 +103,14 @@ describe("a path", () => {
     await refused(context, path, Code.Unavailable, /with a greeting of its own/);
   });
 
-  test("of a server that welcomes without its memory", async (context) => {
-    const { path } = await serveRaw(context, (socket) => socket.write(encodeHandshake({ kind: "welcome", version: 1, features: 0, maxStreams: 1 })));
-    await refused(context, path, Code.Unavailable, /0 descriptors/);
+  test("of a server that welcomes with shared memory, but without its descriptors", async (context) => {
+    const { path } = await serveRaw(context, (socket) => socket.write(encodeHandshake({ kind: "welcome", version: 1, features: FEATURE.sharedMemory, maxStreams: 1 })));
+    await refused(context, path, Code.Unavailable, /0 descriptors|features 0x1, which this client did not offer/);
+  });
+
+  test("of a server that chose features that were not offered", async (context) => {
+    const { path } = await serveRaw(context, (socket) => socket.write(encodeHandshake({ kind: "welcome", version: 1, features: 0x40000000, maxStreams: 1 })));
+    await refused(context, path, Code.Unavailable, /features 0x40000000, which this client did not offer/);
   });
 
   test("of a server that refuses", async (context) => {
@@ -119,7 +125,7 @@ describe("a path", () => {
 
   test("none of these leaves a descriptor or mapping behind", async (context) => {
     const answers = [
-      encodeHandshake({ kind: "welcome", version: 1, features: 0, maxStreams: 1 }),
+      encodeHandshake({ kind: "welcome", version: 1, features: FEATURE.sharedMemory, maxStreams: 1 }),
       encodeHandshake({ kind: "refused", code: Code.PermissionDenied, message: "not you" }),
       Buffer.from("garbage, and more than sixteen bytes of it"),
       new Uint8Array(8),
@@ -139,12 +145,12 @@ describe("a path", () => {
 
 describe("an address", () => {
   const wrong: [address: unknown, message: RegExp][] = [
-    ["", /expected a socket path or unix:PATH/],
+    ["", /expected a socket path, unix:PATH or tcp:HOST:PORT/],
     ["unix:", /the path is empty/],
     ["http://localhost:8080", /HTTP is not served.*@connectrpc\/connect-node/],
     ["https://example.com", /HTTP is not served/],
-    ["tcp:localhost:80", /TCP is not served.*unix:PATH/],
-    ["ftp://x", /unknown scheme "ftp"; expected a socket path or unix:PATH/],
+    ["tcp:localhost", /expected tcp:HOST:PORT/],
+    ["ftp://x", /unknown scheme "ftp"; expected a socket path, unix:PATH or tcp/],
     ["/tmp/zero\0byte", /zero byte/],
     [`/tmp/${"x".repeat(103)}`, /the path has 108 bytes, but Unix sockets allow 107; use a shorter/],
     [`unix:/tmp/${"ü".repeat(60)}`, /the path has 125 bytes/],
@@ -305,19 +311,27 @@ describe("a client of another user", { skip }, () => {
 describe("without the addon", () => {
   const none = { env: { ISTHMUS_ADDON: "none" } };
 
-  test("calls and listen() fail with FailedPrecondition and the reason; a transport can still be made", async (context) => {
+  test("everything works over the socket, and one warning of the process says why", async (context) => {
     const { said } = await runScriptOk(
       context,
-      `await sayFailure(createClient(TestService, createIsthmusTransport({ address: data })).echo({}));
-       await sayFailure(createIsthmusServer({ routes: testRoutes }).listen(data));`,
+      `const warnings = [];
+       process.on("warning", ({ name, code, message }) => warnings.push({ name, code, message }));
+       const server = createIsthmusServer({ routes: testRoutes });
+       await server.listen(data);
+       for (let i = 0; i < 3; i++) {
+         const transport = createIsthmusTransport({ address: data });
+         say((await createClient(TestService, transport).echo({ text: "x" })).text + transport.carrier);
+         await transport.close();
+       }
+       await server.close();
+       say(warnings);`,
       tempSocket(context),
       none,
     );
-    for (const failed of said as { code: string; message: string }[]) {
-      assert.equal(failed.code, "FailedPrecondition", failed.message);
-      assert.match(failed.message, /shared memory is not available here: turned off by the environment variable ISTHMUS_ADDON=none/);
-    }
-    assert.equal(said.length, 2);
+    assert.deepEqual(said.slice(0, 3), ["xsocket", "xsocket", "xsocket"]);
+    const warnings = said[3] as { name: string; code: string; message: string }[];
+    assert.deepEqual(warnings.map(({ name, code }) => [name, code]), [["IsthmusWarning", "ISTHMUS_NO_SHARED_MEMORY"]]);
+    assert.match(warnings[0].message, /shared memory is not available here: turned off by the environment variable ISTHMUS_ADDON=none/);
   });
 
   test('carrier "shm" fails as soon as transport or server are made', async (context) => {

@@ -175,6 +175,7 @@ for (const place of PLACES) {
         assert.equal(Buffer.compare(reply.data, data), 0);
       });
       await Promise.all(calls);
+      if (transport.carrier !== "shm") return;
       assert.equal(transport.stats().connection!.ringBytes, 64 << 10);
       assert.equal(transport.stats().connection!.arenaBytes, 128 << 10);
     });

@@ -9,7 +9,7 @@ import type { Observation } from "../stress/observe.js";
 import { maximum, percentile, waitUntil } from "../stress/observe.js";
 import { monotonicMs } from "../stress/peer.js";
 import { scratchFolder, startPeer } from "../stress/processes.js";
-import { createRandom, scaled, seedOf, skip } from "../stress/settings.js";
+import { createRandom, scaled, seedOf } from "../stress/settings.js";
 import type { Loaded, ServerState } from "./death.peer.js";
 
 const program = new URL("./death.peer.js", import.meta.url);
@@ -29,7 +29,7 @@ const GROWTH_BYTES_MAX = 48 << 20;
 
 
 
-test("when the server is killed, every pending call rejects once as Unavailable and the next call finds the new server", { skip, timeout: 180_000 }, async (t) => {
+test("when the server is killed, every pending call rejects once as Unavailable and the next call finds the new server", { timeout: 180_000 }, async (t) => {
   const seed = seedOf(t);
   const random = createRandom(seed);
   const path = join(scratchFolder(t), "killed.sock");
@@ -59,7 +59,7 @@ test("when the server is killed, every pending call rejects once as Unavailable 
   checkNotices(t, "kill of the server to last rejection", notices);
 });
 
-test("when a client is killed, the signals of its handlers abort and the server serves the next client", { skip, timeout: 180_000 }, async (t) => {
+test("when a client is killed, the signals of its handlers abort and the server serves the next client", { timeout: 180_000 }, async (t) => {
   const seed = seedOf(t);
   const random = createRandom(seed);
   const path = join(scratchFolder(t), "survivor.sock");

@@ -2,7 +2,7 @@
 import { createServer, connect } from "node:net";
 import { createOwnMemory } from "../../src/memory/segment.js";
 import { requireAddon } from "../../src/os/addon.js";
-import { encodeHandshake, FEATURES_SUPPORTED, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN } from "../../src/wire/hello.js";
+import { encodeHandshake, FEATURE, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN } from "../../src/wire/hello.js";
 import { obey } from "../stress/peer.js";
 
 const GEOMETRY = { ringBytes: 262_144, releaseSlots: 4096, arenaBytes: 8 << 20 };
@@ -22,7 +22,7 @@ obey({
       kind: "hello",
       minVersion: PROTOCOL_VERSION_MIN,
       maxVersion: PROTOCOL_VERSION_MAX,
-      featuresSupported: FEATURES_SUPPORTED,
+      featuresSupported: FEATURE.sharedMemory,
       featuresRequired: 0,
       maxStreams: 100,
     });

@@ -7,7 +7,7 @@ import type { Observation } from "./observe.js";
 import { maximum, waitUntil } from "./observe.js";
 import type { Peer } from "./processes.js";
 import { scratchFolder, startPeer } from "./processes.js";
-import { scaled, skip } from "./settings.js";
+import { scaled } from "./settings.js";
 
 const program = new URL("./connections.peer.js", import.meta.url);
 const CLIENT_PROCESSES = 4;
@@ -16,7 +16,7 @@ const CALLS_EACH = scaled(20, 1000);
 const CYCLES = scaled(300, 10_000);
 const GROWTH_BYTES_MAX = 24 << 20;
 
-test("a hundred clients at once are all served, and a server that lost them holds nothing of them", { skip, timeout: 300_000 }, async (t) => {
+test("a hundred clients at once are all served, and a server that lost them holds nothing of them", { timeout: 300_000 }, async (t) => {
   const path = join(scratchFolder(t), "many.sock");
   const server = await startPeer(t, program);
   await server.ask("listen", path);
@@ -43,7 +43,7 @@ test("a hundred clients at once are all served, and a server that lost them hold
   assertNothingLeft(before, after, GROWTH_BYTES_MAX);
 });
 
-test("connecting, calling and closing over and over leaks no descriptor, mapping or memory on either side", { skip, timeout: 900_000 }, async (t) => {
+test("connecting, calling and closing over and over leaks no descriptor, mapping or memory on either side", { timeout: 900_000 }, async (t) => {
   const path = join(scratchFolder(t), "cycles.sock");
   const server = await startPeer(t, program);
   await server.ask("listen", path);

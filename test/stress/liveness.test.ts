@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import type { Lateness } from "./liveness.peer.js";
 import { scratchFolder, startPeer } from "./processes.js";
-import { scaled, skip } from "./settings.js";
+import { scaled } from "./settings.js";
 
 const program = new URL("./liveness.peer.js", import.meta.url);
 const MILLISECONDS = scaled(1000, 10_000);
@@ -20,7 +20,7 @@ interface Watched {
 }
 
 for (const inFlight of [1, 64]) {
-  test(`with ${inFlight} in flight, timers, process.nextTick and HTTP of both processes are on time`, { skip, timeout: 90_000 }, async (t) => {
+  test(`with ${inFlight} in flight, timers, process.nextTick and HTTP of both processes are on time`, { timeout: 90_000 }, async (t) => {
     const path = join(scratchFolder(t), "live.sock");
     const [server, client, browser] = await Promise.all([startPeer(t, program), startPeer(t, program), startPeer(t, program)]);
     await server.ask("listen", path);
@@ -54,7 +54,7 @@ for (const inFlight of [1, 64]) {
   });
 }
 
-test("what one call's AsyncLocalStorage holds is never seen in another's handler or client", { skip, timeout: 60_000 }, async (t) => {
+test("what one call's AsyncLocalStorage holds is never seen in another's handler or client", { timeout: 60_000 }, async (t) => {
   const folder = scratchFolder(t);
   const peer = await startPeer(t, program);
   const leaks = await peer.ask<string[]>("asyncContexts", { paths: [join(folder, "front.sock"), join(folder, "back.sock")], calls: scaled(4000, 200_000) });

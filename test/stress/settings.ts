@@ -7,7 +7,7 @@ import { loadAddon } from "../../src/os/addon.js";
 
 export const full = process.env["ISTHMUS_STRESS"] === "full";
 
-/** The reason why shared memory cannot be had here; an option of every proof. */
+/** The reason why shared memory cannot be had here; an option of the proofs that are about it. */
 export const skip = loadAddon().reason ?? false;
 
 /** The figure of the form that runs. */

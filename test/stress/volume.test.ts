@@ -10,14 +10,14 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { growthMiB, maximum } from "./observe.js";
 import { scratchFolder, startPeer } from "./processes.js";
-import { scaled, seedOf, skip } from "./settings.js";
+import { scaled, seedOf } from "./settings.js";
 import type { MemorySample } from "./observe.js";
 import type { VolumeCalled, VolumeRun, VolumeServed } from "./volume.peer.js";
 
 const CALLS = Number(process.env["ISTHMUS_VOLUME_CALLS"] ?? scaled(50_000, 10_000_000));
 const GROWTH_MIB_MAX = scaled(48, 16);
 
-test("no call is lost, doubled, reordered or damaged, and memory stays flat", { skip, timeout: scaled(90_000, 3_600_000) }, async (t) => {
+test("no call is lost, doubled, reordered or damaged, and memory stays flat", { timeout: scaled(90_000, 3_600_000) }, async (t) => {
   const program = new URL("./volume.peer.js", import.meta.url);
   const [server, client] = await Promise.all([startPeer(t, program), startPeer(t, program)]);
   const run: VolumeRun = { path: join(scratchFolder(t), "volume.sock"), calls: CALLS, seed: seedOf(t), inFlight: 64 };

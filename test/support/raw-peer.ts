@@ -12,7 +12,7 @@ import { requireAddon } from "../../src/os/addon.js";
 import type { SpanEntry } from "../../src/wire/frame.js";
 import { FIELD, FRAME_HEADER_BYTES, KIND, packKindFlagsCode, SPAN_ENTRY_BYTES, tableOffset } from "../../src/wire/frame.js";
 import type { HandshakeMessage, Hello } from "../../src/wire/hello.js";
-import { decodeHandshake, encodeHandshake } from "../../src/wire/hello.js";
+import { decodeHandshake, encodeHandshake, FEATURE } from "../../src/wire/hello.js";
 import type { Owner } from "./temp.js";
 import { waitUntil } from "./waiting.js";
 
@@ -24,7 +24,7 @@ const ARENA_BYTES = 1 << 20;
 const ARENA_SEALS = SEALS.SHRINK | SEALS.GROW | SEALS.SEAL;
 const RING_SEALS = ARENA_SEALS | SEALS.FUTURE_WRITE;
 
-export const HELLO: Hello = { kind: "hello", minVersion: 1, maxVersion: 1, featuresSupported: 0, featuresRequired: 0, maxStreams: 65536 };
+export const HELLO: Hello = { kind: "hello", minVersion: 1, maxVersion: 1, featuresSupported: FEATURE.sharedMemory, featuresRequired: 0, maxStreams: 65536 };
 
 /** What is to be wrong with the segments. */
 export interface SegmentLies {

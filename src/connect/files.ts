@@ -1,0 +1,71 @@
+/** `mapFile`: files as payloads. */
+import type { FileHandle } from "node:fs/promises";
+import { open } from "node:fs/promises";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { MappedFile } from "../memory/mapped-file.js";
+import { loadAddon } from "../os/addon.js";
+import { PAYLOAD_BYTES_MAX } from "../wire/frame.js";
+
+export interface MapFileOptions {
+  /** Where in the file to start, in bytes; 0 by default. */
+  readonly offset?: number;
+  /** How many bytes; by default up to the end of the file. */
+  readonly length?: number;
+}
+
+/**
+ * A file, or a part of one, as bytes that can be put into any `bytes` field.
+ *
+ * The array is a private mapping: it takes no memory before it is looked at, and what is written to it changes neither the file nor what
+ * is sent. *Sending reads the file itself*, as it is then, straight into shared memory. If it has become shorter meanwhile, the call fails with `DataLoss`.
+ * Looking at the array beyond the end of a file that was truncated ends the process with SIGBUS, as with any mapping: map files only that
+ * nobody truncates, or send them without looking. Where there is no addon, the bytes are read to the heap at once.
+ *
+ * The file is kept open until the array is garbage, or `release` is called.
+ *
+ * @throws ConnectError `NotFound`, `PermissionDenied`; `InvalidArgument` if it is no regular file, or the range is not in it; `ResourceExhausted` if it is longer than
+ * 2 GiB − 64 KiB; each names the path
+ */
+export async function mapFile(path: string, options: MapFileOptions = {}): Promise<Uint8Array> {
+  const fail = (text: string, code: Code, cause?: unknown) => new ConnectError(`map ${path}: ${text}`, code, undefined, undefined, cause);
+  const handle = await open(path, "r").catch((error: NodeJS.ErrnoException) => {
+    const code = { ENOENT: Code.NotFound, ENOTDIR: Code.NotFound, EACCES: Code.PermissionDenied, EPERM: Code.PermissionDenied }[error.code ?? ""];
+    throw fail(error.message, code ?? Code.Unavailable, error);
+  });
+  let mapped = false;
+  try {
+    const found = await handle.stat();
+    if (!found.isFile()) throw fail("this is not a regular file", Code.InvalidArgument);
+    const { offset = 0, length = found.size - offset } = options;
+    for (const [name, value] of Object.entries({ offset, length })) {
+      if (!Number.isInteger(value) || value < 0) throw fail(`${name} ${value} is not a number of bytes in this file of ${found.size} bytes`, Code.InvalidArgument);
+    }
+    if (offset + length > found.size) throw fail(`bytes ${offset} to ${offset + length} are not in this file of ${found.size} bytes`, Code.InvalidArgument);
+    if (length > PAYLOAD_BYTES_MAX) throw fail(`${length} bytes are more than the limit of ${PAYLOAD_BYTES_MAX} (2 GiB − 64 KiB); map parts of it`, Code.ResourceExhausted);
+    const { addon } = loadAddon();
+    if (length === 0) return new Uint8Array(0);
+    if (addon === undefined) return await readAll(handle, offset, length, fail);
+    const descriptor = addon.duplicateDescriptor(handle.fd);
+    try {
+      const bytes = MappedFile.of(addon.mapPrivate(descriptor, offset, length), path, offset, descriptor, (each) => addon.closeDescriptor(each));
+      mapped = true;
+      return bytes;
+    } finally {
+      if (!mapped) addon.closeDescriptor(descriptor);
+    }
+  } catch (error) {
+    throw error instanceof ConnectError ? error : fail(error instanceof Error ? error.message : String(error), Code.Unavailable, error);
+  } finally {
+    await handle.close();
+  }
+}
+
+async function readAll(handle: FileHandle, offset: number, length: number, fail: (text: string, code: Code) => ConnectError): Promise<Uint8Array> {
+  const bytes = new Uint8Array(length);
+  for (let at = 0; at < length; ) {
+    const { bytesRead } = await handle.read(bytes, at, length - at, offset + at);
+    if (bytesRead === 0) throw fail(`the file has become shorter than ${offset + length} bytes`, Code.DataLoss);
+    at += bytesRead;
+  }
+  return bytes;
+}

@@ -1,0 +1,125 @@
+/**
+ * Files as bytes: a private mapping for the user to read, and the descriptor for whoever sends it.
+ *
+ * FILE-1  Nothing here, and nothing that sends, reads the mapped pages: a file that was truncated meanwhile would be SIGBUS. What is sent is
+ *         read through the descriptor, and a file that is shorter than it was is an error.
+ */
+import { read, readSync } from "node:fs";
+import type { Origin } from "./origin.js";
+import { perishable, setOrigin } from "./origin.js";
+
+/** Bytes that one read takes at most, so that giving up is prompt. */
+const READ_BYTES_MAX = 1 << 20;
+
+/** The descriptor's owner. It must not refer to the ArrayBuffer. */
+class Descriptor {
+  private readonly descriptor: number;
+  private readonly close: (descriptor: number) => void;
+  private reads = 0;
+  private dropped = false;
+
+  constructor(descriptor: number, close: (descriptor: number) => void) {
+    this.descriptor = descriptor;
+    this.close = close;
+    perishable.count++;
+  }
+
+  /** A read in flight keeps it open. */
+  use(): number {
+    this.reads++;
+    return this.descriptor;
+  }
+
+  unuse(): void {
+    this.reads--;
+    this.closeIfDone();
+  }
+
+  drop(): void {
+    if (this.dropped) return;
+    this.dropped = true;
+    perishable.count--;
+    this.closeIfDone();
+  }
+
+  private closeIfDone(): void {
+    if (this.dropped && this.reads === 0) this.close(this.descriptor);
+  }
+}
+
+const descriptors = new FinalizationRegistry<Descriptor>((descriptor) => descriptor.drop());
+
+export class MappedFile implements Origin {
+  readonly kind = "file";
+  gone: string | undefined;
+  readonly path: string;
+  /** Where in the file the ArrayBuffer's first byte is. */
+  readonly offset: number;
+  private readonly descriptor: Descriptor;
+
+  private constructor(path: string, offset: number, descriptor: Descriptor) {
+    this.path = path;
+    this.offset = offset;
+    this.descriptor = descriptor;
+  }
+
+  /** Takes `descriptor` over, to be closed by `close`. `buffer`: the file's bytes from `offset` on. */
+  static of(buffer: ArrayBuffer, path: string, offset: number, descriptor: number, close: (descriptor: number) => void): Uint8Array {
+    const owner = new Descriptor(descriptor, close);
+    setOrigin(buffer, new MappedFile(path, offset, owner));
+    descriptors.register(buffer, owner);
+    return new Uint8Array(buffer);
+  }
+
+  /** The user is done with it; the caller detaches the buffer. */
+  release(why: string): void {
+    this.gone = why;
+    this.descriptor.drop();
+  }
+
+  /** The bytes of a small part of the file as it is now. @throws Error if the file is too short, or cannot be read */
+  readNow(byteOffset: number, byteLength: number): Uint8Array {
+    const bytes = new Uint8Array(byteLength);
+    const descriptor = this.descriptor.use();
+    try {
+      for (let at = 0; at < byteLength; ) {
+        const got = readSync(descriptor, bytes, at, byteLength - at, this.offset + byteOffset + at);
+        if (got === 0) throw this.tooShort(byteOffset + at, byteOffset + byteLength);
+        at += got;
+      }
+      return bytes;
+    } finally {
+      this.descriptor.unuse();
+    }
+  }
+
+  /**
+   * Reads a part of the file as it is now, off the event loop, to the beginning of `target`.
+   * @param goOn asked before each read; false gives up, and `onEnd` follows
+   * @param onEnd called once, in a later turn: nothing writes to `target` any more
+   */
+  readTo(target: Uint8Array, byteOffset: number, byteLength: number, goOn: () => boolean, onEnd: (error: Error | undefined) => void): void {
+    const descriptor = this.descriptor.use();
+    const end = (error: Error | undefined) => {
+      this.descriptor.unuse();
+      onEnd(error);
+    };
+    const next = (at: number) => {
+      if (at === byteLength || !goOn()) return end(undefined);
+      read(descriptor, target, at, Math.min(READ_BYTES_MAX, byteLength - at), this.offset + byteOffset + at, (error, got) => {
+        if (error !== null) return end(error);
+        if (got === 0) return end(this.tooShort(byteOffset + at, byteOffset + byteLength));
+        next(at + got);
+      });
+    };
+    next(0);
+  }
+
+  private tooShort(found: number, expected: number): FileTooShort {
+    return new FileTooShort(`file ${this.path} has become shorter: it ends at byte ${this.offset + found}, and was to be sent up to byte ${this.offset + expected}`);
+  }
+}
+
+export class FileTooShort extends Error {
+  override readonly name = "FileTooShort";
+}

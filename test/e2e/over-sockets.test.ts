@@ -1,0 +1,71 @@
+/**
+ * The end-to-end suites, and further proofs, once more, without the addon: the same bodies over the socket carrier, on the same Node.js. Each suite is
+ * a test here, and a failure names what failed in it.
+ */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { readdirSync } from "node:fs";
+import { describe, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { CARRIER } from "../support/carriers.js";
+
+/** Suites that are not run again, each with the reason. */
+const LEFT_OUT: Record<string, string> = {
+  "carriers.test.js": "chooses its carriers itself",
+  "containers.test.js": "is about sharing memory",
+  "demo.test.js": "the demo compares with shared memory",
+  "hostile-clients.test.js": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
+  "hostile-servers.test.js": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
+  "over-sockets.test.js": "this suite",
+};
+/** Other proofs that are about connections, not about shared memory. */
+const FURTHER = ["../fault/death.test.js", "../stress/liveness.test.js", "../stress/pressure.test.js", "../stress/volume.test.js"];
+const SUITE_MS_MAX = 120_000;
+
+const folder = fileURLToPath(new URL(".", import.meta.url));
+const suites = readdirSync(folder).filter((name) => name.endsWith(".test.js"));
+
+interface Outcome {
+  readonly code: number | null;
+  readonly passed: number;
+  readonly report: string;
+}
+
+async function runWithoutAddon(suite: string): Promise<Outcome> {
+  // Else the child would think that it belongs to this run.
+  const env = { ...process.env, ISTHMUS_ADDON: "none" };
+  Reflect.deleteProperty(env, "NODE_TEST_CONTEXT");
+  const child = spawn(process.execPath, ["--no-warnings", "--test", "--test-reporter=tap", folder + suite], {
+    env,
+    stdio: ["ignore", "pipe", "pipe"],
+    timeout: SUITE_MS_MAX,
+    killSignal: "SIGKILL",
+  });
+  let report = "";
+  child.stdout.on("data", (chunk: Buffer) => (report += chunk.toString()));
+  child.stderr.on("data", (chunk: Buffer) => (report += chunk.toString()));
+  const [code] = (await once(child, "close")) as [number | null];
+  return { code, passed: Number(/^# pass (\d+)$/m.exec(report)?.[1] ?? 0), report };
+}
+
+/** What failed, with its details. */
+function failuresIn(report: string): string {
+  const failed = report.split(/^(?=\s*# Subtest: )/m).filter((part) => /^\s*not ok /m.test(part));
+  return failed.length > 0 ? failed.join("\n") : report.slice(-4000);
+}
+
+describe("over the socket, without the addon", { skip: CARRIER === "socket" ? "it is run like that already" : false }, () => {
+  for (const suite of [...suites.filter((name) => !(name in LEFT_OUT)), ...FURTHER]) {
+    test(suite.replace(/^.*\/|\.test\.js$/g, ""), async (context) => {
+      const { code, passed, report } = await runWithoutAddon(suite);
+      assert.equal(code, 0, failuresIn(report));
+      assert.ok(passed > 0, "no test was run");
+      context.diagnostic(`${passed} tests passed`);
+    });
+  }
+});
+
+test("what is left out is there, so that the list does not outlive its reasons", () => {
+  for (const name of Object.keys(LEFT_OUT)) assert.ok(suites.includes(name), name);
+});
