@@ -18,7 +18,7 @@ import type { TestClient, TestServerProcess } from "../support/test-server.js";
 import { connectTo, serveInChild } from "../support/test-server.js";
 import { failure, waitUntil, within } from "../support/waiting.js";
 
-const welcome = encodeHandshake({ kind: "welcome", version: 1, features: FEATURE.spans, maxStreams: 1000 });
+const welcome = encodeHandshake({ kind: "welcome", version: 1, features: FEATURE.sharedMemory | FEATURE.spans, maxStreams: 1000 });
 const SPAN_BYTES = 100_000;
 const UNITS = Math.ceil(SPAN_BYTES / ARENA_UNIT_BYTES);
 
