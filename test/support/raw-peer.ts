@@ -102,9 +102,9 @@ export class RawPeer {
   }
 
   /** Connects and goes through the handshake honestly. */
-  static async open(owner: Owner, path: string, featuresSupported = 0): Promise<RawPeer> {
+  static async open(owner: Owner, path: string, features = 0): Promise<RawPeer> {
     const peer = RawPeer.connect(owner, path);
-    peer.send(encodeHandshake({ ...HELLO, featuresSupported }), peer.makeSegments());
+    peer.send(encodeHandshake({ ...HELLO, featuresSupported: HELLO.featuresSupported | features }), peer.makeSegments());
     await peer.join("welcome");
     return peer;
   }
