@@ -6,6 +6,7 @@ export type { ConnectionState, IsthmusTransport, IsthmusTransportOptions, Transp
 export type { CommonOptions } from "./connect/options.js";
 export { mapFile } from "./connect/files.js";
 export type { MapFileOptions } from "./connect/files.js";
+export { region } from "./connect/regions.js";
 export { leaseOf, loan, release, retain } from "./connect/payloads.js";
 export type { LoanOptions, PayloadLease } from "./connect/payloads.js";
 export type { LeaseLifetime } from "./memory/lease.js";

@@ -21,6 +21,7 @@ import type { ConnectionMemory } from "../memory/segment.js";
 import { Violation } from "../memory/violation.js";
 import type { WordAccess } from "../memory/words.js";
 import type { Parts } from "../wire/parts.js";
+import type { Regions } from "./regions.js";
 import type { SpanEntry } from "../wire/frame.js";
 import { SPAN } from "../wire/frame.js";
 
@@ -50,6 +51,8 @@ const NOBODY: BlocksPort = { onRoom: () => undefined, onReleased: () => undefine
 export class Blocks {
   readonly arena: Arena;
   readonly ownViews: BlockViews;
+  /** The way of values that are in no arena; undefined: there is none. Set by the carrier. */
+  regions: Regions | undefined;
   private readonly memory: ConnectionMemory;
   private port: BlocksPort;
   private readonly releasesIn: ReleaseReader;

@@ -47,13 +47,33 @@ export class ControlSocket implements DoorbellLine {
   }
 
   private onDoorbell(carrier: ShmCarrier, readable: boolean, hangup: boolean): void {
-    const taken = readable ? this.addon.clearDoorbell(this.descriptor, this.received) : 0;
-    // Nothing that was agreed on lets a peer send descriptors.
-    const unexpected = this.received.splice(0);
-    for (const descriptor of unexpected) this.addon.closeDescriptor(descriptor);
-    if (taken < -1 || unexpected.length > 0) carrier.close({ cause: "violation", detail: "protocol violation BELL-5: unknown bytes on the control socket" });
-    else if (taken > 0) carrier.onDoorbell(taken);
+    // What is left is reported again.
+    if (readable && !hangup && !carrier.takesDescriptors()) return;
+    const taken = readable && !this.closed ? this.clear(carrier) : 0;
+    if (taken > 0) carrier.onDoorbell(taken);
     if (taken === -1 || hangup) carrier.onHangup();
+  }
+
+  /** Takes what is there, and returns how many bytes were rings; −1: the peer hung up, and nothing is there. */
+  private clear(carrier: ShmCarrier): number {
+    const taken = this.addon.clearDoorbell(this.descriptor, this.received);
+    carrier.onDescriptors(this.received.splice(0));
+    if (taken === -2) carrier.close({ cause: "violation", detail: "protocol violation BELL-5: unknown bytes on the control socket" });
+    if (taken === -3) carrier.close({ cause: "failure", detail: "a descriptor that the peer sent could not be taken: this process has too many open" });
+    return taken;
+  }
+
+  fetch(): boolean {
+    if (this.closed || this.carrier === undefined) return false;
+    const { arrivals } = this.carrier;
+    const taken = this.clear(this.carrier);
+    if (taken > 0) this.carrier.onDoorbell(taken);
+    return taken > 0 || this.carrier.arrivals > arrivals;
+  }
+
+  sendDescriptor(descriptor: number): boolean {
+    if (this.closed) return false;
+    return this.addon.sendDescriptor(this.descriptor, descriptor) === 0;
   }
 
   /** Receives one whole handshake message, and no byte past it. @throws ConnectError */

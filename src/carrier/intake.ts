@@ -95,7 +95,9 @@ export class Intake {
   private checkSpans({ spans, spanCount }: ReceivedFrame): void {
     for (let i = 0; i < spanCount; i++) {
       const { unit, offset, byteLength, flags } = spans[i];
-      if ((flags & SPAN.returned) === 0) {
+      if (flags === SPAN.region) {
+        if (unit === 0) throw new Violation("SPAN-2", "a span in region 0");
+      } else if ((flags & SPAN.returned) === 0) {
         if (flags !== 0 || unit === 0 || unit * ARENA_UNIT_BYTES + offset + byteLength > this.arena.byteLength) {
           throw new Violation("SPAN-2", `a span of ${byteLength} bytes at ${offset} of block ${unit}, flags ${flags}`);
         }

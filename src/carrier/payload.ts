@@ -10,9 +10,11 @@ import { isFleeting, Lease } from "../memory/lease.js";
 import { Loan } from "../memory/loan.js";
 import { MappedFile } from "../memory/mapped-file.js";
 import { explainGone, originOf } from "../memory/origin.js";
+import { Region } from "../memory/region.js";
 import { SPAN, SPAN_ENTRY_BYTES, SPANS_MAX } from "../wire/frame.js";
 import { goneMeanwhile, Parts } from "../wire/parts.js";
 import type { Blocks } from "./blocks.js";
+import type { RegionSender } from "./regions.js";
 
 /**
  * From this size on, in bytes, a value on the heap gets a block of its own; smaller ones are copied together with the rest of the
@@ -55,8 +57,10 @@ interface Place {
   readonly onCanceled: () => void;
 }
 
-/** `place` has nothing to do before a file was read. */
+/** `place` has nothing to do before a file was read, … */
 export const WAITS_FOR_FILE = -3;
+/** … or the payload cannot go on before the control socket has room. */
+export const WAITS_FOR_SOCKET = WAITS_FOR_FILE;
 
 /** Reads a value's file to memory; whoever holds that keeps it until the end. */
 interface FileRead {
@@ -68,7 +72,7 @@ interface FileRead {
 
 type ReadAgain = (byteOffset: number, byteLength: number) => Uint8Array;
 
-export class Payload {
+export class Payload implements RegionSender {
   /** Length of the joined message. */
   readonly byteLength: number;
   private readonly blocks: Blocks | undefined;
@@ -81,7 +85,9 @@ export class Payload {
   private readonly cleanUps: (() => void)[] = [];
   private over = false;
   private sent = false;
-  private readonly onReady: () => void;
+  readonly onReady: () => void;
+  /** Of the values that are sent by descriptor. */
+  private readonly regions: { readonly region: Region; readonly descriptor: number; readonly place: Place }[] = [];
   private inlineMade: Parts | undefined;
 
   /**
@@ -145,7 +151,10 @@ export class Payload {
       if (this.adoptLease(blocks, value, lease, owner, endsWhenSent, why)) taken.set(bytes.buffer, readAgain);
       return;
     }
+    if (origin instanceof Region && this.adoptRegion(value, origin)) return;
     if (origin instanceof MappedFile && byteLength > 0) {
+      origin.hold();
+      this.cleanUps.push(() => origin.letGo());
       this.files.push({ value, file: origin, read: undefined, unit: 0 });
       return;
     }
@@ -212,6 +221,29 @@ export class Payload {
     const flags = owner === "own" ? 0 : SPAN.returned;
     this.set(value, { ...still, unit, generation, offset, flags, onSent, onCanceled });
     return false;
+  }
+
+  /** Seals the region and lets its descriptor be sent; false: its bytes have to be copied. */
+  private adoptRegion(value: Value, region: Region): boolean {
+    const { blocks } = this;
+    if (blocks?.regions?.canSend !== true || value.byteLength < SPAN_COPY_BYTES_MIN || this.places === SPANS_MAX) return false;
+    const descriptor = region.use(value.bytes.buffer as ArrayBuffer);
+    if (descriptor === undefined) return false;
+    blocks.copies.spansSentInPlace++;
+    const done = () => region.unuse();
+    const place = { unit: 0, generation: 0, offset: value.byteOffset, flags: SPAN.region, source: undefined, copiedBytes: 0, onSent: done, onCanceled: done };
+    this.set(value, place);
+    this.regions.push({ region, descriptor, place });
+    return true;
+  }
+
+  /** Sends the descriptors of regions, right before the frame that names them. False: not all could be sent yet, and `onReady` follows. */
+  sendDescriptors(): boolean {
+    for (const { descriptor, place } of this.regions) {
+      if (place.unit === 0) place.unit = this.blocks!.regions!.send(this, descriptor);
+      if (place.unit === 0) return false;
+    }
+    return true;
   }
 
   /** The value lies in a block of ours, which the payload holds. */
@@ -362,6 +394,8 @@ export class Payload {
   /** The frame with the table is about to be published. */
   spansSent(): void {
     this.sent = true;
+    if (this.regions.length > 0) this.blocks!.regions!.finish(this, []);
+    this.regions.length = 0;
     for (const value of this.values) {
       value.place?.onSent();
       value.place = undefined;
@@ -385,6 +419,8 @@ export class Payload {
       else read?.giveUp(nothing);
     }
     this.files.length = 0;
+    const numbers = this.regions.splice(0).map(({ place }) => place.unit);
+    if (numbers.length > 0) this.blocks!.regions!.finish(this, numbers.filter((number) => number !== 0));
     for (const value of this.values) {
       value.place?.onCanceled();
       value.place = undefined;

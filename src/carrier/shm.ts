@@ -18,7 +18,7 @@ import { RingReader, RingWriter } from "../memory/ring.js";
 import type { ConnectionMemory } from "../memory/segment.js";
 import { Violation } from "../memory/violation.js";
 import type { WordAccess } from "../memory/words.js";
-import { BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, KIND, packKindFlagsCode, readUint32, SPANS_MAX, writeUint32 } from "../wire/frame.js";
+import { BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, KIND, packKindFlagsCode, readUint32, SPAN, SPANS_MAX, writeUint32 } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
 import { Blocks } from "./blocks.js";
 import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, ReceivedFrame, SpanSource } from "./carrier.js";
@@ -27,9 +27,11 @@ import { LoanQueue } from "./loan-queue.js";
 import { Patience } from "./patience.js";
 import type { Pollable } from "./poller.js";
 import { poller } from "./poller.js";
+import type { DescriptorLine } from "./regions.js";
+import { Regions } from "./regions.js";
 
 /** The way to wake the peer and to hear from it; the control socket in production. */
-export interface DoorbellLine {
+export interface DoorbellLine extends DescriptorLine {
   /** Wakes the peer; never blocks, never throws. False: it could not be done now and must be tried again. */
   ring(): boolean;
   /** Whether the line keeps the event loop alive; it does not at first. */
@@ -70,6 +72,7 @@ export class ShmCarrier implements Carrier, Pollable {
   readonly blocks: Blocks | undefined;
   private readonly memoryBlocks: Blocks;
   private readonly loans: LoanQueue;
+  private readonly regions: Regions;
   readonly spanSource: SpanSource;
   /** Releases that have to follow frames on their way, as unit and generation. */
   private readonly orderedReleases: number[] = [];
@@ -79,6 +82,8 @@ export class ShmCarrier implements Carrier, Pollable {
   /** What the outbox waits for. */
   private outboxAwaits: number = AWAIT.frames;
   private awaiting: number = AWAIT.frames;
+  /** What the outbox waited for besides has come. */
+  private mayGoOn = false;
   private servesPeer = false;
   private kept = false;
   private lineKept = false;
@@ -124,6 +129,8 @@ export class ShmCarrier implements Carrier, Pollable {
     };
     this.memoryBlocks = new Blocks(memory, port, words);
     this.loans = new LoanQueue(this.memoryBlocks, () => poller.touch(this));
+    this.regions = new Regions(line, () => poller.touch(this));
+    this.memoryBlocks.regions = this.regions;
     this.blocks = spans ? this.memoryBlocks : undefined;
     this.intake = new Intake(peerRing, memory.peerArena, spans);
     this.spanSource = { takeSpan: (index, lifetime, taker, handles) => this.takeSpan(index, lifetime, taker, handles) };
@@ -202,11 +209,12 @@ export class ShmCarrier implements Carrier, Pollable {
   }
 
   lookAgain(): void {
+    this.mayGoOn = true;
     if (!this.closed) poller.touch(this);
   }
 
   private sayAwaited(): void {
-    const releases = this.orderedReleases.length > 0 || this.saysStarved ? AWAIT.space : 0;
+    const releases = this.hasOwnFrames ? AWAIT.space : 0;
     const awaiting = this.outboxAwaits | releases | (this.loans.size > 0 ? AWAIT.blocks : 0);
     if ((awaiting & AWAIT.blocks) !== 0 && this.starvation === undefined) this.watchStarvation(STARVED_AFTER_MS);
     const more = (awaiting & ~this.awaiting) !== 0;
@@ -240,11 +248,11 @@ export class ShmCarrier implements Carrier, Pollable {
       if (found) this.publish();
       if (this.memoryBlocks.arena.outstanding > 0) this.memoryBlocks.collectReleases();
       if (this.drain() > 0) found = true;
-      if (!this.closed && this.awaiting !== AWAIT.frames && this.useRoom()) {
+      if (!this.closed && (this.mayGoOn || this.awaiting !== AWAIT.frames) && this.useRoom()) {
         this.fruitlessWakes = 0;
         found = true;
       }
-      if ((this.saysStarved || this.orderedReleases.length > 0) && !this.closed) this.sendOwnFrames();
+      if (this.hasOwnFrames && !this.closed) this.sendOwnFrames();
       if (!this.closed) this.publish();
       return found;
     } catch (error) {
@@ -255,9 +263,18 @@ export class ShmCarrier implements Carrier, Pollable {
 
   private useRoom(): boolean {
     const served = this.loans.size > 0 && this.loans.serve();
-    const pumped = this.outboxAwaits !== AWAIT.frames && this.receiver!.onRoom();
+    const pumped = (this.mayGoOn || this.outboxAwaits !== AWAIT.frames) && this.pump();
     this.sayAwaited();
     return served || pumped;
+  }
+
+  private pump(): boolean {
+    this.mayGoOn = false;
+    return this.receiver!.onRoom();
+  }
+
+  private get hasOwnFrames(): boolean {
+    return this.saysStarved || this.orderedReleases.length > 0 || this.regions.dropped.length > 0;
   }
 
   /** SUBTLE: in a step and not at once: a lease may end while a message is being encoded at the ring's tail. */
@@ -271,11 +288,24 @@ export class ShmCarrier implements Carrier, Pollable {
       this.commit(FRAME_HEADER_BYTES + BLOCK_REFERENCE_BYTES);
     }
     this.orderedReleases.splice(0, sent);
+    this.sendDroppedRegions();
     if (this.saysStarved && this.writeOwnFrame(KIND.starved, 0)) {
       this.saysStarved = false;
       this.commit(FRAME_HEADER_BYTES);
     }
     if (!this.closed) this.sayAwaited();
+  }
+
+  private sendDroppedRegions(): void {
+    const { dropped } = this.regions;
+    if (dropped.length === 0) return;
+    while (dropped.length > 0 && this.writeOwnFrame(KIND.dropRegion, 0)) {
+      this.ringWords[(this.index >> 2) + FIELD.argument] = dropped.shift()!;
+      this.commit(FRAME_HEADER_BYTES);
+    }
+    // Before the next descriptor, so that the peer can count (REGIONS-3).
+    if (!this.closed) this.publish();
+    if (dropped.length === 0) this.regions.droppedSent();
   }
 
   /** Writes the header of a frame of the connection itself, if there is room. */
@@ -295,7 +325,7 @@ export class ShmCarrier implements Carrier, Pollable {
   }
 
   hasWork(): boolean {
-    return !this.closed && (this.reader.hasFrames() || (this.awaiting !== AWAIT.frames && this.hasRoom()));
+    return !this.closed && (this.mayGoOn || this.reader.hasFrames() || (this.awaiting !== AWAIT.frames && this.hasRoom()));
   }
 
   tryPark(): boolean {
@@ -360,6 +390,28 @@ export class ShmCarrier implements Carrier, Pollable {
     }
   }
 
+  /** Whether the socket may be read, which can bring descriptors; if not, frames have to be delivered before. */
+  takesDescriptors(): boolean {
+    if (this.closed || !this.regions.isCrowded) return true;
+    if (this.reader.hasFrames()) {
+      poller.touch(this);
+      return false;
+    }
+    this.close(closedBy(new Violation("SPAN-6", `more than ${SPANS_MAX} descriptors that no frame names`)));
+    return true;
+  }
+
+  /** Descriptors came over the line; they belong to this carrier from now on. */
+  onDescriptors(descriptors: readonly number[]): void {
+    this.regions.arrived(descriptors);
+    if (descriptors.length > 0 && this.blocks === undefined) this.close(closedBy(new Violation("BELL-5", "a descriptor came, which was not agreed on")));
+  }
+
+  /** Descriptors that came so far. */
+  get arrivals(): number {
+    return this.regions.arrivals;
+  }
+
   /** The peer is gone: delivers the answers that it had published before it went, then closes. Requests of the dead nobody needs. */
   onHangup(): void {
     if (this.closed) return;
@@ -397,6 +449,7 @@ export class ShmCarrier implements Carrier, Pollable {
     this.framesReceived++;
     if (frame.kind === KIND.release) this.onReleaseFrame(frame);
     else if (frame.kind === KIND.starved) this.onStarved();
+    else if (frame.kind === KIND.dropRegion) this.regions.discard(frame.argument);
     else this.receiver!.onFrame(frame);
     if (this.closed) return next;
     // The receiver has copied what lies in a block, so it can go back at once.
@@ -407,7 +460,10 @@ export class ShmCarrier implements Carrier, Pollable {
 
   private takeSpan(index: number, lifetime: LeaseLifetime, taker: string, handles: LeaseHandle[]): Uint8Array {
     const entry = this.intake.frame.spans[index];
-    const bytes = this.memoryBlocks.take(entry, lifetime, taker, handles);
+    const bytes =
+      (entry.flags & SPAN.region) === 0
+        ? this.memoryBlocks.take(entry, lifetime, taker, handles)
+        : this.regions.take(entry, lifetime, taker, handles, (isLeased) => this.memoryBlocks.copies[isLeased ? "spansLeased" : "spansCopiedOut"]++);
     this.spansTaken[index] = 1;
     return bytes;
   }
@@ -415,7 +471,11 @@ export class ShmCarrier implements Carrier, Pollable {
   /** What the receiver did not take goes back. */
   private discardSpans(frame: ReceivedFrame, spanCount: number): void {
     for (let i = 0; i < spanCount; i++) {
-      if (this.spansTaken[i] === 0) this.memoryBlocks.discard(frame.spans[i]);
+      const entry = frame.spans[i];
+      if (this.spansTaken[i] === 0) {
+        if ((entry.flags & SPAN.region) === 0) this.memoryBlocks.discard(entry);
+        else this.regions.discard(entry.unit);
+      }
       this.spansTaken[i] = 0;
     }
   }
@@ -459,6 +519,7 @@ export class ShmCarrier implements Carrier, Pollable {
     clearTimeout(this.trimTimer);
     clearTimeout(this.starvation);
     this.line.close();
+    this.regions.close();
     this.memoryBlocks.close();
     this.memory.close();
     this.loans.rejectAll(new ConnectError(`connection lost: ${reason.detail}`, Code.Unavailable));

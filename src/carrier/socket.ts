@@ -130,6 +130,7 @@ export class SocketCarrier implements Carrier {
   }
 
   lookAgain(): void {
+    this.awaiting = true;
     setImmediate(this.onTaken);
   }
 

@@ -4,6 +4,8 @@ interface BytesHooks {
   noting: boolean;
   /** @returns what to write instead, mostly the same */
   note: (bytes: Uint8Array) => Uint8Array;
+  /** While noting: what to read instead of bytes that are neither copied as a whole nor left where they are; mostly the same. */
+  readable: (bytes: Uint8Array) => Uint8Array;
   /** Why a view's memory is gone, to be read after "its memory is gone: ". */
   explainGone: (bytes: ArrayBufferView) => string;
 }
@@ -11,5 +13,6 @@ interface BytesHooks {
 export const bytesHooks: BytesHooks = {
   noting: false,
   note: (bytes) => bytes,
+  readable: (bytes) => bytes,
   explainGone: () => "the ArrayBuffer is detached, because it was transferred or given away",
 };

@@ -1,6 +1,7 @@
 /** The encoder without generated code: a closure per field, in the order of field numbers. See docs/internals/codec.md. */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
+import { bytesHooks } from "./bytes-hooks.js";
 import type { ListField, MapField, MessageField, Values } from "./fields.js";
 import { byNumber, isJsonField, isUnwrapped, labelOf, scalarOf, tagOf, widthOf, WIRE, wireTypeOf } from "./fields.js";
 import { structOf } from "./json-struct.js";
@@ -8,7 +9,7 @@ import type { MessageType, MessageWriter, Resolve } from "./message-type.js";
 import { keptArray } from "./packed.js";
 import { emptyMap, keysOf, presenceOf } from "./presence.js";
 import { fixedListSize, putFixedList } from "./write-fixed.js";
-import { fault, putLength, putRaw, putTag, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
+import { fault, putLength, putRaw, putTag, readableList, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
 import { varint32Length } from "./utf8.js";
 import { refuseView } from "./view-mark.js";
 
@@ -74,7 +75,7 @@ export function putUnknown(message: Values, typeName: string, b: Uint8Array, p: 
   for (const { no, wireType, data } of message.$unknown!) {
     p = putTag(b, p, limit, tagOf(no, wireType));
     if (p < 0 || p + data.length > limit) return -1;
-    putRaw(b, p, dataOf(data));
+    putRaw(b, p, W.noting ? bytesHooks.readable(dataOf(data)) : dataOf(data));
     p += data.length;
   }
   return p;
@@ -203,13 +204,13 @@ function listWriter(field: ListField, resolve: Resolve): FieldWriter {
   const { size, put } = valueWriter(field, field.number, resolve);
   return {
     size(message) {
-      const list = listOf(message[name], label);
+      const list = readableListOf(message[name], label);
       let n = 0;
       for (let i = 0; i < list.length; i++) n += size(list[i]);
       return n;
     },
     write(message, b, p, limit) {
-      const list = listOf(message[name], label);
+      const list = readableListOf(message[name], label);
       for (let i = 0; i < list.length && p >= 0; i++) p = put(b, p, limit, list[i]);
       return p;
     },
@@ -230,6 +231,12 @@ export function listOf(value: unknown, label: string): ArrayLike<unknown> {
   return list;
 }
 
+/** The same, to be read here element by element. */
+export function readableListOf(value: unknown, label: string): ArrayLike<unknown> {
+  const list = listOf(value, label);
+  return W.noting ? readableList(list) : list;
+}
+
 function packedListWriter(field: ListField, type: ScalarType): FieldWriter {
   const name = field.localName;
   const label = labelOf(field);
@@ -243,13 +250,13 @@ function packedListWriter(field: ListField, type: ScalarType): FieldWriter {
   };
   return {
     size(message) {
-      const list = listOf(message[name], label);
+      const list = readableListOf(message[name], label);
       if (list.length === 0) return 0;
       const n = sizeAll(list);
       return tagLength + varint32Length(n) + n;
     },
     write(message, b, p, limit) {
-      const list = listOf(message[name], label);
+      const list = readableListOf(message[name], label);
       if (list.length === 0) return p;
       const n = sizeAll(list);
       p = putTag(b, p, limit, tag);

@@ -4,7 +4,7 @@
  */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { create, ScalarType } from "@bufbuild/protobuf";
-import { beginPart, changed, checkType, endPart, fieldWriter, listOf, mapKeyOf, putUnknown, unknownSize } from "./closure-write.js";
+import { beginPart, changed, checkType, endPart, fieldWriter, listOf, mapKeyOf, putUnknown, readableListOf, unknownSize } from "./closure-write.js";
 import type { ListField, MapField } from "./fields.js";
 import { byNumber, hasOwn, isJsonField, isUnwrapped, labelOf, PRESENCE, scalarOf, tagOf, widthOf, WIRE, wireTypeOf } from "./fields.js";
 import { property, Scope } from "./generate.js";
@@ -15,7 +15,7 @@ import { putVarint32, varint32Length } from "./utf8.js";
 import { fixedListSize, putFixedList } from "./write-fixed.js";
 import { bytes8, float64, putLength, requireAttached, reserve, SCALAR_WRITERS, W } from "./write.js";
 
-const FUNCTIONS = { beginPart, bytes8, changed, checkType, emptyMap, emptyOneof, endPart, fixedListSize, float64, hasOwn, isUnset, keptArray, keysOf, listOf, putFixedList, putLength, putUnknown, putVarint32, requireAttached, reserve, unknownSize, varint32Length, W };
+const FUNCTIONS = { beginPart, bytes8, changed, checkType, emptyMap, emptyOneof, endPart, fixedListSize, float64, hasOwn, isUnset, keptArray, keysOf, listOf, putFixedList, putLength, putUnknown, putVarint32, readableListOf, requireAttached, reserve, unknownSize, varint32Length, W };
 
 /** Statements that add a value's bytes to `n`, and that write it at `p`. */
 interface Code {
@@ -241,7 +241,7 @@ function listCode(field: ListField, scope: Scope, resolve: Resolve): Code {
       write: `{ ${load} p = putFixedList(b, p, limit, list, ${tag}, ${type}, ${widthOf(type)}, ${label}); if (p < 0) return -1; }`,
     };
   }
-  const load = `const list = listOf(m[${name}], ${label}); const count = list.length;`;
+  const load = `const list = readableListOf(m[${name}], ${label}); const count = list.length;`;
   if (type !== undefined && field.packed) {
     const tag = tagOf(field.number, WIRE.lengthDelimited);
     const sizeAll = `let k = 0; for (let i = 0; i < count; i++) { const x = list[i]; k += ${sizeExpression(type, "x", label, scope)}; }`;

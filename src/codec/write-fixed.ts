@@ -2,7 +2,7 @@
 import { ScalarType } from "@bufbuild/protobuf";
 import { bytesHooks } from "./bytes-hooks.js";
 import { varint32Length, putVarint32 } from "./utf8.js";
-import { delimitedLength, putRaw, putSpan, putTag, split64, splitUnsigned64, toDouble, toFloat, toInt32, toUint32, W } from "./write.js";
+import { delimitedLength, putRaw, readableList, putSpan, putTag, split64, splitUnsigned64, toDouble, toFloat, toInt32, toUint32, W } from "./write.js";
 
 export function fixedListSize(list: ArrayLike<unknown>, tag: number, width: number): number {
   return list.length === 0 ? 0 : varint32Length(tag) + delimitedLength(list.length * width);
@@ -50,6 +50,7 @@ export function putPackedFixed(b: Uint8Array, p: number, limit: number, list: Ar
   const byteLength = list.length * width;
   let bytes = list instanceof fixedArrayOf(type)! ? new Uint8Array((list).buffer, (list).byteOffset, byteLength) : undefined;
   if (W.noting && bytes !== undefined) bytes = bytesHooks.note(bytes);
+  if (bytes === undefined && W.noting) list = readableList(list);
   if (byteLength >= W.spanBytesMin) return putSpan(b, p, limit, bytes ?? packedBytes(list, type, width, label));
   if (p + varint32Length(byteLength) + byteLength > limit) return -1;
   p = putVarint32(b, p, byteLength);

@@ -361,6 +361,16 @@ export function putBytes(b: Uint8Array, p: number, limit: number, value: unknown
   return p + n;
 }
 
+/** While noting: a list to be read element by element. */
+export function readableList(list: ArrayLike<unknown>): ArrayLike<unknown> {
+  if (!ArrayBuffer.isView(list) || list.byteLength === 0) return list;
+  const bytes = new Uint8Array(list.buffer, list.byteOffset, list.byteLength);
+  const read = bytesHooks.readable(bytes);
+  if (read === bytes) return list;
+  const ArrayType = list.constructor as new (buffer: ArrayBufferLike, byteOffset: number, length: number) => ArrayLike<unknown>;
+  return new ArrayType(read.buffer, read.byteOffset, (list as ArrayLike<unknown>).length);
+}
+
 /** Copies bytes for which there is room. */
 export function putRaw(b: Uint8Array, p: number, bytes: Uint8Array): void {
   const n = bytes.length;

@@ -1,10 +1,24 @@
 /** `mapFile`: files as payloads. */
-import type { FileHandle } from "node:fs/promises";
-import { open } from "node:fs/promises";
+import { close, closeSync, constants, fstat, open, read } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { MappedFile } from "../memory/mapped-file.js";
+import { collectFiles, MappedFile, tooManyFiles } from "../memory/mapped-file.js";
 import { loadAddon } from "../os/addon.js";
 import { PAYLOAD_BYTES_MAX } from "../wire/frame.js";
+
+// Numbers and not handles: a handle cannot be let go of without closing it.
+const openFile = promisify(open);
+const closeFile = promisify(close);
+const statFile = promisify(fstat);
+const readFile = promisify(read);
+
+/** Opening a pipe would wait for its other end. */
+const OPEN_FLAGS = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
+
+/** How often, and how long apart, opening is tried while there are no descriptors to be had. */
+const OPEN_TRIES_MAX = 50;
+const OPEN_AGAIN_MS = 20;
 
 export interface MapFileOptions {
   /** Where in the file to start, in bytes; 0 by default. */
@@ -28,13 +42,13 @@ export interface MapFileOptions {
  */
 export async function mapFile(path: string, options: MapFileOptions = {}): Promise<Uint8Array> {
   const fail = (text: string, code: Code, cause?: unknown) => new ConnectError(`map ${path}: ${text}`, code, undefined, undefined, cause);
-  const handle = await open(path, "r").catch((error: NodeJS.ErrnoException) => {
-    const code = { ENOENT: Code.NotFound, ENOTDIR: Code.NotFound, EACCES: Code.PermissionDenied, EPERM: Code.PermissionDenied }[error.code ?? ""];
+  const descriptor = await openToRead(path).catch((error: NodeJS.ErrnoException) => {
+    const code = { ENOENT: Code.NotFound, ENOTDIR: Code.NotFound, EACCES: Code.PermissionDenied, EPERM: Code.PermissionDenied, EMFILE: Code.ResourceExhausted, ENFILE: Code.ResourceExhausted }[error.code ?? ""];
     throw fail(error.message, code ?? Code.Unavailable, error);
   });
   let mapped = false;
   try {
-    const found = await handle.stat();
+    const found = await statFile(descriptor);
     if (!found.isFile()) throw fail("this is not a regular file", Code.InvalidArgument);
     const { offset = 0, length = found.size - offset } = options;
     for (const [name, value] of Object.entries({ offset, length })) {
@@ -44,26 +58,37 @@ export async function mapFile(path: string, options: MapFileOptions = {}): Promi
     if (length > PAYLOAD_BYTES_MAX) throw fail(`${length} bytes are more than the limit of ${PAYLOAD_BYTES_MAX} (2 GiB − 64 KiB); map parts of it`, Code.ResourceExhausted);
     const { addon } = loadAddon();
     if (length === 0) return new Uint8Array(0);
-    if (addon === undefined) return await readAll(handle, offset, length, fail);
-    const descriptor = addon.duplicateDescriptor(handle.fd);
-    try {
-      const bytes = MappedFile.of(addon.mapPrivate(descriptor, offset, length), path, offset, descriptor, (each) => addon.closeDescriptor(each));
-      mapped = true;
-      return bytes;
-    } finally {
-      if (!mapped) addon.closeDescriptor(descriptor);
-    }
+    if (addon === undefined) return await readAll(descriptor, offset, length, fail);
+    // Closed as it was opened: Node keeps account of a worker's.
+    const bytes = MappedFile.of(addon.mapPrivate(descriptor, offset, length), path, offset, descriptor, closeSync);
+    mapped = true;
+    return bytes;
   } catch (error) {
     throw error instanceof ConnectError ? error : fail(error instanceof Error ? error.message : String(error), Code.Unavailable, error);
   } finally {
-    await handle.close();
+    if (!mapped) await closeFile(descriptor);
   }
 }
 
-async function readAll(handle: FileHandle, offset: number, length: number, fail: (text: string, code: Code) => ConnectError): Promise<Uint8Array> {
+/** Mappings that nobody refers to any more hold descriptors: when there are many, or no more to be had, garbage is collected. */
+async function openToRead(path: string): Promise<number> {
+  if (tooManyFiles()) await collectFiles();
+  for (let tries = 1; ; tries++) {
+    try {
+      return await openFile(path, OPEN_FLAGS);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if ((code !== "EMFILE" && code !== "ENFILE") || tries === OPEN_TRIES_MAX) throw error;
+      // Garbage is collected now and then only.
+      if (!(await collectFiles())) await sleep(OPEN_AGAIN_MS);
+    }
+  }
+}
+
+async function readAll(descriptor: number, offset: number, length: number, fail: (text: string, code: Code) => ConnectError): Promise<Uint8Array> {
   const bytes = new Uint8Array(length);
   for (let at = 0; at < length; ) {
-    const { bytesRead } = await handle.read(bytes, at, length - at, offset + at);
+    const { bytesRead } = await readFile(descriptor, bytes, at, length - at, offset + at);
     if (bytesRead === 0) throw fail(`the file has become shorter than ${offset + length} bytes`, Code.DataLoss);
     at += bytesRead;
   }

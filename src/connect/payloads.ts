@@ -7,6 +7,7 @@ import { holdingOf, isPoisoned, leaseHandleOf, retainBytes } from "../memory/lea
 import { Loan } from "../memory/loan.js";
 import { MappedFile } from "../memory/mapped-file.js";
 import { originOf } from "../memory/origin.js";
+import { Region } from "../memory/region.js";
 import { onAbortOf } from "../rpc/abort.js";
 import { CallContext } from "../rpc/context.js";
 import { TIMER_MS_MAX } from "../rpc/deadline.js";
@@ -99,11 +100,12 @@ class LoanWait {
 }
 
 /**
- * Gives back what a received message has leased (its large values), or a loan that is not to be sent; closes a mapped file. All views on these bytes are
+ * Gives back what a received message has leased (its large values), or a loan that is not to be sent; closes a mapped file, and ends a region (what was sent of it stays with
+ * whoever has it). All views on these bytes are
  * empty from now on; small values of the message were copied and stay. Nothing happens for what has no lease, or none any more.
  *
  * No operation in the background (of `zlib`, `fs`, another call) may still be using the bytes.
- * @param target a message that a call delivered (not one nested in it), or bytes: leased ones, or a loan
+ * @param target a message that a call delivered (not one nested in it), or bytes: leased ones, a loan, a mapped file, a region
  */
 export function release(target: Message | Uint8Array): void {
   const why = "it was released";
@@ -119,6 +121,7 @@ export function release(target: Message | Uint8Array): void {
     if (target.buffer.byteLength > 0) moveBuffer(target.buffer as ArrayBuffer);
     return;
   }
+  if (origin instanceof Region) return origin.giveBack(target.buffer as ArrayBuffer, why);
   const handle = leaseHandleOf(target);
   handle?.lease.end(handle.buffer, why);
 }

@@ -5,7 +5,7 @@
  * LEASE-1  A block goes back once for each time it came, after its ArrayBuffer was detached or is garbage, and after all that was to be
  *          copied out of it is.
  */
-import type { BlockUser, BlockView, BlockViews } from "./block-views.js";
+import type { BlockUser, BlockView } from "./block-views.js";
 import { moveBuffer } from "./block-views.js";
 import type { Origin } from "./origin.js";
 import { originOf, perishable, setOrigin } from "./origin.js";
@@ -30,9 +30,15 @@ export function isScoped(lifetime: LeaseLifetime): boolean {
   return lifetime === "scoped" || lifetime === "strict";
 }
 
+/** What makes the ArrayBuffers of leases: as `BlockViews` does. */
+export interface LeaseViews {
+  open(unit: number, offset: number, byteLength: number, user: BlockUser): ArrayBuffer;
+  detach(buffer: ArrayBuffer, user: BlockUser): boolean;
+}
+
 /** Where leased blocks go back to. */
 export interface LeaseHome {
-  readonly views: BlockViews;
+  readonly views: LeaseViews;
   /** @param wasReturned the block was named in a message to its owner meanwhile, which has to arrive before this does */
   giveBack(lease: Lease, wasReturned: boolean): void;
 }

@@ -5,11 +5,32 @@
  *         read through the descriptor, and a file that is shorter than it was is an error.
  */
 import { read, readSync } from "node:fs";
+import { collectSoon } from "./collect.js";
 import type { Origin } from "./origin.js";
 import { perishable, setOrigin } from "./origin.js";
 
 /** Bytes that one read takes at most, so that giving up is prompt. */
 const READ_BYTES_MAX = 1 << 20;
+
+/** Open files of mappings after which it is looked whether garbage holds them: little memory, so that V8 sees no reason to. */
+const FILES_MAX_AT_FIRST = 256;
+
+let files = 0;
+let filesMax = FILES_MAX_AT_FIRST;
+
+export function tooManyFiles(): boolean {
+  return files >= filesMax;
+}
+
+/** Collects garbage, which may hold open files. False if that was done a moment ago. */
+export async function collectFiles(): Promise<boolean> {
+  const isDone = collectSoon();
+  // What was found is told in a later turn, at most a few turns later.
+  for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve));
+  // Those that are left are in use: the next look is worth it when there are as many more. If it was too early to look, soon again.
+  filesMax = isDone ? Math.max(FILES_MAX_AT_FIRST, files * 2) : files + FILES_MAX_AT_FIRST / 8;
+  return isDone;
+}
 
 /** The descriptor's owner. It must not refer to the ArrayBuffer. */
 class Descriptor {
@@ -22,9 +43,10 @@ class Descriptor {
     this.descriptor = descriptor;
     this.close = close;
     perishable.count++;
+    files++;
   }
 
-  /** A read in flight keeps it open. */
+  /** A read in flight, or to come, keeps it open: the number of one that is closed is soon another file's. */
   use(): number {
     this.reads++;
     return this.descriptor;
@@ -43,7 +65,9 @@ class Descriptor {
   }
 
   private closeIfDone(): void {
-    if (this.dropped && this.reads === 0) this.close(this.descriptor);
+    if (!this.dropped || this.reads > 0) return;
+    files--;
+    this.close(this.descriptor);
   }
 }
 
@@ -75,6 +99,15 @@ export class MappedFile implements Origin {
   release(why: string): void {
     this.gone = why;
     this.descriptor.drop();
+  }
+
+  /** A message is going to read it: until `letGo`, `release` does not close it. */
+  hold(): void {
+    this.descriptor.use();
+  }
+
+  letGo(): void {
+    this.descriptor.unuse();
   }
 
   /** The bytes of a small part of the file as it is now. @throws Error if the file is too short, or cannot be read */

@@ -142,6 +142,11 @@ export interface OwnMemory {
 
 let sharedBudget: CommitBudget | undefined;
 
+/** What this process may commit, over all connections and regions. */
+export function commitBudget(): CommitBudget {
+  return (sharedBudget ??= createCommitBudget(memoryLimitBytes()));
+}
+
 /** @throws SystemError when the kernel refuses memory, descriptors or mappings; nothing is left open then */
 export function createOwnMemory(addon: Addon, geometry: RingGeometry & ArenaGeometry): OwnMemory {
   /** The ring's, then the arena's. */
@@ -206,7 +211,6 @@ export function joinMemory(addon: Addon, own: OwnMemory, peerDescriptors: readon
     readArenaHeader(peekHeader(addon, arenaDescriptor), arenaSize);
     peerArena = new ArenaMapping(addon, arenaDescriptor, arenaSize, leasing);
     listenToFreedViews(addon);
-    sharedBudget ??= createCommitBudget(memoryLimitBytes());
     // The arena's is needed again when more of it is mapped.
     for (const descriptor of open.splice(0, 1)) addon.closeDescriptor(descriptor);
     return {
@@ -221,7 +225,7 @@ export function joinMemory(addon: Addon, own: OwnMemory, peerDescriptors: readon
       peerRing,
       peerArena,
       peerGeometry,
-      budget: sharedBudget,
+      budget: commitBudget(),
       leasable: leasing,
       close,
     };

@@ -10,7 +10,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
-import { Payload, WAITS_FOR_FILE } from "../carrier/payload.js";
+import { Payload, WAITS_FOR_FILE, WAITS_FOR_SOCKET } from "../carrier/payload.js";
 import { bytesHooks } from "../codec/bytes-hooks.js";
 import type { Rope } from "../codec/rope.js";
 import { Loan } from "../memory/loan.js";
@@ -70,6 +70,8 @@ export class Outbox {
   private ringIsFull = false;
   /** Large messages under way; the first is next. */
   private readonly bulks: Bulk[] = [];
+  /** How many of them wait for a file or for the control socket, if all do. */
+  private reading = 0;
 
   /** @param onFailed told when a message that was kept cannot be sent after all; `wasStarted`: the peer has a part of it, and was told */
   constructor(carrier: Carrier, onFailed: (streamId: number, error: ConnectError, wasStarted: boolean) => void) {
@@ -174,7 +176,8 @@ export class Outbox {
 
   /** Tells the carrier what this side waits for. */
   private declare(): void {
-    this.carrier.await(this.ringIsFull, this.bulks.length > 0);
+    // Who waits for a file only is not helped by memory.
+    this.carrier.await(this.ringIsFull, this.bulks.length > this.reading);
   }
 
   /** Writes one frame with a whole small message, or starts a large one. False if the ring has no room for it. */
@@ -279,6 +282,7 @@ export class Outbox {
   private pumpBulks(): boolean {
     let moved = 0;
     let reading = 0;
+    this.reading = 0;
     while (this.bulks.length > 0 && moved < PUMP_BYTES && !this.carrier.closed) {
       const bulk = this.bulks.shift()!;
       let step: number;
@@ -291,7 +295,10 @@ export class Outbox {
       if (step === WAITS_FOR_FILE) {
         // Others get their turn; when the read is done there will be room.
         this.bulks.push(bulk);
-        if (++reading >= this.bulks.length) break;
+        if (++reading >= this.bulks.length) {
+          this.reading = reading;
+          break;
+        }
         continue;
       }
       reading = 0;
@@ -362,6 +369,7 @@ export class Outbox {
     const body = table + payload.tableBytes;
     let pieceLength = isWhole ? inline.byteLength : Math.min(carrier.pieceBytesMax, inline.byteLength);
     if (carrier.freeBytes() < body - start + (isWhole ? pieceLength : BLOCK_REFERENCE_BYTES)) return this.noRoom();
+    if (!payload.sendDescriptors()) return WAITS_FOR_SOCKET;
     let bodyLength = isWhole ? RING_PIECE : carrier.placePiece(inline, pieceLength, body);
     if (bodyLength === -1) return -1;
     const inRing = bodyLength === RING_PIECE;
@@ -435,6 +443,11 @@ bytesHooks.note = (bytes) => {
   // FILE-1: it would be read where it is mapped. A larger one is not copied here.
   if (origin instanceof MappedFile && bytes.length <= INLINE_BYTES_MAX) return origin.readNow(bytes.byteOffset, bytes.length);
   return bytes;
+};
+
+bytesHooks.readable = (bytes) => {
+  const origin = originOf(bytes);
+  return origin instanceof MappedFile ? origin.readNow(bytes.byteOffset, bytes.length) : bytes;
 };
 
 /** Returns what is noted for the encoding around this one: a getter of a message may send one of its own. */

@@ -62,6 +62,8 @@ export const KIND = {
   release: 12,
   /** The sender has waited for blocks to come back: leases of which only garbage is left may be collected. */
   starved: 13,
+  /** No frame names, or will name, the descriptor whose number is `argument`: its message was given up. */
+  dropRegion: 14,
 } as const;
 
 export const FLAG = {

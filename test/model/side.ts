@@ -67,7 +67,7 @@ export class Side {
     this.copies = copies;
     this.port = port;
     this.received = new Received(scenario.sends[1 - side].flat());
-    const line = { ring: () => (port.ring(), true), keepAlive: () => undefined, close: () => undefined };
+    const line = { ring: () => (port.ring(), true), keepAlive: () => undefined, close: () => undefined, addon: undefined as never, sendDescriptor: () => false, fetch: () => false };
     this.carrier = new ModelCarrier(memoryOf(scenario, copies), line, 0, true, this.words());
     const inner = this.carrier as unknown as CarrierParts;
     // No outcome may rest on a timer.
