@@ -20,6 +20,7 @@ const LEFT_OUT: Record<string, string> = {
   "loan-edges.test.js": "is about blocks of shared memory; loans on the heap are in loan-basics.test.ts",
   "demo.test.js": "the demo compares with shared memory",
   "hostile-clients.test.js": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
+  "hostile-regions.test.js": "lies about shared memory",
   "hostile-servers.test.js": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
   "over-sockets.test.js": "this suite",
 };

@@ -52,7 +52,7 @@ for (const place of PLACES) {
           const part = bytes.subarray(byteLength >> 3, byteLength - (byteLength >> 3));
           assert.equal(Buffer.compare((await client.echo({ data: part })).data, part), 0);
           release(bytes);
-          assert.equal(bytes.length, 0);
+          if (onlyWithAddon === false) assert.equal(bytes.length, 0);
         }
       }
     });
