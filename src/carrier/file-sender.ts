@@ -82,7 +82,10 @@ export class FileSender {
           this.watch = addon.watchWritable(this.descriptor!, () => this.goOn());
           return "waits";
         }
-        if (sent === 0) return this.tooShort(file);
+        if (sent === 0) {
+          failTooShort(file);
+          return this.zeros(file);
+        }
         file.sentBytes += sent;
       }
       return "sent";
@@ -101,7 +104,7 @@ export class FileSender {
     range.file.through(range.byteOffset + file.sentBytes, (descriptor, offset) =>
       read(descriptor, copy, 0, length, offset, (error, got) => {
         if (error !== null) file.source.failure = error;
-        else if (got === 0) this.tooShort(file);
+        else if (got === 0) failTooShort(file);
         else this.copiedBytes = got;
         this.goOn();
       }),
@@ -114,12 +117,6 @@ export class FileSender {
     file.sentBytes += this.copiedBytes;
     this.copiedBytes = 0;
     return [bytes];
-  }
-
-  private tooShort(file: FileOnItsWay): readonly Uint8Array[] {
-    const { byteOffset, length, file: mapped } = file.range;
-    file.source.failure = mapped.tooShort(byteOffset + file.sentBytes, byteOffset + length);
-    return this.zeros(file);
   }
 
   /** SENDFILE-2 */
@@ -144,4 +141,9 @@ export class FileSender {
     if (this.watch !== undefined) this.addon!.closeWatch(this.watch);
     if (this.descriptor !== undefined && this.descriptor >= 0) this.addon!.closeDescriptor(this.descriptor);
   }
+}
+
+function failTooShort({ range, source, sentBytes }: FileOnItsWay): void {
+  const { byteOffset, length, file } = range;
+  source.failure = file.tooShort(byteOffset + sentBytes, byteOffset + length);
 }

@@ -211,8 +211,9 @@ export class SocketOutlet {
   private handOnFile(batch: Batch, file: QueuedFile): boolean {
     const before = file.sentBytes;
     const next = this.fileSender.send(file);
-    if (typeof next !== "string") return this.write(batch, next, file.sentBytes - before);
-    batch.bytesLeft -= file.sentBytes - before;
+    const written = typeof next === "string" ? 0 : next.reduce((sum, { length }) => sum + length, 0);
+    batch.bytesLeft -= file.sentBytes - before - written;
+    if (typeof next !== "string") return this.write(batch, next, written);
     if (next === "waits") return false;
     file.source.filesUnderWay--;
     batch.next++;
