@@ -1,5 +1,5 @@
 /**
- * Leases: what a receiver has of blocks that the peer sent it. A lease ends when nothing here can reach the block any more, and then
+ * Leases: what a receiver has of blocks that the peer sent it, or of memory of its own that a message was received into. A lease ends when nothing here can reach the block any more, and then
  * the block goes back.
  *
  * LEASE-1  A block goes back once for each time it came, after its ArrayBuffer was detached or is garbage, and after all that was to be

@@ -1,4 +1,9 @@
-/** A large message on its way: parts that, joined up, are the message, and how far they are taken. */
+/**
+ * A large message on its way: parts that, joined up, are the message, and how far they are taken.
+ *
+ * PARTS-1  A file may turn out to be shorter when its bytes have been announced. So no message ends with a file's bytes, and its last piece has none of them: it is
+ *          taken only when all of them were sent, and without it the receiver has no message.
+ */
 import type { MappedFile } from "../memory/mapped-file.js";
 import { assertOwn } from "../memory/violation.js";
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import type { TestContext } from "node:test";
-import { createClient } from "@connectrpc/connect";
+import { Code, createClient } from "@connectrpc/connect";
 import type { ConnectRouter, Transport } from "@connectrpc/connect";
 import type { LeaseLifetime } from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport, release, retain } from "../../src/index.js";
@@ -10,6 +10,8 @@ import { collectSoon, collectYoung } from "../../src/memory/collect.js";
 import { randomOf } from "../../src/memory/random.test.util.js";
 import { TestService } from "../proto/test_pb.js";
 import { patternBytes } from "../support/checksum.js";
+import { FLAG, KIND } from "../../src/wire/frame.js";
+import { frameBytes, methodFrame, StreamPeer } from "../support/stream-peer.js";
 import { tempSocket } from "../support/temp.js";
 import { waitUntil } from "../support/waiting.js";
 
@@ -149,4 +151,25 @@ test("small values of a large message are copies, which stay", async (context) =
   release(reply);
   assert.equal(reply.data.length, 0);
   assert.equal(reply.number, 1n);
+});
+
+test("the rest of a request that was given up is not read into another's memory", async (context) => {
+  const { path, kept } = await serveKeeping(context, "collected");
+  const { client } = connect(context, path, "collected");
+  const byteLength = 600_000;
+  await client.echo({ data: patternBytes(byteLength, 1), number: 1n });
+  const peer = await StreamPeer.open(context, path);
+  const flags = FLAG.endStream | FLAG.follows;
+  peer.socket.write(methodFrame(0, "Echo"));
+  // Its time runs out while half of it is there.
+  peer.socket.write(frameBytes({ kind: KIND.request, flags, streamId: 0x10001, argument: 30, messageLength: byteLength, pieceLength: byteLength }));
+  peer.socket.write(Buffer.alloc(byteLength / 2, 0xaa));
+  assert.equal((await peer.frame()).frame.code, Code.DeadlineExceeded);
+  for (let i = 0; i < 5; i++) await client.echo({ data: patternBytes(byteLength - 100, 3), number: 3n });
+  assert.equal(kept.length, 5);
+  const answered = peer.bytes.length;
+  peer.socket.write(Buffer.alloc(byteLength / 2, 0xaa));
+  peer.socket.write(frameBytes({ kind: KIND.ping }));
+  await waitUntil("the rest to be read", () => peer.bytes.length > answered);
+  for (const { data } of kept) assert.equal(Buffer.compare(data, patternBytes(byteLength - 100, 3)), 0);
 });
