@@ -7,6 +7,7 @@ import type { ConnectRouter, Transport } from "@connectrpc/connect";
 import type { LeaseLifetime } from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport, release, retain } from "../../src/index.js";
 import { collectSoon, collectYoung } from "../../src/memory/collect.js";
+import { transferBuffer } from "../../src/memory/transfer.js";
 import { randomOf } from "../../src/memory/random.test.util.js";
 import { TestService } from "../proto/test_pb.js";
 import { patternBytes } from "../support/checksum.js";
@@ -74,7 +75,8 @@ for (const leases of LIFETIMES) {
               release(reply);
             } else if (what === 2) {
               // Moved away by its user: nobody else may come to have the memory meanwhile.
-              const moved = structuredClone(reply.data.buffer, { transfer: reply.data.byteOffset === 0 && leases !== "strict" ? [reply.data.buffer as ArrayBuffer] : [] });
+              const whole = reply.data.byteOffset === 0 && reply.data.buffer.byteLength === length && leases !== "strict";
+              const moved = (whole ? transferBuffer(reply.data.buffer as ArrayBuffer) : undefined) ?? new ArrayBuffer(0);
               if (moved.byteLength === length) mine.push({ data: new Uint8Array(moved), seed: own });
             }
           }),
