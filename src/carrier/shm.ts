@@ -16,6 +16,7 @@ import { RING_DATA_OFFSET } from "../memory/layout.js";
 import type { LeaseHandle, LeaseLifetime } from "../memory/lease.js";
 import { RingReader, RingWriter } from "../memory/ring.js";
 import type { ConnectionMemory } from "../memory/segment.js";
+import { Receiving } from "../memory/receive-memory.js";
 import { Violation } from "../memory/violation.js";
 import type { WordAccess } from "../memory/words.js";
 import { BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, KIND, packKindFlagsCode, readUint32, SPAN, SPANS_MAX, writeUint32 } from "../wire/frame.js";
@@ -133,7 +134,7 @@ export class ShmCarrier implements Carrier, Pollable {
     this.memoryBlocks.regions = this.regions;
     this.blocks = spans ? this.memoryBlocks : undefined;
     this.intake = new Intake(peerRing, memory.peerArena, spans);
-    this.spanSource = { takeSpan: (index, lifetime, taker, handles) => this.takeSpan(index, lifetime, taker, handles) };
+    this.spanSource = { receiving: new Receiving(), takeSpan: (index, lifetime, taker, handles) => this.takeSpan(index, lifetime, taker, handles) };
   }
 
   start(receiver: FrameReceiver, servesPeer: boolean): void {

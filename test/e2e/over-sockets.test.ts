@@ -18,6 +18,7 @@ const LEFT_OUT: Record<string, string> = {
   "lease-basics.test.js": "leases are blocks of shared memory",
   "lease-edges.test.js": "leases are blocks of shared memory",
   "loan-edges.test.js": "is about blocks of shared memory; loans on the heap are in loan-basics.test.ts",
+  "files-sockets.test.js": "files are sent as files with the addon only",
   "demo.test.js": "the demo compares with shared memory",
   "hostile-clients.test.js": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
   "hostile-regions.test.js": "lies about shared memory",
