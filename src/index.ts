@@ -1,6 +1,7 @@
 /** Isthmus: Connect's clients and handlers between processes on one machine, over shared memory. */
 export { createIsthmusServer } from "./connect/server.js";
 export type { IsthmusServer, IsthmusServerOptions, ListeningAt, ServerStats } from "./connect/server.js";
+export type { IsthmusWorkerServerOptions, RoutesModuleOptions, WorkersOptions, WorkerStats } from "./connect/workers.js";
 export { createIsthmusTransport } from "./connect/transport.js";
 export type { ConnectionState, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./connect/transport.js";
 export type { CommonOptions } from "./connect/options.js";
