@@ -32,6 +32,7 @@ export function lostConnection(name: string, error: unknown, isConnected: boolea
   const found = codesOf(error);
   const isReset = error.code === Code.Canceled && /^http\/2 stream closed with error code/.test(error.rawMessage);
   const isSocket = ["ECONNRESET", "EPIPE", "ETIMEDOUT", "ERR_HTTP2_SESSION_ERROR", "ERR_STREAM_PREMATURE_CLOSE", "ERR_HTTP2_STREAM_CANCEL"].some((code) => found.has(code));
+  if (found.has("ERR_HTTP2_ERROR")) return new ConnectError(`connection to ${name} lost: ${error.rawMessage}; does the server there speak HTTP/2?`, Code.Unavailable, undefined, undefined, error);
   if (!isSocket && (!isReset || isConnected)) return error;
   return new ConnectError(`connection to ${name} lost: ${error.rawMessage}`, Code.Unavailable, undefined, undefined, error);
 }

@@ -11,6 +11,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Compression } from "@connectrpc/connect/protocol";
 import type { Http2SessionManager } from "@connectrpc/connect-node";
 import type { ClientSessionOptions, SecureClientSessionOptions } from "node:http2";
+import { connect } from "node:http2";
 import type { HttpAddress } from "../carrier/address.js";
 import { formatAddress } from "../carrier/address.js";
 import { inRootContext } from "../carrier/root-context.js";
@@ -159,12 +160,20 @@ export class HttpTransport implements AddressedTransport {
     }
   }
 
-  /** Makes the connection, if there is none. @throws ConnectError that names the address */
-  async connectNow(signal?: AbortSignal): Promise<void> {
+  /**
+   * Makes the connection, if there is none, once the server has shown that it is alive and speaks HTTP/2.
+   * SUBTLE: Node's session is connected when its socket is, and the kernel accepts for a server that hangs.
+   * @throws ConnectError that names the address
+   */
+  connectNow(signal?: AbortSignal): Promise<void> {
+    return this.ensureConnection(true, signal);
+  }
+
+  private async ensureConnection(greeted: boolean, signal: AbortSignal | undefined): Promise<void> {
     const { manager } = this.loaded ?? (await this.loading);
     if (this.closedBecause !== undefined) throw this.closedBecause;
     if (this.isReady()) return;
-    this.connecting ??= inRootContext(() => this.makeConnection(manager)).finally(() => {
+    this.connecting ??= inRootContext(() => this.makeConnection(manager, greeted)).finally(() => {
       this.connecting = undefined;
     });
     await orAborted(this.connecting, signal);
@@ -202,10 +211,20 @@ export class HttpTransport implements AddressedTransport {
     return call;
   }
 
-  private async makeConnection(manager: Http2SessionManager): Promise<void> {
+  private async makeConnection(manager: Http2SessionManager, greeted: boolean): Promise<void> {
     const timeoutMs = handshakeTimeoutOf(this.options);
-    const timer = setTimeout(() => manager.abort(new ConnectError(`no connection within ${timeoutMs} ms; is the host there, and is nothing in between that drops packets?`, Code.Unavailable)), timeoutMs);
+    const giveUp = new AbortController();
+    const timer = setTimeout(() => {
+      const late = new ConnectError(`no connection within ${timeoutMs} ms; is the server alive, and is nothing in between that drops packets?`, Code.Unavailable);
+      giveUp.abort(late);
+      manager.abort(late);
+    }, timeoutMs);
     try {
+      if (greeted) {
+        await greeting(this.name, this.options.nodeOptions, giveUp.signal).catch((error: unknown) => {
+          throw connectionFailure(this.name, error);
+        });
+      }
       if ((await manager.connect()) === "error") throw connectionFailure(this.name, manager.error());
       this.connections++;
     } finally {
@@ -216,7 +235,7 @@ export class HttpTransport implements AddressedTransport {
   /** Right before the call is sent: all interceptors of the user's have run. */
   private readonly innermost: Interceptor = (next) => async (request) => {
     const { signal, method } = request;
-    await this.connectNow(signal);
+    await this.ensureConnection(false, signal);
     const why = `it was sent with the call ${methodPath(method)}`;
     try {
       if (request.stream) {
@@ -283,6 +302,24 @@ class HttpCall {
       if (!finished) this.abort(new ConnectError("the client stopped reading", Code.Canceled));
       this.end();
     }
+  }
+}
+
+/** Waits for a server's first words on a connection of its own, since the one that calls take belongs to Connect. */
+async function greeting(url: string, options: HttpTransportOptions["nodeOptions"], giveUp: AbortSignal): Promise<void> {
+  const session = connect(url, options);
+  const onAbort = () => session.destroy(giveUp.reason as ConnectError);
+  giveUp.addEventListener("abort", onAbort, { once: true });
+  try {
+    await new Promise<void>((resolve, reject) => {
+      session.once("remoteSettings", () => resolve());
+      session.once("error", reject);
+      session.once("close", () => reject(new ConnectError("the server there ended the connection before it said anything", Code.Unavailable)));
+    });
+  } finally {
+    giveUp.removeEventListener("abort", onAbort);
+    session.on("error", () => {});
+    session.destroy();
   }
 }
 
