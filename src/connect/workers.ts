@@ -62,7 +62,7 @@ const LONG_LIFE_MS = 10_000;
 const CLOSE_TIMEOUT_MS_DEFAULT = 10_000;
 /** What a worker that cuts its calls off may need on top. */
 const CLOSE_SLACK_MS = 1000;
-const NO_STATS: ServerStats = { connections: 0, carriers: { shm: 0, socket: 0 }, pendingCalls: 0, refused: 0, violations: 0 };
+const NO_STATS: ServerStats = { connections: 0, carriers: { shm: 0, socket: 0, http: 0 }, pendingCalls: 0, openStreams: 0, refused: 0, violations: 0 };
 
 interface Client {
   readonly id: number;
@@ -131,12 +131,13 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
 
   stats(): ServerStats {
     const { refused, violations } = this.door.stats();
-    const sum = { connections: 0, carriers: { shm: 0, socket: 0 }, pendingCalls: 0, refused: refused + this.past.refused, violations: violations + this.past.violations };
+    const sum = { connections: 0, carriers: { shm: 0, socket: 0, http: 0 }, pendingCalls: 0, openStreams: 0, refused: refused + this.past.refused, violations: violations + this.past.violations };
     for (const { stats } of this.slots) {
       sum.connections += stats.connections;
       sum.carriers.shm += stats.carriers.shm;
       sum.carriers.socket += stats.carriers.socket;
       sum.pendingCalls += stats.pendingCalls;
+      sum.openStreams += stats.openStreams;
       sum.refused += stats.refused;
       sum.violations += stats.violations;
     }
