@@ -107,6 +107,7 @@ export class BlockingDriver implements Driver {
   private look(deadline: number): boolean {
     const { carrier } = this;
     const { patience } = carrier;
+    if (carrier.sharesCore()) return this.giveWay();
     for (let looks = 1; ; looks++) {
       if (carrier.hasWork()) {
         if (looks > LOOKS_PER_CLOCK) patience.work(performance.now());
@@ -117,18 +118,21 @@ export class BlockingDriver implements Driver {
       if (looks === LOOKS_PER_CLOCK) {
         patience.work(now);
         carrier.runsOn(this.addon.currentCpu());
-        if (carrier.sharesCore()) {
-          // The peer cannot answer while we run.
-          this.addon.yieldThread();
-          return carrier.hasWork();
-        }
+        if (carrier.sharesCore()) return this.giveWay();
       }
       if (now >= deadline || !patience.lasts(now)) return false;
     }
   }
 
+  /** The peer cannot answer while we run on its core. True: it has, meanwhile. */
+  private giveWay(): boolean {
+    this.addon.yieldThread();
+    return this.carrier.hasWork();
+  }
+
   private sleep(now: number, deadline: number): void {
     const { carrier } = this;
+    carrier.runsOn(this.addon.currentCpu());
     if (!carrier.tryPark()) return;
     carrier.patience.sleep(now);
     let until = deadline;
