@@ -173,7 +173,7 @@ class BlockingCaller {
   private connected(deadline: number): ClientConnection {
     if (this.closed) throw new ConnectError("the client is closed", Code.Unavailable);
     const { options, link } = this;
-    if (link.connection !== undefined) link.driver!.catchUp(deadline);
+    if (link.connection !== undefined) link.driver!.catchUp();
     if (link.connection?.usable === true) return link.connection;
     const made = connectNow(
       this.addon,
