@@ -5,6 +5,8 @@ export type { IsthmusWorkerServerOptions, RoutesModuleOptions, WorkersOptions, W
 export { createIsthmusTransport } from "./connect/transport.js";
 export type { ConnectionState, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./connect/transport.js";
 export type { HttpTransportOptions } from "./connect/http-transport.js";
+export { createBlockingClient } from "./connect/blocking.js";
+export type { BlockingCallOptions, BlockingClient, BlockingClientOptions } from "./connect/blocking.js";
 export type { CommonOptions } from "./connect/options.js";
 export { mapFile } from "./connect/files.js";
 export type { MapFileOptions } from "./connect/files.js";

@@ -155,7 +155,10 @@ export class Payload implements RegionSender, PartsOwner {
       return;
     }
     if (origin instanceof Region && this.adoptRegion(value, origin)) return;
-    if (origin instanceof MappedFile && byteLength > 0) {
+    if (origin instanceof MappedFile && byteLength > 0 && blocks?.isBlocking === true) {
+      // A read in the background would end in a turn of the loop that does not come.
+      value.bytes = origin.readNow(value.byteOffset, byteLength);
+    } else if (origin instanceof MappedFile && byteLength > 0) {
       origin.hold();
       this.cleanUps.push(() => origin.letGo());
       this.files.push({ value, file: origin, read: undefined, unit: 0 });
