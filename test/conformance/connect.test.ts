@@ -10,12 +10,13 @@ import type { TestContext } from "node:test";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { loadAddon } from "../../src/os/addon.js";
+import type { Carrier } from "./rpc/carriers.js";
 import { run, tally } from "./rpc/run.js";
 import type { Runner } from "./rpc/runner.js";
 import { getRunner } from "./rpc/runner.js";
 import { descriptorSetOf } from "./rpc/schema.js";
 import type { Suite } from "./rpc/suites.js";
-import { forBothSides, inapplicable, oneSided, suitesOf } from "./rpc/suites.js";
+import { forBothSides, httpClientFailures, inapplicable, oneSided, suitesOf } from "./rpc/suites.js";
 
 /** The runner knows HTTP only: this is the one of its protocols that has our own one's errors and trailers. */
 const OWN_CARRIERS = `
@@ -26,6 +27,29 @@ features:
   compressions: [COMPRESSION_IDENTITY]
   supportsTls: false
   supportsConnectGet: false
+`;
+
+/** JSON is left out: the runner's messages have others in them of which JSON gives the names, and our options take no registry to look them up. */
+const HTTP_CLIENT = `
+features:
+  versions: [HTTP_VERSION_2]
+  protocols: [PROTOCOL_GRPC, PROTOCOL_GRPC_WEB, PROTOCOL_CONNECT]
+  codecs: [CODEC_PROTO]
+  compressions: [COMPRESSION_IDENTITY, COMPRESSION_GZIP]
+  supportsTlsClientCerts: true
+  supportsConnectGet: false
+`;
+
+const HTTP_SERVER = `
+features:
+  versions: [HTTP_VERSION_1, HTTP_VERSION_2]
+  protocols: [PROTOCOL_GRPC, PROTOCOL_GRPC_WEB, PROTOCOL_CONNECT]
+  codecs: [CODEC_PROTO]
+  compressions: [COMPRESSION_IDENTITY, COMPRESSION_GZIP]
+  supportsTlsClientCerts: true
+exclude_cases:
+# Node does not read on after a request that is too large, and Go's client then waits for the rest to be taken.
+- {version: HTTP_VERSION_1, use_message_receive_limit: true}
 `;
 
 /** Expects other bytes than it asks for. */
@@ -66,7 +90,7 @@ before(() => {
 after(() => rmSync(folder, { recursive: true, force: true }));
 
 /** Our programs over a carrier. */
-function programs(carrier: string) {
+function programs(carrier: Carrier) {
   const program = (name: string) => [process.execPath, fileURLToPath(new URL(`./rpc/${name}.js`, import.meta.url)), descriptors, carrier];
   return { client: program("client"), server: [...program("server"), folder] };
 }
@@ -79,7 +103,7 @@ function ownSuites(from: Runner): Suite[] {
     .map((suite) => (oneSided.includes(suite.name) ? forBothSides(suite) : suite));
 }
 
-for (const carrier of ["shm", "socket"]) {
+for (const carrier of ["shm", "socket"] as const) {
   test(`client and server pass Connect's conformance suite over ${carrier}`, (context) => {
     if (runner === undefined) return context.skip(missing);
     if (carrier === "shm" && loadAddon().addon === undefined) return context.skip("no addon");
@@ -88,6 +112,19 @@ for (const carrier of ["shm", "socket"]) {
     assert.equal(failed, 0, text);
     assert.equal(cases.length, passed, text);
     for (const { name } of suites) assert.ok(cases.some((one) => one.startsWith(`${name}/`)), `no case of ${name} ran:\n${text}`);
+    report(context, cases);
+  });
+}
+
+for (const [side, config] of [
+  ["client", HTTP_CLIENT],
+  ["server", HTTP_SERVER],
+] as const) {
+  test(`the ${side} passes Connect's conformance suite over HTTP with the suite's own other side`, (context) => {
+    if (runner === undefined) return context.skip(missing);
+    const knownFailures = side === "client" ? httpClientFailures.map(([pattern]) => pattern) : [];
+    const { failed, cases, text } = run(runner, folder, { [side]: programs("http")[side] }, { config, knownFailures });
+    assert.equal(failed, 0, text);
     report(context, cases);
   });
 }

@@ -6,6 +6,8 @@
 import type { IsthmusTransport } from "../../../src/index.js";
 import { createIsthmusTransport } from "../../../src/index.js";
 import { call } from "./call.js";
+import type { Carrier } from "./carriers.js";
+import { transportOptionsFor } from "./carriers.js";
 import { endWithParent, readMessages, writeMessage } from "./delimited.js";
 import type { ClientCompatRequest } from "./schema.js";
 import { Schema } from "./schema.js";
@@ -17,9 +19,11 @@ async function main([descriptorSet, carrier]: readonly string[]): Promise<void> 
   endWithParent();
   const schema = new Schema(descriptorSet);
   const transports = new Map<string, IsthmusTransport>();
-  function transportFor({ host, messageReceiveLimit }: ClientCompatRequest): IsthmusTransport {
-    const key = `${host} ${messageReceiveLimit}`;
-    const transport = transports.get(key) ?? createIsthmusTransport({ address: host, carrier: carrier as "shm" | "socket", readMaxBytes: messageReceiveLimit });
+  /** Calls that ask for the same share it. */
+  function transportFor(request: ClientCompatRequest): IsthmusTransport {
+    const options = transportOptionsFor(carrier as Carrier, request);
+    const key = JSON.stringify(options);
+    const transport = transports.get(key) ?? createIsthmusTransport(options);
     transports.set(key, transport);
     return transport;
   }

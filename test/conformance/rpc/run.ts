@@ -6,7 +6,7 @@ import { join } from "node:path";
 import type { Runner } from "./runner.js";
 import type { Suite } from "./suites.js";
 
-const RUN_MS_MAX = 60_000;
+const RUN_MS_MAX = 120_000;
 
 export interface Programs {
   /** Command lines of what is tested; the runner's own reference takes the place of the one that is missing. */
@@ -54,13 +54,18 @@ export function run(runner: Runner, folder: string, { client, server }: Programs
     killSignal: "SIGKILL",
     maxBuffer: 1 << 26,
   });
+  const named = (pattern: RegExp) => [...stdout.matchAll(pattern)].map(([, name]) => name);
+  const cases = named(/^Received response for "(.+)"\.\.\.$/gm);
   const text = (stdout + stderr).replace(/^(Sending|Received) .*\n/gm, "");
-  if (error !== undefined) throw new Error(`the runner did not get to its end:\n${text}`, { cause: error });
+  if (error !== undefined) {
+    const answered = new Set(cases);
+    const open = named(/^Sending request for "(.+)"\.\.\.$/gm).filter((name) => !answered.has(name));
+    throw new Error(`the runner did not get to its end (${error.message}):\n${text}without answer:\n${open.join("\n")}`);
+  }
   const counts = /^(\d+) passed, (\d+) failed$/m.exec(stdout);
   assert.ok(counts !== null, `the runner gives no result:\n${text}`);
   const [passed, failed] = counts.slice(1).map(Number);
   assert.equal(status, failed === 0 ? 0 : 1, text);
-  const cases = [...stdout.matchAll(/^Received response for "(.+)"\.\.\.$/gm)].map(([, name]) => name);
   return { passed, failed, cases, text };
 }
 

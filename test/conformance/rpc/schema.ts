@@ -22,14 +22,26 @@ export interface RpcError {
   readonly details: readonly Pick<Any, "typeUrl" | "value">[];
 }
 
+interface Credentials {
+  readonly cert: Uint8Array;
+  readonly key: Uint8Array;
+}
+
 export interface ServerCompatRequest {
+  readonly useTls: boolean;
+  readonly serverCreds?: Credentials;
+  readonly clientTlsCert: Uint8Array;
   readonly messageReceiveLimit: number;
 }
 
 export interface ClientCompatRequest {
   readonly testName: string;
+  readonly protocol: number;
+  readonly compression: number;
   readonly host: string;
   readonly port: number;
+  readonly serverTlsCert: Uint8Array;
+  readonly clientTlsCreds?: Credentials;
   readonly messageReceiveLimit: number;
   readonly method?: string;
   readonly streamType: number;

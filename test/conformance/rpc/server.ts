@@ -4,24 +4,27 @@
  *
  *   node server.js <descriptor set> <carrier> <folder for sockets>
  */
-import { join } from "node:path";
 import { createIsthmusServer } from "../../../src/index.js";
+import type { Carrier } from "./carriers.js";
+import { listenOver } from "./carriers.js";
 import { endWithParent, readMessages, writeMessage } from "./delimited.js";
 import type { ServerCompatRequest } from "./schema.js";
 import { Schema } from "./schema.js";
 import { routesOf } from "./service.js";
 
-async function main([descriptorSet, carrier, folder]: readonly string[]): Promise<void> {
+async function main([descriptorSet, name, folder]: readonly string[]): Promise<void> {
   endWithParent();
+  const carrier = name as Carrier;
   const schema = new Schema(descriptorSet);
   for await (const bytes of readMessages()) {
-    const { messageReceiveLimit } = schema.decode<ServerCompatRequest>("ServerCompatRequest", bytes);
-    const server = createIsthmusServer({ routes: routesOf(schema), carrier: carrier as "shm" | "socket", readMaxBytes: messageReceiveLimit });
-    const path = join(folder, `${process.pid}.sock`);
-    await server.listen(path);
+    const request = schema.decode<ServerCompatRequest>("ServerCompatRequest", bytes);
+    const server = createIsthmusServer({
+      routes: routesOf(schema),
+      ...(carrier === "http" ? {} : { carrier }),
+      readMaxBytes: request.messageReceiveLimit,
+    });
     process.once("SIGTERM", () => void server.close({ timeoutMs: 1000 }));
-    // The runner hands the host on as it is, and wants a port.
-    writeMessage(schema.encode("ServerCompatResponse", { host: path, port: 1 }));
+    writeMessage(schema.encode("ServerCompatResponse", await listenOver(carrier, server, request, folder)));
   }
 }
 
