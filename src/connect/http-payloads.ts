@@ -9,13 +9,13 @@
 import type { DescField, DescMessage, Message } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
 import type { Interceptor, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
-import { hasOwn, labelOf } from "../codec/fields.js";
+import { hasOwn, labelOf, setOwn } from "../codec/fields.js";
 import type { FixedArray } from "../codec/packed.js";
 import { requireAttached } from "../codec/write.js";
 import { isFleeting, isPoisoned } from "../memory/lease.js";
 import { Loan } from "../memory/loan.js";
 import { MappedFile } from "../memory/mapped-file.js";
-import { originOf, originsSeen } from "../memory/origin.js";
+import { originOf, originsSeen, perishable } from "../memory/origin.js";
 import { serializeError } from "../rpc/client.js";
 
 type Values = Record<string, unknown>;
@@ -30,6 +30,7 @@ export function ownPayloads<M extends Message>(schema: DescMessage, message: M, 
   if (!originsSeen || !reachesBytes(schema)) return message;
   const walk = new Walk(why, signal);
   try {
+    walk.findLoans(schema, message);
     const owned = walk.message(schema, message) as unknown as M;
     if (walk.reads.length === 0) return owned;
     return Promise.all(walk.reads).then(
@@ -82,17 +83,35 @@ function hasBytes(field: DescField): boolean {
   return field.scalar === ScalarType.BYTES || (field.fieldKind === "list" && FIXED.has(field.scalar));
 }
 
+interface Place {
+  readonly loan: Loan;
+  readonly buffer: ArrayBuffer;
+  readonly byteOffset: number;
+  readonly byteLength: number;
+}
+
 /** One message, with what was taken for it. */
 class Walk {
   readonly reads: Promise<void>[] = [];
   private readonly why: string;
   private readonly signal: AbortSignal;
-  /** Memory of loans that were taken, by what their users see. */
+  /** Memory of loans that were taken, by what their users see, … */
   private readonly taken = new Map<ArrayBufferLike, Uint8Array>();
+  /** … and where in it each value was: taking a loan empties all views on it. */
+  private readonly places = new Map<ArrayBufferView, Place>();
+  private finding = false;
 
   constructor(why: string, signal: AbortSignal) {
     this.why = why;
     this.signal = signal;
+  }
+
+  /** To be called first. */
+  findLoans(desc: DescMessage, message: Values): void {
+    if (perishable.count === 0) return;
+    this.finding = true;
+    this.message(desc, message);
+    this.finding = false;
   }
 
   message(desc: DescMessage, message: Values): Values {
@@ -133,7 +152,7 @@ class Walk {
       let copy: Values | undefined;
       for (const [key, old] of Object.entries(map)) {
         const owned = this.value(field, old);
-        if (owned !== old) (copy ??= { ...map })[key] = owned;
+        if (owned !== old) setOwn((copy ??= { ...map }), key, owned);
       }
       return copy ?? map;
     }
@@ -141,50 +160,53 @@ class Walk {
   }
 
   private value(field: DescField, value: unknown): unknown {
-    if (value instanceof Uint8Array) return this.bytes(field, value);
+    if (value instanceof Uint8Array) return this.bytes(field, value) ?? value;
     if (field.message === undefined || typeof value !== "object" || value === null || !("$typeName" in value)) return value;
     return this.message(field.message, value);
   }
 
   private typedArray(field: DescField, array: FixedArray): FixedArray {
-    if (array.length === 0) {
-      requireAttached(array, labelOf(field));
-      return array;
-    }
-    const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
-    const owned = this.bytes(field, bytes);
-    if (owned === bytes) return array;
-    const aligned = owned.byteOffset % array.BYTES_PER_ELEMENT === 0 ? owned : owned.slice();
+    const width = array.BYTES_PER_ELEMENT;
+    const owned = this.bytes(field, array);
+    if (owned === undefined) return array;
+    const aligned = owned.byteOffset % width === 0 ? owned : owned.slice();
     const ArrayType = array.constructor as new (buffer: ArrayBufferLike, byteOffset: number, length: number) => FixedArray;
-    return new ArrayType(aligned.buffer, aligned.byteOffset, array.length);
+    return new ArrayType(aligned.buffer, aligned.byteOffset, aligned.length / width);
   }
 
-  private bytes(field: DescField, bytes: Uint8Array): Uint8Array {
+  /** What to send instead; undefined: the bytes themselves. */
+  private bytes(field: DescField, bytes: Uint8Array | FixedArray): Uint8Array | undefined {
     // Any use of these says why by itself.
-    if (isPoisoned(bytes)) return bytes.subarray();
-    const before = this.taken.get(bytes.buffer);
-    if (before !== undefined) return before.subarray(bytes.byteOffset, bytes.byteOffset + bytes.byteLength);
+    if (isPoisoned(bytes)) return void bytes.length;
+    const place = this.places.get(bytes);
+    if (place !== undefined) return this.takeLoan(place);
     if (bytes.length === 0) {
       requireAttached(bytes, labelOf(field));
-      return bytes;
+      return undefined;
     }
     const origin = originOf(bytes);
-    if (origin instanceof Loan) return this.loan(origin, bytes);
-    if (origin instanceof MappedFile) return this.file(origin, bytes);
-    return isFleeting(bytes) ? bytes.slice() : bytes;
+    const { buffer, byteOffset, byteLength } = bytes;
+    if (this.finding) {
+      if (origin instanceof Loan) this.places.set(bytes, { loan: origin, buffer: buffer as ArrayBuffer, byteOffset, byteLength });
+      return undefined;
+    }
+    if (origin instanceof MappedFile) return this.readFile(origin, byteOffset, byteLength);
+    return isFleeting(bytes) ? new Uint8Array(buffer, byteOffset, byteLength).slice() : undefined;
   }
 
-  private loan(loan: Loan, bytes: Uint8Array): Uint8Array {
-    const { buffer, byteOffset, byteLength } = bytes;
-    const { bytes: memory, done } = loan.takeToCopy(buffer as ArrayBuffer, this.why);
-    // A block is somebody else's when this returns.
-    const own = loan.home === undefined ? memory : memory.slice();
-    done();
-    this.taken.set(buffer, own);
+  private takeLoan({ loan, buffer, byteOffset, byteLength }: Place): Uint8Array {
+    let own = this.taken.get(buffer);
+    if (own === undefined) {
+      const { bytes, done } = loan.takeToCopy(buffer, this.why);
+      // A block is somebody else's when this returns.
+      own = loan.home === undefined ? bytes : bytes.slice();
+      done();
+      this.taken.set(buffer, own);
+    }
     return own.subarray(byteOffset, byteOffset + byteLength);
   }
 
-  private file(file: MappedFile, { byteOffset, byteLength }: Uint8Array): Uint8Array {
+  private readFile(file: MappedFile, byteOffset: number, byteLength: number): Uint8Array {
     const target = new Uint8Array(byteLength);
     const read = new Promise<void>((resolve, reject) => {
       file.readTo(

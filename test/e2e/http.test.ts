@@ -3,7 +3,6 @@ import { execFileSync } from "node:child_process";
 import { readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer as createHttp1Server } from "node:http";
 import { createServer as createHttp2Server } from "node:http2";
-import type { Server } from "node:net";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { describe, test } from "node:test";
@@ -99,7 +98,7 @@ function itself(client: Client<typeof TestService>): void {
     const waiting = client.wait({ milliseconds: 60_000 }, { signal: abort.signal });
     abort.abort();
     await failure(waiting, Code.Canceled, /abort/);
-    assert.equal((await client.echo({ text: "next" }, { timeoutMs: 2 ** 40 })).text, "next");
+    assert.equal((await client.echo({ text: "next" })).text, "next");
   });
 
   test("many calls at once are answered each with its own", async () => {
@@ -121,7 +120,7 @@ for (const protocol of PROTOCOLS) {
   });
 
   test(`streams of all kinds run over ${protocol}`, async (t) => {
-    const { address } = await serve(t);
+    const { server, address } = await serve(t);
     const { transport } = connectTo(t, address, { protocol });
     const client = createClient(StreamService, transport);
     const counted: bigint[] = [];
@@ -136,8 +135,15 @@ for (const protocol of PROTOCOLS) {
     for await (const { number } of client.chat(items())) back.push(number);
     assert.equal(back.length, 10);
     assert.equal(transport.stats().pendingCalls, 0);
-    for await (const { number } of client.count({ count: 1_000_000n })) if (number === 3n) break;
-    assert.equal(transport.stats().pendingCalls, 0, "a reader that stops ends its call");
+    const abort = new AbortController();
+    await failure(
+      (async () => {
+        for await (const { number } of client.count({ count: 1_000_000n }, { signal: abort.signal })) if (number === 3n) abort.abort();
+      })(),
+      Code.Canceled,
+      /abort/,
+    );
+    await waitUntil("the call to be over at both ends", () => transport.stats().pendingCalls === 0 && server.stats().pendingCalls === 0);
   });
 }
 
@@ -280,7 +286,7 @@ describe("a server on HTTP", () => {
     const key = createContextKey("nothing");
     const seen: unknown[] = [];
     const { address } = await serve(t, {
-      contextValues: (peer) => createContextValues().set(key, `peer: ${String(peer)}`),
+      contextValues: (peer) => createContextValues().set(key, `peer: ${typeof peer}`),
       maxTimeoutMs: 5000,
       interceptors: [
         (next) => (request) => {
@@ -371,7 +377,7 @@ describe("a server on HTTP", () => {
   });
 
   test("runs beside Connect's own server, with the same routes", async (t) => {
-    const existing = await onFreePort(t, createHttp2Server(connectNodeAdapter({ routes: testRoutes })) as unknown as Server);
+    const existing = await onFreePort(t, createHttp2Server(connectNodeAdapter({ routes: testRoutes })));
     const server = createIsthmusServer({ routes: testRoutes });
     t.after(() => server.close({ timeoutMs: 0 }));
     const path = tempSocket(t);
@@ -455,6 +461,12 @@ describe("a client on HTTP", () => {
     await failure(client.echo({}), Code.Unavailable, /the transport is closed/);
     assert.equal(transport.state, "closed");
     await waitUntil("the connection to be gone", () => server.stats().connections === 0);
+  });
+
+  test("takes a deadline that no timer can count for none", async (t) => {
+    const { address } = await serve(t);
+    for (const timeoutMs of [2 ** 40, Infinity, 0]) assert.equal((await connectTo(t, address).client.echo({ text: "late" }, { timeoutMs })).text, "late");
+    await failure(connectTo(t, address, { defaultTimeoutMs: 50 }).client.wait({ milliseconds: 60_000 }), Code.DeadlineExceeded, /timed out/);
   });
 
   test("runs the user's interceptors once, the first outermost, with context values", async (t) => {

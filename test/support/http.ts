@@ -26,7 +26,7 @@ export async function onFreePort(owner: Owner, server: Server): Promise<string> 
 
 /** Connect's own server, as any user has it. */
 export function servePlainConnect(owner: Owner, routes: (router: ConnectRouter) => void): Promise<string> {
-  return onFreePort(owner, createHttp2Server(connectNodeAdapter({ routes })) as unknown as Server);
+  return onFreePort(owner, createHttp2Server(connectNodeAdapter({ routes })));
 }
 
 /** An address where nobody listens. */
