@@ -66,7 +66,8 @@ export class SocketIntake implements StreamReader {
     this.receiver = receiver;
     this.chunk = chunk;
     this.words = new Int32Array(chunk.buffer, chunk.byteOffset, chunk.length >> 2);
-    this.frame = newReceivedFrame(chunk);
+    // SUBTLE: not the Buffer, whose `slice` is a view: what receivers copy out of a frame would be overwritten by later ones.
+    this.frame = newReceivedFrame(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.length));
     this.lastTargetBytes = chunk.length;
   }
 

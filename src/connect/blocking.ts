@@ -11,7 +11,7 @@ import { ClientConnection } from "../rpc/client.js";
 import { boundedTimeout, timedOut } from "../rpc/deadline.js";
 import { METHODS_MAX, SLOTS_MAX } from "../wire/frame.js";
 import type { CallLimits, CommonOptions } from "./options.js";
-import { checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, pollMicrosOf, requireSharedMemory } from "./options.js";
+import { checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, pollMicrosOf, requireSharedMemory, streamWindowOf } from "./options.js";
 import { methodPath } from "./routes.js";
 
 /** As for {@link createIsthmusTransport}, less what a thread that blocks cannot do: interceptors, other carriers, leases. */

@@ -30,11 +30,15 @@ export function connectionFailure(name: string, reason: unknown): ConnectError {
 export function lostConnection(name: string, error: unknown, isConnected: boolean): unknown {
   if (!(error instanceof ConnectError) || error.details.length > 0) return error;
   const found = codesOf(error);
-  const isReset = error.code === Code.Canceled && /^http\/2 stream closed with error code/.test(error.rawMessage);
   const isSocket = ["ECONNRESET", "EPIPE", "ETIMEDOUT", "ERR_HTTP2_SESSION_ERROR", "ERR_STREAM_PREMATURE_CLOSE", "ERR_HTTP2_STREAM_CANCEL"].some((code) => found.has(code));
   if (found.has("ERR_HTTP2_ERROR")) return new ConnectError(`connection to ${name} lost: ${error.rawMessage}; does the server there speak HTTP/2?`, Code.Unavailable, undefined, undefined, error);
-  if (!isSocket && (!isReset || isConnected)) return error;
+  if (!isSocket && (!isReset(error) || isConnected)) return error;
   return new ConnectError(`connection to ${name} lost: ${error.rawMessage}`, Code.Unavailable, undefined, undefined, error);
+}
+
+/** Whether Connect says so of a stream that its server canceled. */
+export function isReset(error: unknown): boolean {
+  return error instanceof ConnectError && error.code === Code.Canceled && /^http\/2 stream closed with error code/.test(error.rawMessage);
 }
 
 /** The codes of an error and of what caused it. */

@@ -234,6 +234,21 @@ export class HttpListener {
       // HTTP-3. What was written is flushed first.
       if (this.closing && left === 0) socket.end();
     });
+    if ("stream" in request) discardRest(request);
     this.handler(request, response);
   }
+}
+
+/**
+ * Once the handler has turned away from a request, for example because a message is too large, what still comes of it is read and dropped. Else
+ * it would fill HTTP/2's window, and a client that reads the answer only after it has written all would wait forever.
+ */
+function discardRest(request: Http2ServerRequest): void {
+  request.once("close", () => {
+    const { stream } = request;
+    if (stream === undefined || stream.destroyed || stream.readableEnded) return;
+    // Node's own listener would stop the stream again.
+    stream.removeAllListeners("data");
+    stream.resume();
+  });
 }

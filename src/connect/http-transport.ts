@@ -6,7 +6,7 @@
  *         sent, and only the former may move on to another address.
  */
 import type { DescMessage, DescMethodStreaming, DescMethodUnary, Message, MessageInitShape } from "@bufbuild/protobuf";
-import type { ContextValues, Interceptor, StreamResponse, Transport, UnaryResponse } from "@connectrpc/connect";
+import type { ContextValues, Interceptor, StreamResponse, Transport, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Compression } from "@connectrpc/connect/protocol";
 import type { Http2SessionManager } from "@connectrpc/connect-node";
@@ -19,7 +19,7 @@ import { onAbortOf } from "../rpc/abort.js";
 import { boundedTimeout } from "../rpc/deadline.js";
 import { abortError } from "../rpc/errors.js";
 import { loadConnectNode } from "./connect-node.js";
-import { connectionFailure, lostConnection } from "./http-errors.js";
+import { connectionFailure, isReset, lostConnection } from "./http-errors.js";
 import { ownPayloads, ownPayloadsOfAll } from "./http-payloads.js";
 import { checkCarrier, checkLimits, given, handshakeTimeoutOf } from "./options.js";
 import { methodPath } from "./routes.js";
@@ -52,9 +52,14 @@ export interface HttpTransportOptions {
 }
 
 const PING_INTERVAL_MS_DEFAULT = 360_000;
+const TIMEOUT_HEADERS = ["grpc-timeout", "connect-timeout-ms"];
+/** How much earlier than ours the server's timer may fire. */
+const DEADLINE_SLACK_MS = 50;
 const PROTOCOLS = ["grpc", "grpc-web", "connect"];
 
 type HeadersInit = NonNullable<ConstructorParameters<typeof Headers>[0]>;
+
+type Sent = Pick<UnaryRequest, "signal" | "header">;
 
 interface Loaded {
   readonly manager: Http2SessionManager;
@@ -240,29 +245,44 @@ export class HttpTransport implements AddressedTransport {
     try {
       if (request.stream) {
         const response = await next({ ...request, message: ownPayloadsOfAll(method.input, request.message, why, signal) });
-        return response.stream ? { ...response, message: this.explaining(response.message, signal) } : response;
+        return response.stream ? { ...response, message: this.explaining(response.message, request) } : response;
       }
       const owned = ownPayloads(method.input, request.message, why, signal);
       return await next(owned === request.message ? request : { ...request, message: await owned });
     } catch (error) {
-      throw await this.explain(error, signal);
+      throw await this.explain(error, request);
     }
   };
 
-  private async *explaining(messages: AsyncIterable<Message>, signal: AbortSignal): AsyncGenerator<Message> {
+  private async *explaining(messages: AsyncIterable<Message>, request: Sent): AsyncGenerator<Message> {
     try {
       yield* messages;
     } catch (error) {
-      throw await this.explain(error, signal);
+      throw await this.explain(error, request);
     }
   }
 
-  private async explain(error: unknown, signal: AbortSignal): Promise<unknown> {
+  private async explain(error: unknown, { signal, header }: Sent): Promise<unknown> {
     if (signal.aborted) return error;
     // The end of a connection is told to its calls first.
     await new Promise((resolve) => setImmediate(resolve));
+    // A server that finds first that the time is up may just cancel. Connect makes the timeout of it once our own timer has fired.
+    if (isReset(error) && TIMEOUT_HEADERS.some((name) => header.has(name))) await abortedWithin(signal, DEADLINE_SLACK_MS);
+    if (signal.aborted) return error;
     return lostConnection(this.name, error, this.isReady());
   }
+}
+
+function abortedWithin(signal: AbortSignal, timeoutMs: number): Promise<void> {
+  return new Promise((resolve) => {
+    const end = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", end);
+      resolve();
+    };
+    const timer = setTimeout(end, timeoutMs);
+    signal.addEventListener("abort", end);
+  });
 }
 
 /** A call's signal: the user's, and the transport's end. */

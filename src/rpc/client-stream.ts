@@ -182,14 +182,20 @@ export class ClientStream implements MessageSource {
   }
 
   onMessage(frame: ReceivedFrame): void {
-    if (this.final !== undefined) {
+    // The answer's only message may come in pieces; pieces of any other message ended with the stream.
+    if (this.final !== undefined && !(this.final.isMessage && this.reader.isAssembling)) {
       if (this.finalAssembly === undefined) throw new Violation("STREAM-8", "a message after the stream's end");
       if (this.finalAssembly.add(frame)) this.onFinalWhole();
       return;
     }
-    const error = this.reader.take(frame);
+    this.onTaken(this.reader.take(frame));
+  }
+
+  /** Goes on after the reader has taken something. @param error why the call fails */
+  private onTaken(error: ConnectError | undefined): void {
     if (error !== undefined) this.giveUp(error);
-    else if (!this.responded) this.respond();
+    else if (this.final === undefined) this.respond();
+    else if (!this.reader.isAssembling) this.finish();
   }
 
   onFilled(): void {
@@ -197,8 +203,7 @@ export class ClientStream implements MessageSource {
       if (this.finalAssembly.filledUp()) this.onFinalWhole();
       return;
     }
-    const error = this.reader.onFilled();
-    if (error !== undefined) this.giveUp(error);
+    this.onTaken(this.reader.onFilled());
   }
 
   /** The server's last word: an `end`, or a `response`, whose message is the only one. */
@@ -211,12 +216,7 @@ export class ClientStream implements MessageSource {
     if (code === 0 && !isMessage && this.reader.isAssembling) throw new Violation("STREAM-9", "a stream ended within a message");
     if (!isMessage && frame.messageLength > (code === 0 ? 0 : STATUS_BYTES_MAX)) throw new Violation("STATUS-1", `a status of ${frame.messageLength} bytes`);
     this.final = { isMessage, isRefusal: frame.kind === KIND.response && code !== 0, code, metadata: takeMetadata(frame), headerLength: frame.argument };
-    if (isMessage) {
-      const error = this.reader.takeOnly(frame);
-      if (error !== undefined) this.giveUp(error);
-      else if (!this.reader.isAssembling) this.finish();
-      return;
-    }
+    if (isMessage) return this.onTaken(this.reader.takeOnly(frame));
     if ((frame.flags & FLAG.more) !== 0 || frame.following) {
       try {
         this.finalAssembly = Assembly.start(frame, undefined, this.method.reception);

@@ -47,6 +47,12 @@ for (const place of PLACES) {
       assert.deepEqual(error.findDetails(EchoRequestSchema), []);
     });
 
+    test("details stay as they came while other messages come", async () => {
+      const error = await failure(here.client.fail({ code: Code.Internal, message: "m", details: ["one", "two"] }), Code.Internal, /m/);
+      for (let i = 0; i < 10; i++) await here.client.echo({ text: "x".repeat(1000) });
+      assert.deepEqual(error.findDetails(EchoReplySchema).map(({ text }) => text), ["one", "two"]);
+    });
+
     test("messages and details of any length arrive", async () => {
       for (const length of [16_300, 16_384, 20_000, 300_000]) {
         const error = await failure(here.client.fail({ code: Code.DataLoss, message: "m".repeat(length) }), Code.DataLoss, /m/);

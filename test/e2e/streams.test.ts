@@ -4,11 +4,13 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { once } from "node:events";
 import { describe, test } from "node:test";
 import { setImmediate as turn, setTimeout as sleep } from "node:timers/promises";
+import { create } from "@bufbuild/protobuf";
+import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import type { HandlerContext, Interceptor } from "@connectrpc/connect";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { collectSoon } from "../../src/memory/collect.js";
 import type { Item } from "../proto/streams_pb.js";
-import { StreamService } from "../proto/streams_pb.js";
+import { StreamService, SumReplySchema } from "../proto/streams_pb.js";
 import { allEnded, collect, items, serveStreams } from "../support/own-streams.js";
 import { suiteOwner } from "../support/temp.js";
 import { PLACES, startServer } from "../support/test-server.js";
@@ -434,4 +436,22 @@ describe("streams and the rest", () => {
       assert.throws(() => createIsthmusTransport({ address: "/tmp/x", streamWindowBytes }), /streamWindowBytes: expected a whole number of 1024 to/);
     }
   });
+});
+
+test("the only answer to a stream may be of any size", async (context) => {
+  const long = new BinaryWriter().bytes(new Uint8Array(400_000)).finish();
+  const own = await serveStreams(context, {
+    async sum(received) {
+      const reply = create(SumReplySchema, { items: BigInt((await collect(received)).length) });
+      // The type has no long fields.
+      reply.$unknown = [{ no: 100, wireType: WireType.LengthDelimited, data: long }];
+      return reply;
+    },
+  });
+  for (const count of [1, 3]) {
+    const reply = await own.client.sum(items(count));
+    assert.equal(reply.items, BigInt(count));
+    assert.deepEqual(reply.$unknown?.map(({ no, data }) => [no, data.length]), [[100, long.length]]);
+  }
+  await allEnded(own);
 });
