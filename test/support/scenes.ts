@@ -111,7 +111,7 @@ export function connectStreams(owner: Owner, server: Pick<SceneServer, "address"
   const { leases, memory, interceptors, ...limits } = options;
   if (server.carrier === "HTTP/2") {
     const sessionManager = new Http2SessionManager(server.address, undefined, HTTP_OPTIONS);
-    const transport = createGrpcTransport({ ...limits, ...(interceptors === undefined ? {} : { interceptors }), baseUrl: server.address, sessionManager });
+    const transport = createGrpcTransport({ ...limits, ...(interceptors === undefined ? {} : { interceptors }), baseUrl: server.address, sessionManager, acceptCompression: [] });
     owner.after(() => sessionManager.abort());
     return { transport, client: createClient(StreamService, transport), isthmus: undefined };
   }

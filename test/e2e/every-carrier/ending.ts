@@ -84,6 +84,7 @@ export function ending(scene: Scene): void {
     const call = scene.newCall();
     const signal = AbortSignal.abort();
     await failure(all(client.count({ count: 1n }, { ...scripted({}, call), signal })), Code.Canceled, /./);
+    await failure(client.echo({}, { ...scripted({}, call), signal }), Code.Canceled, /./);
     await failure(client.sum(items(1), { ...scripted({}, call), signal }), Code.Canceled, /./);
     await failure(all(client.chat(items(1), { ...scripted({}, call), signal })), Code.Canceled, /./);
     await client.echo({});
@@ -107,6 +108,17 @@ export function ending(scene: Scene): void {
     const { aborted } = await finished(server, call);
     assert.ok(aborted !== undefined);
     if (scene.isOwn) assert.equal(aborted.code, "Canceled");
+  });
+
+  test("a signal that aborts while a unary call is under way rejects it at once, and ends the handler", async (context) => {
+    const { client, server } = await scene.connect(context);
+    const controller = new AbortController();
+    const call = scene.newCall();
+    const reply = client.echo({}, { ...scripted({ hangs: true }, call), signal: controller.signal });
+    await waitUntil("the handler to be called", async () => (await server.seen(call)).calls === 1);
+    controller.abort();
+    await failure(reply, Code.Canceled, /./);
+    assert.ok((await finished(server, call)).aborted !== undefined);
   });
 
   test("a signal that aborts while the client waits for the next message rejects it at once", async (context) => {

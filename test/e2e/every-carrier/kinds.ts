@@ -23,6 +23,13 @@ export function kinds(scene: Scene): void {
     assert.deepEqual({ number, text, values }, { number: 7n, text: "sieben", values: [1, 2.5] });
   });
 
+  test("400 unary calls at once, small and large, get their own answers", async (context) => {
+    const { client } = await scene.connect(context);
+    const size = (i: number) => (i % 50 === 0 ? 100_000 : i);
+    const replies = await Promise.all(upTo(400).map((i) => client.echo({ number: BigInt(i), data: new Uint8Array(size(i)).fill(i) })));
+    replies.forEach(({ number, data }, i) => assert.ok(Number(number) === i && data.length === size(i) && data.every((byte) => byte === (i & 0xff)), `call ${i}`));
+  });
+
   test(`a server sends ${COUNTS.join(", ")} messages`, async (context) => {
     const { client } = await scene.connect(context);
     for (const count of COUNTS) assert.deepEqual(numbersOf(await all(client.count({ count: BigInt(count) }))), upTo(count));
