@@ -20,6 +20,7 @@ import { peerNames, type PeerName } from "./peers/peer.js";
 import { legend } from "./report.js";
 import { formatPayloads, judgePayloads, payloadPaces, payloadsLegend, runPayloads } from "./payloads/run.js";
 import { runScenarios } from "./run.js";
+import { formatStreams, judgeStreams, runStreams, streamPaces, streamsLegend } from "./streams/run.js";
 import { paces, quickScenarios, scenarios as fullScenarios, smokeScenarios, type Scenario } from "./scenarios.js";
 
 /** Processes that were running before the benchmark, on average; more than this disturbs what is measured. */
@@ -29,7 +30,7 @@ const help = `npm run bench -- [options]
 
   --only NAME[,NAME…]  only these peers (${peerNames.join(", ")})
                        and only scenarios whose names contain one of the other names, such as 64B, parked, one-core;
-                       codec is the codec's part, without a call; payloads is the large payloads' part
+                       codec is the codec's part, without a call; payloads is the large payloads' part, streams the streams'
   --json FILE          write machine, versions and results as JSON
   --svg FILE           write a chart
   --quick              few scenarios and short rounds: about a minute
@@ -82,15 +83,17 @@ async function main(): Promise<void> {
   const rows = await runScenarios({ peers, scenarios, pace: paces[mode], placer, directory, print: (text) => console.log(`${text}\n`) });
   const payloads = chosen.parts.includes("payloads") ? await runPayloads(payloadPaces[mode], placer.place("two")!, directory) : null;
   if (payloads !== null) console.log(`${payloadsLegend}\n\n${formatPayloads(payloads)}\n`);
+  const streams = chosen.parts.includes("streams") ? await runStreams(streamPaces[mode], placer.place("two")!, directory) : null;
+  if (streams !== null) console.log(`${streamsLegend}\n\n${formatStreams(streams)}\n`);
   const withCodec = chosen.parts.includes("codec");
   const codec = withCodec ? await runCodecs(codecPaces[mode], placer.place("shared")!) : [];
   if (withCodec) console.log(`${scenarios.length > 0 ? "" : "\n"}${codecLegend}\n\n${formatCodecs(codec)}\n`);
-  const verdicts = [...(scenarios.length > 0 ? judge(rows) : []), ...(payloads === null ? [] : judgePayloads(payloads)), ...(withCodec ? judgeCodecs(codec) : [])];
+  const verdicts = [...(scenarios.length > 0 ? judge(rows) : []), ...(payloads === null ? [] : judgePayloads(payloads)), ...(streams === null ? [] : judgeStreams(streams)), ...(withCodec ? judgeCodecs(codec) : [])];
   if (mode !== "smoke") console.log(formatVerdicts(verdicts));
 
   if (values.json !== undefined) {
     const taken = new Date().toISOString();
-    const document = { machine, node: process.versions.node, versions, taken, mode, loadAverage, heapMethod, results: rows, payloads, codec, bars: verdicts };
+    const document = { machine, node: process.versions.node, versions, taken, mode, loadAverage, heapMethod, results: rows, payloads, streams, codec, bars: verdicts };
     writeFileSync(values.json, `${JSON.stringify(document, null, 2)}\n`);
   }
   if (values.svg !== undefined) {
@@ -110,7 +113,7 @@ interface Choice {
 }
 
 /** What is measured besides peers. */
-const parts = ["payloads", "codec"] as const;
+const parts = ["payloads", "streams", "codec"] as const;
 type Part = (typeof parts)[number];
 
 function choose(given: readonly string[], all: readonly Scenario[]): Choice {
@@ -122,7 +125,7 @@ function choose(given: readonly string[], all: readonly Scenario[]): Choice {
   const peers = names.filter(isPeer);
   const scenarioParts = names.filter((name) => !isPeer(name));
   const unknown = scenarioParts.find((part) => !all.some(({ name }) => name.includes(part)));
-  if (unknown !== undefined) throw new Error(`--only ${unknown}: neither payloads or codec, nor a peer, nor part of a scenario's name (see --list)`);
+  if (unknown !== undefined) throw new Error(`--only ${unknown}: neither payloads, streams or codec, nor a peer, nor part of a scenario's name (see --list)`);
   return {
     peers: peers.length > 0 ? peerNames.filter((name) => peers.includes(name)) : [...peerNames],
     scenarios: scenarioParts.length > 0 ? all.filter(({ name }) => scenarioParts.some((part) => name.includes(part))) : [...all],

@@ -1,6 +1,7 @@
 /** What the main process and its children (servers, clients, codecs) say to each other over Node's IPC channel. */
 import type { CodecAnswer, CodecTask } from "./codec/task.js";
 import type { PayloadResults } from "./payloads/task.js";
+import type { Feed, FeedResult } from "./streams/task.js";
 
 /** What a client is to do. */
 export interface Load {
@@ -39,6 +40,10 @@ export type ToChild =
   | { type: "codec"; task: CodecTask }
   /** To the client of the payloads' part. Answered with `payloads`. */
   | { type: "payloads"; calls: number; rounds: number }
+  /** To a client of the streams' part: take a stream. Answered with `feed`. */
+  | { type: "feed"; feed: Feed }
+  /** To a client of the streams' part: how fast is a plain copy? Answered with `copy`. */
+  | { type: "copy" }
   /** Close and exit. */
   | { type: "stop" };
 
@@ -50,5 +55,7 @@ export type FromChild =
   | { type: "usage"; cpuMicros: number }
   | { type: "codec"; answer: CodecAnswer }
   | { type: "payloads"; results: PayloadResults }
+  | { type: "feed"; result: FeedResult }
+  | { type: "copy"; gigabytesPerSecond: number }
   /** Something broke; the child exits. `mismatch`: a payload was not what its sender wrote. */
   | { type: "failed"; message: string; mismatch: boolean };

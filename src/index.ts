@@ -3,6 +3,7 @@ export { createIsthmusServer } from "./connect/server.js";
 export type { IsthmusServer, IsthmusServerOptions, ListeningAt, ServerStats } from "./connect/server.js";
 export { createIsthmusTransport } from "./connect/transport.js";
 export type { ConnectionState, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./connect/transport.js";
+export type { HttpTransportOptions } from "./connect/http-transport.js";
 export type { CommonOptions } from "./connect/options.js";
 export { mapFile } from "./connect/files.js";
 export type { MapFileOptions } from "./connect/files.js";

@@ -36,7 +36,7 @@ export async function runPayloads(pace: PayloadPace, cores: Cores, directory: st
 }
 
 export const payloadsLegend =
-  "Loaned payloads: call times in µs of 64 MiB and of 64 B in one loop, the same bytes written before and read after both.\n" +
+  "Loaned payloads: call times in µs of 64 MiB and of 64 B in one loop, the same bytes written before and read after both, when V8 has compiled what they run.\n" +
   "Heap payloads: from the call to the handler's entry, and a plain copy of the same bytes, in GB/s (10⁹ bytes).";
 
 export function formatPayloads({ flat, bandwidth }: PayloadResults): string {

@@ -2,15 +2,44 @@
 // @generated from file bench/proto/bench.proto (package isthmus.bench, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Message } from "@bufbuild/protobuf";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file bench/proto/bench.proto.
  */
 export const file_bench_proto_bench: GenFile = /*@__PURE__*/
-  fileDesc("ChdiZW5jaC9wcm90by9iZW5jaC5wcm90bxINaXN0aG11cy5iZW5jaCIjCgdQYXlsb2FkEgoKAmlkGAEgASgEEgwKBGRhdGEYAiABKAwyRQoLRWNob1NlcnZpY2USNgoERWNobxIWLmlzdGhtdXMuYmVuY2guUGF5bG9hZBoWLmlzdGhtdXMuYmVuY2guUGF5bG9hZGIGcHJvdG8z");
+  fileDesc("ChdiZW5jaC9wcm90by9iZW5jaC5wcm90bxINaXN0aG11cy5iZW5jaCJVCgtGZWVkUmVxdWVzdBIQCghtZXNzYWdlcxgBIAEoDRINCgVieXRlcxgCIAEoDRIlCgZzb3VyY2UYAyABKA4yFS5pc3RobXVzLmJlbmNoLlNvdXJjZSIjCgdQYXlsb2FkEgoKAmlkGAEgASgEEgwKBGRhdGEYAiABKAwqSAoGU291cmNlEhYKElNPVVJDRV9VTlNQRUNJRklFRBAAEhMKD1NPVVJDRV9QUkVQQVJFRBABEhEKDVNPVVJDRV9MT0FORUQQAjJFCgtFY2hvU2VydmljZRI2CgRFY2hvEhYuaXN0aG11cy5iZW5jaC5QYXlsb2FkGhYuaXN0aG11cy5iZW5jaC5QYXlsb2FkMksKC0ZlZWRTZXJ2aWNlEjwKBEZlZWQSGi5pc3RobXVzLmJlbmNoLkZlZWRSZXF1ZXN0GhYuaXN0aG11cy5iZW5jaC5QYXlsb2FkMAFiBnByb3RvMw");
+
+/**
+ * @generated from message isthmus.bench.FeedRequest
+ */
+export type FeedRequest = Message<"isthmus.bench.FeedRequest"> & {
+  /**
+   * @generated from field: uint32 messages = 1;
+   */
+  messages: number;
+
+  /**
+   * @generated from field: uint32 bytes = 2;
+   */
+  bytes: number;
+
+  /**
+   * How the sender comes by the bytes of each message.
+   *
+   * @generated from field: isthmus.bench.Source source = 3;
+   */
+  source: Source;
+};
+
+/**
+ * Describes the message isthmus.bench.FeedRequest.
+ * Use `create(FeedRequestSchema)` to create a new message.
+ */
+export const FeedRequestSchema: GenMessage<FeedRequest> = /*@__PURE__*/
+  messageDesc(file_bench_proto_bench, 0);
 
 /**
  * @generated from message isthmus.bench.Payload
@@ -32,7 +61,44 @@ export type Payload = Message<"isthmus.bench.Payload"> & {
  * Use `create(PayloadSchema)` to create a new message.
  */
 export const PayloadSchema: GenMessage<Payload> = /*@__PURE__*/
-  messageDesc(file_bench_proto_bench, 0);
+  messageDesc(file_bench_proto_bench, 1);
+
+/**
+ * @generated from enum isthmus.bench.Source
+ */
+export const Source = {
+  /**
+   * Written anew for each message.
+   *
+   * @generated from enum value: SOURCE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * One of a few that were written before the stream began.
+   *
+   * @generated from enum value: SOURCE_PREPARED = 1;
+   */
+  PREPARED: 1,
+
+  /**
+   * Memory of the carrier's, if it has some, of which a few bytes are written.
+   *
+   * @generated from enum value: SOURCE_LOANED = 2;
+   */
+  LOANED: 2,
+} as const;
+
+/**
+ * @generated from enum isthmus.bench.Source
+ */
+export type Source = (typeof Source)[keyof typeof Source] | UnknownEnum;
+
+/**
+ * Describes the enum isthmus.bench.Source.
+ */
+export const SourceSchema: GenEnum<Source> = /*@__PURE__*/
+  enumDesc(file_bench_proto_bench, 0);
 
 /**
  * What every peer of the benchmark serves: bytes out, the same bytes back.
@@ -50,4 +116,23 @@ export const EchoService: GenService<{
   },
 }> = /*@__PURE__*/
   serviceDesc(file_bench_proto_bench, 0);
+
+/**
+ * What the streams' part measures.
+ *
+ * @generated from service isthmus.bench.FeedService
+ */
+export const FeedService: GenService<{
+  /**
+   * Sends payloads numbered from 0 on.
+   *
+   * @generated from rpc isthmus.bench.FeedService.Feed
+   */
+  feed: {
+    methodKind: "server_streaming";
+    input: typeof FeedRequestSchema;
+    output: typeof PayloadSchema;
+  },
+}> = /*@__PURE__*/
+  serviceDesc(file_bench_proto_bench, 1);
 

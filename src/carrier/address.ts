@@ -1,4 +1,4 @@
-/** Addresses as users write them: a path, `unix:PATH`, or `tcp:HOST:PORT`. */
+/** Addresses as users write them: a path, `unix:PATH`, `tcp:HOST:PORT`, or a URL of HTTP. */
 import { Code, ConnectError } from "@connectrpc/connect";
 
 /** What the kernel's `sockaddr_un` holds, less the final zero. */
@@ -6,17 +6,26 @@ export const PATH_BYTES_MAX = 107;
 
 export type Address = { readonly kind: "unix"; readonly path: string } | { readonly kind: "tcp"; readonly host: string; readonly port: number };
 
-const EXPECTED = "expected a socket path, unix:PATH or tcp:HOST:PORT";
+/** Where HTTP is spoken instead of our own frames. */
+export interface HttpAddress {
+  readonly kind: "http";
+  readonly secure: boolean;
+  /** Without brackets. */
+  readonly host: string;
+  readonly port: number;
+  /** What stands before every method's path: nothing, or a path such as `/api`. */
+  readonly prefix: string;
+}
+
+const EXPECTED = "expected a socket path, unix:PATH, tcp:HOST:PORT, http://HOST:PORT or https://HOST:PORT";
 
 /** @throws ConnectError `InvalidArgument` that says what an address looks like */
-export function parseAddress(address: string): Address {
+export function parseAddress(address: string): Address | HttpAddress {
   const invalid = (problem: string) =>
     new ConnectError(`address ${typeof address === "string" ? JSON.stringify(address) : String(address)}: ${problem}`, Code.InvalidArgument);
   if (typeof address !== "string" || address === "") throw invalid(EXPECTED);
   const scheme = /^([a-z][a-z0-9+.-]+):/i.exec(address)?.[1].toLowerCase();
-  if (scheme === "http" || scheme === "https") {
-    throw invalid("HTTP is not served by this version; use a transport of @connectrpc/connect-node for other hosts");
-  }
+  if (scheme === "http" || scheme === "https") return parseUrl(address, invalid);
   if (scheme === "tcp") {
     const parts = /^tcp:(?:\/\/)?(?:\[([^\]]+)\]|([^:[\]/]+)):(\d{1,5})$/i.exec(address);
     if (parts === null || Number(parts[3]) > 65535) throw invalid("expected tcp:HOST:PORT, for example tcp:127.0.0.1:7000 or tcp:[::1]:7000");
@@ -33,13 +42,36 @@ export function parseAddress(address: string): Address {
   return { kind: "unix", path };
 }
 
-/** The address as `parseAddress` takes it. */
-export function formatAddress(address: Address): string {
-  if (address.kind === "unix") return `unix:${address.path}`;
-  return `tcp:${address.host.includes(":") ? `[${address.host}]` : address.host}:${address.port}`;
+function parseUrl(address: string, invalid: (problem: string) => ConnectError): HttpAddress {
+  const EXAMPLES = "for example http://127.0.0.1:8080, https://api.example.com or http://[::1]:8080";
+  let url;
+  try {
+    url = new URL(address);
+  } catch {
+    throw invalid(`this is no URL; ${EXAMPLES}`);
+  }
+  // The URL parser would take http:host:80 too.
+  if (!/^https?:\/\//i.test(address)) throw invalid(`two slashes are missing; ${EXAMPLES}`);
+  if (url.username !== "" || url.password !== "") throw invalid("a user name or password has no place here; send credentials in a header, with an interceptor");
+  if (url.search !== "" || url.hash !== "") throw invalid(`only a path may follow host and port; ${EXAMPLES}`);
+  const secure = url.protocol === "https:";
+  return {
+    kind: "http",
+    secure,
+    host: url.hostname.replace(/^\[|\]$/g, ""),
+    port: url.port === "" ? (secure ? 443 : 80) : Number(url.port),
+    prefix: url.pathname.replace(/\/+$/, ""),
+  };
 }
 
-/** As errors name it: a path, or `tcp:HOST:PORT`. */
-export function nameOf(address: Address): string {
+/** The address as `parseAddress` takes it. */
+export function formatAddress(address: Address | HttpAddress): string {
+  if (address.kind === "unix") return `unix:${address.path}`;
+  const authority = `${address.host.includes(":") ? `[${address.host}]` : address.host}:${address.port}`;
+  return address.kind === "tcp" ? `tcp:${authority}` : `${address.secure ? "https" : "http"}://${authority}${address.prefix}`;
+}
+
+/** As errors name it: a path, `tcp:HOST:PORT`, or a URL. */
+export function nameOf(address: Address | HttpAddress): string {
   return address.kind === "unix" ? address.path : formatAddress(address);
 }

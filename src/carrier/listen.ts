@@ -9,6 +9,7 @@
  */
 import { randomBytes } from "node:crypto";
 import { lstatSync, renameSync, unlinkSync } from "node:fs";
+import type { SecureServerOptions } from "node:http2";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -23,6 +24,8 @@ export interface ListenOptions {
   readonly gid?: number;
   /** Take the path over from a server that is alive: new clients come here, its connections stay with it. */
   readonly takeover?: boolean;
+  /** Key, certificate and what else there is to say, as `http2.createSecureServer` takes it; for `https://` addresses, which need it. */
+  readonly tls?: SecureServerOptions;
 }
 
 export interface Listener {

@@ -14,12 +14,36 @@ export type { FixedArray };
 /** Below this size an array is made at once: that is cheaper than the property that makes it later. */
 const KEEP_BYTES_MIN = 512;
 
-/** By message: the array of a field that nobody has read yet, or, if there are several, of each by local name. */
-const kept = new WeakMap<object, KeptArray | Map<string, FixedArray>>();
-
 interface KeptArray {
   readonly name: string;
   readonly array: FixedArray;
+}
+
+/** The array of a field that nobody has read yet, or, if there are several, of each by local name. */
+type KeptArrays = KeptArray | Map<string, FixedArray> | undefined;
+
+/** Makes a class's private fields fields of an object that is there already. */
+class Returned {
+  constructor(target: object) {
+    return target;
+  }
+}
+
+/**
+ * What is kept of a message, in a field of it that nobody else can see.
+ * SUBTLE: not in a WeakMap. Once its table is old, collections of the young generation take what it maps to for used, and these arrays may
+ * lie in memory that somebody waits for.
+ */
+class Kept extends Returned {
+  #arrays: KeptArrays;
+
+  static of(message: object): KeptArrays {
+    return #arrays in message ? message.#arrays : undefined;
+  }
+
+  static set(message: object, arrays: KeptArrays): void {
+    (#arrays in message ? message : new Kept(message)).#arrays = arrays;
+  }
 }
 
 /** Whether a payload of `n` bytes is worth keeping as it is: it is not small, and all that the field has. */
@@ -32,7 +56,7 @@ export function worthKeeping(message: Values, name: string, n: number): boolean 
  * @throws TypeError if their memory is gone: nothing is kept that is empty
  */
 export function keptArray(message: object, name: string): FixedArray | undefined {
-  const found = kept.get(message);
+  const found = Kept.of(message);
   if (found === undefined) return undefined;
   const array = found instanceof Map ? found.get(name) : found.name === name ? found.array : undefined;
   if (array?.length === 0) throw new TypeError(`the memory of field ${name} is gone: the ArrayBuffer that it was decoded from is detached`);
@@ -59,9 +83,9 @@ function propertyOf(field: DescField): PropertyDescriptor {
 
 /** From now on the property is a plain one. */
 function settle(message: object, name: string, value: unknown): void {
-  const found = kept.get(message);
+  const found = Kept.of(message);
   if (found instanceof Map) found.delete(name);
-  else kept.delete(message);
+  else Kept.set(message, undefined);
   Object.defineProperty(message, name, { value, writable: true, enumerable: true, configurable: true });
 }
 
@@ -71,10 +95,10 @@ export function keeperOf(field: DescField, type: ScalarType): (message: Values, 
   const property = propertyOf(field);
   return (message, bytes) => {
     const array = fixedView(bytes, type);
-    const found = kept.get(message);
-    if (found === undefined) kept.set(message, { name, array });
+    const found = Kept.of(message);
+    if (found === undefined) Kept.set(message, { name, array });
     else if (found instanceof Map) found.set(name, array);
-    else kept.set(message, new Map([[found.name, found.array], [name, array]]));
+    else Kept.set(message, new Map([[found.name, found.array], [name, array]]));
     Object.defineProperty(message, name, property);
   };
 }

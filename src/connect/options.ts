@@ -1,7 +1,7 @@
 /** Options that both ends share, and how they are checked. */
 import type { BinaryReadOptions, BinaryWriteOptions } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { Address } from "../carrier/address.js";
+import type { Address, HttpAddress } from "../carrier/address.js";
 import type { Isolation } from "../carrier/handshake.js";
 import { WINDOW_MICROS_DEFAULT, WINDOW_MICROS_MAX } from "../carrier/patience.js";
 import type { MessageCodecFactory } from "../codec/codec.js";
@@ -25,7 +25,7 @@ export interface CommonOptions {
   /**
    * How messages may travel. "auto" (the default) takes shared memory where both ends have it, and else the socket that
    * connects them; "shm" insists on shared memory and fails loudly where it cannot be had, also if the other end has none;
-   * "socket" never uses shared memory.
+   * "socket" never uses shared memory. Addresses of HTTP have their own way, and are refused with "shm".
    */
   readonly carrier?: "auto" | "shm" | "socket";
   /** Largest message this side accepts, in bytes; by default protobuf's limit of 2 GiB − 1. */
@@ -127,12 +127,13 @@ export function requireSharedMemory(): Addon {
 }
 
 /** @throws ConnectError `InvalidArgument` for a carrier that there is not, `FailedPrecondition` for one that cannot be had */
-export function checkCarrier({ carrier }: CommonOptions, address?: Address): void {
+export function checkCarrier({ carrier }: CommonOptions, address?: Address | HttpAddress): void {
   if (carrier !== undefined && !["auto", "shm", "socket"].includes(carrier)) {
     throw new ConnectError(`option carrier: there is no ${JSON.stringify(carrier)}; expected "auto", "shm" or "socket"`, Code.InvalidArgument);
   }
   if (carrier !== "shm") return;
   if (address?.kind === "tcp") throw new ConnectError('option carrier: "shm" cannot be had over TCP; use a Unix socket', Code.FailedPrecondition);
+  if (address?.kind === "http") throw new ConnectError('option carrier: "shm" cannot be had over HTTP; leave it away, or use a Unix socket', Code.FailedPrecondition);
   requireSharedMemory();
 }
 
@@ -150,4 +151,9 @@ export function addonFor({ carrier }: CommonOptions): Addon | undefined {
     });
   }
   return addon;
+}
+
+/** The options that were given: libraries tell `undefined` from nothing. */
+export function given<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as { [K in keyof T]?: Exclude<T[K], undefined> };
 }

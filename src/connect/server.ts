@@ -1,6 +1,7 @@
 /** The server: serves Connect's routes to the processes that connect to its addresses. */
 import type { ContextValues, ConnectRouter, Interceptor } from "@connectrpc/connect";
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
+import type { HttpAddress } from "../carrier/address.js";
 import { formatAddress, parseAddress } from "../carrier/address.js";
 import type { CarrierClosed } from "../carrier/carrier.js";
 import { ControlSocket } from "../carrier/control-socket.js";
@@ -13,6 +14,8 @@ import type { Addon, PeerCredentials } from "../os/addon.js";
 import type { ServerMethod } from "../rpc/server.js";
 import { ServerConnection } from "../rpc/server.js";
 import { SLOTS_MAX } from "../wire/frame.js";
+import type { HttpListener } from "./http-server.js";
+import { listenHttp } from "./http-server.js";
 import type { CommonOptions } from "./options.js";
 import { checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, lifetimeOf, pollMicrosOf } from "./options.js";
 import { openListener } from "./listening.js";
@@ -44,7 +47,7 @@ export interface IsthmusServerOptions extends CommonOptions {
 export interface ServerStats {
   readonly connections: number;
   /** The same by what they run over. */
-  readonly carriers: { readonly shm: number; readonly socket: number };
+  readonly carriers: { readonly shm: number; readonly socket: number; readonly http: number };
   readonly pendingCalls: number;
   /** Connections that were refused or failed in the handshake. */
   readonly refused: number;
@@ -53,7 +56,7 @@ export interface ServerStats {
 }
 
 export interface ListeningAt {
-  /** `unix:PATH`, or `tcp:HOST:PORT` with the port that was taken. */
+  /** `unix:PATH`, or `tcp:HOST:PORT` or `http://HOST:PORT` with the port that was taken. */
   readonly address: string;
 }
 
@@ -62,6 +65,9 @@ export interface IsthmusServer extends AsyncDisposable {
    * Listens on a socket path (or `unix:PATH`), or on `tcp:HOST:PORT`; port 0 takes a free one. May be called for several
    * addresses. The process stays alive while listening. TCP is neither encrypted nor authenticated: for the loopback
    * interface and networks whose every user is trusted.
+   *
+   * `http://HOST:PORT` and, with `options.tls`, `https://HOST:PORT` serve the same routes as gRPC, gRPC-Web and Connect over HTTP/2 and
+   * HTTP/1.1, for which `@connectrpc/connect-node` has to be installed; with a path, below that path.
    * @returns the address as clients can use it
    * @throws ConnectError that says what is in the way: `AlreadyExists` if a live server has the path or port, `NotFound` if
    * the directory is missing, `PermissionDenied`, `InvalidArgument` for an address that is none, `FailedPrecondition` where
@@ -89,6 +95,7 @@ class LocalServer implements IsthmusServer {
   private readonly methods: ReadonlyMap<string, ServerMethod | string>;
   private readonly geometry: ReturnType<typeof geometryOf>;
   private readonly listeners: Listener[] = [];
+  private readonly httpListeners: HttpListener[] = [];
   private readonly connections = new Set<ServerConnection>();
   private readonly handshakes = new Set<AbortController>();
   private refused = 0;
@@ -115,6 +122,7 @@ class LocalServer implements IsthmusServer {
   async listen(address: string, listenOptions: ListenOptions = {}): Promise<ListeningAt> {
     if (this.isClosing()) throw new ConnectError("the server is closed", Code.FailedPrecondition);
     const parsed = parseAddress(address);
+    if (parsed.kind === "http") return this.listenHttp(parsed, listenOptions);
     const listener = await inRootContext(() =>
       openListener(this.options, parsed, listenOptions, {
         onDescriptor: (addon, descriptor, refusal) => this.accept(addon, descriptor, refusal),
@@ -129,15 +137,27 @@ class LocalServer implements IsthmusServer {
     return { address: formatAddress(listener.address) };
   }
 
+  private async listenHttp(address: HttpAddress, listenOptions: ListenOptions): Promise<ListeningAt> {
+    const listener = await inRootContext(() => listenHttp(this.options, address, listenOptions, () => this.fullHouse(1) === undefined || this.countRefusal()));
+    if (this.isClosing()) {
+      await listener.close();
+      throw new ConnectError("the server was closed", Code.FailedPrecondition);
+    }
+    this.httpListeners.push(listener);
+    return { address: formatAddress(listener.address) };
+  }
+
   async close({ timeoutMs = CLOSE_TIMEOUT_MS_DEFAULT }: { timeoutMs?: number } = {}): Promise<void> {
     this.closing = true;
     const stopped = this.stopListening();
     for (const handshake of this.handshakes) handshake.abort(new ConnectError("the server is shutting down", Code.Unavailable));
     const open = [...this.connections];
+    const http = this.httpListeners.map((listener) => listener.close());
     const cutOff = setTimeout(() => {
+      for (const listener of this.httpListeners) listener.cutOff();
       for (const connection of open) connection.close(`the server shut down and did not wait longer than ${timeoutMs} ms`);
     }, timeoutMs);
-    await Promise.all(open.map((connection) => connection.drain()));
+    await Promise.all([...open.map((connection) => connection.drain()), ...http]);
     clearTimeout(cutOff);
     await stopped;
   }
@@ -148,12 +168,16 @@ class LocalServer implements IsthmusServer {
 
   stats(): ServerStats {
     let pendingCalls = 0;
-    const carriers = { shm: 0, socket: 0 };
+    const carriers = { shm: 0, socket: 0, http: 0 };
     for (const connection of this.connections) {
       pendingCalls += connection.pendingCalls;
       carriers[connection.carrier.name]++;
     }
-    return { connections: this.connections.size, carriers, pendingCalls, refused: this.refused, violations: this.violations };
+    for (const listener of this.httpListeners) {
+      pendingCalls += listener.pendingCalls;
+      carriers.http += listener.connections;
+    }
+    return { connections: this.connections.size + carriers.http, carriers, pendingCalls, refused: this.refused, violations: this.violations };
   }
 
   private isClosing(): boolean {
@@ -236,12 +260,19 @@ class LocalServer implements IsthmusServer {
     return this.fullHouse();
   }
 
-  private fullHouse(): ConnectError | undefined {
+  /** @param counted connections that are counted already, and ask for themselves */
+  private fullHouse(counted = 0): ConnectError | undefined {
     const { maxConnections = MAX_CONNECTIONS_DEFAULT } = this.options;
-    if (this.connections.size + this.handshakes.size >= maxConnections) {
+    const http = this.httpListeners.reduce((sum, { connections }) => sum + connections, 0);
+    if (this.connections.size + this.handshakes.size + http - counted >= maxConnections) {
       return new ConnectError(`the server has ${maxConnections} connections, its limit (maxConnections)`, Code.ResourceExhausted);
     }
     return undefined;
+  }
+
+  private countRefusal(): false {
+    this.refused++;
+    return false;
   }
 
   private onEnded(connection: ServerConnection, reason: CarrierClosed): void {

@@ -17,13 +17,20 @@ import { URL_BASE } from "../rpc/context.js";
 import { METHODS_MAX, SLOTS_MAX } from "../wire/frame.js";
 import type { CallLimits, CommonOptions } from "./options.js";
 import { addonFor, checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, lifetimeOf, pollMicrosOf } from "./options.js";
+import { FailoverTransport } from "./failover.js";
+import type { HttpTransportOptions } from "./http-transport.js";
+import { HttpTransport } from "./http-transport.js";
 import type { LoanOwner } from "./payloads.js";
 import { LOAN } from "./payloads.js";
 import { methodPath } from "./routes.js";
 
-export interface IsthmusTransportOptions extends CommonOptions {
-  /** Where the server listens: a socket path, `unix:PATH`, or `tcp:HOST:PORT`. */
-  readonly address: string;
+export interface IsthmusTransportOptions extends CommonOptions, HttpTransportOptions {
+  /**
+   * Where the server listens: a socket path, `unix:PATH`, `tcp:HOST:PORT`, or `http://HOST:PORT` (also `https://`, and with a path that stands before every
+   * method's). Of a list the first that works is used, and new calls go back to an earlier one when that works again; a call that may have been sent is
+   * never sent to another.
+   */
+  readonly address: string | readonly string[];
   /** Applied to every call, the first one outermost, as in Connect's transports. */
   readonly interceptors?: Interceptor[];
   /** Deadline of calls that set none, in milliseconds; none by default. */
@@ -38,22 +45,28 @@ export type ConnectionState = "idle" | "connecting" | "ready" | "closed";
 
 export interface TransportStats {
   readonly state: ConnectionState;
-  readonly carrier: "shm" | "socket" | undefined;
+  readonly carrier: "shm" | "socket" | "http" | undefined;
   /** Calls that are not settled. */
   readonly pendingCalls: number;
   /** Connections made so far. */
   readonly connections: number;
-  /** Of the current connection: frames, wake-ups, memory; undefined without one. */
+  /** Of the current connection: frames, wake-ups, memory; undefined without one, and over HTTP. */
   readonly connection: ReturnType<ClientConnection["stats"]> | undefined;
 }
 
 export interface IsthmusTransport extends Transport, AsyncDisposable {
   readonly state: ConnectionState;
   /** What the current connection runs over; undefined without one. */
-  readonly carrier: "shm" | "socket" | undefined;
+  readonly carrier: "shm" | "socket" | "http" | undefined;
   stats(): TransportStats;
   /** Ends the connection: open calls reject with `Unavailable`, later ones too. */
   close(): Promise<void>;
+}
+
+/** A transport to one address. */
+export interface AddressedTransport extends IsthmusTransport {
+  /** Makes the connection, if there is none: one attempt. @throws ConnectError that says why there is none */
+  connectNow(signal?: AbortSignal): Promise<void>;
 }
 
 /**
@@ -61,13 +74,24 @@ export interface IsthmusTransport extends Transport, AsyncDisposable {
  * next one. The process stays alive only while calls are pending.
  *
  * @throws ConnectError `InvalidArgument` for an address that is none and for sizes of memory that make no sense; `FailedPrecondition` if `carrier` is "shm" and
- * shared memory cannot be had on this machine
+ * shared memory cannot be had on this machine, or with one of the addresses
  */
 export function createIsthmusTransport(options: IsthmusTransportOptions): IsthmusTransport {
-  return new LocalTransport(options);
+  const { address } = options;
+  if (!Array.isArray(address)) return addressedTransport(options, address as string);
+  if (address.length === 0) throw new ConnectError("option address: the list is empty", Code.InvalidArgument);
+  return new FailoverTransport(
+    address.map((one: string) => addressedTransport(options, one)),
+    options.defaultTimeoutMs,
+  );
 }
 
-class LocalTransport implements IsthmusTransport, LoanOwner {
+function addressedTransport(options: IsthmusTransportOptions, address: string): AddressedTransport {
+  const parsed = parseAddress(address);
+  return parsed.kind === "http" ? new HttpTransport(options, parsed) : new LocalTransport(options, parsed);
+}
+
+class LocalTransport implements AddressedTransport, LoanOwner {
   private readonly options: IsthmusTransportOptions;
   private readonly address: Address;
   private readonly limits: CallLimits;
@@ -84,9 +108,9 @@ class LocalTransport implements IsthmusTransport, LoanOwner {
   /** Aborts when the transport is closed. */
   private readonly closing = new AbortController();
 
-  constructor(options: IsthmusTransportOptions) {
+  constructor(options: IsthmusTransportOptions, address: Address) {
     this.options = options;
-    this.address = parseAddress(options.address);
+    this.address = address;
     this.limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.geometry = geometryOf(options);
     this.interceptors = options.interceptors ?? [];
@@ -101,6 +125,11 @@ class LocalTransport implements IsthmusTransport, LoanOwner {
     return raceCall(this.connect(), undefined, patience()).then((made) => made.loan(byteLength, patience));
   }
 
+
+  async connectNow(signal?: AbortSignal): Promise<void> {
+    if (this.connection?.usable === true) return;
+    await raceCall(this.connect(), undefined, signal);
+  }
 
   get state(): ConnectionState {
     if (this.closing.signal.aborted) return "closed";

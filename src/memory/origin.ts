@@ -18,7 +18,11 @@ const origins = new WeakMap<ArrayBufferLike, Origin>();
  */
 export const perishable = { count: 0 };
 
+/** Whether there ever was memory with an entry in this thread: else nobody has to look for it. */
+export let originsSeen = false;
+
 export function setOrigin(buffer: ArrayBufferLike, origin: Origin): void {
+  originsSeen = true;
   origins.set(buffer, origin);
 }
 

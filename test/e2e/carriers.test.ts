@@ -55,7 +55,7 @@ describe("two ends in one process", () => {
       await exchange(here);
       assert.equal(here.transport.carrier, agreed);
       assert.equal(here.transport.stats().carrier, agreed);
-      assert.deepEqual(served.server.stats().carriers, { shm: 0, socket: 0, [agreed]: 1 });
+      assert.deepEqual(served.server.stats().carriers, { shm: 0, socket: 0, http: 0, [agreed]: 1 });
     });
   }
 
@@ -113,7 +113,7 @@ describe("two processes, of which one has no addon", { skip: onlyWithAddon }, ()
     await exchange(here);
     assert.equal(here.transport.carrier, "socket");
     await failure(connectTo(context, { path: address }, { carrier: "shm" }).client.echo({}), Code.FailedPrecondition, /shared memory/);
-    assert.deepEqual((await server.ask<{ carriers: unknown }>("stats")).carriers, { shm: 0, socket: 1 });
+    assert.deepEqual((await server.ask<{ carriers: unknown }>("stats")).carriers, { shm: 0, socket: 1, http: 0 });
   });
 
   test("a client without the addon and a server with it agree on the socket, and the server knows who calls", async (context) => {

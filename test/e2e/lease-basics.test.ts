@@ -233,6 +233,22 @@ describe("leases", { skip: onlyWithAddon }, () => {
     }
   });
 
+  test("what was leased and is garbage goes back without a collection of the whole heap (collected)", async (context) => {
+    const data = patternBytes(40 << 10, 1);
+    const { path } = await serve(context, "copied", { echo: () => ({ data }) });
+    const { client, transport } = connectTo(context, { path });
+    await client.echo({});
+    // So many that whatever remembers leases grows old.
+    let mostLeases = 0;
+    for (let call = 0; call < 14_000; call++) {
+      const reply = await client.echo({});
+      assert.equal(reply.data.length, data.length);
+      mostLeases = Math.max(mostLeases, transport.stats().connection!.leases);
+    }
+    assert.ok(mostLeases > 10, "nothing was leased");
+    assert.ok(mostLeases < 1000, `${mostLeases} leases were out at once`);
+  });
+
   test("both sides that only send large values go on, and all of it comes back", async (context) => {
     const { path } = await serve(context, "scoped", { echo: async ({ data }, handler) => {
       const reply = await loan(handler, data.length);

@@ -1,0 +1,180 @@
+/**
+ * Several addresses of one service: a transport made of one for each, of which one is in use.
+ *
+ * FAILOVER-1  A call is given to one of them, once, and only when that one has a connection. So what moves on to another address is calls that
+ *             wait for a connection, never one that may have been sent.
+ * FAILOVER-2  The earlier an address, the more it is preferred. While a later one is in use, calls start attempts at the earlier ones in the
+ *             background, at most one a second, and wait for none of them; from the first that succeeds on, new calls go there. Those that are open
+ *             stay where they are.
+ */
+import type { DescMessage, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
+import type { ContextValues, StreamResponse, UnaryResponse } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { inRootContext } from "../carrier/root-context.js";
+import { Loan } from "../memory/loan.js";
+import { onAbortOf } from "../rpc/abort.js";
+import { boundedTimeout, timedOut } from "../rpc/deadline.js";
+import { abortError } from "../rpc/errors.js";
+import type { LoanOwner } from "./payloads.js";
+import { LOAN } from "./payloads.js";
+import type { AddressedTransport, ConnectionState, IsthmusTransport, TransportStats } from "./transport.js";
+
+const PROBE_INTERVAL_MS = 1000;
+
+type HeadersInit = NonNullable<ConstructorParameters<typeof Headers>[0]>;
+
+export class FailoverTransport implements IsthmusTransport, LoanOwner {
+  private readonly members: readonly AddressedTransport[];
+  private readonly defaultTimeoutMs: number | undefined;
+  private current: AddressedTransport | undefined;
+  private choosing: Promise<AddressedTransport> | undefined;
+  private probing = false;
+  private probedAt = 0;
+  private waiting = 0;
+  private closed = false;
+
+  /** @param members in order of preference, at least one */
+  constructor(members: readonly AddressedTransport[], defaultTimeoutMs: number | undefined) {
+    this.members = members;
+    this.defaultTimeoutMs = defaultTimeoutMs;
+  }
+
+  get state(): ConnectionState {
+    if (this.closed) return "closed";
+    if (this.current?.state === "ready") return "ready";
+    return this.choosing === undefined ? "idle" : "connecting";
+  }
+
+  get carrier(): TransportStats["carrier"] {
+    return this.current?.carrier;
+  }
+
+  stats(): TransportStats {
+    let [pendingCalls, connections] = [this.waiting, 0];
+    for (const member of this.members) {
+      const stats = member.stats();
+      pendingCalls += stats.pendingCalls;
+      connections += stats.connections;
+    }
+    return { state: this.state, carrier: this.carrier, pendingCalls, connections, connection: this.current?.stats().connection };
+  }
+
+  unary<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodUnary<I, O>,
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+    header: HeadersInit | undefined,
+    input: MessageInitShape<I>,
+    contextValues?: ContextValues,
+  ): Promise<UnaryResponse<I, O>> {
+    const ready = this.readyMember();
+    if (ready !== undefined) return ready.unary(method, signal, timeoutMs, header, input, contextValues);
+    return this.whenChosen(signal, timeoutMs, (member, left) => member.unary(method, signal, left, header, input, contextValues));
+  }
+
+  stream<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodStreaming<I, O>,
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+    header: HeadersInit | undefined,
+    input: AsyncIterable<MessageInitShape<I>>,
+    contextValues?: ContextValues,
+  ): Promise<StreamResponse<I, O>> {
+    const ready = this.readyMember();
+    if (ready !== undefined) return ready.stream(method, signal, timeoutMs, header, input, contextValues);
+    return this.whenChosen(signal, timeoutMs, (member, left) => member.stream(method, signal, left, header, input, contextValues));
+  }
+
+  async [LOAN](byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
+    const member = this.readyMember() ?? (await within(this.choose(), undefined, patience()));
+    return LOAN in member ? (member as unknown as LoanOwner)[LOAN](byteLength, patience) : Loan.onHeap(byteLength);
+  }
+
+  async close(): Promise<void> {
+    this.closed = true;
+    await Promise.all(this.members.map((member) => member.close()));
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  private readyMember(): AddressedTransport | undefined {
+    const { current } = this;
+    if (current?.state !== "ready" || this.closed) return undefined;
+    if (current !== this.members[0]) this.probe(current);
+    return current;
+  }
+
+  private async whenChosen<T>(signal: AbortSignal | undefined, timeoutMs: number | undefined, call: (member: AddressedTransport, leftMs: number | undefined) => Promise<T>): Promise<T> {
+    if (signal?.aborted === true) throw abortError(signal);
+    const timeout = boundedTimeout(timeoutMs ?? this.defaultTimeoutMs);
+    const start = performance.now();
+    this.waiting++;
+    let member;
+    try {
+      member = await within(this.choose(), timeout, signal);
+    } finally {
+      this.waiting--;
+    }
+    return call(member, timeout === undefined ? timeoutMs : Math.max(timeout - (performance.now() - start), 1));
+  }
+
+  private choose(): Promise<AddressedTransport> {
+    if (this.closed) return Promise.reject(new ConnectError("the transport is closed", Code.Unavailable));
+    this.choosing ??= inRootContext(() => this.tryAll()).finally(() => {
+      this.choosing = undefined;
+    });
+    return this.choosing;
+  }
+
+  private async tryAll(): Promise<AddressedTransport> {
+    this.probedAt = performance.now();
+    const failures: ConnectError[] = [];
+    for (const member of this.members) {
+      try {
+        await member.connectNow();
+        return (this.current = member);
+      } catch (error) {
+        failures.push(ConnectError.from(error));
+        if (this.closed) break;
+      }
+    }
+    const code = failures.every((failure) => failure.code === failures[0].code) ? failures[0].code : Code.Unavailable;
+    throw new ConnectError(failures.map(({ rawMessage }) => rawMessage).join("; "), code, undefined, undefined, failures[0]);
+  }
+
+  /** FAILOVER-2 */
+  private probe(inUse: AddressedTransport): void {
+    if (this.probing || performance.now() - this.probedAt < PROBE_INTERVAL_MS) return;
+    this.probing = true;
+    void inRootContext(async () => {
+      for (const member of this.members) {
+        if (member === inUse || this.closed) break;
+        try {
+          await member.connectNow();
+          this.current = member;
+          break;
+        } catch {
+          // Not yet. Whoever needs it is told when no address works.
+        }
+      }
+      this.probing = false;
+      this.probedAt = performance.now();
+    });
+  }
+}
+
+/** Waits no longer than deadline and signal allow. */
+function within<T>(promise: Promise<T>, timeoutMs: number | undefined, signal: AbortSignal | undefined): Promise<T> {
+  if (timeoutMs === undefined && signal === undefined) return promise;
+  return new Promise<T>((resolve, reject) => {
+    const onAbort = () => reject(abortError(signal!));
+    const timer = timeoutMs === undefined ? undefined : setTimeout(() => reject(timedOut(" before there was a connection")), timeoutMs);
+    if (signal !== undefined) onAbortOf(signal, onAbort);
+    promise.then(resolve, reject).finally(() => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", onAbort);
+    });
+  });
+}

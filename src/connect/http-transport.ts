@@ -1,0 +1,298 @@
+/**
+ * A transport to an address of HTTP: Connect's own, over one HTTP/2 connection at a time that is made when first needed. What is added is what
+ * the other carriers have: errors that name the address, an end of patience with connecting, payloads, state, `close`.
+ *
+ * HTTP-1  A call is given to Connect only once there is a connection. So a connection that cannot be made is told apart from a call that was
+ *         sent, and only the former may move on to another address.
+ */
+import type { DescMessage, DescMethodStreaming, DescMethodUnary, Message, MessageInitShape } from "@bufbuild/protobuf";
+import type { ContextValues, Interceptor, StreamResponse, Transport, UnaryResponse } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { Compression } from "@connectrpc/connect/protocol";
+import type { Http2SessionManager } from "@connectrpc/connect-node";
+import type { ClientSessionOptions, SecureClientSessionOptions } from "node:http2";
+import type { HttpAddress } from "../carrier/address.js";
+import { formatAddress } from "../carrier/address.js";
+import { inRootContext } from "../carrier/root-context.js";
+import { onAbortOf } from "../rpc/abort.js";
+import { boundedTimeout } from "../rpc/deadline.js";
+import { abortError } from "../rpc/errors.js";
+import { loadConnectNode } from "./connect-node.js";
+import { connectionFailure, lostConnection } from "./http-errors.js";
+import { ownPayloads, ownPayloadsOfAll } from "./http-payloads.js";
+import { checkCarrier, checkLimits, given, handshakeTimeoutOf } from "./options.js";
+import { methodPath } from "./routes.js";
+import type { AddressedTransport, ConnectionState, IsthmusTransportOptions, TransportStats } from "./transport.js";
+
+/** Options for addresses of HTTP. Others ignore them. */
+export interface HttpTransportOptions {
+  /** What is spoken: gRPC by default. */
+  readonly protocol?: "grpc" | "grpc-web" | "connect";
+  /** For `http2.connect`: `ca`, `cert`, `key`, `servername`, `settings`, … */
+  readonly nodeOptions?: ClientSessionOptions | SecureClientSessionOptions;
+  /**
+   * How often an HTTP/2 connection with open calls is asked whether it is alive while nothing comes from it, in milliseconds; and after how
+   * long a pause the next call asks first. 360,000 by default, since many gRPC servers take more than one PING in five minutes for abuse; an Isthmus
+   * server allows any.
+   */
+  readonly pingIntervalMs?: number;
+  /** How long the answer may take before the connection is given up, in milliseconds; 15,000 by default. */
+  readonly pingTimeoutMs?: number;
+  /** Whether a connection without calls is asked too; it is not by default. */
+  readonly pingIdleConnection?: boolean;
+  /** After how long without calls the connection is closed, in milliseconds; 900,000 by default. */
+  readonly idleConnectionTimeoutMs?: number;
+  /** Compressions that answers may have, from `@connectrpc/connect-node`; none by default. */
+  readonly acceptCompression?: readonly Compression[];
+  /** Compresses requests. */
+  readonly sendCompression?: Compression;
+  /** From what size on requests are compressed, in bytes; 1024 by default. */
+  readonly compressMinBytes?: number;
+}
+
+const PING_INTERVAL_MS_DEFAULT = 360_000;
+const PROTOCOLS = ["grpc", "grpc-web", "connect"];
+
+type HeadersInit = NonNullable<ConstructorParameters<typeof Headers>[0]>;
+
+interface Loaded {
+  readonly manager: Http2SessionManager;
+  readonly transport: Transport;
+}
+
+export class HttpTransport implements AddressedTransport {
+  private readonly options: IsthmusTransportOptions;
+  private readonly name: string;
+  private readonly loading: Promise<Loaded>;
+  private loaded: Loaded | undefined;
+  private connecting: Promise<void> | undefined;
+  private connections = 0;
+  private closedBecause: ConnectError | undefined;
+  private readonly calls = new Set<HttpCall>();
+
+  constructor(options: IsthmusTransportOptions, address: HttpAddress) {
+    this.options = options;
+    this.name = formatAddress(address);
+    const { protocol } = options;
+    if (protocol !== undefined && !PROTOCOLS.includes(protocol)) {
+      throw new ConnectError(`option protocol: there is no ${JSON.stringify(protocol)}; expected one of ${PROTOCOLS.join(", ")}`, Code.InvalidArgument);
+    }
+    checkCarrier(options, address);
+    const limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
+    this.loading = inRootContext(() => this.load(limits));
+    // Told to whoever calls.
+    this.loading.catch(() => undefined);
+  }
+
+  private async load(limits: { readMaxBytes: number; writeMaxBytes: number }): Promise<Loaded> {
+    const { options, name } = this;
+    const connectNode = await loadConnectNode(`connect to ${name}`);
+    const manager = new connectNode.Http2SessionManager(
+      name,
+      {
+        pingIntervalMs: options.pingIntervalMs ?? PING_INTERVAL_MS_DEFAULT,
+        ...given({ pingTimeoutMs: options.pingTimeoutMs, pingIdleConnection: options.pingIdleConnection, idleConnectionTimeoutMs: options.idleConnectionTimeoutMs }),
+      },
+      options.nodeOptions,
+    );
+    const all = {
+      baseUrl: name,
+      httpVersion: "2" as const,
+      sessionManager: manager,
+      ...limits,
+      interceptors: [...(options.interceptors ?? []), this.innermost],
+      acceptCompression: [...(options.acceptCompression ?? [])],
+      ...given({ sendCompression: options.sendCompression, compressMinBytes: options.compressMinBytes, binaryOptions: options.binaryOptions }),
+    };
+    const make = { "grpc": connectNode.createGrpcTransport, "grpc-web": connectNode.createGrpcWebTransport, "connect": connectNode.createConnectTransport }[options.protocol ?? "grpc"];
+    this.loaded = { manager, transport: make({ useBinaryFormat: true, ...all }) };
+    return this.loaded;
+  }
+
+  get state(): ConnectionState {
+    if (this.closedBecause !== undefined) return "closed";
+    if (this.connecting !== undefined) return "connecting";
+    return this.isReady() ? "ready" : "idle";
+  }
+
+  get carrier(): "http" | undefined {
+    return this.state === "ready" ? "http" : undefined;
+  }
+
+  stats(): TransportStats {
+    return { state: this.state, carrier: this.carrier, pendingCalls: this.calls.size, connections: this.connections, connection: undefined };
+  }
+
+  async unary<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodUnary<I, O>,
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+    header: HeadersInit | undefined,
+    input: MessageInitShape<I>,
+    contextValues?: ContextValues,
+  ): Promise<UnaryResponse<I, O>> {
+    const call = this.begin(signal);
+    try {
+      const { transport } = this.loaded ?? (await this.loading);
+      return await transport.unary(method, call.signal, this.timeoutOf(timeoutMs), header, input, contextValues);
+    } finally {
+      call.end();
+    }
+  }
+
+  async stream<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodStreaming<I, O>,
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+    header: HeadersInit | undefined,
+    input: AsyncIterable<MessageInitShape<I>>,
+    contextValues?: ContextValues,
+  ): Promise<StreamResponse<I, O>> {
+    const call = this.begin(signal);
+    try {
+      const { transport } = this.loaded ?? (await this.loading);
+      const response = await transport.stream(method, call.signal, this.timeoutOf(timeoutMs), header, input, contextValues);
+      return { ...response, message: call.endingWith(response.message) };
+    } catch (error) {
+      call.end();
+      throw error;
+    }
+  }
+
+  /** Makes the connection, if there is none. @throws ConnectError that names the address */
+  async connectNow(signal?: AbortSignal): Promise<void> {
+    const { manager } = this.loaded ?? (await this.loading);
+    if (this.closedBecause !== undefined) throw this.closedBecause;
+    if (this.isReady()) return;
+    this.connecting ??= inRootContext(() => this.makeConnection(manager)).finally(() => {
+      this.connecting = undefined;
+    });
+    await orAborted(this.connecting, signal);
+  }
+
+  close(): Promise<void> {
+    if (this.closedBecause !== undefined) return Promise.resolve();
+    const reason = new ConnectError("the transport was closed", Code.Unavailable);
+    this.closedBecause = reason;
+    for (const call of [...this.calls]) call.abort(reason);
+    this.loading.then(
+      ({ manager }) => manager.abort(reason),
+      () => undefined,
+    );
+    return Promise.resolve();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  private timeoutOf(timeoutMs: number | undefined): number | undefined {
+    return boundedTimeout(timeoutMs ?? this.options.defaultTimeoutMs);
+  }
+
+  private isReady(): boolean {
+    const state = this.loaded?.manager.state();
+    return state === "open" || state === "idle" || state === "verifying";
+  }
+
+  private begin(signal: AbortSignal | undefined): HttpCall {
+    if (this.closedBecause !== undefined) throw new ConnectError("the transport is closed", Code.Unavailable);
+    const call = new HttpCall(signal, (ended) => this.calls.delete(ended));
+    this.calls.add(call);
+    return call;
+  }
+
+  private async makeConnection(manager: Http2SessionManager): Promise<void> {
+    const timeoutMs = handshakeTimeoutOf(this.options);
+    const timer = setTimeout(() => manager.abort(new ConnectError(`no connection within ${timeoutMs} ms; is the host there, and is nothing in between that drops packets?`, Code.Unavailable)), timeoutMs);
+    try {
+      if ((await manager.connect()) === "error") throw connectionFailure(this.name, manager.error());
+      this.connections++;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Right before the call is sent: all interceptors of the user's have run. */
+  private readonly innermost: Interceptor = (next) => async (request) => {
+    const { signal, method } = request;
+    await this.connectNow(signal);
+    const why = `it was sent with the call ${methodPath(method)}`;
+    try {
+      if (request.stream) {
+        const response = await next({ ...request, message: ownPayloadsOfAll(method.input, request.message, why, signal) });
+        return response.stream ? { ...response, message: this.explaining(response.message, signal) } : response;
+      }
+      const owned = ownPayloads(method.input, request.message, why, signal);
+      return await next(owned === request.message ? request : { ...request, message: await owned });
+    } catch (error) {
+      throw await this.explain(error, signal);
+    }
+  };
+
+  private async *explaining(messages: AsyncIterable<Message>, signal: AbortSignal): AsyncGenerator<Message> {
+    try {
+      yield* messages;
+    } catch (error) {
+      throw await this.explain(error, signal);
+    }
+  }
+
+  private async explain(error: unknown, signal: AbortSignal): Promise<unknown> {
+    if (signal.aborted) return error;
+    // The end of a connection is told to its calls first.
+    await new Promise((resolve) => setImmediate(resolve));
+    return lostConnection(this.name, error, this.isReady());
+  }
+}
+
+/** A call's signal: the user's, and the transport's end. */
+class HttpCall {
+  private readonly controller = new AbortController();
+  private readonly outer: AbortSignal | undefined;
+  private readonly onEnd: (call: HttpCall) => void;
+  private readonly onAbort = () => this.controller.abort(abortError(this.outer!));
+
+  constructor(outer: AbortSignal | undefined, onEnd: (call: HttpCall) => void) {
+    this.outer = outer;
+    this.onEnd = onEnd;
+    if (outer?.aborted === true) this.onAbort();
+    else if (outer !== undefined) onAbortOf(outer, this.onAbort);
+  }
+
+  get signal(): AbortSignal {
+    return this.controller.signal;
+  }
+
+  abort(reason: ConnectError): void {
+    this.controller.abort(reason);
+  }
+
+  end(): void {
+    this.outer?.removeEventListener("abort", this.onAbort);
+    this.onEnd(this);
+  }
+
+  /** Messages of the call, with which it ends. A reader that stops early cancels it. */
+  async *endingWith<M>(messages: AsyncIterable<M>): AsyncGenerator<M> {
+    let finished = false;
+    try {
+      yield* messages;
+      finished = true;
+    } finally {
+      if (!finished) this.abort(new ConnectError("the client stopped reading", Code.Canceled));
+      this.end();
+    }
+  }
+}
+
+/** Waits no longer than the signal allows. */
+function orAborted(promise: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+  if (signal === undefined) return promise;
+  return new Promise((resolve, reject) => {
+    const onAbort = () => reject(abortError(signal));
+    if (signal.aborted) onAbort();
+    signal.addEventListener("abort", onAbort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+  });
+}
