@@ -2,13 +2,8 @@
  * Where a body of the suite over every carrier runs: what the messages travel over, and whether client and server share a process. A scene has a
  * server of StreamService that its tests share, and makes further ones with options.
  */
-import { once } from "node:events";
-import type { ServerHttp2Session } from "node:http2";
-import { createServer } from "node:http2";
-import type { AddressInfo } from "node:net";
-import type { Client, Interceptor, Transport } from "@connectrpc/connect";
+import type { Client, Interceptor } from "@connectrpc/connect";
 import { createClient, createContextValues } from "@connectrpc/connect";
-import { connectNodeAdapter, createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 import type { IsthmusServerOptions, IsthmusTransport, IsthmusTransportOptions, ServerStats } from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
 import { StreamService } from "../proto/streams_pb.js";
@@ -34,7 +29,6 @@ export type SceneClientOptions = Pick<IsthmusTransportOptions, "readMaxBytes" | 
 };
 
 export interface StreamServerData {
-  readonly carrier: CarrierName;
   readonly address: string;
   readonly options: SceneServerOptions;
 }
@@ -43,8 +37,7 @@ export interface StreamServerData {
 export interface StreamServerHere {
   readonly address: string;
   close(timeoutMs?: number): Promise<void>;
-  /** Undefined where the server is not Isthmus's. */
-  stats(): ServerStats | undefined;
+  stats(): ServerStats;
 }
 
 export interface SceneServer {
@@ -55,51 +48,21 @@ export interface SceneServer {
   /** What the handlers saw that were called under this name. */
   seen(call: string): Promise<Seen>;
   totals(prefix: string): Promise<ReturnType<typeof totalsHere>>;
-  stats(): Promise<ServerStats | undefined>;
+  stats(): Promise<ServerStats>;
   close(timeoutMs?: number): Promise<void>;
 }
 
 export interface SceneClient {
-  readonly transport: Transport;
+  readonly transport: IsthmusTransport;
   readonly client: Client<typeof StreamService>;
-  /** The same transport, where it is Isthmus's own. */
-  readonly isthmus: IsthmusTransport | undefined;
 }
 
-/** By default a session with more than 10 MB in its buffers refuses further streams. */
-const HTTP_OPTIONS = { maxSessionMemory: 1000 };
-
 /** Serves StreamService in this process. */
-export async function serveStreamsHere({ carrier, address, options }: StreamServerData): Promise<StreamServerHere> {
-  const { recorded, leases, memory, ...common } = options;
-  const shared = { ...common, ...(recorded === true ? { interceptors: [recordMessages] } : {}), routes: streamRoutes };
+export async function serveStreamsHere(data: StreamServerData): Promise<StreamServerHere> {
+  const { recorded, ...options } = data.options;
   const contextValues = () => createContextValues().set(streamValue, "of the server");
-  if (carrier === "HTTP/2") {
-    const sessions = new Set<ServerHttp2Session>();
-    const server = createServer(HTTP_OPTIONS, connectNodeAdapter({ ...shared, contextValues }));
-    server.on("session", (session) => {
-      sessions.add(session);
-      session.on("close", () => sessions.delete(session));
-    });
-    server.listen(0, "127.0.0.1");
-    await once(server, "listening");
-    return {
-      address: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-      async close(timeoutMs = 10_000) {
-        const closed = new Promise((resolve) => server.close(resolve));
-        for (const session of sessions) session.close();
-        const timer = setTimeout(() => {
-          for (const session of sessions) session.destroy();
-        }, timeoutMs);
-        await closed;
-        clearTimeout(timer);
-      },
-      stats: () => undefined,
-    };
-  }
-  const own = { ...(leases === undefined ? {} : { leases }), ...(memory === undefined ? {} : { memory }) };
-  const server = createIsthmusServer({ ...shared, ...own, contextValues });
-  const listening = await server.listen(address);
+  const server = createIsthmusServer({ ...options, ...(recorded === true ? { interceptors: [recordMessages] } : {}), routes: streamRoutes, contextValues });
+  const listening = await server.listen(data.address);
   return {
     address: listening.address,
     close: (timeoutMs) => server.close(timeoutMs === undefined ? {} : { timeoutMs }),
@@ -108,23 +71,9 @@ export async function serveStreamsHere({ carrier, address, options }: StreamServ
 }
 
 export function connectStreams(owner: Owner, server: Pick<SceneServer, "address" | "carrier">, options: SceneClientOptions = {}): SceneClient {
-  const { leases, memory, interceptors, ...limits } = options;
-  if (server.carrier === "HTTP/2") {
-    const sessionManager = new Http2SessionManager(server.address, undefined, HTTP_OPTIONS);
-    const transport = createGrpcTransport({ ...limits, ...(interceptors === undefined ? {} : { interceptors }), baseUrl: server.address, sessionManager, acceptCompression: [] });
-    owner.after(() => sessionManager.abort());
-    return { transport, client: createClient(StreamService, transport), isthmus: undefined };
-  }
-  const transport = createIsthmusTransport({
-    ...limits,
-    ...(interceptors === undefined ? {} : { interceptors }),
-    ...(leases === undefined ? {} : { leases }),
-    ...(memory === undefined ? {} : { memory }),
-    address: server.address,
-    ...carrierOption(server.carrier),
-  });
+  const transport = createIsthmusTransport({ ...options, address: server.address, ...carrierOption(server.carrier) });
   owner.after(() => transport.close());
-  return { transport, client: createClient(StreamService, transport), isthmus: transport };
+  return { transport, client: createClient(StreamService, transport) };
 }
 
 function carrierOption(carrier: CarrierName): Pick<IsthmusTransportOptions, "carrier"> {
@@ -140,9 +89,8 @@ export class Scene {
   /** Whether large values are leased, not copied. */
   readonly hasLeases: boolean;
   /**
-   * Whether the frames are Isthmus's own. Over HTTP/2 some things are as Node's and Connect's code has them: a handler whose answers nobody
-   * takes any more is not told to end while it is sending, requests that are broken off look like requests that ended, reasons
-   * of aborts are others, and handlers may start before a call is refused.
+   * Whether the frames are Isthmus's own. Over HTTP/2 some things are as Node's and Connect's code has them: requests that are broken
+   * off look like requests that ended, reasons of aborts are others, and handlers may start before a call is refused.
    */
   readonly isOwn: boolean;
   private readonly owner: Owner;
@@ -164,8 +112,8 @@ export class Scene {
 
   async serve(owner: Owner, options: SceneServerOptions = {}, place = this.place): Promise<SceneServer> {
     const { carrier } = this;
-    const address = carrier === "TCP socket" ? "tcp:127.0.0.1:0" : tempSocket(owner);
-    const data: StreamServerData = { carrier, address, options };
+    const address = { "TCP socket": "tcp:127.0.0.1:0", "HTTP/2": "http://127.0.0.1:0" }[carrier as string] ?? tempSocket(owner);
+    const data: StreamServerData = { address, options };
     if (place === "one process") {
       const server = await serveStreamsHere(data);
       owner.after(() => server.close(0));

@@ -137,12 +137,12 @@ export function errors(scene: Scene): void {
   });
 
   test("a failed stream leaves the connection as it was", async (context) => {
-    const { client, isthmus } = await scene.connect(context);
+    const { client, transport } = await scene.connect(context);
     for (let i = 0; i < 50; i++) {
       await outcomeOf(client.chat(items(20), scripted({ fail: { code: Code.Aborted, message: "no" }, failAfter: i % 7 })));
       assert.equal((await client.echo({ number: BigInt(i) })).number, BigInt(i));
     }
-    if (isthmus !== undefined) assert.deepEqual([isthmus.stats().connections, isthmus.stats().pendingCalls], [1, 0]);
+    assert.deepEqual([transport.stats().connections, transport.stats().pendingCalls], [1, 0]);
   });
 
   test("after its failure or end an iterator stays ended", async (context) => {

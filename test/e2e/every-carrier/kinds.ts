@@ -148,7 +148,7 @@ export function kinds(scene: Scene): void {
   });
 
   test("calls of all kinds follow each other over one connection", async (context) => {
-    const { client, isthmus } = await scene.connect(context);
+    const { client, transport } = await scene.connect(context);
     for (let i = 0; i < 20; i++) {
       const [echoed, counted, summed, chatted] = await Promise.all([
         client.echo({ number: BigInt(i) }),
@@ -158,7 +158,7 @@ export function kinds(scene: Scene): void {
       ]);
       assert.deepEqual([echoed.number, counted.messages.length, summed.items, chatted.messages.length], [BigInt(i), 5, 5n, 5]);
     }
-    if (isthmus !== undefined) assert.deepEqual([isthmus.stats().connections, isthmus.stats().pendingCalls], [1, 0]);
+    assert.deepEqual([transport.stats().connections, transport.stats().pendingCalls], [1, 0]);
   });
 
   test("a server that was told to go on an address that nobody has is Unavailable for every kind", async (context) => {

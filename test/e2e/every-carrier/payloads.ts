@@ -18,13 +18,13 @@ const DATA_BYTES = 150_000;
 
 export function payloads(scene: Scene): void {
   /** Nothing of the client's memory is in use any more, and it holds nothing of the server's. */
-  async function allReturned({ isthmus, client }: SceneClient): Promise<void> {
-    if (isthmus === undefined || !scene.hasLeases) return;
+  async function allReturned({ transport, client }: SceneClient): Promise<void> {
+    if (!scene.hasLeases) return;
     await waitUntil("all blocks to be back", async () => {
       collectSoon();
       // A side looks for what came back when it has something to do.
       await client.echo({});
-      const { arenaInUseBytes, loans, leases } = isthmus.stats().connection!;
+      const { arenaInUseBytes, loans, leases } = transport.stats().connection!;
       return (arenaInUseBytes === 0 && loans === 0 && leases === 0) || JSON.stringify({ arenaInUseBytes, loans, leases });
     });
   }
@@ -80,7 +80,7 @@ export function payloads(scene: Scene): void {
   });
 
   test("what is kept of a stream stays as it was, whatever comes later (leases: collected)", async (context) => {
-    const { client, transport, isthmus } = await scene.connect(context);
+    const { client, transport } = await scene.connect(context);
     const kept: { seed: number; data: Uint8Array }[] = [];
     for (let round = 0; round < 4; round++) {
       for await (const { number, data } of client.chat(items(20, (i) => ownItem(round * 20 + i, { payload: i % 2 === 0 ? "loan" : "heap", dataBytes: 60_000 + i * 4096 }, transport)))) {
@@ -92,11 +92,11 @@ export function payloads(scene: Scene): void {
       for (const { seed, data } of kept) assert.equal(patternFault(data, seed), -1, `message ${seed}`);
     }
     kept.length = 0;
-    await allReturned({ client, transport, isthmus });
+    await allReturned({ client, transport });
   });
 
   test("release gives a message's memory back in the middle of a stream (leases: collected)", async (context) => {
-    const { client, transport, isthmus } = await scene.connect(context, { memory: { arenaBytes: 2 << 20 } });
+    const { client, transport } = await scene.connect(context, { memory: { arenaBytes: 2 << 20 } });
     let count = 0;
     for await (const reply of client.chat(items(30, (i) => ownItem(i, { payload: "loan", dataBytes: 300_000 }, transport)))) {
       assert.equal(patternFault(reply.data.subarray(0, 4096), count++), -1);
@@ -104,11 +104,11 @@ export function payloads(scene: Scene): void {
       if (scene.hasLeases) assert.equal(reply.data.length, 0);
     }
     assert.equal(count, 30);
-    await allReturned({ client, transport, isthmus });
+    await allReturned({ client, transport });
   });
 
   test("streams that are given up in the middle give all memory back", async (context) => {
-    const { client, transport, isthmus } = await scene.connect(context);
+    const { client, transport } = await scene.connect(context);
     for (let round = 0; round < 6; round++) {
       const controller = new AbortController();
       let count = 0;
@@ -122,6 +122,6 @@ export function payloads(scene: Scene): void {
       await failure(run, Code.Canceled, /./);
       assert.equal(count, round * 2 + 1);
     }
-    await allReturned({ client, transport, isthmus });
+    await allReturned({ client, transport });
   });
 }

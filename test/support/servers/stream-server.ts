@@ -13,3 +13,5 @@ answerParent({
   stats: () => server.stats(),
   close: (timeoutMs: number | undefined) => server.close(timeoutMs),
 });
+// It is asked also after it was closed.
+process.channel?.ref();
