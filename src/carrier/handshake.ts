@@ -30,6 +30,8 @@ export interface LinkOptions {
   readonly pollMicros: number;
   /** Streams that this side accepts at once. */
   readonly maxStreams: number;
+  /** Bytes that each stream may send to this side before it is granted more. */
+  readonly streamWindowBytes: number;
   readonly isolation: Isolation | undefined;
 }
 
@@ -57,6 +59,14 @@ export interface Link {
   readonly peer: PeerCredentials | undefined;
   /** Streams that may be open at once: the smaller of what both ends accept. */
   readonly maxStreams: number;
+  /** The credit that each stream starts with, in bytes; undefined: the peer knows unary calls only. */
+  readonly windows: StreamWindows | undefined;
+}
+
+/** How many bytes each stream may send before it is granted more. */
+export interface StreamWindows {
+  readonly own: number;
+  readonly peer: number;
 }
 
 /** A connected socket during the handshake. Only one that the addon holds brings descriptors. */
@@ -75,6 +85,7 @@ export async function greet(socket: HandshakeSocket, options: LinkOptions, signa
       featuresSupported: supported,
       featuresRequired: options.carrier === "shm" ? FEATURE.sharedMemory : 0,
       maxStreams: options.maxStreams,
+      streamWindowBytes: options.streamWindowBytes,
     };
     let peer: PeerCredentials | undefined;
     if (socket instanceof ControlSocket) {
@@ -100,14 +111,15 @@ export async function greet(socket: HandshakeSocket, options: LinkOptions, signa
     if (unasked !== 0) throw new ConnectError(`the server chose features 0x${unasked.toString(16)}, which this client did not offer`, Code.Unavailable);
     if ((hello.featuresRequired & ~answer.features) !== 0) throw new ConnectError("the server does not take the shared memory that this client requires", Code.Unavailable);
     const maxStreams = Math.min(options.maxStreams, answer.maxStreams);
+    const windows = windowsOf(answer.features, options, answer.streamWindowBytes);
     if (hasSharedMemory(answer.features)) {
       const { carrier } = shareMemory(socket as ControlSocket, own!, received, peer!, options, answer.features);
       (socket as ControlSocket).handOver(carrier);
-      return { carrier, peer, maxStreams };
+      return { carrier, peer, maxStreams, windows };
     }
     expectNoDescriptors(received);
     own?.close();
-    return { carrier: streamFrames(socket), peer, maxStreams };
+    return { carrier: streamFrames(socket), peer, maxStreams, windows };
   } catch (error) {
     own?.close();
     closeDescriptors(socket, received);
@@ -137,14 +149,15 @@ export async function welcome(
     if (hello.kind !== "hello") throw new ConnectError("the client did not start with a greeting", Code.InvalidArgument);
     const agreed = negotiate(hello, featuresOf(socket, options), options.carrier === "shm" ? FEATURE.sharedMemory : 0);
     if ("refusal" in agreed) throw new ConnectError(agreed.refusal, Code.FailedPrecondition);
-    const answer = { kind: "welcome", version: agreed.version, features: agreed.features, maxStreams: options.maxStreams } as const;
+    const answer = { kind: "welcome", version: agreed.version, features: agreed.features, maxStreams: options.maxStreams, streamWindowBytes: options.streamWindowBytes } as const;
     const maxStreams = Math.min(options.maxStreams, hello.maxStreams);
+    const windows = windowsOf(agreed.features, options, hello.streamWindowBytes);
     if (!hasSharedMemory(agreed.features)) {
       // A client that offered memory to a server without it sent descriptors; they are not needed.
       if (!hasSharedMemory(hello.featuresSupported)) expectNoDescriptors(received);
       closeDescriptors(socket, received);
       socket.send(answer);
-      return { carrier: streamFrames(socket), peer, maxStreams };
+      return { carrier: streamFrames(socket), peer, maxStreams, windows };
     }
     const control = socket as ControlSocket;
     own = createOwnMemory(control.addon, options.geometry);
@@ -154,7 +167,7 @@ export async function welcome(
     control.send(answer, [own.ringDescriptor, own.arenaDescriptor]);
     own.descriptorsSent();
     control.handOver(shared.carrier);
-    return { carrier: shared.carrier, peer, maxStreams };
+    return { carrier: shared.carrier, peer, maxStreams, windows };
   } catch (error) {
     // The client reads this: whose limit was reached must be plain.
     const failure = handshakeError(error);
@@ -169,7 +182,12 @@ export async function welcome(
 
 /** What this end can do on this socket, as it was told to. */
 function featuresOf(socket: HandshakeSocket, options: LinkOptions): number {
-  return socket instanceof ControlSocket && options.carrier !== "socket" ? FEATURE.sharedMemory | FEATURE.spans : 0;
+  const memory = socket instanceof ControlSocket && options.carrier !== "socket" ? FEATURE.sharedMemory | FEATURE.spans : 0;
+  return memory | FEATURE.streams;
+}
+
+function windowsOf(features: number, options: LinkOptions, peer: number | undefined): StreamWindows | undefined {
+  return (features & FEATURE.streams) === 0 || peer === undefined ? undefined : { own: options.streamWindowBytes, peer };
 }
 
 function hasSharedMemory(features: number): boolean {

@@ -16,7 +16,7 @@ import { isFleeting, isPoisoned } from "../memory/lease.js";
 import { Loan } from "../memory/loan.js";
 import { MappedFile } from "../memory/mapped-file.js";
 import { originOf, originsSeen } from "../memory/origin.js";
-import { serializeError } from "../rpc/client.js";
+import { serializeError } from "../rpc/errors.js";
 
 type Values = Record<string, unknown>;
 

@@ -13,7 +13,7 @@ import { LEASE_LIFETIMES } from "../memory/lease.js";
 import type { Addon } from "../os/addon.js";
 import { loadAddon } from "../os/addon.js";
 import { cpuQuotaCores } from "../os/cgroup.js";
-import { MESSAGE_BYTES_MAX } from "../wire/frame.js";
+import { MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES_MAX, STREAM_WINDOW_BYTES_MIN } from "../wire/frame.js";
 
 export interface CallLimits {
   readonly readMaxBytes: number;
@@ -59,12 +59,18 @@ export interface CommonOptions {
     /** The most that payloads in flight may occupy: a multiple of 64 KiB; 256 MiB by default. Committed only as needed. */
     readonly arenaBytes?: number;
   };
+  /**
+   * What a stream may send to this side before its messages are pulled, in bytes: each message counts with its length and 128 bytes. 1 MiB
+   * by default. One larger message passes all the same, so a stream holds at most this and one message in memory, per direction.
+   */
+  readonly streamWindowBytes?: number;
   /** How long the handshake of a new connection may take, in milliseconds; 5000 by default. */
   readonly handshakeTimeoutMs?: number;
 }
 
 const RING_BYTES_DEFAULT = 256 << 10;
 const ARENA_BYTES_DEFAULT = 256 << 20;
+const STREAM_WINDOW_BYTES_DEFAULT = 1 << 20;
 const RELEASE_SLOTS = 4096;
 const HANDSHAKE_TIMEOUT_MS_DEFAULT = 5000;
 
@@ -100,6 +106,12 @@ export function lifetimeOf(leases: LeaseLifetime | undefined): LeaseLifetime {
 export function isolationOf(isolation: Isolation | undefined): Isolation | undefined {
   if (isolation === undefined || isolation === "shared" || isolation === "snapshot") return isolation;
   throw new ConnectError(`option isolation: expected "shared" or "snapshot", not ${String(isolation)}`, Code.InvalidArgument);
+}
+
+/** @throws ConnectError `InvalidArgument` for a size that there is not */
+export function streamWindowOf({ streamWindowBytes = STREAM_WINDOW_BYTES_DEFAULT }: CommonOptions): number {
+  if (Number.isInteger(streamWindowBytes) && streamWindowBytes >= STREAM_WINDOW_BYTES_MIN && streamWindowBytes <= STREAM_WINDOW_BYTES_MAX) return streamWindowBytes;
+  throw new ConnectError(`option streamWindowBytes: expected a whole number of ${STREAM_WINDOW_BYTES_MIN} to ${STREAM_WINDOW_BYTES_MAX} bytes, not ${streamWindowBytes}`, Code.InvalidArgument);
 }
 
 export function handshakeTimeoutOf(options: CommonOptions): number {

@@ -3,7 +3,6 @@ import { test } from "node:test";
 import type { ConnectRouter, Interceptor } from "@connectrpc/connect";
 import { ConnectError } from "@connectrpc/connect";
 import { createProtobufCodec } from "../codec/codec.js";
-import type { ServerMethod } from "../rpc/server.js";
 import { TestService } from "../../test/proto/test_pb.js";
 import { collectRoutes, methodPath } from "./routes.js";
 
@@ -21,11 +20,11 @@ function collect(routes: (router: ConnectRouter) => void) {
   });
 }
 
-test("every method of a registered service is served, or the reason why not", () => {
+test("every method of a registered service is served", () => {
   const served = collect((router) => router.service(TestService, { echo: () => ({}) }));
   assert.deepEqual([...served.keys()].sort(), TestService.methods.map(methodPath).sort());
   assert.equal(typeof served.get("/isthmus.test.TestService/Echo"), "object");
-  assert.match(served.get("/isthmus.test.TestService/Count") as string, /streaming method/);
+  assert.equal(served.get("/isthmus.test.TestService/Count")?.handle, undefined);
 });
 
 test("a method that is registered again replaces the first, with its own options only", () => {
@@ -33,9 +32,9 @@ test("a method that is registered again replaces the first, with its own options
     router.service(TestService, { echo: () => ({}) }, { readMaxBytes: 7 });
     router.rpc(TestService.method.wait, () => ({}), { maxTimeoutMs: 8, interceptors: [] });
   });
-  const { options } = served.get("/isthmus.test.TestService/Wait") as ServerMethod;
+  const { options } = served.get("/isthmus.test.TestService/Wait")!;
   assert.deepEqual({ ...options }, { readMaxBytes: 100, writeMaxBytes: 200, maxTimeoutMs: 8, leases: "collected", interceptors: [], shutdownSignal: undefined });
-  assert.equal((served.get("/isthmus.test.TestService/Echo") as ServerMethod).options.readMaxBytes, 7);
+  assert.equal(served.get("/isthmus.test.TestService/Echo")!.options.readMaxBytes, 7);
 });
 
 test("the router can be chained and has no HTTP handlers", () => {

@@ -11,13 +11,13 @@ import { inRootContext } from "../carrier/root-context.js";
 import type { Listener, ListenOptions } from "../carrier/listen.js";
 import { createProtobufCodec } from "../codec/codec.js";
 import type { Addon, PeerCredentials } from "../os/addon.js";
-import type { ServerMethod } from "../rpc/server.js";
 import { ServerConnection } from "../rpc/server.js";
+import type { ServerMethod } from "../rpc/server-method.js";
 import { SLOTS_MAX } from "../wire/frame.js";
 import type { HttpListener } from "./http-server.js";
 import { listenHttp } from "./http-server.js";
 import type { CommonOptions } from "./options.js";
-import { checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, lifetimeOf, pollMicrosOf } from "./options.js";
+import { checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, lifetimeOf, pollMicrosOf, streamWindowOf } from "./options.js";
 import { openListener } from "./listening.js";
 import { collectRoutes } from "./routes.js";
 
@@ -49,6 +49,8 @@ export interface ServerStats {
   /** The same by what they run over. */
   readonly carriers: { readonly shm: number; readonly socket: number; readonly http: number };
   readonly pendingCalls: number;
+  /** How many of them are streams. */
+  readonly openStreams: number;
   /** Connections that were refused or failed in the handshake. */
   readonly refused: number;
   /** Connections that ended because the client broke the protocol. */
@@ -92,7 +94,7 @@ export function createIsthmusServer(options: IsthmusServerOptions): IsthmusServe
 
 class LocalServer implements IsthmusServer {
   private readonly options: IsthmusServerOptions;
-  private readonly methods: ReadonlyMap<string, ServerMethod | string>;
+  private readonly methods: ReadonlyMap<string, ServerMethod>;
   private readonly geometry: ReturnType<typeof geometryOf>;
   private readonly listeners: Listener[] = [];
   private readonly httpListeners: HttpListener[] = [];
@@ -114,6 +116,7 @@ class LocalServer implements IsthmusServer {
     });
     this.geometry = geometryOf(options);
     isolationOf(options.isolation);
+    streamWindowOf(options);
     const { maxStreams } = options;
     if (maxStreams !== undefined && !(maxStreams >= 1)) throw new ConnectError(`maxStreams ${maxStreams} must be >= 1`, Code.InvalidArgument);
     checkCarrier(options);
@@ -168,16 +171,18 @@ class LocalServer implements IsthmusServer {
 
   stats(): ServerStats {
     let pendingCalls = 0;
+    let openStreams = 0;
     const carriers = { shm: 0, socket: 0, http: 0 };
     for (const connection of this.connections) {
       pendingCalls += connection.pendingCalls;
+      openStreams += connection.openStreams;
       carriers[connection.carrier.name]++;
     }
     for (const listener of this.httpListeners) {
       pendingCalls += listener.pendingCalls;
       carriers.http += listener.connections;
     }
-    return { connections: this.connections.size + carriers.http, carriers, pendingCalls, refused: this.refused, violations: this.violations };
+    return { connections: this.connections.size + carriers.http, carriers, pendingCalls, openStreams, refused: this.refused, violations: this.violations };
   }
 
   private isClosing(): boolean {
@@ -227,13 +232,14 @@ class LocalServer implements IsthmusServer {
           handshakeTimeoutMs: timeoutMs,
           pollMicros: pollMicrosOf(options),
           maxStreams: Math.min(options.maxStreams ?? SLOTS_MAX, SLOTS_MAX),
+          streamWindowBytes: streamWindowOf(options),
           isolation: options.isolation,
         },
         abort.signal,
       );
       const connection: ServerConnection = new ServerConnection(
         link.carrier,
-        { methods: this.methods, peer, maxStreams: link.maxStreams, contextValues: options.contextValues ?? createContextValues },
+        { methods: this.methods, peer, maxStreams: link.maxStreams, windows: link.windows, contextValues: options.contextValues ?? createContextValues },
         (reason) => this.onEnded(connection, reason),
       );
       this.connections.add(connection);

@@ -1,7 +1,7 @@
 /** The client: Connect's Transport over a connection that is made when first needed and remade after it was lost. */
 import type { DescMessage, DescMethod, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
 import { create, isMessage } from "@bufbuild/protobuf";
-import type { ContextValues, Interceptor, StreamResponse, Transport, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
+import type { ContextValues, Interceptor, StreamRequest, StreamResponse, Transport, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import type { Address } from "../carrier/address.js";
 import { parseAddress } from "../carrier/address.js";
@@ -9,17 +9,19 @@ import { connect } from "../carrier/connect.js";
 import { inRootContext } from "../carrier/root-context.js";
 import type { LeaseLifetime } from "../memory/lease.js";
 import { onAbortOf } from "../rpc/abort.js";
-import type { ClientMethod } from "../rpc/client.js";
 import { ClientConnection } from "../rpc/client.js";
+import type { ClientMethod } from "../rpc/client-call.js";
+import { closeIterator } from "../rpc/stream-writer.js";
 import { boundedTimeout, timedOut } from "../rpc/deadline.js";
 import { abortError } from "../rpc/errors.js";
 import { URL_BASE } from "../rpc/context.js";
 import { METHODS_MAX, SLOTS_MAX } from "../wire/frame.js";
 import type { CallLimits, CommonOptions } from "./options.js";
-import { addonFor, checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, lifetimeOf, pollMicrosOf } from "./options.js";
+import { addonFor, checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, lifetimeOf, pollMicrosOf, streamWindowOf } from "./options.js";
 import { FailoverTransport } from "./failover.js";
 import type { HttpTransportOptions } from "./http-transport.js";
 import { HttpTransport } from "./http-transport.js";
+import { mapMessages } from "./messages.js";
 import type { LoanOwner } from "./payloads.js";
 import { LOAN } from "./payloads.js";
 import { methodPath } from "./routes.js";
@@ -116,6 +118,7 @@ class LocalTransport implements AddressedTransport, LoanOwner {
     this.interceptors = options.interceptors ?? [];
     this.lifetime = lifetimeOf(options.leases);
     isolationOf(options.isolation);
+    streamWindowOf(options);
     checkCarrier(options, this.address);
   }
 
@@ -162,8 +165,26 @@ class LocalTransport implements AddressedTransport, LoanOwner {
     }
   }
 
-  stream<I extends DescMessage, O extends DescMessage>(method: DescMethodStreaming<I, O>): Promise<StreamResponse<I, O>> {
-    return Promise.reject(new ConnectError(`${methodPath(method)} is a streaming method; this version serves unary calls`, Code.Unimplemented));
+  stream<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodStreaming<I, O>,
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+    header: HeadersInit | undefined,
+    input: AsyncIterable<MessageInitShape<I>>,
+    contextValues?: ContextValues,
+  ): Promise<StreamResponse<I, O>> {
+    const timeout = timeoutMs ?? this.options.defaultTimeoutMs;
+    try {
+      const clientMethod = this.methods.get(method) ?? this.addMethod(method);
+      const iterator = input[Symbol.asyncIterator]();
+      const response =
+        this.interceptors.length === 0
+          ? this.openStream(clientMethod, iterator, header === undefined ? undefined : new Headers(header), timeout, signal)
+          : this.streamIntercepted(clientMethod, iterator, header, timeout, signal, contextValues);
+      return response as Promise<StreamResponse<I, O>>;
+    } catch (error) {
+      return Promise.reject(ConnectError.from(error, Code.Internal));
+    }
   }
 
   stats(): TransportStats {
@@ -183,7 +204,7 @@ class LocalTransport implements AddressedTransport, LoanOwner {
     return this.close();
   }
 
-  private addMethod(method: DescMethodUnary): ClientMethod {
+  private addMethod(method: DescMethod): ClientMethod {
     const codec = codecOf(this.options);
     const added: ClientMethod = {
       method,
@@ -217,18 +238,41 @@ class LocalTransport implements AddressedTransport, LoanOwner {
     timeoutMs: number | undefined,
     signal: AbortSignal | undefined,
   ): Promise<UnaryResponse> {
+    const { connection, leftMs } = await this.connected(timeoutMs, signal);
+    return connection.call(method, input, header, leftMs, signal);
+  }
+
+  private async openStream(
+    method: ClientMethod,
+    input: AsyncIterator<unknown>,
+    header: Headers | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<StreamResponse> {
+    const { connection } = this;
+    if (connection !== undefined && connection.usable) return connection.openStream(method, input, header, timeoutMs, signal);
+    let made: Awaited<ReturnType<LocalTransport["connected"]>>;
+    try {
+      made = await this.connected(timeoutMs, signal);
+    } catch (error) {
+      closeIterator(input, error as Error);
+      throw error;
+    }
+    return made.connection.openStream(method, input, header, made.leftMs, signal);
+  }
+
+  /** Waits for a connection, as long as the call may. */
+  private async connected(timeoutMs: number | undefined, signal: AbortSignal | undefined): Promise<{ connection: ClientConnection; leftMs: number | undefined }> {
     if (signal?.aborted === true) throw abortError(signal);
     const timeout = boundedTimeout(timeoutMs);
     const start = performance.now();
     this.waitingForConnection++;
-    let connection: ClientConnection;
     try {
-      connection = await raceCall(this.connect(), timeout, signal);
+      const connection = await raceCall(this.connect(), timeout, signal);
+      return { connection, leftMs: timeout === undefined ? undefined : Math.max(timeout - (performance.now() - start), 1) };
     } finally {
       this.waitingForConnection--;
     }
-    const left = timeout === undefined ? undefined : Math.max(timeout - (performance.now() - start), 1);
-    return connection.call(method, input, header, left, signal);
   }
 
   /** The connection under way, or a new one: one attempt, whose failure is the failure of every call that waits for it. */
@@ -249,10 +293,11 @@ class LocalTransport implements AddressedTransport, LoanOwner {
       handshakeTimeoutMs: handshakeTimeoutOf(this.options),
       pollMicros: pollMicrosOf(this.options),
       maxStreams: SLOTS_MAX,
+      streamWindowBytes: streamWindowOf(this.options),
       isolation: isolationOf(this.options.isolation),
     };
     const link = await connect(addon, this.address, options, this.closing.signal);
-    const connection: ClientConnection = new ClientConnection(link.carrier, { ...this.limits, maxStreams: link.maxStreams }, () =>
+    const connection: ClientConnection = new ClientConnection(link.carrier, { ...this.limits, maxStreams: link.maxStreams, windows: link.windows }, () =>
       this.onEnded(connection),
     );
     const previous = this.connection;
@@ -278,6 +323,7 @@ class LocalTransport implements AddressedTransport, LoanOwner {
     contextValues: ContextValues | undefined,
   ): Promise<UnaryResponse> {
     const schema = method.method.input;
+    const unary = method.method as DescMethodUnary;
     const message = isMessage(input, schema) ? input : create(schema, input as MessageInitShape<DescMessage>);
     const scope = new CallScope(boundedTimeout(timeoutMs), signal);
     let next = (async (request: UnaryRequest) => {
@@ -290,8 +336,8 @@ class LocalTransport implements AddressedTransport, LoanOwner {
       for (const interceptor of [...this.interceptors].reverse()) next = interceptor(next);
       const response = await next({
         stream: false,
-        service: method.method.parent,
-        method: method.method,
+        service: unary.parent,
+        method: unary,
         requestMethod: "POST",
         url: URL_BASE + method.path,
         header: new Headers(header),
@@ -302,11 +348,75 @@ class LocalTransport implements AddressedTransport, LoanOwner {
       scope.end(undefined);
       return response as UnaryResponse;
     } catch (error) {
-      // An interceptor that noticed the deadline or the abort by itself may have thrown anything.
-      const failure = scope.signal.aborted ? abortError(scope.signal) : ConnectError.from(error);
-      scope.end(failure);
-      throw failure;
+      throw scope.fail(error);
     }
+  }
+
+  private async streamIntercepted(
+    method: ClientMethod,
+    input: AsyncIterator<unknown>,
+    header: HeadersInit | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+    contextValues: ContextValues | undefined,
+  ): Promise<StreamResponse> {
+    const streaming = method.method as DescMethodStreaming;
+    const scope = new CallScope(boundedTimeout(timeoutMs), signal);
+    // An interceptor may not pass on that the stream ended early.
+    onAbortOf(scope.signal, () => closeIterator(input, scope.failure));
+    let next = (async (request: StreamRequest) => {
+      const response = await this.openStream(method, request.message[Symbol.asyncIterator](), request.header, scope.leftMs, request.signal);
+      return response;
+    }) as ReturnType<Interceptor>;
+    try {
+      for (const interceptor of [...this.interceptors].reverse()) next = interceptor(next);
+      const response = await next({
+        stream: true,
+        service: streaming.parent,
+        method: streaming,
+        requestMethod: "POST",
+        url: URL_BASE + method.path,
+        header: new Headers(header),
+        contextValues: contextValues ?? createContextValues(),
+        signal: scope.signal,
+        message: mapMessages({ [Symbol.asyncIterator]: () => input }, streaming.input),
+      });
+      const messages = (response as StreamResponse).message[Symbol.asyncIterator]();
+      return { ...(response as StreamResponse), message: new ScopedMessages(messages, scope) as StreamResponse["message"] };
+    } catch (error) {
+      throw scope.fail(error);
+    }
+  }
+}
+
+/** The messages of a stream with interceptors: its scope ends with them. */
+class ScopedMessages implements AsyncIterableIterator<unknown> {
+  private readonly iterator: AsyncIterator<unknown>;
+  private readonly scope: CallScope;
+
+  constructor(iterator: AsyncIterator<unknown>, scope: CallScope) {
+    this.iterator = iterator;
+    this.scope = scope;
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async next(): Promise<IteratorResult<unknown>> {
+    try {
+      const result = await this.iterator.next();
+      if (result.done === true) this.scope.end(undefined);
+      return result;
+    } catch (error) {
+      throw this.scope.fail(error);
+    }
+  }
+
+  async return(value?: unknown): Promise<IteratorResult<unknown>> {
+    this.scope.end(new ConnectError("the stream was left before its end", Code.Canceled));
+    await this.iterator.return?.();
+    return { done: true, value };
   }
 }
 
@@ -316,6 +426,8 @@ class CallScope {
   private readonly deadline: number | undefined;
   private readonly timer: NodeJS.Timeout | undefined;
   private readonly outer: AbortSignal | undefined;
+  /** Why the call failed, once it has. */
+  failure: ConnectError | undefined;
   private readonly onAbort = () => this.controller.abort(this.outer!.reason);
 
   constructor(timeoutMs: number | undefined, outer: AbortSignal | undefined) {
@@ -336,7 +448,16 @@ class CallScope {
     return this.deadline === undefined ? undefined : Math.max(this.deadline - performance.now(), 1);
   }
 
+  /** The call failed with `error`. Returns what its caller is told. */
+  fail(error: unknown): ConnectError {
+    // An interceptor that noticed the deadline or the abort by itself may have thrown anything.
+    const failure = this.signal.aborted ? abortError(this.signal) : ConnectError.from(error);
+    this.end(failure);
+    return failure;
+  }
+
   end(failure: ConnectError | undefined): void {
+    this.failure ??= failure;
     clearTimeout(this.timer);
     this.outer?.removeEventListener("abort", this.onAbort);
     this.controller.abort(failure);

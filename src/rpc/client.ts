@@ -5,66 +5,38 @@
  * CALL-1  A stream id is slot + generation; the generation changes with every call, so a late answer to a call that was
  *         given up is recognised and dropped.
  */
+import { AsyncResource } from "node:async_hooks";
 import type { DescMethodUnary } from "@bufbuild/protobuf";
-import type { UnaryResponse } from "@connectrpc/connect";
+import type { StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../carrier/carrier.js";
-import type { MessageCodec } from "../codec/codec.js";
-import { FileTooShort } from "../memory/mapped-file.js";
+import type { StreamWindows } from "../carrier/handshake.js";
 import { Violation } from "../memory/violation.js";
 import { FLAG, KIND, SLOT_BITS, SLOTS_MAX, STATUS_BYTES_MAX } from "../wire/frame.js";
-import { decodeHeaders, encodeMetadata, metadataComplaint } from "../wire/metadata.js";
+import { encodeMetadata, metadataComplaint } from "../wire/metadata.js";
 import { onAbortOf } from "./abort.js";
 import { CallQueue } from "./call-queue.js";
 import { boundedTimeout, timedOut } from "./deadline.js";
-import { abortError, decodeError } from "./errors.js";
-import type { Reception } from "./inbound.js";
+import type { ClientMethod } from "./client-call.js";
+import { ClientCall, LeanResponse, nothing } from "./client-call.js";
+import type { ClientStreamHost } from "./client-stream.js";
+import { ClientStream } from "./client-stream.js";
+import { abortError, decodeError, noMemory, parseError, serializeError, tooLarge } from "./errors.js";
+import type { Outgoing } from "./frame-writer.js";
 import { Assembly, decodeWhole, takeMetadata } from "./inbound.js";
-import { Outbox } from "./outbox.js";
-
-/** A method as this client calls it. */
-export interface ClientMethod {
-  readonly method: DescMethodUnary;
-  /** Number that stands for the method on every connection of this client, once it is defined there. */
-  readonly id: number;
-  /** "/package.Service/Method" */
-  readonly path: string;
-  readonly input: MessageCodec;
-  readonly output: MessageCodec;
-  readonly reception: Reception;
-}
+import { KEPT, Outbox } from "./outbox.js";
+import { closeIterator } from "./stream-writer.js";
 
 export interface ClientLimits {
   readonly readMaxBytes: number;
   readonly writeMaxBytes: number;
   readonly maxStreams: number;
+  /** Undefined: the server knows unary calls only. */
+  readonly windows: StreamWindows | undefined;
 }
 
 /** Pongs that may wait to be sent. */
 const PONGS_WAITING_MAX = 256;
-
-/** One slot of the table of open calls, reused for call after call. */
-class ClientCall {
-  readonly slot: number;
-  generation = 0;
-  streamId = 0;
-  active = false;
-  method!: ClientMethod;
-  resolve!: (response: UnaryResponse) => void;
-  reject!: (error: ConnectError) => void;
-  timer: NodeJS.Timeout | undefined;
-  signal: AbortSignal | undefined;
-  onAbort: (() => void) | undefined;
-  assembly: Assembly | undefined;
-  // Of an answer that comes in pieces, from its first frame.
-  code = 0;
-  metadata: Uint8Array | undefined;
-  headerLength = 0;
-
-  constructor(slot: number) {
-    this.slot = slot;
-  }
-}
 
 // One executor for all calls: no closure per call.
 let newResolve: (response: UnaryResponse) => void;
@@ -74,10 +46,7 @@ const executor = (resolve: (response: UnaryResponse) => void, reject: (error: Co
   newReject = reject;
 };
 
-// SUBTLE: a promise's functions hold its result, and what is leased with it; so they are not kept beyond their call.
-const nothing = () => undefined;
-
-export class ClientConnection implements FrameReceiver {
+export class ClientConnection implements FrameReceiver, ClientStreamHost {
   readonly carrier: Carrier;
   private readonly limits: ClientLimits;
   private readonly outbox: Outbox;
@@ -89,6 +58,8 @@ export class ClientConnection implements FrameReceiver {
   private startingQueued = false;
   private readonly defined: boolean[] = [];
   private pending = 0;
+  /** How many of them are streams. */
+  private streams = 0;
   private closedBy: CarrierClosed | undefined;
   /** The server accepts no new calls here. */
   goingAway = false;
@@ -98,7 +69,10 @@ export class ClientConnection implements FrameReceiver {
     this.carrier = carrier;
     this.limits = limits;
     this.onEnded = onEnded;
-    this.outbox = new Outbox(carrier, (streamId, error) => this.finishFailed(streamId, error));
+    this.outbox = new Outbox(carrier, {
+      onSent: (streamId, messageLength) => this.find(streamId)?.stream?.onSent(messageLength),
+      onFailed: (first, error) => this.onFailed(first, error),
+    });
   }
 
   get usable(): boolean {
@@ -145,18 +119,13 @@ export class ClientConnection implements FrameReceiver {
   ): void {
     if (this.closedBy !== undefined) return reject(lostError(this.closedBy));
     if (signal !== undefined && signal.aborted) return reject(abortError(signal));
-    const call = this.take(method, resolve, reject);
+    const call = this.take();
+    call.method = method;
+    call.resolve = resolve;
+    call.reject = reject;
     try {
-      let metadata: Uint8Array | undefined;
-      if (header !== undefined) {
-        metadata = encodeMetadata(header);
-        const complaint = metadataComplaint(metadata.length);
-        if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
-      }
-      if (!this.defined[method.id]) {
-        this.defined[method.id] = true;
-        this.outbox.sendControl(KIND.method, method.id, 0, 0, Buffer.from(method.path, "latin1"));
-      }
+      const metadata = header === undefined ? undefined : requestMetadata(header);
+      if (!this.defined[method.id]) this.define(method);
       const timeout = boundedTimeout(timeoutMs);
       const argument = timeout === undefined ? 0 : Math.ceil(timeout);
       this.outbox.send(KIND.request, FLAG.endStream, method.id, call.streamId, argument, metadata, method.input, input, this.limits.writeMaxBytes, method.path);
@@ -173,9 +142,110 @@ export class ClientConnection implements FrameReceiver {
         onAbortOf(signal, call.onAbort);
       }
     } catch (error) {
-      this.release(call);
+      this.free(call);
       reject(serializeError(error));
     }
+  }
+
+  /**
+   * Calls a streaming method.
+   * @param input the user's messages; its iterator is ended if the stream ends before
+   * @param timeoutMs undefined or not positive: no deadline
+   * @returns resolves with the first that the server says, unless that is a refusal; rejects with a ConnectError
+   */
+  openStream(
+    method: ClientMethod,
+    input: AsyncIterator<unknown>,
+    header: Headers | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<StreamResponse> {
+    return new Promise<StreamResponse>((resolve, reject) => {
+      const refuse = (error: ConnectError) => {
+        closeIterator(input, error);
+        reject(error);
+      };
+      const start = (leftMs: number | undefined) => this.startStream(method, input, header, leftMs, signal, resolve, refuse);
+      if (this.pending < this.limits.maxStreams) start(boundedTimeout(timeoutMs));
+      // What the user's iterable runs in is the user's (STREAM-W).
+      else this.queue.add(boundedTimeout(timeoutMs), signal, AsyncResource.bind(start), refuse);
+    });
+  }
+
+  private startStream(
+    method: ClientMethod,
+    input: AsyncIterator<unknown>,
+    header: Headers | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+    resolve: (response: StreamResponse) => void,
+    refuse: (error: ConnectError) => void,
+  ): void {
+    const { windows, readMaxBytes } = this.limits;
+    if (this.closedBy !== undefined) return refuse(lostError(this.closedBy));
+    if (signal !== undefined && signal.aborted) return refuse(abortError(signal));
+    if (windows === undefined) return refuse(new ConnectError(`${method.path} is a streaming method; the server's version of isthmus knows unary calls only`, Code.Unimplemented));
+    let metadata: Uint8Array | undefined;
+    try {
+      metadata = header === undefined ? undefined : requestMetadata(header);
+    } catch (error) {
+      return refuse(serializeError(error));
+    }
+    const call = this.take();
+    const intake = {
+      codec: method.output,
+      reception: method.reception,
+      readMaxBytes,
+      windowBytes: windows.own,
+      spanSource: this.carrier.spanSource,
+      isSingle: method.method.methodKind === "client_streaming",
+    };
+    call.stream = new ClientStream(this, method, call.streamId, input, metadata, timeoutMs, signal, intake, windows.peer, resolve, refuse);
+    this.streams++;
+    call.stream.start();
+  }
+
+  private define(method: ClientMethod): void {
+    this.defined[method.id] = true;
+    this.outbox.sendControl(KIND.method, method.id, 0, 0, Buffer.from(method.path, "latin1"));
+  }
+
+  // What a stream asks for.
+
+  sendRequest({ streamId, method, metadata }: ClientStream, isOnly: boolean, message: unknown, timeoutMs: number | undefined): boolean {
+    if (!this.defined[method.id]) this.define(method);
+    const argument = timeoutMs === undefined ? 0 : Math.ceil(timeoutMs);
+    const flags = isOnly ? FLAG.endStream : 0;
+    return KEPT !== this.outbox.send(KIND.request, flags, method.id, streamId, argument, metadata, isOnly ? method.input : undefined, message, this.limits.writeMaxBytes, method.path);
+  }
+
+  sendMessage({ streamId, method }: ClientStream, message: unknown): number {
+    return this.outbox.send(KIND.message, 0, 0, streamId, 0, undefined, method.input, message, this.limits.writeMaxBytes, method.path);
+  }
+
+  sendEnd({ streamId }: ClientStream): void {
+    this.outbox.send(KIND.end, FLAG.endStream, 0, streamId, 0, undefined, undefined, undefined, 0, "");
+  }
+
+  grant({ streamId }: ClientStream, bytes: number): void {
+    this.outbox.grant(streamId, bytes);
+  }
+
+  drop({ streamId }: ClientStream): "unsent" | "sent" {
+    return this.outbox.drop(streamId);
+  }
+
+  reset({ streamId }: ClientStream, code: Code): void {
+    this.outbox.sendControl(KIND.reset, code, streamId, 0);
+  }
+
+  release({ streamId }: ClientStream): void {
+    const call = this.find(streamId);
+    if (call === undefined) return;
+    call.stream = undefined;
+    this.streams--;
+    this.free(call);
+    if (this.goingAway && this.pendingCalls === 0) this.close("the server is shutting down");
   }
 
   // What the carrier tells.
@@ -185,7 +255,7 @@ export class ClientConnection implements FrameReceiver {
       case KIND.response:
         return this.onResponse(frame);
       case KIND.message:
-        return this.onPiece(frame);
+        return this.onMessage(frame);
       case KIND.goAway:
         return this.onGoAway();
       case KIND.reset:
@@ -195,13 +265,28 @@ export class ClientConnection implements FrameReceiver {
         return this.outbox.sendControl(KIND.pong, 0, 0, frame.argument);
       case KIND.pong:
         return;
-      default:
-        throw new Violation("FRAME-6", `frame kind ${frame.kind} from a server`);
+      case KIND.headers:
+      case KIND.end:
+      case KIND.credit:
+        if (this.limits.windows !== undefined) return this.onStreamFrame(frame);
     }
+    throw new Violation("FRAME-6", `frame kind ${frame.kind} from a server`);
+  }
+
+  /** A frame that only streams have. */
+  private onStreamFrame(frame: ReceivedFrame): void {
+    const call = this.find(frame.streamId);
+    if (call === undefined) return;
+    const { stream } = call;
+    if (stream === undefined) return this.giveUp(frame.streamId, streamAnswer(call.method.path));
+    if (frame.kind === KIND.credit) stream.onCredit(frame.argument);
+    else if (frame.kind === KIND.headers) stream.onHeaders(frame);
+    else stream.onFinal(frame);
   }
 
   onFilled(streamId: number): void {
     const call = this.find(streamId);
+    if (call?.stream !== undefined) return call.stream.onFilled();
     if (call?.assembly?.filledUp() === true) this.onWhole(call);
   }
 
@@ -214,8 +299,12 @@ export class ClientConnection implements FrameReceiver {
     this.outbox.close();
     for (const call of this.calls) {
       if (!call.active) continue;
+      if (call.stream !== undefined) {
+        call.stream.onLost(lostError(reason));
+        continue;
+      }
       const reject = call.reject;
-      this.release(call);
+      this.free(call);
       reject(lostError(reason));
     }
     while (this.queue.size > 0) this.queue.startNext();
@@ -233,13 +322,14 @@ export class ClientConnection implements FrameReceiver {
   }
 
   stats() {
-    return { pendingCalls: this.pendingCalls, ...this.carrier.stats() };
+    return { pendingCalls: this.pendingCalls, openStreams: this.streams, ...this.carrier.stats() };
   }
 
   private onResponse(frame: ReceivedFrame): void {
     const call = this.find(frame.streamId);
     // CALL-1: an answer to a call that was given up meanwhile.
     if (call === undefined) return;
+    if (call.stream !== undefined) return call.stream.onFinal(frame);
     if (call.assembly !== undefined) throw new Violation("STREAM-2", "a second response to one call");
     const metadata = takeMetadata(frame);
     const headerLength = frame.argument;
@@ -268,12 +358,14 @@ export class ClientConnection implements FrameReceiver {
       if (error instanceof Violation) throw error;
       return this.finish(call, parseError(error), undefined);
     }
-    this.finish(call, undefined, new LeanResponse(call.method.method, message, metadata, headerLength));
+    this.finish(call, undefined, new LeanResponse(call.method.method as DescMethodUnary, message, metadata, headerLength));
   }
 
-  private onPiece(frame: ReceivedFrame): void {
+  private onMessage(frame: ReceivedFrame): void {
     const call = this.find(frame.streamId);
     if (call === undefined) return;
+    if (call.stream !== undefined) return call.stream.onMessage(frame);
+    if (call.assembly === undefined && this.limits.windows !== undefined) return this.giveUp(frame.streamId, streamAnswer(call.method.path));
     if (call.assembly === undefined) throw new Violation("STREAM-3", "a piece without its message's first frame");
     if (call.assembly.add(frame)) this.onWhole(call);
   }
@@ -289,7 +381,7 @@ export class ClientConnection implements FrameReceiver {
     } catch (error) {
       return this.finish(call, parseError(error), undefined);
     }
-    this.finish(call, undefined, new LeanResponse(call.method.method, message, call.metadata, call.headerLength));
+    this.finish(call, undefined, new LeanResponse(call.method.method as DescMethodUnary, message, call.metadata, call.headerLength));
   }
 
   private assemble(call: ClientCall, frame: ReceivedFrame): void {
@@ -297,7 +389,7 @@ export class ClientConnection implements FrameReceiver {
       call.assembly = Assembly.start(frame, this.carrier.spanSource, call.method.reception);
     } catch (error) {
       if (error instanceof Violation) throw error;
-      return this.giveUp(call.streamId, new ConnectError(`no memory for an answer of ${frame.messageLength} bytes`, Code.ResourceExhausted, undefined, undefined, error));
+      return this.giveUp(call.streamId, noMemory(frame.messageLength, error));
     }
     call.assembly.add(frame);
   }
@@ -305,7 +397,10 @@ export class ClientConnection implements FrameReceiver {
   /** The server cannot send the rest of an answer. */
   private onReset(frame: ReceivedFrame): void {
     const call = this.find(frame.streamId);
-    if (call !== undefined) this.finish(call, new ConnectError("the server could not send all of its answer", Code.Internal), undefined);
+    if (call === undefined) return;
+    const error = new ConnectError("the server could not send all of its answer", Code.Internal);
+    if (call.stream !== undefined) call.stream.onReset(error);
+    else this.finish(call, error, undefined);
   }
 
   private onGoAway(): void {
@@ -316,7 +411,7 @@ export class ClientConnection implements FrameReceiver {
 
   // The table of calls.
 
-  private take(method: ClientMethod, resolve: (response: UnaryResponse) => void, reject: (error: ConnectError) => void): ClientCall {
+  private take(): ClientCall {
     let slot = this.freeSlots.pop();
     if (slot === undefined) {
       slot = this.calls.length;
@@ -327,9 +422,6 @@ export class ClientConnection implements FrameReceiver {
     call.generation = (call.generation % (SLOTS_MAX - 1)) + 1;
     call.streamId = ((call.generation << SLOT_BITS) | slot) >>> 0;
     call.active = true;
-    call.method = method;
-    call.resolve = resolve;
-    call.reject = reject;
     if (this.pending++ === 0) this.carrier.keepAlive(true);
     return call;
   }
@@ -339,7 +431,7 @@ export class ClientConnection implements FrameReceiver {
     return call !== undefined && call.active && call.streamId === streamId ? call : undefined;
   }
 
-  private release(call: ClientCall): void {
+  private free(call: ClientCall): void {
     call.active = false;
     call.resolve = nothing;
     call.reject = nothing;
@@ -372,15 +464,17 @@ export class ClientConnection implements FrameReceiver {
     const { resolve, reject, streamId } = call;
     // Refused or timed out before it had read all of the request: the rest need not be sent.
     if (error !== undefined) this.outbox.drop(streamId);
-    this.release(call);
+    this.free(call);
     if (response !== undefined) resolve(response);
     else reject(error!);
     if (this.goingAway && this.pendingCalls === 0) this.close("the server is shutting down");
   }
 
-  private finishFailed(streamId: number, error: ConnectError): void {
+  /** A message that was kept cannot be sent. */
+  private onFailed({ streamId }: Outgoing, error: ConnectError): void {
     const call = this.find(streamId);
-    if (call !== undefined) this.finish(call, error, undefined);
+    if (call?.stream !== undefined) call.stream.giveUp(error);
+    else if (call !== undefined) this.finish(call, error, undefined);
   }
 
   /** Ends a call from this side and tells the server, unless it never heard of it. */
@@ -394,50 +488,20 @@ export class ClientConnection implements FrameReceiver {
   }
 }
 
-/** A response whose headers are read only if somebody looks. */
-class LeanResponse implements UnaryResponse {
-  readonly stream = false;
-  readonly method: DescMethodUnary;
-  readonly message: UnaryResponse["message"];
-  private readonly metadata: Uint8Array | undefined;
-  private readonly headerLength: number;
-  private headerRead: Headers | undefined;
-  private trailerRead: Headers | undefined;
+/** @throws ConnectError if it is too large */
+function requestMetadata(header: Headers): Uint8Array {
+  const metadata = encodeMetadata(header);
+  const complaint = metadataComplaint(metadata.length);
+  if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
+  return metadata;
+}
 
-  constructor(method: DescMethodUnary, message: unknown, metadata: Uint8Array | undefined, headerLength: number) {
-    this.method = method;
-    this.message = message as UnaryResponse["message"];
-    this.metadata = metadata;
-    this.headerLength = headerLength;
-  }
-
-  get service() {
-    return this.method.parent;
-  }
-
-  get header(): Headers {
-    return (this.headerRead ??= decodeHeaders(this.metadata?.subarray(0, this.headerLength)));
-  }
-
-  get trailer(): Headers {
-    return (this.trailerRead ??= decodeHeaders(this.metadata?.subarray(this.headerLength)));
-  }
+/** The two ends have different ideas of the method. */
+function streamAnswer(path: string): ConnectError {
+  return new ConnectError(`protocol error: the server answers ${path} with a stream, and this client called it as a unary method`, Code.Unimplemented);
 }
 
 function lostError(reason: CarrierClosed): ConnectError {
   return new ConnectError(`connection lost: ${reason.detail}`, Code.Unavailable);
 }
 
-export function tooLarge(byteLength: number, readMaxBytes: number): ConnectError {
-  return new ConnectError(`message size ${byteLength} is larger than configured readMaxBytes ${readMaxBytes}`, Code.ResourceExhausted);
-}
-
-export function parseError(error: unknown): ConnectError {
-  return new ConnectError(`parse binary: ${error instanceof Error ? error.message : String(error)}`, Code.Internal, undefined, undefined, error);
-}
-
-export function serializeError(error: unknown): ConnectError {
-  if (error instanceof ConnectError) return error;
-  if (error instanceof FileTooShort) return new ConnectError(error.message, Code.DataLoss, undefined, undefined, error);
-  return new ConnectError(`serialize binary: ${error instanceof Error ? error.message : String(error)}`, Code.Internal, undefined, undefined, error);
-}

@@ -9,7 +9,8 @@ import type { Carrier } from "../carrier/carrier.js";
 import type { PeerCredentials } from "../os/addon.js";
 import { decodeHeaders } from "../wire/metadata.js";
 import { onAbortOf } from "./abort.js";
-import type { ServerConnectionOptions, ServerMethod } from "./server.js";
+import type { ServerConnectionOptions } from "./server.js";
+import type { ServerMethod } from "./server-method.js";
 
 /**
  * Context value with the credentials of the process that made a call, as the kernel vouched for them when it connected:

@@ -1,6 +1,7 @@
 /** How a failed call travels: a ConnectError to status bytes and back. */
 import { create, toBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { FileTooShort } from "../memory/mapped-file.js";
 import { decodeHeaders } from "../wire/metadata.js";
 import type { WireDetail } from "../wire/status.js";
 import { decodeStatus, encodeStatus } from "../wire/status.js";
@@ -51,4 +52,23 @@ export function decodeError(code: number, status: Uint8Array, metadata: Uint8Arr
   const result = new ConnectError(decoded.message, known, decodeHeaders(metadata));
   result.details = decoded.details.map(({ type, value }) => ({ type, value: value.slice() }));
   return result;
+}
+
+export function tooLarge(byteLength: number, readMaxBytes: number): ConnectError {
+  return new ConnectError(`message size ${byteLength} is larger than configured readMaxBytes ${readMaxBytes}`, Code.ResourceExhausted);
+}
+
+export function parseError(error: unknown): ConnectError {
+  return new ConnectError(`parse binary: ${error instanceof Error ? error.message : String(error)}`, Code.Internal, undefined, undefined, error);
+}
+
+export function serializeError(error: unknown): ConnectError {
+  if (error instanceof ConnectError) return error;
+  if (error instanceof FileTooShort) return new ConnectError(error.message, Code.DataLoss, undefined, undefined, error);
+  return new ConnectError(`serialize binary: ${error instanceof Error ? error.message : String(error)}`, Code.Internal, undefined, undefined, error);
+}
+
+/** There is no memory for a message that arrives. */
+export function noMemory(byteLength: number, cause: unknown): ConnectError {
+  return new ConnectError(`no memory for a message of ${byteLength} bytes`, Code.ResourceExhausted, undefined, undefined, cause);
 }

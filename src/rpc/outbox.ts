@@ -1,86 +1,77 @@
 /**
  * Everything that one end of a connection sends: writes frames into the carrier's ring, and keeps what does not fit
- * yet. Small messages are encoded straight into the ring; a large one is encoded once and travels in pieces through
- * arena blocks, round robin with other large ones, while small ones keep flowing past it.
+ * yet. Small messages are encoded straight into the ring; a large one is encoded once and travels in pieces
+ * (`Bulks`), round robin with other large ones, while small ones keep flowing past it.
  *
- * OUTBOX-1  Frames of one stream leave in the order they were given.
+ * OUTBOX-1  Frames of one stream leave in the order they were given. At most one of a stream is kept here: who has more to send for
+ *           it waits for `onSent`. So streams take turns: the next message of one goes behind what waits of the others.
  * OUTBOX-2  Nothing waits inside a send: what does not fit is kept, bounded by the number of open streams.
- * OUTBOX-3  A stream that is dropped leaves no half-sent message behind without the peer being told.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier } from "../carrier/carrier.js";
+import { Payload } from "../carrier/payload.js";
 import type { MessageCodec } from "../codec/codec.js";
-import { Payload, WAITS_FOR_FILE, WAITS_FOR_SOCKET } from "../carrier/payload.js";
-import { bytesHooks } from "../codec/bytes-hooks.js";
 import type { Rope } from "../codec/rope.js";
-import { Loan } from "../memory/loan.js";
-import { FileTooShort, MappedFile } from "../memory/mapped-file.js";
-import { explainGone, originOf, perishable } from "../memory/origin.js";
-import {
-  BLOCK_REFERENCE_BYTES,
-  FIELD,
-  FLAG,
-  FRAME_HEADER_BYTES,
-  INLINE_BYTES_MAX,
-  KIND,
-  MESSAGE_BYTES_MAX,
-  packKindFlagsCode,
-  SLOTS_MAX,
-  tableOffset,
-} from "../wire/frame.js";
+import { perishable } from "../memory/origin.js";
+import { FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, MESSAGE_BYTES_MAX, SLOTS_MAX } from "../wire/frame.js";
+import { Bulks } from "./bulks.js";
+import type { Outgoing } from "./frame-writer.js";
+import { commitFrame } from "./frame-writer.js";
+import type { Noted } from "./noting.js";
+import { endNoting, giveBackNoted, sentBy, startNoting } from "./noting.js";
 
-/** A message on its way: all that its first frame says. */
-export interface Outgoing {
-  readonly kind: number;
-  readonly flags: number;
-  readonly code: number;
-  readonly streamId: number;
-  readonly argument: number;
-  readonly metadata: Uint8Array | undefined;
-  readonly codec: MessageCodec | undefined;
-  readonly message: unknown;
-  readonly writeMaxBytes: number;
-  /** The call, for messages about bytes that it took. */
-  readonly label: string;
+/** What `send` returns for a message that is not out yet. */
+export const KEPT = -1;
+/** The ring has no room for a frame. */
+const NO_ROOM = -2;
+
+/** What becomes of messages that were kept. */
+export interface OutboxEvents {
+  /** It is out: its stream may send its next one. */
+  readonly onSent: (streamId: number, messageLength: number) => void;
+  /** It cannot be sent after all. @param wasStarted the peer has a part of it */
+  readonly onFailed: (first: Outgoing, error: ConnectError, wasStarted: boolean) => void;
 }
 
-/** A large message on its way. */
-interface Bulk {
-  readonly first: Outgoing;
-  readonly payload: Payload;
-  /** Its first frame is written. */
-  started: boolean;
+interface Waiting extends Outgoing {
+  /** Counts up along the queue. */
+  readonly place: number;
 }
-
-/** What `Carrier.placePiece` answers if a piece has to go into the ring itself. */
-const RING_PIECE = -2;
-/** Payload bytes copied in one go before others get their turn. */
-const PUMP_BYTES = 1 << 20;
 
 export class Outbox {
   private readonly carrier: Carrier;
-  private readonly onFailed: (streamId: number, error: ConnectError, wasStarted: boolean) => void;
+  private readonly events: OutboxEvents;
   /** Waiting for room in the ring, in order of arrival; by stream, or, for frames of the connection itself, by a negative number. */
-  private readonly waiting = new Map<number, Outgoing>();
+  private readonly waiting = new Map<number, Waiting>();
+  private lastPlace = 0;
   private connectionFrames = 0;
+  /** Credit that is to be granted, by stream: it needs no order, so it goes before everything else. */
+  private readonly grants = new Map<number, number>();
   /** Slots of the streams that have something in `waiting` or `bulks`. */
   private readonly heldSlots = new Set<number>();
   private encoding = false;
   /** Whether the last attempt to send failed for want of room in the ring, which then is worth waiting for. */
   private ringIsFull = false;
-  /** Large messages under way; the first is next. */
-  private readonly bulks: Bulk[] = [];
-  /** How many of them wait for a file or for the control socket, if all do. */
-  private reading = 0;
+  private readonly bulks: Bulks;
+  /** The ring was full when it was their turn. */
+  private bulksGoFirst = false;
+  /** A message that is not out yet, but may be before `send` returns: its sender learns it from that. */
+  private sending: Outgoing | undefined;
+  private sentLength = 0;
 
-  /** @param onFailed told when a message that was kept cannot be sent after all; `wasStarted`: the peer has a part of it, and was told */
-  constructor(carrier: Carrier, onFailed: (streamId: number, error: ConnectError, wasStarted: boolean) => void) {
+  constructor(carrier: Carrier, events: OutboxEvents) {
     this.carrier = carrier;
-    this.onFailed = onFailed;
+    this.events = events;
+    this.bulks = new Bulks(carrier, {
+      firstWaiting: () => this.firstPlace(),
+      onSent: (streamId, messageLength) => this.onBulkSent(streamId, messageLength),
+      onFailed: (first, error, wasStarted) => this.onBulkFailed(first, error, wasStarted),
+    });
   }
 
   /**
    * Sends a message, now or when there is room.
+   * @returns the message's length if it is out; else `KEPT`, and `onSent` or `onFailed` follow unless it is dropped
    * @throws whatever the codec throws; ConnectError `ResourceExhausted` if it is too large
    */
   send(
@@ -94,17 +85,24 @@ export class Outbox {
     message: unknown,
     writeMaxBytes: number,
     label: string,
-  ): void {
+  ): number {
     // SUBTLE: encoding can run user code (a getter, a codec of theirs) that makes a call of its own; its frame would
     // be written over the one under way.
-    if (this.waiting.size === 0 && !this.encoding && this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label)) return;
-    if (this.carrier.closed) return;
+    if (this.waiting.size === 0 && !this.encoding) {
+      const written = this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label);
+      if (written !== NO_ROOM) return written;
+    }
+    if (this.carrier.closed) return KEPT;
     // Later some of its bytes may be gone.
-    if (perishable.count > 0 && codec !== undefined) return this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message);
+    if (perishable.count > 0 && codec !== undefined) {
+      return this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message);
+    }
     if (streamId !== 0) this.heldSlots.add(streamId & (SLOTS_MAX - 1));
-    this.waiting.set(streamId === 0 ? --this.connectionFrames : streamId, { kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label });
+    const place = ++this.lastPlace;
+    this.waiting.set(streamId === 0 ? --this.connectionFrames : streamId, { kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label, place });
     this.ringIsFull = true;
     this.declare();
+    return KEPT;
   }
 
   /** Sends a frame without a message. */
@@ -112,21 +110,28 @@ export class Outbox {
     this.send(kind, 0, code, streamId, argument, metadata, undefined, undefined, 0, "");
   }
 
-  /** Forgets what is left to send for a stream. Tells whether the peer has seen any of that stream's message. */
+  /** Grants a stream's sender more bytes; what could not be sent yet adds up. */
+  grant(streamId: number, bytes: number): void {
+    if (this.carrier.closed) return;
+    if (!this.encoding && this.grants.size === 0 && this.tryWrite(KIND.credit, 0, 0, streamId, bytes, undefined, undefined, undefined, 0, "") !== NO_ROOM) return;
+    this.grants.set(streamId, (this.grants.get(streamId) ?? 0) + bytes);
+    this.ringIsFull = true;
+    this.declare();
+  }
+
+  /** Forgets what is left to send for a stream. Tells whether the peer has seen any of that stream's last message. */
   drop(streamId: number): "unsent" | "sent" {
     this.heldSlots.delete(streamId & (SLOTS_MAX - 1));
+    this.grants.delete(streamId);
     if (this.waiting.delete(streamId)) return "unsent";
-    const at = this.bulks.findIndex((bulk) => bulk.first.streamId === streamId);
-    if (at < 0) return "sent";
-    const [{ payload, started }] = this.bulks.splice(at, 1);
-    payload.cancel();
-    return started ? "sent" : "unsent";
+    return this.bulks.drop(streamId) === "unsent" ? "unsent" : "sent";
   }
 
   /** The connection is over: nothing more is sent. */
   close(): void {
-    for (const { payload } of this.bulks.splice(0)) payload.cancel();
+    this.bulks.close();
     this.waiting.clear();
+    this.grants.clear();
   }
 
   /** Whether anything is left to send for the stream in this slot. */
@@ -136,51 +141,81 @@ export class Outbox {
 
   /** Nothing waits to be sent, here or in the carrier. */
   get idle(): boolean {
-    return this.waiting.size === 0 && this.bulks.length === 0 && this.carrier.idle;
+    return this.waiting.size === 0 && this.bulks.size === 0 && this.carrier.idle;
   }
 
   /** Messages and frames that wait for room. */
   get backlog(): number {
-    return this.waiting.size + this.bulks.length;
+    return this.waiting.size + this.bulks.size;
   }
 
   /** Sends what waits, as far as there is room, and up to a bounded amount of copying. True if anything was sent. */
   pump(): boolean {
     let progress = false;
     this.ringIsFull = false;
-    for (const [key, outgoing] of this.waiting) {
-      const { kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label } = outgoing;
-      try {
-        if (!this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label)) break;
-      } catch (error) {
-        this.waiting.delete(key);
-        this.letGo(streamId);
-        this.onFailed(streamId, ConnectError.from(error, Code.Internal), false);
-        continue;
-      }
-      this.waiting.delete(key);
-      this.letGo(streamId);
+    if (this.grants.size > 0 && this.pumpGrants()) progress = true;
+    const bulksFirst = this.bulksGoFirst;
+    if (bulksFirst && this.bulks.pump()) progress = true;
+    if (this.pumpWaiting()) progress = true;
+    if (!bulksFirst && this.bulks.pump()) progress = true;
+    this.bulksGoFirst = this.bulks.ringIsFull && !bulksFirst;
+    this.ringIsFull ||= this.bulks.ringIsFull || this.waiting.size > 0 || this.grants.size > 0;
+    if (this.waiting.size === 0 && this.bulks.allStarted) this.lastPlace = 0;
+    this.declare();
+    return progress;
+  }
+
+  private pumpGrants(): boolean {
+    let progress = false;
+    for (const [streamId, bytes] of this.grants) {
+      if (this.tryWrite(KIND.credit, 0, 0, streamId, bytes, undefined, undefined, undefined, 0, "") === NO_ROOM) break;
+      this.grants.delete(streamId);
       progress = true;
     }
-    if (this.pumpBulks()) progress = true;
-    this.ringIsFull ||= this.waiting.size > 0;
-    this.declare();
+    return progress;
+  }
+
+  private pumpWaiting(): boolean {
+    let progress = false;
+    for (const [key, { kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label }] of this.waiting) {
+      let written: number;
+      try {
+        written = this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label);
+      } catch (error) {
+        const first = this.waiting.get(key)!;
+        this.waiting.delete(key);
+        this.letGo(streamId);
+        this.events.onFailed(first, ConnectError.from(error, Code.Internal), false);
+        continue;
+      }
+      if (written === NO_ROOM) break;
+      this.waiting.delete(key);
+      progress = true;
+      if (written === KEPT) continue;
+      this.letGo(streamId);
+      if (streamId !== 0) this.events.onSent(streamId, written);
+    }
     return progress;
   }
 
   /** The stream's slot is free again, unless more is to be sent for it. */
   private letGo(streamId: number): void {
-    if (this.waiting.has(streamId) || this.bulks.some((bulk) => bulk.first.streamId === streamId)) return;
+    if (this.waiting.has(streamId) || this.bulks.has(streamId)) return;
     this.heldSlots.delete(streamId & (SLOTS_MAX - 1));
   }
 
   /** Tells the carrier what this side waits for. */
   private declare(): void {
-    // Who waits for a file only is not helped by memory.
-    this.carrier.await(this.ringIsFull, this.bulks.length > this.reading);
+    this.carrier.await(this.ringIsFull, this.bulks.awaitBlocks);
   }
 
-  /** Writes one frame with a whole small message, or starts a large one. False if the ring has no room for it. */
+  private firstPlace(): number | undefined {
+    if (this.waiting.size === 0) return undefined;
+    for (const { place } of this.waiting.values()) return place;
+    return undefined;
+  }
+
+  /** Writes one frame with a whole small message, or starts a large one. Returns as `send` does, or `NO_ROOM`. */
   private tryWrite(
     kind: number,
     flags: number,
@@ -192,13 +227,13 @@ export class Outbox {
     message: unknown,
     writeMaxBytes: number,
     label: string,
-  ): boolean {
+  ): number {
     const carrier = this.carrier;
     const metadataLength = metadata === undefined ? 0 : metadata.length;
     const start = carrier.index;
     const bodyStart = start + FRAME_HEADER_BYTES + metadataLength;
     const room = carrier.freeBytes() - FRAME_HEADER_BYTES - metadataLength;
-    if (room < 0) return false;
+    if (room < 0) return NO_ROOM;
     let length = 0;
     let loans: Noted | undefined;
     if (codec !== undefined) {
@@ -213,20 +248,19 @@ export class Outbox {
       if (length < 0) {
         const needed = -1 - length;
         checkSize(needed, writeMaxBytes);
-        if (needed <= INLINE_BYTES_MAX) return false;
-        this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message);
-        return true;
+        if (needed <= INLINE_BYTES_MAX) return NO_ROOM;
+        return this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message);
       }
       if (length > writeMaxBytes) checkSize(length, writeMaxBytes);
     }
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
-    this.writeHeader(kind, flags, code, streamId, argument, metadataLength, length, length, 0, FRAME_HEADER_BYTES + metadataLength + length);
+    commitFrame(carrier, kind, flags, code, streamId, argument, metadataLength, length, length, 0, FRAME_HEADER_BYTES + metadataLength + length);
     if (loans !== undefined) giveBackNoted(loans, sentBy(label));
-    return true;
+    return length;
   }
 
   /** Encodes a message that is not copied into the ring as a whole, takes what it refers to, and sends what there is room for. */
-  private startBulk(first: Outgoing, message: unknown): void {
+  private startBulk(first: Outgoing, message: unknown): number {
     const outer = startNoting();
     let loans: Noted | undefined;
     let rope: Rope;
@@ -236,238 +270,42 @@ export class Outbox {
       loans = endNoting(outer);
     }
     // Encoding may have run user code, and that may have closed the connection.
-    if (this.carrier.closed) return;
+    if (this.carrier.closed) return KEPT;
     checkSize(rope.byteLength, first.writeMaxBytes);
     const payload = new Payload(this.carrier.blocks, rope, sentBy(first.label), () => this.carrier.lookAgain());
     // Those of which only small parts are in the message, copied.
     if (loans !== undefined) giveBackNoted(loans, sentBy(first.label));
     this.heldSlots.add(first.streamId & (SLOTS_MAX - 1));
-    this.bulks.push({ first, payload, started: false });
-    this.ringIsFull = this.waiting.size > 0;
+    this.bulks.add(first, payload, this.lastPlace);
+    this.ringIsFull = this.waiting.size > 0 || this.grants.size > 0;
+    const around = this.sending;
+    this.sending = first;
+    this.sentLength = KEPT;
     try {
       // SUBTLE: a call made by a getter of a message that is being written at the ring's tail; then later.
-      if (!this.encoding) this.pumpBulks();
+      if (!this.encoding) this.bulks.pump();
+      this.ringIsFull ||= this.bulks.ringIsFull;
     } finally {
+      this.sending = around;
       payload.emptyTaken();
     }
     this.declare();
+    return this.sentLength;
   }
 
-  private writeHeader(
-    kind: number,
-    flags: number,
-    code: number,
-    streamId: number,
-    argument: number,
-    metadataLength: number,
-    messageLength: number,
-    pieceLength: number,
-    spanCount: number,
-    byteLength: number,
-  ): void {
-    const carrier = this.carrier;
-    const words = carrier.ringWords;
-    const at = carrier.index >> 2;
-    words[at + FIELD.byteLength] = byteLength;
-    words[at + FIELD.kindFlagsCode] = packKindFlagsCode(kind, flags, code);
-    words[at + FIELD.streamId] = streamId;
-    words[at + FIELD.argument] = argument;
-    words[at + FIELD.metadataLength] = metadataLength;
-    words[at + FIELD.messageLength] = messageLength;
-    words[at + FIELD.pieceLength] = pieceLength;
-    words[at + FIELD.spanCount] = spanCount;
-    carrier.commit(byteLength);
-  }
-
-  private pumpBulks(): boolean {
-    let moved = 0;
-    let reading = 0;
-    this.reading = 0;
-    while (this.bulks.length > 0 && moved < PUMP_BYTES && !this.carrier.closed) {
-      const bulk = this.bulks.shift()!;
-      let step: number;
-      try {
-        step = this.advance(bulk, PUMP_BYTES - moved);
-      } catch (error) {
-        this.fail(bulk, ConnectError.from(error, error instanceof FileTooShort ? Code.DataLoss : Code.Internal));
-        continue;
-      }
-      if (step === WAITS_FOR_FILE) {
-        // Others get their turn; when the read is done there will be room.
-        this.bulks.push(bulk);
-        if (++reading >= this.bulks.length) {
-          this.reading = reading;
-          break;
-        }
-        continue;
-      }
-      reading = 0;
-      if (step < 0) {
-        this.bulks.unshift(bulk);
-        if (this.ringIsFull || this.carrier.exhausted === undefined) break;
-        this.bulks.shift();
-        this.fail(bulk, new ConnectError(`no shared memory for the message: ${this.carrier.exhausted}`, Code.ResourceExhausted));
-        continue;
-      }
-      moved += step;
-      if (!bulk.started || bulk.payload.inline.leftBytes > 0) {
-        this.bulks.push(bulk);
-      } else {
-        bulk.payload.done();
-        this.letGo(bulk.first.streamId);
-      }
-    }
-    return moved > 0;
-  }
-
-  private fail(bulk: Bulk, error: ConnectError): void {
-    const { streamId } = bulk.first;
-    bulk.payload.cancel();
+  private onBulkSent(streamId: number, messageLength: number): void {
     this.letGo(streamId);
-    // OUTBOX-3
-    if (bulk.started) this.sendControl(KIND.reset, Code.Internal, streamId, 0);
-    this.onFailed(streamId, error, bulk.started);
+    if (this.sending?.streamId === streamId) this.sentLength = messageLength;
+    else this.events.onSent(streamId, messageLength);
   }
 
-  /** Moves a large message on by a step. Returns about the bytes moved, at least 1; −1: there is no room. */
-  private advance(bulk: Bulk, bytesMax: number): number {
-    const { payload } = bulk;
-    if (!bulk.started) {
-      // OUTBOX-1, and the definition of its method goes before it.
-      if (this.waiting.size > 0) return this.noRoom();
-      const placed = payload.place(bytesMax);
-      if (placed === -2) return -1;
-      if (placed === WAITS_FOR_FILE) return placed;
-      // What was copied last is announced at once, not in the next step.
-      if (placed >= 0 && payload.place(0) !== -1) return placed + 1;
-      const sent = this.sendFirst(bulk);
-      return sent < 0 && placed >= 0 ? placed + 1 : sent;
-    }
-    return this.sendPiece(bulk);
+  private onBulkFailed(first: Outgoing, error: ConnectError, wasStarted: boolean): void {
+    const { streamId, kind } = first;
+    this.letGo(streamId);
+    // OUTBOX-3. A stream's owner tells the peer what is wrong.
+    if (wasStarted && kind !== KIND.message) this.sendControl(KIND.reset, Code.Internal, streamId, 0);
+    this.events.onFailed(first, error, wasStarted);
   }
-
-  private sendFirst(bulk: Bulk): number {
-    const { spanCount, inline, tableBytes } = bulk.payload;
-    if (spanCount === 0) return this.sendPiece(bulk);
-    return this.sendWithSpans(bulk, inline.byteLength <= INLINE_BYTES_MAX - tableBytes);
-  }
-
-  private noRoom(): number {
-    this.ringIsFull = true;
-    return -1;
-  }
-
-  /** Writes the first frame of a message with spans, with all of its inline part or with the first piece of it. */
-  private sendWithSpans(bulk: Bulk, isWhole: boolean): number {
-    const carrier = this.carrier;
-    const { first, payload } = bulk;
-    const { metadata } = first;
-    const { spanCount, inline } = payload;
-    const metadataLength = metadata === undefined ? 0 : metadata.length;
-    const start = carrier.index;
-    const table = tableOffset(start + FRAME_HEADER_BYTES + metadataLength);
-    const body = table + payload.tableBytes;
-    let pieceLength = isWhole ? inline.byteLength : Math.min(carrier.pieceBytesMax, inline.byteLength);
-    if (carrier.freeBytes() < body - start + (isWhole ? pieceLength : BLOCK_REFERENCE_BYTES)) return this.noRoom();
-    if (!payload.sendDescriptors()) return WAITS_FOR_SOCKET;
-    let bodyLength = isWhole ? RING_PIECE : carrier.placePiece(inline, pieceLength, body);
-    if (bodyLength === -1) return -1;
-    const inRing = bodyLength === RING_PIECE;
-    if (inRing) {
-      bodyLength = pieceLength = Math.min(pieceLength, INLINE_BYTES_MAX - payload.tableBytes);
-      if (carrier.freeBytes() < body - start + bodyLength) return this.noRoom();
-      inline.copyTo(carrier.ringBytes, body, bodyLength);
-    }
-    if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
-    payload.writeTable(carrier.ringWords, table >> 2);
-    payload.spansSent();
-    const flags = first.flags | (inRing ? 0 : carrier.pieceFlag) | (inline.leftBytes > 0 ? FLAG.more : 0);
-    this.writeHeader(first.kind, flags, first.code, first.streamId, first.argument, metadataLength, payload.byteLength, pieceLength, spanCount, body - start + bodyLength);
-    bulk.started = true;
-    carrier.publish();
-    return pieceLength + 1;
-  }
-
-  /** Hands the next piece to the carrier and announces it. */
-  private sendPiece(bulk: Bulk): number {
-    const carrier = this.carrier;
-    const { first, payload, started } = bulk;
-    const parts = payload.inline;
-    const metadata = started ? undefined : first.metadata;
-    const metadataLength = metadata === undefined ? 0 : metadata.length;
-    if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) return this.noRoom();
-    let length = Math.min(carrier.pieceBytesMax, parts.leftBytes);
-    const start = carrier.index + FRAME_HEADER_BYTES;
-    let bodyLength = carrier.placePiece(parts, length, start + metadataLength);
-    if (bodyLength === -1) return -1;
-    const inRing = bodyLength === RING_PIECE;
-    if (inRing) {
-      bodyLength = length = Math.min(length, INLINE_BYTES_MAX);
-      if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + bodyLength) return this.noRoom();
-      parts.copyTo(carrier.ringBytes, start + metadataLength, bodyLength);
-    }
-    if (metadataLength > 0) carrier.ringBytes.set(metadata!, start);
-    const flags = (started ? 0 : first.flags) | (inRing ? 0 : carrier.pieceFlag) | (parts.leftBytes > 0 ? FLAG.more : 0);
-    this.writeHeader(
-      started ? KIND.message : first.kind,
-      flags,
-      started ? 0 : first.code,
-      first.streamId,
-      started ? 0 : first.argument,
-      metadataLength,
-      payload.byteLength,
-      length,
-      0,
-      FRAME_HEADER_BYTES + metadataLength + bodyLength,
-    );
-    bulk.started = true;
-    // The peer can copy this piece while the next one is being written.
-    carrier.publish();
-    return length;
-  }
-}
-
-function sentBy(label: string): string {
-  return `it was sent by an earlier call of ${label}`;
-}
-
-type Noted = Map<ArrayBufferLike, Loan>;
-
-/** Loans of which the encoding under way wrote bytes; undefined while none can be. */
-let noted: Noted | undefined;
-
-bytesHooks.explainGone = explainGone;
-bytesHooks.note = (bytes) => {
-  const origin = originOf(bytes);
-  if (origin instanceof Loan) noted?.set(bytes.buffer, origin);
-  // FILE-1: it would be read where it is mapped. A larger one is not copied here.
-  if (origin instanceof MappedFile && bytes.length <= INLINE_BYTES_MAX) return origin.readNow(bytes.byteOffset, bytes.length);
-  return bytes;
-};
-
-bytesHooks.readable = (bytes) => {
-  const origin = originOf(bytes);
-  return origin instanceof MappedFile ? origin.readNow(bytes.byteOffset, bytes.length) : bytes;
-};
-
-/** Returns what is noted for the encoding around this one: a getter of a message may send one of its own. */
-function startNoting(): Noted | undefined {
-  const outer = noted;
-  noted = perishable.count > 0 ? new Map() : undefined;
-  bytesHooks.noting = noted !== undefined;
-  return outer;
-}
-
-function endNoting(outer: Noted | undefined): Noted | undefined {
-  const loans = noted;
-  noted = outer;
-  bytesHooks.noting = false;
-  return loans;
-}
-
-/** Sending a part of a loan takes all of it. */
-function giveBackNoted(loans: Noted, why: string): void {
-  for (const [buffer, loan] of loans) loan.giveBack(buffer as ArrayBuffer, why);
 }
 
 function checkSize(byteLength: number, writeMaxBytes: number): void {

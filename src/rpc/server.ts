@@ -5,52 +5,33 @@
  * CALL-2  Every request is answered exactly once, unless the client gave it up or the connection is over; then its
  *         handler's signal aborts and what the handler returns is dropped.
  */
-import type { DescMethodUnary } from "@bufbuild/protobuf";
-import type { ContextValues, Interceptor } from "@connectrpc/connect";
+import type { ContextValues } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../carrier/carrier.js";
+import type { StreamWindows } from "../carrier/handshake.js";
 import type { MessageCodec } from "../codec/codec.js";
-import type { Holding, LeaseLifetime } from "../memory/lease.js";
 import { holdingOf, isScoped } from "../memory/lease.js";
 import { Violation } from "../memory/violation.js";
 import type { PeerCredentials } from "../os/addon.js";
 import { FLAG, KIND, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX, STATUS_BYTES_MAX } from "../wire/frame.js";
-import { encodeMetadata, metadataComplaint } from "../wire/metadata.js";
-import { parseError, serializeError, tooLarge } from "./client.js";
-import { CallContext } from "./context.js";
-import { boundedTimeout, timedOut } from "./deadline.js";
-import { encodeError, handlerError, wireCode } from "./errors.js";
-import type { Reception } from "./inbound.js";
+import { metadataComplaint } from "../wire/metadata.js";
+import type { CallContext } from "./context.js";
+import { encodeError, noMemory, parseError, tooLarge, wireCode } from "./errors.js";
+import type { Outgoing } from "./frame-writer.js";
 import { Assembly, decodeWhole, takeMetadata } from "./inbound.js";
 import { Outbox } from "./outbox.js";
-
-/** A method as this server serves it. */
-export interface ServerMethod {
-  readonly method: DescMethodUnary;
-  readonly path: string;
-  /** The user's function, behind the interceptors if there are any. */
-  readonly handle: (message: unknown, context: CallContext) => unknown;
-  readonly input: MessageCodec;
-  readonly output: MessageCodec;
-  readonly options: ServerMethodOptions;
-  readonly reception: Reception;
-}
-
-export interface ServerMethodOptions {
-  readonly readMaxBytes: number;
-  readonly writeMaxBytes: number;
-  readonly maxTimeoutMs: number;
-  readonly leases: LeaseLifetime;
-  readonly interceptors: readonly Interceptor[];
-  readonly shutdownSignal: AbortSignal | undefined;
-}
+import { responseMetadata, ServerCall } from "./server-call.js";
+import type { ServerMethod } from "./server-method.js";
+import { ServerStream } from "./server-stream.js";
 
 export interface ServerConnectionOptions {
-  /** By path. A path that is served but not as a unary method maps to the reason. */
-  readonly methods: ReadonlyMap<string, ServerMethod | string>;
+  /** By path. */
+  readonly methods: ReadonlyMap<string, ServerMethod>;
   /** Undefined where nobody vouches for it. */
   readonly peer: PeerCredentials | undefined;
   readonly maxStreams: number;
+  /** Undefined: the client knows unary calls only. */
+  readonly windows: StreamWindows | undefined;
   readonly contextValues: (peer: PeerCredentials | undefined) => ContextValues;
 }
 
@@ -65,8 +46,9 @@ export class ServerConnection implements FrameReceiver {
   private readonly outbox: Outbox;
   private readonly onEnded: (reason: CarrierClosed) => void;
   private readonly methods: (ServerMethod | string | undefined)[] = [];
-  private readonly calls: (ServerCall | undefined)[] = [];
+  private readonly calls: (ServerCall | ServerStream | undefined)[] = [];
   private openCalls = 0;
+  private streams = 0;
   private draining: Promise<void> | undefined;
   private onDrained: (() => void) | undefined;
   private goodbye: NodeJS.Timeout | undefined;
@@ -76,13 +58,19 @@ export class ServerConnection implements FrameReceiver {
     this.carrier = carrier;
     this.options = options;
     this.onEnded = onEnded;
-    this.outbox = new Outbox(carrier, (streamId, error, wasStarted) => {
-      if (!wasStarted) this.sendError(streamId, error, undefined);
+    this.outbox = new Outbox(carrier, {
+      onSent: (streamId, messageLength) => this.findStream(streamId)?.onSent(messageLength),
+      onFailed: (first, error, wasStarted) => this.onFailed(first, error, wasStarted),
     });
   }
 
   get pendingCalls(): number {
     return this.openCalls;
+  }
+
+  /** How many of them are streams. */
+  get openStreams(): number {
+    return this.streams;
   }
 
   /** Refuses new calls and closes once the open ones are answered. Resolves then. */
@@ -118,7 +106,7 @@ export class ServerConnection implements FrameReceiver {
       case KIND.request:
         return this.onRequest(frame);
       case KIND.message:
-        return this.onPiece(frame);
+        return this.onMessage(frame);
       case KIND.method:
         return this.onMethod(frame);
       case KIND.reset:
@@ -128,13 +116,23 @@ export class ServerConnection implements FrameReceiver {
       case KIND.pong:
       case KIND.goAway:
         return;
-      default:
-        throw new Violation("FRAME-6", `frame kind ${frame.kind} from a client`);
+      case KIND.end:
+      case KIND.credit:
+        if (this.options.windows !== undefined) return this.onStreamFrame(frame);
     }
+    throw new Violation("FRAME-6", `frame kind ${frame.kind} from a client`);
+  }
+
+  /** A frame that only streams have. A unary call has nothing to end, and needs no credit. */
+  private onStreamFrame(frame: ReceivedFrame): void {
+    const stream = this.findStream(frame.streamId);
+    if (frame.kind === KIND.credit) stream?.onCredit(frame.argument);
+    else stream?.onEnd();
   }
 
   onFilled(streamId: number): void {
     const call = this.find(streamId);
+    if (call instanceof ServerStream) return call.onFilled();
     if (call?.assembly?.filledUp() === true) this.onWhole(call);
   }
 
@@ -149,7 +147,7 @@ export class ServerConnection implements FrameReceiver {
     this.outbox.close();
     for (const call of this.calls) call?.abandon(new ConnectError(`the client is gone: ${reason.detail}`, Code.Canceled));
     this.calls.length = 0;
-    this.openCalls = 0;
+    this.openCalls = this.streams = 0;
     clearTimeout(this.goodbye);
     this.onEnded(reason);
     this.onDrained?.();
@@ -170,8 +168,11 @@ export class ServerConnection implements FrameReceiver {
     if (this.outbox.holds(slot)) throw new Violation("STREAM-6", `stream slot ${slot} was opened before its last answer was taken`);
     const method = this.methods[frame.code];
     if (method === undefined) throw new Violation("METHOD-2", `method number ${frame.code} was not defined`);
+    const opensStream = (frame.flags & FLAG.endStream) === 0 && this.options.windows !== undefined;
+    if (opensStream && frame.messageLength > 0) throw new Violation("STREAM-7", "a request that opens a stream brings a message");
     const refusal = this.refusal(method, frame);
     if (refusal !== undefined || typeof method === "string") return this.sendError(frame.streamId, refusal!, undefined);
+    if (opensStream || method.handle === undefined) return this.openStream(method, frame, opensStream);
     const call = new ServerCall(this, method, frame.streamId, takeMetadata(frame), frame.argument);
     this.calls[slot] = call;
     this.openCalls++;
@@ -180,7 +181,7 @@ export class ServerConnection implements FrameReceiver {
         call.assembly = Assembly.start(frame, this.carrier.spanSource, method.reception);
       } catch (error) {
         if (error instanceof Violation) throw error;
-        return call.fail(new ConnectError(`no memory for a request of ${frame.messageLength} bytes`, Code.ResourceExhausted, undefined, undefined, error));
+        return call.fail(noMemory(frame.messageLength, error));
       }
       call.assembly.add(frame);
       return;
@@ -197,9 +198,22 @@ export class ServerConnection implements FrameReceiver {
     call.run(message);
   }
 
+  /** @param isOpen messages follow; else the only one is in the frame */
+  private openStream(method: ServerMethod, frame: ReceivedFrame, isOpen: boolean): void {
+    const stream = new ServerStream(this, method, frame.streamId, takeMetadata(frame), frame.argument, this.options.windows!);
+    this.calls[frame.streamId & (SLOTS_MAX - 1)] = stream;
+    this.openCalls++;
+    this.streams++;
+    if (!isOpen) stream.onOnly(frame);
+    stream.run();
+  }
+
   private refusal(method: ServerMethod | string, frame: ReceivedFrame): ConnectError | undefined {
     if (typeof method === "string") return new ConnectError(method, Code.Unimplemented);
     if (this.draining !== undefined) return new ConnectError("the server is shutting down", Code.Unavailable);
+    if (method.handle === undefined && this.options.windows === undefined) {
+      return new ConnectError(`${method.path} is a streaming method; the client's version of isthmus knows unary calls only`, Code.Unimplemented);
+    }
     const { readMaxBytes, maxTimeoutMs } = method.options;
     if (frame.messageLength > readMaxBytes) return tooLarge(frame.messageLength, readMaxBytes);
     if (frame.argument > maxTimeoutMs) {
@@ -208,10 +222,11 @@ export class ServerConnection implements FrameReceiver {
     return undefined;
   }
 
-  private onPiece(frame: ReceivedFrame): void {
+  private onMessage(frame: ReceivedFrame): void {
     const call = this.find(frame.streamId);
     // The rest of a request that was refused or given up.
     if (call === undefined) return;
+    if (call instanceof ServerStream) return call.onMessage(frame);
     if (call.assembly === undefined) throw new Violation("STREAM-3", "a piece without its message's first frame");
     if (call.assembly.add(frame)) this.onWhole(call);
   }
@@ -241,20 +256,33 @@ export class ServerConnection implements FrameReceiver {
     call.abandon(new ConnectError(code === Code.Canceled ? "the client canceled the call" : "the operation timed out", code));
   }
 
-  private find(streamId: number): ServerCall | undefined {
+  /** A message that was kept cannot be sent. */
+  private onFailed({ streamId }: Outgoing, error: ConnectError, wasStarted: boolean): void {
+    const stream = this.findStream(streamId);
+    if (stream !== undefined) stream.fail(error);
+    else if (!wasStarted) this.sendError(streamId, error, undefined);
+  }
+
+  private findStream(streamId: number): ServerStream | undefined {
+    const call = this.find(streamId);
+    return call instanceof ServerStream ? call : undefined;
+  }
+
+  private find(streamId: number): ServerCall | ServerStream | undefined {
     const call = this.calls[streamId & (SLOTS_MAX - 1)];
     return call !== undefined && call.streamId === streamId ? call : undefined;
   }
 
   /** The call's slot is free for the client's next one. */
-  forget(call: ServerCall): void {
+  forget(call: ServerCall | ServerStream): void {
     if (this.closed) return;
     this.calls[call.streamId & (SLOTS_MAX - 1)] = undefined;
     this.openCalls--;
+    if (call instanceof ServerStream) this.streams--;
     this.closeIfDrained();
   }
 
-  send(call: ServerCall, metadata: Uint8Array | undefined, headerLength: number, message: unknown): void {
+  send(call: ServerCall | ServerStream, metadata: Uint8Array | undefined, headerLength: number, message: unknown): void {
     this.outbox.send(
       KIND.response,
       FLAG.endStream,
@@ -269,9 +297,32 @@ export class ServerConnection implements FrameReceiver {
     );
   }
 
-  sendError(streamId: number, error: ConnectError, context: CallContext | undefined): void {
+  // What a stream asks for.
+
+  sendHeaders({ streamId }: ServerStream, metadata: Uint8Array): number {
+    return this.outbox.send(KIND.headers, 0, 0, streamId, 0, metadata, undefined, undefined, 0, "");
+  }
+
+  sendMessage({ streamId, served }: ServerStream, message: unknown): number {
+    return this.outbox.send(KIND.message, 0, 0, streamId, 0, undefined, served.output, message, served.options.writeMaxBytes, served.path);
+  }
+
+  sendEnd({ streamId }: ServerStream, metadata: Uint8Array | undefined, headerLength: number): void {
+    this.outbox.send(KIND.end, FLAG.endStream, 0, streamId, headerLength, metadata, undefined, undefined, 0, "");
+  }
+
+  grant({ streamId }: ServerStream, bytes: number): void {
+    this.outbox.grant(streamId, bytes);
+  }
+
+  drop({ streamId }: ServerStream): "unsent" | "sent" {
+    return this.outbox.drop(streamId);
+  }
+
+  /** @param kind of the frame: how the client expects to be told */
+  sendError(streamId: number, error: ConnectError, context: CallContext | undefined, kind: number = KIND.response, withHeaders = true): void {
     if (this.closed) return;
-    let { metadata, headerLength } = responseMetadata(context, error.metadata);
+    let { metadata, headerLength } = responseMetadata(context, error.metadata, withHeaders);
     if (metadataComplaint(metadata?.length ?? 0) !== undefined) {
       metadata = undefined;
       headerLength = 0;
@@ -280,119 +331,8 @@ export class ServerConnection implements FrameReceiver {
     if (status.length > STATUS_BYTES_MAX) {
       status = encodeError(new ConnectError(`an error of ${status.length} bytes is larger than the limit of ${STATUS_BYTES_MAX}`, error.code));
     }
-    this.outbox.send(KIND.response, FLAG.endStream, wireCode(error.code), streamId, headerLength, metadata, rawBytes, status, status.length, "");
+    this.outbox.send(kind, FLAG.endStream, wireCode(error.code), streamId, headerLength, metadata, rawBytes, status, status.length, "");
   }
-}
-
-/** One request from its arrival to its answer. */
-export class ServerCall {
-  private readonly connection: ServerConnection;
-  readonly served: ServerMethod;
-  readonly streamId: number;
-  assembly: Assembly | undefined;
-  /** What the request has leased, if that ends with the handler. */
-  scope: Holding | undefined;
-  private readonly context: CallContext;
-  private readonly timer: NodeJS.Timeout | undefined;
-  private done = false;
-
-  constructor(connection: ServerConnection, served: ServerMethod, streamId: number, metadata: Uint8Array | undefined, timeoutMs: number) {
-    this.connection = connection;
-    this.served = served;
-    this.streamId = streamId;
-    this.context = new CallContext(served, connection, metadata, timeoutMs);
-    const timeout = boundedTimeout(timeoutMs);
-    if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
-  }
-
-  /** Runs the handler. Called by the drain, so in the poller's root context; nothing that the handler throws gets past here. */
-  run(message: unknown): void {
-    let result: unknown;
-    try {
-      result = this.served.handle(message, this.context);
-    } catch (error) {
-      return this.settle(undefined, handlerError(error));
-    }
-    if (isThenable(result)) {
-      const promise = result instanceof Promise ? result : Promise.resolve(result);
-      promise.then(
-        (answer) => this.settle(answer, undefined),
-        (error: unknown) => this.settle(undefined, handlerError(error)),
-      );
-    } else {
-      this.settle(result, undefined);
-    }
-  }
-
-  /** The handler is done; perhaps long after the call is. What was lent to it ends when its answer has been taken. */
-  private settle(answer: unknown, error: ConnectError | undefined): void {
-    if (error !== undefined) this.fail(error);
-    else this.answer(answer);
-    if (this.scope === undefined) return;
-    // Taking bytes away takes microseconds; the client need not wait for that.
-    if (!this.connection.closed) this.connection.carrier.publish();
-    this.scope.endScope();
-  }
-
-  private answer(message: unknown): void {
-    if (this.done) return;
-    const { connection } = this;
-    try {
-      const { metadata, headerLength } = responseMetadata(this.context, undefined);
-      const complaint = metadataComplaint(metadata?.length ?? 0);
-      if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
-      connection.send(this, metadata, headerLength, message);
-    } catch (error) {
-      return this.fail(serializeError(error));
-    }
-    this.finish(undefined);
-    connection.forget(this);
-  }
-
-  /** Answers with an error. */
-  fail(error: ConnectError): void {
-    if (this.done) return;
-    this.finish(error);
-    this.connection.forget(this);
-    this.connection.sendError(this.streamId, error, this.context);
-  }
-
-  /** Nobody waits for the answer any more. */
-  abandon(reason: ConnectError): void {
-    if (!this.done) this.finish(reason);
-  }
-
-  private finish(reason: ConnectError | undefined): void {
-    this.done = true;
-    this.assembly?.received.drop();
-    this.assembly = undefined;
-    if (this.timer !== undefined) clearTimeout(this.timer);
-    this.context.end(reason);
-  }
-}
-
-/** As `await` sees it: promises of other realms and libraries count too. */
-function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return value instanceof Promise || typeof (value as Partial<PromiseLike<unknown>> | null | undefined)?.then === "function";
-}
-
-/** Joins response headers and trailers (with an error's metadata) into one block. */
-function responseMetadata(context: CallContext | undefined, extra: Headers | undefined): { metadata: Uint8Array | undefined; headerLength: number } {
-  const header = context?.responseHeaderIfAny;
-  const trailer = context?.responseTrailerIfAny;
-  if (header === undefined && trailer === undefined && (extra === undefined || isEmpty(extra))) return NO_METADATA;
-  const parts = [header, trailer, extra].map((headers) => (headers === undefined ? new Uint8Array(0) : encodeMetadata(headers)));
-  return { metadata: Buffer.concat(parts), headerLength: parts[0].length };
-}
-
-const NO_METADATA = { metadata: undefined, headerLength: 0 };
-
-function isEmpty(headers: Headers): boolean {
-  for (const entry of headers) {
-    void entry;
-    return false;
-  }
-  return true;
 }
 
 /** Status bytes are encoded already. */

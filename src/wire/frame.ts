@@ -6,7 +6,7 @@
  *    4 │ kind u8 · flags u8           │
  *    6 │ code              u16        │ REQUEST, METHOD: method id · RESPONSE, END, RESET: status code (0 = ok)
  *    8 │ streamId          u32        │ low 16 bits: slot, high 16 bits: generation of that slot
- *   12 │ argument          u32        │ REQUEST: timeout in ms, 0 = none · RESPONSE: bytes of metadata that are headers
+ *   12 │ argument          u32        │ REQUEST: timeout in ms, 0 = none · RESPONSE, END: bytes of metadata that are headers
  *      │                              │ CREDIT: bytes granted
  *   16 │ metadataLength    u32        │
  *   20 │ messageLength     u32        │ of the whole message, however many pieces it comes in
@@ -38,15 +38,15 @@ export const FIELD = {
 } as const;
 
 export const KIND = {
-  /** Opens a stream: method, deadline, metadata, and the message or its first piece. */
+  /** Opens a stream: method, deadline, metadata; with `endStream` also its only message or the first piece of that. */
   request: 1,
-  /** The whole answer of a unary call, or its first piece: status, metadata, message. */
+  /** The whole answer of a call that is answered with one message, or its first piece: status, metadata, message. */
   response: 2,
-  /** A further piece of a message, or (on streams) a further message. */
+  /** A further piece of the message under way, or, if there is none, a message of a stream or its first piece. */
   message: 3,
   /** Response headers of a stream, before its first message. */
   headers: 4,
-  /** The end of a stream: status and trailers. */
+  /** The end of this direction of a stream: from the server with status and trailers. */
   end: 5,
   /** This side gives the stream up; nothing more will be read or sent for it. */
   reset: 6,
@@ -132,6 +132,12 @@ export const MESSAGE_BYTES_MAX = 2 ** 31 - 1;
 
 /** Methods that a client may define on one connection. */
 export const METHODS_MAX = 4096;
+
+/** What a message of a stream costs of its credit, besides its length: so the number of small ones that wait is bounded, too. */
+export const MESSAGE_COST_BYTES = 128;
+/** The smallest and the largest window of a stream, in bytes. */
+export const STREAM_WINDOW_BYTES_MIN = 1024;
+export const STREAM_WINDOW_BYTES_MAX = 1 << 30;
 
 export const SLOT_BITS = 16;
 export const SLOTS_MAX = 1 << SLOT_BITS;

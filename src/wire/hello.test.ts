@@ -3,10 +3,10 @@ import { test } from "node:test";
 import type { HandshakeMessage, Hello } from "./hello.js";
 import { decodeHandshake, encodeHandshake, FEATURE, handshakeLength, negotiate, PREFIX_BYTES, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN } from "./hello.js";
 
-const hello: Hello = { kind: "hello", minVersion: 1, maxVersion: 3, featuresSupported: 0xffffffff, featuresRequired: 0x80000000, maxStreams: 17 };
+const hello: Hello = { kind: "hello", minVersion: 1, maxVersion: 3, featuresSupported: 0xffffffff, featuresRequired: 0x80000000, maxStreams: 17, streamWindowBytes: 4096 };
 const messages: HandshakeMessage[] = [
   hello,
-  { kind: "welcome", version: 65535, features: 5, maxStreams: 65536 },
+  { kind: "welcome", version: 65535, features: 5, maxStreams: 65536, streamWindowBytes: 1 << 30 },
   { kind: "refused", code: 7, message: "not you, Ünä 🌉" },
   { kind: "refused", code: 0, message: "" },
 ];

@@ -7,12 +7,15 @@
  *
  *    0 magic "ISTM" u32 · 4 byteLength u32, all of it · 8 kind u16 · 10 reserved u16
  *   HELLO:    12 minVersion u16 · 14 maxVersion u16 · 16 features supported u32 · 20 features required u32 · 24 maxStreams u32
+ *             28 streamWindowBytes u32
  *   WELCOME:  12 version u16    · 14 reserved u16   · 16 features in use u32   · 20 reserved u32          · 24 maxStreams u32
+ *             28 streamWindowBytes u32
  *   REFUSED:  12 status code u16 (gRPC's numbers) · 14 reserved u16 · 16 message, UTF-8
  *
- * A receiver ignores bytes of HELLO and WELCOME past those it knows, so later versions can append fields.
+ * A receiver ignores bytes of HELLO and WELCOME past those it knows, so later versions can append fields; what a shorter
+ * message leaves out counts as 0.
  */
-import { SLOTS_MAX } from "./frame.js";
+import { SLOTS_MAX, STREAM_WINDOW_BYTES_MAX } from "./frame.js";
 
 export const PROTOCOL_VERSION_MIN = 1;
 export const PROTOCOL_VERSION_MAX = 1;
@@ -22,11 +25,15 @@ export const FEATURE = {
   sharedMemory: 1,
   /** Frames may have splice tables; only with shared memory. */
   spans: 2,
+  /** Streaming calls, with credit; each side says in `streamWindowBytes` how much a stream may send before it is granted more. */
+  streams: 4,
 } as const;
 
 export const PREFIX_BYTES = 8;
 const MAGIC = 0x4d545349; // "ISTM"
-const HELLO_BYTES = 28;
+const HELLO_BYTES = 32;
+/** Without what later versions appended. */
+const HELLO_BYTES_MIN = 28;
 const REFUSED_TEXT_OFFSET = 16;
 const BYTES_MAX = 4096;
 const KIND = { hello: 1, welcome: 2, refused: 3 } as const;
@@ -39,6 +46,8 @@ export interface Hello {
   readonly featuresRequired: number;
   /** Streams that the sender accepts at once. */
   readonly maxStreams: number;
+  /** Bytes that may be sent to the sender on each stream before it grants more; 0 if left out, then without the feature `streams` only. */
+  readonly streamWindowBytes?: number;
 }
 
 export interface Welcome {
@@ -46,6 +55,8 @@ export interface Welcome {
   readonly version: number;
   readonly features: number;
   readonly maxStreams: number;
+  /** As in {@link Hello}. */
+  readonly streamWindowBytes?: number;
 }
 
 export interface Refused {
@@ -71,11 +82,13 @@ export function encodeHandshake(message: HandshakeMessage): Uint8Array {
       view.setUint32(16, message.featuresSupported, true);
       view.setUint32(20, message.featuresRequired, true);
       view.setUint32(24, message.maxStreams, true);
+      view.setUint32(28, message.streamWindowBytes ?? 0, true);
       break;
     case "welcome":
       view.setUint16(12, message.version, true);
       view.setUint32(16, message.features, true);
       view.setUint32(24, message.maxStreams, true);
+      view.setUint32(28, message.streamWindowBytes ?? 0, true);
       break;
     case "refused":
       view.setUint16(12, message.code, true);
@@ -101,11 +114,13 @@ export function decodeHandshake(bytes: Uint8Array): HandshakeMessage | undefined
   if (kind === KIND.refused) {
     return { kind: "refused", code: view.getUint16(12, true), message: Buffer.from(bytes.subarray(REFUSED_TEXT_OFFSET)).toString("utf8") };
   }
-  if (bytes.length < HELLO_BYTES) return undefined;
+  if (bytes.length < HELLO_BYTES_MIN) return undefined;
   const maxStreams = Math.min(view.getUint32(24, true), SLOTS_MAX);
   if (maxStreams === 0) return undefined;
+  const streamWindowBytes = bytes.length < HELLO_BYTES ? 0 : Math.min(view.getUint32(28, true), STREAM_WINDOW_BYTES_MAX);
+  if (streamWindowBytes === 0 && (view.getUint32(16, true) & FEATURE.streams) !== 0) return undefined;
   if (kind === KIND.welcome) {
-    return { kind: "welcome", version: view.getUint16(12, true), features: view.getUint32(16, true), maxStreams };
+    return { kind: "welcome", version: view.getUint16(12, true), features: view.getUint32(16, true), maxStreams, streamWindowBytes };
   }
   if (kind !== KIND.hello) return undefined;
   return {
@@ -115,6 +130,7 @@ export function decodeHandshake(bytes: Uint8Array): HandshakeMessage | undefined
     featuresSupported: view.getUint32(16, true),
     featuresRequired: view.getUint32(20, true),
     maxStreams,
+    streamWindowBytes,
   };
 }
 

@@ -49,6 +49,8 @@ export interface SceneServer {
   seen(call: string): Promise<Seen>;
   totals(prefix: string): Promise<ReturnType<typeof totalsHere>>;
   stats(): Promise<ServerStats>;
+  /** Collects the garbage of a process of its own. */
+  collect(): Promise<void>;
   close(timeoutMs?: number): Promise<void>;
 }
 
@@ -124,6 +126,7 @@ export class Scene {
         seen: (call) => Promise.resolve(seenHere(call)),
         totals: (prefix) => Promise.resolve(totalsHere(prefix)),
         stats: () => Promise.resolve(server.stats()),
+        collect: () => Promise.resolve(),
         close: (timeoutMs) => server.close(timeoutMs),
       };
     }
@@ -135,6 +138,7 @@ export class Scene {
       seen: (call) => child.ask("seen", call),
       totals: (prefix) => child.ask("totals", prefix),
       stats: () => child.ask("stats"),
+      collect: () => child.ask("collect"),
       close: (timeoutMs) => child.ask("close", timeoutMs),
     };
   }

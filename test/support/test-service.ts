@@ -1,4 +1,5 @@
 /** What the test server does: the services of test/proto, and a record of what their handlers saw. */
+import { setTimeout as sleep } from "node:timers/promises";
 import { create } from "@bufbuild/protobuf";
 import type { ConnectRouter, HandlerContext } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -6,6 +7,8 @@ import { crc32 } from "./checksum.js";
 import { peerCredentials } from "../../src/index.js";
 import { KindsService } from "../proto/kinds_pb.js";
 import { RequiredSchema, RequiredService } from "../proto/required_pb.js";
+import type { CountRequest, Item } from "../proto/streams_pb.js";
+import { StreamService } from "../proto/streams_pb.js";
 import { EchoReplySchema, TestService } from "../proto/test_pb.js";
 
 /** What became of a call of `Wait`. */
@@ -44,15 +47,47 @@ export function testRoutes(router: ConnectRouter): void {
       const peer = context.values.get(peerCredentials);
       return { pid: peer?.pid ?? 0, uid: peer?.uid ?? 0, gid: peer?.gid ?? 0 };
     },
-    async *count() {
-      yield await Promise.resolve({ text: "never" });
+    async *count({ number }, context) {
+      answerHeaders(context);
+      for (let i = 0n; i < number; i++) yield await Promise.resolve({ number: i });
     },
   });
   router.service(KindsService, { echo: (request) => request });
+  router.service(StreamService, {
+    echo: (item, context) => {
+      answerHeaders(context);
+      return item;
+    },
+    count,
+    async sum(items, context) {
+      answerHeaders(context);
+      const sums = { items: 0n, sum: 0n, dataBytes: 0n };
+      for await (const { number, data } of items) {
+        sums.items++;
+        sums.sum += number;
+        sums.dataBytes += BigInt(data.length);
+      }
+      return sums;
+    },
+    async *chat(items, context) {
+      answerHeaders(context);
+      for await (const item of items) yield item;
+    },
+  });
   router.service(RequiredService, {
     echo: (request) => request,
     forget: () => create(RequiredSchema),
   });
+}
+
+async function* count({ count, dataBytes, pauseMs, failCode, failMessage }: CountRequest, context: HandlerContext): AsyncGenerator<Pick<Item, "number" | "data">> {
+  answerHeaders(context);
+  const data = new Uint8Array(dataBytes);
+  for (let number = 0n; number < count; number++) {
+    if (pauseMs > 0) await sleep(pauseMs, undefined, { signal: context.signal });
+    yield { number, data };
+  }
+  if (failCode !== 0) throw new ConnectError(failMessage, failCode, { "x-failed": "yes" });
 }
 
 /** Sends the request headers that start with "x-" back: as they are in the header, as "x-trailer-…" in the trailer. */

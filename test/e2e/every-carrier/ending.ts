@@ -73,7 +73,7 @@ export function ending(scene: Scene): void {
     const server = await scene.serve(context, { maxTimeoutMs: 500 }, "one process");
     const { client } = connectStreams(context, server);
     const call = scene.newCall();
-    await failure(all(client.count({ count: 1n }, { ...scripted({}, call), timeoutMs: 501 })), Code.InvalidArgument, /timeout/);
+    await failure(all(client.count({ count: 1n }, { ...scripted({}, call), timeoutMs: 2000 })), Code.InvalidArgument, /timeout/);
     await failure(client.sum(items(2), { ...scripted({}, call), timeoutMs: 60_000 }), Code.InvalidArgument, /timeout/);
     if (scene.isOwn) assert.equal((await server.seen(call)).calls, 0);
     assert.equal((await all(client.count({ count: 1n }, { timeoutMs: 500 }))).length, 1);

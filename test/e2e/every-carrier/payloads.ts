@@ -6,8 +6,9 @@ import type { LeaseLifetime } from "../../../src/index.js";
 import { release, retain } from "../../../src/index.js";
 import { collectSoon } from "../../../src/memory/collect.js";
 import { patternFault } from "../../support/own-routes.js";
-import type { Scene, SceneClient } from "../../support/scenes.js";
+import type { Scene, SceneClient, SceneServer } from "../../support/scenes.js";
 import { connectStreams, scripted } from "../../support/scenes.js";
+import type { PayloadKind } from "../../support/stream-service.js";
 import { ownItem, PAYLOADS } from "../../support/stream-service.js";
 import { items } from "../../support/streams.js";
 import { failure, waitUntil } from "../../support/waiting.js";
@@ -18,10 +19,11 @@ const DATA_BYTES = 150_000;
 
 export function payloads(scene: Scene): void {
   /** Nothing of the client's memory is in use any more, and it holds nothing of the server's. */
-  async function allReturned({ transport, client }: SceneClient): Promise<void> {
+  async function allReturned({ transport, client }: SceneClient, server: SceneServer): Promise<void> {
     if (!scene.hasLeases) return;
     await waitUntil("all blocks to be back", async () => {
       collectSoon();
+      await server.collect();
       // A side looks for what came back when it has something to do.
       await client.echo({});
       const { arenaInUseBytes, loans, leases } = transport.stats().connection!;
@@ -34,7 +36,7 @@ export function payloads(scene: Scene): void {
       const server = await scene.serve(context, { leases });
       const here = connectStreams(context, server, { leases });
       await here.client.echo({});
-      for (const payload of PAYLOADS) {
+      const carry = async (payload: PayloadKind) => {
         const call = scene.newCall();
         const requests = items(MESSAGES, (i) => ownItem(i, { payload, dataBytes: DATA_BYTES + i }, here.transport));
         let number = 0;
@@ -54,8 +56,9 @@ export function payloads(scene: Scene): void {
         if (expected > 0) assert.equal(last?.length, 0, `${payload}: the last answer, after the end`);
         // The handler's last request is still the handler's when the stream ends; each earlier one went with the next.
         assert.equal(seen.detached, expected, `${payload}: requests that were gone when the next one came`);
-      }
-      await allReturned(here);
+      };
+      for (const payload of PAYLOADS) await carry(payload);
+      await allReturned(here, server);
     });
   }
 
@@ -76,13 +79,13 @@ export function payloads(scene: Scene): void {
     assert.equal(kept.length, MESSAGES);
     assert.equal((await server.seen(call)).damaged, 0);
     for (const data of kept) release(data);
-    await allReturned(here);
+    await allReturned(here, server);
   });
 
   test("what is kept of a stream stays as it was, whatever comes later (leases: collected)", async (context) => {
-    const { client, transport } = await scene.connect(context);
+    const { client, transport, server } = await scene.connect(context);
     const kept: { seed: number; data: Uint8Array }[] = [];
-    for (let round = 0; round < 4; round++) {
+    const carry = async (round: number) => {
       for await (const { number, data } of client.chat(items(20, (i) => ownItem(round * 20 + i, { payload: i % 2 === 0 ? "loan" : "heap", dataBytes: 60_000 + i * 4096 }, transport)))) {
         kept.push({ seed: Number(number), data });
         if (kept.length % 3 === 0) kept.splice((kept.length * 31) % kept.length, 1);
@@ -90,13 +93,14 @@ export function payloads(scene: Scene): void {
       collectSoon();
       await client.echo({});
       for (const { seed, data } of kept) assert.equal(patternFault(data, seed), -1, `message ${seed}`);
-    }
+    };
+    for (let round = 0; round < 4; round++) await carry(round);
     kept.length = 0;
-    await allReturned({ client, transport });
+    await allReturned({ client, transport }, server);
   });
 
   test("release gives a message's memory back in the middle of a stream (leases: collected)", async (context) => {
-    const { client, transport } = await scene.connect(context, { memory: { arenaBytes: 2 << 20 } });
+    const { client, transport, server } = await scene.connect(context, { memory: { arenaBytes: 2 << 20 } });
     let count = 0;
     for await (const reply of client.chat(items(30, (i) => ownItem(i, { payload: "loan", dataBytes: 300_000 }, transport)))) {
       assert.equal(patternFault(reply.data.subarray(0, 4096), count++), -1);
@@ -104,11 +108,11 @@ export function payloads(scene: Scene): void {
       if (scene.hasLeases) assert.equal(reply.data.length, 0);
     }
     assert.equal(count, 30);
-    await allReturned({ client, transport });
+    await allReturned({ client, transport }, server);
   });
 
   test("streams that are given up in the middle give all memory back", async (context) => {
-    const { client, transport } = await scene.connect(context);
+    const { client, transport, server } = await scene.connect(context);
     for (let round = 0; round < 6; round++) {
       const controller = new AbortController();
       let count = 0;
@@ -122,6 +126,6 @@ export function payloads(scene: Scene): void {
       await failure(run, Code.Canceled, /./);
       assert.equal(count, round * 2 + 1);
     }
-    await allReturned({ client, transport });
+    await allReturned({ client, transport }, server);
   });
 }

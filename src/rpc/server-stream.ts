@@ -1,0 +1,230 @@
+/**
+ * A call of a server that has messages after its first frame, or is answered with a stream: from its request to its end.
+ *
+ * STREAM-S  It ends exactly once, by `end` or `response` to the client, or without a word when the client gave it up or is gone. Then the
+ *           handler's signal aborts, its iterables end, and what it still says is dropped.
+ */
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { ReceivedFrame } from "../carrier/carrier.js";
+import type { StreamWindows } from "../carrier/handshake.js";
+import { KIND } from "../wire/frame.js";
+import { encodeMetadata, metadataComplaint } from "../wire/metadata.js";
+import { CallContext } from "./context.js";
+import { boundedTimeout, timedOut } from "./deadline.js";
+import { handlerError, serializeError } from "./errors.js";
+import { KEPT } from "./outbox.js";
+import type { ServerConnection } from "./server.js";
+import { isThenable, responseMetadata } from "./server-call.js";
+import type { ServerMethod, StreamAnswer } from "./server-method.js";
+import { StreamReader } from "./stream-reader.js";
+import type { MessageSource } from "./stream-writer.js";
+import { closeIterator, StreamWriter } from "./stream-writer.js";
+
+export class ServerStream implements MessageSource {
+  private readonly connection: ServerConnection;
+  readonly served: ServerMethod;
+  readonly streamId: number;
+  private readonly context: CallContext;
+  private readonly reader: StreamReader;
+  private readonly writer: StreamWriter;
+  private readonly timer: NodeJS.Timeout | undefined;
+  private answer: StreamAnswer | undefined;
+  private headersSent = false;
+  /** A message that is kept back until the headers are out. */
+  private behindHeaders: { readonly message: unknown } | undefined;
+  private done = false;
+
+  constructor(connection: ServerConnection, served: ServerMethod, streamId: number, metadata: Uint8Array | undefined, timeoutMs: number, windows: StreamWindows) {
+    this.connection = connection;
+    this.served = served;
+    this.streamId = streamId;
+    this.context = new CallContext(served, connection, metadata, timeoutMs);
+    const intake = {
+      codec: served.input,
+      reception: served.reception,
+      readMaxBytes: served.options.readMaxBytes,
+      windowBytes: windows.own,
+      spanSource: connection.carrier.spanSource,
+      isSingle: served.takesOne,
+    };
+    this.reader = new StreamReader(intake, (bytes) => connection.grant(this, bytes));
+    this.writer = new StreamWriter(this, windows.peer);
+    const timeout = boundedTimeout(timeoutMs);
+    if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
+  }
+
+  /** Calls the handler. Called by the drain, so in the poller's root context; nothing that the handler throws gets past here. */
+  run(): void {
+    if (this.done) return;
+    let answer: StreamAnswer | PromiseLike<StreamAnswer>;
+    try {
+      answer = this.served.open(this.reader, this.context);
+    } catch (error) {
+      return this.fail(handlerError(error));
+    }
+    if (!isThenable(answer)) return this.onAnswer(answer as StreamAnswer);
+    Promise.resolve(answer).then(
+      (opened) => this.onAnswer(opened),
+      (error: unknown) => this.fail(handlerError(error)),
+    );
+  }
+
+  private onAnswer(answer: StreamAnswer): void {
+    let iterator: AsyncIterator<unknown>;
+    try {
+      iterator = answer.message[Symbol.asyncIterator]();
+    } catch (error) {
+      return this.fail(handlerError(error));
+    }
+    if (this.done) return closeIterator(iterator, undefined);
+    this.answer = answer;
+    if (this.served.answersOnce) void this.answerOnce(iterator);
+    else this.writer.start(iterator);
+  }
+
+  private async answerOnce(iterator: AsyncIterator<unknown>): Promise<void> {
+    try {
+      const first = await iterator.next();
+      if (first.done === true) throw new ConnectError("protocol error: missing output message", Code.Unimplemented);
+      const second = await iterator.next();
+      if (second.done !== true) throw new ConnectError("protocol error: received extra output message", Code.Unimplemented);
+      this.respond(first.value);
+    } catch (error) {
+      this.fail(handlerError(error));
+    }
+  }
+
+  /** Answers with the only message. */
+  private respond(message: unknown): void {
+    if (this.done) return;
+    this.addTrailers();
+    try {
+      const { metadata, headerLength } = this.checkedMetadata(true);
+      this.connection.send(this, metadata, headerLength, message);
+    } catch (error) {
+      return this.fail(serializeError(error));
+    }
+    this.finish(undefined);
+    this.connection.forget(this);
+  }
+
+  // What the writer asks for.
+
+  sendMessage(message: unknown): number {
+    if (!this.headersSent) {
+      this.headersSent = true;
+      const header = this.context.responseHeaderIfAny;
+      const metadata = header === undefined ? undefined : encodeMetadata(header);
+      if (metadata !== undefined && metadata.length > 0) {
+        const complaint = metadataComplaint(metadata.length);
+        if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
+        if (this.connection.sendHeaders(this, metadata) === KEPT) {
+          this.behindHeaders = { message };
+          return KEPT;
+        }
+      }
+    }
+    return this.connection.sendMessage(this, message);
+  }
+
+  onDrained(): void {
+    this.addTrailers();
+    let ending;
+    try {
+      ending = this.checkedMetadata(!this.headersSent);
+    } catch (error) {
+      return this.fail(serializeError(error));
+    }
+    this.finish(undefined);
+    this.connection.forget(this);
+    this.connection.sendEnd(this, ending.metadata, ending.headerLength);
+  }
+
+  onBroken(error: unknown, isSending: boolean): void {
+    this.fail(isSending ? serializeError(error) : handlerError(error));
+  }
+
+  /** Those of interceptors belong behind the handler's. */
+  private addTrailers(): void {
+    const trailer = this.answer?.trailer;
+    if (trailer !== undefined && trailer !== this.context.responseTrailerIfAny) trailer.forEach((value, name) => this.context.responseTrailer.set(name, value));
+  }
+
+  private checkedMetadata(withHeaders: boolean): ReturnType<typeof responseMetadata> {
+    const encoded = responseMetadata(this.context, undefined, withHeaders);
+    const complaint = metadataComplaint(encoded.metadata?.length ?? 0);
+    if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
+    return encoded;
+  }
+
+  // What the connection tells.
+
+  /** Takes the only message of the request. */
+  onOnly(frame: ReceivedFrame): void {
+    this.onBadMessage(this.reader.takeOnly(frame));
+  }
+
+  onMessage(frame: ReceivedFrame): void {
+    this.onBadMessage(this.reader.take(frame));
+  }
+
+  onFilled(): void {
+    this.onBadMessage(this.reader.onFilled());
+  }
+
+  private onBadMessage(error: ConnectError | undefined): void {
+    if (error !== undefined) this.fail(error);
+  }
+
+  /** The client has half-closed. */
+  onEnd(): void {
+    this.reader.onEnd();
+  }
+
+  onCredit(bytes: number): void {
+    this.writer.onCredit(bytes);
+  }
+
+  /** What was kept is out. */
+  onSent(messageLength: number): void {
+    const behind = this.behindHeaders;
+    if (behind === undefined) return this.writer.onSent(messageLength);
+    this.behindHeaders = undefined;
+    let length: number;
+    try {
+      length = this.connection.sendMessage(this, behind.message);
+    } catch (error) {
+      return this.fail(serializeError(error));
+    }
+    if (length !== KEPT) this.writer.onSent(length);
+  }
+
+  /** Ends the call with an error. */
+  fail(error: ConnectError): void {
+    if (this.done) return;
+    // Headers that are dropped here go with the error.
+    if (this.connection.drop(this) === "unsent" && this.behindHeaders !== undefined) this.headersSent = false;
+    this.addTrailers();
+    this.finish(error);
+    this.connection.forget(this);
+    this.connection.sendError(this.streamId, error, this.context, KIND.end, !this.headersSent);
+  }
+
+  /** Nobody waits for the answer any more. */
+  abandon(reason: ConnectError): void {
+    if (this.done) return;
+    this.connection.drop(this);
+    this.finish(reason);
+  }
+
+  private finish(reason: ConnectError | undefined): void {
+    this.done = true;
+    clearTimeout(this.timer);
+    this.writer.stop(undefined);
+    this.reader.drop(reason);
+    this.context.end(reason);
+    // The handler may still be running; its last message is not taken from under it.
+    this.behindHeaders = undefined;
+    this.reader.endScope();
+  }
+}

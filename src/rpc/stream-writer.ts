@@ -1,0 +1,160 @@
+/**
+ * One direction of a stream as its sender sees it: pulls the user's iterable, a message at a time, whenever the last one is out
+ * and there is credit.
+ *
+ * CREDIT-1  A message is begun only with credit left. It may cost more than that: then the next one waits until the receiver has
+ *           granted the debt, too. So any message can be sent, and what the receiver has to keep is bounded by its window and one message.
+ * STREAM-W  SUBTLE: the iterable is never pulled from within a send, a drain or a pump: a writer that waits goes on in a microtask, in the
+ *           async context in which it came to wait, which is that of its user.
+ */
+import { Violation } from "../memory/violation.js";
+import { MESSAGE_COST_BYTES } from "../wire/frame.js";
+import { KEPT } from "./outbox.js";
+import { inNextTurn, mayPull } from "./turn.js";
+
+/** Who the messages are sent for. */
+export interface MessageSource {
+  /** As `Outbox.send`; if the message is kept, `StreamWriter.onSent` is to be called when it is out. */
+  sendMessage(message: unknown): number;
+  /** The iterable has come to its end, and all messages are out. */
+  onDrained(): void;
+  /** The iterable threw, or a message could not be sent. */
+  onBroken(error: unknown, isSending: boolean): void;
+}
+
+// One executor for all: no closure each time a writer waits.
+let newResolve: () => void;
+const executor = (resolve: () => void) => {
+  newResolve = resolve;
+};
+const nothing = () => undefined;
+
+export class StreamWriter {
+  private readonly source: MessageSource;
+  private readonly windowBytes: number;
+  private credit: number;
+  private iterator: AsyncIterator<unknown> | undefined;
+  /** A message is in the outbox. */
+  private held = false;
+  private stopped = false;
+  private ended = false;
+  /** Goes on, while it waits for something. */
+  private wake: (() => void) | undefined;
+
+  /** @param windowBytes the credit to start with, and the most that there may ever be */
+  constructor(source: MessageSource, windowBytes: number) {
+    this.source = source;
+    this.windowBytes = windowBytes;
+    this.credit = windowBytes;
+  }
+
+  start(iterator: AsyncIterator<unknown>): void {
+    this.iterator = iterator;
+    if (this.stopped) closeIterator(iterator, undefined);
+    else this.pull();
+  }
+
+  /** Waits as if a message was in the outbox, before the first: `onSent` goes on. */
+  hold(): void {
+    this.held = true;
+  }
+
+  private readonly pull = (): void => {
+    if (this.stopped) return;
+    if (this.credit <= 0 || this.held) return this.wait();
+    if (!mayPull()) {
+      inNextTurn(this.goOn);
+      return this.wait();
+    }
+    let result: Promise<IteratorResult<unknown>>;
+    try {
+      result = this.iterator!.next();
+    } catch (error) {
+      return this.fail(error);
+    }
+    // The same promise, if it is one.
+    Promise.resolve(result).then(this.onNext, this.onThrown);
+  };
+
+  private readonly onNext = (result: IteratorResult<unknown>): void => {
+    if (this.stopped) return;
+    if (result.done === true) {
+      this.ended = true;
+      return this.source.onDrained();
+    }
+    let messageLength: number;
+    try {
+      messageLength = this.source.sendMessage(result.value);
+    } catch (error) {
+      return this.source.onBroken(error, true);
+    }
+    if (this.stopped) return;
+    if (messageLength === KEPT) {
+      this.held = true;
+      return this.wait();
+    }
+    this.credit -= messageLength + MESSAGE_COST_BYTES;
+    this.pull();
+  };
+
+  private readonly onThrown = (error: unknown): void => {
+    if (!this.stopped) this.fail(error);
+  };
+
+  private fail(error: unknown): void {
+    this.ended = true;
+    this.source.onBroken(error, false);
+  }
+
+  private wait(): void {
+    // STREAM-W
+    const woken = new Promise<void>(executor);
+    this.wake = newResolve;
+    newResolve = nothing;
+    void woken.then(this.pull);
+  }
+
+  private readonly goOn = (): void => {
+    const { wake } = this;
+    this.wake = undefined;
+    wake?.();
+  };
+
+  /** The message that was kept is out. */
+  onSent(messageLength: number): void {
+    this.held = false;
+    this.credit -= messageLength + MESSAGE_COST_BYTES;
+    if (this.credit > 0) this.goOn();
+  }
+
+  /** What was held for has happened; it cost nothing. */
+  release(): void {
+    this.held = false;
+    this.goOn();
+  }
+
+  /** The receiver grants more. @throws Violation */
+  onCredit(bytes: number): void {
+    this.credit += bytes;
+    if (this.credit > this.windowBytes) throw new Violation("CREDIT-2", `a stream was granted ${bytes} bytes, ${this.credit - this.windowBytes} more than it had used`);
+    if (this.credit > 0 && !this.held) this.goOn();
+  }
+
+  /** Nothing more is sent. @param error why, if the stream broke: the iterable is told */
+  stop(error: Error | undefined): void {
+    if (this.stopped) return;
+    this.stopped = true;
+    this.wake = undefined;
+    if (this.iterator !== undefined && !this.ended) closeIterator(this.iterator, error);
+  }
+}
+
+/** Ends an iterable early, so that its `catch` and `finally` run. Never throws. */
+export function closeIterator(iterator: AsyncIterator<unknown>, error: Error | undefined): void {
+  try {
+    if (error !== undefined) void Promise.resolve(iterator.throw?.(error)).catch(nothing);
+    void Promise.resolve(iterator.return?.()).catch(nothing);
+  } catch {
+    // It is over anyway.
+  }
+}
