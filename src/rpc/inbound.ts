@@ -149,5 +149,6 @@ export function decodeWhole(codec: MessageCodec, frame: ReceivedFrame, source: S
 /** The frame's metadata, copied out of the reused scratch. */
 export function takeMetadata(frame: ReceivedFrame): Uint8Array | undefined {
   if (frame.metadataLength === 0) return undefined;
-  return frame.scratch.slice(frame.metadataOffset, frame.metadataOffset + frame.metadataLength);
+  // SUBTLE: a Buffer's own `slice` is a view.
+  return Uint8Array.prototype.slice.call(frame.scratch, frame.metadataOffset, frame.metadataOffset + frame.metadataLength);
 }
