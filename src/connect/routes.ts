@@ -3,7 +3,7 @@ import type { DescMethod } from "@bufbuild/protobuf";
 import { create, isMessage } from "@bufbuild/protobuf";
 import type { ConnectRouter, Interceptor, MethodImplSpec, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
 import { createMethodImplSpec, createServiceImplSpec } from "@connectrpc/connect";
-import type { MessageCodecFactory } from "../codec/codec.js";
+import type { MessageCodec, MessageCodecFactory } from "../codec/codec.js";
 import type { LeaseLifetime } from "../memory/lease.js";
 import type { CallContext } from "../rpc/context.js";
 import { URL_BASE } from "../rpc/context.js";
@@ -13,6 +13,16 @@ import { checkLimits, lifetimeOf } from "./options.js";
 
 /** Connect's, and Isthmus's own. */
 type RouteOptions = Parameters<ConnectRouter["rpc"]>[2] & { readonly leases?: LeaseLifetime };
+
+/** A codec of its own that a message's descriptor may have, for messages that are not protobuf-es's. */
+export const OWN_CODEC = Symbol("isthmus.codec");
+
+const ownRouters = new WeakSet<ConnectRouter>();
+
+/** Whether what is registered here is served by Isthmus itself. */
+export function isOwnRouter(router: ConnectRouter): boolean {
+  return ownRouters.has(router);
+}
 
 /** Options of a service, as Connect's router takes them; those that concern HTTP only are ignored. */
 export interface RouteDefaults extends CallLimits {
@@ -41,6 +51,7 @@ export function collectRoutes(routes: (router: ConnectRouter) => void, defaults:
       return router;
     },
   };
+  ownRouters.add(router);
   routes(router);
   return served;
 }
@@ -61,7 +72,8 @@ function serve(spec: MethodImplSpec & { kind: "unary" }, path: string, defaults:
     interceptors: options?.interceptors ?? defaults.interceptors,
     shutdownSignal: options?.shutdownSignal ?? defaults.shutdownSignal,
   };
-  const codec = defaults.codecFor(options);
+  const codecOfAll = defaults.codecFor(options);
+  const codec: MessageCodecFactory = (schema) => (schema as { [OWN_CODEC]?: MessageCodec })[OWN_CODEC] ?? codecOfAll(schema);
   const implementation = spec.impl as ServerMethod["handle"];
   return {
     method: spec.method,
