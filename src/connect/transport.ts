@@ -226,7 +226,7 @@ class LocalTransport implements IsthmusTransport, LoanOwner {
     try {
       made = await this.connected(timeoutMs, signal);
     } catch (error) {
-      closeIterator(input, error as Error);
+      void closeIterator(input, error as Error);
       throw error;
     }
     return made.connection.openStream(method, input, header, made.leftMs, signal);
@@ -334,7 +334,7 @@ class LocalTransport implements IsthmusTransport, LoanOwner {
     const streaming = method.method as DescMethodStreaming;
     const scope = new CallScope(boundedTimeout(timeoutMs), signal);
     // An interceptor may not pass on that the stream ended early.
-    onAbortOf(scope.signal, () => closeIterator(input, scope.failure));
+    onAbortOf(scope.signal, () => void closeIterator(input, scope.failure));
     let next = (async (request: StreamRequest) => {
       const response = await this.openStream(method, request.message[Symbol.asyncIterator](), request.header, scope.leftMs, request.signal);
       return response;
