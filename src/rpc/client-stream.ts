@@ -292,6 +292,7 @@ export class ClientStream implements MessageSource {
   leave(): void {
     this.giveUp(new ConnectError("the stream was left before its end", Code.Canceled));
     this.reader.drop(undefined);
+    this.reader.endScope();
   }
 
   private endHere(error: ConnectError | undefined): void {
@@ -299,9 +300,9 @@ export class ClientStream implements MessageSource {
     clearTimeout(this.timer);
     this.signal?.removeEventListener("abort", this.onAbort!);
     forgotten.unregister(this);
-    this.writer.stop(error);
+    void this.writer.stop(error);
     // The writer knows it only once it has begun.
-    if (!this.requested) closeIterator(this.iterator, error);
+    if (!this.requested) void closeIterator(this.iterator, error);
     this.finalAssembly = undefined;
   }
 

@@ -175,7 +175,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
   ): Promise<StreamResponse> {
     return new Promise<StreamResponse>((resolve, reject) => {
       const refuse = (error: ConnectError) => {
-        closeIterator(input, error);
+        void closeIterator(input, error);
         reject(error);
       };
       const start = (leftMs: number | undefined) => this.startStream(method, input, header, leftMs, signal, resolve, refuse);

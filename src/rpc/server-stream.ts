@@ -2,7 +2,8 @@
  * A call of a server that has messages after its first frame, or is answered with a stream: from its request to its end.
  *
  * STREAM-S  It ends exactly once, by `end` or `response` to the client, or without a word when the client gave it up or is gone. Then the
- *           handler's signal aborts, its iterables end, and what it still says is dropped.
+ *           handler's signal aborts, its iterables end, and what it still says is dropped. What was lent to it ends when it has
+ *           settled, which may be later.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ReceivedFrame } from "../carrier/carrier.js";
@@ -33,6 +34,8 @@ export class ServerStream implements MessageSource {
   /** A message that is kept back until the headers are out. */
   private behindHeaders: { readonly message: unknown } | undefined;
   private done = false;
+  /** The handler has nothing more to do. */
+  private settled = false;
 
   constructor(connection: ServerConnection, served: ServerMethod, streamId: number, metadata: Uint8Array | undefined, timeoutMs: number, windows: StreamWindows) {
     this.connection = connection;
@@ -61,12 +64,12 @@ export class ServerStream implements MessageSource {
     try {
       answer = this.served.open(this.reader, this.context);
     } catch (error) {
-      return this.fail(handlerError(error));
+      return this.settleFailed(error);
     }
     if (!isThenable(answer)) return this.onAnswer(answer);
     Promise.resolve(answer).then(
       (opened) => this.onAnswer(opened),
-      (error: unknown) => this.fail(handlerError(error)),
+      (error: unknown) => this.settleFailed(error),
     );
   }
 
@@ -75,9 +78,9 @@ export class ServerStream implements MessageSource {
     try {
       iterator = answer.message[Symbol.asyncIterator]();
     } catch (error) {
-      return this.fail(handlerError(error));
+      return this.settleFailed(error);
     }
-    if (this.done) return closeIterator(iterator, undefined);
+    if (this.done) return void closeIterator(iterator, undefined).then(() => this.settle());
     this.answer = answer;
     if (this.served.answersOnce) void this.answerOnce(iterator);
     else this.writer.start(iterator);
@@ -90,9 +93,21 @@ export class ServerStream implements MessageSource {
       const second = await iterator.next();
       if (second.done !== true) throw new ConnectError("protocol error: received extra output message", Code.Unimplemented);
       this.respond(first.value);
+      this.settle();
     } catch (error) {
-      this.fail(handlerError(error));
+      this.settleFailed(error);
     }
+  }
+
+  private settleFailed(error: unknown): void {
+    this.fail(handlerError(error));
+    this.settle();
+  }
+
+  /** The handler is done; perhaps long after the call is. */
+  private settle(): void {
+    this.settled = true;
+    if (this.done) this.reader.endScope();
   }
 
   /** Answers with the only message. */
@@ -129,6 +144,7 @@ export class ServerStream implements MessageSource {
   }
 
   onDrained(): void {
+    this.settled = true;
     this.addTrailers();
     let ending;
     try {
@@ -142,6 +158,7 @@ export class ServerStream implements MessageSource {
   }
 
   onBroken(error: unknown, isSending: boolean): void {
+    this.settled = !isSending;
     this.fail(isSending ? serializeError(error) : handlerError(error));
   }
 
@@ -221,11 +238,10 @@ export class ServerStream implements MessageSource {
   private finish(reason: ConnectError | undefined): void {
     this.done = true;
     clearTimeout(this.timer);
-    this.writer.stop(undefined);
+    this.behindHeaders = undefined;
+    void this.writer.stop(undefined)?.then(() => this.settle());
     this.reader.drop(reason);
     this.context.end(reason);
-    // The handler may still be running; its last message is not taken from under it.
-    this.behindHeaders = undefined;
-    this.reader.endScope();
+    if (this.settled) this.reader.endScope();
   }
 }
