@@ -16,7 +16,7 @@ import type { ClientMethod } from "./client-call.js";
 import { nothing } from "./client-call.js";
 import { timedOut } from "./deadline.js";
 import { abortError, decodeError, noMemory, serializeError } from "./errors.js";
-import { Assembly, takeMetadata } from "./inbound.js";
+import { Assembly, takeMetadata, takePiece } from "./inbound.js";
 import type { Intake } from "./stream-reader.js";
 import { StreamReader } from "./stream-reader.js";
 import type { MessageSource } from "./stream-writer.js";
@@ -227,7 +227,7 @@ export class ClientStream implements MessageSource {
       if (this.finalAssembly.add(frame)) this.onFinalWhole();
       return;
     }
-    this.finish(frame.pieceSource.slice(frame.pieceOffset, frame.pieceOffset + frame.pieceLength));
+    this.finish(takePiece(frame));
   }
 
   private onFinalWhole(): void {
@@ -348,7 +348,7 @@ class ResponseMessages implements AsyncIterableIterator<unknown> {
 
   throw(error?: unknown): Promise<IteratorResult<unknown>> {
     this.stream.leave();
-    return Promise.reject(error as Error);
+    return Promise.reject(error instanceof Error ? error : new Error(String(error)));
   }
 }
 

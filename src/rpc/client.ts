@@ -23,7 +23,7 @@ import type { ClientStreamHost } from "./client-stream.js";
 import { ClientStream } from "./client-stream.js";
 import { abortError, decodeError, noMemory, parseError, serializeError, tooLarge } from "./errors.js";
 import type { Outgoing } from "./frame-writer.js";
-import { Assembly, decodeWhole, takeMetadata } from "./inbound.js";
+import { Assembly, decodeWhole, takeMetadata, takePiece } from "./inbound.js";
 import { KEPT, Outbox } from "./outbox.js";
 import { closeIterator } from "./stream-writer.js";
 
@@ -199,6 +199,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
       windowBytes: windows.own,
       spanSource: this.carrier.spanSource,
       isSingle: method.method.methodKind === "client_streaming",
+      statusFollows: true,
     };
     call.stream = new ClientStream(this, method, call.streamId, input, metadata, timeoutMs, signal, intake, windows.peer, resolve, refuse);
     this.streams++;
@@ -350,8 +351,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     let message: unknown;
     try {
       if (frame.code !== 0) {
-        const status = frame.pieceSource.slice(frame.pieceOffset, frame.pieceOffset + frame.pieceLength);
-        return this.finish(call, decodeError(frame.code, status, metadata), undefined);
+        return this.finish(call, decodeError(frame.code, takePiece(frame), metadata), undefined);
       }
       message = decodeWhole(call.method.output, frame, this.carrier.spanSource, call.method.reception);
     } catch (error) {

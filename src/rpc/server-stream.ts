@@ -46,6 +46,7 @@ export class ServerStream implements MessageSource {
       windowBytes: windows.own,
       spanSource: connection.carrier.spanSource,
       isSingle: served.takesOne,
+      statusFollows: false,
     };
     this.reader = new StreamReader(intake, (bytes) => connection.grant(this, bytes));
     this.writer = new StreamWriter(this, windows.peer);
@@ -62,7 +63,7 @@ export class ServerStream implements MessageSource {
     } catch (error) {
       return this.fail(handlerError(error));
     }
-    if (!isThenable(answer)) return this.onAnswer(answer as StreamAnswer);
+    if (!isThenable(answer)) return this.onAnswer(answer);
     Promise.resolve(answer).then(
       (opened) => this.onAnswer(opened),
       (error: unknown) => this.fail(handlerError(error)),
