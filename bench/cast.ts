@@ -103,7 +103,7 @@ export class Child {
   #waiting: { type: string; resolve: (message: FromChild) => void } | null = null;
   #stderr = "";
 
-  constructor(role: "server" | "client" | "codec/contestant" | "payloads/server" | "payloads/client" | "streams/server" | "streams/client", args: string[], core: string | null) {
+  constructor(role: "server" | "client" | "codec/contestant" | "payloads/server" | "payloads/client" | "streams/server" | "streams/client" | "blocking/client", args: string[], core: string | null) {
     this.#name = `${args[0]}'s ${role}`;
     const command = [process.execPath, fileURLToPath(new URL(`${role}.js`, import.meta.url)), ...args];
     if (core !== null) command.unshift("taskset", "-c", core);

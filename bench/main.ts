@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { formatVerdicts, judge } from "./bars.js";
 import { drawChart } from "./chart.js";
+import { blockingLegend, blockingPaces, formatBlocking, judgeBlocking, runBlocking } from "./blocking/run.js";
 import { judgeCodecs } from "./codec/bars.js";
 import { codecLegend, formatCodecs } from "./codec/report.js";
 import { codecPaces, runCodecs } from "./codec/run.js";
@@ -30,7 +31,8 @@ const help = `npm run bench -- [options]
 
   --only NAME[,NAME…]  only these peers (${peerNames.join(", ")})
                        and only scenarios whose names contain one of the other names, such as 64B, parked, one-core;
-                       codec is the codec's part, without a call; payloads is the large payloads' part, streams the streams'
+                       codec is the codec's part, without a call; payloads is the large payloads' part, streams the streams',
+                       blocking that of calls that block
   --json FILE          write machine, versions and results as JSON
   --svg FILE           write a chart
   --quick              few scenarios and short rounds: about a minute
@@ -85,15 +87,17 @@ async function main(): Promise<void> {
   if (payloads !== null) console.log(`${payloadsLegend}\n\n${formatPayloads(payloads)}\n`);
   const streams = chosen.parts.includes("streams") ? await runStreams(streamPaces[mode], placer.place("two")!, directory) : null;
   if (streams !== null) console.log(`${streamsLegend}\n\n${formatStreams(streams)}\n`);
+  const blocking = chosen.parts.includes("blocking") ? await runBlocking(blockingPaces[mode], placer.place("two")!, directory) : [];
+  if (blocking.length > 0) console.log(`${blockingLegend}\n\n${formatBlocking(blocking)}\n`);
   const withCodec = chosen.parts.includes("codec");
   const codec = withCodec ? await runCodecs(codecPaces[mode], placer.place("shared")!) : [];
   if (withCodec) console.log(`${scenarios.length > 0 ? "" : "\n"}${codecLegend}\n\n${formatCodecs(codec)}\n`);
-  const verdicts = [...(scenarios.length > 0 ? judge(rows) : []), ...(payloads === null ? [] : judgePayloads(payloads)), ...(streams === null ? [] : judgeStreams(streams)), ...(withCodec ? judgeCodecs(codec) : [])];
+  const verdicts = [...(scenarios.length > 0 ? judge(rows) : []), ...(payloads === null ? [] : judgePayloads(payloads)), ...(streams === null ? [] : judgeStreams(streams)), ...(blocking.length > 0 ? judgeBlocking(blocking) : []), ...(withCodec ? judgeCodecs(codec) : [])];
   if (mode !== "smoke") console.log(formatVerdicts(verdicts));
 
   if (values.json !== undefined) {
     const taken = new Date().toISOString();
-    const document = { machine, node: process.versions.node, versions, taken, mode, loadAverage, heapMethod, results: rows, payloads, streams, codec, bars: verdicts };
+    const document = { machine, node: process.versions.node, versions, taken, mode, loadAverage, heapMethod, results: rows, payloads, streams, blocking, codec, bars: verdicts };
     writeFileSync(values.json, `${JSON.stringify(document, null, 2)}\n`);
   }
   if (values.svg !== undefined) {
@@ -113,7 +117,7 @@ interface Choice {
 }
 
 /** What is measured besides peers. */
-const parts = ["payloads", "streams", "codec"] as const;
+const parts = ["payloads", "streams", "blocking", "codec"] as const;
 type Part = (typeof parts)[number];
 
 function choose(given: readonly string[], all: readonly Scenario[]): Choice {
@@ -125,7 +129,7 @@ function choose(given: readonly string[], all: readonly Scenario[]): Choice {
   const peers = names.filter(isPeer);
   const scenarioParts = names.filter((name) => !isPeer(name));
   const unknown = scenarioParts.find((part) => !all.some(({ name }) => name.includes(part)));
-  if (unknown !== undefined) throw new Error(`--only ${unknown}: neither payloads, streams or codec, nor a peer, nor part of a scenario's name (see --list)`);
+  if (unknown !== undefined) throw new Error(`--only ${unknown}: neither payloads, streams, blocking or codec, nor a peer, nor part of a scenario's name (see --list)`);
   return {
     peers: peers.length > 0 ? peerNames.filter((name) => peers.includes(name)) : [...peerNames],
     scenarios: scenarioParts.length > 0 ? all.filter(({ name }) => scenarioParts.some((part) => name.includes(part))) : [...all],

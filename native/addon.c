@@ -46,6 +46,7 @@ NAPI_MODULE_INIT() {
       {"refWatch", ref_watch},
       {"unrefWatch", unref_watch},
       {"closeWatch", close_watch},
+      {"waitReadable", wait_readable},
       {"lockDirectory", lock_directory},
       {"yieldThread", yield_thread},
       {"currentCpu", current_cpu},

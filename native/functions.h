@@ -59,6 +59,9 @@ napi_value close_watch(napi_env env, napi_callback_info info);
 // Call once per environment, before any of the five above; false if it threw.
 _Bool set_up_watches(napi_env env);
 
+// wait.c
+napi_value wait_readable(napi_env env, napi_callback_info info);
+
 // host.c
 napi_value lock_directory(napi_env env, napi_callback_info info);
 napi_value yield_thread(napi_env env, napi_callback_info info);

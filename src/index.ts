@@ -1,9 +1,12 @@
 /** Isthmus: Connect's clients and handlers between processes on one machine, over shared memory. */
 export { createIsthmusServer } from "./connect/server.js";
 export type { IsthmusServer, IsthmusServerOptions, ListeningAt, ServerStats } from "./connect/server.js";
+export type { IsthmusWorkerServerOptions, RoutesModuleOptions, WorkersOptions, WorkerStats } from "./connect/workers.js";
 export { createIsthmusTransport } from "./connect/transport.js";
 export type { ConnectionState, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./connect/transport.js";
 export type { HttpTransportOptions } from "./connect/http-transport.js";
+export { createBlockingClient } from "./connect/blocking.js";
+export type { BlockingCallOptions, BlockingClient, BlockingClientOptions } from "./connect/blocking.js";
 export type { CommonOptions } from "./connect/options.js";
 export { mapFile } from "./connect/files.js";
 export type { MapFileOptions } from "./connect/files.js";

@@ -13,7 +13,8 @@ export const isthmus: Peer = createPeer("isthmus", {});
 export const isthmusLoans: Peer = createPeer("isthmus-loans", { leases: "scoped" });
 export const isthmusPassthrough: Peer = createPeer("isthmus-passthrough", { codec: createPassthroughCodec });
 
-export const isthmusSocket: Peer = createPeer("isthmus-socket", { carrier: "socket" });
+/** Gives received memory back at once, as `net` here does, whose replies are valid until the next one comes. */
+export const isthmusSocket: Peer = createPeer("isthmus-socket", { carrier: "socket", leases: "scoped" });
 
 /** Nothing but shared memory, unless `own` says otherwise: another carrier would measure something else. */
 function createPeer(name: PeerName, own: CommonOptions): Peer {
@@ -33,7 +34,9 @@ function createPeer(name: PeerName, own: CommonOptions): Peer {
       const client = createClient(EchoService, transport);
       const connection = { call: (request: Payload) => client.echo(request), close: () => transport.close() };
       if (options.leases !== "scoped") return Promise.resolve(connection);
-      return Promise.resolve({ ...connection, allocate: (byteLength: number) => loan(transport, byteLength), free: (reply: Payload) => release(reply) });
+      const free = (reply: Payload) => release(reply);
+      if (options.carrier === "socket") return Promise.resolve({ ...connection, free });
+      return Promise.resolve({ ...connection, allocate: (byteLength: number) => loan(transport, byteLength), free });
     },
   };
 }

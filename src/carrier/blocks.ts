@@ -53,6 +53,8 @@ export class Blocks {
   readonly ownViews: BlockViews;
   /** The way of values that are in no arena; undefined: there is none. Set by the carrier. */
   regions: Regions | undefined;
+  /** Whoever sends keeps the event loop from turning until everything is sent. Set by who drives the carrier. */
+  isBlocking = false;
   private readonly memory: ConnectionMemory;
   private port: BlocksPort;
   private readonly releasesIn: ReleaseReader;

@@ -3,6 +3,7 @@
  */
 
 import type { LeaseHandle, LeaseLifetime } from "../memory/lease.js";
+import type { ReceiveMemory, Receiving } from "../memory/receive-memory.js";
 import type { SpanEntry } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
 import type { Blocks } from "./blocks.js";
@@ -32,10 +33,14 @@ export interface ReceivedFrame {
   following: boolean;
   /** Set by the receiver of a frame whose piece follows: `pieceLength` bytes. Left undefined, the piece is dropped. */
   destination: Uint8Array | undefined;
+  /** What `destination` lies in, if it is to be held until the piece is there. */
+  destinationMemory: ReceiveMemory | undefined;
 }
 
-/** Where the spans of received frames are taken from. */
+/** Where the spans of received frames are taken from, and what messages are received into. */
 export interface SpanSource {
+  /** Undefined: memory of their own. */
+  readonly receiving: Receiving | undefined;
   /**
    * The bytes of a span of the current frame, leased or copied. Called at most once for each; those that are not taken when the
    * receiver returns go back by themselves.

@@ -58,7 +58,7 @@ async function openPatiently(open: () => HandshakeSocket | Promise<HandshakeSock
   }
 }
 
-function connectError(address: Address, error: unknown): ConnectError {
+export function connectError(address: Address, error: unknown): ConnectError {
   const { code } = error as NodeJS.ErrnoException;
   const make = (text: string, status: Code) => new ConnectError(`connect to ${nameOf(address)}: ${text}`, status, undefined, undefined, error);
   switch (code) {

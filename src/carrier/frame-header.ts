@@ -38,6 +38,7 @@ export function newReceivedFrame(scratch: Uint8Array): ReceivedFrame {
     pieceOffset: 0,
     following: false,
     destination: undefined,
+    destinationMemory: undefined,
   };
 }
 

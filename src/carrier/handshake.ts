@@ -14,10 +14,11 @@ import { createOwnMemory, joinMemory } from "../memory/segment.js";
 import { Violation } from "../memory/violation.js";
 import type { PeerCredentials } from "../os/addon.js";
 import { isSystemError } from "../os/addon.js";
-import type { HandshakeMessage } from "../wire/hello.js";
+import type { HandshakeMessage, Hello, Welcome } from "../wire/hello.js";
 import { FEATURE, negotiate, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN } from "../wire/hello.js";
 import type { Carrier } from "./carrier.js";
 import { ControlSocket } from "./control-socket.js";
+import type { DoorbellSocket } from "./doorbell-socket.js";
 import { ShmCarrier } from "./shm.js";
 import { SocketCarrier } from "./socket.js";
 import type { StreamSocket } from "./stream-socket.js";
@@ -77,39 +78,16 @@ export async function greet(socket: HandshakeSocket, options: LinkOptions, signa
   const received: number[] = [];
   let own: OwnMemory | undefined;
   try {
-    const supported = featuresOf(socket, options);
-    const hello: HandshakeMessage = {
-      kind: "hello",
-      minVersion: PROTOCOL_VERSION_MIN,
-      maxVersion: PROTOCOL_VERSION_MAX,
-      featuresSupported: supported,
-      featuresRequired: options.carrier === "shm" ? FEATURE.sharedMemory : 0,
-      maxStreams: options.maxStreams,
-      streamWindowBytes: options.streamWindowBytes,
-    };
+    const hello = greeting(featuresOf(socket, options), options);
     let peer: PeerCredentials | undefined;
     if (socket instanceof ControlSocket) {
       peer = socket.addon.peerCredentials(socket.descriptor);
-      if (hasSharedMemory(supported)) own = createOwnMemory(socket.addon, options.geometry);
-      try {
-        socket.send(hello, own === undefined ? [] : [own.ringDescriptor, own.arenaDescriptor]);
-      } catch (error) {
-        // A server that refuses this peer does not wait for its greeting; why it refused is still there to be read.
-        if (!isSystemError(error) || error.code !== "EPIPE") throw error;
-      }
-      own?.descriptorsSent();
+      if (hasSharedMemory(hello.featuresSupported)) own = createOwnMemory(socket.addon, options.geometry);
+      sendGreeting(socket, hello, own);
     } else {
       socket.send(hello);
     }
-    const answer = await socket.receive(received, signal);
-    if (answer.kind === "refused") throw new ConnectError(answer.message, statusCode(answer.code));
-    if (answer.kind !== "welcome") throw new ConnectError("the server answered the handshake with a greeting of its own", Code.Unavailable);
-    if (answer.version < PROTOCOL_VERSION_MIN || answer.version > PROTOCOL_VERSION_MAX) {
-      throw new ConnectError(`the server chose protocol version ${answer.version}, which this client does not speak`, Code.Unavailable);
-    }
-    const unasked = (answer.features & ~supported) >>> 0;
-    if (unasked !== 0) throw new ConnectError(`the server chose features 0x${unasked.toString(16)}, which this client did not offer`, Code.Unavailable);
-    if ((hello.featuresRequired & ~answer.features) !== 0) throw new ConnectError("the server does not take the shared memory that this client requires", Code.Unavailable);
+    const answer = checkAnswer(await socket.receive(received, signal), hello);
     const maxStreams = Math.min(options.maxStreams, answer.maxStreams);
     const windows = windowsOf(answer.features, options, answer.streamWindowBytes);
     if (hasSharedMemory(answer.features)) {
@@ -126,6 +104,42 @@ export async function greet(socket: HandshakeSocket, options: LinkOptions, signa
     socket.close();
     throw handshakeError(error);
   }
+}
+
+export function greeting(supported: number, options: Pick<LinkOptions, "carrier" | "maxStreams" | "streamWindowBytes">): Hello {
+  return {
+    kind: "hello",
+    minVersion: PROTOCOL_VERSION_MIN,
+    maxVersion: PROTOCOL_VERSION_MAX,
+    featuresSupported: supported,
+    featuresRequired: options.carrier === "shm" ? FEATURE.sharedMemory : 0,
+    maxStreams: options.maxStreams,
+    streamWindowBytes: options.streamWindowBytes,
+  };
+}
+
+/** @throws ConnectError, SystemError */
+export function sendGreeting(socket: DoorbellSocket, hello: Hello, own: OwnMemory | undefined): void {
+  try {
+    socket.send(hello, own === undefined ? [] : [own.ringDescriptor, own.arenaDescriptor]);
+  } catch (error) {
+    // A server that refuses this peer does not wait for its greeting; why it refused is still there to be read.
+    if (!isSystemError(error) || error.code !== "EPIPE") throw error;
+  }
+  own?.descriptorsSent();
+}
+
+/** What the server agreed to. @throws ConnectError if it refuses, or chose what was not on offer */
+export function checkAnswer(answer: HandshakeMessage, hello: Hello): Welcome {
+  if (answer.kind === "refused") throw new ConnectError(answer.message, statusCode(answer.code));
+  if (answer.kind !== "welcome") throw new ConnectError("the server answered the handshake with a greeting of its own", Code.Unavailable);
+  if (answer.version < PROTOCOL_VERSION_MIN || answer.version > PROTOCOL_VERSION_MAX) {
+    throw new ConnectError(`the server chose protocol version ${answer.version}, which this client does not speak`, Code.Unavailable);
+  }
+  const unasked = (answer.features & ~hello.featuresSupported) >>> 0;
+  if (unasked !== 0) throw new ConnectError(`the server chose features 0x${unasked.toString(16)}, which this client did not offer`, Code.Unavailable);
+  if ((hello.featuresRequired & ~answer.features) !== 0) throw new ConnectError("the server does not take the shared memory that this client requires", Code.Unavailable);
+  return answer;
 }
 
 /**
@@ -190,7 +204,7 @@ function windowsOf(features: number, options: LinkOptions, peer: number | undefi
   return (features & FEATURE.streams) === 0 || peer === undefined ? undefined : { own: options.streamWindowBytes, peer };
 }
 
-function hasSharedMemory(features: number): boolean {
+export function hasSharedMemory(features: number): boolean {
   return (features & FEATURE.sharedMemory) !== 0;
 }
 
@@ -220,7 +234,7 @@ function closeDescriptors(socket: HandshakeSocket, descriptors: number[]): void 
   for (const descriptor of descriptors.splice(0)) socket.addon.closeDescriptor(descriptor);
 }
 
-function handshakeError(error: unknown): ConnectError {
+export function handshakeError(error: unknown): ConnectError {
   if (error instanceof ConnectError) return error;
   if (error instanceof Violation) return new ConnectError(error.message, Code.Unavailable);
   if (isSystemError(error)) {

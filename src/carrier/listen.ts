@@ -8,7 +8,7 @@
  * LISTEN-3  On close the path is removed only if it is still our socket.
  */
 import { randomBytes } from "node:crypto";
-import { lstatSync, renameSync, unlinkSync } from "node:fs";
+import { lstatSync, renameSync, statSync, unlinkSync } from "node:fs";
 import type { SecureServerOptions } from "node:http2";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -38,6 +38,20 @@ export const BACKLOG = 1024;
 export const LOCK_PATIENCE_MS = 5000;
 /** After running out of descriptors, how long to wait before accepting again. */
 const ACCEPT_PAUSE_MS = 100;
+
+/** Sockets that this thread accepts connections on, by device and inode. */
+const servedHere = new Set<string>();
+
+/** Whether connections to `path` are accepted by this very thread. False also if nothing is there. */
+export function isServedByThisThread(path: string): boolean {
+  if (servedHere.size === 0) return false;
+  try {
+    const { dev, ino } = statSync(path);
+    return servedHere.has(`${dev}:${ino}`);
+  } catch {
+    return false;
+  }
+}
 
 /**
  * Serves `path`. Every accepted socket's descriptor goes to `onSocket`, which owns it. `onSpare` gets one for which no
@@ -92,6 +106,7 @@ function bind(addon: Addon, temporary: string, path: string, options: ListenOpti
 
 function serve(addon: Addon, path: string, socket: number, onSocket: (descriptor: number) => void, onSpare: (descriptor: number, error: Error) => void): Listener {
   const { ino, dev } = lstatSync(path);
+  const inode = `${dev}:${ino}`;
   let closed = false;
   let watch: WatchHandle;
   /** Kept so that a client can be told "out of descriptors" instead of waiting in the backlog. */
@@ -138,6 +153,7 @@ function serve(addon: Addon, path: string, socket: number, onSocket: (descriptor
     watch = addon.watch(socket, accept);
   };
   start();
+  servedHere.add(inode);
   return {
     address: { kind: "unix", path },
     async close() {
@@ -150,6 +166,8 @@ function serve(addon: Addon, path: string, socket: number, onSocket: (descriptor
         // While our socket is open no other can have its inode number, so what is removed is ours.
         for (let waitedMs = 0; !removePath(addon, path, ino, dev) && waitedMs < LOCK_PATIENCE_MS; waitedMs += 5) await sleep(5);
       } finally {
+        // Only then the inode's number may become another socket's.
+        servedHere.delete(inode);
         addon.closeDescriptor(socket);
       }
     },

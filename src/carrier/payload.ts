@@ -12,7 +12,8 @@ import { MappedFile } from "../memory/mapped-file.js";
 import { explainGone, originOf } from "../memory/origin.js";
 import { Region } from "../memory/region.js";
 import { SPAN, SPAN_ENTRY_BYTES, SPANS_MAX } from "../wire/frame.js";
-import { goneMeanwhile, Parts } from "../wire/parts.js";
+import type { Part, PartsOwner } from "../wire/parts.js";
+import { FileRange, goneMeanwhile, Parts } from "../wire/parts.js";
 import type { Blocks } from "./blocks.js";
 import type { RegionSender } from "./regions.js";
 
@@ -31,9 +32,11 @@ interface Value {
   bytes: Uint8Array;
   /** How it is sent; undefined: with the inline part. */
   place: Place | undefined;
+  /** It is sent from a file, but for its last byte. */
+  file: { readonly range: FileRange; readonly last: Uint8Array } | undefined;
 }
 
-/** A value that is a file's: read to a block of ours, or, where there is none, to the heap. */
+/** A value that is a file's: read to a block of ours, or to the heap; or sent by a carrier without blocks. */
 interface FileValue {
   readonly value: Value;
   readonly file: MappedFile;
@@ -49,8 +52,6 @@ interface Place {
   /** Still to be copied to a block: from where, and how far that is. */
   source: (() => Uint8Array) | undefined;
   copiedBytes: number;
-  /** A file that is being read to the block, or to the heap. */
-
   /** The frame that names it is about to be published. */
   readonly onSent: () => void;
   /** It is not sent after all. */
@@ -72,7 +73,7 @@ interface FileRead {
 
 type ReadAgain = (byteOffset: number, byteLength: number) => Uint8Array;
 
-export class Payload implements RegionSender {
+export class Payload implements RegionSender, PartsOwner {
   /** Length of the joined message. */
   readonly byteLength: number;
   private readonly blocks: Blocks | undefined;
@@ -84,6 +85,8 @@ export class Payload implements RegionSender {
   private readonly files: FileValue[] = [];
   private readonly cleanUps: (() => void)[] = [];
   private over = false;
+  /** Batches of the carrier's that have parts of the message. */
+  private uses = 0;
   private sent = false;
   readonly onReady: () => void;
   /** Of the values that are sent by descriptor. */
@@ -103,7 +106,7 @@ export class Payload implements RegionSender {
     this.rope = rope;
     this.byteLength = rope.byteLength;
     checkWhole(rope);
-    this.values = rope.spans.map(({ position, bytes }) => ({ position, byteOffset: bytes.byteOffset, byteLength: bytes.length, bytes, place: undefined }));
+    this.values = rope.spans.map(({ position, bytes }) => ({ position, byteOffset: bytes.byteOffset, byteLength: bytes.length, bytes, place: undefined, file: undefined }));
     const taken = new Map<ArrayBufferLike, ReadAgain>();
     try {
       for (const value of this.values) this.adopt(value, taken, why);
@@ -128,7 +131,7 @@ export class Payload implements RegionSender {
 
   /** What of the message travels in pieces, once `place` has come to an end. */
   get inline(): Parts {
-    return (this.inlineMade ??= new Parts(this.inlineParts()));
+    return (this.inlineMade ??= new Parts(this.inlineParts(), this));
   }
 
   private adopt(value: Value, taken: Map<ArrayBufferLike, ReadAgain>, why: string): void {
@@ -152,14 +155,26 @@ export class Payload implements RegionSender {
       return;
     }
     if (origin instanceof Region && this.adoptRegion(value, origin)) return;
-    if (origin instanceof MappedFile && byteLength > 0) {
+    if (origin instanceof MappedFile && byteLength > 0 && blocks?.isBlocking === true) {
+      // A read in the background would end in a turn of the loop that does not come.
+      value.bytes = origin.readNow(value.byteOffset, byteLength);
+    } else if (origin instanceof MappedFile && byteLength > 0) {
       origin.hold();
       this.cleanUps.push(() => origin.letGo());
       this.files.push({ value, file: origin, read: undefined, unit: 0 });
       return;
     }
-    // They may end before all is sent.
-    if (isFleeting(bytes)) value.bytes = bytes.slice();
+    const pinned = origin instanceof Lease && origin.gone === undefined ? origin.home.readPinned?.(origin, bytes) : undefined;
+    if (pinned !== undefined) {
+      // It is sent from where it was received, whenever its user's right ends.
+      const lease = origin as Lease;
+      lease.pin();
+      this.cleanUps.push(() => lease.unpin());
+      value.bytes = pinned;
+    } else if (isFleeting(bytes)) {
+      // They may end before all is sent.
+      value.bytes = bytes.slice();
+    }
     if (byteLength >= SPAN_COPY_BYTES_MIN) this.copyToBlock(value, () => value.bytes);
   }
 
@@ -334,10 +349,11 @@ export class Payload implements RegionSender {
   private startRead(entry: FileValue): FileRead {
     const { blocks } = this;
     const { value, file } = entry;
+    if (blocks === undefined) return this.startSend(entry);
     const { byteOffset, byteLength } = value;
-    const unit = blocks === undefined || byteLength < SPAN_COPY_BYTES_MIN || this.places === SPANS_MAX ? -1 : blocks.allocate(byteLength);
+    const unit = byteLength < SPAN_COPY_BYTES_MIN || this.places === SPANS_MAX ? -1 : blocks.allocate(byteLength);
     // A view of its own: the carrier's own moves when the arena grows, and ends with the connection.
-    const target = unit < 0 || blocks === undefined ? undefined : blocks.openForReading(unit, byteLength);
+    const target = unit < 0 ? undefined : blocks.openForReading(unit, byteLength);
     const bytes = target?.bytes ?? new Uint8Array(byteLength);
     let wanted = true;
     let onEnd: (() => void) | undefined;
@@ -355,11 +371,37 @@ export class Payload implements RegionSender {
       state.error = error;
       state.done = error === undefined;
       if (onEnd !== undefined) return onEnd();
-      if (state.done && target !== undefined && blocks !== undefined) this.setBlock(blocks, value, unit, 0, "copied");
+      if (state.done && target !== undefined) this.setBlock(blocks, value, unit, 0, "copied");
       else if (state.done) value.bytes = bytes;
       this.onReady();
     });
     entry.unit = Math.max(unit, 0);
+    return state;
+  }
+
+  /**
+   * Where the carrier sends files itself, only the last byte is read before: it says that all of the file is there, and travels in a last piece of its own when the rest
+   * was sent. So of a file that becomes shorter meanwhile nobody gets to see a message (PARTS-1).
+   */
+  private startSend({ value, file }: FileValue): FileRead {
+    const { byteOffset, byteLength } = value;
+    const last = new Uint8Array(1);
+    let onEnd: (() => void) | undefined;
+    const state: FileRead = {
+      done: false,
+      error: undefined,
+      giveUp: (then) => {
+        if (state.done || state.error !== undefined) then();
+        else onEnd = then;
+      },
+    };
+    file.readTo(last, byteOffset + byteLength - 1, 1, () => true, (error) => {
+      state.error = error;
+      state.done = error === undefined;
+      if (onEnd !== undefined) return onEnd();
+      value.file = { range: new FileRange(file, byteOffset, byteLength - 1), last };
+      this.onReady();
+    });
     return state;
   }
 
@@ -403,11 +445,25 @@ export class Payload implements RegionSender {
     this.places = 0;
   }
 
-  /** All of the message is sent. */
+  /** The carrier has taken parts that it reads later. */
+  use(): void {
+    this.uses++;
+  }
+
+  unuse(): void {
+    this.uses--;
+    this.cleanUpIfDone();
+  }
+
+  /** All of the message is sent, or with the carrier. */
   done(): void {
-    if (this.over) return;
     this.over = true;
-    for (const cleanUp of this.cleanUps) cleanUp();
+    this.cleanUpIfDone();
+  }
+
+  private cleanUpIfDone(): void {
+    if (!this.over || this.uses > 0) return;
+    for (const cleanUp of this.cleanUps.splice(0)) cleanUp();
   }
 
   /** What is not sent yet will not be. */
@@ -428,15 +484,17 @@ export class Payload implements RegionSender {
     this.done();
   }
 
-  private inlineParts(): Uint8Array[] {
+  private inlineParts(): Part[] {
     const { inline } = this.rope;
-    const parts: Uint8Array[] = [];
+    const parts: Part[] = [];
     let from = 0;
     let spanBytes = 0;
-    for (const { position, byteLength, bytes, place } of this.values) {
+    for (const { position, byteLength, bytes, place, file } of this.values) {
       const to = position - spanBytes;
       parts.push(inline.subarray(from, to));
-      if (place === undefined) {
+      if (file !== undefined) {
+        parts.push(file.range, file.last);
+      } else if (place === undefined) {
         if (bytes.length !== byteLength) throw goneMeanwhile();
         parts.push(bytes);
       }

@@ -38,6 +38,20 @@ export interface Pollable {
   sharesCore(): boolean;
 }
 
+/** Who serves carriers: the poller of this event loop, or whoever blocks the thread meanwhile. */
+export interface Driver {
+  /** Tells that `pollable` was written to or woken; cheap if it is awake already. */
+  touch(pollable: Pollable): void;
+  /** Forgets a connection that is closed. */
+  remove(pollable: Pollable): void;
+  /** Calls `act` once, about `delayMs` from now. Does not keep the process alive. */
+  after(delayMs: number, act: () => void): Delayed;
+}
+
+export interface Delayed {
+  cancel(): void;
+}
+
 /** A turn of the event loop is spent polling for at most this long. */
 const BUDGET_MICROS = 200;
 /** Settled for good: awaiting it goes on in the next microtask, and makes no garbage but the reaction. */
@@ -50,7 +64,7 @@ const YIELD_MILLIS_MAX = 0.5;
 const YIELD_PAUSE_MILLIS_MIN = 1;
 const YIELD_PAUSE_MILLIS_MAX = 256;
 
-export class Poller {
+export class Poller implements Driver {
   private readonly addon: Addon | undefined;
   private readonly awakeList: Pollable[] = [];
   private resume: (() => void) | undefined;
@@ -75,7 +89,6 @@ export class Poller {
     void this.run();
   }
 
-  /** Tells that `pollable` was written to or woken; cheap if it is awake already. */
   touch(pollable: Pollable): void {
     if (!pollable.awake) {
       this.activate(pollable);
@@ -101,11 +114,15 @@ export class Poller {
     }
   }
 
-  /** Forgets a connection that is closed. */
   remove(pollable: Pollable): void {
     const at = this.awakeList.indexOf(pollable);
     if (at >= 0) this.awakeList.splice(at, 1);
     pollable.awake = false;
+  }
+
+  after(delayMs: number, act: () => void): Delayed {
+    const timer = setTimeout(act, delayMs).unref();
+    return { cancel: () => clearTimeout(timer) };
   }
 
   private async run(): Promise<void> {

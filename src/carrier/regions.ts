@@ -18,6 +18,7 @@ import type { Addon } from "../os/addon.js";
 import { isSystemError, SEALS } from "../os/addon.js";
 import type { SpanEntry } from "../wire/frame.js";
 import { SPANS_MAX } from "../wire/frame.js";
+import type { Delayed, Driver } from "./poller.js";
 
 /** The control socket, as far as regions need it. */
 export interface DescriptorLine {
@@ -46,12 +47,13 @@ export interface RegionSender {
 
 export class Regions {
   private readonly line: DescriptorLine;
+  private readonly driver: Pick<Driver, "after">;
   private closed = false;
   // Sending.
   private sentNumber = 0;
   private sender: RegionSender | undefined;
   private readonly senders = new Set<RegionSender>();
-  private again: NodeJS.Timeout | undefined;
+  private again: Delayed | undefined;
   /** Numbers that no span will name; whoever publishes frames tells the peer, and takes them out. */
   readonly dropped: number[] = [];
   private readonly onDropped: () => void;
@@ -60,8 +62,9 @@ export class Regions {
   private readonly waiting = new Map<number, number>();
 
   /** @param onDropped `dropped` has become longer */
-  constructor(line: DescriptorLine, onDropped: () => void) {
+  constructor(line: DescriptorLine, driver: Pick<Driver, "after">, onDropped: () => void) {
     this.line = line;
+    this.driver = driver;
     this.onDropped = onDropped;
   }
 
@@ -83,10 +86,10 @@ export class Regions {
     this.sender = sender;
     if (!this.line.sendDescriptor(descriptor)) {
       this.senders.add(sender);
-      this.again ??= setTimeout(() => {
+      this.again ??= this.driver.after(AGAIN_MS, () => {
         this.again = undefined;
         this.goOn();
-      }, AGAIN_MS);
+      });
       return 0;
     }
     return ++this.sentNumber;
@@ -194,7 +197,7 @@ export class Regions {
   /** The connection is over. */
   close(): void {
     this.closed = true;
-    clearTimeout(this.again);
+    this.again?.cancel();
     this.senders.clear();
     this.dropped.length = 0;
     for (const descriptor of this.waiting.values()) this.line.addon.closeDescriptor(descriptor);

@@ -16,6 +16,7 @@ import { RING_DATA_OFFSET } from "../memory/layout.js";
 import type { LeaseHandle, LeaseLifetime } from "../memory/lease.js";
 import { RingReader, RingWriter } from "../memory/ring.js";
 import type { ConnectionMemory } from "../memory/segment.js";
+import { Receiving } from "../memory/receive-memory.js";
 import { Violation } from "../memory/violation.js";
 import type { WordAccess } from "../memory/words.js";
 import { BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, KIND, packKindFlagsCode, readUint32, SPAN, SPANS_MAX, writeUint32 } from "../wire/frame.js";
@@ -25,7 +26,7 @@ import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, ReceivedFrame
 import { Intake } from "./intake.js";
 import { LoanQueue } from "./loan-queue.js";
 import { Patience } from "./patience.js";
-import type { Pollable } from "./poller.js";
+import type { Delayed, Driver, Pollable } from "./poller.js";
 import { poller } from "./poller.js";
 import type { DescriptorLine } from "./regions.js";
 import { Regions } from "./regions.js";
@@ -64,6 +65,7 @@ export class ShmCarrier implements Carrier, Pollable {
   closed = false;
   readonly patience: Patience;
 
+  private readonly driver: Driver;
   private readonly memory: ConnectionMemory;
   private readonly line: DoorbellLine;
   private receiver: FrameReceiver | undefined;
@@ -90,18 +92,22 @@ export class ShmCarrier implements Carrier, Pollable {
   private readonly intake: Intake;
   /** Of the frame that is being delivered: which spans the receiver took. */
   private readonly spansTaken = new Uint8Array(SPANS_MAX);
-  private starvation: NodeJS.Timeout | undefined;
+  private starvation: Delayed | undefined;
   private saysStarved = false;
-  private trimTimer: NodeJS.Timeout | undefined;
+  private trimTimer: Delayed | undefined;
   private ringsTaken = 0;
   private fruitlessWakes = 0;
   private framesSent = 0;
   private framesReceived = 0;
   private rung = 0;
 
-  /** @param spans whether large values may stay where they are, instead of travelling in pieces */
-  constructor(memory: ConnectionMemory, line: DoorbellLine, pollMicros: number, spans: boolean, words: WordAccess = Atomics) {
+  /**
+   * @param spans whether large values may stay where they are, instead of travelling in pieces
+   * @param driver who calls `step` and puts this side to sleep
+   */
+  constructor(memory: ConnectionMemory, line: DoorbellLine, pollMicros: number, spans: boolean, words: WordAccess = Atomics, driver: Driver = poller) {
     const { ownRing, peerRing, ownArena, ownGeometry, peerGeometry } = memory;
+    this.driver = driver;
     this.memory = memory;
     this.line = line;
     this.patience = new Patience(pollMicros);
@@ -117,29 +123,29 @@ export class ShmCarrier implements Carrier, Pollable {
     this.bell = new Bell(peer, words);
     this.cpuHint = new CpuHint(own, peer, words);
     const port = {
-      onRoom: () => poller.touch(this),
+      onRoom: () => this.driver.touch(this),
       // SYNC release.publish, bell.park
       onReleased: () => {
         if (this.bell.mustRing(AWAIT.blocks)) this.ring();
       },
       sendRelease: (unit: number, generation: number) => {
         this.orderedReleases.push(unit, generation);
-        poller.touch(this);
+        this.driver.touch(this);
       },
     };
     this.memoryBlocks = new Blocks(memory, port, words);
-    this.loans = new LoanQueue(this.memoryBlocks, () => poller.touch(this));
-    this.regions = new Regions(line, () => poller.touch(this));
+    this.loans = new LoanQueue(this.memoryBlocks, () => this.driver.touch(this));
+    this.regions = new Regions(line, driver, () => this.driver.touch(this));
     this.memoryBlocks.regions = this.regions;
     this.blocks = spans ? this.memoryBlocks : undefined;
     this.intake = new Intake(peerRing, memory.peerArena, spans);
-    this.spanSource = { takeSpan: (index, lifetime, taker, handles) => this.takeSpan(index, lifetime, taker, handles) };
+    this.spanSource = { receiving: new Receiving(), takeSpan: (index, lifetime, taker, handles) => this.takeSpan(index, lifetime, taker, handles) };
   }
 
   start(receiver: FrameReceiver, servesPeer: boolean): void {
     this.receiver = receiver;
     this.servesPeer = servesPeer;
-    poller.touch(this);
+    this.driver.touch(this);
   }
 
   // Sending.
@@ -161,7 +167,7 @@ export class ShmCarrier implements Carrier, Pollable {
   commit(byteLength: number): void {
     this.writer.commit(byteLength);
     this.framesSent++;
-    poller.touch(this);
+    this.driver.touch(this);
   }
 
   publish(): void {
@@ -210,7 +216,7 @@ export class ShmCarrier implements Carrier, Pollable {
 
   lookAgain(): void {
     this.mayGoOn = true;
-    if (!this.closed) poller.touch(this);
+    if (!this.closed) this.driver.touch(this);
   }
 
   private sayAwaited(): void {
@@ -220,23 +226,23 @@ export class ShmCarrier implements Carrier, Pollable {
     const more = (awaiting & ~this.awaiting) !== 0;
     this.awaiting = awaiting;
     // Asleep, we said what we await; the poller parks again with the new answer.
-    if (more) poller.touch(this);
+    if (more) this.driver.touch(this);
   }
 
   /** Garbage may hold what this side waits for: then it is collected here, and the peer is told. */
   private watchStarvation(delayMs: number): void {
     const { releases } = this.memoryBlocks;
-    this.starvation = setTimeout(() => {
+    this.starvation = this.driver.after(delayMs, () => {
       this.starvation = undefined;
       if (this.closed || (this.awaiting & AWAIT.blocks) === 0) return;
       const isStarving = releases === this.memoryBlocks.releases;
       if (isStarving) {
         if (this.memoryBlocks.holdsOwn) collectSoon();
         this.saysStarved = true;
-        poller.touch(this);
+        this.driver.touch(this);
       }
       this.watchStarvation(isStarving ? Math.min(delayMs * 2, STARVED_AGAIN_MS_MAX) : STARVED_AFTER_MS);
-    }, delayMs).unref();
+    });
   }
 
   // What the poller calls.
@@ -346,7 +352,7 @@ export class ShmCarrier implements Carrier, Pollable {
     if (this.trimTimer !== undefined) return;
     const { arena } = this.memoryBlocks;
     const { allocations } = arena;
-    this.trimTimer = setTimeout(() => {
+    this.trimTimer = this.driver.after(TRIM_AFTER_MS, () => {
       this.trimTimer = undefined;
       if (this.closed) return;
       try {
@@ -357,11 +363,28 @@ export class ShmCarrier implements Carrier, Pollable {
       } catch (error) {
         this.close(closedBy(error));
       }
-    }, TRIM_AFTER_MS).unref();
+    });
   }
 
   wake(): void {
     if (!this.closed) this.sleeper.wake();
+  }
+
+  /** For a driver that does not let the event loop turn: what is done once per turn may be done again. True: `step` is worth calling. */
+  nextTurn(): boolean {
+    if (this.closed || !this.memoryBlocks.arena.nextTurn()) return false;
+    this.mayGoOn = true;
+    return true;
+  }
+
+  /** Where in the ring the next frame goes, … */
+  get position(): number {
+    return this.writer.position;
+  }
+
+  /** … and whether the peer has taken the frame that went to a position. */
+  wasTaken(position: number): boolean {
+    return this.writer.wasTaken(position);
   }
 
   runsOn(cpu: number): void {
@@ -386,7 +409,7 @@ export class ShmCarrier implements Carrier, Pollable {
     } else if (++this.fruitlessWakes > FRUITLESS_WAKES_MAX) {
       this.close(closedBy(new Violation("BELL-4", `woken ${this.fruitlessWakes} times in a row without a frame`)));
     } else {
-      poller.touch(this);
+      this.driver.touch(this);
     }
   }
 
@@ -394,7 +417,7 @@ export class ShmCarrier implements Carrier, Pollable {
   takesDescriptors(): boolean {
     if (this.closed || !this.regions.isCrowded) return true;
     if (this.reader.hasFrames()) {
-      poller.touch(this);
+      this.driver.touch(this);
       return false;
     }
     this.close(closedBy(new Violation("SPAN-6", `more than ${SPANS_MAX} descriptors that no frame names`)));
@@ -484,7 +507,7 @@ export class ShmCarrier implements Carrier, Pollable {
   private onReleaseFrame({ scratch, metadataOffset, metadataLength }: ReceivedFrame): void {
     if (metadataLength !== BLOCK_REFERENCE_BYTES) throw new Violation("FRAME-7", `a release of ${metadataLength} bytes`);
     this.memoryBlocks.released(readUint32(scratch, metadataOffset), readUint32(scratch, metadataOffset + 4));
-    if (this.awaiting !== AWAIT.frames) poller.touch(this);
+    if (this.awaiting !== AWAIT.frames) this.driver.touch(this);
   }
 
   private onStarved(): void {
@@ -497,7 +520,7 @@ export class ShmCarrier implements Carrier, Pollable {
   private ring(): void {
     this.rung++;
     // BELL-1 holds only if the ring arrives: what the kernel had no memory for is rung again.
-    if (!this.line.ring()) setTimeout(() => !this.closed && this.ring(), RING_AGAIN_MS);
+    if (!this.line.ring()) this.driver.after(RING_AGAIN_MS, () => !this.closed && this.ring());
   }
 
   keepAlive(on: boolean): void {
@@ -515,9 +538,9 @@ export class ShmCarrier implements Carrier, Pollable {
   close(reason: CarrierClosed): void {
     if (this.closed) return;
     this.closed = true;
-    poller.remove(this);
-    clearTimeout(this.trimTimer);
-    clearTimeout(this.starvation);
+    this.driver.remove(this);
+    this.trimTimer?.cancel();
+    this.starvation?.cancel();
     this.line.close();
     this.regions.close();
     this.memoryBlocks.close();

@@ -9,6 +9,7 @@
  *           socket is not read from meanwhile.
  */
 import { AsyncResource } from "node:async_hooks";
+import type { ReceiveMemory } from "../memory/receive-memory.js";
 import { assertOwn } from "../memory/violation.js";
 import { FLAG, FRAME_HEADER_BYTES } from "../wire/frame.js";
 import type { FrameReceiver } from "./carrier.js";
@@ -23,12 +24,6 @@ const TURN_FULL_READS_MAX = 4;
 const FRAMES_PER_LOOK = 16;
 /** From this many missing bytes on, a piece is read straight into its destination; below, the frames behind it come along. */
 const DIRECT_BYTES_MIN = 16 << 10;
-/**
- * What is read at once where another large piece is likely: its header, and little of it that must be copied. At 64 KiB
- * and 1 MiB the copy of a whole chunk cost a tenth to a quarter of the time.
- */
-const PEEK_BYTES = 4096;
-
 /** What the intake needs of the carrier. */
 export interface IntakeOwner {
   isClosed(): boolean;
@@ -43,8 +38,6 @@ export class SocketIntake implements StreamReader {
   private readonly owner: IntakeOwner;
   private readonly receiver: FrameReceiver;
   private readonly chunk: Buffer;
-  /** The chunk's first bytes. */
-  private readonly peek: Buffer;
   private readonly words: Int32Array;
   private readonly frame;
   /** A header that does not lie at a multiple of four. */
@@ -55,11 +48,11 @@ export class SocketIntake implements StreamReader {
   /** Bytes that are missing of the piece that is being read, or skipped if it has no destination. */
   private missing = 0;
   private destination: Uint8Array | undefined;
+  /** What it lies in, held until the piece is there (RECEIVE-1). */
+  private memory: ReceiveMemory | undefined;
   private streamId = 0;
   /** The last target was the destination. */
   private direct = false;
-  /** The last frame had a large piece behind it. */
-  private expectsPiece = false;
   private lastTargetBytes = 0;
   private paused = false;
   /** Work since the socket was last read empty, or since the last pause. */
@@ -72,7 +65,6 @@ export class SocketIntake implements StreamReader {
     this.owner = owner;
     this.receiver = receiver;
     this.chunk = chunk;
-    this.peek = chunk.subarray(0, PEEK_BYTES);
     this.words = new Int32Array(chunk.buffer, chunk.byteOffset, chunk.length >> 2);
     // SUBTLE: not the Buffer, whose `slice` is a view: what receivers copy out of a frame would be overwritten by later ones.
     this.frame = newReceivedFrame(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.length));
@@ -92,7 +84,7 @@ export class SocketIntake implements StreamReader {
     if (this.direct) return destination!.subarray(destination!.length - this.missing);
     if (this.start === this.end) {
       this.start = this.end = 0;
-      return this.expectsPiece && !this.paused ? this.peek : this.chunk;
+      return this.chunk;
     }
     if (this.start > 0) {
       this.chunk.copyWithin(0, this.start, this.end);
@@ -112,7 +104,7 @@ export class SocketIntake implements StreamReader {
       if (this.missing > 0) return true;
     } else {
       this.end += byteLength;
-      if (full && byteLength > PEEK_BYTES) this.fullReads++;
+      if (full) this.fullReads++;
     }
     this.deliverInRoot();
     if (!this.paused && this.fullReads >= TURN_FULL_READS_MAX) this.pause();
@@ -176,6 +168,7 @@ export class SocketIntake implements StreamReader {
     }
     if (this.destination !== undefined) {
       this.destination = undefined;
+      this.letGo();
       this.receiver.onFilled(this.streamId);
     }
     return !this.owner.isClosed();
@@ -198,7 +191,6 @@ export class SocketIntake implements StreamReader {
     if (available < byteLength) return false;
     this.start = start + byteLength;
     this.framesReceived++;
-    this.expectsPiece = (frame.flags & FLAG.follows) !== 0 && frame.pieceLength >= 2 * DIRECT_BYTES_MIN;
     if ((frame.flags & FLAG.follows) === 0) {
       this.receiver.onFrame(frame);
       return true;
@@ -207,10 +199,25 @@ export class SocketIntake implements StreamReader {
     this.streamId = frame.streamId;
     this.missing = frame.pieceLength;
     this.receiver.onFrame(frame);
-    const { destination } = frame;
+    const { destination, destinationMemory } = frame;
     frame.destination = undefined;
+    frame.destinationMemory = undefined;
     assertOwn(destination === undefined || destination.length === this.missing, "a piece's destination is as long as the piece");
+    if (this.owner.isClosed()) return false;
     this.destination = destination;
+    this.memory = destinationMemory;
+    destinationMemory?.hold();
     return true;
+  }
+
+  private letGo(): void {
+    this.memory?.letGo();
+    this.memory = undefined;
+  }
+
+  /** The socket is closed: nothing is read any more. */
+  close(): void {
+    this.destination = undefined;
+    this.letGo();
   }
 }

@@ -1,6 +1,6 @@
 /**
  * What leaves on a stream socket: small frames are gathered in staging memory, pieces of large messages go from where they
- * lie, and everything that was committed in one tick leaves with one `write` or `writev`.
+ * lie, and everything that was committed in one tick leaves with one `write` or `writev`. Ranges of files go between two of these (`FileSender`).
  *
  * SOCKET-4  One batch is with the socket at a time. Memory of a batch is not written to before the socket has taken it.
  * SOCKET-5  What waits is bounded: two staging buffers, and `PIECES_BYTES_MAX` of pieces, of which the last may reach past it.
@@ -8,7 +8,10 @@
 import type { Socket } from "node:net";
 import { FRAME_ALIGNMENT } from "../memory/layout.js";
 import { FRAME_BYTES_MAX } from "../wire/frame.js";
-import type { Parts } from "../wire/parts.js";
+import type { Part, Parts } from "../wire/parts.js";
+import { FileRange } from "../wire/parts.js";
+import type { FileOnItsWay } from "./file-sender.js";
+import { FileSender } from "./file-sender.js";
 import { inRootContext } from "./root-context.js";
 
 const STAGING_BYTES = 128 << 10;
@@ -24,6 +27,31 @@ class Staging {
   index = 0;
 }
 
+/** A range of a file in a batch, and the bytes of memory between the one before it and this. */
+class QueuedFile implements FileOnItsWay {
+  readonly range: FileRange;
+  readonly source: Parts;
+  readonly memoryBytes: number;
+  sentBytes = 0;
+
+  constructor(range: FileRange, source: Parts, memoryBytes: number) {
+    this.range = range;
+    this.source = source;
+    this.memoryBytes = memoryBytes;
+  }
+}
+
+/** What is handed over as a whole: entries from `next` on, of which `memoryBytes` bytes lie behind the last file. */
+interface Batch {
+  readonly entries: readonly (Uint8Array | QueuedFile)[];
+  readonly files: number;
+  readonly memoryBytes: number;
+  /** Messages with parts in it. */
+  readonly sources: readonly Parts[];
+  next: number;
+  bytesLeft: number;
+}
+
 export class SocketOutlet {
   current = new Staging();
   framesSent = 0;
@@ -34,24 +62,36 @@ export class SocketOutlet {
   /** Both buffers are used up. */
   private full = false;
   /** A batch is with the socket. */
-  writing = false;
+  get writing(): boolean {
+    return this.batch !== undefined;
+  }
+  private batch: Batch | undefined;
+  /** The socket has not taken yet what it was given last. */
+  private awaitsSocket = false;
   private readonly socket: Socket;
   private readonly onWritten: () => void;
   private readonly onFailed: (error: Error) => void;
-  /** What the next batch is made of. An entry may become something else than memory: a range of a file. */
-  private queue: Uint8Array[] = [];
+  /** What the next batch is made of. */
+  private queue: (Uint8Array | QueuedFile)[] = [];
   private queuedBytes = 0;
+  private queuedFiles = 0;
+  /** Behind the last file. */
+  private queuedMemoryBytes = 0;
+  private sources: Parts[] = [];
   /** Parts of the piece of the frame that is about to be committed. */
-  private readonly placed: Uint8Array[] = [];
+  private readonly placed: Part[] = [];
   private placedBytes = 0;
+  private readonly fileSender: FileSender;
   private pieceBytes = 0;
   private pieceBytesInBatch = 0;
   private closed = false;
   private readonly onWrite = () => {
-    if (this.writing && !this.closed && this.socket.writableLength === 0) inRootContext(this.onBatchTaken);
+    if (this.awaitsSocket && !this.closed && this.socket.writableLength === 0) inRootContext(this.goOn);
   };
-  private readonly onBatchTaken = () => {
-    this.batchTaken();
+  private readonly goOn = () => {
+    if (this.closed || this.batch === undefined) return;
+    this.handOn(this.batch);
+    if (this.batch !== undefined) return;
     this.flush();
     this.onWritten();
   };
@@ -64,6 +104,7 @@ export class SocketOutlet {
     this.socket = socket;
     this.onWritten = onWritten;
     this.onFailed = onFailed;
+    this.fileSender = new FileSender(socket, this.goOn);
   }
 
   freeBytes(): number {
@@ -72,14 +113,16 @@ export class SocketOutlet {
 
   /** Bytes that were committed and that the socket has not taken. */
   get unsentBytes(): number {
-    return this.queuedBytes + (this.current.index - this.current.start) + (this.writing ? this.socket.writableLength : 0);
+    return this.queuedBytes + (this.current.index - this.current.start) + (this.batch === undefined ? 0 : this.batch.bytesLeft + this.socket.writableLength);
   }
 
-  /** Takes the next piece of a message by reference. False: too much waits already. */
+  /** Takes the next piece of a message by reference. False: too much waits already, or a file before it. @throws Error as `Parts` */
   place(source: Parts, byteLength: number): boolean {
-    if (this.pieceBytes >= PIECES_BYTES_MAX) return false;
+    if (!source.mayTake(byteLength) || this.pieceBytes >= PIECES_BYTES_MAX) return false;
     source.takeTo(this.placed, byteLength);
     this.placedBytes += byteLength;
+    this.sources.push(source);
+    source.owner.use();
     return true;
   }
 
@@ -93,7 +136,17 @@ export class SocketOutlet {
 
   private queuePiece(): void {
     this.queueStaged();
-    for (const part of this.placed) this.queue.push(part);
+    const source = this.sources[this.sources.length - 1];
+    for (const part of this.placed) {
+      if (part instanceof FileRange) {
+        this.queue.push(new QueuedFile(part, source, this.queuedMemoryBytes));
+        this.queuedFiles++;
+        this.queuedMemoryBytes = 0;
+      } else {
+        this.queue.push(part);
+        this.queuedMemoryBytes += part.length;
+      }
+    }
     this.placed.length = 0;
     this.queuedBytes += this.placedBytes;
     this.pieceBytes += this.placedBytes;
@@ -105,6 +158,7 @@ export class SocketOutlet {
     if (current.start === current.index) return;
     this.queue.push(current.bytes.subarray(current.start, current.index));
     this.queuedBytes += current.index - current.start;
+    this.queuedMemoryBytes += current.index - current.start;
     current.start = current.index;
   }
 
@@ -123,30 +177,75 @@ export class SocketOutlet {
   flush(): void {
     if (this.writing || this.closed) return;
     this.queueStaged();
-    const { queue, queuedBytes, socket } = this;
-    if (queue.length === 0) return;
+    if (this.queue.length === 0) return;
+    const batch: Batch = { entries: this.queue, files: this.queuedFiles, memoryBytes: this.queuedMemoryBytes, sources: this.sources, next: 0, bytesLeft: this.queuedBytes };
+    this.batch = batch;
     this.queue = [];
-    this.queuedBytes = 0;
+    if (this.sources.length > 0) this.sources = [];
+    this.queuedBytes = this.queuedMemoryBytes = this.queuedFiles = 0;
     this.pieceBytesInBatch = this.pieceBytes;
     if (this.otherIs === "queued") this.otherIs = "with the socket";
-    this.writing = true;
-    const last = queue.length - 1;
+    this.handOn(batch);
+  }
+
+  /** Hands over what the socket takes of the batch. */
+  private handOn(batch: Batch): void {
+    this.awaitsSocket = false;
+    const { entries } = batch;
+    while (batch.next < entries.length) {
+      const entry = entries[batch.next];
+      if (entry instanceof QueuedFile) {
+        if (!this.handOnFile(batch, entry)) return;
+        continue;
+      }
+      let end = batch.files === 0 ? entries.length : batch.next + 1;
+      while (end < entries.length && !(entries[end] instanceof QueuedFile)) end++;
+      const run = (batch.next === 0 && end === entries.length ? entries : entries.slice(batch.next, end)) as readonly Uint8Array[];
+      batch.next = end;
+      if (!this.write(batch, run, end === entries.length ? batch.memoryBytes : (entries[end] as QueuedFile).memoryBytes)) return;
+    }
+    if (!this.socket.destroyed) this.batchTaken(batch);
+  }
+
+  /** False: it waits. */
+  private handOnFile(batch: Batch, file: QueuedFile): boolean {
+    const before = file.sentBytes;
+    const next = this.fileSender.send(file);
+    const written = typeof next === "string" ? 0 : next.reduce((sum, { length }) => sum + length, 0);
+    batch.bytesLeft -= file.sentBytes - before - written;
+    if (typeof next !== "string") return this.write(batch, next, written);
+    if (next === "waits") return false;
+    file.source.filesUnderWay--;
+    batch.next++;
+    return true;
+  }
+
+  /** False: the socket has not taken all of it. */
+  private write(batch: Batch, run: readonly Uint8Array[], byteLength: number): boolean {
+    const { socket } = this;
+    batch.bytesLeft -= byteLength;
+    const last = run.length - 1;
+    this.awaitsSocket = true;
     if (last > 0) socket.cork();
-    for (let i = 0; i < last; i++) socket.write(queue[i]);
-    socket.write(queue[last], this.onWrite);
+    for (let i = 0; i < last; i++) socket.write(run[i]);
+    socket.write(run[last], this.onWrite);
     if (last > 0) {
       // Else the peer would take what comes next for the rest of the piece.
       const { writableLength } = socket;
-      if (writableLength !== queuedBytes) {
-        return this.onFailed(new Error(`memory of a message was detached while it waited to be sent: ${writableLength} of ${queuedBytes} bytes are left`));
+      if (writableLength !== byteLength) {
+        this.onFailed(new Error(`memory of a message was detached while it waited to be sent: ${writableLength} of ${byteLength} bytes are left`));
+        return false;
       }
       socket.uncork();
     }
-    if (socket.writableLength === 0 && !socket.destroyed) this.batchTaken();
+    if (socket.writableLength > 0 || socket.destroyed) return false;
+    this.awaitsSocket = false;
+    return true;
   }
 
-  private batchTaken(): void {
-    this.writing = false;
+  private batchTaken(batch: Batch): void {
+    this.batch = undefined;
+    for (const { owner } of batch.sources) owner.unuse();
     this.pieceBytes -= this.pieceBytesInBatch;
     this.pieceBytesInBatch = 0;
     if (this.otherIs === "with the socket") {
@@ -166,8 +265,12 @@ export class SocketOutlet {
     }
   }
 
+  /** The socket is closed. */
   close(): void {
     this.closed = true;
+    this.fileSender.close();
+    for (const { owner } of [...(this.batch?.sources ?? []), ...this.sources]) owner.unuse();
+    this.sources = [];
     this.queue = [];
     this.placed.length = 0;
   }

@@ -7,10 +7,11 @@
  * SOCKET-7  What arrived before the peer went is delivered before the connection ends.
  */
 import { Loan } from "../memory/loan.js";
+import { Receiving } from "../memory/receive-memory.js";
 import { Violation } from "../memory/violation.js";
 import { FLAG } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
-import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver } from "./carrier.js";
+import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, SpanSource } from "./carrier.js";
 import { inRootContext } from "./root-context.js";
 import { SocketIntake } from "./socket-intake.js";
 import { SocketOutlet } from "./socket-outlet.js";
@@ -30,7 +31,8 @@ export class SocketCarrier implements Carrier {
   readonly pieceFlag = FLAG.follows;
   readonly exhausted = undefined;
   readonly blocks = undefined;
-  readonly spanSource = undefined;
+  private readonly receiving = new Receiving();
+  readonly spanSource: SpanSource = { receiving: this.receiving, takeSpan: noSpan };
   closed = false;
   private readonly stream: StreamSocket;
   private readonly outlet: SocketOutlet;
@@ -110,6 +112,8 @@ export class SocketCarrier implements Carrier {
     try {
       return this.outlet.place(source, byteLength) ? 0 : -1;
     } catch (error) {
+      // Only this message's matter: what the peer was promised of it has been sent, if need be as zeros.
+      if (error === source.failure) throw error;
       // Memory of the message is gone: the peer could not be told what it lacks.
       this.close(closedBy(error));
       return -1;
@@ -168,8 +172,9 @@ export class SocketCarrier implements Carrier {
   close(reason: CarrierClosed): void {
     if (this.closed) return;
     this.closed = true;
-    this.outlet.close();
     this.stream.close();
+    this.outlet.close();
+    this.intake?.close();
     this.receiver?.onClosed(reason);
   }
 
@@ -181,11 +186,11 @@ export class SocketCarrier implements Carrier {
       arenaInUseBytes: 0,
       loans: 0,
       loanedBytes: 0,
-      leases: 0,
-      leasedBytes: 0,
+      leases: this.receiving.leases,
+      leasedBytes: this.receiving.leasedBytes,
       spansSentInPlace: 0,
       spansCopiedIn: 0,
-      spansLeased: 0,
+      spansLeased: this.receiving.valuesLeased,
       spansCopiedOut: 0,
       unsentBytes: this.closed ? 0 : this.outlet.unsentBytes,
       framesSent: this.outlet.framesSent,
@@ -195,6 +200,10 @@ export class SocketCarrier implements Carrier {
       sleeps: 0,
     };
   }
+}
+
+function noSpan(): never {
+  throw new Violation("FRAME-4", "spans on a stream socket");
 }
 
 function closedBy(error: unknown): CarrierClosed {

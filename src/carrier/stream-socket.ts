@@ -23,8 +23,11 @@ export interface StreamReader {
   received(byteLength: number): boolean;
 }
 
-/** Read with one system call where possible; room for a whole frame behind a part of another. */
-const CHUNK_BYTES = 2 * FRAME_BYTES_MAX;
+/**
+ * More than a Unix socket's buffer holds by default, so that one system call reads all that is there; room for a whole frame behind a part of another. What a
+ * connection does not use of it takes no memory. Measured at 1 MiB: the beginning of a piece copied out of it costs less than one more system call for its header.
+ */
+const CHUNK_BYTES = 8 * FRAME_BYTES_MAX;
 /** How long a peer that was refused may take to read why. */
 const LINGER_MS = 200;
 /** After this a vanished host is noticed; only TCP knows it. */
@@ -38,7 +41,8 @@ class PatientSocket extends Socket {
   private waiting = false;
 
   override destroy(error?: Error): this {
-    if ((error as NodeJS.ErrnoException | undefined)?.syscall === "write" && !this.waiting) {
+    const { syscall } = (error ?? {}) as NodeJS.ErrnoException;
+    if ((syscall === "write" || syscall === "sendfile") && !this.waiting) {
       this.waiting = true;
       setImmediate(() => setImmediate(() => super.destroy(error)));
       return this;
@@ -95,7 +99,10 @@ export class StreamSocket {
         socket.connect({ path: address.path });
       } else {
         const { host, port } = address;
-        socket.connect({ host, port, noDelay: true, keepAlive: true, keepAliveInitialDelay: TCP_KEEP_ALIVE_MS });
+        // Given to `connect`, these are ignored: only the maker of a socket, and these, can set them.
+        socket.setNoDelay(true);
+        socket.setKeepAlive(true, TCP_KEEP_ALIVE_MS);
+        socket.connect({ host, port });
       }
     });
   }

@@ -311,7 +311,7 @@ function scalarListReader(field: ListField): FieldReader {
         return;
       }
       const n = takeLength(b);
-      if (R.views && keeps(message, n)) {
+      if (n >= R.viewsFrom && keeps(message, n)) {
         keep(message, bytesAt(b, R.pos, n));
         R.pos += n;
         return;

@@ -4,7 +4,7 @@ import { closureReader } from "./closure-read.js";
 import type { Values } from "./fields.js";
 import type { MessageType } from "./message-type.js";
 import { messageType } from "./message-type.js";
-import { R } from "./read.js";
+import { R, setViews } from "./read.js";
 import type { Rope, Span } from "./rope.js";
 import { checkSpans, joinRope, RopeViolation } from "./rope.js";
 import { expectSpan } from "./rope-read.js";
@@ -57,7 +57,7 @@ export function decodeType(
   R.depth = 0;
   R.depthMax = options?.recursionLimit ?? RECURSION_LIMIT_DEFAULT;
   R.keepUnknown = options?.readUnknownFields ?? true;
-  R.views = views;
+  setViews(views);
   const message = type.create();
   type.read(message, input, offset, end);
   return message;
@@ -76,7 +76,7 @@ export function decodeRopeOfType(type: MessageType, rope: Rope, views: boolean, 
   R.depth = 0;
   R.depthMax = options?.recursionLimit ?? RECURSION_LIMIT_DEFAULT;
   R.keepUnknown = options?.readUnknownFields ?? true;
-  R.views = views;
+  setViews(views);
   R.spanViews = spanViews;
   R.joinedLen = byteLength;
   R.spans = spans;

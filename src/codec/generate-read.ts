@@ -196,7 +196,7 @@ function packedCode(field: ListField, type: ScalarType, scope: Scope): string {
   return `if (t === ${tag}) {
     const start = p;
     ${LENGTH}
-    if (!R.views && n % ${width} === 0) { R.pos = p; ${list} = ${scope.constant(reader)}(b, n, ${list}); p = R.pos; continue; }
+    if (n < R.viewsFrom && n % ${width} === 0) { R.pos = p; ${list} = ${scope.constant(reader)}(b, n, ${list}); p = R.pos; continue; }
     p = start;
   }`;
 }

@@ -12,6 +12,9 @@ import { takeString } from "./utf8.js";
 
 const NO_SPANS: readonly Span[] = [];
 
+/** Bytes [at, at + byteLength) of `input` for the message to keep; undefined: they are to be copied. */
+export type Lend = (input: Uint8Array, at: number, byteLength: number) => Uint8Array | undefined;
+
 /** State of the decoding under way. Decoding runs no code of the user's, so there is one at a time. */
 export const R = {
   pos: 0,
@@ -20,8 +23,10 @@ export const R = {
   depth: 0,
   depthMax: 100,
   keepUnknown: true,
-  /** Whether decoded bytes are views of the input. */
-  views: false,
+  /** From this length on decoded bytes are views of the input: 0 all, Infinity none; … */
+  viewsFrom: Infinity,
+  /** … and who makes them, if somebody wants to know; it may decline. */
+  lend: undefined as Lend | undefined,
   /** Where each value of bytes goes that is decoded, besides its message; each then has an ArrayBuffer of its own. */
   collected: undefined as Uint8Array[] | undefined,
   /** Whether bytes that are spans are handed on as they are. */
@@ -256,7 +261,10 @@ export function bytesAt(b: Uint8Array, p: number, n: number): Uint8Array {
     R.collected.push(own);
     return own;
   }
-  if (R.views) return new Uint8Array(b.buffer, b.byteOffset + p, n);
+  if (n >= R.viewsFrom) {
+    const view = R.lend === undefined ? new Uint8Array(b.buffer, b.byteOffset + p, n) : R.lend(b, p, n);
+    if (view !== undefined) return view;
+  }
   if (n > SLAB_SHARE_MAX) {
     // Every byte is written at once, so none is zeroed before.
     const copy = new Uint8Array(Buffer.allocUnsafeSlow(n).buffer);
@@ -284,6 +292,26 @@ export function collectingBytes<T>(target: Uint8Array[] | undefined, decode: () 
   } finally {
     R.collected = undefined;
   }
+}
+
+/** Where decoding that makes no views of everything starts to make them. */
+let lentFrom = Infinity;
+
+/** Runs a decoding that asks `lend` for each value of bytes of at least `bytesMin` bytes, and for packed ones that stay packed. */
+export function lending<T>(bytesMin: number, lend: Lend, decode: () => T): T {
+  lentFrom = bytesMin;
+  R.lend = lend;
+  try {
+    return decode();
+  } finally {
+    lentFrom = Infinity;
+    R.lend = undefined;
+  }
+}
+
+/** Sets up for a decoding whose bytes are views of the input, or not. */
+export function setViews(views: boolean): void {
+  R.viewsFrom = views ? 0 : lentFrom;
 }
 
 /** Skips the value of a field nobody knows, whose tag was just read. `budget`: how deep groups may be nested in it. */

@@ -44,7 +44,7 @@ function decoded(field: MessageField, { b, room }: Place, ranges: readonly numbe
   R.depth = 0;
   R.depthMax = room;
   R.keepUnknown = false;
-  R.views = true;
+  R.viewsFrom = 0;
   for (let i = 0; i < ranges.length; i += 2) {
     R.len = ranges[i + 1];
     type.read(message, b, ranges[i], ranges[i + 1]);

@@ -31,7 +31,7 @@ export interface MapFileOptions {
  * A file, or a part of one, as bytes that can be put into any `bytes` field.
  *
  * The array is a private mapping: it takes no memory before it is looked at, and what is written to it changes neither the file nor what
- * is sent. *Sending reads the file itself*, as it is then, straight into shared memory. If it has become shorter meanwhile, the call fails with `DataLoss`.
+ * is sent. *Sending reads the file itself*, as it is then, straight into shared memory, or by the kernel to the socket. If it has become shorter meanwhile, the call fails with `DataLoss`.
  * Looking at the array beyond the end of a file that was truncated ends the process with SIGBUS, as with any mapping: map files only that
  * nobody truncates, or send them without looking. Where there is no addon, the bytes are read to the heap at once.
  *

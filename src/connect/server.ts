@@ -20,8 +20,11 @@ import type { CommonOptions } from "./options.js";
 import { checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, lifetimeOf, pollMicrosOf, streamWindowOf } from "./options.js";
 import { openListener } from "./listening.js";
 import { collectRoutes } from "./routes.js";
+import type { IsthmusWorkerServerOptions, WorkerStats } from "./workers.js";
+import { WorkerServer } from "./workers.js";
 
 export interface IsthmusServerOptions extends CommonOptions {
+  readonly workers?: undefined;
   /** Registers services, exactly as for any Connect server; may set options per service or method. */
   readonly routes: (router: ConnectRouter) => void;
   /** Applied to every call, the first one outermost. A service's or method's own option replaces them. */
@@ -49,12 +52,14 @@ export interface ServerStats {
   /** The same by what they run over. */
   readonly carriers: { readonly shm: number; readonly socket: number; readonly http: number };
   readonly pendingCalls: number;
-  /** How many of them are streams of our own carriers. */
+  /** How many of them are streams of Isthmus's own carriers. */
   readonly openStreams: number;
   /** Connections that were refused or failed in the handshake. */
   readonly refused: number;
   /** Connections that ended because the client broke the protocol. */
   readonly violations: number;
+  /** With option `workers`: the threads that serve now. What they tell of themselves may be 250 ms old. */
+  readonly workers?: readonly WorkerStats[];
 }
 
 export interface ListeningAt {
@@ -87,12 +92,25 @@ export interface IsthmusServer extends AsyncDisposable {
 const MAX_CONNECTIONS_DEFAULT = 1024;
 const CLOSE_TIMEOUT_MS_DEFAULT = 10_000;
 
-/** @throws whatever `routes` throws; ConnectError for limits and sizes that make no sense, and `FailedPrecondition` if `carrier` is "shm" and cannot be had */
-export function createIsthmusServer(options: IsthmusServerOptions): IsthmusServer {
-  return new LocalServer(options);
+/**
+ * A server in this thread, or with `workers` one that spreads its connections over threads of its own.
+ * @throws whatever `routes` throws; ConnectError for limits and sizes that make no sense, and `FailedPrecondition` if `carrier` is "shm" and cannot be had
+ */
+export function createIsthmusServer(options: IsthmusServerOptions | IsthmusWorkerServerOptions): IsthmusServer {
+  if (options.workers === undefined) return new LocalServer(options);
+  return new WorkerServer(options, (elsewhere) => new LocalServer({ ...options, workers: undefined, routes: () => undefined }, elsewhere));
 }
 
-class LocalServer implements IsthmusServer {
+/** Who serves what a server accepts, if not itself. */
+export interface Elsewhere {
+  /** Connections that are there, shaking hands or waiting. */
+  connections(): number;
+  /** Takes the descriptor of a client that may come in. */
+  give(addon: Addon, descriptor: number, peer: PeerCredentials): void;
+}
+
+export class LocalServer implements IsthmusServer {
+  private readonly elsewhere: Elsewhere | undefined;
   private readonly options: IsthmusServerOptions;
   private readonly methods: ReadonlyMap<string, ServerMethod>;
   private readonly geometry: ReturnType<typeof geometryOf>;
@@ -104,8 +122,9 @@ class LocalServer implements IsthmusServer {
   private violations = 0;
   private closing = false;
 
-  constructor(options: IsthmusServerOptions) {
+  constructor(options: IsthmusServerOptions, elsewhere?: Elsewhere) {
     this.options = options;
+    this.elsewhere = elsewhere;
     this.methods = collectRoutes(options.routes, {
       ...checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes }),
       interceptors: options.interceptors ?? [],
@@ -196,7 +215,6 @@ class LocalServer implements IsthmusServer {
   /** Takes the descriptor over. */
   private accept(addon: Addon, descriptor: number, refusal: ConnectError | undefined): void {
     let peer: PeerCredentials;
-    let socket: ControlSocket;
     try {
       peer = addon.peerCredentials(descriptor);
     } catch {
@@ -205,17 +223,34 @@ class LocalServer implements IsthmusServer {
       this.refused++;
       return;
     }
+    const reason = refusal ?? this.refusal(peer);
+    if (reason === undefined && this.elsewhere !== undefined) this.elsewhere.give(addon, descriptor, peer);
+    else this.take(addon, descriptor, peer, reason);
+  }
+
+  /**
+   * Serves a client that was accepted, or tells it why not. Takes the descriptor over.
+   * @param onChange called when the connection was made, and once when it is gone
+   */
+  take(addon: Addon, descriptor: number, peer: PeerCredentials, refusal: ConnectError | undefined, onChange?: (gone: boolean) => void): void {
+    let socket: ControlSocket;
     try {
       socket = new ControlSocket(addon, descriptor);
     } catch {
       // It closed the descriptor.
       this.refused++;
+      onChange?.(true);
       return;
     }
-    void this.shakeHands(socket, peer, refusal ?? this.refusal(peer));
+    void this.shakeHands(socket, peer, refusal, onChange);
   }
 
-  private async shakeHands(socket: HandshakeSocket, peer: PeerCredentials | undefined, refusal: ConnectError | undefined): Promise<void> {
+  private async shakeHands(
+    socket: HandshakeSocket,
+    peer: PeerCredentials | undefined,
+    refusal: ConnectError | undefined,
+    onChange?: (gone: boolean) => void,
+  ): Promise<void> {
     const { options } = this;
     const abort = new AbortController();
     const timeoutMs = handshakeTimeoutOf(options);
@@ -240,14 +275,19 @@ class LocalServer implements IsthmusServer {
       const connection: ServerConnection = new ServerConnection(
         link.carrier,
         { methods: this.methods, peer, maxStreams: link.maxStreams, windows: link.windows, contextValues: options.contextValues ?? createContextValues },
-        (reason) => this.onEnded(connection, reason),
+        (reason) => {
+          this.onEnded(connection, reason);
+          onChange?.(true);
+        },
       );
       this.connections.add(connection);
+      onChange?.(false);
       link.carrier.start(connection, true);
       if (this.closing) void connection.drain();
     } catch {
       // The client was told the reason, or is gone.
       this.refused++;
+      onChange?.(true);
     } finally {
       clearTimeout(timer);
       this.handshakes.delete(abort);
@@ -269,8 +309,8 @@ class LocalServer implements IsthmusServer {
   /** @param counted connections that are counted already, and ask for themselves */
   private fullHouse(counted = 0): ConnectError | undefined {
     const { maxConnections = MAX_CONNECTIONS_DEFAULT } = this.options;
-    const http = this.httpListeners.reduce((sum, { connections }) => sum + connections, 0);
-    if (this.connections.size + this.handshakes.size + http - counted >= maxConnections) {
+    const others = this.httpListeners.reduce((sum, { connections }) => sum + connections, this.elsewhere?.connections() ?? 0);
+    if (this.connections.size + this.handshakes.size + others - counted >= maxConnections) {
       return new ConnectError(`the server has ${maxConnections} connections, its limit (maxConnections)`, Code.ResourceExhausted);
     }
     return undefined;

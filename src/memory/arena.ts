@@ -231,6 +231,13 @@ export class Arena {
     return true;
   }
 
+  /** For who does not let the event loop turn: what counts as a turn is over. True: the arena may have grown meanwhile, or can grow now. */
+  nextTurn(): boolean {
+    const grew = this.grewThisTurn;
+    this.grewThisTurn = false;
+    return grew;
+  }
+
   /** What `trim` could give back now. */
   get trimmableBytes(): number {
     return this.blocksOut > 0 || this.closed ? 0 : Math.max(0, this.committedBytes - COMMIT_STEP_BYTES);

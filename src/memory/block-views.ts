@@ -41,7 +41,6 @@ let lastToken = 0;
  * would leave their blocks in use.
  */
 const MADE_BYTES_MAX = 8 << 20;
-let madeBytes = 0;
 
 export class BlockViews {
   private readonly arena: ArenaView;
@@ -49,11 +48,15 @@ export class BlockViews {
   /** By unit. */
   private readonly idle = new Map<number, { readonly buffer: ArrayBuffer; readonly view: BlockView }>();
   private over = false;
+  private readonly madeBytesMax: number;
+  /** Since the young generation was collected last. */
+  private madeBytes = 0;
   /** ArrayBuffers that had to be made, and those that were used again. */
   made = 0;
   reused = 0;
 
-  constructor(arena: ArenaView, unitBytes: number) {
+  constructor(arena: ArenaView, unitBytes: number, madeBytesMax = MADE_BYTES_MAX) {
+    this.madeBytesMax = madeBytesMax;
     this.arena = arena;
     this.unitBytes = unitBytes;
   }
@@ -75,15 +78,15 @@ export class BlockViews {
       }
       this.arena.detach(buffer);
     }
-    if (madeBytes > MADE_BYTES_MAX) {
-      madeBytes = 0;
+    if (this.madeBytes > this.madeBytesMax) {
+      this.madeBytes = 0;
       collectYoung();
     }
     const token = ++lastToken;
     const buffer = this.arena.viewOf(unit * this.unitBytes + offset, byteLength, token);
     keepInThread(buffer);
     const isHidden = hideFromCount(byteLength);
-    madeBytes += byteLength;
+    this.madeBytes += byteLength;
     const view = { token, unit, offset, byteLength, user, isHidden };
     views.set(token, view);
     user.view = view;

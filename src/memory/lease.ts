@@ -1,5 +1,5 @@
 /**
- * Leases: what a receiver has of blocks that the peer sent it. A lease ends when nothing here can reach the block any more, and then
+ * Leases: what a receiver has of blocks that the peer sent it, or of memory of its own that a message was received into. A lease ends when nothing here can reach the block any more, and then
  * the block goes back.
  *
  * LEASE-1  A block goes back once for each time it came, after its ArrayBuffer was detached or is garbage, and after all that was to be
@@ -41,6 +41,8 @@ export interface LeaseHome {
   readonly views: LeaseViews;
   /** @param wasReturned the block was named in a message to its owner meanwhile, which has to arrive before this does */
   giveBack(lease: Lease, wasReturned: boolean): void;
+  /** Of memory that a message was received into: the lease's bytes to be read for as long as it is pinned, although its user may end it. */
+  readPinned?(lease: Lease, bytes: Uint8Array): Uint8Array;
 }
 
 export class Lease implements Origin, BlockUser {
@@ -118,6 +120,10 @@ export class Lease implements Origin, BlockUser {
   /** Something of ours reads the block: it does not go back meanwhile. */
   pin(): void {
     this.holds++;
+  }
+
+  get isPinned(): boolean {
+    return this.holds > 1;
   }
 
   unpin(): void {

@@ -126,6 +126,16 @@ export class MappedFile implements Origin {
     }
   }
 
+  /** Lets `act` use the descriptor, with where in the file byte `byteOffset` of the array is. The caller holds the file. */
+  through<T>(byteOffset: number, act: (descriptor: number, fileOffset: number) => T): T {
+    const descriptor = this.descriptor.use();
+    try {
+      return act(descriptor, this.offset + byteOffset);
+    } finally {
+      this.descriptor.unuse();
+    }
+  }
+
   /**
    * Reads a part of the file as it is now, off the event loop, to the beginning of `target`.
    * @param goOn asked before each read; false gives up, and `onEnd` follows
@@ -148,7 +158,8 @@ export class MappedFile implements Origin {
     next(0);
   }
 
-  private tooShort(found: number, expected: number): FileTooShort {
+  /** @param found where it ends, and how far it was to be sent: positions in the array */
+  tooShort(found: number, expected: number): FileTooShort {
     return new FileTooShort(`file ${this.path} has become shorter: it ends at byte ${this.offset + found}, and was to be sent up to byte ${this.offset + expected}`);
   }
 }

@@ -82,6 +82,16 @@ export class RingWriter {
     return this.words.load(this.peerWords, WORD.head) !== this.headSeen;
   }
 
+  /** Where the next frame goes. */
+  get position(): number {
+    return this.tail;
+  }
+
+  /** Whether the reader has taken the frame that was committed at `position`, as far as it says so. */
+  wasTaken(position: number): boolean {
+    return ((this.words.load(this.peerWords, WORD.head) - position) | 0) > 0;
+  }
+
   get hasUnpublished(): boolean {
     return this.tail !== this.published;
   }

@@ -121,7 +121,7 @@ class ArenaMapping implements ArenaView {
 
 const listening = new WeakSet<Addon>();
 
-function listenToFreedViews(addon: Addon): void {
+export function listenToFreedViews(addon: Addon): void {
   if (listening.has(addon)) return;
   listening.add(addon);
   addon.onViewFreed(onViewFreed);

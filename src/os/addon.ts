@@ -285,6 +285,13 @@ export interface Addon {
   closeWatch(handle: WatchHandle): void;
 
   /**
+   * Blocks this thread until `fd` is readable or its peer hung up, or `timeoutMs` (at least 0, `Infinity` for ever, fractions count)
+   * are over. The sum of what is so: 1 readable (a hang-up is, too, unless all was read), 2 hung up; 0: the time is over.
+   * Signals do not end it, and neither does `worker.terminate()`: a worker has to wait in portions.
+   */
+  waitReadable(fd: number, timeoutMs: number): number;
+
+  /**
    * Locks a folder against every other `lockDirectory`, also of this process; -1 if it is locked. The result is a
    * descriptor: closing it, or the process's end, unlocks. ENOENT, ENOTDIR.
    */

@@ -203,7 +203,7 @@ export class Bulks {
     const metadata = started ? undefined : first.metadata;
     const metadataLength = metadata === undefined ? 0 : metadata.length;
     if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) return this.noRoom();
-    let length = Math.min(carrier.pieceBytesMax, parts.leftBytes);
+    let length = parts.nextLength(carrier.pieceBytesMax);
     const start = carrier.index + FRAME_HEADER_BYTES;
     let bodyLength = carrier.placePiece(parts, length, start + metadataLength);
     if (bodyLength === -1) return -1;

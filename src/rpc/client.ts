@@ -108,6 +108,19 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     return promise;
   }
 
+  /** Like `call`, for who waits without promises and makes one call at a time: `resolve` or `reject` is called once, perhaps before this returns. */
+  callWith(
+    method: ClientMethod,
+    input: unknown,
+    header: Headers | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+    resolve: (response: UnaryResponse) => void,
+    reject: (error: ConnectError) => void,
+  ): void {
+    this.start(method, input, header, timeoutMs, signal, resolve, reject);
+  }
+
   private start(
     method: ClientMethod,
     input: unknown,

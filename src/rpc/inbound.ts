@@ -1,16 +1,18 @@
 /** Turns the pieces of a message that arrive into the message. */
 import type { ReceivedFrame, SpanSource } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
-import { collectingBytes } from "../codec/read.js";
+import { collectingBytes, lending } from "../codec/read.js";
 import type { Span } from "../codec/rope.js";
 import type { LeaseHandle, LeaseLifetime } from "../memory/lease.js";
 import { Holding } from "../memory/lease.js";
+import type { ReceiveMemory, Receiving } from "../memory/receive-memory.js";
+import { KEPT_BYTES_MIN } from "../memory/receive-memory.js";
 import { Violation } from "../memory/violation.js";
-import { FLAG } from "../wire/frame.js";
+import { FLAG, KIND } from "../wire/frame.js";
 
 const NO_SPANS: readonly Span[] = [];
 
-/** A message that comes in several pieces: private memory that fills up. */
+/** A message that comes in several pieces: private memory that fills up. The memory is `received`'s. */
 export class Assembly {
   readonly bytes: Uint8Array;
   /** Bytes that are there or on their way. */
@@ -25,6 +27,7 @@ export class Assembly {
   static start(frame: ReceivedFrame, source: SpanSource | undefined, reception: Reception): Assembly {
     const received = Received.of(frame, source, reception);
     try {
+      received.takeMemory(frame, source?.receiving);
       return new Assembly(frame, received);
     } catch (error) {
       received.drop();
@@ -35,7 +38,7 @@ export class Assembly {
   /** @throws RangeError if the memory cannot be had */
   constructor(frame: ReceivedFrame, received: Received) {
     // Not zero-filled: every byte is written before anyone reads it.
-    this.bytes = Buffer.allocUnsafeSlow(frame.inlineLength);
+    this.bytes = received.memory?.bytes ?? Buffer.allocUnsafeSlow(frame.inlineLength);
     this.messageLength = frame.messageLength;
     this.received = received;
   }
@@ -57,6 +60,7 @@ export class Assembly {
     if (frame.following) {
       this.following++;
       frame.destination = this.bytes.subarray(from, this.announced);
+      frame.destinationMemory = this.received.memory;
       return false;
     }
     this.bytes.set(pieceSource.subarray(pieceOffset, pieceOffset + pieceLength), from);
@@ -80,10 +84,12 @@ export interface Reception {
 /** What came with a message besides its inline bytes. */
 export class Received {
   readonly spans: readonly Span[];
-  private readonly handles: readonly LeaseHandle[];
+  /** Where its inline bytes are received, if that is used again for other messages. */
+  memory: ReceiveMemory | undefined;
+  private readonly handles: LeaseHandle[];
   private readonly reception: Reception;
 
-  private constructor(spans: readonly Span[], handles: readonly LeaseHandle[], reception: Reception) {
+  private constructor(spans: readonly Span[], handles: LeaseHandle[], reception: Reception) {
     this.spans = spans;
     this.handles = handles;
     this.reception = reception;
@@ -106,6 +112,14 @@ export class Received {
     return received;
   }
 
+  /** @throws RangeError if the memory cannot be had */
+  takeMemory(frame: ReceivedFrame, receiving: Receiving | undefined): void {
+    // An error's bytes, and those that are to last, are the message's own.
+    const isError = frame.kind === KIND.response && frame.code !== 0;
+    if (isError || this.reception.lifetime === "copied" || frame.inlineLength < KEPT_BYTES_MIN) return;
+    this.memory = receiving?.take(frame.inlineLength);
+  }
+
   /**
    * Decodes the message; `holdingOf` it are its leases.
    * @param isOwned whether the inline bytes are the message's own from now on
@@ -115,7 +129,9 @@ export class Received {
     const { lifetime, taker } = this.reception;
     const strict: Uint8Array[] | undefined = lifetime === "strict" ? [] : undefined;
     try {
-      const message = collectingBytes(strict, () => codec.decode(input, offset, byteLength, isOwned && strict === undefined, this.spans));
+      const message = collectingBytes(strict, () =>
+        this.memory === undefined ? codec.decode(input, offset, byteLength, isOwned && strict === undefined, this.spans) : this.decodeLent(this.memory, codec),
+      );
       strict?.push(...this.spans.map(({ bytes }) => bytes));
       if (this.handles.length > 0 || strict !== undefined) Holding.of(message as object, this.handles, strict ?? [], taker);
       return message;
@@ -125,8 +141,26 @@ export class Received {
     }
   }
 
+  /** Decodes what lies in memory that is used again: large values stay there until their leases end, the rest is copied. */
+  private decodeLent(memory: ReceiveMemory, codec: MessageCodec): unknown {
+    const { bytes } = memory;
+    const { lifetime, taker } = this.reception;
+    const lend = (input: Uint8Array, at: number, byteLength: number) =>
+      input.buffer === bytes.buffer ? memory.lend(input.byteOffset + at - bytes.byteOffset, byteLength, lifetime, taker, this.handles) : undefined;
+    const message = lending(KEPT_BYTES_MIN, lend, () => codec.decode(bytes, 0, bytes.length, false, this.spans));
+    memory.lent(lifetime, taker, this.handles);
+    this.letGo();
+    return message;
+  }
+
+  private letGo(): void {
+    this.memory?.letGo();
+    this.memory = undefined;
+  }
+
   /** The message is not wanted any more. */
   drop(): void {
+    this.letGo();
     for (const { lease, buffer } of this.handles) lease.end(buffer, "its message was not delivered");
   }
 }

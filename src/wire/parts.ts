@@ -1,15 +1,68 @@
-/** A large message on its way: parts that, joined up, are the message, and how far they are taken. */
+/**
+ * A large message on its way: parts that, joined up, are the message, and how far they are taken.
+ *
+ * PARTS-1  A file may turn out to be shorter when its bytes have been announced. So no message ends with a file's bytes, and its last piece has none of them: it is
+ *          taken only when all of them were sent, and without it the receiver has no message.
+ */
+import type { MappedFile } from "../memory/mapped-file.js";
+import { assertOwn } from "../memory/violation.js";
+
+/** Bytes that are sent from a file. */
+export class FileRange {
+  readonly file: MappedFile;
+  /** Where in the file's array they start. */
+  readonly byteOffset: number;
+  readonly length: number;
+
+  constructor(file: MappedFile, byteOffset: number, length: number) {
+    this.file = file;
+    this.byteOffset = byteOffset;
+    this.length = length;
+  }
+
+  subarray(from: number, to: number): FileRange {
+    return new FileRange(this.file, this.byteOffset + from, to - from);
+  }
+}
+
+export type Part = Uint8Array | FileRange;
+
+/** Whoever owns what parts lie in. */
+export interface PartsOwner {
+  /** Parts that were taken are read later: nothing of all ends before `unuse`. */
+  use(): void;
+  unuse(): void;
+}
+
+const nobody: PartsOwner = { use: () => undefined, unuse: () => undefined };
+
 export class Parts {
   readonly byteLength: number;
-  private readonly parts: readonly Uint8Array[];
+  readonly owner: PartsOwner;
+  private readonly parts: readonly Part[];
   private taken = 0;
   // Where the next byte is: in which part, and at which offset there.
   private part = 0;
   private partOffset = 0;
+  /** Behind the last byte that comes from a file. At least one more follows. */
+  private readonly filesEnd: number;
+  /** File ranges that were taken and are not sent yet. */
+  filesUnderWay = 0;
+  /** Why a file range could not be sent: the rest is not worth sending. */
+  failure: Error | undefined;
 
-  constructor(parts: readonly Uint8Array[]) {
+  constructor(parts: readonly Part[], owner: PartsOwner = nobody) {
     this.parts = parts.filter((part) => part.length > 0);
-    this.byteLength = parts.reduce((sum, part) => sum + part.length, 0);
+    this.owner = owner;
+    let sum = 0;
+    let filesEnd = 0;
+    for (const part of this.parts) {
+      sum += part.length;
+      if (part instanceof FileRange) filesEnd = sum;
+    }
+    assertOwn(filesEnd === 0 || filesEnd < sum, "PARTS-1: a message does not end with a file");
+    this.byteLength = sum;
+    this.filesEnd = filesEnd;
   }
 
   get takenBytes(): number {
@@ -20,25 +73,38 @@ export class Parts {
     return this.byteLength - this.taken;
   }
 
+  /** How long the next piece is to be, at most `bytesMax`. The last one has nothing of a file (PARTS-1). */
+  nextLength(bytesMax: number): number {
+    return Math.min(bytesMax, this.taken < this.filesEnd ? this.filesEnd - this.taken : this.leftBytes);
+  }
+
+  /** Whether the next `byteLength` bytes may be taken now: the last ones only when the file ranges before them were sent. @throws Error if those could not be */
+  mayTake(byteLength: number): boolean {
+    if (this.failure !== undefined) throw this.failure;
+    return this.filesUnderWay === 0 || byteLength < this.leftBytes;
+  }
+
   /** Copies the next `byteLength` bytes, which are there, to `target` at `offset`. @throws Error if their memory is gone meanwhile */
   copyTo(target: Uint8Array, offset: number, byteLength: number): void {
     for (let at = offset; at < offset + byteLength; ) {
       const slice = this.next(offset + byteLength - at);
+      assertOwn(slice instanceof Uint8Array, "files are read before they are copied");
       target.set(slice, at);
       at += slice.length;
     }
   }
 
   /** The next `byteLength` bytes, which are there, as they lie: appended to `target`, in order. @throws Error like `copyTo` */
-  takeTo(target: Uint8Array[], byteLength: number): void {
+  takeTo(target: Part[], byteLength: number): void {
     for (let left = byteLength; left > 0; ) {
       const slice = this.next(left);
+      if (slice instanceof FileRange) this.filesUnderWay++;
       target.push(slice);
       left -= slice.length;
     }
   }
 
-  private next(bytesMax: number): Uint8Array {
+  private next(bytesMax: number): Part {
     const part = this.parts[this.part];
     const to = Math.min(part.length, this.partOffset + bytesMax);
     if (part.length === 0) throw goneMeanwhile();

@@ -13,11 +13,13 @@ import { CARRIER } from "../support/carriers.js";
 /** Suites that are not run again, each with the reason. */
 const LEFT_OUT: Record<string, string> = {
   "carriers.test.js": "chooses its carriers itself",
+  "every-carrier.test.js": "chooses its carriers itself; over TCP it runs what runs without the addon",
   "containers.test.js": "is about sharing memory",
   "hostile-spans.test.js": "lies in shared memory",
   "lease-basics.test.js": "leases are blocks of shared memory",
   "lease-edges.test.js": "leases are blocks of shared memory",
   "loan-edges.test.js": "is about blocks of shared memory; loans on the heap are in loan-basics.test.ts",
+  "files-sockets.test.js": "files are sent as files with the addon only",
   "demo.test.js": "the demo compares with shared memory",
   "hostile-clients.test.js": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
   "hostile-regions.test.js": "lies about shared memory",

@@ -1,0 +1,141 @@
+/** A server that spreads its connections over worker threads. */
+import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { Code, createClient } from "@connectrpc/connect";
+import type { IsthmusServer, IsthmusWorkerServerOptions, WorkersOptions } from "../../src/index.js";
+import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
+import { TestService } from "../proto/test_pb.js";
+import { runScriptOk } from "../support/processes.js";
+import { ownDescriptors } from "../support/resources.js";
+import type { Owner } from "../support/temp.js";
+import { tempFolder, tempSocket } from "../support/temp.js";
+import { connectTo } from "../support/test-server.js";
+import { failure, waitUntil } from "../support/waiting.js";
+
+const ROUTES = new URL("../support/servers/worker-routes.js", import.meta.url);
+
+async function serve(owner: Owner, workers: Partial<WorkersOptions>, options: Partial<IsthmusWorkerServerOptions> = {}): Promise<{ path: string; server: IsthmusServer }> {
+  const path = tempSocket(owner);
+  const server = createIsthmusServer({ ...options, workers: { routes: ROUTES, ...workers } });
+  owner.after(() => server.close({ timeoutMs: 0 }));
+  await server.listen(path);
+  return { path, server };
+}
+
+const CALLER = `
+const { crc32 } = await import(data.checksum);
+const transport = createIsthmusTransport({ address: data.path });
+const client = createClient(TestService, transport);
+
+
+let wrong = 0;
+for (let round = 0; round < 50; round++) {
+  await Promise.all(Array.from({ length: 40 }, async (_, i) => {
+    const sequence = round * 40 + i;
+    const bytes = new Uint8Array(i === 0 ? 300_000 : i * 50).fill(sequence % 251);
+    const reply = await client.checksum({ sequence: BigInt(sequence), data: bytes });
+    if (reply.sequence !== BigInt(sequence) || reply.checksum !== crc32(bytes) || crc32(reply.data) !== crc32(bytes)) wrong++;
+  }));
+}
+say({ wrong });
+await transport.close();
+`;
+
+test("four client processes of a server with four workers get right answers only", async (context) => {
+  const { path, server } = await serve(context, { count: 4 });
+  const outcomes = await Promise.all(
+    Array.from({ length: 4 }, () => runScriptOk(context, CALLER, { path, checksum: new URL("../support/checksum.js", import.meta.url).href }, { limitMs: 60_000 })),
+  );
+  for (const { said } of outcomes) assert.deepEqual(said, [{ wrong: 0 }]);
+  await waitUntil("the connections to end", () => server.stats().connections === 0);
+  assert.equal(server.stats().workers?.length, 4);
+});
+
+test("connections go to the worker that has the fewest", async (context) => {
+  const { path, server } = await serve(context, { count: 3 });
+  const threads = [];
+  for (let i = 0; i < 6; i++) threads.push((await connectTo(context, { path }).client.echo({})).number);
+  for (const thread of new Set(threads)) assert.equal(threads.filter((one) => one === thread).length, 2);
+  await waitUntil("all to be counted", () => server.stats().connections === 6);
+  assert.deepEqual(server.stats().workers?.map((worker) => worker.connections), [2, 2, 2]);
+});
+
+for (const [end, limits] of [["throw", undefined], ["exit", undefined], ["memory", { maxOldGenerationSizeMb: 24 }]] as const) {
+  test(`a worker that ends by "${end}" takes only its own connection with it, and is replaced`, async (context) => {
+    const { path, server } = await serve(context, { count: 2, ...(limits === undefined ? {} : { resourceLimits: limits }) });
+    const victim = connectTo(context, { path }).client;
+    const { number: dead } = await victim.echo({});
+    const other = connectTo(context, { path }).client;
+    const { number: thread } = await other.echo({});
+    assert.notEqual(thread, dead);
+    await failure(victim.echo({ text: end }), Code.Unavailable, /connection/);
+    for (let i = 0; i < 100; i++) assert.equal((await other.echo({ text: "on" })).number, thread);
+    await waitUntil("the replacement", () => server.stats().workers?.length === 2 && server.stats().workers?.every(({ threadId }) => BigInt(threadId) !== dead));
+    const { number: next } = await victim.echo({});
+    assert.ok(next !== dead && next !== thread);
+  });
+}
+
+test("a hundred deaths leave no descriptor and no mapping behind", async (context) => {
+  const { path, server } = await serve(context, { count: 1, restartDelayMsMax: 1 });
+  const thread = () => server.stats().workers?.[0]?.threadId;
+  const die = async () => {
+    const before = thread();
+    const transport = createIsthmusTransport({ address: path });
+    await failure(createClient(TestService, transport).echo({ text: "exit", data: new Uint8Array(100_000) }), Code.Unavailable, /connection/);
+    await transport.close();
+    await waitUntil("the replacement", () => thread() !== undefined && thread() !== before);
+  };
+  for (let i = 0; i < 5; i++) await die();
+  const before = ownDescriptors();
+  for (let i = 0; i < 100; i++) await die();
+  await waitUntil("descriptors and mappings to be gone", () => {
+    const now = ownDescriptors();
+    return (now.open <= before.open && now.mappings <= before.mappings) || JSON.stringify({ now, before });
+  });
+});
+
+test("close lets calls finish, and then no thread is left", async (context) => {
+  const { path, server } = await serve(context, { count: 2 });
+  const { client } = connectTo(context, { path });
+  await client.echo({});
+  const calls = Array.from({ length: 50 }, (_, i) => client.echo({ text: String(i) }));
+  await Promise.all(calls);
+  await server.close();
+  assert.deepEqual(server.stats().workers, []);
+  await failure(client.echo({}), Code.Unavailable, /./);
+});
+
+test("maxConnections counts over all workers", async (context) => {
+  const { path } = await serve(context, { count: 2 }, { maxConnections: 2 });
+  for (let i = 0; i < 2; i++) await connectTo(context, { path }).client.echo({});
+  await failure(connectTo(context, { path }).client.echo({}), Code.ResourceExhausted, /maxConnections/);
+});
+
+test("a module without routes, one that does not parse and one that is missing are named when the server listens", async (context) => {
+  const folder = tempFolder(context);
+  for (const [name, text, message] of [
+    ["none.mjs", "export const other = 1;", /none\.mjs could not be loaded: .*no routes/],
+    ["broken.mjs", "export default (", /broken\.mjs could not be loaded: SyntaxError/],
+    ["options.mjs", "export default () => {}; export const options = { allow: 1 };", /options\.mjs could not be loaded: .*allow/],
+    ["missing.mjs", undefined, /missing\.mjs could not be loaded: .*Cannot find module/],
+    ["ends.mjs", "process.exit(5);", /ends\.mjs: it ended with exit code 5/],
+  ] as const) {
+    const path = join(folder, name);
+    if (text !== undefined) writeFileSync(path, text);
+    await failure(serve(context, { count: 2, routes: path }), Code.FailedPrecondition, message);
+  }
+});
+
+test("options that cannot reach a thread are refused with the way out", async (context) => {
+  const make = (options: object) => () => createIsthmusServer({ workers: { routes: ROUTES }, ...options });
+  assert.throws(make({ interceptors: [] }), /export const options = \{ interceptors \}/);
+  assert.throws(make({ routes: () => undefined }), /workers\.routes/);
+  assert.throws(make({ workers: { routes: "./routes.js" } }), /absolute path/);
+  assert.throws(make({ workers: { routes: ROUTES, count: 0 } }), /workers\.count/);
+  const server = createIsthmusServer({ workers: { routes: ROUTES } });
+  context.after(() => server.close());
+  await failure(server.listen("tcp:127.0.0.1:0"), Code.FailedPrecondition, /socket path/);
+});
