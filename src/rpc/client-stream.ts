@@ -193,7 +193,7 @@ export class ClientStream implements MessageSource {
 
   /** Goes on after the reader has taken something. @param error why the call fails */
   private onTaken(error: ConnectError | undefined): void {
-    if (error !== undefined) this.giveUp(error);
+    if (error !== undefined) this.giveUp(error, true);
     else if (this.final === undefined) this.respond();
     else if (!this.reader.isAssembling) this.finish();
   }
@@ -271,14 +271,19 @@ export class ClientStream implements MessageSource {
     this.host.release(this);
   }
 
-  /** Ends the stream from this side. */
-  giveUp(error: ConnectError): void {
+  /** Ends the stream from this side. @param isTaken what has arrived is there to be pulled, before the error; else it is dropped */
+  giveUp(error: ConnectError, isTaken = false): void {
     if (this.over) return;
     this.endHere(error);
     const isUnknown = this.host.drop(this) === "unsent" && this.requestKept;
     if (this.requested && !isUnknown) this.host.reset(this, error.code);
-    this.reader.drop(error);
-    this.settleFailed(error);
+    if (isTaken) {
+      this.reader.end(error);
+      this.respond();
+    } else {
+      this.reader.drop(error);
+      this.settleFailed(error);
+    }
     this.host.release(this);
   }
 

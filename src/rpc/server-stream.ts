@@ -34,6 +34,8 @@ export class ServerStream implements MessageSource {
   /** A message that is kept back until the headers are out. */
   private behindHeaders: { readonly message: unknown } | undefined;
   private done = false;
+  /** A message could not be taken. */
+  private isBroken = false;
   /** The handler has nothing more to do. */
   private settled = false;
 
@@ -183,20 +185,23 @@ export class ServerStream implements MessageSource {
   }
 
   onMessage(frame: ReceivedFrame): void {
-    this.onBadMessage(this.reader.take(frame));
+    if (!this.isBroken) this.onBadMessage(this.reader.take(frame));
   }
 
   onFilled(): void {
-    this.onBadMessage(this.reader.onFilled());
+    if (!this.isBroken) this.onBadMessage(this.reader.onFilled());
   }
 
+  /** The handler learns of it when it has pulled what came before; what comes after is not looked at. */
   private onBadMessage(error: ConnectError | undefined): void {
-    if (error !== undefined) this.fail(error);
+    if (error === undefined) return;
+    this.isBroken = true;
+    this.reader.end(error);
   }
 
   /** The client has half-closed. */
   onEnd(): void {
-    this.reader.onEnd();
+    if (!this.isBroken) this.reader.onEnd();
   }
 
   onCredit(bytes: number): void {
