@@ -55,10 +55,10 @@ test("messages are pulled as long as there is credit, the last of it may be over
   writer.onCredit(1);
   await turn();
   assert.equal(sent.length, 4);
-  writer.stop(undefined);
+  void writer.stop(undefined);
 });
 
-test("more credit than was used breaks the protocol (CREDIT-2)", async () => {
+test("more credit than was used breaks the protocol (CREDIT-2)", () => {
   const { writer } = writerOf(1000);
   assert.throws(() => writer.onCredit(1), (error: unknown) => error instanceof Violation && error.rule === "CREDIT-2");
 });
@@ -87,7 +87,7 @@ test("the end is told once all is out", async () => {
   writer.start(iterator);
   await turn();
   assert.deepEqual(events, ["drained"]);
-  writer.stop(undefined);
+  void writer.stop(undefined);
   assert.equal(seen.closed, 1);
 });
 
@@ -119,7 +119,7 @@ test("stopping ends the iterable: with the error, if there is one", async () => 
     const { writer, sent } = writerOf(COST);
     writer.start(iterator);
     await turn();
-    writer.stop(error);
+    void writer.stop(error);
     await turn();
     assert.deepEqual([sent.length, seen.closed, seen.thrown], [1, 1, error]);
     writer.onSent(LENGTH);
@@ -128,7 +128,7 @@ test("stopping ends the iterable: with the error, if there is one", async () => 
   }
   const { seen, iterator } = numbers();
   const { writer } = writerOf(COST);
-  writer.stop(undefined);
+  void writer.stop(undefined);
   writer.start(iterator);
   await turn();
   assert.equal(seen.pulled, 0);
@@ -144,6 +144,6 @@ test("iterables that always have a message leave the event loop its turns (TURN-
   for (let i = 0; i < 5; i++) await turn();
   for (const { writer, seen } of writers) {
     assert.ok(seen.pulled > 0);
-    writer.stop(undefined);
+    void writer.stop(undefined);
   }
 });
