@@ -24,6 +24,7 @@ const LEFT_OUT: Record<string, string> = {
   "hostile-clients.test.js": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
   "hostile-regions.test.js": "lies about shared memory",
   "hostile-servers.test.js": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
+  "blocking.test.js": "blocking calls need shared memory",
   "over-sockets.test.js": "this suite",
 };
 /** Other proofs that are about connections, not about shared memory. */
