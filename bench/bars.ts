@@ -51,6 +51,8 @@ const bars: readonly Bar[] = [
   bar("parked-64B-x1-one-core", "p50Us", "isthmus", "net", 1),
   ...noWorseThanNet("hot-64B-x1-shared-cores-4-clients"),
   ...noWorseThanNet("hot-64B-x16-shared-cores-4-clients"),
+  bar("hot-64B-x1-shared-cores-4-clients", "callsPerSecond", "isthmus-4-workers", "isthmus-1-worker", 1),
+  bar("hot-64B-x16-shared-cores-4-clients", "callsPerSecond", "isthmus-4-workers", "isthmus-1-worker", 1),
 ];
 
 /** Without shared memory: little more than the socket itself costs. */

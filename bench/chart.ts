@@ -22,6 +22,8 @@ const names: Record<PeerName, string> = {
   "isthmus-passthrough": "Isthmus, no protobuf",
   "isthmus-socket": "Isthmus, over the socket",
   "isthmus-grpc-js": "grpc-js over Isthmus",
+  "isthmus-1-worker": "Isthmus, server with 1 worker",
+  "isthmus-4-workers": "Isthmus, server with 4 workers",
   connect: "Connect (gRPC, HTTP/2)",
   "grpc-js": "grpc-js",
   net: "net (raw socket)",

@@ -1,7 +1,7 @@
 /** Runs scenarios: starts the peers' processes, interleaves their rounds, and makes rows of what they did. */
 import { Cast, PeerFailure, PeerSkipped } from "./cast.js";
 import type { Cores, Placer } from "./machine.js";
-import type { PeerName } from "./peers/peer.js";
+import { needsClients, type PeerName } from "./peers/peer.js";
 import { formatScenario } from "./report.js";
 import { figuresOfRound, rowOf, type RoundFigures, type Row } from "./results.js";
 import { sizeName, type Pace, type Scenario } from "./scenarios.js";
@@ -35,7 +35,8 @@ export async function runScenarios(plan: Plan): Promise<Row[]> {
       for (const scenario of group) plan.print(`${scenario.name}: skipped: ${skipped}`);
       continue;
     }
-    const players = await Promise.all(plan.peers.map((peer) => enter(peer, clients, cores, plan.directory)));
+    const peers = clients > 1 ? plan.peers : plan.peers.filter((peer) => !needsClients(peer));
+    const players = await Promise.all(peers.map((peer) => enter(peer, clients, cores, plan.directory)));
     try {
       for (const scenario of group) {
         const found = await runScenario(scenario, players, cores, plan.pace);

@@ -16,6 +16,21 @@ export const isthmusPassthrough: Peer = createPeer("isthmus-passthrough", { code
 /** Gives received memory back at once, as `net` here does, whose replies are valid until the next one comes. */
 export const isthmusSocket: Peer = createPeer("isthmus-socket", { carrier: "socket", leases: "scoped" });
 
+export const isthmusOneWorker: Peer = createWorkersPeer("isthmus-1-worker", 1);
+export const isthmusFourWorkers: Peer = createWorkersPeer("isthmus-4-workers", 4);
+
+/** The server spreads its connections over threads. */
+function createWorkersPeer(name: PeerName, count: number): Peer {
+  return {
+    ...createPeer(name, {}),
+    async startServer(path) {
+      const server = createIsthmusServer({ carrier: "shm", workers: { count, routes: new URL("./worker-routes.js", import.meta.url) } });
+      await server.listen(`unix:${path}`);
+      return server;
+    },
+  };
+}
+
 /** Nothing but shared memory, unless `own` says otherwise: another carrier would measure something else. */
 function createPeer(name: PeerName, own: CommonOptions): Peer {
   const options: CommonOptions = { carrier: "shm", ...own };

@@ -2,8 +2,13 @@
 import type { Payload } from "../proto/bench_pb.js";
 
 /** The names of the peers, in the order of the reports and of the rounds. */
-export const peerNames = ["isthmus", "isthmus-loans", "isthmus-passthrough", "isthmus-socket", "isthmus-grpc-js", "connect", "grpc-js", "net", "zeromq", "worker"] as const;
+export const peerNames = ["isthmus", "isthmus-loans", "isthmus-passthrough", "isthmus-socket", "isthmus-grpc-js", "isthmus-1-worker", "isthmus-4-workers", "connect", "grpc-js", "net", "zeromq", "worker"] as const;
 export type PeerName = (typeof peerNames)[number];
+
+/** Whether a peer is about servers with several clients, and left out where there is one. */
+export function needsClients(name: PeerName): boolean {
+  return name.endsWith("-worker") || name.endsWith("-workers");
+}
 
 /** The server's part of a call, the same for every peer: reads every byte of the request, writes every byte of the reply. */
 export type Answer = (request: Payload) => Payload;
@@ -53,6 +58,10 @@ export async function loadPeer(name: PeerName): Promise<Peer> {
       return (await import("./isthmus.js")).isthmusPassthrough;
     case "isthmus-socket":
       return (await import("./isthmus.js")).isthmusSocket;
+    case "isthmus-1-worker":
+      return (await import("./isthmus.js")).isthmusOneWorker;
+    case "isthmus-4-workers":
+      return (await import("./isthmus.js")).isthmusFourWorkers;
     case "isthmus-grpc-js":
       return (await import("./grpc.js")).isthmusGrpc;
     case "connect":
