@@ -300,15 +300,17 @@ const BOOKS_BYTES_MAX = 4096;
  * All that objects hold, as text: places with the same text have the same future. Left out are functions (they hold
  * nothing but their object here), and memory: copies of segments and the scratch, which are loaded before each use.
  */
-function digestOf(value: unknown, copies: Copies): string {
+function digestOf(value: unknown, copies: Copies, around: readonly object[] = []): string {
   if (typeof value !== "object" || value === null) return typeof value === "function" ? "" : String(value);
   if (value instanceof ArrayBuffer) return "";
   if (value instanceof Uint8Array || value instanceof Int32Array || value instanceof Uint32Array) {
     const isMemory = value.byteLength > BOOKS_BYTES_MAX || Object.values(copies).includes(value.buffer);
     return isMemory ? "" : value.join();
   }
+  // Back to what it is a part of.
+  if (around.includes(value)) return "";
   let entries: unknown[] = Object.values(value);
   if (value instanceof Map) entries = [...value.entries()].flat();
   else if (value instanceof Set) entries = [...value];
-  return `(${entries.map((entry) => digestOf(entry, copies)).join()})`;
+  return `(${entries.map((entry) => digestOf(entry, copies, [...around, value])).join()})`;
 }
