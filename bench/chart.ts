@@ -21,6 +21,7 @@ const names: Record<PeerName, string> = {
   "isthmus-loans": "Isthmus, payloads in loans",
   "isthmus-passthrough": "Isthmus, no protobuf",
   "isthmus-socket": "Isthmus, over the socket",
+  "isthmus-grpc-js": "grpc-js over Isthmus",
   connect: "Connect (gRPC, HTTP/2)",
   "grpc-js": "grpc-js",
   net: "net (raw socket)",

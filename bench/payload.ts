@@ -65,6 +65,14 @@ export class PayloadPattern {
     if (!this.#equals(data, startOf(id, direction))) throw new PayloadMismatch(this.#describe(data, id, direction));
   }
 
+  /** Like `check`, of the first and the last byte only. */
+  checkEnds(data: Uint8Array, id: number, direction: Direction): void {
+    const first = startOf(id, direction) * startStride;
+    const last = this.byteLength - 1;
+    if (data.length === this.byteLength && data[0] === table[first] && data[last] === table[first + (last % period)]) return;
+    throw new PayloadMismatch(`payload mismatch: the ${direction} of call ${id} does not begin and end as it was written`);
+  }
+
   #equals(data: Uint8Array, start: number): boolean {
     const { byteLength } = this;
     if (byteLength <= loopBytesMax) {

@@ -1,8 +1,13 @@
-/** grpc-js on a Unix socket: its generic client and server, with protobuf-es for the messages. */
+/**
+ * grpc-js, twice: its generic client and server on a Unix socket, and the same client and service over shared memory. With protobuf-es for
+ * the messages.
+ */
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Client, Server, ServerCredentials, credentials, type ServiceDefinition, type handleUnaryCall } from "@grpc/grpc-js";
+import { addGrpcService, createIsthmusChannel } from "../../src/grpc-js/index.js";
+import { createIsthmusServer } from "../../src/index.js";
 import { EchoService, PayloadSchema, type Payload } from "../proto/bench_pb.js";
-import { messageBytesMax, type Peer } from "./peer.js";
+import { messageBytesMax, type Answer, type Connection, type Peer } from "./peer.js";
 
 const path = `/${EchoService.typeName}/${EchoService.method.echo.name}`;
 
@@ -31,17 +36,7 @@ export const grpc: Peer = {
 
   async startServer(socketPath, answer) {
     const server = new Server(options);
-    const echo: handleUnaryCall<Payload, Payload> = (call, callback) => {
-      let reply: Payload;
-      try {
-        reply = answer(call.request);
-      } catch (error) {
-        callback(error as Error);
-        return;
-      }
-      callback(null, reply);
-    };
-    server.addService(definition, { echo });
+    server.addService(definition, { echo: handlerOf(answer) });
     await new Promise<void>((resolve, reject) => {
       server.bindAsync(`unix:${socketPath}`, ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve()));
     });
@@ -58,21 +53,54 @@ export const grpc: Peer = {
     await new Promise<void>((resolve, reject) => {
       client.waitForReady(Date.now() + 10_000, (error) => (error ? reject(error) : resolve()));
     });
-    return {
-      call: (request) =>
-        new Promise((resolve, reject) => {
-          client.makeUnaryRequest(path, serialize, deserialize, request, (error, reply) => {
-            if (error) reject(error);
-            else resolve(reply!);
-          });
-        }),
-      close: () => {
-        client.close();
-        return Promise.resolve();
-      },
-    };
+    return connectionOf(client);
   },
 };
+
+export const isthmusGrpc: Peer = {
+  name: "isthmus-grpc-js",
+  servesInClient: false,
+
+  async startServer(path, answer) {
+    const server = createIsthmusServer({ carrier: "shm", routes: (router) => addGrpcService(router, definition, { echo: handlerOf(answer) }) });
+    await server.listen(path);
+    return server;
+  },
+
+  connect(path) {
+    const channelOverride = createIsthmusChannel({ address: path, carrier: "shm" });
+    return Promise.resolve(connectionOf(new Client("", credentials.createInsecure(), { channelOverride })));
+  },
+};
+
+function handlerOf(answer: Answer): handleUnaryCall<Payload, Payload> {
+  return (call, callback) => {
+    let reply: Payload;
+    try {
+      reply = answer(call.request);
+    } catch (error) {
+      callback(error as Error);
+      return;
+    }
+    callback(null, reply);
+  };
+}
+
+function connectionOf(client: Client): Connection {
+  return {
+    call: (request) =>
+      new Promise((resolve, reject) => {
+        client.makeUnaryRequest(path, serialize, deserialize, request, (error, reply) => {
+          if (error) reject(error);
+          else resolve(reply!);
+        });
+      }),
+    close: () => {
+      client.close();
+      return Promise.resolve();
+    },
+  };
+}
 
 function serialize(message: Payload): Buffer {
   const bytes = toBinary(PayloadSchema, message);

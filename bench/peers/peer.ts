@@ -2,7 +2,7 @@
 import type { Payload } from "../proto/bench_pb.js";
 
 /** The names of the peers, in the order of the reports and of the rounds. */
-export const peerNames = ["isthmus", "isthmus-loans", "isthmus-passthrough", "isthmus-socket", "connect", "grpc-js", "net", "zeromq", "worker"] as const;
+export const peerNames = ["isthmus", "isthmus-loans", "isthmus-passthrough", "isthmus-socket", "isthmus-grpc-js", "connect", "grpc-js", "net", "zeromq", "worker"] as const;
 export type PeerName = (typeof peerNames)[number];
 
 /** The server's part of a call, the same for every peer: reads every byte of the request, writes every byte of the reply. */
@@ -53,6 +53,8 @@ export async function loadPeer(name: PeerName): Promise<Peer> {
       return (await import("./isthmus.js")).isthmusPassthrough;
     case "isthmus-socket":
       return (await import("./isthmus.js")).isthmusSocket;
+    case "isthmus-grpc-js":
+      return (await import("./grpc.js")).isthmusGrpc;
     case "connect":
       return (await import("./connect.js")).connect;
     case "grpc-js":

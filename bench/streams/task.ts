@@ -6,6 +6,8 @@ export interface Feed {
   readonly messages: number;
   readonly bytes: number;
   readonly source: Source;
+  /** Every so many-th message is compared byte by byte, of the others the number and both ends; 1: all are. */
+  readonly compareEvery: number;
 }
 
 export interface FeedResult {

@@ -99,7 +99,10 @@ export class StreamSocket {
         socket.connect({ path: address.path });
       } else {
         const { host, port } = address;
-        socket.connect({ host, port, noDelay: true, keepAlive: true, keepAliveInitialDelay: TCP_KEEP_ALIVE_MS });
+        // Given to `connect`, these are ignored: only the maker of a socket, and these, can set them.
+        socket.setNoDelay(true);
+        socket.setKeepAlive(true, TCP_KEEP_ALIVE_MS);
+        socket.connect({ host, port });
       }
     });
   }

@@ -228,6 +228,8 @@ export class HttpListener {
     if (socket !== undefined) this.http1.set(socket, (this.http1.get(socket) ?? 0) + 1);
     response.once("close", () => {
       this.pendingCalls--;
+      // Connect's adapter, when it waits to write on, looks for "drain" and "error" only: HTTP/2 says neither when the client has gone.
+      response.emit("drain");
       if (socket === undefined || !this.http1.has(socket)) return;
       const left = this.http1.get(socket)! - 1;
       this.http1.set(socket, left);

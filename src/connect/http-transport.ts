@@ -320,16 +320,34 @@ class HttpCall {
     this.onEnd(this);
   }
 
-  /** Messages of the call, with which it ends. A reader that stops early cancels it. */
-  async *endingWith<M>(messages: AsyncIterable<M>): AsyncGenerator<M> {
+  /** Messages of the call, with which it ends. A reader that stops early cancels it, also one that took nothing. */
+  endingWith<M>(messages: AsyncIterable<M>): AsyncIterable<M> {
+    const reading = this.read(messages);
+    const iterator: AsyncIterator<M> = {
+      next: () => reading.next(),
+      return: () => {
+        // A generator that has not begun ends without its `finally`.
+        this.stopped();
+        return reading.return(undefined);
+      },
+    };
+    return { [Symbol.asyncIterator]: () => iterator };
+  }
+
+  private async *read<M>(messages: AsyncIterable<M>): AsyncGenerator<M> {
     let finished = false;
     try {
       yield* messages;
       finished = true;
     } finally {
-      if (!finished) this.abort(new ConnectError("the client stopped reading", Code.Canceled));
+      if (!finished) this.stopped();
       this.end();
     }
+  }
+
+  private stopped(): void {
+    this.abort(new ConnectError("the client stopped reading", Code.Canceled));
+    this.end();
   }
 }
 

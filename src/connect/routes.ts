@@ -3,7 +3,7 @@ import type { DescMethod } from "@bufbuild/protobuf";
 import { create, isMessage } from "@bufbuild/protobuf";
 import type { ConnectRouter, Interceptor, MethodImplSpec, StreamRequest, StreamResponse, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
 import { createMethodImplSpec, createServiceImplSpec } from "@connectrpc/connect";
-import type { MessageCodecFactory } from "../codec/codec.js";
+import type { MessageCodec, MessageCodecFactory } from "../codec/codec.js";
 import type { LeaseLifetime } from "../memory/lease.js";
 import { mapMessages } from "./messages.js";
 import type { CallContext } from "../rpc/context.js";
@@ -15,6 +15,16 @@ import { checkLimits, lifetimeOf } from "./options.js";
 
 /** Connect's, and Isthmus's own. */
 type RouteOptions = Parameters<ConnectRouter["rpc"]>[2] & { readonly leases?: LeaseLifetime };
+
+/** A codec of its own that a message's descriptor may have, for messages that are not protobuf-es's. */
+export const OWN_CODEC = Symbol("isthmus.codec");
+
+const ownRouters = new WeakSet<ConnectRouter>();
+
+/** Whether what is registered here is served by Isthmus itself. */
+export function isOwnRouter(router: ConnectRouter): boolean {
+  return ownRouters.has(router);
+}
 
 /** Options of a service, as Connect's router takes them; those that concern HTTP only are ignored. */
 export interface RouteDefaults extends CallLimits {
@@ -43,6 +53,7 @@ export function collectRoutes(routes: (router: ConnectRouter) => void, defaults:
       return router;
     },
   };
+  ownRouters.add(router);
   routes(router);
   return served;
 }
@@ -63,7 +74,8 @@ function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, opti
     interceptors: options?.interceptors ?? defaults.interceptors,
     shutdownSignal: options?.shutdownSignal ?? defaults.shutdownSignal,
   };
-  const codec = defaults.codecFor(options);
+  const codecOfAll = defaults.codecFor(options);
+  const codec: MessageCodecFactory = (schema) => (schema as { [OWN_CODEC]?: MessageCodec })[OWN_CODEC] ?? codecOfAll(schema);
   const { interceptors } = merged;
   const handle = spec.kind === "unary" ? handleOf(spec, path, interceptors) : undefined;
   return {

@@ -269,7 +269,7 @@ class LocalTransport implements AddressedTransport, LoanOwner {
     try {
       made = await this.connector.connection(boundedTimeout(timeoutMs), signal, contextValues?.get(waitForReady));
     } catch (error) {
-      closeIterator(input, error as Error);
+      void closeIterator(input, error as Error);
       throw error;
     }
     return made.connection.openStream(method, input, header, made.leftMs, signal, contextValues);
@@ -324,7 +324,7 @@ class LocalTransport implements AddressedTransport, LoanOwner {
     const streaming = method.method as DescMethodStreaming;
     const scope = new CallScope(boundedTimeout(timeoutMs), signal);
     // An interceptor may not pass on that the stream ended early.
-    onAbortOf(scope.signal, () => closeIterator(input, scope.failure));
+    onAbortOf(scope.signal, () => void closeIterator(input, scope.failure));
     let next = (async (request: StreamRequest) => {
       const response = await this.openStream(method, request.message[Symbol.asyncIterator](), request.header, scope.leftMs, request.signal, request.contextValues);
       return response;

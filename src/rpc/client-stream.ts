@@ -16,7 +16,7 @@ import type { ClientMethod } from "./client-call.js";
 import { nothing } from "./client-call.js";
 import { timedOut } from "./deadline.js";
 import { abortError, decodeError, noMemory, serializeError } from "./errors.js";
-import { Assembly, takeMetadata } from "./inbound.js";
+import { Assembly, takeMetadata, takePiece } from "./inbound.js";
 import type { Intake } from "./stream-reader.js";
 import { StreamReader } from "./stream-reader.js";
 import type { MessageSource } from "./stream-writer.js";
@@ -198,7 +198,7 @@ export class ClientStream implements MessageSource {
 
   /** Goes on after the reader has taken something. @param error why the call fails */
   private onTaken(error: ConnectError | undefined): void {
-    if (error !== undefined) this.giveUp(error);
+    if (error !== undefined) this.giveUp(error, true);
     else if (this.final === undefined) this.respond();
     else if (!this.reader.isAssembling) this.finish();
   }
@@ -232,7 +232,7 @@ export class ClientStream implements MessageSource {
       if (this.finalAssembly.add(frame)) this.onFinalWhole();
       return;
     }
-    this.finish(frame.pieceSource.slice(frame.pieceOffset, frame.pieceOffset + frame.pieceLength));
+    this.finish(takePiece(frame));
   }
 
   private onFinalWhole(): void {
@@ -276,14 +276,19 @@ export class ClientStream implements MessageSource {
     this.host.release(this);
   }
 
-  /** Ends the stream from this side. */
-  giveUp(error: ConnectError): void {
+  /** Ends the stream from this side. @param isTaken what has arrived is there to be pulled, before the error; else it is dropped */
+  giveUp(error: ConnectError, isTaken = false): void {
     if (this.over) return;
     this.endHere(error);
     const isUnknown = this.host.drop(this) === "unsent" && this.requestKept;
     if (this.requested && !isUnknown) this.host.reset(this, error.code);
-    this.reader.drop(error);
-    this.settleFailed(error);
+    if (isTaken) {
+      this.reader.end(error);
+      this.respond();
+    } else {
+      this.reader.drop(error);
+      this.settleFailed(error);
+    }
     this.host.release(this);
   }
 
@@ -297,6 +302,7 @@ export class ClientStream implements MessageSource {
   leave(): void {
     this.giveUp(new ConnectError("the stream was left before its end", Code.Canceled));
     this.reader.drop(undefined);
+    this.reader.endScope();
   }
 
   private endHere(error: ConnectError | undefined): void {
@@ -304,9 +310,9 @@ export class ClientStream implements MessageSource {
     clearTimeout(this.timer);
     this.signal?.removeEventListener("abort", this.onAbort!);
     forgotten.unregister(this);
-    this.writer.stop(error);
+    void this.writer.stop(error);
     // The writer knows it only once it has begun.
-    if (!this.requested) closeIterator(this.iterator, error);
+    if (!this.requested) void closeIterator(this.iterator, error);
     this.finalAssembly = undefined;
   }
 
@@ -353,7 +359,7 @@ class ResponseMessages implements AsyncIterableIterator<unknown> {
 
   throw(error?: unknown): Promise<IteratorResult<unknown>> {
     this.stream.leave();
-    return Promise.reject(error as Error);
+    return Promise.reject(error instanceof Error ? error : new Error(String(error)));
   }
 }
 

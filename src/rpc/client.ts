@@ -29,7 +29,7 @@ import { abortError, decodeError, noMemory, parseError, serializeError, tooLarge
 import type { Outgoing } from "./frame-writer.js";
 import type { KeepAliveOptions } from "./keepalive.js";
 import { hangs, KeepAlive } from "./keepalive.js";
-import { Assembly, decodeWhole, takeMetadata } from "./inbound.js";
+import { Assembly, decodeWhole, takeMetadata, takePiece } from "./inbound.js";
 import { KEPT, Outbox } from "./outbox.js";
 import { closeIterator } from "./stream-writer.js";
 
@@ -229,7 +229,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
   ): Promise<StreamResponse> {
     return new Promise<StreamResponse>((resolve, reject) => {
       const refuse = (error: ConnectError) => {
-        closeIterator(input, error);
+        void closeIterator(input, error);
         reject(error);
       };
       const start = (leftMs: number | undefined) => {
@@ -269,6 +269,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
       windowBytes: windows.own,
       spanSource: this.carrier.spanSource,
       isSingle: method.method.methodKind === "client_streaming",
+      statusFollows: true,
     };
     call.stream = new ClientStream(this, method, call.streamId, input, metadata, timeoutMs, signal, intake, windows.peer, resolve, refuse);
     this.streams++;
@@ -431,8 +432,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     let message: unknown;
     try {
       if (frame.code !== 0) {
-        const status = frame.pieceSource.slice(frame.pieceOffset, frame.pieceOffset + frame.pieceLength);
-        return this.finish(call, decodeError(frame.code, status, metadata), undefined);
+        return this.finish(call, decodeError(frame.code, takePiece(frame), metadata), undefined);
       }
       message = decodeWhole(call.method.output, frame, this.carrier.spanSource, call.method.reception);
     } catch (error) {

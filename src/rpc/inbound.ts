@@ -180,9 +180,18 @@ export function decodeWhole(codec: MessageCodec, frame: ReceivedFrame, source: S
   return codec.decode(pieceSource.slice(pieceOffset, pieceOffset + pieceLength), 0, pieceLength, true, NO_SPANS);
 }
 
+/** The frame's piece, copied. */
+export function takePiece({ pieceSource, pieceOffset, pieceLength }: ReceivedFrame): Uint8Array {
+  return copyOf(pieceSource, pieceOffset, pieceLength);
+}
+
+/** SUBTLE: a Buffer's own `slice` is a view. */
+function copyOf(bytes: Uint8Array, offset: number, byteLength: number): Uint8Array {
+  return Uint8Array.prototype.slice.call(bytes, offset, offset + byteLength);
+}
+
 /** The frame's metadata, copied out of the reused scratch. */
 export function takeMetadata(frame: ReceivedFrame): Uint8Array | undefined {
   if (frame.metadataLength === 0) return undefined;
-  // SUBTLE: a Buffer's own `slice` is a view.
-  return Uint8Array.prototype.slice.call(frame.scratch, frame.metadataOffset, frame.metadataOffset + frame.metadataLength);
+  return copyOf(frame.scratch, frame.metadataOffset, frame.metadataLength);
 }

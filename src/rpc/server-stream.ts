@@ -2,7 +2,8 @@
  * A call of a server that has messages after its first frame, or is answered with a stream: from its request to its end.
  *
  * STREAM-S  It ends exactly once, by `end` or `response` to the client, or without a word when the client gave it up or is gone. Then the
- *           handler's signal aborts, its iterables end, and what it still says is dropped.
+ *           handler's signal aborts, its iterables end, and what it still says is dropped. What was lent to it ends when it has
+ *           settled, which may be later.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ReceivedFrame } from "../carrier/carrier.js";
@@ -33,6 +34,10 @@ export class ServerStream implements MessageSource {
   /** A message that is kept back until the headers are out. */
   private behindHeaders: { readonly message: unknown } | undefined;
   private done = false;
+  /** A message could not be taken. */
+  private isBroken = false;
+  /** The handler has nothing more to do. */
+  private settled = false;
 
   constructor(connection: ServerConnection, served: ServerMethod, streamId: number, metadata: Uint8Array | undefined, timeoutMs: number, windows: StreamWindows) {
     this.connection = connection;
@@ -46,6 +51,7 @@ export class ServerStream implements MessageSource {
       windowBytes: windows.own,
       spanSource: connection.carrier.spanSource,
       isSingle: served.takesOne,
+      statusFollows: false,
     };
     this.reader = new StreamReader(intake, (bytes) => connection.grant(this, bytes));
     this.writer = new StreamWriter(this, windows.peer);
@@ -60,12 +66,12 @@ export class ServerStream implements MessageSource {
     try {
       answer = this.served.open(this.reader, this.context);
     } catch (error) {
-      return this.fail(handlerError(error));
+      return this.settleFailed(error);
     }
-    if (!isThenable(answer)) return this.onAnswer(answer as StreamAnswer);
+    if (!isThenable(answer)) return this.onAnswer(answer);
     Promise.resolve(answer).then(
       (opened) => this.onAnswer(opened),
-      (error: unknown) => this.fail(handlerError(error)),
+      (error: unknown) => this.settleFailed(error),
     );
   }
 
@@ -74,9 +80,9 @@ export class ServerStream implements MessageSource {
     try {
       iterator = answer.message[Symbol.asyncIterator]();
     } catch (error) {
-      return this.fail(handlerError(error));
+      return this.settleFailed(error);
     }
-    if (this.done) return closeIterator(iterator, undefined);
+    if (this.done) return void closeIterator(iterator, undefined).then(() => this.settle());
     this.answer = answer;
     if (this.served.answersOnce) void this.answerOnce(iterator);
     else this.writer.start(iterator);
@@ -89,9 +95,21 @@ export class ServerStream implements MessageSource {
       const second = await iterator.next();
       if (second.done !== true) throw new ConnectError("protocol error: received extra output message", Code.Unimplemented);
       this.respond(first.value);
+      this.settle();
     } catch (error) {
-      this.fail(handlerError(error));
+      this.settleFailed(error);
     }
+  }
+
+  private settleFailed(error: unknown): void {
+    this.fail(handlerError(error));
+    this.settle();
+  }
+
+  /** The handler is done; perhaps long after the call is. */
+  private settle(): void {
+    this.settled = true;
+    if (this.done) this.reader.endScope();
   }
 
   /** Answers with the only message. */
@@ -128,6 +146,7 @@ export class ServerStream implements MessageSource {
   }
 
   onDrained(): void {
+    this.settled = true;
     this.addTrailers();
     let ending;
     try {
@@ -141,6 +160,7 @@ export class ServerStream implements MessageSource {
   }
 
   onBroken(error: unknown, isSending: boolean): void {
+    this.settled = !isSending;
     this.fail(isSending ? serializeError(error) : handlerError(error));
   }
 
@@ -165,20 +185,23 @@ export class ServerStream implements MessageSource {
   }
 
   onMessage(frame: ReceivedFrame): void {
-    this.onBadMessage(this.reader.take(frame));
+    if (!this.isBroken) this.onBadMessage(this.reader.take(frame));
   }
 
   onFilled(): void {
-    this.onBadMessage(this.reader.onFilled());
+    if (!this.isBroken) this.onBadMessage(this.reader.onFilled());
   }
 
+  /** The handler learns of it when it has pulled what came before; what comes after is not looked at. */
   private onBadMessage(error: ConnectError | undefined): void {
-    if (error !== undefined) this.fail(error);
+    if (error === undefined) return;
+    this.isBroken = true;
+    this.reader.end(error);
   }
 
   /** The client has half-closed. */
   onEnd(): void {
-    this.reader.onEnd();
+    if (!this.isBroken) this.reader.onEnd();
   }
 
   onCredit(bytes: number): void {
@@ -220,11 +243,10 @@ export class ServerStream implements MessageSource {
   private finish(reason: ConnectError | undefined): void {
     this.done = true;
     clearTimeout(this.timer);
-    this.writer.stop(undefined);
+    this.behindHeaders = undefined;
+    void this.writer.stop(undefined)?.then(() => this.settle());
     this.reader.drop(reason);
     this.context.end(reason);
-    // The handler may still be running; its last message is not taken from under it.
-    this.behindHeaders = undefined;
-    this.reader.endScope();
+    if (this.settled) this.reader.endScope();
   }
 }

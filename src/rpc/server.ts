@@ -301,9 +301,9 @@ export class ServerConnection implements FrameReceiver {
       this.outbox.drop(frame.streamId);
       return this.closeIfDrained();
     }
-    this.forget(call);
     const code = (frame.code as Code) === Code.DeadlineExceeded ? Code.DeadlineExceeded : Code.Canceled;
     call.abandon(new ConnectError(code === Code.Canceled ? "the client canceled the call" : "the operation timed out", code));
+    this.forget(call);
   }
 
   /** A message that was kept cannot be sent. */

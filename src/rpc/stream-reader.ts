@@ -25,6 +25,8 @@ export interface Intake {
   readonly spanSource: SpanSource | undefined;
   /** The only message of this direction lives as long as the call. */
   readonly isSingle: boolean;
+  /** Something is still to be said after the last message: the server's status. */
+  readonly statusFollows: boolean;
 }
 
 type Result = IteratorResult<unknown, undefined>;
@@ -59,8 +61,10 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   private readonly waiters: Waiter[] = [];
   private assembly: Assembly | undefined;
   private assemblyCost = 0;
-  /** The last message has begun. */
+  /** The last message has begun, … */
   private lastBegun = false;
+  /** … and ends the direction. */
+  private lastIsEnd = false;
   /** No more comes. */
   private over = false;
   private error: ConnectError | undefined;
@@ -91,13 +95,16 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     if (this.credit <= 0) throw new Violation("CREDIT-1", `a message of ${frame.messageLength} bytes without credit`);
     const cost = frame.messageLength + MESSAGE_COST_BYTES;
     this.credit -= cost;
-    if ((frame.flags & FLAG.endStream) !== 0) this.lastBegun = true;
+    if ((frame.flags & FLAG.endStream) !== 0) {
+      this.lastBegun = true;
+      this.lastIsEnd = !this.intake.statusFollows;
+    }
     return this.begin(frame, cost);
   }
 
   /** Takes the first frame of the only message of this direction, which came with a frame of another kind and costs no credit. */
   takeOnly(frame: ReceivedFrame): ConnectError | undefined {
-    this.lastBegun = true;
+    this.lastBegun = this.lastIsEnd = true;
     return this.begin(frame, 0);
   }
 
@@ -153,7 +160,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
       this.onPulled(message, cost);
       waiter.resolve({ done: false, value: message });
     }
-    if (this.lastBegun) this.end(undefined);
+    if (this.lastIsEnd) this.end(undefined);
   }
 
   /** Whether a message has begun and is not whole. */

@@ -50,7 +50,7 @@ export class StreamWriter {
 
   start(iterator: AsyncIterator<unknown>): void {
     this.iterator = iterator;
-    if (this.stopped) closeIterator(iterator, undefined);
+    if (this.stopped) void closeIterator(iterator, undefined);
     else this.pull();
   }
 
@@ -140,20 +140,26 @@ export class StreamWriter {
     if (this.credit > 0 && !this.held) this.goOn();
   }
 
-  /** Nothing more is sent. @param error why, if the stream broke: the iterable is told */
-  stop(error: Error | undefined): void {
-    if (this.stopped) return;
+  /**
+   * Nothing more is sent.
+   * @param error why, if the stream broke: the iterable is told
+   * @returns settles when the iterable has ended; undefined if it has, or has not begun
+   */
+  stop(error: Error | undefined): Promise<void> | undefined {
+    if (this.stopped) return undefined;
     this.stopped = true;
     this.wake = undefined;
-    if (this.iterator !== undefined && !this.ended) closeIterator(this.iterator, error);
+    return this.iterator === undefined || this.ended ? undefined : closeIterator(this.iterator, error);
   }
 }
 
-/** Ends an iterable early, so that its `catch` and `finally` run. Never throws. */
-export function closeIterator(iterator: AsyncIterator<unknown>, error: Error | undefined): void {
+/** Ends an iterable early, so that its `catch` and `finally` run. Never rejects. */
+export async function closeIterator(iterator: AsyncIterator<unknown>, error: Error | undefined): Promise<void> {
   try {
-    if (error !== undefined) void Promise.resolve(iterator.throw?.(error)).catch(nothing);
-    void Promise.resolve(iterator.return?.()).catch(nothing);
+    // Both at once: the first may wait for what never comes.
+    const thrown = error === undefined ? undefined : iterator.throw?.(error);
+    void Promise.resolve(thrown).catch(nothing);
+    await iterator.return?.();
   } catch {
     // It is over anyway.
   }

@@ -60,6 +60,17 @@ test("a wrong magic number, kind or length, or no streams, make no message", () 
   assert.equal(handshakeLength(spoil(4, 4097)), undefined);
 });
 
+test("a greeting of a release without streams has no window, and one with streams needs one", () => {
+  const bytes = encodeHandshake({ ...hello, featuresSupported: FEATURE.sharedMemory, streamWindowBytes: 7 }).slice(0, 28);
+  new DataView(bytes.buffer).setUint32(4, 28, true);
+  const read = decodeHandshake(bytes);
+  assert.ok(read?.kind === "hello" && read.streamWindowBytes === 0 && read.maxStreams === 17);
+  assert.equal(decodeHandshake(encodeHandshake({ ...hello, featuresSupported: FEATURE.streams, streamWindowBytes: 0 })), undefined);
+  assert.equal(decodeHandshake(encodeHandshake({ kind: "welcome", version: 1, features: FEATURE.streams, maxStreams: 1 })), undefined);
+  const large = decodeHandshake(encodeHandshake({ ...hello, streamWindowBytes: 0xffffffff }));
+  assert.ok(large?.kind === "hello" && large.streamWindowBytes === 2 ** 30);
+});
+
 test("a refusal's text is cut to what a message may hold, and read even if a character was cut in half", () => {
   const bytes = encodeHandshake({ kind: "refused", code: 8, message: "ü".repeat(5000) });
   assert.equal(handshakeLength(bytes), bytes.length);

@@ -43,7 +43,7 @@ describe("credit", () => {
     assert.ok(first >= WINDOW / 2 / COST && first <= (WINDOW * 1.5) / COST + 2, `${first} messages`);
     assert.equal((await own.client.echo({ text: "others" })).text, "others");
     let pulled = 1;
-    for (let result = await answers.next(); result.done !== true; result = await answers.next()) assert.equal((result.value as Item).number, BigInt(pulled++));
+    for (let result = await answers.next(); result.done !== true; result = await answers.next()) assert.equal((result.value).number, BigInt(pulled++));
     assert.equal(pulled, 10_000);
     await allEnded(own);
   });

@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 
 /** From the lowest to the highest; a layer may import itself and what stands before it. */
-const LAYERS = ["os", "memory", "wire", "codec", "carrier", "rpc", "connect", "index.ts", "cli"];
+const LAYERS = ["os", "memory", "wire", "codec", "carrier", "rpc", "connect", "grpc-js", "index.ts", "cli"];
 /** The codec is usable on its own, so it stands on nothing of ours. */
 const STANDS_ALONE = new Set(["codec"]);
 

@@ -44,8 +44,8 @@ export function frameBytes(frame: RawFrame): Buffer {
 }
 
 /** Says that number `id` stands for a method of the test service. */
-export function methodFrame(id: number, name: string): Buffer {
-  return frameBytes({ kind: KIND.method, code: id, metadata: Buffer.from(`/isthmus.test.TestService/${name}`) });
+export function methodFrame(id: number, name: string, service = "TestService"): Buffer {
+  return frameBytes({ kind: KIND.method, code: id, metadata: Buffer.from(`/isthmus.test.${service}/${name}`) });
 }
 
 export class StreamPeer {
@@ -70,9 +70,9 @@ export class StreamPeer {
   }
 
   /** Connects and goes through the handshake honestly. */
-  static async open(owner: Owner, path: string): Promise<StreamPeer> {
+  static async open(owner: Owner, path: string, hello: Partial<Hello> = {}): Promise<StreamPeer> {
     const peer = await StreamPeer.connect(owner, path);
-    peer.socket.write(encodeHandshake(STREAM_HELLO));
+    peer.socket.write(encodeHandshake({ ...STREAM_HELLO, ...hello }));
     assert.equal((await peer.handshake())?.kind, "welcome");
     return peer;
   }

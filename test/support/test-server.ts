@@ -17,7 +17,7 @@ import { waitUntil } from "./waiting.js";
 /** Options that can be sent to another process. */
 type PlainServerOptions = Pick<
   IsthmusServerOptions,
-  "maxTimeoutMs" | "maxConnections" | "maxStreams" | "readMaxBytes" | "writeMaxBytes" | "memory" | "polling" | "handshakeTimeoutMs" | "leases" | "isolation"
+  "maxTimeoutMs" | "maxConnections" | "maxStreams" | "readMaxBytes" | "writeMaxBytes" | "memory" | "polling" | "handshakeTimeoutMs" | "leases" | "isolation" | "streamWindowBytes"
 >;
 
 export interface TestServerData {

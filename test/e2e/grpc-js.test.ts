@@ -1,0 +1,326 @@
+/** Clients and services of grpc-js, unchanged, over an Isthmus connection: each body also runs over grpc-js's own HTTP/2, which says what is right. */
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { describe, test } from "node:test";
+import type { DescMessage } from "@bufbuild/protobuf";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import type { ConnectError} from "@connectrpc/connect";
+import { Code, createClient } from "@connectrpc/connect";
+import type { Client, ClientDuplexStream, ClientReadableStream, ClientUnaryCall, ClientWritableStream, handleBidiStreamingCall, handleClientStreamingCall, handleServerStreamingCall, handleUnaryCall, ServiceDefinition, ServiceError } from "@grpc/grpc-js";
+import { credentials, makeGenericClientConstructor, Metadata, Server, ServerCredentials, status } from "@grpc/grpc-js";
+import { addGrpcService, createIsthmusChannel } from "../../src/grpc-js/index.js";
+import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
+import type { CountRequest, Item, SumReply } from "../proto/streams_pb.js";
+import { StreamService } from "../proto/streams_pb.js";
+import { patternBytes } from "../support/checksum.js";
+import type { Owner } from "../support/temp.js";
+import { tempSocket } from "../support/temp.js";
+import { waitUntil } from "../support/waiting.js";
+
+type Callback<T> = (error: ServiceError | null, reply?: T) => void;
+type Values<T> = Partial<Omit<T, "$typeName" | "$unknown">>;
+
+/** What generated code declares. */
+interface StreamClient extends Client {
+  echo(request: Values<Item>, callback: Callback<Item>): ClientUnaryCall;
+  echo(request: Values<Item>, metadata: Metadata, callback: Callback<Item>): ClientUnaryCall;
+  echo(request: Values<Item>, metadata: Metadata, options: { deadline: number }, callback: Callback<Item>): ClientUnaryCall;
+  count(request: Values<CountRequest>, metadata?: Metadata): ClientReadableStream<Item>;
+  sum(callback: Callback<SumReply>): ClientWritableStream<Values<Item>>;
+  chat(metadata?: Metadata): ClientDuplexStream<Values<Item>, Item>;
+}
+
+function coderOf<D extends DescMessage>(schema: D) {
+  return {
+    serialize: (value: object) => Buffer.from(toBinary(schema, create(schema, value as never))),
+    deserialize: (bytes: Buffer) => fromBinary(schema, bytes),
+  };
+}
+
+const definition = Object.fromEntries(
+  StreamService.methods.map((method) => {
+    const [input, output] = [coderOf(method.input), coderOf(method.output)];
+    return [
+      method.localName,
+      {
+        path: `/${StreamService.typeName}/${method.name}`,
+        requestStream: method.methodKind === "client_streaming" || method.methodKind === "bidi_streaming",
+        responseStream: method.methodKind === "server_streaming" || method.methodKind === "bidi_streaming",
+        requestSerialize: input.serialize,
+        requestDeserialize: input.deserialize,
+        responseSerialize: output.serialize,
+        responseDeserialize: output.deserialize,
+      },
+    ];
+  }),
+) as ServiceDefinition;
+
+const GenericClient = makeGenericClientConstructor(definition, "StreamService");
+
+/** What handlers saw of clients that went away. */
+const canceled: string[] = [];
+
+const echo: handleUnaryCall<Item, Values<Item>> = (call, callback) => {
+  const { text } = call.request;
+  if (text === "fail") {
+    const metadata = new Metadata();
+    metadata.set("x-why", "because");
+    return callback({ code: status.FAILED_PRECONDITION, details: "asked to fail", metadata });
+  }
+  if (text === "throw") throw new Error("a secret");
+  if (text === "wait") {
+    call.on("cancelled", () => canceled.push("echo"));
+    return;
+  }
+  const header = new Metadata();
+  header.set("x-echo", call.metadata.get("x-name")[0] ?? "nobody");
+  header.set("x-echo-bin", Buffer.from([0, 1, 254, 255]));
+  call.sendMetadata(header);
+  const trailer = new Metadata();
+  trailer.set("x-path", call.getPath());
+  callback(null, call.request, trailer);
+};
+
+const count: handleServerStreamingCall<CountRequest, Values<Item>> = (call) => {
+  const { count, dataBytes, failCode, failMessage } = call.request;
+  call.on("cancelled", () => canceled.push("count"));
+  let number = 0n;
+  const more = () => {
+    while (number < count) {
+      const item = { number, data: patternBytes(dataBytes, Number(number)) };
+      number++;
+      if (!call.write(item)) return void call.once("drain", more);
+    }
+    if (failCode !== 0) call.emit("error", { code: failCode, details: failMessage });
+    else call.end();
+  };
+  more();
+};
+
+const sum: handleClientStreamingCall<Item, Values<SumReply>> = (call, callback) => {
+  let [items, total, dataBytes] = [0n, 0n, 0n];
+  call.on("data", ({ number, data }: Item) => {
+    items++;
+    total += number;
+    dataBytes += BigInt(data.length);
+  });
+  call.on("end", () => callback(null, { items, sum: total, dataBytes }));
+};
+
+const chat: handleBidiStreamingCall<Item, Values<Item>> = (call) => {
+  call.on("cancelled", () => canceled.push("chat"));
+  call.on("data", (item: Item) => call.write(item));
+  call.on("end", () => {
+    const trailer = new Metadata();
+    trailer.set("x-bye", "now");
+    call.end(trailer);
+  });
+};
+
+const implementation = { echo, count, sum, chat };
+
+async function startGrpc(owner: Owner): Promise<StreamClient> {
+  const path = tempSocket(owner);
+  const server = new Server({ "grpc.max_receive_message_length": -1 });
+  server.addService(definition, implementation);
+  await new Promise<void>((resolve, reject) => server.bindAsync(`unix:${path}`, ServerCredentials.createInsecure(), (error) => (error === null ? resolve() : reject(error))));
+  owner.after(() => server.forceShutdown());
+  const client = new GenericClient(`unix:${path}`, credentials.createInsecure(), { "grpc.max_receive_message_length": -1 }) as unknown as StreamClient;
+  owner.after(() => client.close());
+  return client;
+}
+
+async function serveIsthmus(owner: Owner): Promise<string> {
+  const path = tempSocket(owner);
+  const server = createIsthmusServer({ routes: (router) => addGrpcService(router, definition, implementation) });
+  await server.listen(path);
+  owner.after(() => server.close({ timeoutMs: 0 }));
+  return path;
+}
+
+function clientOf(owner: Owner, path: string): StreamClient {
+  const client = new GenericClient("", credentials.createInsecure(), { channelOverride: createIsthmusChannel({ address: path }) }) as unknown as StreamClient;
+  owner.after(() => client.close());
+  return client;
+}
+
+function ask<T>(start: (callback: Callback<T>) => unknown): Promise<T> {
+  return new Promise((resolve, reject) => start((error, reply) => (error === null ? resolve(reply!) : reject(error))));
+}
+
+async function failureOf(call: Promise<unknown>): Promise<ServiceError> {
+  return call.then(
+    () => assert.fail("it did not fail"),
+    (error: ServiceError) => error,
+  );
+}
+
+const ways: Record<string, (owner: Owner) => Promise<StreamClient>> = {
+  "grpc-js's own HTTP/2": startGrpc,
+  Isthmus: async (owner) => clientOf(owner, await serveIsthmus(owner)),
+};
+
+for (const [way, start] of Object.entries(ways)) {
+  describe(`a grpc-js client and service over ${way}`, () => {
+    test("unary: values, headers, trailers", async (context) => {
+      const client = await start(context);
+      const metadata = new Metadata();
+      metadata.set("x-name", "somebody");
+      let header: Metadata | undefined;
+      let trailer: Metadata | undefined;
+      const reply = await ask<Item>((callback) => {
+        const call = client.echo({ number: 7n, text: "hi", data: patternBytes(100_000, 1) }, metadata, callback);
+        call.on("metadata", (seen: Metadata) => (header = seen));
+        call.on("status", (seen: { metadata: Metadata }) => (trailer = seen.metadata));
+      });
+      assert.equal(reply.number, 7n);
+      assert.equal(reply.text, "hi");
+      assert.deepEqual(Buffer.from(reply.data), Buffer.from(patternBytes(100_000, 1)));
+      await waitUntil("the status", () => trailer !== undefined);
+      assert.deepEqual(header!.get("x-echo"), ["somebody"]);
+      assert.deepEqual(header!.get("x-echo-bin"), [Buffer.from([0, 1, 254, 255])]);
+      assert.deepEqual(trailer!.get("x-path"), ["/isthmus.test.StreamService/Echo"]);
+    });
+
+    test("unary: errors with code, details and metadata; what a handler throws stays its own", async (context) => {
+      const client = await start(context);
+      const failure = await failureOf(ask((callback) => client.echo({ text: "fail" }, callback)));
+      assert.equal(failure.code, status.FAILED_PRECONDITION);
+      assert.equal(failure.details, "asked to fail");
+      assert.deepEqual(failure.metadata.get("x-why"), ["because"]);
+      const thrown = await failureOf(ask((callback) => client.echo({ text: "throw" }, callback)));
+      assert.equal(thrown.code, status.UNKNOWN);
+      assert.doesNotMatch(thrown.details, /secret/);
+    });
+
+    test("unary: deadlines and cancellation reach the handler", async (context) => {
+      const client = await start(context);
+      canceled.length = 0;
+      const late = await failureOf(ask((callback) => client.echo({ text: "wait" }, new Metadata(), { deadline: Date.now() + 100 }, callback)));
+      assert.equal(late.code, status.DEADLINE_EXCEEDED);
+      const past = await failureOf(ask((callback) => client.echo({ text: "wait" }, new Metadata(), { deadline: Date.now() - 1000 }, callback)));
+      assert.equal(past.code, status.DEADLINE_EXCEEDED);
+      await waitUntil("the handler to hear of the deadline", () => canceled.length >= 1);
+      const before = canceled.length;
+      const stopped = await failureOf(
+        ask((callback) => {
+          const call = client.echo({ text: "wait" }, callback);
+          setTimeout(() => call.cancel(), 50);
+        }),
+      );
+      assert.equal(stopped.code, status.CANCELLED);
+      await waitUntil("the handler to hear of the end", () => canceled.length > before);
+    });
+
+    test("server streaming: all items in order, slow readers included, and errors after them", async (context) => {
+      const client = await start(context);
+      let next = 0n;
+      for await (const item of client.count({ count: 500n, dataBytes: 10_000 })) {
+        const { number, data } = item as Item;
+        assert.equal(number, next);
+        assert.deepEqual(Buffer.from(data), Buffer.from(patternBytes(10_000, Number(next))));
+        if (next++ % 100n === 0n) await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+      assert.equal(next, 500n);
+      const items: bigint[] = [];
+      const failing = client.count({ count: 3n, failCode: status.ABORTED, failMessage: "enough" });
+      failing.on("data", ({ number }: Item) => items.push(number));
+      const [error] = (await once(failing, "error")) as [ServiceError];
+      assert.equal(error.code, status.ABORTED);
+      assert.equal(error.details, "enough");
+      assert.deepEqual(items, [0n, 1n, 2n]);
+    });
+
+    test("server streaming: a client that cancels", async (context) => {
+      const client = await start(context);
+      canceled.length = 0;
+      const call = client.count({ count: 1_000_000_000n });
+      call.once("data", () => call.cancel());
+      const [error] = (await once(call, "error")) as [ServiceError];
+      assert.equal(error.code, status.CANCELLED);
+      await waitUntil("the handler to hear of it", () => canceled.includes("count"));
+    });
+
+    test("client streaming: none, one and many items", async (context) => {
+      const client = await start(context);
+      for (const items of [0, 1, 1000]) {
+        const reply = await ask<SumReply>((callback) => {
+          const call = client.sum(callback);
+          for (let number = 0; number < items; number++) call.write({ number: BigInt(number), data: new Uint8Array(10) });
+          call.end();
+        });
+        assert.equal(reply.items, BigInt(items));
+        assert.equal(reply.sum, BigInt((items * (items - 1)) / 2));
+        assert.equal(reply.dataBytes, BigInt(items * 10));
+      }
+    });
+
+    test("both streaming: ping-pong, half-close, trailers", async (context) => {
+      const client = await start(context);
+      const call = client.chat();
+      let trailer: Metadata | undefined;
+      call.on("status", (seen: { metadata: Metadata }) => (trailer = seen.metadata));
+      for (let number = 0n; number < 100n; number++) {
+        call.write({ number });
+        const [item] = (await once(call, "data")) as [Item];
+        assert.equal(item.number, number);
+      }
+      const ended = once(call, "end");
+      call.end();
+      await ended;
+      await waitUntil("the status", () => trailer !== undefined);
+      assert.deepEqual(trailer!.get("x-bye"), ["now"]);
+    });
+  });
+}
+
+describe("grpc-js and Connect over Isthmus", () => {
+  test("a Connect client calls a service of grpc-js", async (context) => {
+    const path = await serveIsthmus(context);
+    const transport = createIsthmusTransport({ address: path });
+    context.after(() => transport.close());
+    const client = createClient(StreamService, transport);
+    assert.equal((await client.echo({ number: 3n, data: new Uint8Array(200_000) })).data.length, 200_000);
+    await assert.rejects(client.echo({ text: "fail" }), (error: ConnectError) => error.code === Code.FailedPrecondition && error.rawMessage === "asked to fail");
+    const numbers: bigint[] = [];
+    for await (const { number } of client.count({ count: 5n })) numbers.push(number);
+    assert.deepEqual(numbers, [0n, 1n, 2n, 3n, 4n]);
+  });
+
+  test("a grpc-js client calls Connect's routes, unknown methods included", async (context) => {
+    const path = tempSocket(context);
+    const server = createIsthmusServer({
+      routes: (router) =>
+        router.service(StreamService, {
+          echo: (request) => request,
+          async *count({ count }) {
+            for (let number = 0n; number < count; number++) yield await Promise.resolve({ number });
+          },
+        }),
+    });
+    await server.listen(path);
+    context.after(() => server.close({ timeoutMs: 0 }));
+    const client = clientOf(context, path);
+    assert.equal((await ask<Item>((callback) => client.echo({ number: 9n }, callback))).number, 9n);
+    let items = 0;
+    for await (const item of client.count({ count: 20n })) assert.equal((item as Item).number, BigInt(items++));
+    assert.equal(items, 20);
+    assert.equal((await failureOf(ask((callback) => client.sum(callback).end()))).code, status.UNIMPLEMENTED);
+  });
+
+  test("waitForReady, and a server that is not there", async (context) => {
+    const client = clientOf(context, await serveIsthmus(context));
+    await new Promise<void>((resolve, reject) => client.waitForReady(Date.now() + 5000, (error) => (error === undefined ? resolve() : reject(error))));
+    const lost = clientOf(context, tempSocket(context));
+    const failure = await failureOf(ask((callback) => lost.echo({}, callback)));
+    assert.equal(failure.code, status.UNAVAILABLE);
+    assert.match(failure.details, /connect to .*no such/i);
+  });
+
+  test("a service without one of its methods, and a router of another's, are refused", () => {
+    const without = { ...implementation, chat: undefined } as unknown as typeof implementation;
+    assert.throws(() => createIsthmusServer({ routes: (router) => addGrpcService(router, definition, without) }), /lacks chat/);
+    const router = { handlers: [], service: () => router, rpc: () => router } as unknown as Parameters<typeof addGrpcService>[0];
+    assert.throws(() => addGrpcService(router, definition, implementation), /not an Isthmus server's/);
+  });
+});
