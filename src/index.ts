@@ -7,6 +7,10 @@ export type { ConnectionState, IsthmusTransport, IsthmusTransportOptions, Transp
 export type { HttpTransportOptions } from "./connect/http-transport.js";
 export { createBlockingClient } from "./connect/blocking.js";
 export type { BlockingCallOptions, BlockingClient, BlockingClientOptions } from "./connect/blocking.js";
+export { waitForReady } from "./connect/dialer.js";
+export type { ReconnectOptions } from "./connect/dialer.js";
+export type { KeepAliveOptions } from "./rpc/keepalive.js";
+export type { ServerConnectionEvent, TransportStateEvent } from "./connect/events.js";
 export type { CommonOptions } from "./connect/options.js";
 export { mapFile } from "./connect/files.js";
 export type { MapFileOptions } from "./connect/files.js";

@@ -9,6 +9,7 @@ import type { Address } from "./address.js";
 import { nameOf } from "./address.js";
 import { ControlSocket } from "./control-socket.js";
 import { greet } from "./handshake.js";
+import { withOutlook } from "./outlook.js";
 import { StreamSocket } from "./stream-socket.js";
 
 /**
@@ -61,17 +62,18 @@ async function openPatiently(open: () => HandshakeSocket | Promise<HandshakeSock
 export function connectError(address: Address, error: unknown): ConnectError {
   const { code } = error as NodeJS.ErrnoException;
   const make = (text: string, status: Code) => new ConnectError(`connect to ${nameOf(address)}: ${text}`, status, undefined, undefined, error);
+  const mistyped = (text: string) => withOutlook(make(text, Code.Unavailable), "lasting");
   switch (code) {
     case "ENOENT":
       return make("no such path; is the server running, and is this the path that it listens on?", Code.Unavailable);
     case "ENOTDIR":
-      return make("a part of the path is not a directory", Code.Unavailable);
+      return mistyped("a part of the path is not a directory");
     case "EACCES":
     case "EPERM":
       return make("permission denied; the server decides by the socket's mode and gid who may connect", Code.PermissionDenied);
     case "ECONNREFUSED":
       if (address.kind === "tcp") return make("nobody listens there", Code.Unavailable);
-      if (lstatSync(address.path, { throwIfNoEntry: false })?.isSocket() === false) return make("this is not a socket", Code.Unavailable);
+      if (lstatSync(address.path, { throwIfNoEntry: false })?.isSocket() === false) return mistyped("this is not a socket");
       return make("nobody listens there; the server has stopped", Code.Unavailable);
     case "EMFILE":
     case "ENFILE":

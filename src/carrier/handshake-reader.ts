@@ -2,6 +2,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { HandshakeMessage } from "../wire/hello.js";
 import { decodeHandshake, handshakeLength, PREFIX_BYTES } from "../wire/hello.js";
+import { withOutlook } from "./outlook.js";
 
 export class HandshakeReader {
   private buffer = new Uint8Array(PREFIX_BYTES);
@@ -33,10 +34,10 @@ export class HandshakeReader {
 
   /** What it means that the peer sends no more. */
   ended(): ConnectError {
-    return notIsthmus(this.filled === 0 ? "the peer closed the connection without an answer" : "the peer closed the connection during the handshake");
+    return withOutlook(notIsthmus(this.filled === 0 ? "the peer closed the connection without an answer" : "the peer closed the connection during the handshake"), "leaving");
   }
 }
 
 export function notIsthmus(what: string): ConnectError {
-  return new ConnectError(`${what}; is this the socket of an Isthmus peer?`, Code.Unavailable);
+  return withOutlook(new ConnectError(`${what}; is this the socket of an Isthmus peer?`, Code.Unavailable), "lasting");
 }

@@ -21,6 +21,7 @@ import { ControlSocket } from "./control-socket.js";
 import type { DoorbellSocket } from "./doorbell-socket.js";
 import { ShmCarrier } from "./shm.js";
 import { SocketCarrier } from "./socket.js";
+import { withOutlook } from "./outlook.js";
 import type { StreamSocket } from "./stream-socket.js";
 
 export interface LinkOptions {
@@ -131,14 +132,15 @@ export function sendGreeting(socket: DoorbellSocket, hello: Hello, own: OwnMemor
 
 /** What the server agreed to. @throws ConnectError if it refuses, or chose what was not on offer */
 export function checkAnswer(answer: HandshakeMessage, hello: Hello): Welcome {
-  if (answer.kind === "refused") throw new ConnectError(answer.message, statusCode(answer.code));
-  if (answer.kind !== "welcome") throw new ConnectError("the server answered the handshake with a greeting of its own", Code.Unavailable);
+  const unfit = (text: string) => withOutlook(new ConnectError(text, Code.Unavailable), "lasting");
+  if (answer.kind === "refused") throw withOutlook(new ConnectError(answer.message, statusCode(answer.code)), "leaving");
+  if (answer.kind !== "welcome") throw unfit("the server answered the handshake with a greeting of its own");
   if (answer.version < PROTOCOL_VERSION_MIN || answer.version > PROTOCOL_VERSION_MAX) {
-    throw new ConnectError(`the server chose protocol version ${answer.version}, which this client does not speak`, Code.Unavailable);
+    throw unfit(`the server chose protocol version ${answer.version}, which this client does not speak`);
   }
   const unasked = (answer.features & ~hello.featuresSupported) >>> 0;
-  if (unasked !== 0) throw new ConnectError(`the server chose features 0x${unasked.toString(16)}, which this client did not offer`, Code.Unavailable);
-  if ((hello.featuresRequired & ~answer.features) !== 0) throw new ConnectError("the server does not take the shared memory that this client requires", Code.Unavailable);
+  if (unasked !== 0) throw unfit(`the server chose features 0x${unasked.toString(16)}, which this client did not offer`);
+  if ((hello.featuresRequired & ~answer.features) !== 0) throw unfit("the server does not take the shared memory that this client requires");
   return answer;
 }
 
@@ -236,7 +238,7 @@ function closeDescriptors(socket: HandshakeSocket, descriptors: number[]): void 
 
 export function handshakeError(error: unknown): ConnectError {
   if (error instanceof ConnectError) return error;
-  if (error instanceof Violation) return new ConnectError(error.message, Code.Unavailable);
+  if (error instanceof Violation) return withOutlook(new ConnectError(error.message, Code.Unavailable), "lasting");
   if (isSystemError(error)) {
     const exhausted = ["ENOMEM", "ENOSPC", "EMFILE", "ENFILE"].includes(error.code);
     return new ConnectError(error.message, exhausted ? Code.ResourceExhausted : Code.Unavailable, undefined, undefined, error);

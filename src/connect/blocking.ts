@@ -190,8 +190,10 @@ class BlockingCaller {
       deadline,
     );
     // SUBTLE: refers to the link only, so that a client that nobody has any more can be garbage.
-    const connection: ClientConnection = new ClientConnection(made.carrier, { ...this.limits, maxStreams: made.maxStreams, windows: undefined }, () => {
-      if (link.connection === connection) link.connection = undefined;
+    const connection: ClientConnection = new ClientConnection(made.carrier, { ...this.limits, maxStreams: made.maxStreams, windows: undefined }, {
+      onEnded() {
+        if (link.connection === connection) link.connection = undefined;
+      },
     });
     link.connection = connection;
     link.driver = made.driver;

@@ -10,14 +10,14 @@
 import type { DescMessage, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
 import type { ContextValues, StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { outlookOf, withOutlook } from "../carrier/outlook.js";
 import { inRootContext } from "../carrier/root-context.js";
 import { Loan } from "../memory/loan.js";
-import { onAbortOf } from "../rpc/abort.js";
-import { boundedTimeout, timedOut } from "../rpc/deadline.js";
-import { abortError } from "../rpc/errors.js";
+import { boundedTimeout } from "../rpc/deadline.js";
+import { Dialer, reconnectOf, waitForReady } from "./dialer.js";
 import type { LoanOwner } from "./payloads.js";
 import { LOAN } from "./payloads.js";
-import type { AddressedTransport, ConnectionState, IsthmusTransport, TransportStats } from "./transport.js";
+import type { AddressedTransport, ConnectionState, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./transport.js";
 
 const PROBE_INTERVAL_MS = 1000;
 
@@ -25,24 +25,24 @@ type HeadersInit = NonNullable<ConstructorParameters<typeof Headers>[0]>;
 
 export class FailoverTransport implements IsthmusTransport, LoanOwner {
   private readonly members: readonly AddressedTransport[];
-  private readonly defaultTimeoutMs: number | undefined;
+  private readonly options: IsthmusTransportOptions;
+  private readonly dialer: Dialer<AddressedTransport>;
   private current: AddressedTransport | undefined;
-  private choosing: Promise<AddressedTransport> | undefined;
   private probing = false;
   private probedAt = 0;
-  private waiting = 0;
   private closed = false;
 
   /** @param members in order of preference, at least one */
-  constructor(members: readonly AddressedTransport[], defaultTimeoutMs: number | undefined) {
+  constructor(members: readonly AddressedTransport[], options: IsthmusTransportOptions) {
     this.members = members;
-    this.defaultTimeoutMs = defaultTimeoutMs;
+    this.options = options;
+    this.dialer = new Dialer(() => this.tryAll(), reconnectOf(options.reconnect), () => undefined);
   }
 
   get state(): ConnectionState {
     if (this.closed) return "closed";
     if (this.current?.state === "ready") return "ready";
-    return this.choosing === undefined ? "idle" : "connecting";
+    return this.dialer.state;
   }
 
   get carrier(): TransportStats["carrier"] {
@@ -50,7 +50,7 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
   }
 
   stats(): TransportStats {
-    let [pendingCalls, connections] = [this.waiting, 0];
+    let [pendingCalls, connections] = [this.dialer.waiting, 0];
     for (const member of this.members) {
       const stats = member.stats();
       pendingCalls += stats.pendingCalls;
@@ -69,7 +69,7 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
   ): Promise<UnaryResponse<I, O>> {
     const ready = this.readyMember();
     if (ready !== undefined) return ready.unary(method, signal, timeoutMs, header, input, contextValues);
-    return this.whenChosen(signal, timeoutMs, (member, left) => member.unary(method, signal, left, header, input, contextValues));
+    return this.whenChosen(signal, timeoutMs, contextValues, (member, left) => member.unary(method, signal, left, header, input, contextValues));
   }
 
   stream<I extends DescMessage, O extends DescMessage>(
@@ -82,17 +82,22 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
   ): Promise<StreamResponse<I, O>> {
     const ready = this.readyMember();
     if (ready !== undefined) return ready.stream(method, signal, timeoutMs, header, input, contextValues);
-    return this.whenChosen(signal, timeoutMs, (member, left) => member.stream(method, signal, left, header, input, contextValues));
+    return this.whenChosen(signal, timeoutMs, contextValues, (member, left) => member.stream(method, signal, left, header, input, contextValues));
   }
 
   async [LOAN](byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
-    const member = this.readyMember() ?? (await within(this.choose(), undefined, patience()));
+    const member = this.readyMember() ?? (await this.dialer.wait(undefined, patience(), this.options.waitForReady));
     return LOAN in member ? (member as unknown as LoanOwner)[LOAN](byteLength, patience) : Loan.onHeap(byteLength);
   }
 
-  async close(): Promise<void> {
+  async connect({ timeoutMs, signal }: { readonly timeoutMs?: number; readonly signal?: AbortSignal } = {}): Promise<void> {
+    if (this.readyMember() === undefined) await this.dialer.wait(boundedTimeout(timeoutMs), signal, this.options.waitForReady);
+  }
+
+  async close(options?: { readonly timeoutMs?: number }): Promise<void> {
     this.closed = true;
-    await Promise.all(this.members.map((member) => member.close()));
+    this.dialer.end(new ConnectError("the transport is closed", Code.Unavailable));
+    await Promise.all(this.members.map((member) => member.close(options)));
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -106,26 +111,16 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     return current;
   }
 
-  private async whenChosen<T>(signal: AbortSignal | undefined, timeoutMs: number | undefined, call: (member: AddressedTransport, leftMs: number | undefined) => Promise<T>): Promise<T> {
-    if (signal?.aborted === true) throw abortError(signal);
-    const timeout = boundedTimeout(timeoutMs ?? this.defaultTimeoutMs);
+  private async whenChosen<T>(
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+    contextValues: ContextValues | undefined,
+    call: (member: AddressedTransport, leftMs: number | undefined) => Promise<T>,
+  ): Promise<T> {
+    const timeout = boundedTimeout(timeoutMs ?? this.options.defaultTimeoutMs);
     const start = performance.now();
-    this.waiting++;
-    let member;
-    try {
-      member = await within(this.choose(), timeout, signal);
-    } finally {
-      this.waiting--;
-    }
+    const member = await this.dialer.wait(timeout, signal, contextValues?.get(waitForReady) ?? this.options.waitForReady);
     return call(member, timeout === undefined ? timeoutMs : Math.max(timeout - (performance.now() - start), 1));
-  }
-
-  private choose(): Promise<AddressedTransport> {
-    if (this.closed) return Promise.reject(new ConnectError("the transport is closed", Code.Unavailable));
-    this.choosing ??= inRootContext(() => this.tryAll()).finally(() => {
-      this.choosing = undefined;
-    });
-    return this.choosing;
   }
 
   private async tryAll(): Promise<AddressedTransport> {
@@ -134,6 +129,7 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     for (const member of this.members) {
       try {
         await member.connectNow();
+        this.dialer.succeeded();
         return (this.current = member);
       } catch (error) {
         failures.push(ConnectError.from(error));
@@ -141,7 +137,9 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
       }
     }
     const code = failures.every((failure) => failure.code === failures[0].code) ? failures[0].code : Code.Unavailable;
-    throw new ConnectError(failures.map(({ rawMessage }) => rawMessage).join("; "), code, undefined, undefined, failures[0]);
+    const outlooks = failures.map(outlookOf);
+    const error = new ConnectError(failures.map(({ rawMessage }) => rawMessage).join("; "), code, undefined, undefined, failures[0]);
+    throw withOutlook(error, outlooks.find((outlook) => outlook === "leaving") ?? outlooks.find((outlook) => outlook === "absent") ?? "lasting");
   }
 
   /** FAILOVER-2 */
@@ -163,18 +161,4 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
       this.probedAt = performance.now();
     });
   }
-}
-
-/** Waits no longer than deadline and signal allow. */
-function within<T>(promise: Promise<T>, timeoutMs: number | undefined, signal: AbortSignal | undefined): Promise<T> {
-  if (timeoutMs === undefined && signal === undefined) return promise;
-  return new Promise<T>((resolve, reject) => {
-    const onAbort = () => reject(abortError(signal!));
-    const timer = timeoutMs === undefined ? undefined : setTimeout(() => reject(timedOut(" before there was a connection")), timeoutMs);
-    if (signal !== undefined) onAbortOf(signal, onAbort);
-    promise.then(resolve, reject).finally(() => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", onAbort);
-    });
-  });
 }

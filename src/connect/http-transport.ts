@@ -16,7 +16,7 @@ import type { HttpAddress } from "../carrier/address.js";
 import { formatAddress } from "../carrier/address.js";
 import { inRootContext } from "../carrier/root-context.js";
 import { onAbortOf } from "../rpc/abort.js";
-import { boundedTimeout } from "../rpc/deadline.js";
+import { boundedTimeout, timedOut } from "../rpc/deadline.js";
 import { abortError } from "../rpc/errors.js";
 import { loadConnectNode } from "./connect-node.js";
 import { connectionFailure, isReset, lostConnection } from "./http-errors.js";
@@ -172,6 +172,14 @@ export class HttpTransport implements AddressedTransport {
    */
   connectNow(signal?: AbortSignal): Promise<void> {
     return this.ensureConnection(true, signal);
+  }
+
+  connect({ timeoutMs, signal }: { readonly timeoutMs?: number; readonly signal?: AbortSignal } = {}): Promise<void> {
+    if (boundedTimeout(timeoutMs) === undefined) return this.connectNow(signal);
+    const late = AbortSignal.timeout(timeoutMs!);
+    return this.connectNow(signal === undefined ? late : AbortSignal.any([signal, late])).catch((error: unknown) => {
+      throw late.aborted ? timedOut(" before there was a connection") : error;
+    });
   }
 
   private async ensureConnection(greeted: boolean, signal: AbortSignal | undefined): Promise<void> {

@@ -13,6 +13,8 @@ import { LEASE_LIFETIMES } from "../memory/lease.js";
 import type { Addon } from "../os/addon.js";
 import { loadAddon } from "../os/addon.js";
 import { cpuQuotaCores } from "../os/cgroup.js";
+import { boundedTimeout } from "../rpc/deadline.js";
+import type { KeepAliveOptions } from "../rpc/keepalive.js";
 import { MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES_MAX, STREAM_WINDOW_BYTES_MIN } from "../wire/frame.js";
 
 export interface CallLimits {
@@ -66,6 +68,11 @@ export interface CommonOptions {
   readonly streamWindowBytes?: number;
   /** How long the handshake of a new connection may take, in milliseconds; 5000 by default. */
   readonly handshakeTimeoutMs?: number;
+  /**
+   * Notices a peer that hangs, whose process is stopped or whose event loop is blocked: its connection is closed, and open calls fail with
+   * `Unavailable`. By default on for TCP and off for Unix sockets, where a peer that has died is noticed anyway. Addresses of HTTP have options of their own.
+   */
+  readonly keepAlive?: false | KeepAliveOptions;
 }
 
 const RING_BYTES_DEFAULT = 256 << 10;
@@ -112,6 +119,18 @@ export function isolationOf(isolation: Isolation | undefined): Isolation | undef
 export function streamWindowOf({ streamWindowBytes = STREAM_WINDOW_BYTES_DEFAULT }: CommonOptions): number {
   if (Number.isInteger(streamWindowBytes) && streamWindowBytes >= STREAM_WINDOW_BYTES_MIN && streamWindowBytes <= STREAM_WINDOW_BYTES_MAX) return streamWindowBytes;
   throw new ConnectError(`option streamWindowBytes: expected a whole number of ${STREAM_WINDOW_BYTES_MIN} to ${STREAM_WINDOW_BYTES_MAX} bytes, not ${streamWindowBytes}`, Code.InvalidArgument);
+}
+
+const KEEP_ALIVE_MS_DEFAULT = 20_000;
+
+/** @param isOn without the option. @throws ConnectError `InvalidArgument` */
+export function keepAliveOf({ keepAlive }: CommonOptions, isOn: boolean): Required<KeepAliveOptions> | undefined {
+  if (keepAlive === false || (keepAlive === undefined && !isOn)) return undefined;
+  const { intervalMs = KEEP_ALIVE_MS_DEFAULT, timeoutMs = KEEP_ALIVE_MS_DEFAULT, always = false } = keepAlive ?? {};
+  for (const [name, value] of Object.entries({ intervalMs, timeoutMs })) {
+    if (boundedTimeout(value) === undefined) throw new ConnectError(`option keepAlive.${name}: expected a number of milliseconds above 0 that a timer can count, not ${value}`, Code.InvalidArgument);
+  }
+  return { intervalMs, timeoutMs, always };
 }
 
 export function handshakeTimeoutOf(options: CommonOptions): number {

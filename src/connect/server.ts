@@ -14,10 +14,12 @@ import type { Addon, PeerCredentials } from "../os/addon.js";
 import { ServerConnection } from "../rpc/server.js";
 import type { ServerMethod } from "../rpc/server-method.js";
 import { SLOTS_MAX } from "../wire/frame.js";
+import type { ServerConnectionEvent } from "./events.js";
+import { serverConnection } from "./events.js";
 import type { HttpListener } from "./http-server.js";
 import { listenHttp } from "./http-server.js";
 import type { CommonOptions } from "./options.js";
-import { checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, lifetimeOf, pollMicrosOf, streamWindowOf } from "./options.js";
+import { checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, keepAliveOf, lifetimeOf, pollMicrosOf, streamWindowOf } from "./options.js";
 import { openListener } from "./listening.js";
 import { collectRoutes } from "./routes.js";
 import type { IsthmusWorkerServerOptions, WorkerStats } from "./workers.js";
@@ -82,8 +84,8 @@ export interface IsthmusServer extends AsyncDisposable {
    */
   listen(address: string, options?: ListenOptions): Promise<ListeningAt>;
   /**
-   * Stops listening, tells clients to go, lets open calls finish, then closes. After `timeoutMs` (10,000 by default)
-   * what is still open is cut off.
+   * Stops listening, tells clients to go, lets open calls finish, then closes. Calls that clients sent before they knew are served; their next ones they
+   * make over a new connection, for which they wait by default. After `timeoutMs` (10,000 by default) what is still open is cut off.
    */
   close(options?: { timeoutMs?: number }): Promise<void>;
   stats(): ServerStats;
@@ -136,6 +138,7 @@ export class LocalServer implements IsthmusServer {
     this.geometry = geometryOf(options);
     isolationOf(options.isolation);
     streamWindowOf(options);
+    keepAliveOf(options, false);
     const { maxStreams } = options;
     if (maxStreams !== undefined && !(maxStreams >= 1)) throw new ConnectError(`maxStreams ${maxStreams} must be >= 1`, Code.InvalidArgument);
     checkCarrier(options);
@@ -148,7 +151,7 @@ export class LocalServer implements IsthmusServer {
     const listener = await inRootContext(() =>
       openListener(this.options, parsed, listenOptions, {
         onDescriptor: (addon, descriptor, refusal) => this.accept(addon, descriptor, refusal),
-        onStream: (stream) => void this.shakeHands(stream, undefined, this.fullHouse()),
+        onStream: (stream) => void this.shakeHands(stream, undefined, this.fullHouse(), undefined, parsed.kind === "tcp"),
       }),
     );
     this.listeners.push(listener);
@@ -250,6 +253,7 @@ export class LocalServer implements IsthmusServer {
     peer: PeerCredentials | undefined,
     refusal: ConnectError | undefined,
     onChange?: (gone: boolean) => void,
+    overTcp = false,
   ): Promise<void> {
     const { options } = this;
     const abort = new AbortController();
@@ -274,13 +278,21 @@ export class LocalServer implements IsthmusServer {
       );
       const connection: ServerConnection = new ServerConnection(
         link.carrier,
-        { methods: this.methods, peer, maxStreams: link.maxStreams, windows: link.windows, contextValues: options.contextValues ?? createContextValues },
+        {
+          methods: this.methods,
+          peer,
+          maxStreams: link.maxStreams,
+          windows: link.windows,
+          contextValues: options.contextValues ?? createContextValues,
+          keepAlive: keepAliveOf(options, overTcp),
+        },
         (reason) => {
           this.onEnded(connection, reason);
           onChange?.(true);
         },
       );
       this.connections.add(connection);
+      this.publish("opened", connection, undefined);
       onChange?.(false);
       link.carrier.start(connection, true);
       if (this.closing) void connection.drain();
@@ -324,6 +336,12 @@ export class LocalServer implements IsthmusServer {
   private onEnded(connection: ServerConnection, reason: CarrierClosed): void {
     this.connections.delete(connection);
     if (reason.cause === "violation") this.violations++;
+    this.publish("closed", connection, reason.detail);
+  }
+
+  private publish(event: "opened" | "closed", { carrier, options }: ServerConnection, reason: string | undefined): void {
+    if (!serverConnection.hasSubscribers) return;
+    serverConnection.publish({ server: this, event, carrier: carrier.name, peer: options.peer, reason } satisfies ServerConnectionEvent);
   }
 }
 

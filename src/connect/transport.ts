@@ -1,23 +1,24 @@
-/** The client: Connect's Transport over a connection that is made when first needed and remade after it was lost. */
+/** The client: Connect's Transport over a connection that is made when first needed, and made again after it was lost, by the `Connector`. */
 import type { DescMessage, DescMethod, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
 import { create, isMessage } from "@bufbuild/protobuf";
 import type { ContextValues, Interceptor, StreamRequest, StreamResponse, Transport, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import type { Address } from "../carrier/address.js";
 import { parseAddress } from "../carrier/address.js";
-import { connect } from "../carrier/connect.js";
-import { inRootContext } from "../carrier/root-context.js";
 import type { LeaseLifetime } from "../memory/lease.js";
 import { onAbortOf } from "../rpc/abort.js";
-import { ClientConnection } from "../rpc/client.js";
+import type { ClientConnection } from "../rpc/client.js";
 import type { ClientMethod } from "../rpc/client-call.js";
 import { closeIterator } from "../rpc/stream-writer.js";
 import { boundedTimeout, timedOut } from "../rpc/deadline.js";
 import { abortError } from "../rpc/errors.js";
 import { URL_BASE } from "../rpc/context.js";
-import { METHODS_MAX, SLOTS_MAX } from "../wire/frame.js";
-import type { CallLimits, CommonOptions } from "./options.js";
-import { addonFor, checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, lifetimeOf, pollMicrosOf, streamWindowOf } from "./options.js";
+import { METHODS_MAX } from "../wire/frame.js";
+import type { CommonOptions } from "./options.js";
+import { checkLimits, codecOf, lifetimeOf } from "./options.js";
+import { Connector } from "./connector.js";
+import type { ReconnectOptions } from "./dialer.js";
+import { waitForReady } from "./dialer.js";
 import { mapMessages } from "./messages.js";
 import { FailoverTransport } from "./failover.js";
 import type { HttpTransportOptions } from "./http-transport.js";
@@ -37,13 +38,29 @@ export interface IsthmusTransportOptions extends CommonOptions, HttpTransportOpt
   readonly interceptors?: Interceptor[];
   /** Deadline of calls that set none, in milliseconds; none by default. */
   readonly defaultTimeoutMs?: number;
+  /**
+   * Whether a call that finds no connection, and whose attempt to make one fails, waits for further attempts: up to its deadline, or without one
+   * for `reconnect.giveUpAfterMs`. `true`: also for the first connection; `false`: never, it fails with the attempt. By default
+   * calls wait once there has been a connection, so a restart of the server is waited for, and a mistyped address is told at once. Where waiting cannot help,
+   * as without the right to connect, calls fail at once. A context value, `waitForReady`, says it for a single call. Not for an address of HTTP,
+   * whose calls do not wait, unless it is one of a list.
+   */
+  readonly waitForReady?: boolean;
+  /** How a lost connection is made again; not for an address of HTTP, unless it is one of a list. */
+  readonly reconnect?: ReconnectOptions;
 }
 
 /** What `new Headers` takes; Node's types do not name it. */
 type HeadersInit = NonNullable<ConstructorParameters<typeof Headers>[0]>;
 
-/** "idle": no connection, the next call makes one. */
-export type ConnectionState = "idle" | "connecting" | "ready" | "closed";
+/**
+ * - "idle": there is no connection; the next call makes one.
+ * - "connecting": a first attempt is under way.
+ * - "ready": there is a connection.
+ * - "reconnecting": an attempt has failed, and calls wait for a further one.
+ * - "closed": by `close`.
+ */
+export type ConnectionState = "idle" | "connecting" | "ready" | "reconnecting" | "closed";
 
 export interface TransportStats {
   readonly state: ConnectionState;
@@ -61,8 +78,16 @@ export interface IsthmusTransport extends Transport, AsyncDisposable {
   /** What the current connection runs over; undefined without one. */
   readonly carrier: "shm" | "socket" | "http" | undefined;
   stats(): TransportStats;
-  /** Ends the connection: open calls reject with `Unavailable`, later ones too. */
-  close(): Promise<void>;
+  /**
+   * Makes the connection ahead of the first call, if there is none; waits for it as a call would.
+   * @throws ConnectError that says why there is none
+   */
+  connect(options?: { readonly timeoutMs?: number; readonly signal?: AbortSignal }): Promise<void>;
+  /**
+   * Ends the connection: open calls reject with `Unavailable`, later ones too. With `timeoutMs` open calls may finish for that long, in
+   * milliseconds (over HTTP they are not waited for); those that wait for a connection reject at once.
+   */
+  close(options?: { readonly timeoutMs?: number }): Promise<void>;
 }
 
 /** A transport to one address. */
@@ -73,7 +98,8 @@ export interface AddressedTransport extends IsthmusTransport {
 
 /**
  * Creates a transport for Connect's `createClient`. The connection is made by the first call; after it was lost, by the
- * next one. The process stays alive only while calls are pending.
+ * next one, which waits for it as the option `waitForReady` says. Calls that were in flight on a connection that was lost fail with `Unavailable`. The
+ * process stays alive only while calls are pending.
  *
  * @throws ConnectError `InvalidArgument` for an address that is none and for sizes of memory that make no sense; `FailedPrecondition` if `carrier` is "shm" and
  * shared memory cannot be had on this machine, or with one of the addresses
@@ -82,9 +108,10 @@ export function createIsthmusTransport(options: IsthmusTransportOptions): Isthmu
   const { address } = options;
   if (!Array.isArray(address)) return addressedTransport(options, address as string);
   if (address.length === 0) throw new ConnectError("option address: the list is empty", Code.InvalidArgument);
+  // What waits, waits for all of them.
   return new FailoverTransport(
-    address.map((one: string) => addressedTransport(options, one)),
-    options.defaultTimeoutMs,
+    address.map((one: string) => addressedTransport({ ...options, waitForReady: false }, one)),
+    options,
   );
 }
 
@@ -95,53 +122,41 @@ function addressedTransport(options: IsthmusTransportOptions, address: string): 
 
 class LocalTransport implements AddressedTransport, LoanOwner {
   private readonly options: IsthmusTransportOptions;
-  private readonly address: Address;
-  private readonly limits: CallLimits;
-  private readonly geometry: ReturnType<typeof geometryOf>;
   private readonly interceptors: readonly Interceptor[];
   private readonly lifetime: LeaseLifetime;
   private readonly methods = new Map<DescMethod, ClientMethod>();
-  private connection: ClientConnection | undefined;
-  /** Those that go away but still have calls open. */
-  private readonly leaving = new Set<ClientConnection>();
-  private connecting: Promise<ClientConnection> | undefined;
-  private waitingForConnection = 0;
-  private connections = 0;
-  /** Aborts when the transport is closed. */
-  private readonly closing = new AbortController();
+  private readonly connector: Connector;
 
   constructor(options: IsthmusTransportOptions, address: Address) {
     this.options = options;
-    this.address = address;
-    this.limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
-    this.geometry = geometryOf(options);
+    const limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.interceptors = options.interceptors ?? [];
     this.lifetime = lifetimeOf(options.leases);
-    isolationOf(options.isolation);
-    streamWindowOf(options);
-    checkCarrier(options, this.address);
+    this.connector = new Connector(this, options, address, limits, {
+      moveCall: (method, input, header, timeoutMs, signal, contextValues) => this.call(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
+      moveStream: (method, input, header, timeoutMs, signal, contextValues) => this.openStream(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
+    });
   }
 
-  [LOAN](byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
-    const { connection } = this;
-    if (connection !== undefined && connection.usable) return connection.loan(byteLength, patience);
-    return raceCall(this.connect(), undefined, patience()).then((made) => made.loan(byteLength, patience));
+  async [LOAN](byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
+    const connection = this.connector.ready ?? (await this.connector.connection(undefined, patience(), undefined)).connection;
+    return connection.loan(byteLength, patience);
   }
 
+  async connect({ timeoutMs, signal }: { readonly timeoutMs?: number; readonly signal?: AbortSignal } = {}): Promise<void> {
+    await this.connector.connection(boundedTimeout(timeoutMs), signal, undefined);
+  }
 
   async connectNow(signal?: AbortSignal): Promise<void> {
-    if (this.connection?.usable === true) return;
-    await raceCall(this.connect(), undefined, signal);
+    await this.connector.connection(undefined, signal, false);
   }
 
   get state(): ConnectionState {
-    if (this.closing.signal.aborted) return "closed";
-    if (this.connection?.usable === true) return "ready";
-    return this.connecting === undefined ? "idle" : "connecting";
+    return this.connector.state;
   }
 
   get carrier(): "shm" | "socket" | undefined {
-    return this.connection?.usable === true ? this.connection.carrier.name : undefined;
+    return this.connector.ready?.carrier.name;
   }
 
   unary<I extends DescMessage, O extends DescMessage>(
@@ -157,7 +172,7 @@ class LocalTransport implements AddressedTransport, LoanOwner {
       const clientMethod = this.methods.get(method) ?? this.addMethod(method);
       const response =
         this.interceptors.length === 0
-          ? this.call(clientMethod, input, header === undefined ? undefined : new Headers(header), timeout, signal)
+          ? this.call(clientMethod, input, header === undefined ? undefined : new Headers(header), timeout, signal, contextValues)
           : this.callIntercepted(clientMethod, input, header, timeout, signal, contextValues);
       return response as Promise<UnaryResponse<I, O>>;
     } catch (error) {
@@ -179,7 +194,7 @@ class LocalTransport implements AddressedTransport, LoanOwner {
       const iterator = input[Symbol.asyncIterator]();
       const response =
         this.interceptors.length === 0
-          ? this.openStream(clientMethod, iterator, header === undefined ? undefined : new Headers(header), timeout, signal)
+          ? this.openStream(clientMethod, iterator, header === undefined ? undefined : new Headers(header), timeout, signal, contextValues)
           : this.streamIntercepted(clientMethod, iterator, header, timeout, signal, contextValues);
       return response as Promise<StreamResponse<I, O>>;
     } catch (error) {
@@ -188,16 +203,12 @@ class LocalTransport implements AddressedTransport, LoanOwner {
   }
 
   stats(): TransportStats {
-    let pendingCalls = this.waitingForConnection + (this.connection?.pendingCalls ?? 0);
-    for (const connection of this.leaving) pendingCalls += connection.pendingCalls;
-    return { state: this.state, carrier: this.carrier, pendingCalls, connections: this.connections, connection: this.connection?.stats() };
+    const { state, ready, pendingCalls, connections } = this.connector;
+    return { state, carrier: this.carrier, pendingCalls, connections, connection: ready?.stats() };
   }
 
-  close(): Promise<void> {
-    this.closing.abort(new ConnectError("the transport was closed", Code.Unavailable));
-    this.connection?.close("the transport was closed");
-    for (const connection of [...this.leaving]) connection.close("the transport was closed");
-    return Promise.resolve();
+  close({ timeoutMs = 0 }: { readonly timeoutMs?: number } = {}): Promise<void> {
+    return this.connector.close(timeoutMs);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -225,10 +236,11 @@ class LocalTransport implements AddressedTransport, LoanOwner {
     header: Headers | undefined,
     timeoutMs: number | undefined,
     signal: AbortSignal | undefined,
+    contextValues: ContextValues | undefined,
   ): Promise<UnaryResponse> {
-    const { connection } = this;
-    if (connection !== undefined && connection.usable) return connection.call(method, input, header, timeoutMs, signal);
-    return this.callOnceConnected(method, input, header, timeoutMs, signal);
+    const { ready } = this.connector;
+    if (ready !== undefined) return ready.call(method, input, header, timeoutMs, signal, contextValues);
+    return this.callOnceConnected(method, input, header, timeoutMs, signal, contextValues);
   }
 
   private async callOnceConnected(
@@ -237,9 +249,10 @@ class LocalTransport implements AddressedTransport, LoanOwner {
     header: Headers | undefined,
     timeoutMs: number | undefined,
     signal: AbortSignal | undefined,
+    contextValues: ContextValues | undefined,
   ): Promise<UnaryResponse> {
-    const { connection, leftMs } = await this.connected(timeoutMs, signal);
-    return connection.call(method, input, header, leftMs, signal);
+    const { connection, leftMs } = await this.connector.connection(boundedTimeout(timeoutMs), signal, contextValues?.get(waitForReady));
+    return connection.call(method, input, header, leftMs, signal, contextValues);
   }
 
   private async openStream(
@@ -248,70 +261,18 @@ class LocalTransport implements AddressedTransport, LoanOwner {
     header: Headers | undefined,
     timeoutMs: number | undefined,
     signal: AbortSignal | undefined,
+    contextValues: ContextValues | undefined,
   ): Promise<StreamResponse> {
-    const { connection } = this;
-    if (connection !== undefined && connection.usable) return connection.openStream(method, input, header, timeoutMs, signal);
-    let made: Awaited<ReturnType<LocalTransport["connected"]>>;
+    const { ready } = this.connector;
+    if (ready !== undefined) return ready.openStream(method, input, header, timeoutMs, signal, contextValues);
+    let made: { connection: ClientConnection; leftMs: number | undefined };
     try {
-      made = await this.connected(timeoutMs, signal);
+      made = await this.connector.connection(boundedTimeout(timeoutMs), signal, contextValues?.get(waitForReady));
     } catch (error) {
       void closeIterator(input, error as Error);
       throw error;
     }
-    return made.connection.openStream(method, input, header, made.leftMs, signal);
-  }
-
-  /** Waits for a connection, as long as the call may. */
-  private async connected(timeoutMs: number | undefined, signal: AbortSignal | undefined): Promise<{ connection: ClientConnection; leftMs: number | undefined }> {
-    if (signal?.aborted === true) throw abortError(signal);
-    const timeout = boundedTimeout(timeoutMs);
-    const start = performance.now();
-    this.waitingForConnection++;
-    try {
-      const connection = await raceCall(this.connect(), timeout, signal);
-      return { connection, leftMs: timeout === undefined ? undefined : Math.max(timeout - (performance.now() - start), 1) };
-    } finally {
-      this.waitingForConnection--;
-    }
-  }
-
-  /** The connection under way, or a new one: one attempt, whose failure is the failure of every call that waits for it. */
-  private connect(): Promise<ClientConnection> {
-    if (this.closing.signal.aborted) return Promise.reject(new ConnectError("the transport is closed", Code.Unavailable));
-    this.connecting ??= inRootContext(() => this.makeConnection()).finally(() => {
-      this.connecting = undefined;
-    });
-    return this.connecting;
-  }
-
-  private async makeConnection(): Promise<ClientConnection> {
-    // A client without shared memory has no use for the addon.
-    const addon = this.options.carrier === "socket" || this.address.kind === "tcp" ? undefined : addonFor(this.options);
-    const options = {
-      carrier: this.options.carrier ?? "auto",
-      geometry: this.geometry,
-      handshakeTimeoutMs: handshakeTimeoutOf(this.options),
-      pollMicros: pollMicrosOf(this.options),
-      maxStreams: SLOTS_MAX,
-      streamWindowBytes: streamWindowOf(this.options),
-      isolation: isolationOf(this.options.isolation),
-    };
-    const link = await connect(addon, this.address, options, this.closing.signal);
-    const connection: ClientConnection = new ClientConnection(link.carrier, { ...this.limits, maxStreams: link.maxStreams, windows: link.windows }, () =>
-      this.onEnded(connection),
-    );
-    const previous = this.connection;
-    if (previous !== undefined) this.leaving.add(previous);
-    this.connection = connection;
-    this.connections++;
-    link.carrier.start(connection, false);
-    if (this.closing.signal.aborted) connection.close("the transport was closed");
-    return connection;
-  }
-
-  private onEnded(connection: ClientConnection): void {
-    this.leaving.delete(connection);
-    if (this.connection === connection) this.connection = undefined;
+    return made.connection.openStream(method, input, header, made.leftMs, signal, contextValues);
   }
 
   private async callIntercepted(
@@ -327,7 +288,7 @@ class LocalTransport implements AddressedTransport, LoanOwner {
     const message = isMessage(input, schema) ? input : create(schema, input as MessageInitShape<DescMessage>);
     const scope = new CallScope(boundedTimeout(timeoutMs), signal);
     let next = (async (request: UnaryRequest) => {
-      const response = await this.call(method, request.message, request.header, scope.leftMs, request.signal);
+      const response = await this.call(method, request.message, request.header, scope.leftMs, request.signal, request.contextValues);
       // Interceptors may spread it, so it has to be a plain object.
       const { stream, service, header, trailer } = response;
       return { stream, service, method: response.method, message: response.message, header, trailer };
@@ -365,7 +326,7 @@ class LocalTransport implements AddressedTransport, LoanOwner {
     // An interceptor may not pass on that the stream ended early.
     onAbortOf(scope.signal, () => void closeIterator(input, scope.failure));
     let next = (async (request: StreamRequest) => {
-      const response = await this.openStream(method, request.message[Symbol.asyncIterator](), request.header, scope.leftMs, request.signal);
+      const response = await this.openStream(method, request.message[Symbol.asyncIterator](), request.header, scope.leftMs, request.signal, request.contextValues);
       return response;
     }) as ReturnType<Interceptor>;
     try {
@@ -462,23 +423,4 @@ class CallScope {
     this.outer?.removeEventListener("abort", this.onAbort);
     this.controller.abort(failure);
   }
-}
-
-/** Waits for a connection no longer than the call's deadline and signal allow. */
-function raceCall<T>(promise: Promise<T>, timeoutMs: number | undefined, signal: AbortSignal | undefined): Promise<T> {
-  if (timeoutMs === undefined && signal === undefined) return promise;
-  return new Promise<T>((resolve, reject) => {
-    const onAbort = () => settle(() => reject(abortError(signal!)));
-    const timer = timeoutMs === undefined ? undefined : setTimeout(() => settle(() => reject(timedOut(" before there was a connection"))), timeoutMs);
-    const settle = (act: () => void) => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", onAbort);
-      act();
-    };
-    if (signal !== undefined) onAbortOf(signal, onAbort);
-    promise.then(
-      (value) => settle(() => resolve(value)),
-      (error: Error) => settle(() => reject(error)),
-    );
-  });
 }

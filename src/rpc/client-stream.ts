@@ -111,6 +111,11 @@ export class ClientStream implements MessageSource {
     }
   }
 
+  /** Whether its first frame has left. */
+  get isRequested(): boolean {
+    return this.requested && !this.requestKept;
+  }
+
   /** Sends the request, and starts to pull the user's messages. */
   start(): void {
     if (this.method.method.methodKind === "server_streaming") void this.sendSingle();

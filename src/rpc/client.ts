@@ -4,6 +4,10 @@
  *
  * CALL-1  A stream id is slot + generation; the generation changes with every call, so a late answer to a call that was
  *         given up is recognised and dropped.
+ * LEAVE-1 Once the server has said that it goes away, no request begins here but those that were accepted before and have not left yet (a message
+ *         that waits for room, a stream whose first message the user's iterable has not given yet). When the last of them has left, or was given up, the
+ *         client says `goAway` itself; so the server knows that it has read every request there will be.
+ * LEAVE-2 Calls that wait for a slot when the server goes away, or the connection is lost, were never sent. They move to the next connection.
  */
 import { AsyncResource } from "node:async_hooks";
 import type { DescMethodUnary } from "@bufbuild/protobuf";
@@ -23,6 +27,8 @@ import type { ClientStreamHost } from "./client-stream.js";
 import { ClientStream } from "./client-stream.js";
 import { abortError, decodeError, noMemory, parseError, serializeError, tooLarge } from "./errors.js";
 import type { Outgoing } from "./frame-writer.js";
+import type { KeepAliveOptions } from "./keepalive.js";
+import { hangs, KeepAlive } from "./keepalive.js";
 import { Assembly, decodeWhole, takeMetadata, takePiece } from "./inbound.js";
 import { KEPT, Outbox } from "./outbox.js";
 import { closeIterator } from "./stream-writer.js";
@@ -33,6 +39,26 @@ export interface ClientLimits {
   readonly maxStreams: number;
   /** Undefined: the server knows unary calls only. */
   readonly windows: StreamWindows | undefined;
+}
+
+/** What a connection's owner is told, and has for it. */
+export interface ClientConnectionOwner {
+  /** The connection is over. Called once. */
+  onEnded(reason: CarrierClosed): void;
+  /** The server accepts no new calls here. Called at most once, before `onEnded`. */
+  onLeaving?(): void;
+  /** Make a call elsewhere that was not sent here; without them it fails. @param origin what `call` was given */
+  readonly moveCall?: (method: ClientMethod, input: unknown, header: Headers | undefined, timeoutMs: number | undefined, signal: AbortSignal | undefined, origin: unknown) => Promise<UnaryResponse>;
+  readonly moveStream?: (
+    method: ClientMethod,
+    input: AsyncIterator<unknown>,
+    header: Headers | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+    origin: unknown,
+  ) => Promise<StreamResponse>;
+  /** Undefined: a server that hangs is waited for. */
+  readonly keepAlive?: Required<KeepAliveOptions> | undefined;
 }
 
 /** Pongs that may wait to be sent. */
@@ -50,7 +76,8 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
   readonly carrier: Carrier;
   private readonly limits: ClientLimits;
   private readonly outbox: Outbox;
-  private readonly onEnded: (reason: CarrierClosed) => void;
+  private readonly owner: ClientConnectionOwner;
+  private readonly keepAlive: KeepAlive | undefined;
   private readonly calls: ClientCall[] = [];
   private readonly freeSlots: number[] = [];
   /** Calls that wait for a slot. */
@@ -61,17 +88,33 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
   /** How many of them are streams. */
   private streams = 0;
   private closedBy: CarrierClosed | undefined;
-  /** The server accepts no new calls here. */
-  goingAway = false;
+  /** No new calls begin here: the server takes none, or the owner retired the connection. */
+  private goingAway = false;
+  /** LEAVE-1: since the server said that it goes away, the open calls whose request has not left. */
+  private unsent: Set<number> | undefined;
+  private framesReceived = 0;
+  private lastPing = 0;
 
-  /** @param onEnded called once, when the connection is over or goes away */
-  constructor(carrier: Carrier, limits: ClientLimits, onEnded: (reason: CarrierClosed) => void) {
+  constructor(carrier: Carrier, limits: ClientLimits, owner: ClientConnectionOwner) {
     this.carrier = carrier;
     this.limits = limits;
-    this.onEnded = onEnded;
+    this.owner = owner;
     this.outbox = new Outbox(carrier, {
-      onSent: (streamId, messageLength) => this.find(streamId)?.stream?.onSent(messageLength),
+      onSent: (streamId, messageLength) => {
+        this.find(streamId)?.stream?.onSent(messageLength);
+        if (this.unsent !== undefined) this.left(streamId);
+      },
       onFailed: (first, error) => this.onFailed(first, error),
+    });
+    if (owner.keepAlive !== undefined) this.keepAlive = this.watch(owner.keepAlive);
+  }
+
+  private watch(options: Required<KeepAliveOptions>): KeepAlive {
+    return new KeepAlive(options, {
+      framesReceived: () => this.framesReceived,
+      hasCalls: () => this.pending > 0,
+      ping: () => this.outbox.sendControl(KIND.ping, 0, 0, (this.lastPing = (this.lastPing + 1) >>> 0)),
+      giveUp: (silentMs) => this.carrier.close({ cause: "failure", detail: hangs("server", silentMs) }),
     });
   }
 
@@ -83,9 +126,15 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     return this.pending + this.queue.size;
   }
 
+  /** Whether the server has said anything but that it goes away. */
+  get wasOfUse(): boolean {
+    return this.framesReceived > (this.unsent === undefined ? 0 : 1);
+  }
+
   /**
    * Calls a method.
    * @param timeoutMs undefined or not positive: no deadline
+   * @param origin for the owner, if the call has to move
    * @returns settles exactly once; rejects with a ConnectError
    */
   call(
@@ -94,13 +143,17 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     header: Headers | undefined,
     timeoutMs: number | undefined,
     signal: AbortSignal | undefined,
+    origin?: unknown,
   ): Promise<UnaryResponse> {
     const promise = new Promise<UnaryResponse>(executor);
     const resolve = newResolve;
     const reject = newReject;
     newResolve = newReject = nothing;
     if (this.pending >= this.limits.maxStreams) {
-      const start = (leftMs: number | undefined) => this.start(method, input, header, leftMs, signal, resolve, reject);
+      const start = (leftMs: number | undefined) => {
+        if (this.moves && this.owner.moveCall !== undefined) this.owner.moveCall(method, input, header, leftMs, signal, origin).then(resolve, reject);
+        else this.start(method, input, header, leftMs, signal, resolve, reject);
+      };
       this.queue.add(boundedTimeout(timeoutMs), signal, start, reject);
     } else {
       this.start(method, input, header, timeoutMs, signal, resolve, reject);
@@ -172,13 +225,17 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     header: Headers | undefined,
     timeoutMs: number | undefined,
     signal: AbortSignal | undefined,
+    origin?: unknown,
   ): Promise<StreamResponse> {
     return new Promise<StreamResponse>((resolve, reject) => {
       const refuse = (error: ConnectError) => {
         void closeIterator(input, error);
         reject(error);
       };
-      const start = (leftMs: number | undefined) => this.startStream(method, input, header, leftMs, signal, resolve, refuse);
+      const start = (leftMs: number | undefined) => {
+        if (this.moves && this.owner.moveStream !== undefined) this.owner.moveStream(method, input, header, leftMs, signal, origin).then(resolve, reject);
+        else this.startStream(method, input, header, leftMs, signal, resolve, refuse);
+      };
       if (this.pending < this.limits.maxStreams) start(boundedTimeout(timeoutMs));
       // What the user's iterable runs in is the user's (STREAM-W).
       else this.queue.add(boundedTimeout(timeoutMs), signal, AsyncResource.bind(start), refuse);
@@ -230,7 +287,10 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     if (!this.defined[method.id]) this.define(method);
     const argument = timeoutMs === undefined ? 0 : Math.ceil(timeoutMs);
     const flags = isOnly ? FLAG.endStream : 0;
-    return KEPT !== this.outbox.send(KIND.request, flags, method.id, streamId, argument, metadata, isOnly ? method.input : undefined, message, this.limits.writeMaxBytes, method.path);
+    const codec = isOnly ? method.input : undefined;
+    const isOut = KEPT !== this.outbox.send(KIND.request, flags, method.id, streamId, argument, metadata, codec, message, this.limits.writeMaxBytes, method.path);
+    if (isOut && this.unsent !== undefined) this.left(streamId);
+    return isOut;
   }
 
   sendMessage({ streamId, method }: ClientStream, message: unknown): number {
@@ -259,12 +319,13 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     call.stream = undefined;
     this.streams--;
     this.free(call);
-    if (this.goingAway && this.pendingCalls === 0) this.close("the server is shutting down");
+    this.closeIfLeft();
   }
 
   // What the carrier tells.
 
   onFrame(frame: ReceivedFrame): void {
+    this.framesReceived++;
     switch (frame.kind) {
       case KIND.response:
         return this.onResponse(frame);
@@ -310,6 +371,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
 
   onClosed(reason: CarrierClosed): void {
     this.closedBy = reason;
+    this.keepAlive?.stop();
     this.outbox.close();
     for (const call of this.calls) {
       if (!call.active) continue;
@@ -321,8 +383,14 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
       this.free(call);
       reject(lostError(reason));
     }
+    // First, so that those who move on do not come here again.
+    this.owner.onEnded(reason);
     while (this.queue.size > 0) this.queue.startNext();
-    this.onEnded(reason);
+  }
+
+  /** LEAVE-2 */
+  private get moves(): boolean {
+    return this.unsent !== undefined || (this.closedBy !== undefined && this.closedBy.cause !== "local");
   }
 
   /** @throws ConnectError, see `Carrier.loan` */
@@ -416,10 +484,40 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     else this.finish(call, error, undefined);
   }
 
-  private onGoAway(): void {
-    if (this.goingAway) return;
+  /** No new calls begin here. Ends the connection when those that are open, or wait for a slot, are over. */
+  retire(): void {
     this.goingAway = true;
-    if (this.pendingCalls === 0) this.close("the server is shutting down");
+    this.closeIfLeft();
+  }
+
+  private onGoAway(): void {
+    if (this.unsent !== undefined) return;
+    const wasRetired = this.goingAway;
+    this.goingAway = true;
+    const unsent = new Set<number>();
+    for (const call of this.calls) {
+      if (call.active && (call.stream === undefined ? this.outbox.holds(call.slot) : !call.stream.isRequested)) unsent.add(call.streamId);
+    }
+    if (wasRetired && this.queue.size > 0) return;
+    this.unsent = unsent;
+    this.owner.onLeaving?.();
+    while (this.queue.size > 0) this.queue.startNext();
+    if (unsent.size === 0) this.sayGoAway();
+    this.closeIfLeft();
+  }
+
+  /** A request has left, or will not. */
+  private left(streamId: number): void {
+    if (this.unsent!.delete(streamId) && this.unsent!.size === 0) this.sayGoAway();
+  }
+
+  /** LEAVE-1 */
+  private sayGoAway(): void {
+    if (this.closedBy === undefined) this.outbox.sendControl(KIND.goAway, 0, 0, 0);
+  }
+
+  private closeIfLeft(): void {
+    if (this.goingAway && this.pendingCalls === 0) this.close(this.unsent === undefined ? "the connection was retired" : "the server is shutting down");
   }
 
   // The table of calls.
@@ -435,7 +533,10 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     call.generation = (call.generation % (SLOTS_MAX - 1)) + 1;
     call.streamId = ((call.generation << SLOT_BITS) | slot) >>> 0;
     call.active = true;
-    if (this.pending++ === 0) this.carrier.keepAlive(true);
+    if (this.pending++ === 0) {
+      this.carrier.keepAlive(true);
+      this.keepAlive?.start();
+    }
     return call;
   }
 
@@ -462,6 +563,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     call.metadata = undefined;
     this.freeSlots.push(call.slot);
     if (--this.pending === 0) this.carrier.keepAlive(false);
+    if (this.unsent !== undefined) this.left(call.streamId);
     if (this.queue.size > 0 && this.closedBy === undefined) this.startQueued();
   }
 
@@ -480,7 +582,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     this.free(call);
     if (response !== undefined) resolve(response);
     else reject(error!);
-    if (this.goingAway && this.pendingCalls === 0) this.close("the server is shutting down");
+    this.closeIfLeft();
   }
 
   /** A message that was kept cannot be sent. */

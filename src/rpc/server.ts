@@ -4,6 +4,9 @@
  *
  * CALL-2  Every request is answered exactly once, unless the client gave it up or the connection is over; then its
  *         handler's signal aborts and what the handler returns is dropped.
+ * DRAIN-1 A connection that goes away still takes requests until the client has said `goAway`, too: they were sent before the client knew. So no request
+ *         is refused that a client could have sent in good faith, and none has to be sent twice. It is closed when all are answered and that was
+ *         said; or some time after the last answer, if the client does not say it.
  */
 import type { ContextValues } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -19,6 +22,8 @@ import type { CallContext } from "./context.js";
 import { encodeError, noMemory, parseError, tooLarge, wireCode } from "./errors.js";
 import type { Outgoing } from "./frame-writer.js";
 import { Assembly, decodeWhole, takeMetadata } from "./inbound.js";
+import type { KeepAliveOptions } from "./keepalive.js";
+import { hangs, KeepAlive } from "./keepalive.js";
 import { Outbox } from "./outbox.js";
 import { responseMetadata, ServerCall } from "./server-call.js";
 import type { ServerMethod } from "./server-method.js";
@@ -33,12 +38,16 @@ export interface ServerConnectionOptions {
   /** Undefined: the client knows unary calls only. */
   readonly windows: StreamWindows | undefined;
   readonly contextValues: (peer: PeerCredentials | undefined) => ContextValues;
+  /** Undefined: a client that hangs is waited for. */
+  readonly keepAlive?: Required<KeepAliveOptions> | undefined;
 }
 
 /** Frames of the connection itself that may wait to be sent besides answers. */
 const BACKLOG_SLACK = 256;
 /** How long a client may take to read its last answers before the connection is closed under it. */
 const GO_AWAY_GRACE_MS = 100;
+/** How long one without open calls may take to say that it sends no more; one that blocks its event loop, or hangs, does not say it. */
+const CONSENT_GRACE_MS = 1000;
 
 export class ServerConnection implements FrameReceiver {
   readonly carrier: Carrier;
@@ -52,6 +61,11 @@ export class ServerConnection implements FrameReceiver {
   private draining: Promise<void> | undefined;
   private onDrained: (() => void) | undefined;
   private goodbye: NodeJS.Timeout | undefined;
+  /** The client sends no more requests. */
+  private clientLeft = false;
+  private readonly keepAlive: KeepAlive | undefined;
+  private framesReceived = 0;
+  private lastPing = 0;
   closed = false;
 
   constructor(carrier: Carrier, options: ServerConnectionOptions, onEnded: (reason: CarrierClosed) => void) {
@@ -61,6 +75,13 @@ export class ServerConnection implements FrameReceiver {
     this.outbox = new Outbox(carrier, {
       onSent: (streamId, messageLength) => this.findStream(streamId)?.onSent(messageLength),
       onFailed: (first, error, wasStarted) => this.onFailed(first, error, wasStarted),
+    });
+    if (options.keepAlive === undefined) return;
+    this.keepAlive = new KeepAlive(options.keepAlive, {
+      framesReceived: () => this.framesReceived,
+      hasCalls: () => this.openCalls > 0,
+      ping: () => this.outbox.sendControl(KIND.ping, 0, 0, (this.lastPing = (this.lastPing + 1) >>> 0)),
+      giveUp: (silentMs) => this.carrier.close({ cause: "failure", detail: hangs("client", silentMs) }),
     });
   }
 
@@ -73,7 +94,7 @@ export class ServerConnection implements FrameReceiver {
     return this.streams;
   }
 
-  /** Refuses new calls and closes once the open ones are answered. Resolves then. */
+  /** Tells the client to go, and closes once its calls are answered. Resolves then. */
   drain(): Promise<void> {
     if (this.closed) return Promise.resolve();
     if (this.draining === undefined) {
@@ -86,10 +107,30 @@ export class ServerConnection implements FrameReceiver {
     return this.draining;
   }
 
-  /** The client closes when it has read its last answer and that we go away; if it does not, we do a little later. */
+  private get isDrained(): boolean {
+    return this.draining !== undefined && !this.closed && this.openCalls === 0 && this.outbox.idle;
+  }
+
+  /** DRAIN-1. The client closes when it has read its last answer and that we go away; if it does not, we do a little later. */
   private closeIfDrained(): void {
-    if (this.draining === undefined || this.closed || this.openCalls > 0 || !this.outbox.idle) return;
-    this.goodbye ??= setTimeout(() => this.close("the server has shut down"), GO_AWAY_GRACE_MS);
+    if (this.goodbye !== undefined || !this.isDrained) return;
+    const close = () => {
+      this.goodbye = undefined;
+      if (this.isDrained) this.close("the server has shut down");
+    };
+    this.goodbye = setTimeout(close, this.clientLeft ? GO_AWAY_GRACE_MS : CONSENT_GRACE_MS);
+  }
+
+  private onGoAway(): void {
+    if (this.draining === undefined || this.clientLeft) return;
+    this.clientLeft = true;
+    this.stayOpen();
+    this.closeIfDrained();
+  }
+
+  private stayOpen(): void {
+    clearTimeout(this.goodbye);
+    this.goodbye = undefined;
   }
 
   close(detail: string): void {
@@ -99,6 +140,7 @@ export class ServerConnection implements FrameReceiver {
   // What the carrier tells.
 
   onFrame(frame: ReceivedFrame): void {
+    this.framesReceived++;
     // Answers wait for calls that are open, so there are never more of them than streams; a client that sends on and
     // on without reading would have us keep refusals and pongs without bound.
     if (this.outbox.backlog > this.options.maxStreams + BACKLOG_SLACK) throw new Violation("STREAM-5", "the client sends but does not read its answers");
@@ -113,8 +155,9 @@ export class ServerConnection implements FrameReceiver {
         return this.onReset(frame);
       case KIND.ping:
         return this.outbox.sendControl(KIND.pong, 0, 0, frame.argument);
-      case KIND.pong:
       case KIND.goAway:
+        return this.onGoAway();
+      case KIND.pong:
         return;
       case KIND.end:
       case KIND.credit:
@@ -149,6 +192,7 @@ export class ServerConnection implements FrameReceiver {
     this.calls.length = 0;
     this.openCalls = this.streams = 0;
     clearTimeout(this.goodbye);
+    this.keepAlive?.stop();
     this.onEnded(reason);
     this.onDrained?.();
   }
@@ -175,7 +219,7 @@ export class ServerConnection implements FrameReceiver {
     if (opensStream || method.handle === undefined) return this.openStream(method, frame, opensStream);
     const call = new ServerCall(this, method, frame.streamId, takeMetadata(frame), frame.argument);
     this.calls[slot] = call;
-    this.openCalls++;
+    this.countCall();
     if ((frame.flags & FLAG.more) !== 0 || frame.following) {
       try {
         call.assembly = Assembly.start(frame, this.carrier.spanSource, method.reception);
@@ -202,15 +246,21 @@ export class ServerConnection implements FrameReceiver {
   private openStream(method: ServerMethod, frame: ReceivedFrame, isOpen: boolean): void {
     const stream = new ServerStream(this, method, frame.streamId, takeMetadata(frame), frame.argument, this.options.windows!);
     this.calls[frame.streamId & (SLOTS_MAX - 1)] = stream;
-    this.openCalls++;
+    this.countCall();
     this.streams++;
     if (!isOpen) stream.onOnly(frame);
     stream.run();
   }
 
+  private countCall(): void {
+    if (this.openCalls++ > 0) return;
+    this.keepAlive?.start();
+    if (this.goodbye !== undefined) this.stayOpen();
+  }
+
   private refusal(method: ServerMethod | string, frame: ReceivedFrame): ConnectError | undefined {
     if (typeof method === "string") return new ConnectError(method, Code.Unimplemented);
-    if (this.draining !== undefined) return new ConnectError("the server is shutting down", Code.Unavailable);
+    if (this.clientLeft) return new ConnectError("the server is shutting down, and this client had said that it knows", Code.Unavailable);
     if (method.handle === undefined && this.options.windows === undefined) {
       return new ConnectError(`${method.path} is a streaming method; the client's version of isthmus knows unary calls only`, Code.Unimplemented);
     }

@@ -21,7 +21,7 @@ import { tempSocket } from "../support/temp.js";
 import type { TestClient } from "../support/test-server.js";
 import { connectTo, serveInChild } from "../support/test-server.js";
 import { testRoutes } from "../support/test-service.js";
-import { failure, waitUntil } from "../support/waiting.js";
+import { FAIL_FAST, failure, waitUntil } from "../support/waiting.js";
 
 const SIZES = [0, 1, 1000, 16_384, 16_385, 40_000, 65_536, 200_001, 1 << 20, (1 << 20) + 17, 3_000_001];
 
@@ -199,7 +199,7 @@ describe("TCP", () => {
     await failure(connectTo(context, { path }).client.echo({}), Code.ResourceExhausted, /1 connections, its limit/);
     await server.close();
     await waitUntil("the client to notice", () => first.transport.state === "idle");
-    await failure(first.client.echo({}), Code.Unavailable, /connect to tcp:127\.0\.0\.1:\d+: nobody listens there/);
+    await failure(first.client.echo({}, FAIL_FAST), Code.Unavailable, /connect to tcp:127\.0\.0\.1:\d+: nobody listens there/);
     await failure(connectTo(context, { path: "tcp:no-such-host.invalid:1" }).client.echo({}), Code.Unavailable, /connect to tcp:no-such-host\.invalid:1: /);
   });
 });

@@ -13,7 +13,7 @@ import { runScript, runScriptOk } from "../support/processes.js";
 import { cpuTicksOf, ownDescriptors } from "../support/resources.js";
 import { tempSocket } from "../support/temp.js";
 import { connectTo, PLACES, serveInChild, startServer, warmUp } from "../support/test-server.js";
-import { failure, waitUntil, within } from "../support/waiting.js";
+import { FAIL_FAST, failure, waitUntil, within } from "../support/waiting.js";
 
 test("a transport connects with its first call, and says what state it is in", async (context) => {
   const server = await startServer(context, "two processes");
@@ -105,7 +105,7 @@ for (const place of PLACES) {
     const start = performance.now();
     const closed = server.close();
     await waitUntil("the client to hear of it", () => transport.state === "idle");
-    await failure(client.echo({}), Code.Unavailable, /no such path|nobody listens/);
+    await failure(client.echo({}, FAIL_FAST), Code.Unavailable, /no such path|nobody listens/);
     assert.equal((await open).text, "waited");
     await within(2000, "close()", closed);
     assert.ok(performance.now() - start > 150, "not before the open call was answered");
@@ -183,7 +183,7 @@ test("after a server was restarted the next call connects to the new one", async
   assert.ok(performance.now() - killed < 200);
   await exit;
   await waitUntil("the transport to notice", () => transport.state === "idle");
-  await failure(client.echo({}), Code.Unavailable, /nobody listens there/);
+  await failure(client.echo({}, FAIL_FAST), Code.Unavailable, /nobody listens there/);
 
   await serveInChild(context, {}, { address: path });
   assert.equal((await client.echo({ text: "again" })).text, "again");

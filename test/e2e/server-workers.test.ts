@@ -12,7 +12,7 @@ import { ownDescriptors } from "../support/resources.js";
 import type { Owner } from "../support/temp.js";
 import { tempFolder, tempSocket } from "../support/temp.js";
 import { connectTo } from "../support/test-server.js";
-import { failure, waitUntil } from "../support/waiting.js";
+import { FAIL_FAST, failure, waitUntil } from "../support/waiting.js";
 
 const ROUTES = new URL("../support/servers/worker-routes.js", import.meta.url);
 
@@ -105,7 +105,7 @@ test("close lets calls finish, and then no thread is left", async (context) => {
   await Promise.all(calls);
   await server.close();
   assert.deepEqual(server.stats().workers, []);
-  await failure(client.echo({}), Code.Unavailable, /./);
+  await failure(client.echo({}, FAIL_FAST), Code.Unavailable, /./);
 });
 
 test("maxConnections counts over all workers", async (context) => {

@@ -10,7 +10,7 @@ import type { WorkerTask } from "../support/servers/worker.js";
 import type { Owner } from "../support/temp.js";
 import { tempSocket } from "../support/temp.js";
 import { connectTo, startServer } from "../support/test-server.js";
-import { failure, waitUntil, within } from "../support/waiting.js";
+import { FAIL_FAST, failure, waitUntil, within } from "../support/waiting.js";
 
 function startWorker(owner: Owner, task: WorkerTask): Worker {
   const worker = new Worker(new URL("../support/servers/worker.js", import.meta.url), { workerData: task });
@@ -44,7 +44,7 @@ test("the main thread calls a server in a worker, and learns at once when that i
   const failures = pending.map((call) => failure(call, Code.Unavailable, /connection lost/));
   await worker.terminate();
   await Promise.all(failures);
-  await failure(client.echo({}), Code.Unavailable, /nobody listens/);
+  await failure(client.echo({}, FAIL_FAST), Code.Unavailable, /nobody listens/);
 
   const next = startWorker(context, { role: "serve", path });
   await say(next, "listening");

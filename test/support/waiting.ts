@@ -2,9 +2,13 @@
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inspect } from "node:util";
-import { Code, ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
+import { waitForReady } from "../../src/index.js";
 
 const PATIENCE_MS = 8000;
+
+/** Options of a call that fails with the attempt to connect. */
+export const FAIL_FAST = { contextValues: createContextValues().set(waitForReady, false) };
 
 /** Waits until `done` says so; fails after 8 s, naming `what` and what `done` returned last. */
 export async function waitUntil(what: string, done: () => unknown): Promise<void> {

@@ -1,0 +1,30 @@
+/** What happens to connections, for who wants to know: channels of `node:diagnostics_channel`. Without subscribers nothing is made. */
+import { channel } from "node:diagnostics_channel";
+import type { PeerCredentials } from "../os/addon.js";
+import type { IsthmusServer } from "./server.js";
+import type { ConnectionState } from "./transport.js";
+
+/** Published on `isthmus:transport:state` when the state of a transport to an address of Isthmus's own (not HTTP) has changed. */
+export interface TransportStateEvent {
+  /** With a list of addresses: the part of the transport that is for this address. */
+  readonly transport: object;
+  /** As `listen` gives it. */
+  readonly address: string;
+  readonly state: ConnectionState;
+  readonly previous: ConnectionState;
+  /** Why there is no connection: how the last one ended, or why the last attempt failed. */
+  readonly reason: string | undefined;
+}
+
+/** Published on `isthmus:server:connection` when a connection of Isthmus's own was made, and when it is over. With `workers` in the worker's thread. */
+export interface ServerConnectionEvent {
+  readonly server: IsthmusServer;
+  readonly event: "opened" | "closed";
+  readonly carrier: "shm" | "socket";
+  readonly peer: PeerCredentials | undefined;
+  /** Why it ended. */
+  readonly reason: string | undefined;
+}
+
+export const transportState = channel("isthmus:transport:state");
+export const serverConnection = channel("isthmus:server:connection");
