@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Code, ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
+import { waitForReady } from "../../../src/index.js";
 import { startChild } from "../../support/processes.js";
 import type { Scene } from "../../support/scenes.js";
 import { connectStreams, scripted } from "../../support/scenes.js";
@@ -26,7 +27,9 @@ export function deaths(scene: Scene): void {
     await sleep(20);
     const closed = server.close();
     await sleep(60);
-    await failure(client.sum(items(2), { timeoutMs: 4000 }), Code.Unavailable, /./);
+    // It could wait for a server that takes over.
+    const contextValues = createContextValues().set(waitForReady, false);
+    await failure(client.sum(items(2), { timeoutMs: 4000, contextValues }), Code.Unavailable, /./);
     for (let i = 1; i < 20; i++) {
       requests.push({ number: BigInt(i) });
       const next = await replies.next();
