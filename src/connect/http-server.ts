@@ -21,7 +21,7 @@ import type { HttpAddress } from "../carrier/address.js";
 import { formatAddress } from "../carrier/address.js";
 import type { ListenOptions } from "../carrier/listen.js";
 import { BACKLOG } from "../carrier/listen.js";
-import { loadConnectNode } from "./connect-node.js";
+import { loadConnectNode, SESSION_MEGABYTES } from "./connect-node.js";
 import { ownResponses } from "./http-payloads.js";
 import { checkCarrier, checkLimits, given, handshakeTimeoutOf } from "./options.js";
 import type { IsthmusServerOptions } from "./server.js";
@@ -116,7 +116,7 @@ export class HttpListener {
     const settings = maxStreams === undefined ? {} : { maxConcurrentStreams: Math.min(maxStreams, 2 ** 31 - 1) };
     try {
       this.server = address.secure
-        ? this.makeSecure({ handshakeTimeout: handshakeTimeoutMs, ...tls, settings: { ...settings, ...tls?.settings } })
+        ? this.makeSecure({ handshakeTimeout: handshakeTimeoutMs, maxSessionMemory: SESSION_MEGABYTES, ...tls, settings: { ...settings, ...tls?.settings } })
         : this.makePlain(settings);
     } catch (error) {
       throw new ConnectError(`listen on ${formatAddress(address)}: option \`tls\`: ${(error as Error).message}`, Code.InvalidArgument, undefined, undefined, error);
@@ -162,7 +162,7 @@ export class HttpListener {
   }
 
   private makePlain(settings: { maxConcurrentStreams?: number }): Server {
-    const http2 = createHttp2Server({ settings }, (request, response) => this.serve(request, response));
+    const http2 = createHttp2Server({ settings, maxSessionMemory: SESSION_MEGABYTES }, (request, response) => this.serve(request, response));
     const http1 = createHttp1Server((request, response) => this.serve(request, response));
     http2.on("session", (session) => this.onSession(session));
     return createServer((socket) => {

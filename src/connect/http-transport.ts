@@ -18,7 +18,7 @@ import { inRootContext } from "../carrier/root-context.js";
 import { onAbortOf } from "../rpc/abort.js";
 import { boundedTimeout, timedOut } from "../rpc/deadline.js";
 import { abortError } from "../rpc/errors.js";
-import { loadConnectNode } from "./connect-node.js";
+import { loadConnectNode, SESSION_MEGABYTES } from "./connect-node.js";
 import { connectionFailure, isReset, lostConnection } from "./http-errors.js";
 import { ownPayloads, ownPayloadsOfAll } from "./http-payloads.js";
 import { checkCarrier, checkLimits, given, handshakeTimeoutOf } from "./options.js";
@@ -100,7 +100,7 @@ export class HttpTransport implements AddressedTransport {
         pingIntervalMs: options.pingIntervalMs ?? PING_INTERVAL_MS_DEFAULT,
         ...given({ pingTimeoutMs: options.pingTimeoutMs, pingIdleConnection: options.pingIdleConnection, idleConnectionTimeoutMs: options.idleConnectionTimeoutMs }),
       },
-      options.nodeOptions,
+      { maxSessionMemory: SESSION_MEGABYTES, ...options.nodeOptions },
     );
     const all = {
       baseUrl: name,
