@@ -155,10 +155,11 @@ export class HttpTransport implements AddressedTransport {
     input: AsyncIterable<MessageInitShape<I>>,
     contextValues?: ContextValues,
   ): Promise<StreamResponse<I, O>> {
+    const messages = iteratedOnce(input);
     const call = this.begin(signal);
     try {
       const { transport } = this.loaded ?? (await this.loading);
-      const response = await transport.stream(method, call.signal, this.timeoutOf(timeoutMs), header, input, contextValues);
+      const response = await transport.stream(method, call.signal, this.timeoutOf(timeoutMs), header, messages, contextValues);
       return { ...response, message: call.endingWith(response.message) };
     } catch (error) {
       call.end();
@@ -279,6 +280,16 @@ export class HttpTransport implements AddressedTransport {
     if (isReset(error) && TIMEOUT_HEADERS.some((name) => header.has(name))) await abortedWithin(signal, DEADLINE_SLACK_MS);
     if (signal.aborted) return error;
     return lostConnection(this.name, error, this.isReady());
+  }
+}
+
+/** SUBTLE: Connect asks for an iterator again when a call is aborted. Where that throws, it throws into the event loop. @throws ConnectError */
+function iteratedOnce<M>(messages: AsyncIterable<M>): AsyncIterable<M> {
+  try {
+    const iterator = messages[Symbol.asyncIterator]();
+    return { [Symbol.asyncIterator]: () => iterator };
+  } catch (error) {
+    throw ConnectError.from(error, Code.Internal);
   }
 }
 

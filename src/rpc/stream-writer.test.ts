@@ -113,6 +113,17 @@ test("what is thrown by the iterable, or in sending, is told, once", async () =>
   assert.deepEqual(atOnce.events, ["pull: no promise"]);
 });
 
+test("what is no result of an iterator is told as if it had thrown", async () => {
+  const wrong = [undefined, null, { get done(): boolean { throw new Error("mine"); } }, { done: false, get value(): unknown { throw new Error("mine"); } }];
+  for (const result of wrong) {
+    const { writer, sent, events } = writerOf(COST);
+    writer.start({ next: () => Promise.resolve(result as never) });
+    await turn();
+    assert.deepEqual([sent.length, events.length], [0, 1]);
+    assert.match(events[0], /^pull: (mine|Cannot read)/);
+  }
+});
+
 test("stopping ends the iterable: with the error, if there is one", async () => {
   for (const error of [undefined, new Error("canceled")]) {
     const { seen, iterator } = numbers();

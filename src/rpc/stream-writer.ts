@@ -78,13 +78,22 @@ export class StreamWriter {
 
   private readonly onNext = (result: IteratorResult<unknown>): void => {
     if (this.stopped) return;
-    if (result.done === true) {
+    let done: boolean | undefined;
+    let message: unknown;
+    try {
+      // The user's: it may be no object, or have getters.
+      done = result.done;
+      if (done !== true) message = result.value;
+    } catch (error) {
+      return this.fail(error);
+    }
+    if (done === true) {
       this.ended = true;
       return this.source.onDrained();
     }
     let messageLength: number;
     try {
-      messageLength = this.source.sendMessage(result.value);
+      messageLength = this.source.sendMessage(message);
     } catch (error) {
       return this.source.onBroken(error, true);
     }

@@ -484,6 +484,15 @@ describe("a client on HTTP", () => {
     await waitUntil("the connection to be gone", () => server.stats().connections === 0);
   });
 
+  test("requests that are no iterable fail their call, and nothing else", async (t) => {
+    const { address } = await serve(t);
+    const { transport } = connectTo(t, address);
+    const client = createClient(StreamService, transport);
+    for (const wrong of [undefined, null, [{}], {}]) await failure(client.sum(wrong as never), Code.Internal, /iterator/i);
+    assert.equal((await client.sum((async function* () {})())).items, 0n);
+    assert.equal(transport.stats().pendingCalls, 0);
+  });
+
   test("takes a deadline that no timer can count for none", async (t) => {
     const { address } = await serve(t);
     for (const timeoutMs of [2 ** 40, Infinity, 0]) assert.equal((await connectTo(t, address).client.echo({ text: "late" }, { timeoutMs })).text, "late");

@@ -191,6 +191,19 @@ describe("the end of a stream", () => {
     await allEnded(own);
   });
 
+  test("iterators of the user's whose results are none fail their call, and nothing else", async (context) => {
+    const broken = { [Symbol.asyncIterator]: () => ({ next: () => Promise.resolve(undefined as never) }) };
+    const own = await serveStreams(context, {
+      count: () => broken,
+      async *chat(requests) {
+        yield* requests;
+      },
+    });
+    await failure(collect(own.client.count({})), Code.Internal, /internal error/);
+    await failure(collect(own.client.chat(broken)), Code.Internal, /done/);
+    await allEnded(own);
+  });
+
   test("who sends nothing sends an empty message, as everywhere in Connect", async (context) => {
     const nothing = () => Promise.resolve(undefined as never);
     const own = await serveStreams(context, {
