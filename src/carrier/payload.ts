@@ -336,6 +336,15 @@ export class Payload implements RegionSender, PartsOwner {
     return copied > 0 ? copied : -1;
   }
 
+  /** What `place` has yet to copy. */
+  get bytesToCopy(): number {
+    let sum = 0;
+    for (const { place, byteLength } of this.values) {
+      if (place?.source !== undefined) sum += byteLength - place.copiedBytes;
+    }
+    return sum;
+  }
+
   /** Lets files be read, one after the other. Like `place`. */
   private placeFiles(): number {
     for (const entry of this.files) {
