@@ -19,7 +19,7 @@ import { checkLimits, codecOf, lifetimeOf } from "./options.js";
 import { Connector } from "./connector.js";
 import type { ReconnectOptions } from "./dialer.js";
 import { waitForReady } from "./dialer.js";
-import { mapMessages } from "./messages.js";
+import { mapMessages } from "./interception.js";
 import { FailoverTransport } from "./failover.js";
 import type { HttpTransportOptions } from "./http-transport.js";
 import { HttpTransport } from "./http-transport.js";
