@@ -17,7 +17,7 @@ import { waitUntil } from "./waiting.js";
 /** Options that can be sent to another process. */
 type PlainServerOptions = Pick<
   IsthmusServerOptions,
-  "maxTimeoutMs" | "maxConnections" | "maxStreams" | "readMaxBytes" | "writeMaxBytes" | "memory" | "polling" | "handshakeTimeoutMs" | "leases" | "isolation" | "streamWindowBytes"
+  "maxTimeoutMs" | "maxConnections" | "maxStreams" | "readMaxBytes" | "writeMaxBytes" | "memory" | "polling" | "handshakeTimeoutMs" | "leases" | "isolation" | "streamWindowBytes" | "keepAlive" | "carrier"
 >;
 
 export interface TestServerData {
