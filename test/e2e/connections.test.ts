@@ -247,6 +247,17 @@ for (const carrier of ["shm", "socket"] as const) {
       assert.equal(server.stats().connections, 1);
     });
 
+    test("a server that closes waits for what a client sends that was too busy to hear of it", async (context) => {
+      const server = await serveInChild(context);
+      const child = await startChild(context, "servers/waiting-client.js", { address: server.path, carrier } satisfies WaitingClientData);
+      await child.ask("call");
+      const late = child.ask("blockThenCall", 1500);
+      await sleep(100);
+      const closed = server.close();
+      assert.equal(await late, "late");
+      await within(3000, "close()", closed);
+    });
+
     test("a peer that is busy, but lives, is not given up", async (context) => {
       const keepAlive = { intervalMs: 20, timeoutMs: 5000, always: true };
       const server = await serveInChild(context, { keepAlive });

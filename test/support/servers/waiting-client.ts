@@ -22,5 +22,11 @@ answerParent({
   open(count: number) {
     for (let i = 0; i < count; i++) client.wait({ milliseconds: 60_000 }).catch((error: unknown) => failures.push(String(error)));
   },
+  /** Before anything that has arrived is read. */
+  async blockThenCall(milliseconds: number) {
+    const end = performance.now() + milliseconds;
+    while (performance.now() < end);
+    return (await client.echo({ text: "late" })).text;
+  },
   failures: () => failures,
 });
