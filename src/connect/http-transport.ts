@@ -23,7 +23,7 @@ import { connectionFailure, isReset, lostConnection } from "./http-errors.js";
 import { ownPayloads, ownPayloadsOfAll } from "./http-payloads.js";
 import { checkCarrier, checkLimits, given, handshakeTimeoutOf } from "./options.js";
 import { methodPath } from "./routes.js";
-import type { AddressedTransport, ConnectionState, IsthmusTransportOptions, TransportStats } from "./transport.js";
+import type { AddressedTransport, ConnectionState, ConnectOptions, IsthmusTransportOptions, TransportStats } from "./transport.js";
 
 /** Options for addresses of HTTP. Others ignore them. */
 export interface HttpTransportOptions {
@@ -174,7 +174,7 @@ export class HttpTransport implements AddressedTransport {
     return this.ensureConnection(true, signal);
   }
 
-  connect({ timeoutMs, signal }: { readonly timeoutMs?: number; readonly signal?: AbortSignal } = {}): Promise<void> {
+  connect({ timeoutMs, signal }: Omit<ConnectOptions, "waitForReady"> = {}): Promise<void> {
     if (boundedTimeout(timeoutMs) === undefined) return this.connectNow(signal);
     const late = AbortSignal.timeout(timeoutMs!);
     return this.connectNow(signal === undefined ? late : AbortSignal.any([signal, late])).catch((error: unknown) => {

@@ -73,6 +73,14 @@ export interface TransportStats {
   readonly connection: ReturnType<ClientConnection["stats"]> | undefined;
 }
 
+export interface ConnectOptions {
+  /** How long it may take, in milliseconds; without it as long as a call without a deadline would wait. */
+  readonly timeoutMs?: number;
+  readonly signal?: AbortSignal;
+  /** Overrides the transport's option of that name. */
+  readonly waitForReady?: boolean;
+}
+
 export interface IsthmusTransport extends Transport, AsyncDisposable {
   readonly state: ConnectionState;
   /** What the current connection runs over; undefined without one. */
@@ -82,7 +90,7 @@ export interface IsthmusTransport extends Transport, AsyncDisposable {
    * Makes the connection ahead of the first call, if there is none; waits for it as a call would.
    * @throws ConnectError that says why there is none
    */
-  connect(options?: { readonly timeoutMs?: number; readonly signal?: AbortSignal }): Promise<void>;
+  connect(options?: ConnectOptions): Promise<void>;
   /**
    * Ends the connection: open calls reject with `Unavailable`, later ones too. With `timeoutMs` open calls may finish for that long, in
    * milliseconds (over HTTP they are not waited for); those that wait for a connection reject at once.
@@ -143,8 +151,8 @@ class LocalTransport implements AddressedTransport, LoanOwner {
     return connection.loan(byteLength, patience);
   }
 
-  async connect({ timeoutMs, signal }: { readonly timeoutMs?: number; readonly signal?: AbortSignal } = {}): Promise<void> {
-    await this.connector.connection(boundedTimeout(timeoutMs), signal, undefined);
+  async connect({ timeoutMs, signal, waitForReady: waits }: ConnectOptions = {}): Promise<void> {
+    await this.connector.connection(boundedTimeout(timeoutMs), signal, waits);
   }
 
   async connectNow(signal?: AbortSignal): Promise<void> {
