@@ -11,6 +11,7 @@ import { inRootContext } from "../carrier/root-context.js";
 import type { Listener, ListenOptions } from "../carrier/listen.js";
 import { createProtobufCodec } from "../codec/codec.js";
 import type { Addon, PeerCredentials } from "../os/addon.js";
+import { TIMER_MS_MAX } from "../rpc/deadline.js";
 import { ServerConnection } from "../rpc/server.js";
 import type { ServerMethod } from "../rpc/server-method.js";
 import { SLOTS_MAX } from "../wire/frame.js";
@@ -181,7 +182,7 @@ export class LocalServer implements IsthmusServer {
     const cutOff = setTimeout(() => {
       for (const listener of this.httpListeners) listener.cutOff();
       for (const connection of open) connection.close(`the server shut down and did not wait longer than ${timeoutMs} ms`);
-    }, timeoutMs);
+    }, Math.min(timeoutMs, TIMER_MS_MAX));
     await Promise.all([...open.map((connection) => connection.drain()), ...http]);
     clearTimeout(cutOff);
     await stopped;
