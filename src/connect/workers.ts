@@ -6,9 +6,10 @@
  *         for itself, and this thread's number stays open until the worker has said `took` or `declined`, or has ended. So
  *         a number in a message always names this client's socket, and no number is closed that somebody else may have
  *         been given meanwhile. What a worker held when it ended, its environment closes.
- * HAND-2  A worker says `took` before it reads. What it said is heard before its end is dealt with (THREAD-2), so a client that an ended worker did not take is untouched, and goes to another one.
- * HAND-3  A worker that ends is replaced, at once at first and then less and less often, for as long as the server is open. Only if one cannot load
- *         the routes at the first `listen`, that fails, and no thread is left.
+ * HAND-2  A worker says `took` before it reads. What it said is heard before its end is dealt with (THREAD-2), so a client that an ended
+ *         worker did not take is untouched, and goes to another one.
+ * HAND-3  A worker that ends is replaced, at once at first and then less and less often, for as long as the server is open.
+ *         But one that does not get through the first `listen` fails that, and no thread is left.
  */
 import { availableParallelism } from "node:os";
 import { pathToFileURL } from "node:url";

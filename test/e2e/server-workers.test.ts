@@ -9,6 +9,7 @@ import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js"
 import { TestService } from "../proto/test_pb.js";
 import { runScriptOk } from "../support/processes.js";
 import { ownDescriptors } from "../support/resources.js";
+import type { WorkerRoutesData } from "../support/servers/worker-routes.js";
 import type { Owner } from "../support/temp.js";
 import { tempFolder, tempSocket } from "../support/temp.js";
 import { connectTo } from "../support/test-server.js";
@@ -173,6 +174,51 @@ test("a listen that fails leaves no thread behind and no worker is replaced afte
   await server.listen(tempSocket(context));
   assert.equal(server.stats().workers?.length, 2);
   await server.close();
+});
+
+test("a client that was handed to a worker which died before it took it is served by the next one", async (context) => {
+  const warnings = warningsOf(context);
+  const runs = new Int32Array(new SharedArrayBuffer(4));
+  const { path } = await serve(context, { count: 1, workerData: { runs } satisfies WorkerRoutesData });
+  const { client } = connectTo(context, { path });
+  const { number: dead } = await client.echo({});
+  const end = failure(client.echo({ text: "late" }), Code.Unavailable, /connection/);
+  await waitUntil("the worker to be deaf", () => runs[0] === -1);
+  const { number } = await connectTo(context, { path }).client.echo({}, { timeoutMs: 20_000 });
+  await end;
+  assert.notEqual(number, dead);
+  // The other one is none of those that were lost.
+  assert.match(warnings.join(), /^worker thread \d+ of a server died with 1 connections, and is replaced: it ended with exit code 3$/);
+});
+
+test("a worker that replaces another one and hangs while it loads is ended and replaced", async (context) => {
+  const routes = join(tempFolder(context), "hangs-once.mjs");
+  writeFileSync(
+    routes,
+    `import { workerData } from "node:worker_threads";
+    if (Atomics.add(workerData.starts, 0, 1) === 1) await new Promise(() => undefined);
+    export const { routes } = await import(workerData.routes);`,
+  );
+  const warnings = warningsOf(context);
+  const starts = new Int32Array(new SharedArrayBuffer(4));
+  const { path, server } = await serve(context, { count: 1, routes, workerData: { starts, routes: ROUTES.href }, loadTimeoutMs: 4000 });
+  const { client } = connectTo(context, { path });
+  await failure(client.echo({ text: "exit" }), Code.Unavailable, /connection/);
+  await waitUntil("the third worker", () => server.stats().workers?.length === 1 && starts[0] === 3);
+  assert.match(warnings[1], /is replaced: .*hangs-once\.mjs was not loaded within 4000 ms/);
+  await client.echo({});
+});
+
+test("a server that is closed while a worker is replaced leaves no thread behind", async (context) => {
+  const before = ownThreads();
+  for (const wait of [false, true]) {
+    const { path, server } = await serve(context, { count: 1 });
+    const all = ownThreads();
+    await failure(connectTo(context, { path }).client.echo({ text: "exit" }), Code.Unavailable, /connection/);
+    if (wait) await waitUntil("the replacement to start", () => server.stats().workers?.length === 0 && ownThreads() >= all);
+    await server.close();
+    await waitUntil("the threads to be gone", () => ownThreads() <= before);
+  }
 });
 
 test("a server that is closed while its workers load says so, and leaves no thread and no socket behind", async (context) => {

@@ -29,6 +29,12 @@ const ENDS: Record<string, () => void> = {
   memory: () => {
     for (;;) hoard.push(Array.from({ length: 10_000 }, (_, i) => ({ i })));
   },
+  // From the moment that is told by `runs` it hears nothing more.
+  late: () => {
+    Atomics.store(runs!, 0, -1);
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1000);
+    process.exit(3);
+  },
   spin: () => {
     for (;;);
   },
