@@ -77,6 +77,7 @@ test("large payloads and streams of every kind arrive as they were sent, through
 });
 
 test("clients that are killed in the middle of calls and streams leave nothing behind in any worker", async (context) => {
+  const { mappings } = ownDescriptors();
   const { path, server } = await serve(context, { workerData: { collects: true } });
   const killAll = async () => {
     const children = await startClients(context, path);
@@ -85,14 +86,12 @@ test("clients that are killed in the middle of calls and streams leave nothing b
     await waitUntil("the calls to be counted", () => (server.stats().connections === CLIENTS && server.stats().openStreams >= CLIENTS * 3) || JSON.stringify(server.stats()));
     await Promise.all(children.map((child) => child.kill()));
     await waitUntil("the stats to go back to nothing", () => isEmpty(server));
+    await waitUntil("the mappings to be gone", () => ownDescriptors().mappings <= mappings || ownDescriptors().mappings);
   };
   await killAll();
-  const before = ownDescriptors();
+  const { open } = ownDescriptors();
   for (let i = 0; i < 3; i++) await killAll();
-  await waitUntil("descriptors and mappings to be gone", () => {
-    const now = ownDescriptors();
-    return (now.open <= before.open && now.mappings <= before.mappings) || JSON.stringify({ now, before });
-  });
+  await waitUntil("the descriptors to be gone", () => ownDescriptors().open <= open || ownDescriptors().open - open);
   assert.equal(server.stats().workers?.length, 2);
 });
 

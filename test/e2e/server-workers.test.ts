@@ -1,8 +1,10 @@
 /** A server that spreads its connections over worker threads. */
 import assert from "node:assert/strict";
 import { existsSync, readdirSync, writeFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { Code, createClient } from "@connectrpc/connect";
 import type { IsthmusServer, IsthmusWorkerServerOptions, WorkersOptions } from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
@@ -37,6 +39,8 @@ function warningsOf(owner: Owner): string[] {
   return texts;
 }
 
+// Starts the thread pool of libuv, so that it does not look like a worker later.
+await readFile(new URL(import.meta.url));
 const ownThreads = () => readdirSync("/proc/self/task").length;
 
 const CALLER = `
@@ -131,6 +135,7 @@ test("maxConnections counts over all workers", async (context) => {
 
 test("a module without routes, one that does not parse and one that is missing are named when the server listens", async (context) => {
   const folder = tempFolder(context);
+  const warnings = warningsOf(context);
   for (const [name, text, message] of [
     ["none.mjs", "export const other = 1;", /none\.mjs could not be loaded: .*no routes/],
     ["broken.mjs", "export default (", /broken\.mjs could not be loaded: SyntaxError/],
@@ -142,6 +147,7 @@ test("a module without routes, one that does not parse and one that is missing a
     if (text !== undefined) writeFileSync(path, text);
     await failure(serve(context, { count: 2, routes: path }), Code.FailedPrecondition, message);
   }
+  assert.deepEqual(warnings, []);
 });
 
 for (const [how, text] of [
@@ -219,6 +225,18 @@ test("a server that is closed while a worker is replaced leaves no thread behind
     await server.close();
     await waitUntil("the threads to be gone", () => ownThreads() <= before);
   }
+});
+
+test("a server that is closed in the pause before a replacement starts none afterwards", async (context) => {
+  const before = ownThreads();
+  const { path, server } = await serve(context, { count: 1 });
+  const { client } = connectTo(context, { path });
+  // The pauses: none, 50, 100 and 200 ms.
+  for (let i = 0; i < 4; i++) await failure(client.echo({ text: "exit" }), Code.Unavailable, /connection/);
+  await waitUntil("the worker to be gone", () => server.stats().workers?.length === 0);
+  await server.close();
+  await sleep(400);
+  assert.ok(ownThreads() <= before);
 });
 
 test("a server that is closed while its workers load says so, and leaves no thread and no socket behind", async (context) => {
