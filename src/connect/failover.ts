@@ -18,11 +18,10 @@ import { closeIterator } from "../rpc/stream-writer.js";
 import { Dialer, reconnectOf, waitForReady } from "./dialer.js";
 import type { LoanOwner } from "./payloads.js";
 import { LOAN } from "./payloads.js";
+import type { HeadersInit } from "./client-interceptors.js";
 import type { AddressedTransport, ConnectionState, ConnectOptions, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./transport.js";
 
 const PROBE_INTERVAL_MS = 1000;
-
-type HeadersInit = NonNullable<ConstructorParameters<typeof Headers>[0]>;
 
 export class FailoverTransport implements IsthmusTransport, LoanOwner {
   private readonly members: readonly AddressedTransport[];

@@ -23,6 +23,7 @@ import { connectionFailure, isReset, lostConnection } from "./http-errors.js";
 import { ownPayloads, ownPayloadsOfAll } from "./http-payloads.js";
 import { checkCarrier, checkLimits, given, handshakeTimeoutOf } from "./options.js";
 import { methodPath } from "./routes.js";
+import type { HeadersInit } from "./client-interceptors.js";
 import type { AddressedTransport, ConnectionState, ConnectOptions, IsthmusTransportOptions, TransportStats } from "./transport.js";
 
 /** Options for addresses of HTTP. Others ignore them. */
@@ -56,8 +57,6 @@ const TIMEOUT_HEADERS = ["grpc-timeout", "connect-timeout-ms"];
 /** How much earlier than ours the server's timer may fire. */
 const DEADLINE_SLACK_MS = 50;
 const PROTOCOLS = ["grpc", "grpc-web", "connect"];
-
-type HeadersInit = NonNullable<ConstructorParameters<typeof Headers>[0]>;
 
 type Sent = Pick<UnaryRequest, "signal" | "header">;
 
