@@ -4,9 +4,6 @@
  *
  * CALL-1  A stream id is slot + generation; the generation changes with every call, so a late answer to a call that was
  *         given up is recognised and dropped.
- * LEAVE-1 Once the server has said that it goes away, no request begins here but those that were accepted before and have not left yet (a message
- *         that waits for room, a stream whose first message the user's iterable has not given yet). When the last of them has left, or was given up, the
- *         client says `goAway` itself; so the server knows that it has read every request there will be.
  * LEAVE-2 Calls that wait for a slot when the server goes away, or the connection is lost, were never sent. They move to the next connection.
  */
 import { AsyncResource } from "node:async_hooks";
@@ -30,6 +27,7 @@ import type { Outgoing } from "./frame-writer.js";
 import type { KeepAliveOptions } from "./keepalive.js";
 import { hangs, KeepAlive } from "./keepalive.js";
 import { Assembly, decodeWhole, takeMetadata, takePiece } from "./inbound.js";
+import { Leaving } from "./leaving.js";
 import { KEPT, Outbox } from "./outbox.js";
 import { closeIterator } from "./stream-writer.js";
 
@@ -90,8 +88,8 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
   private closedBy: CarrierClosed | undefined;
   /** No new calls begin here: the server takes none, or the owner retired the connection. */
   private goingAway = false;
-  /** LEAVE-1: since the server said that it goes away, the open calls whose request has not left. */
-  private unsent: Set<number> | undefined;
+  /** Since the server said that it goes away. */
+  private leaving: Leaving | undefined;
   private framesReceived = 0;
   private lastPing = 0;
 
@@ -102,7 +100,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     this.outbox = new Outbox(carrier, {
       onSent: (streamId, messageLength) => {
         this.find(streamId)?.stream?.onSent(messageLength);
-        if (this.unsent !== undefined) this.left(streamId);
+        if (this.leaving !== undefined) this.leaving.left(streamId);
       },
       onFailed: (first, error) => this.onFailed(first, error),
     });
@@ -128,7 +126,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
 
   /** Whether the server has said anything but that it goes away. */
   get wasOfUse(): boolean {
-    return this.framesReceived > (this.unsent === undefined ? 0 : 1);
+    return this.framesReceived > (this.leaving === undefined ? 0 : 1);
   }
 
   /**
@@ -289,7 +287,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     const flags = isOnly ? FLAG.endStream : 0;
     const codec = isOnly ? method.input : undefined;
     const isOut = KEPT !== this.outbox.send(KIND.request, flags, method.id, streamId, argument, metadata, codec, message, this.limits.writeMaxBytes, method.path);
-    if (isOut && this.unsent !== undefined) this.left(streamId);
+    if (isOut && this.leaving !== undefined) this.leaving.left(streamId);
     return isOut;
   }
 
@@ -390,7 +388,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
 
   /** LEAVE-2 */
   private get moves(): boolean {
-    return this.unsent !== undefined || (this.closedBy !== undefined && this.closedBy.cause !== "local");
+    return this.leaving !== undefined || (this.closedBy !== undefined && this.closedBy.cause !== "local");
   }
 
   /** @throws ConnectError, see `Carrier.loan` */
@@ -491,7 +489,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
   }
 
   private onGoAway(): void {
-    if (this.unsent !== undefined) return;
+    if (this.leaving !== undefined) return;
     const wasRetired = this.goingAway;
     this.goingAway = true;
     const unsent = new Set<number>();
@@ -499,25 +497,16 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
       if (call.active && (call.stream === undefined ? this.outbox.holds(call.slot) : !call.stream.isRequested)) unsent.add(call.streamId);
     }
     if (wasRetired && this.queue.size > 0) return;
-    this.unsent = unsent;
+    this.leaving = new Leaving(unsent, () => {
+      if (this.closedBy === undefined) this.outbox.sendControl(KIND.goAway, 0, 0, 0);
+    });
     this.owner.onLeaving?.();
     while (this.queue.size > 0) this.queue.startNext();
-    if (unsent.size === 0) this.sayGoAway();
     this.closeIfLeft();
   }
 
-  /** A request has left, or will not. */
-  private left(streamId: number): void {
-    if (this.unsent!.delete(streamId) && this.unsent!.size === 0) this.sayGoAway();
-  }
-
-  /** LEAVE-1 */
-  private sayGoAway(): void {
-    if (this.closedBy === undefined) this.outbox.sendControl(KIND.goAway, 0, 0, 0);
-  }
-
   private closeIfLeft(): void {
-    if (this.goingAway && this.pendingCalls === 0) this.close(this.unsent === undefined ? "the connection was retired" : "the server is shutting down");
+    if (this.goingAway && this.pendingCalls === 0) this.close(this.leaving === undefined ? "the connection was retired" : "the server is shutting down");
   }
 
   // The table of calls.
@@ -563,7 +552,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     call.metadata = undefined;
     this.freeSlots.push(call.slot);
     if (--this.pending === 0) this.carrier.keepAlive(false);
-    if (this.unsent !== undefined) this.left(call.streamId);
+    if (this.leaving !== undefined) this.leaving.left(call.streamId);
     if (this.queue.size > 0 && this.closedBy === undefined) this.startQueued();
   }
 

@@ -13,6 +13,7 @@ import { CARRIER } from "../support/carriers.js";
 /** Suites that are not run again, each with the reason. */
 const LEFT_OUT: Record<string, string> = {
   "carriers.test.js": "chooses its carriers itself",
+  "connections.test.js": "chooses its carriers itself",
   "every-carrier.test.js": "chooses its carriers itself; over TCP it runs what runs without the addon",
   "containers.test.js": "is about sharing memory",
   "hostile-spans.test.js": "lies in shared memory",
