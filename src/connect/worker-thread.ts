@@ -132,12 +132,14 @@ export class WorkerThread {
   private onMessage(message: FromWorker): void {
     switch (message.kind) {
       case "ready":
+        // Too late: it is being terminated.
+        if (this.reason !== undefined) break;
         clearTimeout(this.loading);
         this.readySince = performance.now();
         // Listening is what keeps the process alive from now on.
         this.keepProcessAlive(this.dismissed);
         this.settleReady(undefined);
-        if (!this.dismissed) this.owner.onReady();
+        if (this.isReady) this.owner.onReady();
         break;
       case "failed":
         this.failLoading(`${this.routes} could not be loaded: ${message.reason}`, message.error);
@@ -175,9 +177,9 @@ export class WorkerThread {
 
   private onExit(code: number): void {
     clearTimeout(this.loading);
+    this.hasEnded = true;
     for (let left; (left = receiveMessageOnPort(this.port)) !== undefined; ) this.onMessage(left.message as FromWorker);
     this.port.close();
-    this.hasEnded = true;
     const reason = this.reason ?? `it ended with exit code ${code}`;
     this.settleReady(new ConnectError(`a worker thread ended before it had loaded ${this.routes}: ${reason}`, Code.FailedPrecondition));
     this.owner.onEnd(reason);

@@ -27,6 +27,7 @@ const LEFT_OUT: Record<string, string> = {
   "hostile-servers.test.js": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
   "blocking.test.js": "blocking calls need shared memory",
   "server-workers.test.js": "connections are handed to threads by the addon",
+  "server-workers-load.test.js": "connections are handed to threads by the addon",
   "over-sockets.test.js": "this suite",
 };
 /** Other proofs that are about connections, not about shared memory. */
