@@ -11,6 +11,7 @@ import type { CallCredentials, ChannelInterface, InterceptingListener, StatusObj
 import { Metadata, status as Status } from "@grpc/grpc-js";
 import { waitForReady } from "../connect/dialer.js";
 import type { IsthmusTransport } from "../connect/transport.js";
+import { boundedTimeout } from "../rpc/deadline.js";
 import { methodOf } from "./bytes-codec.js";
 import { toHeaders, toMetadata } from "./metadata.js";
 import { MessageQueue } from "./queue.js";
@@ -104,10 +105,9 @@ export class ClientCall implements ChannelCall {
 
   private async open(metadata: Metadata): Promise<void> {
     try {
-      if (this.credentials !== undefined) metadata.merge(await this.credentials.generateMetadata({ method_name: this.path, service_url: `https://localhost${this.path}` }));
+      if (this.credentials !== undefined) await this.addCredentials(this.credentials, metadata);
       if (this.ended) return;
-      const timeoutMs = this.deadline === Infinity ? undefined : this.deadline - Date.now();
-      if (timeoutMs !== undefined && timeoutMs <= 0) throw new ConnectError("Deadline exceeded", Code.DeadlineExceeded);
+      const timeoutMs = this.leftMs();
       const method = this.requests.isSingle ? this.methods.oneRequest : this.methods.requests;
       this.response = await this.transport.stream(method, this.controller.signal, timeoutMs, toHeaders(metadata), this.requests as AsyncIterable<never>, contextValuesOf(metadata));
       if (this.hasEnded()) return;
@@ -118,6 +118,25 @@ export class ClientCall implements ChannelCall {
     }
     // An error has to be noticed without anybody reading.
     await this.fetch();
+  }
+
+  /** Whose they are may take their time, or forever: the deadline holds meanwhile. */
+  private async addCredentials(credentials: CallCredentials, metadata: Metadata): Promise<void> {
+    const timeoutMs = boundedTimeout(this.leftMs());
+    const timer = timeoutMs === undefined ? undefined : setTimeout(() => this.fail(new ConnectError("Deadline exceeded while waiting for call credentials", Code.DeadlineExceeded)), timeoutMs);
+    try {
+      metadata.merge(await credentials.generateMetadata({ method_name: this.path, service_url: `https://localhost${this.path}` }));
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Until the deadline, in milliseconds; undefined: there is none. @throws ConnectError if it has passed */
+  private leftMs(): number | undefined {
+    if (this.deadline === Infinity) return undefined;
+    const leftMs = this.deadline - Date.now();
+    if (leftMs <= 0) throw new ConnectError("Deadline exceeded", Code.DeadlineExceeded);
+    return leftMs;
   }
 
   private async fetch(): Promise<void> {

@@ -6,9 +6,9 @@ import { describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { DescMessage } from "@bufbuild/protobuf";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import type { ConnectError} from "@connectrpc/connect";
+import type { ConnectError } from "@connectrpc/connect";
 import { Code, createClient } from "@connectrpc/connect";
-import type { Client, ClientDuplexStream, ClientReadableStream, ClientUnaryCall, ClientWritableStream, handleBidiStreamingCall, handleClientStreamingCall, handleServerStreamingCall, handleUnaryCall, ServiceDefinition, ServiceError } from "@grpc/grpc-js";
+import type { CallCredentials, Client, ClientDuplexStream, ClientReadableStream, ClientUnaryCall, ClientWritableStream, handleBidiStreamingCall, handleClientStreamingCall, handleServerStreamingCall, handleUnaryCall, ServiceDefinition, ServiceError } from "@grpc/grpc-js";
 import { connectivityState, credentials, makeGenericClientConstructor, Metadata, Server, ServerCredentials, status } from "@grpc/grpc-js";
 import { addGrpcService, createIsthmusChannel } from "../../src/grpc-js/index.js";
 import type { TransportStateEvent } from "../../src/index.js";
@@ -27,7 +27,7 @@ type Values<T> = Partial<Omit<T, "$typeName" | "$unknown">>;
 interface StreamClient extends Client {
   echo(request: Values<Item>, callback: Callback<Item>): ClientUnaryCall;
   echo(request: Values<Item>, metadata: Metadata, callback: Callback<Item>): ClientUnaryCall;
-  echo(request: Values<Item>, metadata: Metadata, options: { deadline: number }, callback: Callback<Item>): ClientUnaryCall;
+  echo(request: Values<Item>, metadata: Metadata, options: { deadline: number; credentials?: CallCredentials }, callback: Callback<Item>): ClientUnaryCall;
   count(request: Values<CountRequest>, metadata?: Metadata): ClientReadableStream<Item>;
   sum(callback: Callback<SumReply>): ClientWritableStream<Values<Item>>;
   chat(metadata?: Metadata): ClientDuplexStream<Values<Item>, Item>;
@@ -203,6 +203,9 @@ for (const [way, start] of Object.entries(ways)) {
       assert.equal(late.code, status.DEADLINE_EXCEEDED);
       const past = await failureOf(ask((callback) => client.echo({ text: "wait" }, new Metadata(), { deadline: Date.now() - 1000 }, callback)));
       assert.equal(past.code, status.DEADLINE_EXCEEDED);
+      const never = credentials.createFromMetadataGenerator(() => {});
+      const stuck = await failureOf(ask((callback) => client.echo({}, new Metadata(), { deadline: Date.now() + 100, credentials: never }, callback)));
+      assert.equal(stuck.code, status.DEADLINE_EXCEEDED);
       await waitUntil("the handler to hear of the deadline", () => canceled.length >= 1);
       const before = canceled.length;
       const stopped = await failureOf(
