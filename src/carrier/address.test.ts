@@ -25,6 +25,14 @@ test("other schemes are refused, each with what to do", () => {
   assert.throws(() => parseAddress("vsock:1"), invalid(/unknown scheme "vsock"/));
 });
 
+test("a bare IP address with a port is refused, since nobody means a path by it", () => {
+  for (const bare of ["127.0.0.1:8080", "0.0.0.0:0", "[::1]:8080"]) {
+    assert.throws(() => parseAddress(bare), invalid(/need a scheme: tcp:.*http:.*unix:/));
+    assert.deepEqual(parseAddress(`unix:${bare}`), { kind: "unix", path: bare });
+    assert.deepEqual(parseAddress(`./${bare}`), { kind: "unix", path: `./${bare}` });
+  }
+});
+
 test("what is no address is refused, of whatever type it is", () => {
   for (const wrong of [undefined, null, 1, 1n, true, {}, [], Symbol("x"), () => {}]) {
     assert.throws(() => parseAddress(wrong as never), invalid(/expected a socket path/));

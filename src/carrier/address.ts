@@ -19,6 +19,9 @@ export interface HttpAddress {
 
 const EXPECTED = "expected a socket path, unix:PATH, tcp:HOST:PORT, http://HOST:PORT or https://HOST:PORT";
 
+/** An IP address with a port, which nobody means for a path: listening would make a file of that name. */
+const BARE_PORT = /^(?:\d+\.\d+\.\d+\.\d+|\[[\da-f:.]+\]):\d+$/i;
+
 /** @throws ConnectError `InvalidArgument` that says what an address looks like */
 export function parseAddress(address: string): Address | HttpAddress {
   const invalid = (problem: string) =>
@@ -32,6 +35,7 @@ export function parseAddress(address: string): Address | HttpAddress {
     return { kind: "tcp", host: parts[1] ?? parts[2], port: Number(parts[3]) };
   }
   if (scheme !== undefined && scheme !== "unix") throw invalid(`unknown scheme "${scheme}"; ${EXPECTED}`);
+  if (scheme === undefined && BARE_PORT.test(address)) throw invalid(`a host and port need a scheme: tcp:${address} or http://${address}; a socket path of that name is unix:${address}`);
   const path = scheme === "unix" ? address.slice("unix:".length).replace(/^\/\/(?=\/)/, "") : address;
   if (path === "") throw invalid("the path is empty");
   if (path.includes("\0")) throw invalid("the path contains a zero byte");

@@ -32,14 +32,17 @@ export interface MessageCodec {
 /** Makes the codec of a message type; called twice per method and connection end. */
 export type MessageCodecFactory = (schema: DescMessage) => MessageCodec;
 
+/** What `create` makes of nothing: a handler that returns nothing answers with an empty message, as everywhere in Connect. */
+const NOTHING_SET: unknown = Object.freeze({});
+
 /** Protobuf, with functions compiled from the descriptors of protobuf-es. */
 export function createProtobufCodec(options?: Partial<BinaryReadOptions & BinaryWriteOptions>): MessageCodecFactory {
   const writeUnknown = options?.writeUnknownFields ?? true;
   return (schema) => {
     const type = messageType(schema);
     return {
-      encodeInto: (message, target, offset, limit) => encodeType(type, message as Values, target, offset, limit, writeUnknown),
-      encode: (message) => ropeOfType(type, message as Values, writeUnknown, SPAN_BYTES_MIN_DEFAULT),
+      encodeInto: (message, target, offset, limit) => encodeType(type, (message ?? NOTHING_SET) as Values, target, offset, limit, writeUnknown),
+      encode: (message) => ropeOfType(type, (message ?? NOTHING_SET) as Values, writeUnknown, SPAN_BYTES_MIN_DEFAULT),
       decode(input, offset, byteLength, isOwned, spans) {
         if (spans.length === 0) return decodeType(type, input, offset, byteLength, isOwned, options);
         const joinedLength = spans.reduce((sum, { bytes }) => sum + bytes.length, byteLength);

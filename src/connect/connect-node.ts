@@ -4,6 +4,12 @@ import type * as connectNode from "@connectrpc/connect-node";
 
 export type ConnectNode = typeof connectNode;
 
+/**
+ * What a session of HTTP/2 may hold, in megabytes: two messages of the largest size. SUBTLE: beyond Node's own 10 it breaks streams off with ENHANCE_YOUR_CALM
+ * as soon as headers arrive while more than that waits to be sent, and two messages of 6 MB at once are enough for that.
+ */
+export const SESSION_MEGABYTES = 4096;
+
 let loading: Promise<ConnectNode> | undefined;
 
 /** @param what wants it: starts the error's text. @throws ConnectError `FailedPrecondition` that says what to install */

@@ -14,6 +14,7 @@ import { outlookOf, withOutlook } from "../carrier/outlook.js";
 import { inRootContext } from "../carrier/root-context.js";
 import { Loan } from "../memory/loan.js";
 import { boundedTimeout } from "../rpc/deadline.js";
+import { closeIterator } from "../rpc/stream-writer.js";
 import { Dialer, reconnectOf, waitForReady } from "./dialer.js";
 import type { LoanOwner } from "./payloads.js";
 import { LOAN } from "./payloads.js";
@@ -82,7 +83,20 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
   ): Promise<StreamResponse<I, O>> {
     const ready = this.readyMember();
     if (ready !== undefined) return ready.stream(method, signal, timeoutMs, header, input, contextValues);
-    return this.whenChosen(signal, timeoutMs, contextValues, (member, left) => member.stream(method, signal, left, header, input, contextValues));
+    let iterator: AsyncIterator<MessageInitShape<I>>;
+    try {
+      iterator = input[Symbol.asyncIterator]();
+    } catch (error) {
+      return Promise.reject(ConnectError.from(error, Code.Internal));
+    }
+    const messages = { [Symbol.asyncIterator]: () => iterator };
+    return this.whenChosen(
+      signal,
+      timeoutMs,
+      contextValues,
+      (member, left) => member.stream(method, signal, left, header, messages, contextValues),
+      (error) => void closeIterator(iterator, error),
+    );
   }
 
   async [LOAN](byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
@@ -116,10 +130,17 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     timeoutMs: number | undefined,
     contextValues: ContextValues | undefined,
     call: (member: AddressedTransport, leftMs: number | undefined) => Promise<T>,
+    onNone: (error: Error) => void = () => {},
   ): Promise<T> {
     const timeout = boundedTimeout(timeoutMs ?? this.options.defaultTimeoutMs);
     const start = performance.now();
-    const member = await this.dialer.wait(timeout, signal, contextValues?.get(waitForReady) ?? this.options.waitForReady);
+    let member: AddressedTransport;
+    try {
+      member = await this.dialer.wait(timeout, signal, contextValues?.get(waitForReady) ?? this.options.waitForReady);
+    } catch (error) {
+      onNone(error as Error);
+      throw error;
+    }
     return call(member, timeout === undefined ? timeoutMs : Math.max(timeout - (performance.now() - start), 1));
   }
 

@@ -4,6 +4,8 @@
  *
  * HTTP-2  A connection is counted from when it is accepted to when its socket is closed, and a call from its request to the end of its answer.
  * HTTP-3  Closing ends a connection when its calls are over: HTTP/2 by GOAWAY, HTTP/1.1 with the answer, and one without calls at once.
+ * HTTP-4  Nothing that a request says, or that the user's functions do with it, throws into the event loop. SUBTLE: Connect's adapter makes a URL of the
+ *         request's host before its promise begins, and throws where that is none.
  */
 import { once } from "node:events";
 import type { IncomingMessage, ServerResponse } from "node:http";
@@ -13,13 +15,13 @@ import { createSecureServer, createServer as createHttp2Server } from "node:http
 import type { AddressInfo, Server, Socket } from "node:net";
 import { createServer } from "node:net";
 import type { TLSSocket } from "node:tls";
-import type { ConnectRouter } from "@connectrpc/connect";
+import type { ConnectRouter, ContextValues } from "@connectrpc/connect";
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import type { HttpAddress } from "../carrier/address.js";
 import { formatAddress } from "../carrier/address.js";
 import type { ListenOptions } from "../carrier/listen.js";
 import { BACKLOG } from "../carrier/listen.js";
-import { loadConnectNode } from "./connect-node.js";
+import { loadConnectNode, SESSION_MEGABYTES } from "./connect-node.js";
 import { ownResponses } from "./http-payloads.js";
 import { checkCarrier, checkLimits, given, handshakeTimeoutOf } from "./options.js";
 import type { IsthmusServerOptions } from "./server.js";
@@ -47,11 +49,23 @@ export async function listenHttp(options: IsthmusServerOptions, address: HttpAdd
     routes: (router) => options.routes(withOwnResponses(router, options)),
     ...given({ maxTimeoutMs: options.maxTimeoutMs, shutdownSignal: options.shutdownSignal, binaryOptions: options.binaryOptions }),
     requestPathPrefix: address.prefix,
-    contextValues: () => contextValues?.(undefined) ?? createContextValues(),
+    contextValues: () => valuesFrom(contextValues),
   });
   const listener = new HttpListener(address, handler, tls, options.maxStreams, handshakeTimeoutOf(options), mayAccept);
   await listener.open();
   return listener;
+}
+
+/** The user's values. If those cannot be had, that is told to whoever looks at them, as over the other carriers: HTTP-4. */
+function valuesFrom(make: IsthmusServerOptions["contextValues"]): ContextValues {
+  try {
+    return make?.(undefined) ?? createContextValues();
+  } catch (error) {
+    const fail = () => {
+      throw error;
+    };
+    return { get: fail, set: fail, delete: fail };
+  }
 }
 
 /** Payloads of answers are looked at after all interceptors, also where a service has its own. */
@@ -102,7 +116,7 @@ export class HttpListener {
     const settings = maxStreams === undefined ? {} : { maxConcurrentStreams: Math.min(maxStreams, 2 ** 31 - 1) };
     try {
       this.server = address.secure
-        ? this.makeSecure({ handshakeTimeout: handshakeTimeoutMs, ...tls, settings: { ...settings, ...tls?.settings } })
+        ? this.makeSecure({ handshakeTimeout: handshakeTimeoutMs, maxSessionMemory: SESSION_MEGABYTES, ...tls, settings: { ...settings, ...tls?.settings } })
         : this.makePlain(settings);
     } catch (error) {
       throw new ConnectError(`listen on ${formatAddress(address)}: option \`tls\`: ${(error as Error).message}`, Code.InvalidArgument, undefined, undefined, error);
@@ -148,7 +162,7 @@ export class HttpListener {
   }
 
   private makePlain(settings: { maxConcurrentStreams?: number }): Server {
-    const http2 = createHttp2Server({ settings }, (request, response) => this.serve(request, response));
+    const http2 = createHttp2Server({ settings, maxSessionMemory: SESSION_MEGABYTES }, (request, response) => this.serve(request, response));
     const http1 = createHttp1Server((request, response) => this.serve(request, response));
     http2.on("session", (session) => this.onSession(session));
     return createServer((socket) => {
@@ -237,7 +251,13 @@ export class HttpListener {
       if (this.closing && left === 0) socket.end();
     });
     if ("stream" in request) discardRest(request);
-    this.handler(request, response);
+    try {
+      this.handler(request, response);
+    } catch {
+      // HTTP-4
+      request.resume();
+      response.writeHead(400).end();
+    }
   }
 }
 

@@ -18,7 +18,7 @@ import { inRootContext } from "../carrier/root-context.js";
 import { onAbortOf } from "../rpc/abort.js";
 import { boundedTimeout, timedOut } from "../rpc/deadline.js";
 import { abortError } from "../rpc/errors.js";
-import { loadConnectNode } from "./connect-node.js";
+import { loadConnectNode, SESSION_MEGABYTES } from "./connect-node.js";
 import { connectionFailure, isReset, lostConnection } from "./http-errors.js";
 import { ownPayloads, ownPayloadsOfAll } from "./http-payloads.js";
 import { checkCarrier, checkLimits, given, handshakeTimeoutOf } from "./options.js";
@@ -84,6 +84,7 @@ export class HttpTransport implements AddressedTransport {
       throw new ConnectError(`option protocol: there is no ${JSON.stringify(protocol)}; expected one of ${PROTOCOLS.join(", ")}`, Code.InvalidArgument);
     }
     checkCarrier(options, address);
+    handshakeTimeoutOf(options);
     const limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.loading = inRootContext(() => this.load(limits));
     // Told to whoever calls.
@@ -99,7 +100,7 @@ export class HttpTransport implements AddressedTransport {
         pingIntervalMs: options.pingIntervalMs ?? PING_INTERVAL_MS_DEFAULT,
         ...given({ pingTimeoutMs: options.pingTimeoutMs, pingIdleConnection: options.pingIdleConnection, idleConnectionTimeoutMs: options.idleConnectionTimeoutMs }),
       },
-      options.nodeOptions,
+      { maxSessionMemory: SESSION_MEGABYTES, ...options.nodeOptions },
     );
     const all = {
       baseUrl: name,
@@ -293,6 +294,9 @@ function abortedWithin(signal: AbortSignal, timeoutMs: number): Promise<void> {
   });
 }
 
+/** Calls whose answers' users forgot them: a loop that is left with `break` is one, since Connect's clients do not pass on that it ended. */
+const forgotten = new FinalizationRegistry<HttpCall>((call) => call.stopped());
+
 /** A call's signal: the user's, and the transport's end. */
 class HttpCall {
   private readonly controller = new AbortController();
@@ -324,13 +328,19 @@ class HttpCall {
   endingWith<M>(messages: AsyncIterable<M>): AsyncIterable<M> {
     const reading = this.read(messages);
     const iterator: AsyncIterator<M> = {
-      next: () => reading.next(),
+      async next() {
+        const result = await reading.next();
+        // SUBTLE: so who waits for a message holds the iterator, also if nobody else does.
+        if (result.done === true) forgotten.unregister(iterator);
+        return result;
+      },
       return: () => {
         // A generator that has not begun ends without its `finally`.
         this.stopped();
         return reading.return(undefined);
       },
     };
+    forgotten.register(iterator, this, iterator);
     return { [Symbol.asyncIterator]: () => iterator };
   }
 
@@ -345,7 +355,7 @@ class HttpCall {
     }
   }
 
-  private stopped(): void {
+  stopped(): void {
     this.abort(new ConnectError("the client stopped reading", Code.Canceled));
     this.end();
   }

@@ -2,6 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { MESSAGE_BYTES_MAX } from "../wire/frame.js";
+import { createIsthmusServer } from "./server.js";
+import { createIsthmusTransport } from "./transport.js";
 import { checkLimits, geometryOf, handshakeTimeoutOf } from "./options.js";
 
 test("limits default to protobuf's, and larger ones mean no more", () => {
@@ -29,4 +31,22 @@ test("sizes of memory default to a ring of 256 KiB and an arena of 256 MiB, and 
 test("a handshake may take five seconds, and never longer than a timer counts", () => {
   assert.equal(handshakeTimeoutOf({}), 5000);
   assert.equal(handshakeTimeoutOf({ handshakeTimeoutMs: Infinity }), 2 ** 31 - 1);
+});
+
+test("a handshake's time that is none is refused by name, wherever it is given", () => {
+  for (const handshakeTimeoutMs of [0, -1, NaN, "5" as never, null as never]) {
+    const refused = (error: unknown) => error instanceof ConnectError && error.code === Code.InvalidArgument && /handshakeTimeoutMs.*milliseconds above 0/.test(error.message);
+    assert.throws(() => handshakeTimeoutOf({ handshakeTimeoutMs }), refused);
+    assert.throws(() => createIsthmusServer({ routes: () => {}, handshakeTimeoutMs }), refused);
+    assert.throws(() => createIsthmusTransport({ address: "/run/app.sock", handshakeTimeoutMs }), refused);
+    assert.throws(() => createIsthmusTransport({ address: "http://127.0.0.1:1", handshakeTimeoutMs }), refused);
+  }
+});
+
+test("limits of a server that are no numbers, and so would hold nothing, are refused by name", () => {
+  for (const value of [0, -1, NaN, "many" as never]) {
+    assert.throws(() => createIsthmusServer({ routes: () => {}, maxConnections: value }), /option maxConnections: expected a number above 0/);
+    assert.throws(() => createIsthmusServer({ routes: () => {}, maxTimeoutMs: value }), /option maxTimeoutMs: expected a number of milliseconds above 0/);
+  }
+  createIsthmusServer({ routes: () => {}, maxConnections: Infinity, maxTimeoutMs: 0.5 });
 });

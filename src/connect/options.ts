@@ -13,7 +13,7 @@ import { LEASE_LIFETIMES } from "../memory/lease.js";
 import type { Addon } from "../os/addon.js";
 import { loadAddon } from "../os/addon.js";
 import { cpuQuotaCores } from "../os/cgroup.js";
-import { boundedTimeout } from "../rpc/deadline.js";
+import { boundedTimeout, TIMER_MS_MAX } from "../rpc/deadline.js";
 import type { KeepAliveOptions } from "../rpc/keepalive.js";
 import { MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES_MAX, STREAM_WINDOW_BYTES_MIN } from "../wire/frame.js";
 
@@ -133,9 +133,19 @@ export function keepAliveOf({ keepAlive }: CommonOptions, isOn: boolean): Requir
   return { intervalMs, timeoutMs, always };
 }
 
-export function handshakeTimeoutOf(options: CommonOptions): number {
+/** @throws ConnectError `InvalidArgument` for a time that there is not */
+export function handshakeTimeoutOf({ handshakeTimeoutMs = HANDSHAKE_TIMEOUT_MS_DEFAULT }: CommonOptions): number {
+  checkPositive({ handshakeTimeoutMs }, "a number of milliseconds above 0");
   // Timers count no further: given more they fire at once.
-  return Math.min(options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS_DEFAULT, 2 ** 31 - 1);
+  return Math.min(handshakeTimeoutMs, TIMER_MS_MAX);
+}
+
+/** SUBTLE: what is not a number compares as false with any, so an unchecked limit of NaN is none. @throws ConnectError `InvalidArgument` */
+export function checkPositive(options: Readonly<Record<string, number | undefined>>, expected: string): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined || (typeof value === "number" && value > 0)) continue;
+    throw new ConnectError(`option ${name}: expected ${expected}, not ${JSON.stringify(value) ?? String(value)}`, Code.InvalidArgument);
+  }
 }
 
 export function pollMicrosOf(options: CommonOptions): number {

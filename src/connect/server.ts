@@ -11,6 +11,7 @@ import { inRootContext } from "../carrier/root-context.js";
 import type { Listener, ListenOptions } from "../carrier/listen.js";
 import { createProtobufCodec } from "../codec/codec.js";
 import type { Addon, PeerCredentials } from "../os/addon.js";
+import { TIMER_MS_MAX } from "../rpc/deadline.js";
 import { ServerConnection } from "../rpc/server.js";
 import type { ServerMethod } from "../rpc/server-method.js";
 import { SLOTS_MAX } from "../wire/frame.js";
@@ -19,7 +20,7 @@ import { serverConnection } from "./events.js";
 import type { HttpListener } from "./http-server.js";
 import { listenHttp } from "./http-server.js";
 import type { CommonOptions } from "./options.js";
-import { checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, keepAliveOf, lifetimeOf, pollMicrosOf, streamWindowOf } from "./options.js";
+import { checkCarrier, checkLimits, checkPositive, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, keepAliveOf, lifetimeOf, pollMicrosOf, streamWindowOf } from "./options.js";
 import { openListener } from "./listening.js";
 import { collectRoutes } from "./routes.js";
 import type { IsthmusWorkerServerOptions, WorkerStats } from "./workers.js";
@@ -85,7 +86,8 @@ export interface IsthmusServer extends AsyncDisposable {
   listen(address: string, options?: ListenOptions): Promise<ListeningAt>;
   /**
    * Stops listening, tells clients to go, lets open calls finish, then closes. Calls that clients sent before they knew are served; their next ones they
-   * make over a new connection, for which they wait by default. After `timeoutMs` (10,000 by default) what is still open is cut off.
+   * make over a new connection, for which they wait by default. After `timeoutMs` (10,000 by default) what is still open is cut off; more than a timer
+   * can count, 24.8 days, such as `Infinity`, is as good as never.
    */
   close(options?: { timeoutMs?: number }): Promise<void>;
   stats(): ServerStats;
@@ -140,6 +142,10 @@ export class LocalServer implements IsthmusServer {
     streamWindowOf(options);
     keepAliveOf(options, false);
     const { maxStreams } = options;
+    handshakeTimeoutOf(options);
+    const { maxTimeoutMs, maxConnections } = options;
+    checkPositive({ maxTimeoutMs }, "a number of milliseconds above 0");
+    checkPositive({ maxConnections }, "a number above 0");
     if (maxStreams !== undefined && !(maxStreams >= 1)) throw new ConnectError(`maxStreams ${maxStreams} must be >= 1`, Code.InvalidArgument);
     checkCarrier(options);
   }
@@ -181,7 +187,7 @@ export class LocalServer implements IsthmusServer {
     const cutOff = setTimeout(() => {
       for (const listener of this.httpListeners) listener.cutOff();
       for (const connection of open) connection.close(`the server shut down and did not wait longer than ${timeoutMs} ms`);
-    }, timeoutMs);
+    }, Math.min(timeoutMs, TIMER_MS_MAX));
     await Promise.all([...open.map((connection) => connection.drain()), ...http]);
     clearTimeout(cutOff);
     await stopped;

@@ -15,11 +15,11 @@ import { abortError } from "../rpc/errors.js";
 import { URL_BASE } from "../rpc/context.js";
 import { METHODS_MAX } from "../wire/frame.js";
 import type { CommonOptions } from "./options.js";
-import { checkLimits, codecOf, lifetimeOf } from "./options.js";
+import { checkLimits, codecOf, handshakeTimeoutOf, lifetimeOf } from "./options.js";
 import { Connector } from "./connector.js";
 import type { ReconnectOptions } from "./dialer.js";
 import { waitForReady } from "./dialer.js";
-import { mapMessages } from "./messages.js";
+import { mapMessages } from "./interception.js";
 import { FailoverTransport } from "./failover.js";
 import type { HttpTransportOptions } from "./http-transport.js";
 import { HttpTransport } from "./http-transport.js";
@@ -140,6 +140,7 @@ class LocalTransport implements AddressedTransport, LoanOwner {
     const limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.interceptors = options.interceptors ?? [];
     this.lifetime = lifetimeOf(options.leases);
+    handshakeTimeoutOf(options);
     this.connector = new Connector(this, options, address, limits, {
       moveCall: (method, input, header, timeoutMs, signal, contextValues) => this.call(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
       moveStream: (method, input, header, timeoutMs, signal, contextValues) => this.openStream(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
@@ -358,7 +359,10 @@ class LocalTransport implements AddressedTransport, LoanOwner {
   }
 }
 
-/** The messages of a stream with interceptors: its scope ends with them. */
+/** Scopes of streams that their users forgot. A loop that is left with `break` is one: Connect's clients do not pass on that it ended. */
+const forgotten = new FinalizationRegistry<CallScope>((scope) => scope.end(new ConnectError("nobody reads the stream any more", Code.Canceled)));
+
+/** The messages of a stream with interceptors: its scope ends with them. SUBTLE: nothing of ours that lasts refers to it. */
 class ScopedMessages implements AsyncIterableIterator<unknown> {
   private readonly iterator: AsyncIterator<unknown>;
   private readonly scope: CallScope;
@@ -366,6 +370,7 @@ class ScopedMessages implements AsyncIterableIterator<unknown> {
   constructor(iterator: AsyncIterator<unknown>, scope: CallScope) {
     this.iterator = iterator;
     this.scope = scope;
+    forgotten.register(this, scope);
   }
 
   [Symbol.asyncIterator](): this {

@@ -37,10 +37,10 @@ const IDLE_MAX = 64;
 const views = new Map<number, BlockView>();
 let lastToken = 0;
 /**
- * After this many bytes of new views the young generation is collected: most of them are garbage by then, and V8, which does not count them,
- * would leave their blocks in use.
+ * After views of this many bytes that nobody gave back the young generation is collected: most of them are garbage by then, and V8, which does not
+ * count them, would leave their blocks in use.
  */
-const MADE_BYTES_MAX = 8 << 20;
+const UNRETURNED_BYTES_MAX = 8 << 20;
 
 export class BlockViews {
   private readonly arena: ArenaView;
@@ -48,15 +48,15 @@ export class BlockViews {
   /** By unit. */
   private readonly idle = new Map<number, { readonly buffer: ArrayBuffer; readonly view: BlockView }>();
   private over = false;
-  private readonly madeBytesMax: number;
-  /** Since the young generation was collected last. */
-  private madeBytes = 0;
+  private readonly unreturnedBytesMax: number;
+  /** Of views opened since the young generation was collected last, less those detached since. */
+  private unreturnedBytes = 0;
   /** ArrayBuffers that had to be made, and those that were used again. */
   made = 0;
   reused = 0;
 
-  constructor(arena: ArenaView, unitBytes: number, madeBytesMax = MADE_BYTES_MAX) {
-    this.madeBytesMax = madeBytesMax;
+  constructor(arena: ArenaView, unitBytes: number, unreturnedBytesMax = UNRETURNED_BYTES_MAX) {
+    this.unreturnedBytesMax = unreturnedBytesMax;
     this.arena = arena;
     this.unitBytes = unitBytes;
   }
@@ -66,27 +66,35 @@ export class BlockViews {
    * @throws SystemError when it cannot be mapped
    */
   open(unit: number, offset: number, byteLength: number, user: BlockUser): ArrayBuffer {
-    const waiting = this.idle.get(unit);
-    if (waiting !== undefined) {
-      this.idle.delete(unit);
-      const { buffer, view } = waiting;
-      if (view.offset === offset && view.byteLength === byteLength) {
-        this.reused++;
-        view.user = user;
-        user.view = view;
-        return buffer;
-      }
-      this.arena.detach(buffer);
-    }
-    if (this.madeBytes > this.madeBytesMax) {
-      this.madeBytes = 0;
+    if (this.unreturnedBytes > this.unreturnedBytesMax) {
+      this.unreturnedBytes = 0;
       collectYoung();
     }
+    const buffer = this.reuse(unit, offset, byteLength, user) ?? this.make(unit, offset, byteLength, user);
+    this.unreturnedBytes += byteLength;
+    return buffer;
+  }
+
+  private reuse(unit: number, offset: number, byteLength: number, user: BlockUser): ArrayBuffer | undefined {
+    const waiting = this.idle.get(unit);
+    if (waiting === undefined) return undefined;
+    this.idle.delete(unit);
+    const { buffer, view } = waiting;
+    if (view.offset !== offset || view.byteLength !== byteLength) {
+      this.arena.detach(buffer);
+      return undefined;
+    }
+    this.reused++;
+    view.user = user;
+    user.view = view;
+    return buffer;
+  }
+
+  private make(unit: number, offset: number, byteLength: number, user: BlockUser): ArrayBuffer {
     const token = ++lastToken;
     const buffer = this.arena.viewOf(unit * this.unitBytes + offset, byteLength, token);
     keepInThread(buffer);
     const isHidden = hideFromCount(byteLength);
-    this.madeBytes += byteLength;
     const view = { token, unit, offset, byteLength, user, isHidden };
     views.set(token, view);
     user.view = view;
@@ -101,8 +109,7 @@ export class BlockViews {
   detach(buffer: ArrayBuffer, user: BlockUser): boolean {
     const { view } = user;
     if (view === undefined || buffer.byteLength === 0) return false;
-    view.user = undefined;
-    user.view = undefined;
+    this.returned(view, user);
     const moved = !this.over && this.idle.size < IDLE_MAX && !this.idle.has(view.unit) ? transferBuffer(buffer) : undefined;
     if (moved === undefined) {
       this.arena.detach(buffer);
@@ -119,11 +126,16 @@ export class BlockViews {
    */
   move(buffer: ArrayBuffer, user: BlockUser): { readonly bytes: Uint8Array; readonly done: () => void } | undefined {
     if (user.view === undefined || buffer.byteLength === 0) return undefined;
-    user.view.user = undefined;
-    user.view = undefined;
+    this.returned(user.view, user);
     const moved = transferBuffer(buffer) ?? buffer.slice(0);
     this.arena.detach(buffer);
     return { bytes: new Uint8Array(moved), done: () => this.arena.detach(moved) };
+  }
+
+  private returned(view: BlockView, user: BlockUser): void {
+    view.user = undefined;
+    user.view = undefined;
+    this.unreturnedBytes = Math.max(this.unreturnedBytes - view.byteLength, 0);
   }
 
   /** The connection is over: nothing here will be used again. */

@@ -294,8 +294,8 @@ export class ClientStream implements MessageSource {
 
   // What the user does.
 
-  next(): Promise<IteratorResult<unknown, undefined>> {
-    return this.reader.next();
+  next(reading: ResponseMessages): Promise<IteratorResult<unknown, undefined>> {
+    return this.reader.next(reading);
   }
 
   /** The user wants no more. */
@@ -336,7 +336,7 @@ export class ClientStream implements MessageSource {
   }
 }
 
-/** What the user has of a stream. SUBTLE: nothing of ours refers to it, so that it is garbage once the user has forgotten it. */
+/** What the user has of a stream. SUBTLE: nothing of ours refers to it, but while it waits for a message, so that it is garbage once the user has forgotten it. */
 class ResponseMessages implements AsyncIterableIterator<unknown> {
   private readonly stream: ClientStream;
 
@@ -349,7 +349,7 @@ class ResponseMessages implements AsyncIterableIterator<unknown> {
   }
 
   next(): Promise<IteratorResult<unknown>> {
-    return this.stream.next();
+    return this.stream.next(this);
   }
 
   return(value?: unknown): Promise<IteratorResult<unknown>> {

@@ -33,6 +33,8 @@ type Result = IteratorResult<unknown, undefined>;
 interface Waiter {
   readonly resolve: (result: Result) => void;
   readonly reject: (error: ConnectError) => void;
+  /** Kept alive by waiting: who waits may hold nothing but the promise. */
+  holder: unknown;
 }
 
 const DONE: Result = Object.freeze({ done: true, value: undefined });
@@ -41,9 +43,9 @@ const CLEAR_MIN = 1024;
 
 let newWaiter: Waiter;
 const executor = (resolve: (result: Result) => void, reject: (error: ConnectError) => void) => {
-  newWaiter = { resolve, reject };
+  newWaiter = { resolve, reject, holder: undefined };
 };
-const nobody: Waiter = { resolve: () => undefined, reject: () => undefined };
+const nobody: Waiter = { resolve: () => undefined, reject: () => undefined, holder: undefined };
 
 export class StreamReader implements AsyncIterableIterator<unknown> {
   private readonly intake: Intake;
@@ -213,7 +215,8 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     return this;
   }
 
-  next(): Promise<Result> {
+  /** @param holder is not garbage while this waits for a message */
+  next(holder?: unknown): Promise<Result> {
     if (this.scope !== undefined && !this.intake.isSingle) this.endScope();
     const { first } = this;
     if (first < this.messages.length) {
@@ -234,6 +237,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     const promise = new Promise<Result>(executor);
     const waiter = newWaiter;
     newWaiter = nobody;
+    waiter.holder = holder;
     if (this.over) this.settleOver(waiter);
     else this.waiters.push(waiter);
     return promise;

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { Code, createClient } from "@connectrpc/connect";
 import type { IsthmusTransport, IsthmusTransportOptions } from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport, loan } from "../../src/index.js";
+import { StreamService } from "../proto/streams_pb.js";
 import { TestService } from "../proto/test_pb.js";
 import { CARRIER } from "../support/carriers.js";
 import { freeAddress } from "../support/http.js";
@@ -134,6 +135,27 @@ test("loans come from the address in use, and may be sent to another", async (t)
   const third = await loan(transport, 10);
   assert.equal((await client.echo({ data: third })).data.length, 10);
   assert.deepEqual([first.length, second.length, third.length], [0, 0, 0]);
+});
+
+test("a stream that finds no address ends the iterable of its requests", async (t) => {
+  const gone = tempSocket(t);
+  for (const [how, code] of [["refused", Code.Unavailable], ["aborted", Code.Canceled], ["late", Code.DeadlineExceeded]] as const) {
+    const { transport } = connectTo(t, [gone, await freeAddress()], { waitForReady: how !== "refused" });
+    let ended = 0;
+    // Not a generator: those do not run before the first `next`.
+    const requests = {
+      [Symbol.asyncIterator]: () => ({
+        next: () => Promise.resolve({ done: false as const, value: {} }),
+        return: () => Promise.resolve({ done: true as const, value: ++ended }),
+      }),
+    };
+    const abort = new AbortController();
+    if (how === "aborted") setTimeout(() => abort.abort(), 50);
+    await failure(createClient(StreamService, transport).sum(requests, { signal: abort.signal, ...(how === "late" ? { timeoutMs: 50 } : {}) }), code, /./);
+    await waitUntil(`the requests to end when ${how}`, () => ended === 1);
+  }
+  const { transport } = connectTo(t, [gone]);
+  await failure(transport.stream(StreamService.method.sum, undefined, undefined, undefined, undefined as never), Code.Internal, /undefined/);
 });
 
 test("a list closes as a whole, and an empty or wrong one is refused", async (t) => {

@@ -364,6 +364,26 @@ describe("a server on HTTP", () => {
     assert.equal(server.stats().connections, 0);
   });
 
+  test("carries several large messages at once, both ways, in calls of every kind", async (t) => {
+    const { address } = await serve(t);
+    const { transport } = connectTo(t, address);
+    const client = createClient(StreamService, transport);
+    const data = new Uint8Array(6 << 20);
+    async function* twice() {
+      for (let i = 0; i < 2; i++) yield await Promise.resolve({ data });
+    }
+    const chat = async () => {
+      let count = 0;
+      for await (const item of client.chat(twice())) count += item.data.length;
+      return count;
+    };
+    assert.deepEqual(await Promise.all([chat(), chat(), chat()]), [12 << 20, 12 << 20, 12 << 20]);
+    const echoed = await Promise.all([1, 2, 3].map(() => client.echo({ data })));
+    assert.deepEqual(echoed.map((item) => item.data.length), [6 << 20, 6 << 20, 6 << 20]);
+    const sums = await Promise.all([1, 2, 3].map(() => client.sum(twice())));
+    assert.deepEqual(sums.map(({ dataBytes }) => dataBytes), [12n << 20n, 12n << 20n, 12n << 20n]);
+  });
+
   test("says what is in the way of listening", async (t) => {
     const { server, address } = await serve(t);
     await failure(server.listen(address), Code.AlreadyExists, /EADDRINUSE/);

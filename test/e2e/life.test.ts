@@ -136,6 +136,26 @@ for (const place of PLACES) {
   });
 }
 
+for (const address of ["a path", "http://127.0.0.1:0"]) {
+  test(`close() of a server on ${address} waits for longer than any timer counts, if it is told to`, async (context) => {
+    for (const timeoutMs of [Infinity, 2 ** 31]) {
+      let answer!: () => void;
+      const asked = new Promise<void>((resolve) => (answer = resolve));
+      const server = createIsthmusServer({ routes: (router) => router.service(TestService, { wait: () => asked.then(() => ({ text: "waited" })) }) });
+      context.after(() => server.close({ timeoutMs: 0 }));
+      const listening = await server.listen(address === "a path" ? tempSocket(context) : address);
+      const { client } = connectTo(context, { path: listening.address });
+      const call = client.wait({});
+      await waitUntil("the call to be under way", () => server.stats().pendingCalls === 1);
+      const closed = server.close({ timeoutMs });
+      await sleep(50);
+      answer();
+      assert.equal((await call).text, "waited");
+      await within(3000, "close()", closed);
+    }
+  });
+}
+
 test("close() of a server may be called again, at the same time and later", async (context) => {
   const path = tempSocket(context);
   const server = createIsthmusServer({ routes: (router) => router.service(TestService, { wait: () => sleep(100).then(() => ({})) }) });

@@ -191,6 +191,31 @@ describe("the end of a stream", () => {
     await allEnded(own);
   });
 
+  test("who sends nothing sends an empty message, as everywhere in Connect", async (context) => {
+    const nothing = () => Promise.resolve(undefined as never);
+    const own = await serveStreams(context, {
+      echo: nothing,
+      sum: nothing,
+      async *count() {
+        yield await nothing();
+        yield null as never;
+      },
+      async *chat(requests) {
+        for await (const { number } of requests) yield { number: number + 1n };
+      },
+    });
+    const { client } = own;
+    const sent = (async function* () {
+      yield await nothing();
+      yield { number: 5n };
+    })();
+    assert.deepEqual((await collect(client.chat(sent))).map(({ number }) => number), [1n, 6n]);
+    assert.deepEqual((await collect(client.count(undefined as never))).map(({ number }) => number), [0n, 0n]);
+    assert.equal((await client.sum(items(0))).sum, 0n);
+    assert.equal((await client.echo(undefined as never)).text, "");
+    await allEnded(own);
+  });
+
   test("a handler that has answered ends the request's stream, and its generator", async (context) => {
     let closed = false;
     const own = await serveStreams(context, {

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 export interface Observation {
   readonly descriptors: number;
-  /** Mapped ranges of shared-memory segments. */
+  /** Mapped ranges of segments that belong to connections; the memory that a thread receives into stays mapped, and grows in steps. */
   readonly segmentMappings: number;
   readonly residentBytes: number;
 }
@@ -16,7 +16,7 @@ export function observeSelf(): Observation {
 export function observe(pid: number | "self"): Observation {
   return {
     descriptors: readdirSync(`/proc/${pid}/fd`).length,
-    segmentMappings: readFileSync(`/proc/${pid}/maps`, "utf8").split("memfd:isthmus").length - 1,
+    segmentMappings: readFileSync(`/proc/${pid}/maps`, "utf8").match(/memfd:isthmus(?!-receive)/g)?.length ?? 0,
     residentBytes: statusKiB(`/proc/${pid}/status`, "VmRSS") * 1024,
   };
 }

@@ -2,13 +2,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Code, ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
+import { waitForReady } from "../../../src/index.js";
 import { startChild } from "../../support/processes.js";
 import type { Scene } from "../../support/scenes.js";
 import { connectStreams, scripted } from "../../support/scenes.js";
 import type { StreamClientData } from "../../support/servers/stream-client.js";
 import type { Outcome, Requests } from "../../support/streams.js";
-import { all, items, numbersOf, outcomeOf, PushedRequests, upTo } from "../../support/streams.js";
+import { all, items, numbersOf, outcomeOf, PushedRequests, STREAM_PAUSE_MS, upTo } from "../../support/streams.js";
 import { failure, waitUntil, within } from "../../support/waiting.js";
 
 const STREAMS = 60;
@@ -26,7 +27,9 @@ export function deaths(scene: Scene): void {
     await sleep(20);
     const closed = server.close();
     await sleep(60);
-    await failure(client.sum(items(2), { timeoutMs: 4000 }), Code.Unavailable, /./);
+    // It could wait for a server that takes over.
+    const contextValues = createContextValues().set(waitForReady, false);
+    await failure(client.sum(items(2), { timeoutMs: 4000, contextValues }), Code.Unavailable, /./);
     for (let i = 1; i < 20; i++) {
       requests.push({ number: BigInt(i) });
       const next = await replies.next();
@@ -117,11 +120,11 @@ function openStreams(
     starts.push(new Promise<void>((resolve) => (start = resolve)));
     const requests = items(1_000_000, async (n) => {
       if (n === 5) start?.();
-      await sleep(5);
+      await sleep(STREAM_PAUSE_MS);
       return { number: BigInt(n), data: new Uint8Array((i * 997) % 30_000) };
     });
     if (i % 3 === 0) return { outcome: outcomeOf(once(client.sum(requests, options(i)))), requests, again: undefined };
-    const replies = i % 3 === 1 ? client.count({ count: 1_000_000n, pauseMs: 5, dataBytes: (i * 997) % 30_000 }, options(i)) : client.chat(requests, options(i));
+    const replies = i % 3 === 1 ? client.count({ count: 1_000_000n, pauseMs: STREAM_PAUSE_MS, dataBytes: (i * 997) % 30_000 }, options(i)) : client.chat(requests, options(i));
     const iterator = replies[Symbol.asyncIterator]();
     const counted = (async function* () {
       let count = 0;
