@@ -135,8 +135,13 @@ class Load {
 
   async stop(): Promise<void> {
     clearInterval(this.timer);
-    await waitUntil("all calls to be settled", () => this.open.size === 0 || `${this.open.size} are open`);
+    await waitUntil("all calls to be settled", () => this.open.size === 0 || this.openCalls());
     await Promise.all(this.answered);
+  }
+
+  private openCalls(): string {
+    const numbers = [...this.open].map((call) => this.calls.indexOf(call));
+    return `${numbers.length} are open, such as ${numbers.slice(0, 10).join(", ")}; ${JSON.stringify(this.transport.stats())}`;
   }
 
   /** What went wrong, as texts with how often. */
