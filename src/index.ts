@@ -3,7 +3,7 @@ export { createIsthmusServer } from "./connect/server.js";
 export type { IsthmusServer, IsthmusServerOptions, ListeningAt, ServerStats } from "./connect/server.js";
 export type { IsthmusWorkerServerOptions, RoutesModuleOptions, WorkersOptions, WorkerStats } from "./connect/workers.js";
 export { createIsthmusTransport } from "./connect/transport.js";
-export type { ConnectionState, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./connect/transport.js";
+export type { ConnectionState, ConnectOptions, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./connect/transport.js";
 export type { HttpTransportOptions } from "./connect/http-transport.js";
 export { createBlockingClient } from "./connect/blocking.js";
 export type { BlockingCallOptions, BlockingClient, BlockingClientOptions } from "./connect/blocking.js";

@@ -11,6 +11,7 @@ import { connectError } from "./connect.js";
 import type { LinkOptions } from "./handshake.js";
 import { checkAnswer, greeting, handshakeError, hasSharedMemory, isSameUser, sendGreeting } from "./handshake.js";
 import { isServedByThisThread } from "./listen.js";
+import { outlookOf } from "./outlook.js";
 import { ShmCarrier } from "./shm.js";
 
 export interface BlockingLink {
@@ -21,12 +22,26 @@ export interface BlockingLink {
 }
 
 const BACKLOG_AGAIN_MS_MAX = 50;
+/** How often, and after which pause, a server that accepts and goes away is tried: one that replaces it is there soon. */
+const ATTEMPTS_MAX = 4;
+const PAUSE_MS = 10;
 
 /**
  * @param deadline as `performance.now()` has it; before the handshake's own time limit it ends with `DeadlineExceeded`
  * @throws ConnectError
  */
 export function connectNow(addon: Addon, path: string, options: LinkOptions, deadline: number): BlockingLink {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return attemptNow(addon, path, options, deadline);
+    } catch (error) {
+      if (attempt === ATTEMPTS_MAX || outlookOf(error as ConnectError) !== "leaving" || performance.now() >= deadline) throw error;
+    }
+    Atomics.wait(NEVER, 0, 0, Math.max(Math.min(PAUSE_MS * attempt, deadline - performance.now()), 0));
+  }
+}
+
+function attemptNow(addon: Addon, path: string, options: LinkOptions, deadline: number): BlockingLink {
   const named = (error: unknown) => {
     const failure = ConnectError.from(error);
     if (failure.rawMessage.startsWith(`connect to ${path}`)) return failure;

@@ -4,6 +4,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { HandshakeMessage } from "../wire/hello.js";
 import { DoorbellSocket } from "./doorbell-socket.js";
 import { HandshakeReader } from "./handshake-reader.js";
+import { withOutlook } from "./outlook.js";
 import type { ShmCarrier } from "./shm.js";
 
 /** What `waitReadable` reports. */
@@ -25,7 +26,7 @@ export class BlockingSocket extends DoorbellSocket {
       const found = this.wait(deadline);
       if (found === 0) throw tooLate();
       // A hang-up alone: there is nothing more to read.
-      if (found === HUNG_UP) throw new ConnectError("the peer closed the connection during the handshake", Code.Unavailable);
+      if (found === HUNG_UP) throw withOutlook(new ConnectError("the peer closed the connection during the handshake", Code.Unavailable), "leaving");
     }
   }
 

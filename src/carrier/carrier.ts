@@ -107,6 +107,8 @@ export interface Carrier {
   readonly exhausted: string | undefined;
   /** Shows committed frames to the peer now instead of with the next step of the poller. */
   publish(): void;
+  /** A frame follows after some copying: a peer that sleeps may wake up meanwhile. */
+  alert(): void;
   /** What was committed would reach the peer although this process closed the connection now; `onRoom` tells when that comes true. */
   readonly idle: boolean;
   /** What `onRoom` waits for; zero: nothing. */

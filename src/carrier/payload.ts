@@ -13,8 +13,10 @@ import { explainGone, originOf } from "../memory/origin.js";
 import { Region } from "../memory/region.js";
 import { SPAN, SPAN_ENTRY_BYTES, SPANS_MAX } from "../wire/frame.js";
 import type { Part, PartsOwner } from "../wire/parts.js";
-import { FileRange, goneMeanwhile, Parts } from "../wire/parts.js";
+import { goneMeanwhile, Parts } from "../wire/parts.js";
 import type { Blocks } from "./blocks.js";
+import type { SendableFile } from "./file-read.js";
+import { FileRead } from "./file-read.js";
 import type { RegionSender } from "./regions.js";
 
 /**
@@ -32,8 +34,8 @@ interface Value {
   bytes: Uint8Array;
   /** How it is sent; undefined: with the inline part. */
   place: Place | undefined;
-  /** It is sent from a file, but for its last byte. */
-  file: { readonly range: FileRange; readonly last: Uint8Array } | undefined;
+  /** The carrier sends it from a file. */
+  file: SendableFile | undefined;
 }
 
 /** A value that is a file's: read to a block of ours, or to the heap; or sent by a carrier without blocks. */
@@ -41,7 +43,6 @@ interface FileValue {
   readonly value: Value;
   readonly file: MappedFile;
   read: FileRead | undefined;
-  unit: number;
 }
 
 interface Place {
@@ -62,14 +63,6 @@ interface Place {
 export const WAITS_FOR_FILE = -3;
 /** … or the payload cannot go on before the control socket has room. */
 export const WAITS_FOR_SOCKET = WAITS_FOR_FILE;
-
-/** Reads a value's file to memory; whoever holds that keeps it until the end. */
-interface FileRead {
-  done: boolean;
-  error: Error | undefined;
-  /** Nobody wants it any more; called at once if it has ended. */
-  giveUp: (onEnd: () => void) => void;
-}
 
 type ReadAgain = (byteOffset: number, byteLength: number) => Uint8Array;
 
@@ -161,7 +154,7 @@ export class Payload implements RegionSender, PartsOwner {
     } else if (origin instanceof MappedFile && byteLength > 0) {
       origin.hold();
       this.cleanUps.push(() => origin.letGo());
-      this.files.push({ value, file: origin, read: undefined, unit: 0 });
+      this.files.push({ value, file: origin, read: undefined });
       return;
     }
     const pinned = origin instanceof Lease && origin.gone === undefined ? origin.home.readPinned?.(origin, bytes) : undefined;
@@ -336,6 +329,15 @@ export class Payload implements RegionSender, PartsOwner {
     return copied > 0 ? copied : -1;
   }
 
+  /** What `place` has yet to copy. */
+  get bytesToCopy(): number {
+    let sum = 0;
+    for (const { place, byteLength } of this.values) {
+      if (place?.source !== undefined) sum += byteLength - place.copiedBytes;
+    }
+    return sum;
+  }
+
   /** Lets files be read, one after the other. Like `place`. */
   private placeFiles(): number {
     for (const entry of this.files) {
@@ -346,63 +348,22 @@ export class Payload implements RegionSender, PartsOwner {
     return -1;
   }
 
-  private startRead(entry: FileValue): FileRead {
+  private startRead({ value, file }: FileValue): FileRead {
     const { blocks } = this;
-    const { value, file } = entry;
-    if (blocks === undefined) return this.startSend(entry);
     const { byteOffset, byteLength } = value;
+    const part = { file, byteOffset, byteLength };
+    if (blocks === undefined) {
+      return FileRead.lastByte(part, (sendable) => {
+        value.file = sendable;
+        this.onReady();
+      });
+    }
     const unit = byteLength < SPAN_COPY_BYTES_MIN || this.places === SPANS_MAX ? -1 : blocks.allocate(byteLength);
-    // A view of its own: the carrier's own moves when the arena grows, and ends with the connection.
-    const target = unit < 0 ? undefined : blocks.openForReading(unit, byteLength);
-    const bytes = target?.bytes ?? new Uint8Array(byteLength);
-    let wanted = true;
-    let onEnd: (() => void) | undefined;
-    const state: FileRead = {
-      done: false,
-      error: undefined,
-      giveUp: (then) => {
-        wanted = false;
-        if (state.done || state.error !== undefined) then();
-        else onEnd = then;
-      },
-    };
-    file.readTo(bytes, byteOffset, byteLength, () => wanted, (error) => {
-      target?.close();
-      state.error = error;
-      state.done = error === undefined;
-      if (onEnd !== undefined) return onEnd();
-      if (state.done && target !== undefined) this.setBlock(blocks, value, unit, 0, "copied");
-      else if (state.done) value.bytes = bytes;
+    return FileRead.toMemory(blocks, part, unit, (read, bytes) => {
+      if (read.done && bytes === undefined) this.setBlock(blocks, value, unit, 0, "copied");
+      else if (read.done) value.bytes = bytes!;
       this.onReady();
     });
-    entry.unit = Math.max(unit, 0);
-    return state;
-  }
-
-  /**
-   * Where the carrier sends files itself, only the last byte is read before: it says that all of the file is there, and travels in a last piece of its own when the rest
-   * was sent. So of a file that becomes shorter meanwhile nobody gets to see a message (PARTS-1).
-   */
-  private startSend({ value, file }: FileValue): FileRead {
-    const { byteOffset, byteLength } = value;
-    const last = new Uint8Array(1);
-    let onEnd: (() => void) | undefined;
-    const state: FileRead = {
-      done: false,
-      error: undefined,
-      giveUp: (then) => {
-        if (state.done || state.error !== undefined) then();
-        else onEnd = then;
-      },
-    };
-    file.readTo(last, byteOffset + byteLength - 1, 1, () => true, (error) => {
-      state.error = error;
-      state.done = error === undefined;
-      if (onEnd !== undefined) return onEnd();
-      value.file = { range: new FileRange(file, byteOffset, byteLength - 1), last };
-      this.onReady();
-    });
-    return state;
   }
 
   /** A block to copy a value to. If none can be had but by waiting for the peer, the value travels with the inline part instead. */
@@ -469,10 +430,10 @@ export class Payload implements RegionSender, PartsOwner {
   /** What is not sent yet will not be. */
   cancel(): void {
     this.emptyTaken();
-    for (const { value, read, unit } of this.files) {
+    for (const { value, read } of this.files) {
       // Its block is not ours to give back before nothing writes to it any more.
-      if (read !== undefined && unit !== 0 && value.place === undefined && !this.sent) read.giveUp(() => this.blocks?.dropOwn(unit));
-      else read?.giveUp(nothing);
+      const drop = read !== undefined && read.unit !== 0 && value.place === undefined && !this.sent;
+      read?.giveUp(drop ? () => this.blocks?.dropOwn(read.unit) : nothing);
     }
     this.files.length = 0;
     const numbers = this.regions.splice(0).map(({ place }) => place.unit);

@@ -174,6 +174,11 @@ export class ShmCarrier implements Carrier, Pollable {
     if (this.writer.publish() && this.bell.mustRing(AWAIT.frames)) this.ring();
   }
 
+  /** SUBTLE: rings before the store that the peer is to see. It looks for work after it woke, so it sees that, or its next sleep is rung (BELL-1). */
+  alert(): void {
+    if (!this.closed && this.bell.mustRing(AWAIT.frames)) this.ring();
+  }
+
   flush(): void {
     if (!this.closed) this.publish();
   }

@@ -123,6 +123,8 @@ export class SocketCarrier implements Carrier {
   /** Everything leaves at the end of the tick. */
   publish(): void {}
 
+  alert(): void {}
+
   await(space: boolean, blocks: boolean): void {
     this.awaiting = space || blocks;
   }

@@ -9,7 +9,7 @@ import type { Address } from "../carrier/address.js";
 import { formatAddress } from "../carrier/address.js";
 import type { CarrierClosed } from "../carrier/carrier.js";
 import { connect } from "../carrier/connect.js";
-import type { ClientConnectionOwner } from "../rpc/client.js";
+import type { ClientConnectionOwner } from "../rpc/client-owner.js";
 import { ClientConnection } from "../rpc/client.js";
 import { SLOTS_MAX } from "../wire/frame.js";
 import { Dialer, reconnectOf } from "./dialer.js";

@@ -14,7 +14,7 @@ import { Code, ConnectError, createContextKey } from "@connectrpc/connect";
 import { outlookOf } from "../carrier/outlook.js";
 import { inRootContext } from "../carrier/root-context.js";
 import { onAbortOf } from "../rpc/abort.js";
-import { boundedTimeout, timedOut } from "../rpc/deadline.js";
+import { boundedTimeout, TIMER_MS_MAX, timedOut } from "../rpc/deadline.js";
 import { abortError } from "../rpc/errors.js";
 
 /** How a lost connection is made again. */
@@ -52,7 +52,7 @@ export function reconnectOf(options: ReconnectOptions = {}): Required<ReconnectO
 
 /** The pause after so many failures in a row, in milliseconds. @param chance 0 to 1 */
 export function pauseAfter(failures: number, { initialDelayMs, maxDelayMs }: Required<ReconnectOptions>, chance = Math.random()): number {
-  return Math.min(initialDelayMs * MULTIPLIER ** (failures - 1), maxDelayMs) * (1 - JITTER + 2 * JITTER * chance);
+  return Math.min(Math.min(initialDelayMs * MULTIPLIER ** (failures - 1), maxDelayMs) * (1 - JITTER + 2 * JITTER * chance), TIMER_MS_MAX);
 }
 
 interface Waiter<C> {

@@ -18,11 +18,10 @@ import { closeIterator } from "../rpc/stream-writer.js";
 import { Dialer, reconnectOf, waitForReady } from "./dialer.js";
 import type { LoanOwner } from "./payloads.js";
 import { LOAN } from "./payloads.js";
-import type { AddressedTransport, ConnectionState, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./transport.js";
+import type { HeadersInit } from "./client-interceptors.js";
+import type { AddressedTransport, ConnectionState, ConnectOptions, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./transport.js";
 
 const PROBE_INTERVAL_MS = 1000;
-
-type HeadersInit = NonNullable<ConstructorParameters<typeof Headers>[0]>;
 
 export class FailoverTransport implements IsthmusTransport, LoanOwner {
   private readonly members: readonly AddressedTransport[];
@@ -104,8 +103,8 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     return LOAN in member ? (member as unknown as LoanOwner)[LOAN](byteLength, patience) : Loan.onHeap(byteLength);
   }
 
-  async connect({ timeoutMs, signal }: { readonly timeoutMs?: number; readonly signal?: AbortSignal } = {}): Promise<void> {
-    if (this.readyMember() === undefined) await this.dialer.wait(boundedTimeout(timeoutMs), signal, this.options.waitForReady);
+  async connect({ timeoutMs, signal, waitForReady: waits }: ConnectOptions = {}): Promise<void> {
+    if (this.readyMember() === undefined) await this.dialer.wait(boundedTimeout(timeoutMs), signal, waits ?? this.options.waitForReady);
   }
 
   async close(options?: { readonly timeoutMs?: number }): Promise<void> {

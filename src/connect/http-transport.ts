@@ -23,7 +23,8 @@ import { connectionFailure, isReset, lostConnection } from "./http-errors.js";
 import { ownPayloads, ownPayloadsOfAll } from "./http-payloads.js";
 import { checkCarrier, checkLimits, given, handshakeTimeoutOf } from "./options.js";
 import { methodPath } from "./routes.js";
-import type { AddressedTransport, ConnectionState, IsthmusTransportOptions, TransportStats } from "./transport.js";
+import type { HeadersInit } from "./client-interceptors.js";
+import type { AddressedTransport, ConnectionState, ConnectOptions, IsthmusTransportOptions, TransportStats } from "./transport.js";
 
 /** Options for addresses of HTTP. Others ignore them. */
 export interface HttpTransportOptions {
@@ -56,8 +57,6 @@ const TIMEOUT_HEADERS = ["grpc-timeout", "connect-timeout-ms"];
 /** How much earlier than ours the server's timer may fire. */
 const DEADLINE_SLACK_MS = 50;
 const PROTOCOLS = ["grpc", "grpc-web", "connect"];
-
-type HeadersInit = NonNullable<ConstructorParameters<typeof Headers>[0]>;
 
 type Sent = Pick<UnaryRequest, "signal" | "header">;
 
@@ -176,7 +175,7 @@ export class HttpTransport implements AddressedTransport {
     return this.ensureConnection(true, signal);
   }
 
-  connect({ timeoutMs, signal }: { readonly timeoutMs?: number; readonly signal?: AbortSignal } = {}): Promise<void> {
+  connect({ timeoutMs, signal }: Omit<ConnectOptions, "waitForReady"> = {}): Promise<void> {
     if (boundedTimeout(timeoutMs) === undefined) return this.connectNow(signal);
     const late = AbortSignal.timeout(timeoutMs!);
     return this.connectNow(signal === undefined ? late : AbortSignal.any([signal, late])).catch((error: unknown) => {

@@ -1,17 +1,16 @@
 /** Connect's router, as the user's `routes` function sees it: collects implementations, makes no HTTP handlers. */
 import type { DescMethod } from "@bufbuild/protobuf";
-import { create, isMessage } from "@bufbuild/protobuf";
-import type { ConnectRouter, Interceptor, MethodImplSpec, StreamRequest, StreamResponse, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
+import type { ConnectRouter, Interceptor, MethodImplSpec } from "@connectrpc/connect";
 import { createMethodImplSpec, createServiceImplSpec } from "@connectrpc/connect";
 import type { MessageCodec, MessageCodecFactory } from "../codec/codec.js";
 import type { LeaseLifetime } from "../memory/lease.js";
-import { mapMessages } from "./messages.js";
 import type { CallContext } from "../rpc/context.js";
-import { URL_BASE } from "../rpc/context.js";
 import type { ServerMethod, ServerMethodOptions, StreamAnswer } from "../rpc/server-method.js";
 import { takeSingle } from "../rpc/stream-reader.js";
 import type { CallLimits } from "./options.js";
 import { checkLimits, lifetimeOf } from "./options.js";
+import type { Handle, StreamHandle, StreamSpec } from "./server-interceptors.js";
+import { intercept, interceptStream } from "./server-interceptors.js";
 
 /** Connect's, and Isthmus's own. */
 type RouteOptions = Parameters<ConnectRouter["rpc"]>[2] & { readonly leases?: LeaseLifetime };
@@ -77,12 +76,12 @@ function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, opti
   const codecOfAll = defaults.codecFor(options);
   const codec: MessageCodecFactory = (schema) => (schema as { [OWN_CODEC]?: MessageCodec })[OWN_CODEC] ?? codecOfAll(schema);
   const { interceptors } = merged;
-  const handle = spec.kind === "unary" ? handleOf(spec, path, interceptors) : undefined;
+  const handle = spec.kind === "unary" ? (interceptors.length === 0 ? (spec.impl as Handle) : intercept(spec, path, interceptors)) : undefined;
   return {
     method: spec.method,
     path,
     handle,
-    open: spec.kind === "unary" ? openUnary(handle!) : interceptors.length === 0 ? openStream(spec) : interceptStream(spec, path, interceptors),
+    open: spec.kind === "unary" ? openUnary(handle!) : interceptors.length === 0 ? openStream(spec) : interceptStream(spec.method, implementationOf(spec), path, interceptors),
     answersOnce: spec.kind === "unary" || spec.kind === "client_streaming",
     takesOne: spec.kind === "unary" || spec.kind === "server_streaming",
     input: codec(spec.method.input),
@@ -90,14 +89,6 @@ function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, opti
     options: merged,
     reception: { lifetime: merged.leases, taker: path },
   };
-}
-
-type UnarySpec = MethodImplSpec & { kind: "unary" };
-type StreamSpec = Exclude<MethodImplSpec, { kind: "unary" }>;
-type Handle = NonNullable<ServerMethod["handle"]>;
-
-function handleOf(spec: UnarySpec, path: string, interceptors: readonly Interceptor[]): Handle {
-  return interceptors.length === 0 ? (spec.impl as Handle) : intercept(spec, path, interceptors);
 }
 
 /** A unary method for a client that opens it as a stream. */
@@ -112,7 +103,7 @@ function openStream(spec: StreamSpec): ServerMethod["open"] {
 }
 
 /** The user's function as one from a stream to a stream. */
-function implementationOf(spec: StreamSpec): (requests: AsyncIterable<unknown>, context: CallContext) => AsyncIterable<unknown> | Promise<AsyncIterable<unknown>> {
+function implementationOf(spec: StreamSpec): StreamHandle {
   const implement = spec.impl as (input: unknown, context: CallContext) => unknown;
   switch (spec.kind) {
     case "server_streaming":
@@ -120,7 +111,7 @@ function implementationOf(spec: StreamSpec): (requests: AsyncIterable<unknown>, 
     case "client_streaming":
       return async (requests, context) => once(await implement(requests, context));
     case "bidi_streaming":
-      return implement as ReturnType<typeof implementationOf>;
+      return implement as StreamHandle;
   }
 }
 
@@ -130,95 +121,4 @@ function answerOf(message: AsyncIterable<unknown>): StreamAnswer {
 
 async function* once(message: unknown): AsyncGenerator<unknown> {
   yield await Promise.resolve(message);
-}
-
-/** A streaming handler behind its interceptors, which may wrap the streams of both directions. */
-function interceptStream(spec: StreamSpec, path: string, interceptors: readonly Interceptor[]): ServerMethod["open"] {
-  const { method } = spec;
-  const implement = implementationOf(spec);
-  return async (requests, context) => {
-    const innermost = async (request: StreamRequest): Promise<StreamResponse> => ({
-      stream: true,
-      service: method.parent,
-      method,
-      message: mapMessages(await implement(request.message, withRequest(context, request)), method.output),
-      header: context.responseHeader,
-      trailer: context.responseTrailer,
-    });
-    let next = innermost as ReturnType<Interceptor>;
-    for (const interceptor of [...interceptors].reverse()) next = interceptor(next);
-    const response = await next({
-      stream: true,
-      service: method.parent,
-      method,
-      requestMethod: context.requestMethod,
-      url: URL_BASE + path,
-      message: requests as StreamRequest["message"],
-      get signal() {
-        return context.signal;
-      },
-      get header() {
-        return context.requestHeader;
-      },
-      get contextValues() {
-        return context.values;
-      },
-    });
-    // The handler may yet set more, until its first message.
-    if (response.header !== context.responseHeader) response.header.forEach((value, name) => context.responseHeader.set(name, value));
-    return { message: response.message as AsyncIterable<unknown>, trailer: response.trailer };
-  };
-}
-
-/** The handler behind its interceptors, which see a request and a response as Connect's servers show them. */
-function intercept(spec: UnarySpec, path: string, interceptors: readonly Interceptor[]): Handle {
-  const { method } = spec;
-  return async (message, context) => {
-    const innermost = async (request: UnaryRequest): Promise<UnaryResponse> => {
-      const answer = await spec.impl(request.message, withRequest(context, request));
-      return {
-        stream: false,
-        service: method.parent,
-        method,
-        message: (isMessage(answer, method.output) ? answer : create(method.output, answer)),
-        header: context.responseHeader,
-        trailer: context.responseTrailer,
-      };
-    };
-    let next = innermost as ReturnType<Interceptor>;
-    for (const interceptor of [...interceptors].reverse()) next = interceptor(next);
-    // Own accessors, so that `{ ...request }` keeps them and none costs anything unless it is read.
-    const response = await next({
-      stream: false,
-      service: method.parent,
-      method,
-      requestMethod: context.requestMethod,
-      url: URL_BASE + path,
-      message: message as UnaryRequest["message"],
-      get signal() {
-        return context.signal;
-      },
-      get header() {
-        return context.requestHeader;
-      },
-      get contextValues() {
-        return context.values;
-      },
-    });
-    context.responseHeaderIfAny = response.header;
-    context.responseTrailerIfAny = response.trailer;
-    return response.message;
-  };
-}
-
-/** The context as the handler sees it behind interceptors that handed on another request. */
-function withRequest(context: CallContext, request: UnaryRequest | StreamRequest): CallContext {
-  return Object.create(context, {
-    signal: { get: () => request.signal },
-    requestHeader: { get: () => request.header },
-    values: { get: () => request.contextValues },
-    // SUBTLE: inherited, these would make the Headers on the new object, and what the handler sets would be lost.
-    responseHeader: { get: () => context.responseHeader },
-    responseTrailer: { get: () => context.responseTrailer },
-  }) as CallContext;
 }

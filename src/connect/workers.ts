@@ -6,22 +6,23 @@
  *         for itself, and this thread's number stays open until the worker has said `took` or `declined`, or has ended. So
  *         a number in a message always names this client's socket, and no number is closed that somebody else may have
  *         been given meanwhile. What a worker held when it ended, its environment closes.
- * HAND-2  A worker says `took` before it reads. What it said is heard before its end is dealt with (`onExit` empties the
- *         port), so a client that an ended worker did not take is untouched, and goes to another one.
+ * HAND-2  A worker says `took` before it reads. What it said is heard before its end is dealt with (THREAD-2), so a client that an ended
+ *         worker did not take is untouched, and goes to another one.
  * HAND-3  A worker that ends is replaced, at once at first and then less and less often, for as long as the server is open.
+ *         But one that does not get through the first `listen` fails that, and no thread is left.
  */
 import { availableParallelism } from "node:os";
 import { pathToFileURL } from "node:url";
 import { isAbsolute } from "node:path";
 import type { ResourceLimits, WorkerOptions } from "node:worker_threads";
-import { MessageChannel, receiveMessageOnPort, Worker } from "node:worker_threads";
-import type { MessagePort } from "node:worker_threads";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ListenOptions } from "../carrier/listen.js";
 import type { Addon, PeerCredentials } from "../os/addon.js";
+import { TIMER_MS_MAX } from "../rpc/deadline.js";
 import { handshakeTimeoutOf, requireSharedMemory } from "./options.js";
 import type { Elsewhere, IsthmusServer, IsthmusServerOptions, ListeningAt, LocalServer, ServerStats } from "./server.js";
-import type { FromWorker, ToWorker, WorkerSetup } from "./worker-link.js";
+import type { WorkerClient } from "./worker-thread.js";
+import { WorkerThread } from "./worker-thread.js";
 
 export interface WorkersOptions {
   /**
@@ -37,6 +38,11 @@ export interface WorkersOptions {
   readonly resourceLimits?: ResourceLimits;
   /** What the routes module finds as `workerData` of `node:worker_threads`. */
   readonly workerData?: unknown;
+  /**
+   * Longest time that a worker may take to start and load the module, in milliseconds; 30,000 by default. One that takes longer is ended: the first
+   * `listen` fails with `FailedPrecondition`, a worker that replaces another one is tried again.
+   */
+  readonly loadTimeoutMs?: number;
   /** Longest wait before a worker that keeps dying is started again, in milliseconds; 5000 by default. */
   readonly restartDelayMsMax?: number;
 }
@@ -55,37 +61,19 @@ export interface WorkerStats {
 }
 
 const COUNT_MAX = 256;
+const LOAD_TIMEOUT_MS_DEFAULT = 30_000;
 const RESTART_MS_FIRST = 50;
 const RESTART_MS_MAX_DEFAULT = 5000;
 /** A worker that lived this long did not die of how it starts. */
 const LONG_LIFE_MS = 10_000;
 const CLOSE_TIMEOUT_MS_DEFAULT = 10_000;
-/** What a worker that cuts its calls off may need on top. */
-const CLOSE_SLACK_MS = 1000;
-const NO_STATS: ServerStats = { connections: 0, carriers: { shm: 0, socket: 0, http: 0 }, pendingCalls: 0, openStreams: 0, refused: 0, violations: 0 };
 
-interface Client {
-  readonly id: number;
-  readonly addon: Addon;
-  readonly peer: PeerCredentials;
-  /** This thread's number; undefined once a worker has its own. */
-  descriptor: number | undefined;
-}
-
-class Slot {
-  worker: Worker | undefined;
-  port: MessagePort | undefined;
-  ready = false;
-  readySince = 0;
-  stats = NO_STATS;
-  threadId = 0;
-  readonly clients = new Map<number, Client>();
+/** A place for a worker. */
+interface Slot {
+  thread: WorkerThread | undefined;
   /** Deaths in a row, none after a long life. */
-  deaths = 0;
+  deaths: number;
   restart: NodeJS.Timeout | undefined;
-  onReady: ((failure: ConnectError | undefined) => void) | undefined;
-  onEnd: (() => void) | undefined;
-  reason: string | undefined;
 }
 
 export class WorkerServer implements IsthmusServer, Elsewhere {
@@ -94,20 +82,27 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
   /** Listens, and tells those who are not let in why. */
   private readonly door: LocalServer;
   private readonly slots: Slot[];
+  private readonly loadTimeoutMs: number;
+  private readonly restartDelayMsMax: number;
   /** Clients that no worker is there for. */
-  private readonly waiting = new Map<Client, NodeJS.Timeout>();
+  private readonly waiting = new Map<WorkerClient, NodeJS.Timeout>();
   private readonly past = { refused: 0, violations: 0 };
   private started: Promise<void> | undefined;
+  /** All workers were ready once. */
+  private hasStarted = false;
   private ended: Promise<void> | undefined;
   private lastId = 0;
 
   constructor(options: IsthmusWorkerServerOptions, doorOf: (elsewhere: Elsewhere) => LocalServer) {
     checkOptions(options);
     this.options = options;
-    this.routes = routesUrl(options.workers.routes);
+    const { routes, loadTimeoutMs, restartDelayMsMax } = options.workers;
+    this.routes = routesUrl(routes);
+    this.loadTimeoutMs = durationOf("loadTimeoutMs", loadTimeoutMs, 1, LOAD_TIMEOUT_MS_DEFAULT);
+    this.restartDelayMsMax = durationOf("restartDelayMsMax", restartDelayMsMax, 0, RESTART_MS_MAX_DEFAULT);
     this.door = doorOf(this);
     requireSharedMemory();
-    this.slots = Array.from({ length: countOf(options.workers) }, () => new Slot());
+    this.slots = Array.from({ length: countOf(options.workers) }, () => ({ thread: undefined, deaths: 0, restart: undefined }));
   }
 
   async listen(address: string, listenOptions?: ListenOptions): Promise<ListeningAt> {
@@ -132,7 +127,7 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
   stats(): ServerStats {
     const { refused, violations } = this.door.stats();
     const sum = { connections: 0, carriers: { shm: 0, socket: 0, http: 0 }, pendingCalls: 0, openStreams: 0, refused: refused + this.past.refused, violations: violations + this.past.violations };
-    for (const { stats } of this.slots) {
+    for (const { stats } of this.threads()) {
       sum.connections += stats.connections;
       sum.carriers.shm += stats.carriers.shm;
       sum.carriers.socket += stats.carriers.socket;
@@ -141,148 +136,105 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
       sum.refused += stats.refused;
       sum.violations += stats.violations;
     }
-    const workers = this.slots.filter((slot) => slot.ready).map(({ threadId, stats }) => ({ threadId, connections: stats.connections, pendingCalls: stats.pendingCalls }));
-    return { ...sum, workers };
+    const serving = this.threads().filter(({ readySince }) => readySince !== undefined);
+    return { ...sum, workers: serving.map(({ threadId, stats }) => ({ threadId, connections: stats.connections, pendingCalls: stats.pendingCalls })) };
   }
 
   connections(): number {
-    return this.slots.reduce((sum, slot) => sum + slot.clients.size, this.waiting.size);
+    return this.threads().reduce((sum, { clients }) => sum + clients.size, this.waiting.size);
   }
 
   give(addon: Addon, descriptor: number, peer: PeerCredentials): void {
     this.place({ id: ++this.lastId, addon, peer, descriptor });
   }
 
-  private place(client: Client): void {
-    if (this.ended !== undefined) return this.turnAway(client, new ConnectError("the server is shutting down", Code.Unavailable));
-    let best: Slot | undefined;
-    for (const slot of this.slots) {
-      if (slot.ready && (best === undefined || slot.clients.size < best.clients.size)) best = slot;
-    }
-    if (best === undefined) {
-      const giveUp = () => {
-        this.waiting.delete(client);
-        this.turnAway(client, new ConnectError("the server's worker threads have died, and none could be started yet", Code.Unavailable));
-      };
-      this.waiting.set(client, setTimeout(giveUp, handshakeTimeoutOf(this.options)));
-      return;
-    }
-    best.clients.set(client.id, client);
-    best.port!.postMessage({ kind: "take", id: client.id, descriptor: client.descriptor!, peer: client.peer } satisfies ToWorker);
+  private threads(): WorkerThread[] {
+    return this.slots.flatMap(({ thread }) => thread ?? []);
   }
 
-  private turnAway({ addon, descriptor, peer }: Client, reason: ConnectError): void {
+  private place(client: WorkerClient): void {
+    if (this.ended !== undefined) return this.turnAway(client, new ConnectError("the server is shutting down", Code.Unavailable));
+    let best: WorkerThread | undefined;
+    for (const thread of this.threads()) {
+      if (thread.isReady && (best === undefined || thread.clients.size < best.clients.size)) best = thread;
+    }
+    if (best !== undefined) return best.take(client);
+    const giveUp = () => {
+      this.waiting.delete(client);
+      this.turnAway(client, new ConnectError("the server's worker threads have died, and none could be started yet", Code.Unavailable));
+    };
+    this.waiting.set(client, setTimeout(giveUp, handshakeTimeoutOf(this.options)));
+  }
+
+  private turnAway({ addon, descriptor, peer }: WorkerClient, reason: ConnectError): void {
     this.door.take(addon, descriptor!, peer, reason);
   }
 
   private async start(): Promise<void> {
-    const failures = await Promise.all(this.slots.map((slot) => new Promise<ConnectError | undefined>((resolve) => this.launch(slot, resolve))));
-    const failure = failures.find((one) => one !== undefined);
-    if (failure === undefined) return;
-    this.started = undefined;
-    await Promise.all(this.slots.map((slot) => stop(slot)));
-    throw failure;
-  }
-
-  private launch(slot: Slot, onReady?: Slot["onReady"]): void {
-    const { env, execArgv, resourceLimits, workerData } = this.options.workers;
-    const { port1, port2 } = new MessageChannel();
-    let worker: Worker;
     try {
-      worker = new Worker(new URL("./worker-entry.js", import.meta.url), { name: "isthmus", env, execArgv, resourceLimits, workerData });
-    } catch (error) {
-      port1.close();
-      if (onReady === undefined) throw error;
-      onReady(ConnectError.from(error, Code.InvalidArgument));
-      return;
+      await Promise.all(this.slots.map(async (slot) => this.launch(slot).ready));
+      this.hasStarted = true;
+    } catch (failure) {
+      await Promise.all(this.slots.map((slot) => stopSlot(slot)));
+      // So that one may try again.
+      this.started = undefined;
+      if (this.ended === undefined) throw failure;
     }
-    Object.assign(slot, { worker, port: port1, ready: false, stats: NO_STATS, threadId: worker.threadId, onReady, reason: undefined });
-    port1.on("message", (message: FromWorker) => this.onMessage(slot, message));
-    worker.on("error", (error: unknown) => (slot.reason ??= error instanceof Error ? (error.stack ?? error.message) : String(error)));
-    worker.on("messageerror", (error) => (slot.reason ??= error.message));
-    worker.on("exit", (code) => this.onExit(slot, code));
-    worker.postMessage({ port: port2, routes: this.routes, options: plainOptions(this.options) } satisfies WorkerSetup, [port2]);
-    // A first start is waited for; listening is what keeps the process alive after that.
-    if (onReady === undefined) keepAlive(slot, false);
+    if (this.ended !== undefined) throw new ConnectError(`the server was closed while its worker threads loaded ${this.routes}`, Code.FailedPrecondition);
   }
 
-  private onMessage(slot: Slot, message: FromWorker): void {
-    switch (message.kind) {
-      case "ready":
-        slot.ready = true;
-        slot.readySince = performance.now();
-        keepAlive(slot, this.ended !== undefined);
-        settle(slot, undefined);
-        for (const [client, timer] of this.waiting) {
-          clearTimeout(timer);
-          this.waiting.delete(client);
-          this.place(client);
-        }
-        break;
-      case "failed":
-        slot.reason = `${this.routes} could not be loaded: ${message.reason}`;
-        settle(slot, new ConnectError(`a worker thread: ${slot.reason}`, Code.FailedPrecondition, undefined, undefined, message.error));
-        void slot.worker?.terminate();
-        break;
-      case "took":
-      case "declined": {
-        const client = slot.clients.get(message.id);
-        if (client?.descriptor === undefined) break;
-        if (message.kind === "took") {
-          client.addon.closeDescriptor(client.descriptor);
-          client.descriptor = undefined;
-        } else {
-          slot.clients.delete(message.id);
-          this.turnAway(client, new ConnectError(`the server cannot take another connection: ${message.reason}`, Code.ResourceExhausted));
-        }
-        break;
-      }
-      case "gone":
-        slot.clients.delete(message.id);
-        break;
-      case "stats":
-        slot.stats = message.stats;
-        break;
-      case "closed":
-        void slot.worker?.terminate();
-        break;
+  /** @throws ConnectError if there is no such thread to be had */
+  private launch(slot: Slot): WorkerThread {
+    const setup = { worker: this.options.workers, routes: this.routes, options: plainOptions(this.options), loadTimeoutMs: this.loadTimeoutMs };
+    const thread: WorkerThread = new WorkerThread(setup, {
+      onReady: () => this.placeWaiting(),
+      onTook: (client) => {
+        client.addon.closeDescriptor(client.descriptor!);
+        client.descriptor = undefined;
+      },
+      onDeclined: (client, reason) => this.turnAway(client, new ConnectError(`the server cannot take another connection: ${reason}`, Code.ResourceExhausted)),
+      onEnd: (reason) => this.onEnd(slot, thread, reason),
+    });
+    slot.thread = thread;
+    return thread;
+  }
+
+  private placeWaiting(): void {
+    for (const [client, timer] of this.waiting) {
+      clearTimeout(timer);
+      this.waiting.delete(client);
+      this.place(client);
     }
   }
 
-  private onExit(slot: Slot, code: number): void {
-    for (let left; (left = receiveMessageOnPort(slot.port!)) !== undefined; ) this.onMessage(slot, left.message as FromWorker);
-    slot.port!.close();
-    const wasReady = slot.ready;
-    const { threadId } = slot;
-    const clients = [...slot.clients.values()];
-    this.past.refused += slot.stats.refused;
-    this.past.violations += slot.stats.violations;
-    const starting = slot.onReady !== undefined;
-    const reason = slot.reason ?? `it ended with exit code ${code}`;
-    Object.assign(slot, { worker: undefined, port: undefined, ready: false, stats: NO_STATS });
-    slot.clients.clear();
-    settle(slot, new ConnectError(`a worker thread ended before it had loaded ${this.routes}: ${reason}`, Code.FailedPrecondition));
-    slot.onEnd?.();
-    if (!starting && this.started !== undefined && this.ended === undefined) {
-      if (wasReady && performance.now() - slot.readySince >= LONG_LIFE_MS) slot.deaths = 0;
+  private onEnd(slot: Slot, thread: WorkerThread, reason: string): void {
+    const { threadId, clients, stats, readySince, dismissed } = thread;
+    // One that could not be ended in time may have been given up.
+    if (slot.thread === thread) slot.thread = undefined;
+    this.past.refused += stats.refused;
+    this.past.violations += stats.violations;
+    const left = [...clients.values()];
+    // The first one of a slot that never was ready fails the first `listen`.
+    if (!dismissed && (this.hasStarted || readySince !== undefined || slot.deaths > 0)) {
+      if (readySince !== undefined && performance.now() - readySince >= LONG_LIFE_MS) slot.deaths = 0;
       this.replace(slot);
-      const lost = clients.filter((client) => client.descriptor === undefined).length;
-      process.emitWarning(`worker thread ${threadId} of a server died with ${lost} connections, and is replaced: ${reason}`, { type: "IsthmusWarning", code: "ISTHMUS_WORKER_DIED" });
+      const lost = left.filter((client) => client.descriptor === undefined).length;
+      warn(`worker thread ${threadId} of a server died with ${lost} connections, and is replaced: ${reason}`);
     }
-    for (const client of clients) if (client.descriptor !== undefined) this.place(client);
+    for (const client of left) if (client.descriptor !== undefined) this.place(client);
   }
 
   private replace(slot: Slot): void {
-    const { restartDelayMsMax = RESTART_MS_MAX_DEFAULT } = this.options.workers;
-    const delay = slot.deaths === 0 ? 0 : Math.min(RESTART_MS_FIRST * 2 ** (slot.deaths - 1), restartDelayMsMax);
+    const delay = slot.deaths === 0 ? 0 : Math.min(RESTART_MS_FIRST * 2 ** (slot.deaths - 1), this.restartDelayMsMax);
     slot.deaths++;
     slot.restart = setTimeout(() => {
       slot.restart = undefined;
       try {
-        this.launch(slot);
-      } catch {
+        this.launch(slot).keepProcessAlive(false);
+      } catch (error) {
         // No memory for a thread now; perhaps later.
         this.replace(slot);
+        warn(`a worker thread of a server could not be replaced, and is tried again: ${(error as Error).message}`);
       }
     }, delay).unref();
   }
@@ -294,50 +246,28 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
       this.turnAway(client, new ConnectError("the server is shutting down", Code.Unavailable));
     }
     this.waiting.clear();
-    await Promise.all(this.slots.map((slot) => this.endSlot(slot, timeoutMs)));
+    await Promise.all(this.slots.map((slot) => stopSlot(slot, timeoutMs)));
     await stopped;
   }
-
-  private async endSlot(slot: Slot, timeoutMs: number): Promise<void> {
-    clearTimeout(slot.restart);
-    if (slot.worker === undefined) return;
-    if (!slot.ready) return stop(slot);
-    keepAlive(slot, true);
-    const ended = endOf(slot);
-    slot.port!.postMessage({ kind: "close", timeoutMs } satisfies ToWorker);
-    const timer = setTimeout(() => void slot.worker?.terminate(), timeoutMs + CLOSE_SLACK_MS);
-    await ended;
-    clearTimeout(timer);
-  }
 }
 
-function settle(slot: Slot, failure: ConnectError | undefined): void {
-  const { onReady } = slot;
-  slot.onReady = undefined;
-  onReady?.(failure);
+/** Ends the slot's thread, at once without `timeoutMs`; there is no other one after it. */
+async function stopSlot(slot: Slot, timeoutMs?: number): Promise<void> {
+  clearTimeout(slot.restart);
+  slot.restart = undefined;
+  slot.deaths = 0;
+  await (timeoutMs === undefined ? slot.thread?.stop() : slot.thread?.close(timeoutMs));
 }
 
-function endOf(slot: Slot): Promise<void> {
-  return new Promise((resolve) => {
-    slot.onEnd = () => {
-      slot.onEnd = undefined;
-      resolve();
-    };
-  });
+function warn(text: string): void {
+  process.emitWarning(text, { type: "IsthmusWarning", code: "ISTHMUS_WORKER_DIED" });
 }
 
-async function stop(slot: Slot): Promise<void> {
-  if (slot.worker === undefined) return;
-  const ended = endOf(slot);
-  void slot.worker.terminate();
-  await ended;
-}
-
-function keepAlive(slot: Slot, on: boolean): void {
-  for (const handle of [slot.worker, slot.port]) {
-    if (on) handle?.ref();
-    else handle?.unref();
-  }
+function durationOf(name: string, value: number | undefined, min: number, byDefault: number): number {
+  if (value === undefined) return byDefault;
+  // Timers count no further: given more they fire at once.
+  if (value >= min) return Math.min(value, TIMER_MS_MAX);
+  throw new ConnectError(`option workers.${name}: expected a number of milliseconds from ${min} on, not ${value}`, Code.InvalidArgument);
 }
 
 function countOf({ count = Math.min(availableParallelism(), COUNT_MAX) }: WorkersOptions): number {

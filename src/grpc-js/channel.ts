@@ -2,7 +2,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ChannelInterface } from "@grpc/grpc-js";
 import { connectivityState as ConnectivityState, propagate as Propagate, status as Status } from "@grpc/grpc-js";
-import type { AddressedTransport, IsthmusTransport, IsthmusTransportOptions } from "../connect/transport.js";
+import type { IsthmusTransport, IsthmusTransportOptions } from "../connect/transport.js";
 import { createIsthmusTransport } from "../connect/transport.js";
 import { createBytesCodec } from "./bytes-codec.js";
 import type { ChannelCall, PathMethods } from "./client-call.js";
@@ -35,17 +35,22 @@ export function createIsthmusChannel(options: IsthmusChannelOptions): IsthmusCha
     throw new ConnectError(`address ${options.address}: grpc-js speaks HTTP/2 itself; give it to the client without channelOverride`, Code.InvalidArgument);
   }
   const codec = createBytesCodec((message) => message as Uint8Array, (bytes) => bytes);
-  return new Channel(createIsthmusTransport({ ...options, codec: () => codec, leases: "copied" }) as AddressedTransport, options.address);
+  return new Channel(createIsthmusTransport({ ...options, codec: () => codec, leases: "copied" }), options.address);
 }
 
 type CreateCall = Parameters<ChannelInterface["createCall"]>;
 
 class Channel implements IsthmusChannel {
-  readonly transport: AddressedTransport;
+  readonly transport: IsthmusTransport;
   private readonly target: string;
   private readonly paths = new Map<string, PathMethods>();
+  private trying = false;
+  /** Until when to go on trying, in milliseconds since the epoch: the latest deadline of those who watch. */
+  private triesUntil = 0;
+  /** The last try was in vain. */
+  private failed = false;
 
-  constructor(transport: AddressedTransport, target: string) {
+  constructor(transport: IsthmusTransport, target: string) {
     this.transport = transport;
     this.target = target;
   }
@@ -59,27 +64,46 @@ class Channel implements IsthmusChannel {
   }
 
   getConnectivityState(tryToConnect: boolean): ConnectivityState {
-    const { state } = this.transport;
-    if (state === "idle" && tryToConnect) this.transport.connectNow().catch(() => undefined);
+    if (tryToConnect && this.transport.state === "idle") this.tryToConnect(0);
     switch (this.transport.state) {
       case "ready":
         return ConnectivityState.READY;
       case "connecting":
         return ConnectivityState.CONNECTING;
+      case "reconnecting":
+        return ConnectivityState.TRANSIENT_FAILURE;
       case "closed":
         return ConnectivityState.SHUTDOWN;
-      default:
-        return ConnectivityState.IDLE;
+      case "idle":
+        return this.failed ? ConnectivityState.TRANSIENT_FAILURE : ConnectivityState.IDLE;
     }
+  }
+
+  /** Makes an attempt, and further ones until a time, with the transport's pauses between them. */
+  private tryToConnect(until: number): void {
+    this.triesUntil = Math.max(this.triesUntil, until);
+    if (this.trying || this.transport.state !== "idle") return;
+    this.trying = true;
+    const timeoutMs = this.triesUntil - Date.now();
+    this.transport
+      .connect(timeoutMs > 0 ? { timeoutMs, waitForReady: true } : { waitForReady: false })
+      .then(
+        () => (this.failed = false),
+        () => (this.failed = true),
+      )
+      .finally(() => (this.trying = false));
   }
 
   watchConnectivityState(currentState: ConnectivityState, deadline: Date | number, callback: (error?: Error) => void): void {
     const until = Number(deadline);
     const look = () => {
-      if (this.getConnectivityState(true) !== currentState) callback();
-      else if (Date.now() >= until) callback(new Error("Deadline passed without connectivity state change"));
-      else setTimeout(look, Math.min(WATCH_INTERVAL_MS, Math.max(until - Date.now(), 0)));
+      if (this.getConnectivityState(false) !== currentState) return callback();
+      if (Date.now() >= until) return callback(new Error("Deadline passed without connectivity state change"));
+      this.tryToConnect(until);
+      setTimeout(look, Math.min(WATCH_INTERVAL_MS, Math.max(until - Date.now(), 0)));
     };
+    // SUBTLE: now, so that who is called back by the failure of an attempt, and watches again, does not begin a series without pauses.
+    this.tryToConnect(until);
     setImmediate(look);
   }
 

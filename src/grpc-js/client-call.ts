@@ -5,10 +5,11 @@
  * all unary requests are, goes in a single frame.
  */
 import type { DescMethodStreaming } from "@bufbuild/protobuf";
-import type { StreamResponse } from "@connectrpc/connect";
-import { Code, ConnectError } from "@connectrpc/connect";
+import type { ContextValues, StreamResponse } from "@connectrpc/connect";
+import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import type { CallCredentials, ChannelInterface, InterceptingListener, StatusObject } from "@grpc/grpc-js";
 import { Metadata, status as Status } from "@grpc/grpc-js";
+import { waitForReady } from "../connect/dialer.js";
 import type { IsthmusTransport } from "../connect/transport.js";
 import { boundedTimeout } from "../rpc/deadline.js";
 import { methodOf } from "./bytes-codec.js";
@@ -108,7 +109,7 @@ export class ClientCall implements ChannelCall {
       if (this.ended) return;
       const timeoutMs = this.leftMs();
       const method = this.requests.isSingle ? this.methods.oneRequest : this.methods.requests;
-      this.response = await this.transport.stream(method, this.controller.signal, timeoutMs, toHeaders(metadata), this.requests as AsyncIterable<never>);
+      this.response = await this.transport.stream(method, this.controller.signal, timeoutMs, toHeaders(metadata), this.requests as AsyncIterable<never>, contextValuesOf(metadata));
       if (this.hasEnded()) return;
       this.iterator = (this.response.message as AsyncIterable<unknown>)[Symbol.asyncIterator]();
       this.listener!.onReceiveMetadata(toMetadata(this.response.header));
@@ -181,4 +182,9 @@ export class ClientCall implements ChannelCall {
   private hasEnded(): boolean {
     return this.ended;
   }
+}
+
+/** What grpc-js calls "wait for ready" is asked for with the metadata. Without, the transport's option holds. */
+function contextValuesOf(metadata: Metadata): ContextValues | undefined {
+  return metadata.getOptions().waitForReady === true ? createContextValues().set(waitForReady, true) : undefined;
 }

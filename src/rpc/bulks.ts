@@ -142,6 +142,8 @@ export class Bulks {
     if (!bulk.started) {
       const waiting = this.events.firstWaiting();
       if (waiting !== undefined && waiting <= bulk.after) return NOT_NOW;
+      const left = payload.bytesToCopy;
+      if (left > 0 && left <= bytesMax) this.carrier.alert();
       const placed = payload.place(bytesMax);
       if (placed === -2) return -1;
       if (placed === WAITS_FOR_FILE) return placed;

@@ -1,8 +1,9 @@
-/** A slot of a client's table of open calls, and what a unary call is answered with. */
+/** A slot of a client's table of open calls, a request's headers, and what a unary call is answered with. */
 import type { DescMethod, DescMethodUnary } from "@bufbuild/protobuf";
-import type { ConnectError, UnaryResponse } from "@connectrpc/connect";
+import type { UnaryResponse } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import type { MessageCodec } from "../codec/codec.js";
-import { decodeHeaders } from "../wire/metadata.js";
+import { decodeHeaders, encodeMetadata, metadataComplaint } from "../wire/metadata.js";
 import type { ClientStream } from "./client-stream.js";
 import type { Assembly, Reception } from "./inbound.js";
 
@@ -74,4 +75,12 @@ export class LeanResponse implements UnaryResponse {
   get trailer(): Headers {
     return (this.trailerRead ??= decodeHeaders(this.metadata?.subarray(this.headerLength)));
   }
+}
+
+/** A request's headers as they are sent. @throws ConnectError if they are too large */
+export function requestMetadata(header: Headers): Uint8Array {
+  const metadata = encodeMetadata(header);
+  const complaint = metadataComplaint(metadata.length);
+  if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
+  return metadata;
 }

@@ -4,9 +4,6 @@
  *
  * CALL-1  A stream id is slot + generation; the generation changes with every call, so a late answer to a call that was
  *         given up is recognised and dropped.
- * LEAVE-1 Once the server has said that it goes away, no request begins here but those that were accepted before and have not left yet (a message
- *         that waits for room, a stream whose first message the user's iterable has not given yet). When the last of them has left, or was given up, the
- *         client says `goAway` itself; so the server knows that it has read every request there will be.
  * LEAVE-2 Calls that wait for a slot when the server goes away, or the connection is lost, were never sent. They move to the next connection.
  */
 import { AsyncResource } from "node:async_hooks";
@@ -14,52 +11,23 @@ import type { DescMethodUnary } from "@bufbuild/protobuf";
 import type { StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../carrier/carrier.js";
-import type { StreamWindows } from "../carrier/handshake.js";
 import { Violation } from "../memory/violation.js";
 import { FLAG, KIND, SLOT_BITS, SLOTS_MAX, STATUS_BYTES_MAX } from "../wire/frame.js";
-import { encodeMetadata, metadataComplaint } from "../wire/metadata.js";
 import { onAbortOf } from "./abort.js";
 import { CallQueue } from "./call-queue.js";
 import { boundedTimeout, timedOut } from "./deadline.js";
 import type { ClientMethod } from "./client-call.js";
-import { ClientCall, LeanResponse, nothing } from "./client-call.js";
-import type { ClientStreamHost } from "./client-stream.js";
-import { ClientStream } from "./client-stream.js";
+import { ClientCall, LeanResponse, nothing, requestMetadata } from "./client-call.js";
+import type { ClientConnectionOwner, ClientLimits } from "./client-owner.js";
+import { ClientStreams } from "./client-streams.js";
 import { abortError, decodeError, noMemory, parseError, serializeError, tooLarge } from "./errors.js";
 import type { Outgoing } from "./frame-writer.js";
 import type { KeepAliveOptions } from "./keepalive.js";
 import { hangs, KeepAlive } from "./keepalive.js";
 import { Assembly, decodeWhole, takeMetadata, takePiece } from "./inbound.js";
-import { KEPT, Outbox } from "./outbox.js";
+import { Leaving } from "./leaving.js";
+import { Outbox } from "./outbox.js";
 import { closeIterator } from "./stream-writer.js";
-
-export interface ClientLimits {
-  readonly readMaxBytes: number;
-  readonly writeMaxBytes: number;
-  readonly maxStreams: number;
-  /** Undefined: the server knows unary calls only. */
-  readonly windows: StreamWindows | undefined;
-}
-
-/** What a connection's owner is told, and has for it. */
-export interface ClientConnectionOwner {
-  /** The connection is over. Called once. */
-  onEnded(reason: CarrierClosed): void;
-  /** The server accepts no new calls here. Called at most once, before `onEnded`. */
-  onLeaving?(): void;
-  /** Make a call elsewhere that was not sent here; without them it fails. @param origin what `call` was given */
-  readonly moveCall?: (method: ClientMethod, input: unknown, header: Headers | undefined, timeoutMs: number | undefined, signal: AbortSignal | undefined, origin: unknown) => Promise<UnaryResponse>;
-  readonly moveStream?: (
-    method: ClientMethod,
-    input: AsyncIterator<unknown>,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
-    origin: unknown,
-  ) => Promise<StreamResponse>;
-  /** Undefined: a server that hangs is waited for. */
-  readonly keepAlive?: Required<KeepAliveOptions> | undefined;
-}
 
 /** Pongs that may wait to be sent. */
 const PONGS_WAITING_MAX = 256;
@@ -72,7 +40,7 @@ const executor = (resolve: (response: UnaryResponse) => void, reject: (error: Co
   newReject = reject;
 };
 
-export class ClientConnection implements FrameReceiver, ClientStreamHost {
+export class ClientConnection implements FrameReceiver {
   readonly carrier: Carrier;
   private readonly limits: ClientLimits;
   private readonly outbox: Outbox;
@@ -85,13 +53,12 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
   private startingQueued = false;
   private readonly defined: boolean[] = [];
   private pending = 0;
-  /** How many of them are streams. */
-  private streams = 0;
+  private readonly streams: ClientStreams;
   private closedBy: CarrierClosed | undefined;
   /** No new calls begin here: the server takes none, or the owner retired the connection. */
   private goingAway = false;
-  /** LEAVE-1: since the server said that it goes away, the open calls whose request has not left. */
-  private unsent: Set<number> | undefined;
+  /** Since the server said that it goes away. */
+  private leaving: Leaving | undefined;
   private framesReceived = 0;
   private lastPing = 0;
 
@@ -102,9 +69,17 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     this.outbox = new Outbox(carrier, {
       onSent: (streamId, messageLength) => {
         this.find(streamId)?.stream?.onSent(messageLength);
-        if (this.unsent !== undefined) this.left(streamId);
+        if (this.leaving !== undefined) this.leaving.left(streamId);
       },
       onFailed: (first, error) => this.onFailed(first, error),
+    });
+    this.streams = new ClientStreams(carrier, this.outbox, limits, {
+      take: () => this.take(),
+      release: (streamId) => this.releaseStream(streamId),
+      define: (method) => {
+        if (!this.defined[method.id]) this.define(method);
+      },
+      requested: (streamId) => this.leaving?.left(streamId),
     });
     if (owner.keepAlive !== undefined) this.keepAlive = this.watch(owner.keepAlive);
   }
@@ -128,7 +103,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
 
   /** Whether the server has said anything but that it goes away. */
   get wasOfUse(): boolean {
-    return this.framesReceived > (this.unsent === undefined ? 0 : 1);
+    return this.framesReceived > (this.leaving === undefined ? 0 : 1);
   }
 
   /**
@@ -234,7 +209,9 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
       };
       const start = (leftMs: number | undefined) => {
         if (this.moves && this.owner.moveStream !== undefined) this.owner.moveStream(method, input, header, leftMs, signal, origin).then(resolve, reject);
-        else this.startStream(method, input, header, leftMs, signal, resolve, refuse);
+        else if (this.closedBy !== undefined) refuse(lostError(this.closedBy));
+        else if (signal !== undefined && signal.aborted) refuse(abortError(signal));
+        else this.streams.start(method, input, header, leftMs, signal, resolve, refuse);
       };
       if (this.pending < this.limits.maxStreams) start(boundedTimeout(timeoutMs));
       // What the user's iterable runs in is the user's (STREAM-W).
@@ -242,84 +219,9 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     });
   }
 
-  private startStream(
-    method: ClientMethod,
-    input: AsyncIterator<unknown>,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
-    resolve: (response: StreamResponse) => void,
-    refuse: (error: ConnectError) => void,
-  ): void {
-    const { windows, readMaxBytes } = this.limits;
-    if (this.closedBy !== undefined) return refuse(lostError(this.closedBy));
-    if (signal !== undefined && signal.aborted) return refuse(abortError(signal));
-    if (windows === undefined) return refuse(new ConnectError(`${method.path} is a streaming method; the server's version of isthmus knows unary calls only`, Code.Unimplemented));
-    let metadata: Uint8Array | undefined;
-    try {
-      metadata = header === undefined ? undefined : requestMetadata(header);
-    } catch (error) {
-      return refuse(serializeError(error));
-    }
-    const call = this.take();
-    const intake = {
-      codec: method.output,
-      reception: method.reception,
-      readMaxBytes,
-      windowBytes: windows.own,
-      spanSource: this.carrier.spanSource,
-      isSingle: method.method.methodKind === "client_streaming",
-      statusFollows: true,
-    };
-    call.stream = new ClientStream(this, method, call.streamId, input, metadata, timeoutMs, signal, intake, windows.peer, resolve, refuse);
-    this.streams++;
-    call.stream.start();
-  }
-
   private define(method: ClientMethod): void {
     this.defined[method.id] = true;
     this.outbox.sendControl(KIND.method, method.id, 0, 0, Buffer.from(method.path, "latin1"));
-  }
-
-  // What a stream asks for.
-
-  sendRequest({ streamId, method, metadata }: ClientStream, isOnly: boolean, message: unknown, timeoutMs: number | undefined): boolean {
-    if (!this.defined[method.id]) this.define(method);
-    const argument = timeoutMs === undefined ? 0 : Math.ceil(timeoutMs);
-    const flags = isOnly ? FLAG.endStream : 0;
-    const codec = isOnly ? method.input : undefined;
-    const isOut = KEPT !== this.outbox.send(KIND.request, flags, method.id, streamId, argument, metadata, codec, message, this.limits.writeMaxBytes, method.path);
-    if (isOut && this.unsent !== undefined) this.left(streamId);
-    return isOut;
-  }
-
-  sendMessage({ streamId, method }: ClientStream, message: unknown): number {
-    return this.outbox.send(KIND.message, 0, 0, streamId, 0, undefined, method.input, message, this.limits.writeMaxBytes, method.path);
-  }
-
-  sendEnd({ streamId }: ClientStream): void {
-    this.outbox.send(KIND.end, FLAG.endStream, 0, streamId, 0, undefined, undefined, undefined, 0, "");
-  }
-
-  grant({ streamId }: ClientStream, bytes: number): void {
-    this.outbox.grant(streamId, bytes);
-  }
-
-  drop({ streamId }: ClientStream): "unsent" | "sent" {
-    return this.outbox.drop(streamId);
-  }
-
-  reset({ streamId }: ClientStream, code: Code): void {
-    this.outbox.sendControl(KIND.reset, code, streamId, 0);
-  }
-
-  release({ streamId }: ClientStream): void {
-    const call = this.find(streamId);
-    if (call === undefined) return;
-    call.stream = undefined;
-    this.streams--;
-    this.free(call);
-    this.closeIfLeft();
   }
 
   // What the carrier tells.
@@ -354,9 +256,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     if (call === undefined) return;
     const { stream } = call;
     if (stream === undefined) return this.giveUp(frame.streamId, streamAnswer(call.method.path));
-    if (frame.kind === KIND.credit) stream.onCredit(frame.argument);
-    else if (frame.kind === KIND.headers) stream.onHeaders(frame);
-    else stream.onFinal(frame);
+    this.streams.onFrame(stream, frame);
   }
 
   onFilled(streamId: number): void {
@@ -390,7 +290,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
 
   /** LEAVE-2 */
   private get moves(): boolean {
-    return this.unsent !== undefined || (this.closedBy !== undefined && this.closedBy.cause !== "local");
+    return this.leaving !== undefined || (this.closedBy !== undefined && this.closedBy.cause !== "local");
   }
 
   /** @throws ConnectError, see `Carrier.loan` */
@@ -404,7 +304,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
   }
 
   stats() {
-    return { pendingCalls: this.pendingCalls, openStreams: this.streams, ...this.carrier.stats() };
+    return { pendingCalls: this.pendingCalls, openStreams: this.streams.open, ...this.carrier.stats() };
   }
 
   private onResponse(frame: ReceivedFrame): void {
@@ -491,7 +391,7 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
   }
 
   private onGoAway(): void {
-    if (this.unsent !== undefined) return;
+    if (this.leaving !== undefined) return;
     const wasRetired = this.goingAway;
     this.goingAway = true;
     const unsent = new Set<number>();
@@ -499,25 +399,16 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
       if (call.active && (call.stream === undefined ? this.outbox.holds(call.slot) : !call.stream.isRequested)) unsent.add(call.streamId);
     }
     if (wasRetired && this.queue.size > 0) return;
-    this.unsent = unsent;
+    this.leaving = new Leaving(unsent, () => {
+      if (this.closedBy === undefined) this.outbox.sendControl(KIND.goAway, 0, 0, 0);
+    });
     this.owner.onLeaving?.();
     while (this.queue.size > 0) this.queue.startNext();
-    if (unsent.size === 0) this.sayGoAway();
     this.closeIfLeft();
   }
 
-  /** A request has left, or will not. */
-  private left(streamId: number): void {
-    if (this.unsent!.delete(streamId) && this.unsent!.size === 0) this.sayGoAway();
-  }
-
-  /** LEAVE-1 */
-  private sayGoAway(): void {
-    if (this.closedBy === undefined) this.outbox.sendControl(KIND.goAway, 0, 0, 0);
-  }
-
   private closeIfLeft(): void {
-    if (this.goingAway && this.pendingCalls === 0) this.close(this.unsent === undefined ? "the connection was retired" : "the server is shutting down");
+    if (this.goingAway && this.pendingCalls === 0) this.close(this.leaving === undefined ? "the connection was retired" : "the server is shutting down");
   }
 
   // The table of calls.
@@ -563,8 +454,17 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     call.metadata = undefined;
     this.freeSlots.push(call.slot);
     if (--this.pending === 0) this.carrier.keepAlive(false);
-    if (this.unsent !== undefined) this.left(call.streamId);
+    if (this.leaving !== undefined) this.leaving.left(call.streamId);
     if (this.queue.size > 0 && this.closedBy === undefined) this.startQueued();
+  }
+
+  private releaseStream(streamId: number): void {
+    const call = this.find(streamId);
+    if (call === undefined) return;
+    call.stream = undefined;
+    this.streams.open--;
+    this.free(call);
+    this.closeIfLeft();
   }
 
   /** SUBTLE: a loop, because a call that fails as it starts releases its slot again, and a long queue of such would overflow the stack. */
@@ -601,14 +501,6 @@ export class ClientConnection implements FrameReceiver, ClientStreamHost {
     }
     this.finish(call, error, undefined);
   }
-}
-
-/** @throws ConnectError if it is too large */
-function requestMetadata(header: Headers): Uint8Array {
-  const metadata = encodeMetadata(header);
-  const complaint = metadataComplaint(metadata.length);
-  if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
-  return metadata;
 }
 
 /** The two ends have different ideas of the method. */

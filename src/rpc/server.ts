@@ -46,8 +46,12 @@ export interface ServerConnectionOptions {
 const BACKLOG_SLACK = 256;
 /** How long a client may take to read its last answers before the connection is closed under it. */
 const GO_AWAY_GRACE_MS = 100;
-/** How long one without open calls may take to say that it sends no more; one that blocks its event loop, or hangs, does not say it. */
-const CONSENT_GRACE_MS = 1000;
+/** How long one without open calls may take to say that it sends no more. Its event loop may be late; if it hangs, it does not say it. */
+const CONSENT_GRACE_MS = 5000;
+/** The same for one that knows unary calls only: one that blocks its thread between calls, which says it with its next call, and sends again what was not taken; or an older one, which never says it. */
+const CONSENT_GRACE_UNARY_MS = 1000;
+/** Turns of the event loop in which what has arrived is read. */
+const TURNS = 3;
 
 export class ServerConnection implements FrameReceiver {
   readonly carrier: Carrier;
@@ -114,11 +118,19 @@ export class ServerConnection implements FrameReceiver {
   /** DRAIN-1. The client closes when it has read its last answer and that we go away; if it does not, we do a little later. */
   private closeIfDrained(): void {
     if (this.goodbye !== undefined || !this.isDrained) return;
-    const close = () => {
+    const consentMs = this.options.windows === undefined ? CONSENT_GRACE_UNARY_MS : CONSENT_GRACE_MS;
+    const onTime = () => {
       this.goodbye = undefined;
-      if (this.isDrained) this.close("the server has shut down");
+      this.lookAndClose(TURNS);
     };
-    this.goodbye = setTimeout(close, this.clientLeft ? GO_AWAY_GRACE_MS : CONSENT_GRACE_MS);
+    this.goodbye = setTimeout(onTime, this.clientLeft ? GO_AWAY_GRACE_MS : consentMs);
+  }
+
+  /** SUBTLE: if this process has not run for a while, its timers come before what has arrived meanwhile. */
+  private lookAndClose(turns: number): void {
+    if (!this.isDrained || this.goodbye !== undefined) return;
+    if (turns === 0) this.close("the server has shut down");
+    else setImmediate(() => this.lookAndClose(turns - 1));
   }
 
   private onGoAway(): void {

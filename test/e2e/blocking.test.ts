@@ -15,7 +15,7 @@ import { crc32 } from "../support/checksum.js";
 import { runScript, runScriptOk } from "../support/processes.js";
 import { rawListener } from "../support/raw-peer.js";
 import { ownDescriptors } from "../support/resources.js";
-import type { BlockingTask } from "../support/servers/blocking-worker.js";
+import type { BlockingLoop, BlockingTask } from "../support/servers/blocking-worker.js";
 import type { WorkerTask } from "../support/servers/worker.js";
 import type { Owner } from "../support/temp.js";
 import { suiteOwner, tempFolder, tempSocket } from "../support/temp.js";
@@ -29,6 +29,19 @@ function clientOf(owner: Owner, path: string, options: Partial<BlockingClientOpt
   const client = createBlockingClient(TestService, { ...options, address: path });
   owner.after(() => client.close());
   return client;
+}
+
+/** Accepts and hangs up; not on this thread, which stands still. */
+async function serveInWorkerThatHangsUp(owner: Owner, onAttempt: () => void): Promise<string> {
+  const path = tempSocket(owner);
+  const code = `
+    const { parentPort, workerData } = require("node:worker_threads");
+    require("node:net").createServer((socket) => { parentPort.postMessage("attempt"); socket.destroy(); }).listen(workerData, () => parentPort.postMessage("listening"));`;
+  const worker = new Worker(code, { eval: true, workerData: path });
+  owner.after(() => worker.terminate());
+  await within(8000, "the server's start", once(worker, "message"));
+  worker.on("message", onAttempt);
+  return path;
 }
 
 /** The ConnectError that `act` throws, which must have this code and text. */
@@ -206,6 +219,51 @@ test("while a server drains, calls go to the one that took its path over", { ski
   assert.equal((await second.stats()).connections, 1);
   assert.equal((await slow).text, "waited");
   await closed;
+});
+
+test("a server that drains while a request is written takes all of it, and the next call goes to the next server", { skip }, async (context) => {
+  const path = tempSocket(context);
+  const first = await serveInChild(context, {}, { address: path });
+  const script = `
+    const { createBlockingClient } = await import(data.indexUrl);
+    const client = createBlockingClient(TestService, { address: data.path, memory: { arenaBytes: 256 << 10 } });
+    const bytes = new Uint8Array(128 << 20).fill(7);
+    say(Buffer.compare(client.echo({ data: bytes }).data, bytes));
+    say(client.echo({ text: "next" }).text);`;
+  const client = runScriptOk(context, script, { path, indexUrl });
+  await waitUntil("the request to have begun", async () => (await first.stats()).pendingCalls === 1);
+  const second = await serveInChild(context, {}, { address: path, listen: { takeover: true } });
+  await within(20_000, "close()", first.close());
+  assert.deepEqual((await client).said, [0, "next"]);
+  assert.equal((await second.stats()).violations, 0);
+});
+
+test("servers that take a path over from each other cost a client that calls on and on nothing, and each call is run once", { skip }, async (context) => {
+  const path = tempSocket(context);
+  let server = await serveInChild(context, {}, { address: path });
+  const until = new SharedArrayBuffer(4);
+  const worker = startCaller(context, { path, calls: 1, hang: false, until });
+  await within(8000, "the first call", once(worker, "message"));
+  let runs = 0;
+  for (let i = 0; i < 6; i++) {
+    const next = await serveInChild(context, {}, { address: path, listen: { takeover: true } });
+    runs += await server.closeCounting();
+    server = next;
+  }
+  Atomics.store(new Int32Array(until), 0, 1);
+  const [{ calls, failures }] = (await within(8000, "the last call", once(worker, "message"))) as [BlockingLoop];
+  runs += await server.closeCounting();
+  context.diagnostic(`${calls} calls over 7 servers`);
+  assert.deepEqual(failures, []);
+  // Every other call is one of `Wait`, which the servers count.
+  assert.equal(runs, Math.ceil(calls / 2));
+});
+
+test("a server that accepts and goes away before it has answered is tried again, up to four times", { skip }, async (context) => {
+  let attempts = 0;
+  const gone = await serveInWorkerThatHangsUp(context, () => attempts++);
+  thrown(() => clientOf(context, gone).echo({}), Code.Unavailable, /closed the connection|reset by peer/);
+  await waitUntil("its attempts to be counted", () => attempts === 4 || attempts);
 });
 
 test("a server on the same thread is refused at once, by whatever name, and is not disturbed", { skip }, async (context) => {

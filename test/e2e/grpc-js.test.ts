@@ -1,14 +1,17 @@
 /** Clients and services of grpc-js, unchanged, over an Isthmus connection: each body also runs over grpc-js's own HTTP/2, which says what is right. */
 import assert from "node:assert/strict";
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { once } from "node:events";
 import { describe, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { DescMessage } from "@bufbuild/protobuf";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import type { ConnectError} from "@connectrpc/connect";
+import type { ConnectError } from "@connectrpc/connect";
 import { Code, createClient } from "@connectrpc/connect";
 import type { CallCredentials, Client, ClientDuplexStream, ClientReadableStream, ClientUnaryCall, ClientWritableStream, handleBidiStreamingCall, handleClientStreamingCall, handleServerStreamingCall, handleUnaryCall, ServiceDefinition, ServiceError } from "@grpc/grpc-js";
-import { credentials, makeGenericClientConstructor, Metadata, Server, ServerCredentials, status } from "@grpc/grpc-js";
+import { connectivityState, credentials, makeGenericClientConstructor, Metadata, Server, ServerCredentials, status } from "@grpc/grpc-js";
 import { addGrpcService, createIsthmusChannel } from "../../src/grpc-js/index.js";
+import type { TransportStateEvent } from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
 import type { CountRequest, Item, SumReply } from "../proto/streams_pb.js";
 import { StreamService } from "../proto/streams_pb.js";
@@ -318,6 +321,63 @@ describe("grpc-js and Connect over Isthmus", () => {
     const failure = await failureOf(ask((callback) => lost.echo({}, callback)));
     assert.equal(failure.code, status.UNAVAILABLE);
     assert.match(failure.details, /connect to .*no such/i);
+  });
+
+  test("connectivity states are those of gRPC, and a server that comes later is waited for with pauses", async (context) => {
+    const path = tempSocket(context);
+    const channel = createIsthmusChannel({ address: path, reconnect: { initialDelayMs: 20 } });
+    context.after(() => channel.close());
+    const seen: (connectivityState | undefined)[] = [];
+    let attempts = 0;
+    const onState = (message: unknown) => {
+      const { transport, state } = message as TransportStateEvent;
+      if (transport !== channel.transport) return;
+      if (state === "connecting") attempts++;
+      seen.push(channel.getConnectivityState(false));
+    };
+    subscribe("isthmus:transport:state", onState);
+    context.after(() => unsubscribe("isthmus:transport:state", onState));
+    const { IDLE, CONNECTING, TRANSIENT_FAILURE, READY, SHUTDOWN } = connectivityState;
+
+    assert.equal(channel.getConnectivityState(false), IDLE);
+    assert.equal(channel.getConnectivityState(true), CONNECTING);
+    const client = new GenericClient("", credentials.createInsecure(), { channelOverride: channel }) as unknown as StreamClient;
+    const ready = new Promise<void>((resolve, reject) => client.waitForReady(Date.now() + 8000, (error) => (error === undefined ? resolve() : reject(error))));
+    await waitUntil("attempts to fail", () => channel.getConnectivityState(false) === TRANSIENT_FAILURE && attempts > 0);
+    await sleep(100);
+    assert.ok(attempts <= 3, "asking for the state does not make attempts without pauses");
+    const server = createIsthmusServer({ routes: (router) => addGrpcService(router, definition, implementation) });
+    await server.listen(path);
+    await ready;
+    assert.equal(channel.getConnectivityState(false), READY);
+    await server.close();
+    assert.equal(channel.getConnectivityState(false), IDLE);
+    channel.close();
+    assert.equal(channel.getConnectivityState(true), SHUTDOWN);
+    assert.deepEqual([seen[0], seen.at(-1)], [CONNECTING, SHUTDOWN]);
+    assert.ok(seen.includes(TRANSIENT_FAILURE));
+  });
+
+  test("watchConnectivityState calls back when the state has changed, and when its deadline has passed", async (context) => {
+    const channel = createIsthmusChannel({ address: await serveIsthmus(context) });
+    context.after(() => channel.close());
+    const { IDLE, READY } = connectivityState;
+    const watched = (current: connectivityState, deadline: number) => new Promise<Error | undefined>((resolve) => channel.watchConnectivityState(current, deadline, resolve));
+    assert.equal(await watched(READY, Date.now() + 8000), undefined, "it is not ready");
+    assert.equal(await watched(IDLE, Date.now() + 8000), undefined, "watching connects");
+    await channel.transport.connect();
+    assert.match((await watched(READY, Date.now() + 50))!.message, /Deadline passed/);
+  });
+
+  test("a call whose metadata say so waits for its server", async (context) => {
+    const path = tempSocket(context);
+    const client = clientOf(context, path);
+    const waiting = ask<Item>((callback) => client.echo({ number: 3n }, new Metadata({ waitForReady: true }), callback));
+    assert.equal((await failureOf(ask((callback) => client.echo({}, callback)))).code, status.UNAVAILABLE);
+    const server = createIsthmusServer({ routes: (router) => addGrpcService(router, definition, implementation) });
+    await server.listen(path);
+    context.after(() => server.close({ timeoutMs: 0 }));
+    assert.equal((await waiting).number, 3n);
   });
 
   test("a service without one of its methods, and a router of another's, are refused", () => {

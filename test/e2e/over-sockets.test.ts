@@ -13,6 +13,7 @@ import { CARRIER } from "../support/carriers.js";
 /** Suites that are not run again, each with the reason. */
 const LEFT_OUT: Record<string, string> = {
   "carriers.test.js": "chooses its carriers itself",
+  "connections.test.js": "chooses its carriers itself",
   "every-carrier.test.js": "chooses its carriers itself; over TCP it runs what runs without the addon",
   "containers.test.js": "is about sharing memory",
   "hostile-spans.test.js": "lies in shared memory",
@@ -26,6 +27,7 @@ const LEFT_OUT: Record<string, string> = {
   "hostile-servers.test.js": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
   "blocking.test.js": "blocking calls need shared memory",
   "server-workers.test.js": "connections are handed to threads by the addon",
+  "server-workers-load.test.js": "connections are handed to threads by the addon",
   "over-sockets.test.js": "this suite",
 };
 /** Other proofs that are about connections, not about shared memory. */

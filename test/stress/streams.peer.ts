@@ -18,7 +18,7 @@ import { failureOf, monotonicMs, obey } from "./peer.js";
 import { hash32 } from "./settings.js";
 
 export type ListenOptions = Pick<IsthmusServerOptions, "memory" | "leases" | "carrier"> & { readonly path: string };
-export type ConnectOptions = Pick<IsthmusTransportOptions, "memory" | "leases" | "carrier"> & { readonly path: string };
+export type ConnectOptions = Pick<IsthmusTransportOptions, "memory" | "leases" | "carrier" | "waitForReady"> & { readonly path: string };
 
 /** What the receivers of this process found. */
 export interface Received {

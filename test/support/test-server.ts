@@ -17,7 +17,7 @@ import { waitUntil } from "./waiting.js";
 /** Options that can be sent to another process. */
 type PlainServerOptions = Pick<
   IsthmusServerOptions,
-  "maxTimeoutMs" | "maxConnections" | "maxStreams" | "readMaxBytes" | "writeMaxBytes" | "memory" | "polling" | "handshakeTimeoutMs" | "leases" | "isolation" | "streamWindowBytes"
+  "maxTimeoutMs" | "maxConnections" | "maxStreams" | "readMaxBytes" | "writeMaxBytes" | "memory" | "polling" | "handshakeTimeoutMs" | "leases" | "isolation" | "streamWindowBytes" | "keepAlive" | "carrier"
 >;
 
 export interface TestServerData {
@@ -38,6 +38,8 @@ export interface TestServer {
 export interface TestServerProcess extends TestServer {
   readonly child: Child;
   resources(): Promise<Descriptors>;
+  /** Closes, and says how many calls of `Wait` there were. */
+  closeCounting(): Promise<number>;
 }
 
 export const PLACES = ["one process", "two processes"] as const;
@@ -70,6 +72,7 @@ export async function serveInChild(owner: Owner, options: PlainServerOptions = {
     observations: () => child.ask("observations"),
     resources: () => child.ask("resources"),
     close: (timeoutMs) => child.ask("close", timeoutMs),
+    closeCounting: () => child.ask("close"),
   };
 }
 

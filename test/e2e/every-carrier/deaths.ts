@@ -9,7 +9,7 @@ import type { Scene } from "../../support/scenes.js";
 import { connectStreams, scripted } from "../../support/scenes.js";
 import type { StreamClientData } from "../../support/servers/stream-client.js";
 import type { Outcome, Requests } from "../../support/streams.js";
-import { all, items, numbersOf, outcomeOf, PushedRequests, upTo } from "../../support/streams.js";
+import { all, items, numbersOf, outcomeOf, PushedRequests, STREAM_PAUSE_MS, upTo } from "../../support/streams.js";
 import { failure, waitUntil, within } from "../../support/waiting.js";
 
 const STREAMS = 60;
@@ -120,11 +120,11 @@ function openStreams(
     starts.push(new Promise<void>((resolve) => (start = resolve)));
     const requests = items(1_000_000, async (n) => {
       if (n === 5) start?.();
-      await sleep(5);
+      await sleep(STREAM_PAUSE_MS);
       return { number: BigInt(n), data: new Uint8Array((i * 997) % 30_000) };
     });
     if (i % 3 === 0) return { outcome: outcomeOf(once(client.sum(requests, options(i)))), requests, again: undefined };
-    const replies = i % 3 === 1 ? client.count({ count: 1_000_000n, pauseMs: 5, dataBytes: (i * 997) % 30_000 }, options(i)) : client.chat(requests, options(i));
+    const replies = i % 3 === 1 ? client.count({ count: 1_000_000n, pauseMs: STREAM_PAUSE_MS, dataBytes: (i * 997) % 30_000 }, options(i)) : client.chat(requests, options(i));
     const iterator = replies[Symbol.asyncIterator]();
     const counted = (async function* () {
       let count = 0;

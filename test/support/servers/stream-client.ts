@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { answerParent, childData } from "../processes.js";
 import type { CarrierName } from "../scenes.js";
 import { connectStreams, scripted } from "../scenes.js";
-import { items, outcomeOf } from "../streams.js";
+import { items, outcomeOf, STREAM_PAUSE_MS } from "../streams.js";
 
 export interface StreamClientData {
   readonly carrier: CarrierName;
@@ -19,7 +19,7 @@ const started: Promise<void>[] = [];
 
 for (let i = 0; i < streams; i++) {
   const requests = items(1_000_000, async (n) => {
-    await sleep(5);
+    await sleep(STREAM_PAUSE_MS);
     return { number: BigInt(n), data: new Uint8Array((i * 997) % 30_000) };
   });
   const options = scripted({ hangs: true }, `${prefix}${i}`);
@@ -38,7 +38,7 @@ for (let i = 0; i < streams; i++) {
   } else {
     void outcomeOf(
       (async function* () {
-        for await (const reply of client.count({ count: 1_000_000n, pauseMs: 5 }, options)) {
+        for await (const reply of client.count({ count: 1_000_000n, pauseMs: STREAM_PAUSE_MS }, options)) {
           start?.();
           yield reply;
         }

@@ -13,7 +13,11 @@ await server.listen(address, listen);
 answerParent({
   stats: () => server.stats(),
   observations: () => observations,
-  close: (timeoutMs: number | undefined) => server.close(timeoutMs === undefined ? {} : { timeoutMs }),
+  async close(timeoutMs: number | undefined) {
+    await server.close(timeoutMs === undefined ? {} : { timeoutMs });
+    // Nobody may ask any more: the process ends.
+    return observations.length;
+  },
   resources(): Descriptors {
     (globalThis as { gc?: () => void }).gc?.();
     return ownDescriptors();

@@ -1,6 +1,12 @@
-/** Streams of messages as interceptors see them. */
+/** What interceptors on both ends need: their order, and streams of messages as they see them. */
 import type { DescMessage, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { create, isMessage } from "@bufbuild/protobuf";
+import type { Interceptor, StreamRequest, StreamResponse, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
+
+/** The functions that interceptors wrap: `innermost` behind all of them, the first one outermost. */
+export function chain(interceptors: readonly Interceptor[], innermost: ((request: UnaryRequest) => Promise<UnaryResponse>) | ((request: StreamRequest) => Promise<StreamResponse>)): ReturnType<Interceptor> {
+  return interceptors.reduceRight((next, interceptor) => interceptor(next), innermost as ReturnType<Interceptor>);
+}
 
 /** The same stream with messages in place of what `create` takes for one. */
 export function mapMessages<D extends DescMessage>(input: AsyncIterable<unknown>, schema: D): AsyncIterable<MessageShape<D>> {
