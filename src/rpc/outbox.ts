@@ -95,7 +95,7 @@ export class Outbox {
     if (this.carrier.closed) return KEPT;
     // Later some of its bytes may be gone.
     if (perishable.count > 0 && codec !== undefined) {
-      return this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message);
+      return this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message, this.lastPlace);
     }
     if (streamId !== 0) this.heldSlots.add(streamId & (SLOTS_MAX - 1));
     const place = ++this.lastPlace;
@@ -157,7 +157,8 @@ export class Outbox {
     const bulksFirst = this.bulksGoFirst;
     if (bulksFirst && this.bulks.pump()) progress = true;
     if (this.pumpWaiting()) progress = true;
-    if (!bulksFirst && this.bulks.pump()) progress = true;
+    // SUBTLE: also those that went first, if one of them was behind frames that have left only now: nothing else would call for it.
+    if ((!bulksFirst || (!this.bulks.ringIsFull && !this.bulks.allStarted)) && this.bulks.pump()) progress = true;
     this.bulksGoFirst = this.bulks.ringIsFull && !bulksFirst;
     this.ringIsFull ||= this.bulks.ringIsFull || this.waiting.size > 0 || this.grants.size > 0;
     if (this.waiting.size === 0 && this.bulks.allStarted) this.lastPlace = 0;
@@ -249,7 +250,8 @@ export class Outbox {
         const needed = -1 - length;
         checkSize(needed, writeMaxBytes);
         if (needed <= INLINE_BYTES_MAX) return NO_ROOM;
-        return this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message);
+        // What waited before it has left.
+        return this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message, 0);
       }
       if (length > writeMaxBytes) checkSize(length, writeMaxBytes);
     }
@@ -259,8 +261,11 @@ export class Outbox {
     return length;
   }
 
-  /** Encodes a message that is not copied into the ring as a whole, takes what it refers to, and sends what there is room for. */
-  private startBulk(first: Outgoing, message: unknown): number {
+  /**
+   * Encodes a message that is not copied into the ring as a whole, takes what it refers to, and sends what there is room for.
+   * @param after the place of the last frame that is to leave before it
+   */
+  private startBulk(first: Outgoing, message: unknown, after: number): number {
     const outer = startNoting();
     let loans: Noted | undefined;
     let rope: Rope;
@@ -276,7 +281,7 @@ export class Outbox {
     // Those of which only small parts are in the message, copied.
     if (loans !== undefined) giveBackNoted(loans, sentBy(first.label));
     this.heldSlots.add(first.streamId & (SLOTS_MAX - 1));
-    this.bulks.add(first, payload, this.lastPlace);
+    this.bulks.add(first, payload, after);
     this.ringIsFull = this.waiting.size > 0 || this.grants.size > 0;
     const around = this.sending;
     this.sending = first;
