@@ -10,7 +10,7 @@
  */
 import { collectYoung } from "./collect.js";
 import type { ArenaView } from "./segment.js";
-import { hideFromCount, keepInThread, showToCount, transferBuffer } from "./transfer.js";
+import { expectFreed, hideFromCount, keepInThread, showToCount, transferBuffer } from "./transfer.js";
 
 /** Whoever uses a block through an ArrayBuffer. Must not refer to it, or it is never collected. */
 export interface BlockUser {
@@ -41,6 +41,8 @@ let lastToken = 0;
  * count them, would leave their blocks in use.
  */
 const UNRETURNED_BYTES_MAX = 8 << 20;
+/** Of large ones so many, as long as they take no more than a quarter of the arena: each such collection makes V8 collect the old generation too. */
+const LARGE_UNRETURNED_MAX = 4;
 
 export class BlockViews {
   private readonly arena: ArenaView;
@@ -66,7 +68,8 @@ export class BlockViews {
    * @throws SystemError when it cannot be mapped
    */
   open(unit: number, offset: number, byteLength: number, user: BlockUser): ArrayBuffer {
-    if (this.unreturnedBytes > this.unreturnedBytesMax) {
+    if (this.unreturnedBytes > Math.max(this.unreturnedBytesMax, Math.min(LARGE_UNRETURNED_MAX * byteLength, this.arena.byteLength / 4))) {
+      expectFreed(this.unreturnedBytes);
       this.unreturnedBytes = 0;
       collectYoung();
     }
