@@ -28,11 +28,6 @@ const ARENA_BYTES = 64 << 20;
 /** Larger messages would leave each other no room. */
 const BLOCK_BYTES_MAX = Math.floor(ARENA_BYTES / 3);
 const MAPPED_BYTES_MIN = 2 << 20;
-/**
- * The young generation is collected after so many bytes of leases. Measured at 1 MiB on Node 20: with twice as many, what V8 frees at once makes it see so much growth
- * that it collects the old generation each time.
- */
-const COLLECT_BYTES = 4 << 20;
 const IDLE_MS = 10_000;
 /** From this size on, in bytes, values stay where they were received; smaller ones are copied to the heap. */
 export const KEPT_BYTES_MIN = 32 << 10;
@@ -143,7 +138,7 @@ class ReceiveArena {
       giveBack: (offset: number, byteLength: number) => addon.returnPages(descriptor, offset, byteLength),
     };
     this.arena = new Arena(pages, commitBudget(), () => this.growOn());
-    this.views = new BlockViews(this.mapping, ARENA_UNIT_BYTES, COLLECT_BYTES);
+    this.views = new BlockViews(this.mapping, ARENA_UNIT_BYTES);
   }
 
   homeFor(receiving: Receiving): LeaseHome {
