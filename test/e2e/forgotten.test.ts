@@ -14,6 +14,8 @@ import type { Owner } from "../support/temp.js";
 import { tempSocket } from "../support/temp.js";
 import { waitUntil, within } from "../support/waiting.js";
 
+/** Connect's HTTP client keeps its process alive until then, also when the stream is over. */
+const TIMEOUT_MS = 10_000;
 const passOn: Interceptor = (next) => (request) => next(request);
 
 async function serve(owner: Owner, carrier: string, interceptors: Interceptor[]) {
@@ -41,7 +43,7 @@ async function serve(owner: Owner, carrier: string, interceptors: Interceptor[])
     const requests = (async function* () {
       yield await Promise.resolve({});
     })();
-    return (await transport.stream(StreamService.method.count, signal, 60_000, undefined, requests)).message;
+    return (await transport.stream(StreamService.method.count, signal, TIMEOUT_MS, undefined, requests)).message;
   };
   return { state, server, transport, client: createClient(StreamService, transport), start };
 }
@@ -78,7 +80,7 @@ for (const carrier of new Set([CARRIER, "socket", "http"])) {
         const { signal } = new AbortController();
         const listeners = () => getEventListeners(signal, "abort").length;
         await (async () => {
-          for await (const { number } of client.count({}, { signal, timeoutMs: 60_000 })) if (number === 1n) break;
+          for await (const { number } of client.count({}, { signal, timeoutMs: TIMEOUT_MS })) if (number === 1n) break;
           await start(signal);
         })();
         await waitUntil("both streams to end", async () => {

@@ -173,7 +173,7 @@ describe("leases", { skip: onlyWithAddon }, () => {
 
   test("bytes of a peer that was killed can still be read and written", async (context) => {
     const server = await serveInChild(context);
-    const { client } = connectTo(context, server);
+    const { client } = connectTo(context, server, { waitForReady: false });
     const reply = await client.echo({ data: patternBytes(3_000_000, 6) });
     await server.child.kill("SIGKILL");
     await assert.rejects(client.echo({ text: "?" }));
