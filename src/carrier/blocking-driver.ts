@@ -137,7 +137,7 @@ export class BlockingDriver implements Driver {
     const { carrier } = this;
     carrier.runsOn(this.addon.currentCpu());
     if (!carrier.tryPark()) return;
-    carrier.patience.sleep(now);
+    carrier.patience.sleep(now, true);
     let until = deadline;
     for (const { at } of this.due) until = Math.min(until, at);
     const found = this.line.wait(until);
@@ -146,7 +146,7 @@ export class BlockingDriver implements Driver {
     this.line.deliver(found);
     // BLOCKING-2
     carrier.wake();
-    carrier.patience.wake(performance.now(), true);
+    carrier.patience.wake(performance.now());
   }
 
   private runDue(now: number): void {

@@ -20,9 +20,9 @@ class Waiter {
     while (this.now < end && (looking = this.patience.lasts(this.now))) this.now += 0.01;
     const spent = this.now - start;
     if (!looking) {
-      this.patience.sleep(this.now);
+      this.patience.sleep(this.now, true);
       this.now = end;
-      this.patience.wake(this.now, true);
+      this.patience.wake(this.now);
     }
     this.patience.work(this.now);
     return spent;
@@ -34,8 +34,8 @@ test("who may not look never does", () => {
   for (let now = 1; now < 100; now++) {
     patience.work(now);
     assert.equal(patience.lasts(now), false);
-    patience.sleep(now);
-    patience.wake(now + 0.01, true);
+    patience.sleep(now, true);
+    patience.wake(now + 0.01);
   }
 });
 

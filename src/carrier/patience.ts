@@ -18,6 +18,8 @@ const SCORE_MAX = 8;
 const MISS_COST = 2;
 const PAUSE_MILLIS_MIN = 1;
 const PAUSE_MILLIS_MAX = 256;
+/** How long work is looked for after a ring that came before it: what a large message takes from there to its first frame. */
+const ANNOUNCED_MICROS = 100;
 /** Short sleeps in a row after which looking is tried again. */
 const SHORT_SLEEPS = 2;
 
@@ -33,6 +35,9 @@ export class Patience {
   /** How long was looked in vain before sleeping. */
   private spentMillis = 0;
   private looked = false;
+  private announcedUntil = 0;
+  /** The last sleep was begun waiting for work. */
+  private expecting = false;
 
   /** @param maxMicros the longest window in microseconds; 0: never look */
   constructor(maxMicros: number) {
@@ -46,7 +51,13 @@ export class Patience {
       if (this.score < SCORE_MAX && ++this.score === SCORE_MAX) this.pauseMillis = PAUSE_MILLIS_MIN;
     }
     this.looked = false;
+    this.announcedUntil = 0;
     this.lastWork = now;
+  }
+
+  /** The peer rang: if nothing is there, it comes soon. */
+  announced(now: number): void {
+    this.announcedUntil = now + Math.min(ANNOUNCED_MICROS / 1000, this.allowedMillis);
   }
 
   /** The event loop was away for so long: that does not count as waiting. */
@@ -56,6 +67,7 @@ export class Patience {
 
   /** Whether to go on looking at `now`. */
   lasts(now: number): boolean {
+    if (now < this.announcedUntil) return true;
     if (this.score <= 0) {
       if (now < this.pausedUntil || this.shortSleeps < SHORT_SLEEPS) return false;
       this.score = 1;
@@ -66,17 +78,18 @@ export class Patience {
     return true;
   }
 
-  /** The connection goes to sleep. */
-  sleep(now: number): void {
+  /** The connection goes to sleep. @param expecting whether work is waited for, so that the sleep will tell something */
+  sleep(now: number, expecting: boolean): void {
+    this.expecting = expecting;
     this.spentMillis = this.looked ? now - this.lastWork : 0;
     this.looked = false;
   }
 
-  /** It is woken. @param expected whether work was waited for, so that the sleep tells something */
-  wake(now: number, expected: boolean): void {
+  /** It is woken. */
+  wake(now: number): void {
     const waited = now - this.lastWork;
     this.lastWork = now;
-    if (!expected) return;
+    if (!this.expecting) return;
     const short = waited < this.allowedMillis;
     this.shortSleeps = short ? this.shortSleeps + 1 : 0;
     // A longer window would have covered this wait: it is learnt, not paid for.

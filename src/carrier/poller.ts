@@ -72,21 +72,44 @@ export class Poller implements Driver {
   private flushQueued = false;
   private turnStart = 0;
   private turnOpen = false;
-  private onTurnEnd: (() => void) | undefined;
+  private turnsFrom = 0;
+  /** Microtasks that were yielded since there was work. */
+  private hops = 0;
   private yieldAgainAt = 0;
   private yieldPauseMillis = YIELD_PAUSE_MILLIS_MIN;
   private readonly closeTurn = () => {
     this.turnOpen = false;
-    const resume = this.onTurnEnd;
-    this.onTurnEnd = undefined;
-    resume?.();
+    if (!this.turning) return;
+    this.turning = false;
+    this.startTurn();
+    for (const pollable of this.awakeList) pollable.patience.away(this.turnStart - this.turnsFrom);
+    this.hops = 0;
+    this.look();
+  };
+  private readonly onAwoken = () => {
+    if (!this.turnOpen) this.startTurn();
+    this.hops = 0;
+    this.look();
+  };
+  /** Serves what is awake, and decides what comes next. Not an async function: those leave more garbage, and take longer, at every hop. */
+  private readonly look = () => {
+    if (this.awakeList.length === 0) return this.sleep();
+    const found = this.stepAll();
+    if (!found && this.hops < HOPS) {
+      this.hops++;
+      return this.lookSoon();
+    }
+    if (found) this.hops = 0;
+    const now = performance.now();
+    if (now - this.turnStart >= BUDGET_MICROS / 1000) return this.letLoopTurn(now);
+    if (!found && this.parkImpatient(now)) this.lookInPlace();
+    this.lookSoon();
   };
 
   constructor() {
     // Without the addon there is nothing to poll for.
     this.addon = loadAddon().addon;
-    // Not awaited: it runs for as long as the event loop does and handles its own errors.
-    void this.run();
+    this.sleep();
   }
 
   touch(pollable: Pollable): void {
@@ -105,7 +128,7 @@ export class Poller implements Driver {
   private activate(pollable: Pollable): void {
     pollable.awake = true;
     pollable.wake();
-    pollable.patience.wake(performance.now(), pollable.expecting);
+    pollable.patience.wake(performance.now());
     this.awakeList.push(pollable);
     const resume = this.resume;
     if (resume !== undefined) {
@@ -125,44 +148,23 @@ export class Poller implements Driver {
     return { cancel: () => clearTimeout(timer) };
   }
 
-  private async run(): Promise<void> {
-    let hops = 0;
-    for (;;) {
-      if (this.awakeList.length === 0) {
-        await new Promise<void>((resolve) => {
-          this.resume = resolve;
-        });
-        if (!this.turnOpen) this.startTurn();
-        hops = 0;
-      }
-      const found = this.stepAll();
-      if (!found && hops < HOPS) {
-        hops++;
-        await NEXT_MICROTASK;
-        continue;
-      }
-      if (found) hops = 0;
-      const now = performance.now();
-      if (now - this.turnStart >= BUDGET_MICROS / 1000) {
-        await this.letLoopTurn(now);
-        hops = 0;
-        continue;
-      }
-      if (!found && this.parkImpatient(now)) this.lookInPlace();
-      if (this.awakeList.length > 0) await NEXT_MICROTASK;
-    }
+  /** Until something is awake. */
+  private sleep(): void {
+    const awoken = new Promise<void>((resolve) => {
+      this.resume = resolve;
+    });
+    void awoken.then(this.onAwoken);
   }
 
-  /** Ends this turn and starts the budget of the next. */
-  private async letLoopTurn(now: number): Promise<void> {
+  private lookSoon(): void {
+    void NEXT_MICROTASK.then(this.look);
+  }
+
+  /** Ends this turn; the next one has a new budget. */
+  private letLoopTurn(now: number): void {
     this.turning = true;
     this.openTurn();
-    await new Promise<void>((resolve) => {
-      this.onTurnEnd = resolve;
-    });
-    this.turning = false;
-    this.startTurn();
-    for (const pollable of this.awakeList) pollable.patience.away(this.turnStart - now);
+    this.turnsFrom = now;
   }
 
   private startTurn(): void {
@@ -214,7 +216,7 @@ export class Poller implements Driver {
         looking = true;
       } else if (pollable.tryPark()) {
         pollable.awake = false;
-        pollable.patience.sleep(now);
+        pollable.patience.sleep(now, pollable.expecting);
         continue;
       }
       list[kept++] = pollable;

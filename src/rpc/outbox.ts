@@ -17,6 +17,7 @@ import { FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, MESSAGE_BYTES_MAX, SLOTS_MA
 import { Bulks } from "./bulks.js";
 import type { Outgoing } from "./frame-writer.js";
 import { commitFrame } from "./frame-writer.js";
+import { sendLoneSpan } from "./lone-span.js";
 import type { Noted } from "./noting.js";
 import { endNoting, giveBackNoted, sentBy, startNoting } from "./noting.js";
 
@@ -266,6 +267,8 @@ export class Outbox {
    * @param after the place of the last frame that is to leave before it
    */
   private startBulk(first: Outgoing, message: unknown, after: number): number {
+    // A peer that sleeps wakes up meanwhile.
+    if (this.bulks.size === 0) this.carrier.alert();
     const outer = startNoting();
     let loans: Noted | undefined;
     let rope: Rope;
@@ -277,6 +280,10 @@ export class Outbox {
     // Encoding may have run user code, and that may have closed the connection.
     if (this.carrier.closed) return KEPT;
     checkSize(rope.byteLength, first.writeMaxBytes);
+    if (this.waiting.size === 0 && this.bulks.size === 0 && !this.encoding && sendLoneSpan(this.carrier, first, rope)) {
+      if (loans !== undefined) giveBackNoted(loans, sentBy(first.label));
+      return rope.byteLength;
+    }
     const payload = new Payload(this.carrier.blocks, rope, sentBy(first.label), () => this.carrier.lookAgain());
     // Those of which only small parts are in the message, copied.
     if (loans !== undefined) giveBackNoted(loans, sentBy(first.label));
