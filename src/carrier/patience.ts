@@ -18,8 +18,6 @@ const SCORE_MAX = 8;
 const MISS_COST = 2;
 const PAUSE_MILLIS_MIN = 1;
 const PAUSE_MILLIS_MAX = 256;
-/** How long work is looked for after a ring that came before it: what a large message takes from there to its first frame. */
-const ANNOUNCED_MICROS = 100;
 /** Short sleeps in a row after which looking is tried again. */
 const SHORT_SLEEPS = 2;
 
@@ -55,9 +53,9 @@ export class Patience {
     this.lastWork = now;
   }
 
-  /** The peer rang: if nothing is there, it comes soon. */
+  /** The peer rang: if nothing is there yet, it comes soon. */
   announced(now: number): void {
-    this.announcedUntil = now + Math.min(ANNOUNCED_MICROS / 1000, this.allowedMillis);
+    this.announcedUntil = now + this.allowedMillis;
   }
 
   /** The event loop was away for so long: that does not count as waiting. */

@@ -33,8 +33,12 @@ export interface BulkEvents {
 
 /** What `Carrier.placePiece` answers if a piece has to go into the ring itself. */
 const RING_PIECE = -2;
-/** Payload bytes copied in one go before others get their turn. */
-const PUMP_BYTES = 1 << 20;
+/** Payload bytes copied in one go before the clock is looked at, … */
+export const PUMP_BYTES = 1 << 20;
+/** … and for how long it goes on before others get their turn; each such turn costs what is no longer in the caches. */
+const PUMP_MICROS = 100;
+/** A peer that sleeps is rung when this is left to copy: what takes about as long as it takes to wake up, and as it then looks for more. */
+const ALERT_BYTES = 2 << 20;
 /** It is not this message's turn, for whatever reason: others may go on. */
 const NOT_NOW = WAITS_FOR_FILE;
 
@@ -90,11 +94,18 @@ export class Bulks {
 
   /** Moves them on, as far as there is room, and up to a bounded amount of copying. True if anything was sent. */
   pump(): boolean {
-    let moved = 0;
-    let idle = 0;
     this.idle = 0;
     this.ringIsFull = false;
-    while (this.bulks.length > 0 && moved < PUMP_BYTES && !this.carrier.closed) {
+    if (this.bulks.length === 0) return false;
+    const until = performance.now() + PUMP_MICROS / 1000;
+    let progress = false;
+    let moved = 0;
+    let idle = 0;
+    while (this.bulks.length > 0 && !this.carrier.closed) {
+      if (moved >= PUMP_BYTES) {
+        if (performance.now() >= until) break;
+        moved = 0;
+      }
       const bulk = this.bulks.shift()!;
       let step: number;
       try {
@@ -121,6 +132,7 @@ export class Bulks {
         continue;
       }
       moved += step;
+      progress = true;
       if (!bulk.started || bulk.payload.inline.leftBytes > 0) {
         this.bulks.push(bulk);
       } else {
@@ -128,7 +140,7 @@ export class Bulks {
         this.events.onSent(bulk.first.streamId, bulk.payload.byteLength);
       }
     }
-    return moved > 0;
+    return progress;
   }
 
   private fail(bulk: Bulk, error: ConnectError): void {
@@ -143,7 +155,7 @@ export class Bulks {
       const waiting = this.events.firstWaiting();
       if (waiting !== undefined && waiting <= bulk.after) return NOT_NOW;
       const left = payload.bytesToCopy;
-      if (left > 0 && left <= bytesMax) this.carrier.alert();
+      if (left > 0 && left <= ALERT_BYTES) this.carrier.alert();
       const placed = payload.place(bytesMax);
       if (placed === -2) return -1;
       if (placed === WAITS_FOR_FILE) return placed;

@@ -1,10 +1,12 @@
 /**
- * The short way for a message whose one large value is in its place already: a loan, or bytes of the peer's that go back to it. Does at
- * once what `Payload` and `Bulks` do in steps for all others. Code that has not run for a while costs a hundred times what
- * it costs hot, and who has just filled a large loan has little else left in the caches; so less of it is worth having.
+ * The short way for a message with one large value that needs no waiting: a loan, bytes of the peer's that go back to it, or bytes on
+ * the heap that are copied in one go. Does at once what `Payload` and `Bulks` do in steps for all others. Code that has not run for
+ * a while costs a hundred times what it costs hot, and who has just filled a large value has little else left in the caches; so less
+ * of it is worth having.
  */
 import type { Blocks } from "../carrier/blocks.js";
 import type { Carrier } from "../carrier/carrier.js";
+import { SPAN_COPY_BYTES_MIN } from "../carrier/payload.js";
 import type { Rope } from "../codec/rope.js";
 import { Lease } from "../memory/lease.js";
 import { Loan } from "../memory/loan.js";
@@ -15,10 +17,11 @@ import { commitFrame } from "./frame-writer.js";
 import { sentBy } from "./noting.js";
 
 /**
- * Sends such a message, if it is one, if nothing waits before it, and if there is room; then what it refers to is taken from its user.
+ * Sends such a message, if it is one and there is room; then what it refers to is taken from its user. Nothing may wait to be sent.
+ * @param copyBytesMax how much may be copied in one go
  * @returns false: nothing was done
  */
-export function sendLoneSpan(carrier: Carrier, first: Outgoing, { inline, spans, byteLength }: Rope): boolean {
+export function sendLoneSpan(carrier: Carrier, first: Outgoing, { inline, spans, byteLength }: Rope, copyBytesMax: number): boolean {
   const { blocks } = carrier;
   if (blocks === undefined || spans.length !== 1) return false;
   const { position, bytes } = spans[0];
@@ -32,25 +35,42 @@ export function sendLoneSpan(carrier: Carrier, first: Outgoing, { inline, spans,
   const body = table + SPAN_ENTRY_BYTES;
   const frameLength = body - start + inline.length;
   if (carrier.freeBytes() < frameLength) return false;
-  const { byteOffset } = bytes;
   const buffer = bytes.buffer as ArrayBuffer;
   const origin = originOf(bytes);
-  const loan = origin instanceof Loan && blocks.isOwnLoan(origin) ? origin : undefined;
-  if (loan !== undefined) takeLoan(blocks, loan, buffer, first.label);
-  else if (!(origin instanceof Lease) || !takeBack(blocks, origin, buffer, first.label)) return false;
-  const { unit } = loan ?? (origin as Lease);
+  let loan: Loan | undefined;
+  let unit: number;
+  let { byteOffset } = bytes;
+  let flags = 0;
+  if (origin === undefined) {
+    if (spanBytes < SPAN_COPY_BYTES_MIN || spanBytes > copyBytesMax) return false;
+    unit = copyToBlock(carrier, blocks, bytes);
+    if (unit < 0) return false;
+    byteOffset = 0;
+  } else if (origin instanceof Loan && blocks.isOwnLoan(origin)) {
+    loan = origin;
+    ({ unit } = loan);
+    loan.take(buffer, sentBy(first.label));
+    blocks.loanSent(unit);
+    blocks.copies.spansSentInPlace++;
+  } else if (origin instanceof Lease && takeBack(blocks, origin, buffer, first.label)) {
+    ({ unit } = origin);
+    byteOffset += origin.offset;
+    flags = SPAN.returned | SPAN.given;
+  } else {
+    return false;
+  }
   const words = carrier.ringWords;
   let at = table >> 2;
   words[at++] = position;
   words[at++] = spanBytes;
   words[at++] = unit;
-  words[at++] = loan !== undefined ? blocks.arena.generationOf(unit) : (origin as Lease).generation;
-  words[at++] = loan !== undefined ? byteOffset : (origin as Lease).offset + byteOffset;
-  words[at] = loan !== undefined ? 0 : SPAN.returned | SPAN.given;
+  words[at++] = flags === 0 ? blocks.arena.generationOf(unit) : (origin as Lease).generation;
+  words[at++] = byteOffset;
+  words[at] = flags;
   if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
   carrier.ringBytes.set(inline, body);
-  if (loan !== undefined) blocks.arena.handOver(unit);
-  blocks.copies.spansSentInPlace++;
+  // PAYLOAD-1: our hold on the block passes on with the frame.
+  if (flags === 0) blocks.arena.handOver(unit);
   commitFrame(carrier, first.kind, first.flags, first.code, first.streamId, first.argument, metadataLength, byteLength, inline.length, 1, frameLength);
   carrier.publish();
   // After the frame is out: that is worth microseconds to the peer.
@@ -58,15 +78,20 @@ export function sendLoneSpan(carrier: Carrier, first: Outgoing, { inline, spans,
   return true;
 }
 
-/** @throws Error if the user has moved the memory away */
-function takeLoan(blocks: Blocks, loan: Loan, buffer: ArrayBuffer, label: string): void {
-  loan.take(buffer, sentBy(label));
-  blocks.loanSent(loan.unit);
+/** The unit of a block that holds a copy from now on; negative: there is none at the moment. */
+function copyToBlock(carrier: Carrier, blocks: Blocks, bytes: Uint8Array): number {
+  const unit = blocks.allocate(bytes.length);
+  if (unit < 0) return unit;
+  carrier.alert();
+  blocks.bytesOf(unit, bytes.length).set(bytes);
+  blocks.copies.spansCopiedIn++;
+  return unit;
 }
 
 /** Takes a lease of the peer's block that ends when it is sent. False: it does not, or something else still needs it. */
 function takeBack(blocks: Blocks, lease: Lease, buffer: ArrayBuffer, label: string): boolean {
   if (!lease.endsWhenSent || lease.retained || blocks.ownerOf(lease) !== "peer" || !lease.endByReturning(buffer, sentBy(label))) return false;
   blocks.leaseEnded(lease);
+  blocks.copies.spansSentInPlace++;
   return true;
 }

@@ -14,7 +14,7 @@ import type { MessageCodec } from "../codec/codec.js";
 import type { Rope } from "../codec/rope.js";
 import { perishable } from "../memory/origin.js";
 import { FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, MESSAGE_BYTES_MAX, SLOTS_MAX } from "../wire/frame.js";
-import { Bulks } from "./bulks.js";
+import { Bulks, PUMP_BYTES } from "./bulks.js";
 import type { Outgoing } from "./frame-writer.js";
 import { commitFrame } from "./frame-writer.js";
 import { sendLoneSpan } from "./lone-span.js";
@@ -267,8 +267,8 @@ export class Outbox {
    * @param after the place of the last frame that is to leave before it
    */
   private startBulk(first: Outgoing, message: unknown, after: number): number {
-    // A peer that sleeps wakes up meanwhile.
-    if (this.bulks.size === 0) this.carrier.alert();
+    // A peer that sleeps wakes up meanwhile. Without loans there is something to copy first, and it is rung during that.
+    if (perishable.count > 0 && this.bulks.size === 0) this.carrier.alert();
     const outer = startNoting();
     let loans: Noted | undefined;
     let rope: Rope;
@@ -280,7 +280,7 @@ export class Outbox {
     // Encoding may have run user code, and that may have closed the connection.
     if (this.carrier.closed) return KEPT;
     checkSize(rope.byteLength, first.writeMaxBytes);
-    if (this.waiting.size === 0 && this.bulks.size === 0 && !this.encoding && sendLoneSpan(this.carrier, first, rope)) {
+    if (this.waiting.size === 0 && this.bulks.size === 0 && !this.encoding && sendLoneSpan(this.carrier, first, rope, PUMP_BYTES)) {
       if (loans !== undefined) giveBackNoted(loans, sentBy(first.label));
       return rope.byteLength;
     }
