@@ -14,9 +14,11 @@ const scratch = new Uint8Array(FRAME_BYTES_MAX);
 const scratchWords = new Int32Array(scratch.buffer);
 /**
  * Bytes of frames that one step takes, if the first is not longer. Small, so that answers to the first frames are on
- * their way while the rest is still being worked on: with a whole batch per step both ends would take turns.
+ * their way while the rest is still being worked on: with a whole batch per step both ends would take turns. Where they do so anyway,
+ * on one core, more at a time is less work.
  */
 const STEP_FRAME_BYTES = 1024;
+const STEP_FRAME_BYTES_SHARED = 8 * STEP_FRAME_BYTES;
 /** Payload bytes that one step copies out of blocks before the poller looks at the clock again. */
 const STEP_COPY_BYTES = 1 << 20;
 const COPY_LOOP_BYTES_MAX = 512;
@@ -45,10 +47,11 @@ export class Intake {
    * Copies whole frames to the scratch, as many as one step works on, and returns their bytes.
    * @param index where the first one starts in the ring
    * @param available bytes that the peer has published from there on
+   * @param sharesCore whether the peer cannot run meanwhile
    * @throws Violation if they are no whole frames
    */
-  take(index: number, available: number): number {
-    const copied = Math.min(available, STEP_FRAME_BYTES);
+  take(index: number, available: number, sharesCore: boolean): number {
+    const copied = Math.min(available, sharesCore ? STEP_FRAME_BYTES_SHARED : STEP_FRAME_BYTES);
     this.snapshot(index, 0, copied);
     let at = 0;
     let payload = 0;

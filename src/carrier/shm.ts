@@ -461,7 +461,7 @@ export class ShmCarrier implements Carrier, Pollable {
     const available = this.reader.available();
     if (available === 0) return 0;
     this.fruitlessWakes = 0;
-    const taken = this.intake.take(this.reader.index, available);
+    const taken = this.intake.take(this.reader.index, available, this.cpuHint.sharesCore());
     this.reader.consume(taken);
     this.reader.publishHead();
     // SYNC ring.consume, bell.park

@@ -18,10 +18,11 @@ import { SocketOutlet } from "./socket-outlet.js";
 import type { StreamSocket } from "./stream-socket.js";
 
 /**
- * Small messages wait behind at most two of them; and a little more than a power of two, so that a field of 1 MiB is not
+ * Small messages wait behind at most two of them; at a quarter of it, the socket ran empty between them (measured at 16 MiB: 15 % of the throughput). And a
+ * little more than a power of two, so that a field of 4 MiB is not
  * sent as two pieces for the sake of its tag.
  */
-const PIECE_BYTES_MAX = (1 << 20) + (16 << 10);
+const PIECE_BYTES_MAX = (4 << 20) + (16 << 10);
 /** Settled for good: going on in the next microtask makes no garbage but the reaction. */
 const NEXT_MICROTASK: Promise<void> = Promise.resolve();
 
