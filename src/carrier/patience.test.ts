@@ -76,3 +76,33 @@ test("time that the event loop was away does not count as waiting", () => {
   patience.away(100);
   assert.equal(patience.lasts(101), true);
 });
+
+test("a sleep with nothing awaited teaches nothing: a client that pauses between its calls learns from the calls", () => {
+  const waiter = new Waiter(200);
+  const { patience } = waiter;
+  for (let i = 0; i < 50; i++) waiter.wait(10);
+  let looked = 0;
+  for (let i = 0; i < 1000 && looked === 0; i++) {
+    patience.sleep(waiter.now, false);
+    waiter.now += 2;
+    patience.wake(waiter.now);
+    looked = waiter.wait(0.1);
+  }
+  assert.ok(looked > 0);
+});
+
+test("who is rung and finds nothing looks for as long as is allowed, though looking has not paid; with the work that ends", () => {
+  const waiter = new Waiter(200);
+  const { patience } = waiter;
+  for (let i = 0; i < 50; i++) waiter.wait(10);
+  patience.sleep(waiter.now, true);
+  waiter.now += 10;
+  patience.wake(waiter.now);
+  assert.equal(patience.lasts(waiter.now), false);
+  patience.announced(waiter.now);
+  assert.equal(patience.lasts(waiter.now + 0.19), true);
+  assert.equal(patience.lasts(waiter.now + 0.21), false);
+  patience.announced(waiter.now);
+  patience.work(waiter.now + 0.1);
+  assert.equal(patience.lasts(waiter.now + 0.15), false);
+});

@@ -284,6 +284,8 @@ export class Outbox {
       if (loans !== undefined) giveBackNoted(loans, sentBy(first.label));
       return rope.byteLength;
     }
+    // It may have found the connection broken.
+    if (this.carrier.closed) return KEPT;
     const payload = new Payload(this.carrier.blocks, rope, sentBy(first.label), () => this.carrier.lookAgain());
     // Those of which only small parts are in the message, copied.
     if (loans !== undefined) giveBackNoted(loans, sentBy(first.label));
