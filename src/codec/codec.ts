@@ -10,9 +10,10 @@ import type { Rope, Span } from "./rope.js";
 export interface MessageCodec {
   /**
    * Writes `message` (a message or what `create` accepts for it) into `target` from `offset`, and never at or past `limit`.
+   * @param measures whether the caller asks how much is needed; if not, −1 may be returned for whatever does not fit
    * @returns the bytes written, or −1 − n if it does not fit and needs n bytes; then bytes up to `limit` may have changed
    */
-  encodeInto(message: unknown, target: Uint8Array, offset: number, limit: number): number;
+  encodeInto(message: unknown, target: Uint8Array, offset: number, limit: number, measures: boolean): number;
   /**
    * Encodes to a rope. Its spans may be the message's own bytes: they are read until the message is sent. Called for a
    * message that `encodeInto` could not fit, right after it.
@@ -41,7 +42,7 @@ export function createProtobufCodec(options?: Partial<BinaryReadOptions & Binary
   return (schema) => {
     const type = messageType(schema);
     return {
-      encodeInto: (message, target, offset, limit) => encodeType(type, (message ?? NOTHING_SET) as Values, target, offset, limit, writeUnknown),
+      encodeInto: (message, target, offset, limit, measures) => encodeType(type, (message ?? NOTHING_SET) as Values, target, offset, limit, writeUnknown, measures),
       encode: (message) => ropeOfType(type, (message ?? NOTHING_SET) as Values, writeUnknown, SPAN_BYTES_MIN_DEFAULT),
       decode(input, offset, byteLength, isOwned, spans) {
         if (spans.length === 0) return decodeType(type, input, offset, byteLength, isOwned, options);

@@ -87,12 +87,13 @@ export function sizeOfType(type: MessageType, message: Values, writeUnknown: boo
   }
 }
 
-/** Like `encodeInto`, without its checks. */
-export function encodeType(type: MessageType, message: Values, target: Uint8Array, offset: number, limit: number, writeUnknown: boolean): number {
+/** Like `encodeInto`, without its checks. @param measures if not, −1 is returned for what seems not to fit */
+export function encodeType(type: MessageType, message: Values, target: Uint8Array, offset: number, limit: number, writeUnknown: boolean, measures = true): number {
   const outer = enter(type, message, writeUnknown);
   try {
     let end = type.write(message, target, offset, limit);
     if (end >= 0) return end - offset;
+    if (!measures) return -1;
     // Too large; or it only seemed so, as a length was expected to take more bytes than it does.
     W.sized = false;
     beginPart();

@@ -239,18 +239,20 @@ export class Outbox {
     let length = 0;
     let loans: Noted | undefined;
     if (codec !== undefined) {
+      // A loan or lease is most of a large message: what is not in place is measured when the rope is made.
+      const measures = room < INLINE_BYTES_MAX || perishable.count === 0;
       const outer = startNoting();
       this.encoding = true;
       try {
-        length = codec.encodeInto(message, carrier.ringBytes, bodyStart, bodyStart + Math.min(room, INLINE_BYTES_MAX));
+        length = codec.encodeInto(message, carrier.ringBytes, bodyStart, bodyStart + Math.min(room, INLINE_BYTES_MAX), measures);
       } finally {
         this.encoding = false;
         loans = endNoting(outer);
       }
       if (length < 0) {
         const needed = -1 - length;
-        checkSize(needed, writeMaxBytes);
-        if (needed <= INLINE_BYTES_MAX) return NO_ROOM;
+        if (needed > 0) checkSize(needed, writeMaxBytes);
+        if (measures && needed <= INLINE_BYTES_MAX) return NO_ROOM;
         // What waited before it has left.
         return this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message, 0);
       }
