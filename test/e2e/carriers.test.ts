@@ -249,7 +249,8 @@ describe("over the socket", () => {
     let most = 0;
     for (const end = performance.now() + 400; performance.now() < end; await sleep(5)) most = Math.max(most, transport.stats().connection!.unsentBytes);
     assert.ok(most > 200_000, `only ${most} bytes waited: the server was not slow`);
-    assert.ok(most < 3 << 20, `${most} bytes waited in the socket's queue`);
+    // Staging memory, 1 MiB of pieces, and the piece that reaches past it.
+    assert.ok(most < 6 << 20, `${most} bytes waited in the socket's queue`);
     await blocked;
     const replies = await Promise.all(calls);
     assert.ok(replies.slice(0, 8).every((reply) => "checksum" in reply && reply.checksum === crc32(data)));
