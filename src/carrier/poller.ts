@@ -40,8 +40,8 @@ export interface Pollable {
 
 /** Who serves carriers: the poller of this event loop, or whoever blocks the thread meanwhile. */
 export interface Driver {
-  /** Tells that `pollable` was written to or woken; cheap if it is awake already. */
-  touch(pollable: Pollable): void;
+  /** Tells that `pollable` was written to or woken; cheap if it is awake already. @param rung the peer woke it: something is there, or comes soon */
+  touch(pollable: Pollable, rung?: boolean): void;
   /** Forgets a connection that is closed. */
   remove(pollable: Pollable): void;
   /** Calls `act` once, about `delayMs` from now. Does not keep the process alive. */
@@ -112,9 +112,9 @@ export class Poller implements Driver {
     this.sleep();
   }
 
-  touch(pollable: Pollable): void {
+  touch(pollable: Pollable, rung = false): void {
     if (!pollable.awake) {
-      this.activate(pollable);
+      this.activate(pollable, rung);
     } else if (this.turning && !this.flushQueued) {
       // The poller's budget for this turn is spent; what is written meanwhile still goes out in this microtask.
       this.flushQueued = true;
@@ -125,10 +125,12 @@ export class Poller implements Driver {
     }
   }
 
-  private activate(pollable: Pollable): void {
+  private activate(pollable: Pollable, rung: boolean): void {
+    const now = performance.now();
     pollable.awake = true;
     pollable.wake();
-    pollable.patience.wake(performance.now());
+    pollable.patience.wake(now);
+    if (rung) pollable.patience.announced(now);
     this.awakeList.push(pollable);
     const resume = this.resume;
     if (resume !== undefined) {

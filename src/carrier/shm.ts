@@ -414,8 +414,7 @@ export class ShmCarrier implements Carrier, Pollable {
     } else if (++this.fruitlessWakes > FRUITLESS_WAKES_MAX) {
       this.close(closedBy(new Violation("BELL-4", `woken ${this.fruitlessWakes} times in a row without a frame`)));
     } else {
-      this.patience.announced(performance.now());
-      this.driver.touch(this);
+      this.driver.touch(this, true);
     }
   }
 
