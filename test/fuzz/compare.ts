@@ -45,7 +45,7 @@ function compareObjects(actual: Record<PropertyKey, unknown>, expected: Record<P
   const actualKeys = Reflect.ownKeys(actual);
   if (actualKeys.length !== keys.length) return `: keys ${actualKeys.map(String).join()} instead of ${keys.map(String).join()}`;
   // The order of a map's keys is the order in which they are written again; that of a message's properties is not seen.
-  const ordered = !Object.hasOwn(expected, "$typeName");
+  const ordered = !isMessage(expected);
   for (let i = 0; i < keys.length; i++) {
     const key = keys[i];
     if (ordered && actualKeys[i] !== key) return `: key ${String(actualKeys[i])} where ${String(key)} should be`;
@@ -54,6 +54,12 @@ function compareObjects(actual: Record<PropertyKey, unknown>, expected: Record<P
     if (below !== undefined) return `.${String(key)}${below}`;
   }
   return undefined;
+}
+
+/** A map, or the object of a `Struct`, can have the same keys: only a message's name is that of a type. */
+function isMessage(value: Record<PropertyKey, unknown>): boolean {
+  const typeName = Object.hasOwn(value, "$typeName") ? value["$typeName"] : undefined;
+  return typeof typeName === "string" && registry.getMessage(typeName) !== undefined;
 }
 
 /**

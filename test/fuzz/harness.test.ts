@@ -79,6 +79,12 @@ describe("the comparison of messages", () => {
       create(MapsToStringSchema, { stringKey: { a: "1", b: "2" } }),
       create(MapsToStringSchema, { stringKey: { b: "2", a: "1" } }),
     ],
+    [
+      "the order of keys of a map that look like a message's",
+      create(MapsToStringSchema, { stringKey: { $typeName: "a", $unknown: "b" } }),
+      create(MapsToStringSchema, { stringKey: { $unknown: "b", $typeName: "a" } }),
+    ],
+    ["objects whose keys look like a message's", { $typeName: 1, $unknown: 2 }, { $typeName: 1, $unknown: 3 }],
     ["unset and set to the default", create(OptionalScalarsSchema), create(OptionalScalarsSchema, { int32Field: 0 })],
     ["unknown fields and none", { $typeName: "x", $unknown: [] }, { $typeName: "x" }],
     ["a property that is not enumerable", Object.defineProperty({}, "a", { value: 1 }), { a: 1 }],
