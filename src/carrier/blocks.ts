@@ -10,7 +10,9 @@
  */
 import { Arena } from "../memory/arena.js";
 import type { BlockUser } from "../memory/block-views.js";
+import { BitSet } from "../memory/bit-set.js";
 import { BlockViews } from "../memory/block-views.js";
+import { memoryToFill } from "../memory/collect.js";
 import { ARENA_UNIT_BYTES, RING_DATA_OFFSET } from "../memory/layout.js";
 import type { LeaseHandle, LeaseHome, LeaseLifetime } from "../memory/lease.js";
 import { Lease } from "../memory/lease.js";
@@ -63,8 +65,9 @@ export class Blocks {
   private readonly slotsOfPeer: number;
   private readonly peerViews: BlockViews;
   private readonly onRelease = (unit: number, generation: number) => this.released(unit, generation);
-  /** Pieces on their way, by unit: their bytes. */
-  private readonly pieces = new Map<number, number>();
+  /** Units of the pieces on their way, … */
+  private readonly pieces = new BitSet();
+  /** … and the memory that they take. */
   private pieceBytes = 0;
   private closed = false;
   // Of the peer's arena.
@@ -183,8 +186,8 @@ export class Blocks {
       throw error;
     }
     this.arena.handOver(unit);
-    this.pieces.set(unit, byteLength);
-    this.pieceBytes += byteLength;
+    this.pieces.add(unit);
+    this.pieceBytes += this.arena.bytesOf(unit);
     return unit;
   }
 
@@ -262,12 +265,10 @@ export class Blocks {
 
   /** The peer released a block of ours. @throws Violation */
   released(unit: number, generation: number): void {
+    const blockBytes = this.arena.bytesOf(unit);
     this.arena.release(unit, generation);
     this.releases++;
-    const piece = this.pieces.get(unit);
-    if (piece === undefined) return;
-    this.pieces.delete(unit);
-    this.pieceBytes -= piece;
+    if (this.pieces.delete(unit)) this.pieceBytes -= blockBytes;
   }
 
   // Blocks of the peer's.
@@ -321,7 +322,7 @@ export class Blocks {
     const wanted = lifetime === "strict" || (lifetime !== "copied" && byteLength >= LEASE_BYTES_MIN);
     const leases = byteLength > 0 && wanted && this.mayLease(isOwn, byteLength);
     // Before the block is anybody's: there may be no memory.
-    let copy = leases ? undefined : newCopy(byteLength);
+    let copy = leases ? undefined : memoryToFill(byteLength);
     if (isOwn) this.takeOwn(entry);
     if (leases) {
       try {
@@ -343,7 +344,7 @@ export class Blocks {
     this.copies.spansCopiedOut++;
     const arena = isOwn ? this.memory.ownArena : this.memory.peerArena;
     const from = unit * ARENA_UNIT_BYTES + offset;
-    copy ??= newCopy(byteLength);
+    copy ??= memoryToFill(byteLength);
     copy.set(arena.upTo(from + byteLength).subarray(from, from + byteLength));
     if (isOwn) this.dropOwn(unit);
     else this.releaseToPeer(unit, generation);
@@ -414,8 +415,4 @@ export class Blocks {
     this.peerViews.forget();
     this.arena.close();
   }
-}
-
-function newCopy(byteLength: number): Uint8Array {
-  return new Uint8Array(Buffer.allocUnsafeSlow(byteLength).buffer);
 }

@@ -100,7 +100,7 @@ export class Payload implements RegionSender, PartsOwner {
     this.byteLength = rope.byteLength;
     checkWhole(rope);
     this.values = rope.spans.map(({ position, bytes }) => ({ position, byteOffset: bytes.byteOffset, byteLength: bytes.length, bytes, place: undefined, file: undefined }));
-    const taken = new Map<ArrayBufferLike, ReadAgain>();
+    const taken = this.values.length > 1 ? new Map<ArrayBufferLike, ReadAgain>() : undefined;
     try {
       for (const value of this.values) this.adopt(value, taken, why);
     } catch (error) {
@@ -127,13 +127,15 @@ export class Payload implements RegionSender, PartsOwner {
     return (this.inlineMade ??= new Parts(this.inlineParts(), this));
   }
 
-  private adopt(value: Value, taken: Map<ArrayBufferLike, ReadAgain>, why: string): void {
+  private adopt(value: Value, taken: Map<ArrayBufferLike, ReadAgain> | undefined, why: string): void {
     const { bytes, byteLength } = value;
-    const again = taken.get(bytes.buffer);
+    const again = taken?.get(bytes.buffer);
     if (again !== undefined) return this.adoptAgain(value, again);
     const origin = originOf(bytes);
     if (origin instanceof Loan) {
-      taken.set(bytes.buffer, this.adoptLoan(value, origin, why));
+      const { buffer } = bytes;
+      const readAgain = this.adoptLoan(value, origin, why);
+      taken?.set(buffer, readAgain);
       return;
     }
     const { blocks } = this;
@@ -144,7 +146,7 @@ export class Payload implements RegionSender, PartsOwner {
       const endsWhenSent = lease.endsWhenSent && !lease.retained;
       // Read before the bytes are gone.
       const readAgain = blocks.reader(lease, owner);
-      if (this.adoptLease(blocks, value, lease, owner, endsWhenSent, why)) taken.set(bytes.buffer, readAgain);
+      if (this.adoptLease(blocks, value, lease, owner, endsWhenSent, why)) taken?.set(bytes.buffer, readAgain);
       return;
     }
     if (origin instanceof Region && this.adoptRegion(value, origin)) return;

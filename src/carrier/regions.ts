@@ -9,6 +9,7 @@
  *            begins with another's. So if more wait at a receiver that has read all frames, the sender broke the protocol.
  */
 import { readSync } from "node:fs";
+import { memoryToFill } from "../memory/collect.js";
 import type { LeaseHandle, LeaseHome, LeaseLifetime } from "../memory/lease.js";
 import { Lease } from "../memory/lease.js";
 import { keepInThread } from "../memory/transfer.js";
@@ -229,7 +230,7 @@ function homeOf(addon: Addon, descriptor: number): LeaseHome {
 }
 
 function copyOf(descriptor: number, offset: number, byteLength: number): Uint8Array {
-  const copy = new Uint8Array(Buffer.allocUnsafeSlow(byteLength).buffer);
+  const copy = memoryToFill(byteLength);
   for (let at = 0; at < byteLength; ) {
     const bytesRead = readSync(descriptor, copy, at, Math.min(byteLength - at, READ_BYTES_MAX), offset + at);
     if (bytesRead === 0) throw new Violation("SPAN-5", "a region ends before its size");

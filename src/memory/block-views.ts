@@ -22,7 +22,6 @@ export interface BlockUser {
 
 /** One backing store over a block, whichever ArrayBuffer has it. */
 export interface BlockView {
-  readonly token: number;
   readonly unit: number;
   readonly offset: number;
   readonly byteLength: number;
@@ -33,9 +32,17 @@ export interface BlockView {
 
 /** ArrayBuffers that wait to be used again, per arena. Each counts as external memory for V8. */
 const IDLE_MAX = 64;
+/** Places known at a time: a few times as many. */
+const PLACES_MAX = 16 * IDLE_MAX;
 
-const views = new Map<number, BlockView>();
-let lastToken = 0;
+/** Where the ArrayBuffer of a unit waits, if one does. */
+interface Place {
+  waiting: { readonly buffer: ArrayBuffer; readonly view: BlockView } | undefined;
+}
+
+/** By token, which is an index here plus one; those that are free are used again (no map: see `BitSet`). */
+const views: (BlockView | undefined)[] = [];
+const freeTokens: number[] = [];
 /**
  * After views of this many bytes that nobody gave back the young generation is collected: most of them are garbage by then, and V8, which does not
  * count them, would leave their blocks in use. Measured at 1 MiB on Node 20: with twice as many, what is freed at once makes V8 see so much growth that it often
@@ -48,8 +55,13 @@ const LARGE_UNRETURNED_MAX = 4;
 export class BlockViews {
   private readonly arena: ArenaView;
   private readonly unitBytes: number;
-  /** By unit. */
-  private readonly idle = new Map<number, { readonly buffer: ArrayBuffer; readonly view: BlockView }>();
+  /**
+   * By unit. SUBTLE: places stay when what waited there is used. Taken out and put in at every use, the map would leave tables behind that keep
+   * used ArrayBuffers, and all that these refer to, until the old generation is collected (see `BitSet`).
+   */
+  private readonly places = new Map<number, Place>();
+  /** Places where one waits. */
+  private idle = 0;
   private over = false;
   /** Of views opened since the young generation was collected last, less those detached since. */
   private unreturnedBytes = 0;
@@ -78,9 +90,11 @@ export class BlockViews {
   }
 
   private reuse(unit: number, offset: number, byteLength: number, user: BlockUser): ArrayBuffer | undefined {
-    const waiting = this.idle.get(unit);
+    const place = this.places.get(unit);
+    const waiting = place?.waiting;
     if (waiting === undefined) return undefined;
-    this.idle.delete(unit);
+    place!.waiting = undefined;
+    this.idle--;
     const { buffer, view } = waiting;
     if (view.offset !== offset || view.byteLength !== byteLength) {
       this.arena.detach(buffer);
@@ -93,12 +107,18 @@ export class BlockViews {
   }
 
   private make(unit: number, offset: number, byteLength: number, user: BlockUser): ArrayBuffer {
-    const token = ++lastToken;
-    const buffer = this.arena.viewOf(unit * this.unitBytes + offset, byteLength, token);
+    const token = freeTokens.pop() ?? views.push(undefined);
+    let buffer: ArrayBuffer;
+    try {
+      buffer = this.arena.viewOf(unit * this.unitBytes + offset, byteLength, token);
+    } catch (error) {
+      freeTokens.push(token);
+      throw error;
+    }
     keepInThread(buffer);
     const isHidden = hideFromCount(byteLength);
-    const view = { token, unit, offset, byteLength, user, isHidden };
-    views.set(token, view);
+    const view = { unit, offset, byteLength, user, isHidden };
+    views[token - 1] = view;
     user.view = view;
     this.made++;
     return buffer;
@@ -112,14 +132,25 @@ export class BlockViews {
     const { view } = user;
     if (view === undefined || buffer.byteLength === 0) return false;
     this.returned(view, user);
-    const moved = !this.over && this.idle.size < IDLE_MAX && !this.idle.has(view.unit) ? transferBuffer(buffer) : undefined;
+    const place = this.over || this.idle === IDLE_MAX ? undefined : this.placeOf(view.unit);
+    const moved = place !== undefined && place.waiting === undefined ? transferBuffer(buffer) : undefined;
     if (moved === undefined) {
       this.arena.detach(buffer);
     } else {
       keepInThread(moved);
-      this.idle.set(view.unit, { buffer: moved, view });
+      place!.waiting = { buffer: moved, view };
+      this.idle++;
     }
     return true;
+  }
+
+  private placeOf(unit: number): Place {
+    const known = this.places.get(unit);
+    if (known !== undefined) return known;
+    if (this.places.size === PLACES_MAX) for (const [other, { waiting }] of this.places) if (waiting === undefined) this.places.delete(other);
+    const place: Place = { waiting: undefined };
+    this.places.set(unit, place);
+    return place;
   }
 
   /**
@@ -143,17 +174,20 @@ export class BlockViews {
   /** The connection is over: nothing here will be used again. */
   forget(): void {
     this.over = true;
-    for (const { buffer } of this.idle.values()) this.arena.detach(buffer);
-    this.idle.clear();
+    for (const { waiting } of this.places.values()) if (waiting !== undefined) this.arena.detach(waiting.buffer);
+    this.places.clear();
+    this.idle = 0;
   }
 }
 
 /** The addon tells that a backing store is gone. */
 export function onViewFreed(token: number): void {
-  const view = views.get(token);
-  if (view?.isHidden === true) showToCount(view.byteLength);
-  views.delete(token);
-  const user = view?.user;
+  const view = views[token - 1];
+  if (view === undefined) return;
+  views[token - 1] = undefined;
+  freeTokens.push(token);
+  if (view.isHidden) showToCount(view.byteLength);
+  const { user } = view;
   if (user === undefined) return;
   user.view = undefined;
   user.onCollected();

@@ -2,7 +2,7 @@
  * Garbage collections on request. A full one, for when a peer waits for memory that perhaps only garbage still holds here. It stops this thread for
  * milliseconds, for longer with a large heap: so only then, and rarely.
  */
-import { setFlagsFromString } from "node:v8";
+import { getHeapStatistics, setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 
 /** A collection takes at most about this share of the time. */
@@ -29,6 +29,41 @@ export function collectSoon(): boolean {
 export function collectYoung(): void {
   collect ??= find();
   if (collect !== false) collect({ type: "minor" });
+}
+
+/**
+ * Bytes of received messages that are copied to the heap before the young generation is collected, if V8 has not done so itself. It would after 32 MiB
+ * of ArrayBuffers, but it goes on counting what that frees until the next time; with as much again it finds that it grew by 64 MiB, and collects the
+ * old generation: milliseconds, every time.
+ */
+const COPIED_BYTES_MAX = 20 << 20;
+const COPIED_BYTES_PER_LOOK = 4 << 20;
+let copiedBytes = 0;
+let copiedBeforeLook = 0;
+let heapBytesAtLook = 0;
+
+/** Bytes of messages are about to be copied to the heap. */
+export function countCopied(byteLength: number): void {
+  copiedBytes += byteLength;
+  if (copiedBytes >= COPIED_BYTES_PER_LOOK) lookAtHeap();
+}
+
+/** The heap only grows until something is collected. */
+function lookAtHeap(): void {
+  const heapBytes = getHeapStatistics().used_heap_size;
+  copiedBeforeLook = heapBytes < heapBytesAtLook ? copiedBytes : copiedBeforeLook + copiedBytes;
+  copiedBytes = 0;
+  heapBytesAtLook = heapBytes;
+  if (copiedBeforeLook < COPIED_BYTES_MAX) return;
+  collectYoung();
+  copiedBeforeLook = 0;
+  heapBytesAtLook = 0;
+}
+
+/** Memory for a copy, of which every byte is to be written: it is not filled with zeros. @throws RangeError if there is none */
+export function memoryToFill(byteLength: number): Uint8Array<ArrayBuffer> {
+  countCopied(byteLength);
+  return new Uint8Array(Buffer.allocUnsafeSlow(byteLength).buffer);
 }
 
 /** V8 hands its `gc` to realms that are made while the flag is set. */

@@ -8,7 +8,7 @@
 import type { BlockUser, BlockView } from "./block-views.js";
 import { moveBuffer } from "./block-views.js";
 import type { Origin } from "./origin.js";
-import { originOf, perishable, setOrigin } from "./origin.js";
+import { originOf, perishable, Returned, setOrigin } from "./origin.js";
 
 /**
  * How long received bytes that were not copied stay valid.
@@ -169,13 +169,6 @@ export function retainBytes(bytes: ArrayBufferView): void {
   const origin = originOf(bytes);
   if (origin instanceof Lease) origin.retained = true;
   else if (strictBuffers.has(bytes.buffer)) keptBuffers.add(bytes.buffer);
-}
-
-/** Makes a class's private fields fields of an object that is there already. */
-class Returned {
-  constructor(target: object) {
-    return target;
-  }
 }
 
 /**

@@ -3,6 +3,7 @@ import type { ReceivedFrame, SpanSource } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
 import { collectingBytes, lending } from "../codec/read.js";
 import type { Span } from "../codec/rope.js";
+import { countCopied, memoryToFill } from "../memory/collect.js";
 import type { LeaseHandle, LeaseLifetime } from "../memory/lease.js";
 import { Holding } from "../memory/lease.js";
 import type { ReceiveMemory, Receiving } from "../memory/receive-memory.js";
@@ -37,8 +38,7 @@ export class Assembly {
 
   /** @throws RangeError if the memory cannot be had */
   constructor(frame: ReceivedFrame, received: Received) {
-    // Not zero-filled: every byte is written before anyone reads it.
-    this.bytes = received.memory?.bytes ?? Buffer.allocUnsafeSlow(frame.inlineLength);
+    this.bytes = received.memory?.bytes ?? memoryToFill(frame.inlineLength);
     this.messageLength = frame.messageLength;
     this.received = received;
   }
@@ -170,14 +170,16 @@ export function decodeWhole(codec: MessageCodec, frame: ReceivedFrame, source: S
   const { pieceSource, pieceOffset, pieceLength, spanCount } = frame;
   if (pieceLength !== frame.inlineLength) throw new Violation("PIECE-2", `${pieceLength} of ${frame.inlineLength} bytes came, and no more are announced`);
   const isPrivate = pieceSource === frame.scratch;
+  // The codec copies what is to last.
+  if (isPrivate) countCopied(pieceLength);
   if (spanCount > 0 || reception.lifetime === "strict") {
     const received = Received.of(frame, source, reception);
     if (isPrivate) return received.decode(codec, pieceSource, pieceOffset, pieceLength, false);
-    return received.decode(codec, pieceSource.slice(pieceOffset, pieceOffset + pieceLength), 0, pieceLength, true);
+    return received.decode(codec, copyOf(pieceSource, pieceOffset, pieceLength), 0, pieceLength, true);
   }
   if (isPrivate) return codec.decode(pieceSource, pieceOffset, pieceLength, false, NO_SPANS);
   // A block is the peer's memory, which it can change while it is read.
-  return codec.decode(pieceSource.slice(pieceOffset, pieceOffset + pieceLength), 0, pieceLength, true, NO_SPANS);
+  return codec.decode(copyOf(pieceSource, pieceOffset, pieceLength), 0, pieceLength, true, NO_SPANS);
 }
 
 /** The frame's piece, copied. */
@@ -185,9 +187,15 @@ export function takePiece({ pieceSource, pieceOffset, pieceLength }: ReceivedFra
   return copyOf(pieceSource, pieceOffset, pieceLength);
 }
 
-/** SUBTLE: a Buffer's own `slice` is a view. */
+/** Below, in bytes, an array of its own costs no more filled with zeros than not. */
+const FILL_BYTES_MIN = 1024;
+
 function copyOf(bytes: Uint8Array, offset: number, byteLength: number): Uint8Array {
-  return Uint8Array.prototype.slice.call(bytes, offset, offset + byteLength);
+  // SUBTLE: a Buffer's own `slice` is a view.
+  if (byteLength < FILL_BYTES_MIN) return Uint8Array.prototype.slice.call(bytes, offset, offset + byteLength);
+  const copy = memoryToFill(byteLength);
+  copy.set(bytes.subarray(offset, offset + byteLength));
+  return copy;
 }
 
 /** The frame's metadata, copied out of the reused scratch. */

@@ -14,13 +14,18 @@ export function sentBy(label: string): string {
 
 export type Noted = Map<ArrayBufferLike, Loan>;
 
+/** Not one so far. */
+const NONE: Noted = new Map();
 /** Loans of which the encoding under way wrote bytes; undefined while none can be. */
 let noted: Noted | undefined;
 
 bytesHooks.explainGone = explainGone;
 bytesHooks.note = (bytes) => {
   const origin = originOf(bytes);
-  if (origin instanceof Loan) noted?.set(bytes.buffer, origin);
+  if (origin instanceof Loan && noted !== undefined) {
+    if (noted === NONE) noted = new Map();
+    noted.set(bytes.buffer, origin);
+  }
   // FILE-1: it would be read where it is mapped. A larger one is not copied here.
   if (origin instanceof MappedFile && bytes.length <= INLINE_BYTES_MAX) return origin.readNow(bytes.byteOffset, bytes.length);
   return bytes;
@@ -34,13 +39,14 @@ bytesHooks.readable = (bytes) => {
 /** Returns what is noted for the encoding around this one: a getter of a message may send one of its own. */
 export function startNoting(): Noted | undefined {
   const outer = noted;
-  noted = perishable.count > 0 ? new Map() : undefined;
+  noted = perishable.count > 0 ? NONE : undefined;
   bytesHooks.noting = noted !== undefined;
   return outer;
 }
 
+/** The loans, if there are any. */
 export function endNoting(outer: Noted | undefined): Noted | undefined {
-  const loans = noted;
+  const loans = noted === NONE ? undefined : noted;
   noted = outer;
   bytesHooks.noting = false;
   return loans;

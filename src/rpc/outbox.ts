@@ -12,6 +12,7 @@ import type { Carrier } from "../carrier/carrier.js";
 import { Payload } from "../carrier/payload.js";
 import type { MessageCodec } from "../codec/codec.js";
 import type { Rope } from "../codec/rope.js";
+import { BitSet } from "../memory/bit-set.js";
 import { perishable } from "../memory/origin.js";
 import { FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, MESSAGE_BYTES_MAX, SLOTS_MAX } from "../wire/frame.js";
 import { Bulks, PUMP_BYTES } from "./bulks.js";
@@ -49,7 +50,7 @@ export class Outbox {
   /** Credit that is to be granted, by stream: it needs no order, so it goes before everything else. */
   private readonly grants = new Map<number, number>();
   /** Slots of the streams that have something in `waiting` or `bulks`. */
-  private readonly heldSlots = new Set<number>();
+  private readonly heldSlots = new BitSet();
   private encoding = false;
   /** Whether the last attempt to send failed for want of room in the ring, which then is worth waiting for. */
   private ringIsFull = false;
