@@ -17,6 +17,8 @@ import { inRootContext } from "./root-context.js";
 const STAGING_BYTES = 128 << 10;
 /** Bytes of large messages that wait for the socket. */
 const PIECES_BYTES_MAX = 1 << 20;
+/** Up to this size, in bytes, what a piece begins with is copied behind its frame: that costs less than an entry of its own. */
+const JOINED_BYTES_MAX = 512;
 
 class Staging {
   readonly bytes = Buffer.allocUnsafeSlow(STAGING_BYTES);
@@ -135,9 +137,20 @@ export class SocketOutlet {
   }
 
   private queuePiece(): void {
+    const { current, placed } = this;
+    const first = placed[0];
+    const joins = first instanceof Uint8Array && first.length <= JOINED_BYTES_MAX && current.index + first.length <= STAGING_BYTES - FRAME_ALIGNMENT;
+    if (joins) {
+      current.bytes.set(first, current.index);
+      current.index += first.length;
+    }
     this.queueStaged();
+    current.start = current.index = (current.index + (FRAME_ALIGNMENT - 1)) & -FRAME_ALIGNMENT;
+    this.pieceBytes += this.placedBytes;
+    if (joins) this.placedBytes -= first.length;
     const source = this.sources[this.sources.length - 1];
-    for (const part of this.placed) {
+    for (let i = joins ? 1 : 0; i < placed.length; i++) {
+      const part = placed[i];
       if (part instanceof FileRange) {
         this.queue.push(new QueuedFile(part, source, this.queuedMemoryBytes));
         this.queuedFiles++;
@@ -147,9 +160,8 @@ export class SocketOutlet {
         this.queuedMemoryBytes += part.length;
       }
     }
-    this.placed.length = 0;
+    placed.length = 0;
     this.queuedBytes += this.placedBytes;
-    this.pieceBytes += this.placedBytes;
     this.placedBytes = 0;
   }
 

@@ -18,9 +18,9 @@ import { FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, MESSAGE_BYTES_MAX, SLOTS_MA
 import { Bulks, PUMP_BYTES } from "./bulks.js";
 import type { Outgoing } from "./frame-writer.js";
 import { commitFrame } from "./frame-writer.js";
-import { sendLoneSpan } from "./lone-span.js";
 import type { Noted } from "./noting.js";
 import { endNoting, giveBackNoted, sentBy, startNoting } from "./noting.js";
+import { sendAtOnce } from "./short-way.js";
 
 /** What `send` returns for a message that is not out yet. */
 export const KEPT = -1;
@@ -283,7 +283,7 @@ export class Outbox {
     // Encoding may have run user code, and that may have closed the connection.
     if (this.carrier.closed) return KEPT;
     checkSize(rope.byteLength, first.writeMaxBytes);
-    if (this.waiting.size === 0 && this.bulks.size === 0 && !this.encoding && sendLoneSpan(this.carrier, first, rope, PUMP_BYTES)) {
+    if (this.waiting.size === 0 && this.bulks.size === 0 && !this.encoding && sendAtOnce(this.carrier, first, rope, PUMP_BYTES)) {
       if (loans !== undefined) giveBackNoted(loans, sentBy(first.label));
       return rope.byteLength;
     }

@@ -1,17 +1,18 @@
 /**
- * The short way for a message with one large value that needs no waiting: a loan, bytes of the peer's that go back to it, or bytes on
- * the heap that are copied in one go. Does at once what `Payload` and `Bulks` do in steps for all others. Code that has not run for
- * a while costs a hundred times what it costs hot, and who has just filled a large value has little else left in the caches; so less
- * of it is worth having.
+ * The short ways for large messages that need no waiting: one with a single large value (a loan, bytes of the peer's that go back to it, or bytes
+ * on the heap that are copied in one go), and one of ordinary memory that leaves in one piece. Does at once what `Payload` and `Bulks` do in steps
+ * for all others. Code that has not run for a while costs a hundred times what it costs hot, and who has just filled a large value has little
+ * else left in the caches; so less of it is worth having.
  */
 import type { Blocks } from "../carrier/blocks.js";
 import type { Carrier } from "../carrier/carrier.js";
 import { SPAN_COPY_BYTES_MIN } from "../carrier/payload.js";
 import type { Rope } from "../codec/rope.js";
-import { Lease } from "../memory/lease.js";
+import { isFleeting, Lease } from "../memory/lease.js";
 import { Loan } from "../memory/loan.js";
 import { originOf } from "../memory/origin.js";
-import { FRAME_HEADER_BYTES, INLINE_BYTES_MAX, SPAN, SPAN_ENTRY_BYTES, tableOffset } from "../wire/frame.js";
+import { BLOCK_REFERENCE_BYTES, FRAME_HEADER_BYTES, INLINE_BYTES_MAX, SPAN, SPAN_ENTRY_BYTES, tableOffset } from "../wire/frame.js";
+import { Parts } from "../wire/parts.js";
 import type { Outgoing } from "./frame-writer.js";
 import { commitFrame } from "./frame-writer.js";
 import { sentBy } from "./noting.js";
@@ -21,7 +22,52 @@ import { sentBy } from "./noting.js";
  * @param copyBytesMax how much may be copied in one go
  * @returns false: nothing was done
  */
-export function sendLoneSpan(carrier: Carrier, first: Outgoing, { inline, spans, byteLength }: Rope, copyBytesMax: number): boolean {
+export function sendAtOnce(carrier: Carrier, first: Outgoing, rope: Rope, copyBytesMax: number): boolean {
+  return sendLoneSpan(carrier, first, rope, copyBytesMax) || sendInOnePiece(carrier, first, rope, copyBytesMax);
+}
+
+function sendInOnePiece(carrier: Carrier, first: Outgoing, rope: Rope, copyBytesMax: number): boolean {
+  const { blocks } = carrier;
+  const { byteLength, spans } = rope;
+  // Without blocks nothing is copied.
+  if (byteLength > carrier.pieceBytesMax || (blocks !== undefined && byteLength > copyBytesMax)) return false;
+  const spanBytesMax = blocks === undefined ? byteLength : SPAN_COPY_BYTES_MIN - 1;
+  for (const { bytes } of spans) {
+    if (bytes.length > spanBytesMax || originOf(bytes) !== undefined || isFleeting(bytes)) return false;
+  }
+  const parts = partsOf(rope);
+  // A getter of the message may have changed it meanwhile: that is said by who does it in steps.
+  if (parts.byteLength !== byteLength) return false;
+  const { metadata } = first;
+  const metadataLength = metadata === undefined ? 0 : metadata.length;
+  if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) return false;
+  carrier.alert();
+  const start = carrier.index + FRAME_HEADER_BYTES;
+  const bodyLength = carrier.placePiece(parts, byteLength, start + metadataLength);
+  if (bodyLength < 0) return false;
+  if (metadataLength > 0) carrier.ringBytes.set(metadata!, start);
+  const { kind, code, streamId, argument } = first;
+  const frameLength = FRAME_HEADER_BYTES + metadataLength + bodyLength;
+  commitFrame(carrier, kind, first.flags | carrier.pieceFlag, code, streamId, argument, metadataLength, byteLength, byteLength, 0, frameLength);
+  carrier.publish();
+  return true;
+}
+
+function partsOf({ inline, spans }: Rope): Parts {
+  const parts: Uint8Array[] = [];
+  let from = 0;
+  let spanBytes = 0;
+  for (const { position, bytes } of spans) {
+    const to = position - spanBytes;
+    parts.push(inline.subarray(from, to), bytes);
+    from = to;
+    spanBytes += bytes.length;
+  }
+  if (from < inline.length) parts.push(inline.subarray(from));
+  return new Parts(parts);
+}
+
+function sendLoneSpan(carrier: Carrier, first: Outgoing, { inline, spans, byteLength }: Rope, copyBytesMax: number): boolean {
   const { blocks } = carrier;
   if (blocks === undefined || spans.length !== 1) return false;
   const { position, bytes } = spans[0];
