@@ -26,6 +26,7 @@ export function sendAtOnce(carrier: Carrier, first: Outgoing, rope: Rope, copyBy
   return sendLoneSpan(carrier, first, rope, copyBytesMax) || sendInOnePiece(carrier, first, rope, copyBytesMax);
 }
 
+/** Nothing but the message's own bytes and values on the heap: they go into one block, or with the socket as they lie. */
 function sendInOnePiece(carrier: Carrier, first: Outgoing, rope: Rope, copyBytesMax: number): boolean {
   const { blocks } = carrier;
   const { byteLength, spans } = rope;
@@ -67,6 +68,7 @@ function partsOf({ inline, spans }: Rope): Parts {
   return new Parts(parts);
 }
 
+/** A loan or lease stays where it is, a value on the heap gets a block of its own. */
 function sendLoneSpan(carrier: Carrier, first: Outgoing, { inline, spans, byteLength }: Rope, copyBytesMax: number): boolean {
   const { blocks } = carrier;
   if (blocks === undefined || spans.length !== 1) return false;
