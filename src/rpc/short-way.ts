@@ -8,6 +8,7 @@ import type { Blocks } from "../carrier/blocks.js";
 import type { Carrier } from "../carrier/carrier.js";
 import { SPAN_COPY_BYTES_MIN } from "../carrier/payload.js";
 import type { Rope } from "../codec/rope.js";
+import { partsOf } from "../codec/rope.js";
 import { isFleeting, Lease } from "../memory/lease.js";
 import { Loan } from "../memory/loan.js";
 import { originOf } from "../memory/origin.js";
@@ -36,7 +37,7 @@ function sendInOnePiece(carrier: Carrier, first: Outgoing, rope: Rope, copyBytes
   for (const { bytes } of spans) {
     if (bytes.length > spanBytesMax || originOf(bytes) !== undefined || isFleeting(bytes)) return false;
   }
-  const parts = partsOf(rope);
+  const parts = new Parts(partsOf(rope));
   // A getter of the message may have changed it meanwhile: that is said by who does it in steps.
   if (parts.byteLength !== byteLength) return false;
   const { metadata } = first;
@@ -52,20 +53,6 @@ function sendInOnePiece(carrier: Carrier, first: Outgoing, rope: Rope, copyBytes
   commitFrame(carrier, kind, first.flags | carrier.pieceFlag, code, streamId, argument, metadataLength, byteLength, byteLength, 0, frameLength);
   carrier.publish();
   return true;
-}
-
-function partsOf({ inline, spans }: Rope): Parts {
-  const parts: Uint8Array[] = [];
-  let from = 0;
-  let spanBytes = 0;
-  for (const { position, bytes } of spans) {
-    const to = position - spanBytes;
-    parts.push(inline.subarray(from, to), bytes);
-    from = to;
-    spanBytes += bytes.length;
-  }
-  if (from < inline.length) parts.push(inline.subarray(from));
-  return new Parts(parts);
 }
 
 /** A loan or lease stays where it is, a value on the heap gets a block of its own. */
