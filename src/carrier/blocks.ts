@@ -265,6 +265,7 @@ export class Blocks {
 
   /** The peer released a block of ours. @throws Violation */
   released(unit: number, generation: number): void {
+    // Before it may be joined with its neighbours; of no use if it is not a block, which `release` finds out.
     const blockBytes = this.arena.bytesOf(unit);
     this.arena.release(unit, generation);
     this.releases++;

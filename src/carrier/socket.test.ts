@@ -7,7 +7,7 @@ import { join } from "node:path";
 import type { TestContext } from "node:test";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { FIELD, FLAG, FRAME_HEADER_BYTES, KIND, packKindFlagsCode } from "../wire/frame.js";
+import { FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, KIND, packKindFlagsCode } from "../wire/frame.js";
 import { decodeHandshake, encodeHandshake } from "../wire/hello.js";
 import { Parts } from "../wire/parts.js";
 import type { CarrierClosed, FrameReceiver, ReceivedFrame } from "./carrier.js";
@@ -122,11 +122,58 @@ test("frames of one tick leave together, each at a multiple of 8 bytes, with the
     Buffer.from("abcdefghijklm"),
     frameBytes({ kind: KIND.message, streamId: 3, body: Buffer.from("three") }),
   ]);
+  assert.equal(carrier.stats().unsentBytes, expected.length);
   await waitUntil("all bytes", () => received.bytes().length === expected.length);
   // What lies in the padding has no meaning.
   const plain = (bytes: Buffer) => [bytes.subarray(0, 35), bytes.subarray(40, 40 + 32 + 13 + 37)].map((part) => part.toString("hex"));
   assert.deepEqual(plain(received.bytes()), plain(expected));
   assert.equal(carrier.stats().framesSent, 3);
+  assert.equal(carrier.stats().unsentBytes, 0);
+});
+
+test("pieces that begin with little or much leave whole and in order, wherever in the staging memory their frames are", async (context) => {
+  const { carrier, raw } = await pair(context);
+  const received = collect(raw);
+  const expected: Buffer[] = [];
+  let expectedBytes = 0;
+  for (let count = 0; count < 4_000; ) {
+    // As much as there is room for: the staging memory is used up at ever other places.
+    for (; count < 4_000; count++) {
+      const begin = Buffer.alloc([1, 3, 8, 200, 511, 512, 513, 700][count % 8], 1 + (count % 250));
+      const rest = Buffer.alloc(count % 3, 0xfe);
+      const byteLength = begin.length + rest.length;
+      const body = count % 5 === 0 ? "x".repeat(8 * (count % 90)) : undefined;
+      if (body !== undefined && !send(carrier, count, body)) break;
+      if (body !== undefined) expected.push(frameBytes({ kind: KIND.message, streamId: count, body: Buffer.from(body) }));
+      if (!send(carrier, count, undefined, new Parts([begin, rest]), byteLength)) {
+        if (body === undefined) break;
+        await waitUntil("room", () => send(carrier, count, undefined, new Parts([begin, rest]), byteLength));
+      }
+      expected.push(frameBytes({ kind: KIND.message, flags: FLAG.follows, streamId: count, messageLength: byteLength, pieceLength: byteLength }), begin, rest);
+    }
+    expectedBytes = expected.reduce((sum, { length }) => sum + length, 0);
+    await waitUntil("all bytes", () => received.bytes().length >= expectedBytes);
+  }
+  assert.ok(received.bytes().equals(Buffer.concat(expected)), "what arrived is not what was sent");
+  assert.equal(carrier.stats().unsentBytes, 0);
+});
+
+test("a piece leaves whole behind a frame that ends with the staging memory, and what waits is counted to the byte", async (context) => {
+  const { carrier, raw } = await pair(context);
+  const received = collect(raw);
+  const body = "y".repeat(FRAME_BYTES_MAX - FRAME_HEADER_BYTES);
+  const piece = [Buffer.alloc(100, 1), Buffer.alloc(5_000, 2)];
+  const expected: Buffer[] = [];
+  for (let streamId = 1; streamId <= 3; streamId++) {
+    assert.equal(send(carrier, streamId, body), true);
+    expected.push(frameBytes({ kind: KIND.message, streamId, body: Buffer.from(body) }));
+  }
+  assert.equal(send(carrier, 4, body, new Parts(piece), 5_100), true);
+  expected.push(frameBytes({ kind: KIND.message, flags: FLAG.follows, streamId: 4, messageLength: 5_100, pieceLength: 5_100, body: Buffer.from(body) }), ...piece);
+  const joined = Buffer.concat(expected);
+  assert.equal(carrier.stats().unsentBytes, joined.length);
+  await waitUntil("all bytes", () => received.bytes().length >= joined.length);
+  assert.ok(received.bytes().equals(joined), "what arrived is not what was sent");
   assert.equal(carrier.stats().unsentBytes, 0);
 });
 
