@@ -21,9 +21,9 @@ export interface Scenario {
 
 export interface Pace {
   readonly rounds: number;
-  /** Before a scenario's first round. */
+  /** Before a scenario's first round, without pauses. */
   readonly firstWarmUpMs: number;
-  /** Before each later round. */
+  /** Before each round. */
   readonly warmUpMs: number;
   readonly durationMs: number;
   /** Peers' processes serve all scenarios with the same placement, in place of fresh ones for each: faster, less clean. */

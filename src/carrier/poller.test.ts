@@ -11,6 +11,7 @@ class FakeConnection implements Pollable {
   awake = false;
   yielded = false;
   expecting = true;
+  settled = false;
   readonly patience: Patience;
   /** Steps that will find work. */
   work = 0;
@@ -45,8 +46,9 @@ class FakeConnection implements Pollable {
     this.wakes++;
   }
   runsOn(): void {}
+  onPeersCore = false;
   sharesCore(): boolean {
-    return false;
+    return this.onPeersCore;
   }
 }
 
@@ -190,4 +192,18 @@ test("steps see no AsyncLocalStorage store of whoever touched (POLL-3)", async (
     await asleep(connection);
   }
   assert.deepEqual([...seen], [undefined]);
+});
+
+test("on the peer's core, a side that has answered what came goes on to sleep, and one that has not gives its user's code time", async () => {
+  const poller = new Poller();
+  const stepsOf = async (settled: boolean, onPeersCore: boolean): Promise<number> => {
+    const connection = Object.assign(new FakeConnection(0), { work: 1, settled, onPeersCore });
+    poller.touch(connection);
+    await asleep(connection);
+    assert.equal(connection.work, 0);
+    return connection.steps;
+  };
+  assert.ok((await stepsOf(false, true)) > 10);
+  assert.ok((await stepsOf(true, false)) > 10);
+  assert.ok((await stepsOf(true, true)) < 5);
 });

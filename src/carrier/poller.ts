@@ -36,6 +36,8 @@ export interface Pollable {
   runsOn(cpu: number): void;
   /** Whether the peer ran last on the CPU that this side runs on. */
   sharesCore(): boolean;
+  /** Whether as much was sent as came: probably nobody here is at an answer. */
+  readonly settled: boolean;
 }
 
 /** Who serves carriers: the poller of this event loop, or whoever blocks the thread meanwhile. */
@@ -95,7 +97,7 @@ export class Poller implements Driver {
   private readonly look = () => {
     if (this.awakeList.length === 0) return this.sleep();
     const found = this.stepAll();
-    if (!found && this.hops < HOPS) {
+    if (!found && this.hops < HOPS && !this.onlyPeersCanGoOn()) {
       this.hops++;
       return this.lookSoon();
     }
@@ -156,6 +158,15 @@ export class Poller implements Driver {
       this.resume = resolve;
     });
     void awoken.then(this.onAwoken);
+  }
+
+  /** Looks at more microtasks would only keep the core from those who have to answer. */
+  private onlyPeersCanGoOn(): boolean {
+    const list = this.awakeList;
+    for (let i = 0; i < list.length; i++) {
+      if (!list[i].settled || !list[i].sharesCore()) return false;
+    }
+    return true;
   }
 
   private lookSoon(): void {

@@ -97,6 +97,8 @@ export class ShmCarrier implements Carrier, Pollable {
   private trimTimer: Delayed | undefined;
   private ringsTaken = 0;
   private fruitlessWakes = 0;
+  /** Frames that came and, as far as one can tell from their number, were not answered yet. */
+  private unanswered = 0;
   private framesSent = 0;
   private framesReceived = 0;
   private rung = 0;
@@ -167,6 +169,7 @@ export class ShmCarrier implements Carrier, Pollable {
   commit(byteLength: number): void {
     this.writer.commit(byteLength);
     this.framesSent++;
+    if (this.unanswered > 0) this.unanswered--;
     this.driver.touch(this);
   }
 
@@ -339,8 +342,14 @@ export class ShmCarrier implements Carrier, Pollable {
     return !this.closed && (this.mayGoOn || this.reader.hasFrames() || (this.awaiting !== AWAIT.frames && this.hasRoom()));
   }
 
+  get settled(): boolean {
+    return this.unanswered === 0;
+  }
+
   tryPark(): boolean {
     if (this.closed) return true;
+    // Whoever has not answered by now takes longer, or answers nothing.
+    this.unanswered = 0;
     this.tellLine();
     this.sleeper.park(this.awaiting);
     // SYNC bell.park: looked at after the sleep word was stored (BELL-1).
@@ -478,7 +487,10 @@ export class ShmCarrier implements Carrier, Pollable {
     if (frame.kind === KIND.release) this.onReleaseFrame(frame);
     else if (frame.kind === KIND.starved) this.onStarved();
     else if (frame.kind === KIND.dropRegion) this.regions.discard(frame.argument);
-    else this.receiver!.onFrame(frame);
+    else {
+      this.unanswered++;
+      this.receiver!.onFrame(frame);
+    }
     if (this.closed) return next;
     // The receiver has copied what lies in a block, so it can go back at once.
     if (unit !== 0) this.memoryBlocks.releaseToPeer(unit, generation);
