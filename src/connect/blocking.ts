@@ -9,6 +9,7 @@ import type { Addon } from "../os/addon.js";
 import type { ClientMethod } from "../rpc/client-call.js";
 import { ClientConnection } from "../rpc/client.js";
 import { boundedTimeout, timedOut } from "../rpc/deadline.js";
+import { prepareErrors } from "../rpc/errors.js";
 import { METHODS_MAX, SLOTS_MAX } from "../wire/frame.js";
 import type { CallLimits, CommonOptions } from "./options.js";
 import { checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, pollMicrosOf, requireSharedMemory, streamWindowOf } from "./options.js";
@@ -116,6 +117,7 @@ class BlockingCaller {
     this.geometry = geometryOf(options);
     isolationOf(options.isolation);
     this.addon = addonHere();
+    prepareErrors();
     forgotten.register(this, this.link);
   }
 

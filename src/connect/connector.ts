@@ -11,6 +11,7 @@ import type { CarrierClosed } from "../carrier/carrier.js";
 import { connect } from "../carrier/connect.js";
 import type { ClientConnectionOwner } from "../rpc/client-owner.js";
 import { ClientConnection } from "../rpc/client.js";
+import { prepareErrors } from "../rpc/errors.js";
 import { SLOTS_MAX } from "../wire/frame.js";
 import { Dialer, reconnectOf } from "./dialer.js";
 import type { TransportStateEvent } from "./events.js";
@@ -55,6 +56,7 @@ export class Connector {
     isolationOf(options.isolation);
     streamWindowOf(options);
     checkCarrier(options, address);
+    prepareErrors();
     this.dialer = new Dialer(() => this.make(), reconnectOf(options.reconnect), () => this.show());
   }
 

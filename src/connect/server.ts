@@ -12,6 +12,7 @@ import type { Listener, ListenOptions } from "../carrier/listen.js";
 import { createProtobufCodec } from "../codec/codec.js";
 import type { Addon, PeerCredentials } from "../os/addon.js";
 import { TIMER_MS_MAX } from "../rpc/deadline.js";
+import { prepareErrors } from "../rpc/errors.js";
 import { ServerConnection } from "../rpc/server.js";
 import type { ServerMethod } from "../rpc/server-method.js";
 import { SLOTS_MAX } from "../wire/frame.js";
@@ -148,6 +149,7 @@ export class LocalServer implements IsthmusServer {
     checkPositive({ maxConnections }, "a number above 0");
     if (maxStreams !== undefined && !(maxStreams >= 1)) throw new ConnectError(`maxStreams ${maxStreams} must be >= 1`, Code.InvalidArgument);
     checkCarrier(options);
+    prepareErrors();
   }
 
   async listen(address: string, listenOptions: ListenOptions = {}): Promise<ListeningAt> {

@@ -6,6 +6,14 @@ import { decodeHeaders } from "../wire/metadata.js";
 import type { WireDetail } from "../wire/status.js";
 import { decodeStatus, encodeStatus } from "../wire/status.js";
 
+/**
+ * Makes a first error, while nobody waits yet: each has `Headers`, and what they need Node loads when a thread asks for the first ones, which takes some
+ * 20 ms. Else the first call that fails would stop its thread for so long.
+ */
+export function prepareErrors(): void {
+  void new ConnectError("");
+}
+
 /** Anything a handler may throw becomes what Connect makes of it: a ConnectError as it is, all else an internal error. */
 export function handlerError(reason: unknown): ConnectError {
   return reason instanceof ConnectError ? reason : new ConnectError("internal error", Code.Internal, undefined, undefined, reason);

@@ -1,6 +1,8 @@
 /** What a caller learns of a call that fails. */
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { before, describe, test } from "node:test";
+import { Worker } from "node:worker_threads";
 import type { MessageShape } from "@bufbuild/protobuf";
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
@@ -266,3 +268,26 @@ test("options of a service and of a method override the server's", async (contex
   const reply = await createClient(RequiredService, transport).echo({ name: "n" });
   assert.equal(reply.$unknown, undefined);
 });
+
+/** SUBTLE: whoever asks for the global itself, or for its descriptor, loads it. */
+const makesFirst = `
+  import { parentPort, workerData } from "node:worker_threads";
+  const isthmus = await import(workerData.isthmus);
+  const { TestService } = await import(workerData.services);
+  const made = {
+    transport: () => isthmus.createIsthmusTransport({ address: workerData.path }),
+    server: () => isthmus.createIsthmusServer({ routes: () => undefined }),
+    "blocking client": () => isthmus.createBlockingClient(TestService, { address: workerData.path }),
+  }[workerData.what]();
+  parentPort.postMessage({ made: typeof made, hasHeaders: process.moduleLoadList.some((name) => name.includes("undici")) });
+`;
+
+for (const what of ["transport", "server", "blocking client"]) {
+  test(`what errors need is loaded when a ${what} is made, and not when the first call fails`, async (context) => {
+    const workerData = { what, path: tempSocket(context), isthmus: new URL("../../src/index.js", import.meta.url).href, services: new URL("../proto/test_pb.js", import.meta.url).href };
+    const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(makesFirst)}`), { workerData });
+    context.after(() => worker.terminate());
+    const [found] = (await within(20_000, "the worker", once(worker, "message"))) as [unknown];
+    assert.deepEqual(found, { made: "object", hasHeaders: true });
+  });
+}
