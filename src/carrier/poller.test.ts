@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { AsyncLocalStorage } from "node:async_hooks";
 import { test } from "node:test";
 import { setImmediate as turn, setTimeout as sleep } from "node:timers/promises";
+import { whenIdle } from "../memory/collect.js";
 import { Patience } from "./patience.js";
 import type { Pollable } from "./poller.js";
 import { Poller } from "./poller.js";
@@ -206,4 +207,18 @@ test("on the peer's core, a side that has answered what came goes on to sleep, a
   assert.ok((await stepsOf(false, true)) > 10);
   assert.ok((await stepsOf(true, false)) > 10);
   assert.ok((await stepsOf(true, true)) < 5);
+});
+
+test("idle time is used while peers work on other cores, before sleeping; not while the peer needs this one", async () => {
+  const poller = new Poller();
+  const idleUses = async (onPeersCore: boolean): Promise<number[]> => {
+    const connection = Object.assign(new FakeConnection(0), { work: 2, onPeersCore });
+    const workLeft: number[] = [];
+    whenIdle(() => workLeft.push(connection.work));
+    poller.touch(connection);
+    await asleep(connection);
+    return workLeft;
+  };
+  assert.deepEqual(await idleUses(true), []);
+  assert.deepEqual(await idleUses(false), [0]);
 });

@@ -10,6 +10,7 @@
  * POLL-3  It runs in the async context of this module's load. SUBTLE: were it started from a user's call, the drain, and
  *         with it every handler and every resolved promise, would inherit that user's AsyncLocalStorage stores.
  */
+import { useIdleTime } from "../memory/collect.js";
 import type { Addon } from "../os/addon.js";
 import { loadAddon } from "../os/addon.js";
 import type { Patience } from "./patience.js";
@@ -104,7 +105,7 @@ export class Poller implements Driver {
     if (found) this.hops = 0;
     const now = performance.now();
     if (now - this.turnStart >= BUDGET_MICROS / 1000) return this.letLoopTurn(now);
-    if (!found && this.parkImpatient(now)) this.lookInPlace();
+    if (!found && !this.useIdleTime() && this.parkImpatient(now)) this.lookInPlace();
     this.lookSoon();
   };
 
@@ -167,6 +168,15 @@ export class Poller implements Driver {
       if (!list[i].settled || !list[i].sharesCore()) return false;
     }
     return true;
+  }
+
+  /** While peers work on other cores. True if there was something to do. */
+  private useIdleTime(): boolean {
+    const list = this.awakeList;
+    for (let i = 0; i < list.length; i++) {
+      if (list[i].sharesCore()) return false;
+    }
+    return useIdleTime();
   }
 
   private lookSoon(): void {

@@ -3,15 +3,16 @@ import { test } from "node:test";
 import { getHeapStatistics } from "node:v8";
 import type { BlockUser } from "./block-views.js";
 import { BlockViews } from "./block-views.js";
-import { collectSoon, collectYoung } from "./collect.js";
+import { collectSoon, collectYoung, useIdleTime } from "./collect.js";
+import { forcedCollections } from "./collect.test.util.js";
 import { transferBuffer } from "./transfer.js";
 
 const UNIT_BYTES = 4096;
 
-function createViews() {
+function createViews(arenaBytes = 1 << 20) {
   let made = 0;
   const arena = {
-    byteLength: 1 << 20,
+    byteLength: arenaBytes,
     upTo: () => new Uint8Array(0),
     viewOf: (_offset: number, byteLength: number) => {
       made++;
@@ -79,4 +80,23 @@ test("collections of the young generation free what is used again and again, als
   }
   const grownBytes = Math.max(...heapBytes) - Math.min(...heapBytes);
   assert.ok(grownBytes < 2 << 20, `the heap grew by ${(grownBytes / 2 ** 20).toFixed(1)} MiB`);
+});
+
+test("what was not given back is collected in idle time, else when more of it is opened", async () => {
+  const mebibyte = 1 << 20;
+  const { views } = createViews(64 * mebibyte);
+  let unit = 0;
+  const open = (count: number) => {
+    for (let i = 0; i < count; i++) views.open(unit++, 0, mebibyte, createUser());
+  };
+  const counts = [
+    await forcedCollections(() => open(5)),
+    await forcedCollections(() => assert.equal(useIdleTime(), true)),
+    await forcedCollections(() => assert.equal(useIdleTime(), false)),
+    await forcedCollections(() => open(5)),
+    await forcedCollections(() => open(1)),
+    // That one is not repeated: 1 MiB is left.
+    await forcedCollections(() => assert.equal(useIdleTime(), true)),
+  ];
+  assert.deepEqual(counts, [0, 1, 0, 0, 1, 0]);
 });

@@ -8,7 +8,7 @@
  * Making one costs some microseconds, most of it V8's. So where V8 can do that, a detached one's memory moves to a
  * new ArrayBuffer that waits here for the block's next use.
  */
-import { collectYoung } from "./collect.js";
+import { collectYoung, whenIdle } from "./collect.js";
 import type { ArenaView } from "./segment.js";
 import { expectFreed, hideFromCount, keepInThread, showToCount, transferBuffer } from "./transfer.js";
 
@@ -65,6 +65,11 @@ export class BlockViews {
   private over = false;
   /** Of views opened since the young generation was collected last, less those detached since. */
   private unreturnedBytes = 0;
+  private isDue = false;
+  private readonly collectIfDue = () => {
+    this.isDue = false;
+    if (this.unreturnedBytes > UNRETURNED_BYTES_MAX) this.collect();
+  };
   /** ArrayBuffers that had to be made, and those that were used again. */
   made = 0;
   reused = 0;
@@ -79,14 +84,22 @@ export class BlockViews {
    * @throws SystemError when it cannot be mapped
    */
   open(unit: number, offset: number, byteLength: number, user: BlockUser): ArrayBuffer {
-    if (this.unreturnedBytes > Math.max(UNRETURNED_BYTES_MAX, Math.min(LARGE_UNRETURNED_MAX * byteLength, this.arena.byteLength / 4))) {
-      expectFreed(this.unreturnedBytes);
-      this.unreturnedBytes = 0;
-      collectYoung();
-    }
+    const unreturnedMax = Math.max(UNRETURNED_BYTES_MAX, Math.min(LARGE_UNRETURNED_MAX * byteLength, this.arena.byteLength / 4));
+    if (this.unreturnedBytes > unreturnedMax) this.collect();
     const buffer = this.reuse(unit, offset, byteLength, user) ?? this.make(unit, offset, byteLength, user);
     this.unreturnedBytes += byteLength;
+    if (this.unreturnedBytes > unreturnedMax && !this.isDue) {
+      // Better while the peer works than when its answer is here.
+      this.isDue = true;
+      whenIdle(this.collectIfDue);
+    }
     return buffer;
+  }
+
+  private collect(): void {
+    expectFreed(this.unreturnedBytes);
+    this.unreturnedBytes = 0;
+    collectYoung();
   }
 
   private reuse(unit: number, offset: number, byteLength: number, user: BlockUser): ArrayBuffer | undefined {

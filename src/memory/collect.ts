@@ -31,6 +31,20 @@ export function collectYoung(): void {
   if (collect !== false) collect({ type: "minor" });
 }
 
+const forIdleTime: (() => void)[] = [];
+
+/** Has `act` called once when this thread would otherwise wait; perhaps never, where nobody tells of that. */
+export function whenIdle(act: () => void): void {
+  forIdleTime.push(act);
+}
+
+/** This thread would wait now. True if there was something to do. */
+export function useIdleTime(): boolean {
+  if (forIdleTime.length === 0) return false;
+  for (const act of forIdleTime.splice(0)) act();
+  return true;
+}
+
 /**
  * Bytes of received messages that are copied to the heap before the young generation is collected, if V8 has not done so itself. It would after 32 MiB
  * of ArrayBuffers, but it goes on counting what that frees until the next time; with as much again it finds that it grew by 64 MiB, and collects the

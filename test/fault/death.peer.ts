@@ -19,6 +19,12 @@ export interface Loaded {
   readonly stillPending: number;
 }
 
+export interface LoadOptions {
+  readonly inFlight: number;
+  readonly large: boolean;
+  readonly seed: number;
+}
+
 export type ServerState = ServerStats & { readonly waiting: number; readonly abortedAt: number[] };
 
 let server: IsthmusServer;
@@ -70,16 +76,16 @@ obey({
     }
   },
   pending: () => transport.stats(),
-  /** Keeps `inFlight` calls pending, small and large, until they fail. Answers once the connection carries them. */
-  async startLoad({ inFlight, seed }: { inFlight: number; seed: number }) {
+  /** Keeps `inFlight` calls pending until they fail: small ones, or large ones too. Answers once the connection carries them. */
+  async startLoad({ inFlight, large, seed }: LoadOptions) {
     const client = createClient(TestService, transport);
     await client.echo({});
-    load = keepCalling(inFlight, createRandom(seed));
+    load = keepCalling(inFlight, large, createRandom(seed));
   },
   finishLoad: () => load,
 });
 
-async function keepCalling(inFlight: number, random: () => number): Promise<Loaded> {
+async function keepCalling(inFlight: number, large: boolean, random: () => number): Promise<Loaded> {
   const client = createClient(TestService, transport);
   const failures: Failure[] = [];
   let answered = 0;
@@ -101,7 +107,7 @@ async function keepCalling(inFlight: number, random: () => number): Promise<Load
       return;
     }
     for (let going = true; going; ) {
-      const kind = random();
+      const kind = large ? random() : 1;
       if (kind < 0.1) going = await once(() => client.checksum({ data: new Uint8Array(Math.floor(random() * (2 << 20))) }));
       else if (kind < 0.2) going = await once(() => client.checksum({ sequence: 1n }));
       else going = await once(() => client.echo({ text: "x".repeat(Math.floor(random() * 2000)) }));
