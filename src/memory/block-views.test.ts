@@ -93,7 +93,7 @@ test("what was not given back is collected in idle time, else when more of it is
     await forcedCollections(() => open(5)),
     await forcedCollections(() => assert.equal(useIdleTime(), true)),
     await forcedCollections(() => assert.equal(useIdleTime(), false)),
-    await forcedCollections(() => open(5)),
+    await forcedCollections(() => open(9)),
     await forcedCollections(() => open(1)),
     // That one is not repeated: 1 MiB is left.
     await forcedCollections(() => assert.equal(useIdleTime(), true)),

@@ -25,11 +25,23 @@ export function collectSoon(): boolean {
   return true;
 }
 
-/** Collects the young generation: what was made lately and is garbage by now. Takes tenths of a millisecond. */
+/**
+ * Collects the young generation: what was made lately and is garbage by now. Takes tenths of a millisecond.
+ *
+ * SUBTLE: V8 takes ArrayBuffers off its count of external memory when they are swept, which it does in another thread. Before that is done it compares the
+ * count with its limits, finds that much was made, and collects the old generation too: with leases of 4 MiB at almost every call. So they are swept at once.
+ */
 export function collectYoung(): void {
   collect ??= find();
-  if (collect !== false) collect({ type: "minor" });
+  if (collect === false) return;
+  if (sweepsAside) setFlagsFromString("--no-concurrent-array-buffer-sweeping");
+  collect({ type: "minor" });
+  if (sweepsAside) setFlagsFromString("--concurrent-array-buffer-sweeping");
 }
+
+/** Whether V8 sweeps in another thread and has these flags, as far as is known: it says so on stderr if it has not. */
+const sweepsAside =
+  Number(process.versions.node.split(".")[0]) <= 26 && !/--(no-?)?(concurrent.array.buffer.sweeping|single.threaded)/.test([...process.execArgv, process.env.NODE_OPTIONS].join(" "));
 
 const forIdleTime: (() => void)[] = [];
 

@@ -14,6 +14,7 @@ import { KindsService } from "../proto/kinds_pb.js";
 import { RequiredService } from "../proto/required_pb.js";
 import type { EchoRequest } from "../proto/test_pb.js";
 import { EchoReplySchema, EchoRequestSchema, TestService } from "../proto/test_pb.js";
+import { onlyWithAddon } from "../support/carriers.js";
 import type { Owner } from "../support/temp.js";
 import { suiteOwner, tempSocket } from "../support/temp.js";
 import type { TestClient, TestServer } from "../support/test-server.js";
@@ -283,7 +284,7 @@ const makesFirst = `
 `;
 
 for (const what of ["transport", "server", "blocking client"]) {
-  test(`what errors need is loaded when a ${what} is made, and not when the first call fails`, async (context) => {
+  test(`what errors need is loaded when a ${what} is made, and not when the first call fails`, { skip: what === "blocking client" && onlyWithAddon }, async (context) => {
     const workerData = { what, path: tempSocket(context), isthmus: new URL("../../src/index.js", import.meta.url).href, services: new URL("../proto/test_pb.js", import.meta.url).href };
     const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(makesFirst)}`), { workerData });
     context.after(() => worker.terminate());
