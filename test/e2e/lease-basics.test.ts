@@ -8,6 +8,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { LeaseLifetime } from "../../src/index.js";
 import { createIsthmusServer, leaseOf, loan, release, retain } from "../../src/index.js";
 import { collectSoon } from "../../src/memory/collect.js";
+import { collectionsDuring } from "../../src/memory/collect.test.util.js";
 import { TestService } from "../proto/test_pb.js";
 import { onlyWithAddon } from "../support/carriers.js";
 import { patternBytes } from "../support/checksum.js";
@@ -52,6 +53,18 @@ describe("leases", { skip: onlyWithAddon }, () => {
       });
     });
   }
+
+  test("large values that nobody gives back do not make V8 collect the old generation at every call", async (context) => {
+    const { client } = connectTo(context, await serveInChild(context));
+    const data = patternBytes(4 << 20, 1);
+    const call = async (times: number) => {
+      for (let i = 0; i < times; i++) same((await client.checksum({ data })).data, data);
+    };
+    await call(50);
+    const { forced, old } = await collectionsDuring(() => call(200));
+    assert.ok(forced >= 10, `${forced} of the young generation`);
+    assert.ok(old <= 8, `${old} of the old generation`);
+  });
 
   test("kept bytes stay what they were, whatever is called later (collected)", async (context) => {
     const kept: { seed: number; data: Uint8Array }[] = [];
