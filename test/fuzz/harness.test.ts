@@ -55,9 +55,17 @@ describe("the harness", async () => {
 
   test("makes a failing message small", (context) => {
     const defective = defectsOf(api).get("unknown fields are dropped")!;
-    const { failures } = runCampaign({ api: defective, seed: seedOf(context), messages: CASES_MAX, mutations: 0, failuresMax: 1 });
-    const wireBytes = / = (?<hex>[0-9a-f]+) \(/.exec(failures[0].shrunk)?.groups?.["hex"];
-    assert.ok(wireBytes !== undefined && wireBytes.length <= 2 * 40, failures[0].shrunk);
+    const seed = seedOf(context);
+    let shrunk: string;
+    let first = 0;
+    do {
+      const [failure] = runCampaign({ api: defective, seed, first, messages: CASES_MAX, mutations: 0, failuresMax: 1 }).failures;
+      ({ shrunk } = failure);
+      first = failure.case + 1;
+      // Of a message with twenty required fields nothing can be left out.
+    } while (shrunk.includes("legacy.Required"));
+    const wireBytes = / = (?<hex>[0-9a-f]+) \(/.exec(shrunk)?.groups?.["hex"];
+    assert.ok(wireBytes !== undefined && wireBytes.length <= 2 * 40, shrunk);
   });
 });
 
