@@ -100,3 +100,16 @@ test("what was not given back is collected in idle time, else when more of it is
   ];
   assert.deepEqual(counts, [0, 1, 0, 0, 1, 0]);
 });
+
+test("views that are over ask for no idle time, whether they did before or not", () => {
+  const mebibyte = 1 << 20;
+  const { views } = createViews(64 * mebibyte);
+  const open = (count: number) => {
+    for (let unit = 0; unit < count; unit++) views.open(unit, 0, mebibyte, createUser());
+  };
+  open(5);
+  views.forget();
+  assert.equal(useIdleTime(), false);
+  open(5);
+  assert.equal(useIdleTime(), false);
+});

@@ -8,7 +8,7 @@
  * Making one costs some microseconds, most of it V8's. So where V8 can do that, a detached one's memory moves to a
  * new ArrayBuffer that waits here for the block's next use.
  */
-import { collectYoung, whenIdle } from "./collect.js";
+import { collectYoung, notWhenIdle, whenIdle } from "./collect.js";
 import type { ArenaView } from "./segment.js";
 import { expectFreed, hideFromCount, keepInThread, showToCount, transferBuffer } from "./transfer.js";
 
@@ -90,7 +90,7 @@ export class BlockViews {
     if (this.unreturnedBytes > unreturnedMax) this.collect();
     const buffer = this.reuse(unit, offset, byteLength, user) ?? this.make(unit, offset, byteLength, user);
     this.unreturnedBytes += byteLength;
-    if (this.unreturnedBytes > UNRETURNED_BYTES_MAX && !this.isDue) {
+    if (this.unreturnedBytes > UNRETURNED_BYTES_MAX && !this.isDue && !this.over) {
       // Better while the peer works than when its answer is here.
       this.isDue = true;
       whenIdle(this.collectIfDue);
@@ -189,6 +189,8 @@ export class BlockViews {
   /** The connection is over: nothing here will be used again. */
   forget(): void {
     this.over = true;
+    // Where there is no idle time, as with both ends on one core, these views would be kept for ever.
+    notWhenIdle(this.collectIfDue);
     for (const { waiting } of this.places.values()) if (waiting !== undefined) this.arena.detach(waiting.buffer);
     this.places.clear();
     this.idle = 0;

@@ -50,6 +50,12 @@ export function whenIdle(act: () => void): void {
   forIdleTime.push(act);
 }
 
+/** Takes back what was asked of `whenIdle`. */
+export function notWhenIdle(act: () => void): void {
+  const at = forIdleTime.indexOf(act);
+  if (at >= 0) forIdleTime.splice(at, 1);
+}
+
 /** This thread would wait now. True if there was something to do. */
 export function useIdleTime(): boolean {
   if (forIdleTime.length === 0) return false;

@@ -3,8 +3,11 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { setImmediate as turn, setTimeout as sleep } from "node:timers/promises";
 import type { Client } from "@connectrpc/connect";
+import type { Pollable } from "../../src/carrier/poller.js";
+import { poller } from "../../src/carrier/poller.js";
 import { createIsthmusServer } from "../../src/index.js";
 import { TestService } from "../proto/test_pb.js";
+import { onlyWithAddon } from "../support/carriers.js";
 import { cpuTicksOf } from "../support/resources.js";
 import { tempSocket } from "../support/temp.js";
 import { connectTo, PLACES, serveInChild, startServer } from "../support/test-server.js";
@@ -116,4 +119,36 @@ test("calls that come now and then cost little CPU with polling too", async (con
   const { user, system } = process.cpuUsage(here);
   assert.ok((user + system) / 1000 < 250, `${(user + system) / 1000} ms of CPU in 500 ms here`);
   assert.ok(cpuTicksOf(server.child.pid) - there <= 20, "and little there");
+});
+
+test("a side is settled when it has answered what came, and not before", { skip: onlyWithAddon }, async (context) => {
+  const seen = new Set<Pollable>();
+  const unsettled = () => [...seen].filter((pollable) => !pollable.settled);
+  const settledWhenTouched: boolean[] = [];
+  const touch = poller.touch.bind(poller);
+  // A carrier touches the poller when a frame of its own is complete, and when it is woken.
+  poller.touch = (pollable, rung) => {
+    seen.add(pollable);
+    settledWhenTouched.push(pollable.settled);
+    touch(pollable, rung);
+  };
+  context.after(() => Reflect.deleteProperty(poller, "touch"));
+
+  const inHandler: Pollable[][] = [];
+  const path = tempSocket(context);
+  const server = createIsthmusServer({ routes: (router) => router.service(TestService, { echo: () => (inHandler.push(unsettled()), {}) }) });
+  await server.listen(path);
+  context.after(() => server.close({ timeoutMs: 0 }));
+  const { client } = connectTo(context, { path });
+  await client.echo({});
+  // What a connection begins with is not answered; asleep, both sides forget that.
+  await sleep(20);
+  settledWhenTouched.length = inHandler.length = 0;
+  for (let call = 0; call < 100; call++) await client.echo({});
+  const [[ofServer]] = inHandler;
+  assert.ok(ofServer !== undefined && seen.size === 2);
+  assert.ok(settledWhenTouched.length >= 200);
+  assert.ok(settledWhenTouched.every((settled) => settled));
+  // The server has the request to answer, and the client has answered the last reply with it.
+  for (const sides of inHandler) assert.ok(sides.length === 1 && sides[0] === ofServer, `${sides.length} sides`);
 });
