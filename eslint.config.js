@@ -23,6 +23,22 @@ export default tseslint.config(
     },
   },
   {
+    files: ["src/**/*.ts"],
+    ignores: ["src/**/*.test.ts", "src/**/*.test.util.ts", "src/cli/**"],
+    rules: {
+      // A test runner may have replaced them: see src/os/timers.ts.
+      "no-restricted-globals": [
+        "error",
+        ...["setTimeout", "clearTimeout", "setInterval", "clearInterval", "setImmediate", "clearImmediate", "queueMicrotask", "performance"].map((name) => ({
+          name,
+          message: "import it from src/os/timers.ts, which test runners cannot fake",
+        })),
+      ],
+      "no-restricted-imports": ["error", { paths: ["node:timers", "node:timers/promises", "node:perf_hooks"] }],
+    },
+  },
+  { files: ["src/os/timers.ts"], rules: { "no-restricted-imports": "off", "no-restricted-globals": "off" } },
+  {
     files: ["**/*.{js,mjs}"],
     languageOptions: { globals: { process: "readonly", console: "readonly", URL: "readonly" } },
   },

@@ -4,6 +4,7 @@ import { joinMemory, createOwnMemory } from "../memory/segment.js";
 import type { OwnMemory } from "../memory/segment.js";
 import type { Addon } from "../os/addon.js";
 import { isSystemError } from "../os/addon.js";
+import { nowMs } from "../os/timers.js";
 import { FEATURE } from "../wire/hello.js";
 import { BlockingDriver } from "./blocking-driver.js";
 import { BlockingSocket } from "./blocking-socket.js";
@@ -35,9 +36,9 @@ export function connectNow(addon: Addon, path: string, options: LinkOptions, dea
     try {
       return attemptNow(addon, path, options, deadline);
     } catch (error) {
-      if (attempt === ATTEMPTS_MAX || outlookOf(error as ConnectError) !== "leaving" || performance.now() >= deadline) throw error;
+      if (attempt === ATTEMPTS_MAX || outlookOf(error as ConnectError) !== "leaving" || nowMs() >= deadline) throw error;
     }
-    Atomics.wait(NEVER, 0, 0, Math.max(Math.min(PAUSE_MS * attempt, deadline - performance.now()), 0));
+    Atomics.wait(NEVER, 0, 0, Math.max(Math.min(PAUSE_MS * attempt, deadline - nowMs()), 0));
   }
 }
 
@@ -55,7 +56,7 @@ function attemptNow(addon: Addon, path: string, options: LinkOptions, deadline: 
       ),
     );
   }
-  const limit = performance.now() + options.handshakeTimeoutMs;
+  const limit = nowMs() + options.handshakeTimeoutMs;
   const until = Math.min(deadline, limit);
   const tooLate = (what: string) => () =>
     until === deadline ? new ConnectError("the operation timed out before there was a connection", Code.DeadlineExceeded) : new ConnectError(what, Code.Unavailable);
@@ -76,7 +77,7 @@ function open(addon: Addon, path: string, until: number, tooLate: () => ConnectE
       // The server's backlog is full: it will accept in a moment.
       if (!isSystemError(error) || error.code !== "EAGAIN") throw connectError({ kind: "unix", path }, error);
     }
-    if (performance.now() >= until) throw tooLate();
+    if (nowMs() >= until) throw tooLate();
     Atomics.wait(NEVER, 0, 0, delayMs);
   }
 }

@@ -9,6 +9,7 @@
  * BLOCKING-3  `serve` looks at the clock each time round, whatever the peer sends.
  */
 import type { Addon } from "../os/addon.js";
+import { nowMs } from "../os/timers.js";
 import type { BlockingSocket } from "./blocking-socket.js";
 import { HUNG_UP } from "./blocking-socket.js";
 import type { Delayed, Driver, Pollable } from "./poller.js";
@@ -65,7 +66,7 @@ export class BlockingDriver implements Driver {
   }
 
   after(delayMs: number, act: () => void): Delayed {
-    const entry: Due = { at: performance.now() + delayMs, act, cancel: () => this.due.delete(entry) };
+    const entry: Due = { at: nowMs() + delayMs, act, cancel: () => this.due.delete(entry) };
     this.due.add(entry);
     return entry;
   }
@@ -76,7 +77,7 @@ export class BlockingDriver implements Driver {
   catchUp(): void {
     const { carrier } = this;
     for (let steps = 0; steps < STEPS_MAX && carrier.hasWork(); steps++) carrier.step();
-    if (this.due.size > 0) this.runDue(performance.now());
+    if (this.due.size > 0) this.runDue(nowMs());
   }
 
   /** From here on a request goes into the ring. */
@@ -94,7 +95,7 @@ export class BlockingDriver implements Driver {
         if (isPast(deadline) && !awaited.settled) return false;
         continue;
       }
-      const now = performance.now();
+      const now = nowMs();
       if (now >= deadline) return false;
       if (this.due.size > 0) this.runDue(now);
       try {
@@ -113,11 +114,11 @@ export class BlockingDriver implements Driver {
     if (carrier.sharesCore()) return this.giveWay();
     for (let looks = 1; ; looks++) {
       if (carrier.hasWork()) {
-        if (looks > LOOKS_PER_CLOCK) patience.work(performance.now());
+        if (looks > LOOKS_PER_CLOCK) patience.work(nowMs());
         return true;
       }
       if (looks % LOOKS_PER_CLOCK !== 0) continue;
-      const now = performance.now();
+      const now = nowMs();
       if (looks === LOOKS_PER_CLOCK) {
         patience.work(now);
         carrier.runsOn(this.addon.currentCpu());
@@ -146,7 +147,7 @@ export class BlockingDriver implements Driver {
     this.line.deliver(found);
     // BLOCKING-2
     carrier.wake();
-    carrier.patience.wake(performance.now());
+    carrier.patience.wake(nowMs());
   }
 
   private runDue(now: number): void {
@@ -155,5 +156,5 @@ export class BlockingDriver implements Driver {
 }
 
 function isPast(deadline: number): boolean {
-  return deadline !== Infinity && performance.now() >= deadline;
+  return deadline !== Infinity && nowMs() >= deadline;
 }

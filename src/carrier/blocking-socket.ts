@@ -1,6 +1,7 @@
 /** The doorbell line of a connection whose thread blocks: nobody watches it; who waits for the connection looks at it. */
 import { isMainThread } from "node:worker_threads";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { nowMs } from "../os/timers.js";
 import type { HandshakeMessage } from "../wire/hello.js";
 import { DoorbellSocket } from "./doorbell-socket.js";
 import { HandshakeReader } from "./handshake-reader.js";
@@ -40,7 +41,7 @@ export class BlockingSocket extends DoorbellSocket {
    */
   wait(until: number): number {
     for (;;) {
-      const left = Math.max(until - performance.now(), 0);
+      const left = Math.max(until - nowMs(), 0);
       const found = this.addon.waitReadable(this.descriptor, Math.min(left, PORTION_MS));
       if (found !== 0 || left <= PORTION_MS) return found;
     }

@@ -1,9 +1,9 @@
 /** A client's way to a server: connects to its address and goes through the handshake, or says what is wrong with the address. */
 import { lstatSync } from "node:fs";
-import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon } from "../os/addon.js";
 import { isSystemError } from "../os/addon.js";
+import { clearTimeout, setTimeout, sleep } from "../os/timers.js";
 import type { HandshakeSocket, Link, LinkOptions } from "./handshake.js";
 import type { Address } from "./address.js";
 import { nameOf } from "./address.js";

@@ -4,6 +4,7 @@
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon, WatchHandle } from "../os/addon.js";
+import { setImmediate } from "../os/timers.js";
 import type { HandshakeMessage } from "../wire/hello.js";
 import { DoorbellSocket } from "./doorbell-socket.js";
 import { HandshakeReader } from "./handshake-reader.js";

@@ -15,8 +15,8 @@ import { once } from "node:events";
 import type { AddressInfo, Server } from "node:net";
 import { connect, createServer } from "node:net";
 import { basename, dirname, join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { nowMs, sleep } from "../os/timers.js";
 import type { Address } from "./address.js";
 import { formatAddress, PATH_BYTES_MAX } from "./address.js";
 import type { Listener, ListenOptions } from "./listen.js";
@@ -149,8 +149,8 @@ async function lock(path: string): Promise<() => void> {
     const holder = identityOf(name);
     if (holder !== seen) {
       seen = holder;
-      seenAt = performance.now();
-    } else if (performance.now() - seenAt > LOCK_PATIENCE_MS) {
+      seenAt = nowMs();
+    } else if (nowMs() - seenAt > LOCK_PATIENCE_MS) {
       breakLock(name);
       continue;
     }

@@ -11,10 +11,10 @@ import { randomBytes } from "node:crypto";
 import { lstatSync, renameSync, statSync, unlinkSync } from "node:fs";
 import type { SecureServerOptions } from "node:http2";
 import { dirname, join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon, WatchHandle } from "../os/addon.js";
 import { isSystemError } from "../os/addon.js";
+import { clearTimeout, setTimeout, sleep } from "../os/timers.js";
 import type { Address } from "./address.js";
 
 export interface ListenOptions {

@@ -13,6 +13,7 @@
 import { useIdleTime } from "../memory/collect.js";
 import type { Addon } from "../os/addon.js";
 import { loadAddon } from "../os/addon.js";
+import { clearTimeout, nowMs, queueMicrotask, setImmediate, setTimeout } from "../os/timers.js";
 import type { Patience } from "./patience.js";
 
 export interface Pollable {
@@ -103,7 +104,7 @@ export class Poller implements Driver {
       return this.lookSoon();
     }
     if (found) this.hops = 0;
-    const now = performance.now();
+    const now = nowMs();
     if (now - this.turnStart >= BUDGET_MICROS / 1000) return this.letLoopTurn(now);
     if (!found && !this.useIdleTime() && this.parkImpatient(now)) this.lookInPlace();
     this.lookSoon();
@@ -129,7 +130,7 @@ export class Poller implements Driver {
   }
 
   private activate(pollable: Pollable, rung: boolean): void {
-    const now = performance.now();
+    const now = nowMs();
     pollable.awake = true;
     pollable.wake();
     pollable.patience.wake(now);
@@ -191,7 +192,7 @@ export class Poller implements Driver {
   }
 
   private startTurn(): void {
-    this.turnStart = performance.now();
+    this.turnStart = nowMs();
     if (this.addon === undefined) return;
     const cpu = this.addon.currentCpu();
     for (const pollable of this.awakeList) pollable.runsOn(cpu);
@@ -216,7 +217,7 @@ export class Poller implements Driver {
       if (!pollable.step()) continue;
       found = true;
       pollable.yielded = false;
-      pollable.patience.work(performance.now());
+      pollable.patience.work(nowMs());
     }
     return found;
   }
@@ -252,7 +253,7 @@ export class Poller implements Driver {
 
   private yieldCore(now: number): void {
     this.addon?.yieldThread();
-    if (performance.now() - now <= YIELD_MILLIS_MAX) {
+    if (nowMs() - now <= YIELD_MILLIS_MAX) {
       this.yieldPauseMillis = Math.max(this.yieldPauseMillis * 0.9, YIELD_PAUSE_MILLIS_MIN);
       return;
     }

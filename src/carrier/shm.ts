@@ -19,6 +19,7 @@ import type { ConnectionMemory } from "../memory/segment.js";
 import { Receiving } from "../memory/receive-memory.js";
 import { Violation } from "../memory/violation.js";
 import type { WordAccess } from "../memory/words.js";
+import { setImmediate } from "../os/timers.js";
 import { BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, KIND, packKindFlagsCode, readUint32, SPAN, SPANS_MAX, writeUint32 } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
 import { Blocks } from "./blocks.js";

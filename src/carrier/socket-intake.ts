@@ -11,6 +11,7 @@
 import { AsyncResource } from "node:async_hooks";
 import type { ReceiveMemory } from "../memory/receive-memory.js";
 import { assertOwn } from "../memory/violation.js";
+import { nowMs } from "../os/timers.js";
 import { FLAG, FRAME_HEADER_BYTES } from "../wire/frame.js";
 import type { FrameReceiver } from "./carrier.js";
 import { newReceivedFrame, openHeader, paddedLength } from "./frame-header.js";
@@ -134,13 +135,13 @@ export class SocketIntake implements StreamReader {
 
   private readonly deliver = (): void => {
     this.delivering = true;
-    const from = performance.now() - this.spentMillis;
+    const from = nowMs() - this.spentMillis;
     try {
       let frames = 0;
       while (!this.owner.isClosed() && this.takePiece() && this.takeFrame()) {
-        if (++frames % FRAMES_PER_LOOK === 0 && performance.now() - from > TURN_MILLIS_MAX) return this.pause();
+        if (++frames % FRAMES_PER_LOOK === 0 && nowMs() - from > TURN_MILLIS_MAX) return this.pause();
       }
-      this.spentMillis = performance.now() - from;
+      this.spentMillis = nowMs() - from;
       if (this.spentMillis > TURN_MILLIS_MAX) this.pause();
     } catch (error) {
       this.owner.onError(error);

@@ -9,6 +9,7 @@
 import { Loan } from "../memory/loan.js";
 import { Receiving } from "../memory/receive-memory.js";
 import { Violation } from "../memory/violation.js";
+import { setImmediate } from "../os/timers.js";
 import { FLAG } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
 import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, SpanSource } from "./carrier.js";

@@ -9,6 +9,7 @@
 import type { OnReadOpts, SocketConstructorOpts } from "node:net";
 import { Socket } from "node:net";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { clearTimeout, setImmediate, setTimeout } from "../os/timers.js";
 import { FRAME_BYTES_MAX } from "../wire/frame.js";
 import type { HandshakeMessage } from "../wire/hello.js";
 import { encodeHandshake } from "../wire/hello.js";

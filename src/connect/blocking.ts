@@ -6,6 +6,7 @@ import { parseAddress } from "../carrier/address.js";
 import type { BlockingDriver } from "../carrier/blocking-driver.js";
 import { connectNow } from "../carrier/blocking-connect.js";
 import type { Addon } from "../os/addon.js";
+import { nowMs } from "../os/timers.js";
 import type { ClientMethod } from "../rpc/client-call.js";
 import { ClientConnection } from "../rpc/client.js";
 import { boundedTimeout, timedOut } from "../rpc/deadline.js";
@@ -146,14 +147,14 @@ class BlockingCaller {
   }
 
   private callUntil(method: ClientMethod, input: unknown, header: Headers | undefined, timeoutMs: number | undefined): UnaryResponse {
-    const deadline = timeoutMs === undefined ? Infinity : performance.now() + timeoutMs;
+    const deadline = timeoutMs === undefined ? Infinity : nowMs() + timeoutMs;
     for (let isFirst = true; ; isFirst = false) {
       const connection = this.connected(deadline);
       const driver = this.link.driver!;
       const { outcome } = this;
       outcome.begin();
       driver.beginRequest();
-      const leftMs = timeoutMs === undefined ? undefined : Math.max(deadline - performance.now(), 1);
+      const leftMs = timeoutMs === undefined ? undefined : Math.max(deadline - nowMs(), 1);
       const signal = timeoutMs === undefined ? undefined : this.givingUp.signal;
       connection.callWith(method, input, header, leftMs, signal, outcome.resolve, outcome.reject);
       if (!driver.serve(outcome, deadline)) this.giveUp(connection);

@@ -3,6 +3,7 @@ import type { DescMessage, DescMethodStreaming, DescMethodUnary, MessageInitShap
 import { create, isMessage } from "@bufbuild/protobuf";
 import type { ContextValues, Interceptor, StreamRequest, StreamResponse, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
+import { clearTimeout, nowMs, setTimeout } from "../os/timers.js";
 import { onAbortOf } from "../rpc/abort.js";
 import type { ClientMethod } from "../rpc/client-call.js";
 import { URL_BASE } from "../rpc/context.js";
@@ -140,7 +141,7 @@ class CallScope {
     if (outer?.aborted === true) this.onAbort();
     else if (outer !== undefined) onAbortOf(outer, this.onAbort);
     if (timeoutMs === undefined) return;
-    this.deadline = performance.now() + timeoutMs;
+    this.deadline = nowMs() + timeoutMs;
     this.timer = setTimeout(() => this.controller.abort(timedOut()), timeoutMs);
   }
 
@@ -150,7 +151,7 @@ class CallScope {
 
   /** What is left of the timeout, in milliseconds; undefined without one. */
   get leftMs(): number | undefined {
-    return this.deadline === undefined ? undefined : Math.max(this.deadline - performance.now(), 1);
+    return this.deadline === undefined ? undefined : Math.max(this.deadline - nowMs(), 1);
   }
 
   /** The call failed with `error`. Returns what its caller is told. */

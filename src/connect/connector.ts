@@ -9,6 +9,7 @@ import type { Address } from "../carrier/address.js";
 import { formatAddress } from "../carrier/address.js";
 import type { CarrierClosed } from "../carrier/carrier.js";
 import { connect } from "../carrier/connect.js";
+import { clearTimeout, nowMs, setTimeout } from "../os/timers.js";
 import type { ClientConnectionOwner } from "../rpc/client-owner.js";
 import { ClientConnection } from "../rpc/client.js";
 import { prepareErrors } from "../rpc/errors.js";
@@ -77,12 +78,12 @@ export class Connector {
    * @throws ConnectError
    */
   async connection(timeoutMs: number | undefined, signal: AbortSignal | undefined, waits: boolean | undefined): Promise<{ connection: ClientConnection; leftMs: number | undefined }> {
-    const start = performance.now();
+    const start = nowMs();
     let leftMs = timeoutMs;
     // It may be over by the time that it is handed over.
     while (this.ready === undefined) {
       await this.dialer.wait(leftMs, signal, waits ?? this.options.waitForReady);
-      if (timeoutMs !== undefined) leftMs = Math.max(timeoutMs - (performance.now() - start), 1);
+      if (timeoutMs !== undefined) leftMs = Math.max(timeoutMs - (nowMs() - start), 1);
     }
     return { connection: this.ready, leftMs };
   }

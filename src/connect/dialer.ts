@@ -13,6 +13,7 @@ import type { ContextKey } from "@connectrpc/connect";
 import { Code, ConnectError, createContextKey } from "@connectrpc/connect";
 import { outlookOf } from "../carrier/outlook.js";
 import { inRootContext } from "../carrier/root-context.js";
+import { clearTimeout, nowMs, setTimeout } from "../os/timers.js";
 import { onAbortOf } from "../rpc/abort.js";
 import { boundedTimeout, TIMER_MS_MAX, timedOut } from "../rpc/deadline.js";
 import { abortError } from "../rpc/errors.js";
@@ -152,7 +153,7 @@ export class Dialer<C> {
   /** A connection, or an attempt, was in vain (DIAL-4). */
   failed(): void {
     this.failures++;
-    this.notBefore = performance.now() + pauseAfter(this.failures, this.options);
+    this.notBefore = nowMs() + pauseAfter(this.failures, this.options);
   }
 
   /** Nobody gets a connection any more. */
@@ -164,7 +165,7 @@ export class Dialer<C> {
 
   private dial(now: boolean): void {
     if (this.attempting) return;
-    const leftMs = now ? 0 : this.notBefore - performance.now();
+    const leftMs = now ? 0 : this.notBefore - nowMs();
     if (leftMs <= 0) {
       this.stopPausing();
       this.attempt();

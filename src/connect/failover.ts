@@ -13,6 +13,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { outlookOf, withOutlook } from "../carrier/outlook.js";
 import { inRootContext } from "../carrier/root-context.js";
 import { Loan } from "../memory/loan.js";
+import { nowMs } from "../os/timers.js";
 import { boundedTimeout } from "../rpc/deadline.js";
 import { closeIterator } from "../rpc/stream-writer.js";
 import { Dialer, reconnectOf, waitForReady } from "./dialer.js";
@@ -132,7 +133,7 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     onNone: (error: Error) => void = () => {},
   ): Promise<T> {
     const timeout = boundedTimeout(timeoutMs ?? this.options.defaultTimeoutMs);
-    const start = performance.now();
+    const start = nowMs();
     let member: AddressedTransport;
     try {
       member = await this.dialer.wait(timeout, signal, contextValues?.get(waitForReady) ?? this.options.waitForReady);
@@ -140,11 +141,11 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
       onNone(error as Error);
       throw error;
     }
-    return call(member, timeout === undefined ? timeoutMs : Math.max(timeout - (performance.now() - start), 1));
+    return call(member, timeout === undefined ? timeoutMs : Math.max(timeout - (nowMs() - start), 1));
   }
 
   private async tryAll(): Promise<AddressedTransport> {
-    this.probedAt = performance.now();
+    this.probedAt = nowMs();
     const failures: ConnectError[] = [];
     for (const member of this.members) {
       try {
@@ -164,7 +165,7 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
 
   /** FAILOVER-2 */
   private probe(inUse: AddressedTransport): void {
-    if (this.probing || performance.now() - this.probedAt < PROBE_INTERVAL_MS) return;
+    if (this.probing || nowMs() - this.probedAt < PROBE_INTERVAL_MS) return;
     this.probing = true;
     void inRootContext(async () => {
       for (const member of this.members) {
@@ -178,7 +179,7 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
         }
       }
       this.probing = false;
-      this.probedAt = performance.now();
+      this.probedAt = nowMs();
     });
   }
 }

@@ -1,10 +1,10 @@
 /** `mapFile`: files as payloads. */
 import { close, closeSync, constants, fstat, open, read } from "node:fs";
-import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { collectFiles, MappedFile, tooManyFiles } from "../memory/mapped-file.js";
 import { loadAddon } from "../os/addon.js";
+import { sleep } from "../os/timers.js";
 import { PAYLOAD_BYTES_MAX } from "../wire/frame.js";
 
 // Numbers and not handles: a handle cannot be let go of without closing it.

@@ -21,6 +21,7 @@ import type { HttpAddress } from "../carrier/address.js";
 import { formatAddress } from "../carrier/address.js";
 import type { ListenOptions } from "../carrier/listen.js";
 import { BACKLOG } from "../carrier/listen.js";
+import { clearTimeout, setTimeout } from "../os/timers.js";
 import { loadConnectNode, SESSION_MEGABYTES } from "./connect-node.js";
 import { ownResponses } from "./http-payloads.js";
 import { checkCarrier, checkLimits, given, handshakeTimeoutOf } from "./options.js";

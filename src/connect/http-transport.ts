@@ -15,6 +15,7 @@ import { connect } from "node:http2";
 import type { HttpAddress } from "../carrier/address.js";
 import { formatAddress } from "../carrier/address.js";
 import { inRootContext } from "../carrier/root-context.js";
+import { clearTimeout, setImmediate, setTimeout } from "../os/timers.js";
 import { onAbortOf } from "../rpc/abort.js";
 import { boundedTimeout, timedOut } from "../rpc/deadline.js";
 import { abortError } from "../rpc/errors.js";
@@ -175,12 +176,18 @@ export class HttpTransport implements AddressedTransport {
     return this.ensureConnection(true, signal);
   }
 
-  connect({ timeoutMs, signal }: Omit<ConnectOptions, "waitForReady"> = {}): Promise<void> {
-    if (boundedTimeout(timeoutMs) === undefined) return this.connectNow(signal);
-    const late = AbortSignal.timeout(timeoutMs!);
-    return this.connectNow(signal === undefined ? late : AbortSignal.any([signal, late])).catch((error: unknown) => {
-      throw late.aborted ? timedOut(" before there was a connection") : error;
-    });
+  async connect({ timeoutMs, signal }: Omit<ConnectOptions, "waitForReady"> = {}): Promise<void> {
+    const timeout = boundedTimeout(timeoutMs);
+    if (timeout === undefined) return this.connectNow(signal);
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(timedOut(" before there was a connection")), timeout);
+    try {
+      await this.connectNow(signal === undefined ? late.signal : AbortSignal.any([signal, late.signal]));
+    } catch (error) {
+      throw late.signal.aborted ? late.signal.reason : error;
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   private async ensureConnection(greeted: boolean, signal: AbortSignal | undefined): Promise<void> {

@@ -8,6 +8,7 @@ import { Loan } from "../memory/loan.js";
 import { MappedFile } from "../memory/mapped-file.js";
 import { originOf } from "../memory/origin.js";
 import { Region } from "../memory/region.js";
+import { clearTimeout, setTimeout } from "../os/timers.js";
 import { onAbortOf } from "../rpc/abort.js";
 import { CallContext } from "../rpc/context.js";
 import { TIMER_MS_MAX } from "../rpc/deadline.js";

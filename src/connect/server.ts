@@ -11,6 +11,7 @@ import { inRootContext } from "../carrier/root-context.js";
 import type { Listener, ListenOptions } from "../carrier/listen.js";
 import { createProtobufCodec } from "../codec/codec.js";
 import type { Addon, PeerCredentials } from "../os/addon.js";
+import { clearTimeout, setTimeout } from "../os/timers.js";
 import { TIMER_MS_MAX } from "../rpc/deadline.js";
 import { prepareErrors } from "../rpc/errors.js";
 import { ServerConnection } from "../rpc/server.js";

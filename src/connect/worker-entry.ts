@@ -5,6 +5,7 @@
 import { parentPort } from "node:worker_threads";
 import type { ConnectRouter } from "@connectrpc/connect";
 import { requireAddon } from "../os/addon.js";
+import { clearInterval, queueMicrotask, setInterval } from "../os/timers.js";
 import type { IsthmusServerOptions } from "./server.js";
 import { LocalServer } from "./server.js";
 import type { FromWorker, ToWorker, WorkerSetup } from "./worker-link.js";

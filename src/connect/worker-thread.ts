@@ -7,9 +7,9 @@
  */
 import { MessageChannel, receiveMessageOnPort, Worker } from "node:worker_threads";
 import type { MessagePort } from "node:worker_threads";
-import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon, PeerCredentials } from "../os/addon.js";
+import { clearTimeout, nowMs, setTimeout, sleep } from "../os/timers.js";
 import { TIMER_MS_MAX } from "../rpc/deadline.js";
 import type { ServerStats } from "./server.js";
 import type { FromWorker, ToWorker, WorkerSetup } from "./worker-link.js";
@@ -135,7 +135,7 @@ export class WorkerThread {
         // Too late: it is being terminated.
         if (this.reason !== undefined) break;
         clearTimeout(this.loading);
-        this.readySince = performance.now();
+        this.readySince = nowMs();
         // Listening is what keeps the process alive from now on.
         this.keepProcessAlive(this.dismissed);
         this.settleReady(undefined);

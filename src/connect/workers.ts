@@ -18,6 +18,7 @@ import type { ResourceLimits, WorkerOptions } from "node:worker_threads";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ListenOptions } from "../carrier/listen.js";
 import type { Addon, PeerCredentials } from "../os/addon.js";
+import { clearTimeout, nowMs, setTimeout } from "../os/timers.js";
 import { TIMER_MS_MAX } from "../rpc/deadline.js";
 import { handshakeTimeoutOf, requireSharedMemory } from "./options.js";
 import type { Elsewhere, IsthmusServer, IsthmusServerOptions, ListeningAt, LocalServer, ServerStats } from "./server.js";
@@ -216,7 +217,7 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
     const left = [...clients.values()];
     // The first one of a slot that never was ready fails the first `listen`.
     if (!dismissed && (this.hasStarted || readySince !== undefined || slot.deaths > 0)) {
-      if (readySince !== undefined && performance.now() - readySince >= LONG_LIFE_MS) slot.deaths = 0;
+      if (readySince !== undefined && nowMs() - readySince >= LONG_LIFE_MS) slot.deaths = 0;
       this.replace(slot);
       const lost = left.filter((client) => client.descriptor === undefined).length;
       warn(`worker thread ${threadId} of a server died with ${lost} connections, and is replaced: ${reason}`);

@@ -4,6 +4,7 @@ import type { ChannelInterface } from "@grpc/grpc-js";
 import { connectivityState as ConnectivityState, propagate as Propagate, status as Status } from "@grpc/grpc-js";
 import type { IsthmusTransport, IsthmusTransportOptions } from "../connect/transport.js";
 import { createIsthmusTransport } from "../connect/transport.js";
+import { setImmediate, setTimeout } from "../os/timers.js";
 import { createBytesCodec } from "./bytes-codec.js";
 import type { ChannelCall, PathMethods } from "./client-call.js";
 import { ClientCall, pathMethodsOf } from "./client-call.js";

@@ -11,6 +11,7 @@ import type { CallCredentials, ChannelInterface, InterceptingListener, StatusObj
 import { Metadata, status as Status } from "@grpc/grpc-js";
 import { waitForReady } from "../connect/dialer.js";
 import type { IsthmusTransport } from "../connect/transport.js";
+import { clearTimeout, queueMicrotask, setTimeout } from "../os/timers.js";
 import { boundedTimeout } from "../rpc/deadline.js";
 import { methodOf } from "./bytes-codec.js";
 import { toHeaders, toMetadata } from "./metadata.js";

@@ -1,4 +1,5 @@
 /** Messages that one side pushes, with a callback for when each was taken, and the other pulls. */
+import { queueMicrotask } from "../os/timers.js";
 type Taken = (error?: Error | null) => void;
 
 export class MessageQueue<T> implements AsyncIterable<T>, AsyncIterator<T, undefined> {

@@ -11,6 +11,7 @@
  * ARENA-3  Memory is committed before it is handed out, so running out of memory is an error here and never a SIGBUS
  *          later; at most one step per turn of the event loop, because committing costs about a millisecond per step.
  */
+import { setImmediate } from "../os/timers.js";
 import type { CommitBudget } from "./budget.js";
 import { ARENA_UNIT_BYTES } from "./layout.js";
 import { assertOwn, Violation } from "./violation.js";

@@ -4,6 +4,7 @@
  */
 import { getHeapStatistics, setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
+import { nowMs } from "../os/timers.js";
 
 /** A collection takes at most about this share of the time. */
 const SHARE_MAX = 0.1;
@@ -15,12 +16,12 @@ let notBefore = 0;
 
 /** Collects, unless the last time was only a moment ago; then false. It blocks for milliseconds, more with a large heap. */
 export function collectSoon(): boolean {
-  const start = performance.now();
+  const start = nowMs();
   if (start < notBefore) return false;
   collect ??= find();
   if (collect === false) return false;
   collect();
-  const end = performance.now();
+  const end = nowMs();
   notBefore = end + (end - start) / SHARE_MAX;
   return true;
 }

@@ -5,6 +5,7 @@
  *         read through the descriptor, and a file that is shorter than it was is an error.
  */
 import { read, readSync } from "node:fs";
+import { setImmediate } from "../os/timers.js";
 import { collectSoon } from "./collect.js";
 import type { Origin } from "./origin.js";
 import { perishable, setOrigin } from "./origin.js";

@@ -4,6 +4,7 @@
  *
  * An ArrayBuffer has one end, so it is leased only if a single value was kept; several live until they are garbage.
  */
+import { clearInterval, setInterval } from "../os/timers.js";
 import type { BlockUser } from "./block-views.js";
 import { moveBuffer } from "./block-views.js";
 import type { LeaseHandle, LeaseHome, LeaseLifetime, LeaseViews } from "./lease.js";

@@ -14,6 +14,7 @@
  */
 import { loadAddon } from "../os/addon.js";
 import type { Addon } from "../os/addon.js";
+import { setTimeout } from "../os/timers.js";
 import { Arena } from "./arena.js";
 import { BlockViews } from "./block-views.js";
 import { ARENA_UNIT_BYTES } from "./layout.js";

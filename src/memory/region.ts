@@ -8,6 +8,7 @@
  *           private from then on.
  */
 import type { Addon } from "../os/addon.js";
+import { setImmediate } from "../os/timers.js";
 import { COMMIT_STEP_BYTES } from "./arena.js";
 import type { CommitBudget } from "./budget.js";
 import type { Origin } from "./origin.js";

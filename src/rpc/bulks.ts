@@ -9,6 +9,7 @@ import type { Carrier } from "../carrier/carrier.js";
 import type { Payload } from "../carrier/payload.js";
 import { WAITS_FOR_FILE, WAITS_FOR_SOCKET } from "../carrier/payload.js";
 import { FileTooShort } from "../memory/mapped-file.js";
+import { nowMs } from "../os/timers.js";
 import { BLOCK_REFERENCE_BYTES, FLAG, FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, tableOffset } from "../wire/frame.js";
 import type { Outgoing } from "./frame-writer.js";
 import { commitFrame } from "./frame-writer.js";
@@ -97,13 +98,13 @@ export class Bulks {
     this.idle = 0;
     this.ringIsFull = false;
     if (this.bulks.length === 0) return false;
-    const until = performance.now() + PUMP_MICROS / 1000;
+    const until = nowMs() + PUMP_MICROS / 1000;
     let progress = false;
     let moved = 0;
     let idle = 0;
     while (this.bulks.length > 0 && !this.carrier.closed) {
       if (moved >= PUMP_BYTES) {
-        if (performance.now() >= until) break;
+        if (nowMs() >= until) break;
         moved = 0;
       }
       const bulk = this.bulks.shift()!;

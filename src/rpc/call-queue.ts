@@ -3,6 +3,7 @@
  * deadline passes or whose signal aborts meanwhile leaves the queue then and there.
  */
 import type { ConnectError } from "@connectrpc/connect";
+import { clearTimeout, nowMs, setTimeout } from "../os/timers.js";
 import { onAbortOf } from "./abort.js";
 import { timedOut } from "./deadline.js";
 import { abortError } from "./errors.js";
@@ -50,7 +51,7 @@ export class CallQueue {
     if (signal !== undefined) onAbortOf(signal, onAbort);
     const call: QueuedCall = {
       start,
-      deadline: timeoutMs === undefined ? undefined : performance.now() + timeoutMs,
+      deadline: timeoutMs === undefined ? undefined : nowMs() + timeoutMs,
       stopWatching() {
         clearTimeout(timer);
         signal?.removeEventListener("abort", onAbort);
@@ -71,6 +72,6 @@ export class CallQueue {
     }
     this.waiting--;
     call.stopWatching();
-    call.start(call.deadline === undefined ? undefined : Math.max(call.deadline - performance.now(), 1));
+    call.start(call.deadline === undefined ? undefined : Math.max(call.deadline - nowMs(), 1));
   }
 }

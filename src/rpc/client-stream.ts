@@ -9,6 +9,7 @@ import type { StreamResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ReceivedFrame } from "../carrier/carrier.js";
 import { Violation } from "../memory/violation.js";
+import { clearTimeout, nowMs, setTimeout } from "../os/timers.js";
 import { FLAG, KIND, STATUS_BYTES_MAX } from "../wire/frame.js";
 import { decodeHeaders } from "../wire/metadata.js";
 import { onAbortOf } from "./abort.js";
@@ -101,7 +102,7 @@ export class ClientStream implements MessageSource {
     this.reader = new StreamReader(intake, (bytes) => host.grant(this, bytes));
     this.writer = new StreamWriter(this, peerWindowBytes);
     if (timeoutMs !== undefined) {
-      this.deadline = performance.now() + timeoutMs;
+      this.deadline = nowMs() + timeoutMs;
       this.timer = setTimeout(() => this.giveUp(timedOut()), timeoutMs);
     }
     if (signal !== undefined) {
@@ -129,7 +130,7 @@ export class ClientStream implements MessageSource {
 
   private request(isOnly: boolean, message: unknown): void {
     this.requested = true;
-    const leftMs = this.deadline === undefined ? undefined : Math.max(this.deadline - performance.now(), 1);
+    const leftMs = this.deadline === undefined ? undefined : Math.max(this.deadline - nowMs(), 1);
     if (this.host.sendRequest(this, isOnly, message, leftMs)) return;
     this.requestKept = true;
     this.writer.hold();

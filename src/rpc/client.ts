@@ -12,6 +12,7 @@ import type { StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../carrier/carrier.js";
 import { Violation } from "../memory/violation.js";
+import { clearTimeout, setTimeout } from "../os/timers.js";
 import { FLAG, KIND, SLOT_BITS, SLOTS_MAX, STATUS_BYTES_MAX } from "../wire/frame.js";
 import { onAbortOf } from "./abort.js";
 import { CallQueue } from "./call-queue.js";

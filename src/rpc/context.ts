@@ -7,6 +7,7 @@ import type { ContextKey, ContextValues, HandlerContext } from "@connectrpc/conn
 import { createContextKey } from "@connectrpc/connect";
 import type { Carrier } from "../carrier/carrier.js";
 import type { PeerCredentials } from "../os/addon.js";
+import { nowMs } from "../os/timers.js";
 import { decodeHeaders } from "../wire/metadata.js";
 import { onAbortOf } from "./abort.js";
 import type { ServerConnectionOptions } from "./server.js";
@@ -48,7 +49,7 @@ export class CallContext implements HandlerContext {
     this.served = served;
     this.connection = connection;
     this.metadata = metadata;
-    this.deadline = timeoutMs > 0 ? performance.now() + timeoutMs : 0;
+    this.deadline = timeoutMs > 0 ? nowMs() + timeoutMs : 0;
   }
 
   get method(): DescMethod {
@@ -65,7 +66,7 @@ export class CallContext implements HandlerContext {
 
   /** Made when asked for, so that it also works when it is taken off the context, and costs nothing otherwise. */
   get timeoutMs(): () => number | undefined {
-    return () => (this.deadline === 0 ? undefined : this.deadline - performance.now());
+    return () => (this.deadline === 0 ? undefined : this.deadline - nowMs());
   }
 
   get signal(): AbortSignal {

@@ -7,6 +7,7 @@
  * ALIVE-2  Silence is held against the peer only if this process could have heard it: a verdict that comes late, because this process did not
  *          run, is put off, and what lies unread is read first.
  */
+import { clearTimeout, nowMs, setImmediate, setTimeout } from "../os/timers.js";
 
 export interface KeepAliveOptions {
   /** After how long a silence the peer is asked for a sign of life, in milliseconds; 20,000 by default. */
@@ -77,9 +78,9 @@ export class KeepAlive {
   }
 
   private expect(): void {
-    const due = performance.now() + this.options.timeoutMs;
+    const due = nowMs() + this.options.timeoutMs;
     this.timer = setTimeout(() => {
-      if (performance.now() - due > LATE_MS_MAX) return this.goOn(() => this.expect());
+      if (nowMs() - due > LATE_MS_MAX) return this.goOn(() => this.expect());
       this.judge(TURNS);
     }, this.options.timeoutMs).unref();
   }

@@ -1,6 +1,7 @@
 /** A unary call of a server, from the arrival of its request to its answer. */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Holding } from "../memory/lease.js";
+import { clearTimeout, setTimeout } from "../os/timers.js";
 import { encodeMetadata, metadataComplaint } from "../wire/metadata.js";
 import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "./deadline.js";

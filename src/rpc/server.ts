@@ -16,6 +16,7 @@ import type { MessageCodec } from "../codec/codec.js";
 import { holdingOf, isScoped } from "../memory/lease.js";
 import { Violation } from "../memory/violation.js";
 import type { PeerCredentials } from "../os/addon.js";
+import { clearTimeout, setImmediate, setTimeout } from "../os/timers.js";
 import { FLAG, KIND, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX, STATUS_BYTES_MAX } from "../wire/frame.js";
 import { metadataComplaint } from "../wire/metadata.js";
 import type { CallContext } from "./context.js";

@@ -5,6 +5,7 @@
  * TURN-1  Within a turn, all writers together pull for about `BUDGET_MILLIS`, counted from the turn's first pulls; who wants more
  *         waits for the next turn.
  */
+import { nowMs, setImmediate } from "../os/timers.js";
 
 const BUDGET_MILLIS = 1;
 /** Pulls between two looks at the clock. */
@@ -20,7 +21,7 @@ let waiting: (() => void)[] = [];
 export function mayPull(): boolean {
   if (spent) return false;
   if (++pulls % PULLS_PER_LOOK !== 0) return true;
-  const now = performance.now();
+  const now = nowMs();
   if (!turnOpen) {
     turnOpen = true;
     turnStart = now;
