@@ -8,13 +8,13 @@
  * SOCKET-3  One turn of the event loop delivers frames for a bounded time; what is left waits for the next one, and the
  *           socket is not read from meanwhile.
  */
-import { AsyncResource } from "node:async_hooks";
 import type { ReceiveMemory } from "../memory/receive-memory.js";
 import { assertOwn } from "../memory/violation.js";
 import { nowMs } from "../os/timers.js";
 import { FLAG, FRAME_HEADER_BYTES } from "../wire/frame.js";
 import type { FrameReceiver } from "./carrier.js";
 import { newReceivedFrame, openHeader, paddedLength } from "./frame-header.js";
+import { inRootContext } from "./root-context.js";
 import type { StreamReader } from "./stream-socket.js";
 
 /** A turn of the event loop delivers frames for at most about this long, … */
@@ -107,7 +107,7 @@ export class SocketIntake implements StreamReader {
       this.end += byteLength;
       if (full) this.fullReads++;
     }
-    this.deliverInRoot();
+    inRootContext(this.deliver);
     if (!this.paused && this.fullReads >= TURN_FULL_READS_MAX) this.pause();
     return !this.paused && !this.owner.isClosed();
   }
@@ -115,7 +115,7 @@ export class SocketIntake implements StreamReader {
   /** Delivers what a pause left over. False: there is more to deliver, call it again in another turn. */
   goOn(): boolean {
     this.paused = false;
-    if (!this.owner.isClosed()) this.deliverInRoot();
+    if (!this.owner.isClosed()) inRootContext(this.deliver);
     return !this.paused;
   }
 
@@ -123,14 +123,6 @@ export class SocketIntake implements StreamReader {
   finish(): void {
     if (this.delivering) return;
     for (this.paused = false; !this.owner.isClosed(); ) if (this.goOn()) return;
-  }
-
-  /**
-   * SUBTLE: a handler that calls `AsyncLocalStorage.enterWith` changes the store of the resource it runs in. The socket's
-   * own would keep it for all later frames, so each delivery has a resource that nothing else runs in.
-   */
-  private deliverInRoot(): void {
-    new AsyncResource("IsthmusDelivery", { requireManualDestroy: true }).runInAsyncScope(this.deliver);
   }
 
   private readonly deliver = (): void => {

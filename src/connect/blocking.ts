@@ -10,7 +10,7 @@ import { nowMs } from "../os/timers.js";
 import type { ClientMethod } from "../rpc/client-call.js";
 import { ClientConnection } from "../rpc/client.js";
 import { boundedTimeout, timedOut } from "../rpc/deadline.js";
-import { prepareErrors } from "../rpc/errors.js";
+import { connectErrorOf, prepareErrors } from "../rpc/errors.js";
 import { METHODS_MAX, SLOTS_MAX } from "../wire/frame.js";
 import type { CallLimits, CommonOptions } from "./options.js";
 import { checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, pollMicrosOf, requireSharedMemory, streamWindowOf } from "./options.js";
@@ -131,7 +131,7 @@ class BlockingCaller {
       const header = options?.headers === undefined ? undefined : new Headers(options.headers);
       response = this.callUntil(this.methods.get(method) ?? this.addMethod(method), input, header, boundedTimeout(options?.timeoutMs ?? this.options.defaultTimeoutMs));
     } catch (error) {
-      throw ConnectError.from(error, Code.Internal);
+      throw connectErrorOf(error, Code.Internal);
     } finally {
       this.busy = false;
       this.outcome.forget();
@@ -221,7 +221,7 @@ function addonHere(): Addon {
   try {
     return requireSharedMemory();
   } catch (error) {
-    const { rawMessage } = ConnectError.from(error);
+    const { rawMessage } = connectErrorOf(error);
     throw new ConnectError(`${NEEDS_SHARED_MEMORY}: ${rawMessage}`, Code.FailedPrecondition, undefined, undefined, error);
   }
 }

@@ -8,7 +8,7 @@ import { onAbortOf } from "../rpc/abort.js";
 import type { ClientMethod } from "../rpc/client-call.js";
 import { URL_BASE } from "../rpc/context.js";
 import { boundedTimeout, timedOut } from "../rpc/deadline.js";
-import { abortError } from "../rpc/errors.js";
+import { abortError, connectErrorOf } from "../rpc/errors.js";
 import { closeIterator } from "../rpc/stream-writer.js";
 import { chain, mapMessages } from "./interception.js";
 
@@ -134,7 +134,7 @@ class CallScope {
   private readonly outer: AbortSignal | undefined;
   /** Why the call failed, once it has. */
   failure: ConnectError | undefined;
-  private readonly onAbort = () => this.controller.abort(this.outer!.reason);
+  private readonly onAbort = () => this.controller.abort(abortError(this.outer!));
 
   constructor(timeoutMs: number | undefined, outer: AbortSignal | undefined) {
     this.outer = outer;
@@ -157,7 +157,7 @@ class CallScope {
   /** The call failed with `error`. Returns what its caller is told. */
   fail(error: unknown): ConnectError {
     // An interceptor that noticed the deadline or the abort by itself may have thrown anything.
-    const failure = this.signal.aborted ? abortError(this.signal) : ConnectError.from(error);
+    const failure = this.signal.aborted ? abortError(this.signal) : connectErrorOf(error);
     this.end(failure);
     return failure;
   }

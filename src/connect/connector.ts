@@ -16,7 +16,7 @@ import { prepareErrors } from "../rpc/errors.js";
 import { SLOTS_MAX } from "../wire/frame.js";
 import { Dialer, reconnectOf } from "./dialer.js";
 import type { TransportStateEvent } from "./events.js";
-import { transportState } from "./events.js";
+import { tell, transportState } from "./events.js";
 import type { CallLimits } from "./options.js";
 import { addonFor, checkCarrier, geometryOf, handshakeTimeoutOf, isolationOf, keepAliveOf, pollMicrosOf, streamWindowOf } from "./options.js";
 import type { ConnectionState, IsthmusTransportOptions } from "./transport.js";
@@ -168,6 +168,6 @@ export class Connector {
     this.shown = state;
     if (!transportState.hasSubscribers) return;
     const reason = state === "ready" || state === "closed" ? undefined : (this.dialer.failure?.rawMessage ?? this.reason);
-    transportState.publish({ transport: this.transport, address: formatAddress(this.address), state, previous, reason } satisfies TransportStateEvent);
+    tell(transportState, { transport: this.transport, address: formatAddress(this.address), state, previous, reason } satisfies TransportStateEvent);
   }
 }

@@ -1,5 +1,7 @@
-/** What happens to connections, for who wants to know: channels of `node:diagnostics_channel`. Without subscribers nothing is made. */
+/** Events of connections, on channels of `node:diagnostics_channel`. They cost nothing without subscribers. */
+import type { Channel } from "node:diagnostics_channel";
 import { channel } from "node:diagnostics_channel";
+import { inRootContext } from "../carrier/root-context.js";
 import type { PeerCredentials } from "../os/addon.js";
 import type { IsthmusServer } from "./server.js";
 import type { ConnectionState } from "./transport.js";
@@ -28,3 +30,8 @@ export interface ServerConnectionEvent {
 
 export const transportState = channel("isthmus:transport:state");
 export const serverConnection = channel("isthmus:server:connection");
+
+/** Publishes an event. Subscribers run in a context of their own (CONTEXT-2), not in that of the call that led to it. */
+export function tell(to: Channel, event: TransportStateEvent | ServerConnectionEvent): void {
+  inRootContext(() => to.publish(event));
+}

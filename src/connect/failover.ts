@@ -14,6 +14,8 @@ import { outlookOf, withOutlook } from "../carrier/outlook.js";
 import { inRootContext } from "../carrier/root-context.js";
 import { Loan } from "../memory/loan.js";
 import { nowMs } from "../os/timers.js";
+import { ownSignal } from "../rpc/abort.js";
+import { connectErrorOf } from "../rpc/errors.js";
 import { boundedTimeout } from "../rpc/deadline.js";
 import { closeIterator } from "../rpc/stream-writer.js";
 import { Dialer, reconnectOf, waitForReady } from "./dialer.js";
@@ -87,7 +89,7 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     try {
       iterator = input[Symbol.asyncIterator]();
     } catch (error) {
-      return Promise.reject(ConnectError.from(error, Code.Internal));
+      return Promise.reject(connectErrorOf(error, Code.Internal));
     }
     const messages = { [Symbol.asyncIterator]: () => iterator };
     return this.whenChosen(
@@ -136,7 +138,7 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     const start = nowMs();
     let member: AddressedTransport;
     try {
-      member = await this.dialer.wait(timeout, signal, contextValues?.get(waitForReady) ?? this.options.waitForReady);
+      member = await this.dialer.wait(timeout, signal && ownSignal(signal), contextValues?.get(waitForReady) ?? this.options.waitForReady);
     } catch (error) {
       onNone(error as Error);
       throw error;
@@ -153,7 +155,7 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
         this.dialer.succeeded();
         return (this.current = member);
       } catch (error) {
-        failures.push(ConnectError.from(error));
+        failures.push(connectErrorOf(error));
         if (this.closed) break;
       }
     }

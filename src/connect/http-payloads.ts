@@ -16,18 +16,21 @@ import { isFleeting, isPoisoned } from "../memory/lease.js";
 import { Loan } from "../memory/loan.js";
 import { MappedFile } from "../memory/mapped-file.js";
 import { originOf, originsSeen, perishable } from "../memory/origin.js";
+import type { MessageRole } from "../rpc/errors.js";
 import { serializeError } from "../rpc/errors.js";
 
 type Values = Record<string, unknown>;
 
 /**
  * The message with all bytes in ordinary memory: itself if they are already.
- * @param why what becomes of loans, to be read after "its memory is gone: "
+ * @param role of the message, which with the method's path goes into errors
  * @param signal gives up reading files
  * @throws ConnectError
  */
-export function ownPayloads<M extends Message>(schema: DescMessage, message: M, why: string, signal: AbortSignal): M | Promise<M> {
+export function ownPayloads<M extends Message>(schema: DescMessage, message: M, role: MessageRole, path: string, signal: AbortSignal): M | Promise<M> {
   if (!originsSeen || !reachesBytes(schema)) return message;
+  // Read after "its memory is gone: ".
+  const why = role === "request" ? `it was sent with the call ${path}` : `it was sent as the answer of ${path}`;
   const walk = new Walk(why, signal);
   try {
     walk.findLoans(schema, message);
@@ -35,28 +38,28 @@ export function ownPayloads<M extends Message>(schema: DescMessage, message: M, 
     if (walk.reads.length === 0) return owned;
     return Promise.all(walk.reads).then(
       () => owned,
-      (error: unknown) => Promise.reject(serializeError(error)),
+      (error: unknown) => Promise.reject(serializeError(error, role, path)),
     );
   } catch (error) {
-    throw serializeError(error);
+    throw serializeError(error, role, path);
   }
 }
 
 /** `ownPayloads` for every message of a stream. */
-export async function* ownPayloadsOfAll<M extends Message>(schema: DescMessage, messages: AsyncIterable<M>, why: string, signal: AbortSignal): AsyncGenerator<M> {
-  for await (const message of messages) yield await ownPayloads(schema, message, why, signal);
+export async function* ownPayloadsOfAll<M extends Message>(schema: DescMessage, messages: AsyncIterable<M>, role: MessageRole, path: string, signal: AbortSignal): AsyncGenerator<M> {
+  for await (const message of messages) yield await ownPayloads(schema, message, role, path, signal);
 }
 
 /** For servers, outermost: what handlers answer, after all other interceptors. */
 export const ownResponses: Interceptor = (next) => async (request) => {
   const response = await next(request);
   const { output, parent, name } = request.method;
-  const why = `it was sent as the answer of /${parent.typeName}/${name}`;
+  const path = `/${parent.typeName}/${name}`;
   if (response.stream) {
     if (!reachesBytes(output)) return response;
-    return { ...response, message: ownPayloadsOfAll(output, response.message, why, request.signal) };
+    return { ...response, message: ownPayloadsOfAll(output, response.message, "response", path, request.signal) };
   }
-  const message = ownPayloads(output, response.message, why, (request as UnaryRequest).signal);
+  const message = ownPayloads(output, response.message, "response", path, (request as UnaryRequest).signal);
   return message === response.message ? response : ({ ...response, message: await message } satisfies UnaryResponse);
 };
 

@@ -16,9 +16,9 @@ import type { HttpAddress } from "../carrier/address.js";
 import { formatAddress } from "../carrier/address.js";
 import { inRootContext } from "../carrier/root-context.js";
 import { clearTimeout, setImmediate, setTimeout } from "../os/timers.js";
-import { onAbortOf } from "../rpc/abort.js";
+import { onAbortOf, ownSignal } from "../rpc/abort.js";
 import { boundedTimeout, timedOut } from "../rpc/deadline.js";
-import { abortError } from "../rpc/errors.js";
+import { abortError, connectErrorOf } from "../rpc/errors.js";
 import { loadConnectNode, SESSION_MEGABYTES } from "./connect-node.js";
 import { connectionFailure, isReset, lostConnection } from "./http-errors.js";
 import { ownPayloads, ownPayloadsOfAll } from "./http-payloads.js";
@@ -176,7 +176,8 @@ export class HttpTransport implements AddressedTransport {
     return this.ensureConnection(true, signal);
   }
 
-  async connect({ timeoutMs, signal }: Omit<ConnectOptions, "waitForReady"> = {}): Promise<void> {
+  async connect({ timeoutMs, signal: given }: Omit<ConnectOptions, "waitForReady"> = {}): Promise<void> {
+    const signal = given && ownSignal(given);
     const timeout = boundedTimeout(timeoutMs);
     if (timeout === undefined) return this.connectNow(signal);
     const late = new AbortController();
@@ -257,13 +258,13 @@ export class HttpTransport implements AddressedTransport {
   private readonly innermost: Interceptor = (next) => async (request) => {
     const { signal, method } = request;
     await this.ensureConnection(false, signal);
-    const why = `it was sent with the call ${methodPath(method)}`;
+    const path = methodPath(method);
     try {
       if (request.stream) {
-        const response = await next({ ...request, message: ownPayloadsOfAll(method.input, request.message, why, signal) });
+        const response = await next({ ...request, message: ownPayloadsOfAll(method.input, request.message, "request", path, signal) });
         return response.stream ? { ...response, message: this.explaining(response.message, request) } : response;
       }
-      const owned = ownPayloads(method.input, request.message, why, signal);
+      const owned = ownPayloads(method.input, request.message, "request", path, signal);
       return await next(owned === request.message ? request : { ...request, message: await owned });
     } catch (error) {
       throw await this.explain(error, request);
@@ -295,7 +296,7 @@ function iteratedOnce<M>(messages: AsyncIterable<M>): AsyncIterable<M> {
     const iterator = messages[Symbol.asyncIterator]();
     return { [Symbol.asyncIterator]: () => iterator };
   } catch (error) {
-    throw ConnectError.from(error, Code.Internal);
+    throw connectErrorOf(error, Code.Internal);
   }
 }
 
@@ -322,10 +323,10 @@ class HttpCall {
   private readonly onAbort = () => this.controller.abort(abortError(this.outer!));
 
   constructor(outer: AbortSignal | undefined, onEnd: (call: HttpCall) => void) {
-    this.outer = outer;
+    this.outer = outer === undefined ? undefined : ownSignal(outer);
     this.onEnd = onEnd;
-    if (outer?.aborted === true) this.onAbort();
-    else if (outer !== undefined) onAbortOf(outer, this.onAbort);
+    if (this.outer?.aborted === true) this.onAbort();
+    else if (this.outer !== undefined) onAbortOf(this.outer, this.onAbort);
   }
 
   get signal(): AbortSignal {

@@ -6,7 +6,9 @@ import type { Address } from "../carrier/address.js";
 import type { LeaseLifetime } from "../memory/lease.js";
 import type { ClientConnection } from "../rpc/client.js";
 import type { ClientMethod } from "../rpc/client-call.js";
+import { ownSignal } from "../rpc/abort.js";
 import { boundedTimeout } from "../rpc/deadline.js";
+import { connectErrorOf } from "../rpc/errors.js";
 import { closeIterator } from "../rpc/stream-writer.js";
 import { METHODS_MAX } from "../wire/frame.js";
 import type { HeadersInit, Start } from "./client-interceptors.js";
@@ -46,7 +48,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
   }
 
   async connect({ timeoutMs, signal, waitForReady: waits }: ConnectOptions = {}): Promise<void> {
-    await this.connector.connection(boundedTimeout(timeoutMs), signal, waits);
+    await this.connector.connection(boundedTimeout(timeoutMs), signal && ownSignal(signal), waits);
   }
 
   async connectNow(signal?: AbortSignal): Promise<void> {
@@ -72,13 +74,14 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     const timeout = timeoutMs ?? this.options.defaultTimeoutMs;
     try {
       const clientMethod = this.methods.get(method) ?? this.addMethod(method);
+      const own = signal === undefined ? undefined : ownSignal(signal);
       const response =
         this.interceptors.length === 0
-          ? this.call(clientMethod, input, header === undefined ? undefined : new Headers(header), timeout, signal, contextValues)
-          : callIntercepted(this.interceptors, this.startCall, clientMethod, input, header, timeout, signal, contextValues);
+          ? this.call(clientMethod, input, header === undefined ? undefined : new Headers(header), timeout, own, contextValues)
+          : callIntercepted(this.interceptors, this.startCall, clientMethod, input, header, timeout, own, contextValues);
       return response as Promise<UnaryResponse<I, O>>;
     } catch (error) {
-      return Promise.reject(ConnectError.from(error, Code.Internal));
+      return Promise.reject(connectErrorOf(error, Code.Internal));
     }
   }
 
@@ -93,14 +96,16 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     const timeout = timeoutMs ?? this.options.defaultTimeoutMs;
     try {
       const clientMethod = this.methods.get(method) ?? this.addMethod(method);
+      const own = signal === undefined ? undefined : ownSignal(signal);
+      const headers = header === undefined ? undefined : new Headers(header);
       const iterator = input[Symbol.asyncIterator]();
       const response =
         this.interceptors.length === 0
-          ? this.openStream(clientMethod, iterator, header === undefined ? undefined : new Headers(header), timeout, signal, contextValues)
-          : streamIntercepted(this.interceptors, this.startStream, clientMethod, iterator, header, timeout, signal, contextValues);
+          ? this.openStream(clientMethod, iterator, headers, timeout, own, contextValues)
+          : streamIntercepted(this.interceptors, this.startStream, clientMethod, iterator, headers, timeout, own, contextValues);
       return response as Promise<StreamResponse<I, O>>;
     } catch (error) {
-      return Promise.reject(ConnectError.from(error, Code.Internal));
+      return Promise.reject(connectErrorOf(error, Code.Internal));
     }
   }
 

@@ -4,7 +4,8 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Address, HttpAddress } from "../carrier/address.js";
 import type { Isolation } from "../carrier/handshake.js";
 import { WINDOW_MICROS_DEFAULT, WINDOW_MICROS_MAX } from "../carrier/patience.js";
-import type { MessageCodecFactory } from "../codec/codec.js";
+import { inRootContext } from "../carrier/root-context.js";
+import type { MessageCodec, MessageCodecFactory } from "../codec/codec.js";
 import { createProtobufCodec } from "../codec/codec.js";
 import type { ArenaGeometry, RingGeometry } from "../memory/layout.js";
 import { arenaComplaint, ringComplaint } from "../memory/layout.js";
@@ -156,8 +157,17 @@ export function pollMicrosOf(options: CommonOptions): number {
   return Math.min(Math.max(options.polling?.maxMicros ?? WINDOW_MICROS_DEFAULT, 0), WINDOW_MICROS_MAX);
 }
 
-export function codecOf(options: CommonOptions): MessageCodecFactory {
-  return options.codec ?? createProtobufCodec(options.binaryOptions);
+export function codecOf({ codec, binaryOptions }: CommonOptions): MessageCodecFactory {
+  return codec === undefined ? createProtobufCodec(binaryOptions) : (schema) => confined(codec(schema));
+}
+
+/** A codec of the user's: what arrives is decoded in a loop of ours (CONTEXT-2). */
+function confined(codec: MessageCodec): MessageCodec {
+  return {
+    encodeInto: (...input) => codec.encodeInto(...input),
+    encode: (message) => codec.encode(message),
+    decode: (...input) => inRootContext(() => codec.decode(...input)),
+  };
 }
 
 /** The addon that shared memory needs. @throws ConnectError `FailedPrecondition` that says why there is none */

@@ -9,7 +9,7 @@ import { MappedFile } from "../memory/mapped-file.js";
 import { originOf } from "../memory/origin.js";
 import { Region } from "../memory/region.js";
 import { clearTimeout, setTimeout } from "../os/timers.js";
-import { onAbortOf } from "../rpc/abort.js";
+import { onAbortOf, ownSignal } from "../rpc/abort.js";
 import { CallContext } from "../rpc/context.js";
 import { TIMER_MS_MAX } from "../rpc/deadline.js";
 import { PAYLOAD_BYTES_MAX } from "../wire/frame.js";
@@ -54,10 +54,11 @@ export async function loan(owner: Transport | HandlerContext, byteLength: number
   }
   const take = takerOf(owner);
   if (byteLength === 0 || take === undefined) return Loan.onHeap(byteLength);
-  if (options?.signal?.aborted === true) throw new ConnectError("the wait for a loan was given up before it began", Code.Canceled);
+  const signal = options?.signal && ownSignal(options.signal);
+  if (signal?.aborted === true) throw new ConnectError("the wait for a loan was given up before it began", Code.Canceled);
   let wait: LoanWait | undefined;
   try {
-    return await take(byteLength, () => (wait ??= new LoanWait(options, owner instanceof CallContext ? owner.signal : undefined)).signal);
+    return await take(byteLength, () => (wait ??= new LoanWait(options?.timeoutMs, signal, owner instanceof CallContext ? owner.signal : undefined)).signal);
   } finally {
     wait?.end();
   }
@@ -77,11 +78,10 @@ class LoanWait {
   private readonly timer: NodeJS.Timeout | undefined;
   private readonly unlink: (() => void)[] = [];
 
-  constructor(options: LoanOptions | undefined, callSignal: AbortSignal | undefined) {
-    const timeoutMs = options?.timeoutMs ?? LOAN_TIMEOUT_MS_DEFAULT;
+  constructor(timeoutMs: number = LOAN_TIMEOUT_MS_DEFAULT, signal: AbortSignal | undefined, callSignal: AbortSignal | undefined) {
     const giveUp = () => this.controller.abort(new ConnectError(`waited ${timeoutMs} ms`, Code.DeadlineExceeded));
     if (!(timeoutMs > TIMER_MS_MAX)) this.timer = setTimeout(giveUp, timeoutMs);
-    for (const outer of [options?.signal, callSignal]) {
+    for (const outer of [signal, callSignal]) {
       if (outer === undefined) continue;
       const onAbort = () => this.controller.abort(new ConnectError("the wait was given up", Code.Canceled));
       if (outer.aborted) onAbort();

@@ -4,6 +4,7 @@ import type { ConnectRouter, Interceptor, MethodImplSpec } from "@connectrpc/con
 import { createMethodImplSpec, createServiceImplSpec } from "@connectrpc/connect";
 import type { MessageCodec, MessageCodecFactory } from "../codec/codec.js";
 import type { LeaseLifetime } from "../memory/lease.js";
+import { ownSignal } from "../rpc/abort.js";
 import type { CallContext } from "../rpc/context.js";
 import type { ServerMethod, ServerMethodOptions, StreamAnswer } from "../rpc/server-method.js";
 import { takeSingle } from "../rpc/stream-reader.js";
@@ -71,7 +72,7 @@ function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, opti
     maxTimeoutMs: options?.maxTimeoutMs ?? defaults.maxTimeoutMs,
     leases: options?.leases === undefined ? defaults.leases : lifetimeOf(options.leases),
     interceptors: options?.interceptors ?? defaults.interceptors,
-    shutdownSignal: options?.shutdownSignal ?? defaults.shutdownSignal,
+    shutdownSignal: options?.shutdownSignal === undefined ? defaults.shutdownSignal : ownSignal(options.shutdownSignal),
   };
   const codecOfAll = defaults.codecFor(options);
   const codec: MessageCodecFactory = (schema) => (schema as { [OWN_CODEC]?: MessageCodec })[OWN_CODEC] ?? codecOfAll(schema);

@@ -12,13 +12,14 @@ import type { Listener, ListenOptions } from "../carrier/listen.js";
 import { createProtobufCodec } from "../codec/codec.js";
 import type { Addon, PeerCredentials } from "../os/addon.js";
 import { clearTimeout, setTimeout } from "../os/timers.js";
+import { ownSignal } from "../rpc/abort.js";
 import { TIMER_MS_MAX } from "../rpc/deadline.js";
 import { prepareErrors } from "../rpc/errors.js";
 import { ServerConnection } from "../rpc/server.js";
 import type { ServerMethod } from "../rpc/server-method.js";
 import { SLOTS_MAX } from "../wire/frame.js";
 import type { ServerConnectionEvent } from "./events.js";
-import { serverConnection } from "./events.js";
+import { serverConnection, tell } from "./events.js";
 import type { HttpListener } from "./http-server.js";
 import { listenHttp } from "./http-server.js";
 import type { CommonOptions } from "./options.js";
@@ -135,7 +136,7 @@ export class LocalServer implements IsthmusServer {
       ...checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes }),
       interceptors: options.interceptors ?? [],
       maxTimeoutMs: options.maxTimeoutMs ?? Number.MAX_SAFE_INTEGER,
-      shutdownSignal: options.shutdownSignal,
+      shutdownSignal: options.shutdownSignal && ownSignal(options.shutdownSignal),
       leases: lifetimeOf(options.leases),
       codecFor: (route) => (route?.binaryOptions === undefined || options.codec !== undefined ? codecOf(options) : createProtobufCodec(route.binaryOptions)),
     });
@@ -350,7 +351,7 @@ export class LocalServer implements IsthmusServer {
 
   private publish(event: "opened" | "closed", { carrier, options }: ServerConnection, reason: string | undefined): void {
     if (!serverConnection.hasSubscribers) return;
-    serverConnection.publish({ server: this, event, carrier: carrier.name, peer: options.peer, reason } satisfies ServerConnectionEvent);
+    tell(serverConnection, { server: this, event, carrier: carrier.name, peer: options.peer, reason } satisfies ServerConnectionEvent);
   }
 }
 

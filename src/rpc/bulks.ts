@@ -8,7 +8,6 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier } from "../carrier/carrier.js";
 import type { Payload } from "../carrier/payload.js";
 import { WAITS_FOR_FILE, WAITS_FOR_SOCKET } from "../carrier/payload.js";
-import { FileTooShort } from "../memory/mapped-file.js";
 import { nowMs } from "../os/timers.js";
 import { BLOCK_REFERENCE_BYTES, FLAG, FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, tableOffset } from "../wire/frame.js";
 import type { Outgoing } from "./frame-writer.js";
@@ -29,7 +28,7 @@ export interface BulkEvents {
   readonly firstWaiting: () => number | undefined;
   readonly onSent: (streamId: number, messageLength: number) => void;
   /** @param wasStarted the peer has a part of it */
-  readonly onFailed: (first: Outgoing, error: ConnectError, wasStarted: boolean) => void;
+  readonly onFailed: (first: Outgoing, thrown: unknown, wasStarted: boolean) => void;
 }
 
 /** What `Carrier.placePiece` answers if a piece has to go into the ring itself. */
@@ -112,7 +111,7 @@ export class Bulks {
       try {
         step = this.advance(bulk, PUMP_BYTES - moved);
       } catch (error) {
-        this.fail(bulk, ConnectError.from(error, error instanceof FileTooShort ? Code.DataLoss : Code.Internal));
+        this.fail(bulk, error);
         continue;
       }
       if (step === NOT_NOW) {
@@ -144,7 +143,7 @@ export class Bulks {
     return progress;
   }
 
-  private fail(bulk: Bulk, error: ConnectError): void {
+  private fail(bulk: Bulk, error: unknown): void {
     bulk.payload.cancel();
     this.events.onFailed(bulk.first, error, bulk.started);
   }

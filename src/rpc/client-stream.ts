@@ -16,12 +16,12 @@ import { onAbortOf } from "./abort.js";
 import type { ClientMethod } from "./client-call.js";
 import { nothing } from "./client-call.js";
 import { timedOut } from "./deadline.js";
-import { abortError, decodeError, noMemory, serializeError } from "./errors.js";
+import { abortError, connectErrorOf, decodeError, noMemory, serializeError, textOf } from "./errors.js";
 import { Assembly, takeMetadata, takePiece } from "./inbound.js";
 import type { Intake } from "./stream-reader.js";
 import { StreamReader } from "./stream-reader.js";
 import type { MessageSource } from "./stream-writer.js";
-import { closeIterator, StreamWriter } from "./stream-writer.js";
+import { StreamWriter } from "./stream-writer.js";
 
 /** The connection as a stream of it sees it. */
 export interface ClientStreamHost {
@@ -165,7 +165,7 @@ export class ClientStream implements MessageSource {
   }
 
   onBroken(error: unknown, isSending: boolean): void {
-    this.giveUp(isSending ? serializeError(error) : ConnectError.from(error, Code.Internal));
+    this.giveUp(isSending ? serializeError(error, "request", this.method.path) : connectErrorOf(error, Code.Internal));
   }
 
   // What the connection tells.
@@ -313,7 +313,7 @@ export class ClientStream implements MessageSource {
     forgotten.unregister(this);
     void this.writer.stop(error);
     // The writer knows it only once it has begun.
-    if (!this.requested) void closeIterator(this.iterator, error);
+    if (!this.requested) void this.writer.close(this.iterator, error);
     this.finalAssembly = undefined;
   }
 
@@ -360,7 +360,7 @@ class ResponseMessages implements AsyncIterableIterator<unknown> {
 
   throw(error?: unknown): Promise<IteratorResult<unknown>> {
     this.stream.leave();
-    return Promise.reject(error instanceof Error ? error : new Error(String(error)));
+    return Promise.reject(error instanceof Error ? error : new Error(textOf(error)));
   }
 }
 

@@ -57,7 +57,7 @@ export class ClientStreams implements ClientStreamHost {
     try {
       metadata = header === undefined ? undefined : requestMetadata(header);
     } catch (error) {
-      return refuse(serializeError(error));
+      return refuse(serializeError(error, "request", method.path));
     }
     const call = this.slots.take();
     const intake = {

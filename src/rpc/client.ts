@@ -11,6 +11,7 @@ import type { DescMethodUnary } from "@bufbuild/protobuf";
 import type { StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../carrier/carrier.js";
+import { inRootContext } from "../carrier/root-context.js";
 import { Violation } from "../memory/violation.js";
 import { clearTimeout, setTimeout } from "../os/timers.js";
 import { FLAG, KIND, SLOT_BITS, SLOTS_MAX, STATUS_BYTES_MAX } from "../wire/frame.js";
@@ -72,7 +73,7 @@ export class ClientConnection implements FrameReceiver {
         this.find(streamId)?.stream?.onSent(messageLength);
         if (this.leaving !== undefined) this.leaving.left(streamId);
       },
-      onFailed: (first, error) => this.onFailed(first, error),
+      onFailed: (first, thrown) => this.onFailed(first, serializeError(thrown, "request", first.label)),
     });
     this.streams = new ClientStreams(carrier, this.outbox, limits, {
       take: () => this.take(),
@@ -162,6 +163,7 @@ export class ClientConnection implements FrameReceiver {
     if (this.closedBy !== undefined) return reject(lostError(this.closedBy));
     if (signal !== undefined && signal.aborted) return reject(abortError(signal));
     const call = this.take();
+    const { streamId } = call;
     call.method = method;
     call.resolve = resolve;
     call.reject = reject;
@@ -170,22 +172,21 @@ export class ClientConnection implements FrameReceiver {
       if (!this.defined[method.id]) this.define(method);
       const timeout = boundedTimeout(timeoutMs);
       const argument = timeout === undefined ? 0 : Math.ceil(timeout);
-      this.outbox.send(KIND.request, FLAG.endStream, method.id, call.streamId, argument, metadata, method.input, input, this.limits.writeMaxBytes, method.path);
-      // Sending may have found that the connection is broken, and ended it.
-      if (!call.active) return;
+      this.outbox.send(KIND.request, FLAG.endStream, method.id, streamId, argument, metadata, method.input, input, this.limits.writeMaxBytes, method.path);
+      // Sending may have found that the connection is broken, or run code of the user's that ended it.
+      if (!isOpen(call, streamId)) return;
       if (timeout !== undefined) {
-        const streamId = call.streamId;
         call.timer = setTimeout(() => this.giveUp(streamId, timedOut()), timeout);
       }
       if (signal !== undefined) {
-        const streamId = call.streamId;
         call.signal = signal;
         call.onAbort = () => this.giveUp(streamId, abortError(signal));
         onAbortOf(signal, call.onAbort);
       }
     } catch (error) {
-      this.free(call);
-      reject(serializeError(error));
+      // SUBTLE: what threw may have ended the connection before, and with it this call, whose slot may be another's by now.
+      if (isOpen(call, streamId)) this.free(call);
+      reject(serializeError(error, "request", method.path));
     }
   }
 
@@ -267,7 +268,8 @@ export class ClientConnection implements FrameReceiver {
   }
 
   onRoom(): boolean {
-    return this.outbox.pump();
+    // What waited is encoded now, which can run code of the user's.
+    return inRootContext(() => this.outbox.pump());
   }
 
   onClosed(reason: CarrierClosed): void {
@@ -338,7 +340,7 @@ export class ClientConnection implements FrameReceiver {
       message = decodeWhole(call.method.output, frame, this.carrier.spanSource, call.method.reception);
     } catch (error) {
       if (error instanceof Violation) throw error;
-      return this.finish(call, parseError(error), undefined);
+      return this.finish(call, parseError(error, "response", call.method.path), undefined);
     }
     this.finish(call, undefined, new LeanResponse(call.method.method as DescMethodUnary, message, metadata, headerLength));
   }
@@ -361,7 +363,7 @@ export class ClientConnection implements FrameReceiver {
       message = received.decode(call.method.output, bytes, 0, bytes.length, true);
       call.assembly = undefined;
     } catch (error) {
-      return this.finish(call, parseError(error), undefined);
+      return this.finish(call, parseError(error, "response", call.method.path), undefined);
     }
     this.finish(call, undefined, new LeanResponse(call.method.method as DescMethodUnary, message, call.metadata, call.headerLength));
   }
@@ -434,7 +436,7 @@ export class ClientConnection implements FrameReceiver {
 
   private find(streamId: number): ClientCall | undefined {
     const call = this.calls[streamId & (SLOTS_MAX - 1)] as ClientCall | undefined;
-    return call !== undefined && call.active && call.streamId === streamId ? call : undefined;
+    return call !== undefined && isOpen(call, streamId) ? call : undefined;
   }
 
   private free(call: ClientCall): void {
@@ -502,6 +504,10 @@ export class ClientConnection implements FrameReceiver {
     }
     this.finish(call, error, undefined);
   }
+}
+
+function isOpen(call: ClientCall, streamId: number): boolean {
+  return call.active && call.streamId === streamId;
 }
 
 /** The two ends have different ideas of the method. */

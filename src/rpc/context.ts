@@ -10,6 +10,7 @@ import type { PeerCredentials } from "../os/addon.js";
 import { nowMs } from "../os/timers.js";
 import { decodeHeaders } from "../wire/metadata.js";
 import { onAbortOf } from "./abort.js";
+import { abortError } from "./errors.js";
 import type { ServerConnectionOptions } from "./server.js";
 import type { ServerMethod } from "./server-method.js";
 
@@ -113,7 +114,7 @@ export class CallContext implements HandlerContext {
   private linkShutdown(controller: AbortController): void {
     const shutdown = this.served.options.shutdownSignal;
     if (shutdown === undefined) return;
-    const onShutdown = () => controller.abort(shutdown.reason);
+    const onShutdown = () => controller.abort(abortError(shutdown));
     if (shutdown.aborted) return onShutdown();
     onAbortOf(shutdown, onShutdown);
     this.unlink = () => shutdown.removeEventListener("abort", onShutdown);

@@ -3,7 +3,10 @@ import { test } from "node:test";
 import { StringValueSchema } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { encodeMetadata } from "../wire/metadata.js";
-import { abortError, decodeError, encodeError, handlerError, wireCode } from "./errors.js";
+import { abortError, decodeError, handlerError, wireCode } from "./errors.js";
+import { encodeError as encodeWhole } from "./outgoing-error.js";
+
+const encodeError = (error: ConnectError) => encodeWhole(error, undefined, false).status;
 
 test("an error is read as it was written, with details and metadata", () => {
   const sent = new ConnectError("message", Code.NotFound, undefined, [{ desc: StringValueSchema, value: { value: "detail" } }]);

@@ -1,10 +1,8 @@
-/** How a failed call travels: a ConnectError to status bytes and back. */
-import { create, toBinary } from "@bufbuild/protobuf";
+/** What becomes of whatever is thrown, and how a failed call arrives. Nothing here throws, whatever it is given. */
 import { Code, ConnectError } from "@connectrpc/connect";
 import { FileTooShort } from "../memory/mapped-file.js";
 import { decodeHeaders } from "../wire/metadata.js";
-import type { WireDetail } from "../wire/status.js";
-import { decodeStatus, encodeStatus } from "../wire/status.js";
+import { decodeStatus } from "../wire/status.js";
 
 /**
  * Makes a first error, while nobody waits yet: each has `Headers`, and what they need Node loads when a thread asks for the first ones, which takes some
@@ -14,34 +12,51 @@ export function prepareErrors(): void {
   void new ConnectError("");
 }
 
+/** The text of whatever was thrown. */
+export function textOf(thrown: unknown): string {
+  try {
+    return thrown instanceof Error ? String(thrown.message) : String(thrown);
+  } catch {
+    return "a value that cannot be turned into text";
+  }
+}
+
+/** `ConnectError.from` for whatever was thrown: a symbol, a revoked proxy, an object whose fields throw. */
+export function connectErrorOf(thrown: unknown, code: Code = Code.Unknown): ConnectError {
+  try {
+    return ConnectError.from(thrown, code);
+  } catch {
+    return new ConnectError(textOf(thrown), code, undefined, undefined, thrown);
+  }
+}
+
+function isConnectError(thrown: unknown): thrown is ConnectError {
+  try {
+    return thrown instanceof ConnectError;
+  } catch {
+    return false;
+  }
+}
+
 /** Anything a handler may throw becomes what Connect makes of it: a ConnectError as it is, all else an internal error. */
-export function handlerError(reason: unknown): ConnectError {
-  return reason instanceof ConnectError ? reason : new ConnectError("internal error", Code.Internal, undefined, undefined, reason);
+export function handlerError(thrown: unknown): ConnectError {
+  return isConnectError(thrown) ? thrown : new ConnectError("internal error", Code.Internal, undefined, undefined, thrown);
 }
 
 /** Why a signal's abort ends a call: its own ConnectError, or Canceled. */
 export function abortError(signal: AbortSignal): ConnectError {
-  return ConnectError.from(signal.reason, Code.Canceled);
+  let reason: unknown;
+  try {
+    reason = signal.reason;
+  } catch (thrown) {
+    reason = thrown;
+  }
+  return connectErrorOf(reason, Code.Canceled);
 }
 
 /** The status code that stands on the wire: whatever is none of Connect's codes is Unknown, and never 0, which means success. */
 export function wireCode(code: Code): Code {
   return code >= Code.Canceled && code <= Code.Unauthenticated && Number.isInteger(code) ? code : Code.Unknown;
-}
-
-/** Never throws: details that cannot be encoded are left out. */
-export function encodeError(error: ConnectError): Uint8Array {
-  return encodeStatus({ code: wireCode(error.code), message: error.rawMessage, details: error.details.flatMap(encodeDetail) });
-}
-
-function encodeDetail(detail: ConnectError["details"][number]): WireDetail[] {
-  if (!("desc" in detail)) return [{ type: detail.type, value: detail.value }];
-  try {
-    return [{ type: detail.desc.typeName, value: toBinary(detail.desc, create(detail.desc, detail.value)) }];
-  } catch {
-    // The caller still learns of the error itself.
-    return [];
-  }
 }
 
 /**
@@ -66,14 +81,30 @@ export function tooLarge(byteLength: number, readMaxBytes: number): ConnectError
   return new ConnectError(`message size ${byteLength} is larger than configured readMaxBytes ${readMaxBytes}`, Code.ResourceExhausted);
 }
 
-export function parseError(error: unknown): ConnectError {
-  return new ConnectError(`parse binary: ${error instanceof Error ? error.message : String(error)}`, Code.Internal, undefined, undefined, error);
+/** Which message of a call, for texts. */
+export type MessageRole = "request" | "response";
+
+/** A message that arrived cannot be decoded. @param path of the method */
+export function parseError(thrown: unknown, role: MessageRole, path: string): ConnectError {
+  const side = role === "request" ? "server" : "client";
+  return new ConnectError(`parse binary: ${textOf(thrown)} (the ${role} of ${path}, as the ${side} reads it)`, Code.Internal, undefined, undefined, thrown);
 }
 
-export function serializeError(error: unknown): ConnectError {
-  if (error instanceof ConnectError) return error;
-  if (error instanceof FileTooShort) return new ConnectError(error.message, Code.DataLoss, undefined, undefined, error);
-  return new ConnectError(`serialize binary: ${error instanceof Error ? error.message : String(error)}`, Code.Internal, undefined, undefined, error);
+/** A message, or something that goes with it, cannot be sent. @param path of the method */
+export function serializeError(thrown: unknown, role: MessageRole, path: string): ConnectError {
+  if (isConnectError(thrown)) return thrown;
+  const text = textOf(thrown);
+  if (isFileTooShort(thrown)) return new ConnectError(text, Code.DataLoss, undefined, undefined, thrown);
+  const side = role === "request" ? "client" : "server";
+  return new ConnectError(`serialize binary: ${text} (the ${role} of ${path}, as the ${side} writes it)`, Code.Internal, undefined, undefined, thrown);
+}
+
+function isFileTooShort(thrown: unknown): boolean {
+  try {
+    return thrown instanceof FileTooShort;
+  } catch {
+    return false;
+  }
 }
 
 /** There is no memory for a message that arrives. */

@@ -100,7 +100,7 @@ const codec: MessageCodec = {
 function newOutbox() {
   const carrier = new NarrowCarrier();
   const left: number[] = [];
-  const outbox = new Outbox(carrier, { onSent: (streamId) => left.push(streamId), onFailed: (_, error) => assert.fail(error) });
+  const outbox = new Outbox(carrier, { onSent: (streamId) => left.push(streamId), onFailed: (_, thrown) => assert.fail(String(thrown)) });
   const send = (streamId: number, byteLength: number) => {
     if (outbox.send(KIND.request, FLAG.endStream, 0, streamId, 0, undefined, codec, byteLength, 1 << 30, "") !== KEPT) left.push(streamId);
   };

@@ -31,8 +31,8 @@ const NO_ROOM = -2;
 export interface OutboxEvents {
   /** It is out: its stream may send its next one. */
   readonly onSent: (streamId: number, messageLength: number) => void;
-  /** It cannot be sent after all. @param wasStarted the peer has a part of it */
-  readonly onFailed: (first: Outgoing, error: ConnectError, wasStarted: boolean) => void;
+  /** It cannot be sent after all. @param thrown by whatever is wrong with it @param wasStarted the peer has a part of it */
+  readonly onFailed: (first: Outgoing, thrown: unknown, wasStarted: boolean) => void;
 }
 
 interface Waiting extends Outgoing {
@@ -188,7 +188,7 @@ export class Outbox {
         const first = this.waiting.get(key)!;
         this.waiting.delete(key);
         this.letGo(streamId);
-        this.events.onFailed(first, ConnectError.from(error, Code.Internal), false);
+        this.events.onFailed(first, error, false);
         continue;
       }
       if (written === NO_ROOM) break;
@@ -316,12 +316,12 @@ export class Outbox {
     else this.events.onSent(streamId, messageLength);
   }
 
-  private onBulkFailed(first: Outgoing, error: ConnectError, wasStarted: boolean): void {
+  private onBulkFailed(first: Outgoing, thrown: unknown, wasStarted: boolean): void {
     const { streamId, kind } = first;
     this.letGo(streamId);
     // OUTBOX-3. A stream's owner tells the peer what is wrong.
     if (wasStarted && kind !== KIND.message) this.sendControl(KIND.reset, Code.Internal, streamId, 0);
-    this.events.onFailed(first, error, wasStarted);
+    this.events.onFailed(first, thrown, wasStarted);
   }
 }
 

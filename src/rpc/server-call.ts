@@ -1,4 +1,9 @@
-/** A unary call of a server, from the arrival of its request to its answer. */
+/**
+ * A unary call of a server, from the arrival of its request to its answer.
+ *
+ * CALL-3  A call is over when its answer has been handed over, and not before: whatever a handler returns or throws, one answer leaves. Making an
+ *         error's answer cannot fail (ERROR-1).
+ */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Holding } from "../memory/lease.js";
 import { clearTimeout, setTimeout } from "../os/timers.js";
@@ -6,6 +11,7 @@ import { encodeMetadata, metadataComplaint } from "../wire/metadata.js";
 import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "./deadline.js";
 import { handlerError, serializeError } from "./errors.js";
+import { adopt } from "./foreign.js";
 import type { Assembly } from "./inbound.js";
 import type { ServerConnection } from "./server.js";
 import type { ServerMethod } from "./server-method.js";
@@ -21,6 +27,7 @@ export class ServerCall {
   private readonly context: CallContext;
   private readonly timer: NodeJS.Timeout | undefined;
   private done = false;
+  private settled = false;
 
   constructor(connection: ServerConnection, served: ServerMethod, streamId: number, metadata: Uint8Array | undefined, timeoutMs: number) {
     this.connection = connection;
@@ -31,27 +38,27 @@ export class ServerCall {
     if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
   }
 
-  /** Runs the handler. Called by the drain, so in the poller's root context; nothing that the handler throws gets past here. */
+  /** Runs the handler. Called by the drain, in a context of the request's own (CONTEXT-2); nothing that the handler throws gets past here. */
   run(message: unknown): void {
+    let promise: Promise<unknown> | undefined;
     let result: unknown;
     try {
       result = this.served.handle!(message, this.context);
+      promise = adopt(result);
     } catch (error) {
       return this.settle(undefined, handlerError(error));
     }
-    if (isThenable(result)) {
-      const promise = result instanceof Promise ? result : Promise.resolve(result);
-      promise.then(
-        (answer) => this.settle(answer, undefined),
-        (error: unknown) => this.settle(undefined, handlerError(error)),
-      );
-    } else {
-      this.settle(result, undefined);
-    }
+    if (promise === undefined) return this.settle(result, undefined);
+    promise.then(
+      (answer) => this.settle(answer, undefined),
+      (error: unknown) => this.settle(undefined, handlerError(error)),
+    );
   }
 
   /** The handler is done; perhaps long after the call is. What was lent to it ends when its answer has been taken. */
   private settle(answer: unknown, error: ConnectError | undefined): void {
+    if (this.settled) return;
+    this.settled = true;
     if (error !== undefined) this.fail(error);
     else this.answer(answer);
     if (this.scope === undefined) return;
@@ -64,32 +71,31 @@ export class ServerCall {
     if (this.done) return;
     const { connection } = this;
     try {
-      const { metadata, headerLength } = responseMetadata(this.context, undefined);
-      const complaint = metadataComplaint(metadata?.length ?? 0);
-      if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
+      const { metadata, headerLength } = responseMetadata(this.context, true);
       connection.send(this, metadata, headerLength, message);
     } catch (error) {
-      return this.fail(serializeError(error));
+      return this.fail(serializeError(error, "response", this.served.path));
     }
     this.finish(undefined);
-    connection.forget(this);
   }
 
   /** Answers with an error. */
   fail(error: ConnectError): void {
     if (this.done) return;
-    this.finish(error);
-    this.connection.forget(this);
     this.connection.sendError(this.streamId, error, this.context);
+    this.finish(error);
   }
 
   /** Nobody waits for the answer any more. */
   abandon(reason: ConnectError): void {
-    if (!this.done) this.finish(reason);
+    this.finish(reason);
   }
 
   private finish(reason: ConnectError | undefined): void {
+    // Sending may have run code of the user's that ended the connection, and with it this call.
+    if (this.done) return;
     this.done = true;
+    this.connection.forget(this);
     this.assembly?.received.drop();
     this.assembly = undefined;
     if (this.timer !== undefined) clearTimeout(this.timer);
@@ -97,30 +103,17 @@ export class ServerCall {
   }
 }
 
-/** As `await` sees it: promises of other realms and libraries count too. */
-export function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return value instanceof Promise || typeof (value as Partial<PromiseLike<unknown>> | null | undefined)?.then === "function";
+/** Joins response headers and trailers into one block. @throws ConnectError `ResourceExhausted` if they are too large; whatever odd ones throw */
+export function responseMetadata(context: CallContext, withHeaders: boolean): { metadata: Uint8Array | undefined; headerLength: number } {
+  const header = withHeaders ? context.responseHeaderIfAny : undefined;
+  const trailer = context.responseTrailerIfAny;
+  if (header === undefined && trailer === undefined) return NO_METADATA;
+  const parts = [header, trailer].map((headers) => (headers === undefined ? NO_BYTES : encodeMetadata(headers)));
+  const metadata = Buffer.concat(parts);
+  const complaint = metadataComplaint(metadata.length);
+  if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
+  return { metadata, headerLength: parts[0].length };
 }
 
-/** Joins response headers and trailers (with an error's metadata) into one block. */
-export function responseMetadata(
-  context: CallContext | undefined,
-  extra: Headers | undefined,
-  withHeaders = true,
-): { metadata: Uint8Array | undefined; headerLength: number } {
-  const header = withHeaders ? context?.responseHeaderIfAny : undefined;
-  const trailer = context?.responseTrailerIfAny;
-  if (header === undefined && trailer === undefined && (extra === undefined || isEmpty(extra))) return NO_METADATA;
-  const parts = [header, trailer, extra].map((headers) => (headers === undefined ? new Uint8Array(0) : encodeMetadata(headers)));
-  return { metadata: Buffer.concat(parts), headerLength: parts[0].length };
-}
-
+const NO_BYTES: Uint8Array = new Uint8Array(0);
 const NO_METADATA = { metadata: undefined, headerLength: 0 };
-
-function isEmpty(headers: Headers): boolean {
-  for (const entry of headers) {
-    void entry;
-    return false;
-  }
-  return true;
-}

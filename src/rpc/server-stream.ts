@@ -14,9 +14,10 @@ import { encodeMetadata, metadataComplaint } from "../wire/metadata.js";
 import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "./deadline.js";
 import { handlerError, serializeError } from "./errors.js";
+import { adopt } from "./foreign.js";
 import { KEPT } from "./outbox.js";
 import type { ServerConnection } from "./server.js";
-import { isThenable, responseMetadata } from "./server-call.js";
+import { responseMetadata } from "./server-call.js";
 import type { ServerMethod, StreamAnswer } from "./server-method.js";
 import { StreamReader } from "./stream-reader.js";
 import type { MessageSource } from "./stream-writer.js";
@@ -60,17 +61,19 @@ export class ServerStream implements MessageSource {
     if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
   }
 
-  /** Calls the handler. Called by the drain, so in the poller's root context; nothing that the handler throws gets past here. */
+  /** Calls the handler. Called by the drain, in a context of the stream's own (CONTEXT-2); nothing that the handler throws gets past here. */
   run(): void {
     if (this.done) return;
     let answer: StreamAnswer | PromiseLike<StreamAnswer>;
+    let promise: Promise<StreamAnswer> | undefined;
     try {
       answer = this.served.open(this.reader, this.context);
+      promise = adopt(answer);
     } catch (error) {
       return this.settleFailed(error);
     }
-    if (!isThenable(answer)) return this.onAnswer(answer);
-    Promise.resolve(answer).then(
+    if (promise === undefined) return this.onAnswer(answer as StreamAnswer);
+    promise.then(
       (opened) => this.onAnswer(opened),
       (error: unknown) => this.settleFailed(error),
     );
@@ -116,15 +119,18 @@ export class ServerStream implements MessageSource {
   /** Answers with the only message. */
   private respond(message: unknown): void {
     if (this.done) return;
-    this.addTrailers();
     try {
-      const { metadata, headerLength } = this.checkedMetadata(true);
+      this.addTrailers();
+      const { metadata, headerLength } = responseMetadata(this.context, true);
       this.connection.send(this, metadata, headerLength, message);
     } catch (error) {
-      return this.fail(serializeError(error));
+      return this.fail(this.unsendable(error));
     }
     this.finish(undefined);
-    this.connection.forget(this);
+  }
+
+  private unsendable(error: unknown): ConnectError {
+    return serializeError(error, "response", this.served.path);
   }
 
   // What the writer asks for.
@@ -148,34 +154,25 @@ export class ServerStream implements MessageSource {
 
   onDrained(): void {
     this.settled = true;
-    this.addTrailers();
-    let ending;
     try {
-      ending = this.checkedMetadata(!this.headersSent);
+      this.addTrailers();
+      const { metadata, headerLength } = responseMetadata(this.context, !this.headersSent);
+      this.connection.sendEnd(this, metadata, headerLength);
     } catch (error) {
-      return this.fail(serializeError(error));
+      return this.fail(this.unsendable(error));
     }
     this.finish(undefined);
-    this.connection.forget(this);
-    this.connection.sendEnd(this, ending.metadata, ending.headerLength);
   }
 
   onBroken(error: unknown, isSending: boolean): void {
     this.settled = !isSending;
-    this.fail(isSending ? serializeError(error) : handlerError(error));
+    this.fail(isSending ? this.unsendable(error) : handlerError(error));
   }
 
-  /** Those of interceptors belong behind the handler's. */
+  /** Those of interceptors belong behind the handler's. @throws whatever odd ones throw */
   private addTrailers(): void {
     const trailer = this.answer?.trailer;
     if (trailer !== undefined && trailer !== this.context.responseTrailerIfAny) trailer.forEach((value, name) => this.context.responseTrailer.set(name, value));
-  }
-
-  private checkedMetadata(withHeaders: boolean): ReturnType<typeof responseMetadata> {
-    const encoded = responseMetadata(this.context, undefined, withHeaders);
-    const complaint = metadataComplaint(encoded.metadata?.length ?? 0);
-    if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
-    return encoded;
   }
 
   // What the connection tells.
@@ -218,7 +215,7 @@ export class ServerStream implements MessageSource {
     try {
       length = this.connection.sendMessage(this, behind.message);
     } catch (error) {
-      return this.fail(serializeError(error));
+      return this.fail(this.unsendable(error));
     }
     if (length !== KEPT) this.writer.onSent(length);
   }
@@ -228,10 +225,13 @@ export class ServerStream implements MessageSource {
     if (this.done) return;
     // Headers that are dropped here go with the error.
     if (this.connection.drop(this) === "unsent" && this.behindHeaders !== undefined) this.headersSent = false;
-    this.addTrailers();
-    this.finish(error);
-    this.connection.forget(this);
+    try {
+      this.addTrailers();
+    } catch {
+      // Odd ones of an interceptor's. The call fails for a reason of its own.
+    }
     this.connection.sendError(this.streamId, error, this.context, KIND.end, !this.headersSent);
+    this.finish(error);
   }
 
   /** Nobody waits for the answer any more. */
@@ -242,7 +242,10 @@ export class ServerStream implements MessageSource {
   }
 
   private finish(reason: ConnectError | undefined): void {
+    // Sending may have run code of the user's that ended the connection, and with it this call.
+    if (this.done) return;
     this.done = true;
+    this.connection.forget(this);
     clearTimeout(this.timer);
     this.behindHeaders = undefined;
     void this.writer.stop(undefined)?.then(() => this.settle());

@@ -12,21 +12,22 @@ import type { ContextValues } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../carrier/carrier.js";
 import type { StreamWindows } from "../carrier/handshake.js";
+import { inOwnContext, inRootContext } from "../carrier/root-context.js";
 import type { MessageCodec } from "../codec/codec.js";
 import { holdingOf, isScoped } from "../memory/lease.js";
 import { Violation } from "../memory/violation.js";
 import type { PeerCredentials } from "../os/addon.js";
 import { clearTimeout, setImmediate, setTimeout } from "../os/timers.js";
-import { FLAG, KIND, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX, STATUS_BYTES_MAX } from "../wire/frame.js";
-import { metadataComplaint } from "../wire/metadata.js";
+import { FLAG, KIND, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX } from "../wire/frame.js";
 import type { CallContext } from "./context.js";
-import { encodeError, noMemory, parseError, tooLarge, wireCode } from "./errors.js";
+import { noMemory, parseError, serializeError, tooLarge } from "./errors.js";
 import type { Outgoing } from "./frame-writer.js";
 import { Assembly, decodeWhole, takeMetadata } from "./inbound.js";
 import type { KeepAliveOptions } from "./keepalive.js";
 import { hangs, KeepAlive } from "./keepalive.js";
 import { Outbox } from "./outbox.js";
-import { responseMetadata, ServerCall } from "./server-call.js";
+import { encodeError } from "./outgoing-error.js";
+import { ServerCall } from "./server-call.js";
 import type { ServerMethod } from "./server-method.js";
 import { ServerStream } from "./server-stream.js";
 
@@ -79,7 +80,7 @@ export class ServerConnection implements FrameReceiver {
     this.onEnded = onEnded;
     this.outbox = new Outbox(carrier, {
       onSent: (streamId, messageLength) => this.findStream(streamId)?.onSent(messageLength),
-      onFailed: (first, error, wasStarted) => this.onFailed(first, error, wasStarted),
+      onFailed: (first, thrown, wasStarted) => this.onFailed(first, serializeError(thrown, "response", first.label), wasStarted),
     });
     if (options.keepAlive === undefined) return;
     this.keepAlive = new KeepAlive(options.keepAlive, {
@@ -159,7 +160,7 @@ export class ServerConnection implements FrameReceiver {
     if (this.outbox.backlog > this.options.maxStreams + BACKLOG_SLACK) throw new Violation("STREAM-5", "the client sends but does not read its answers");
     switch (frame.kind) {
       case KIND.request:
-        return this.onRequest(frame);
+        return inOwnContext(this.onRequest, frame);
       case KIND.message:
         return this.onMessage(frame);
       case KIND.method:
@@ -189,11 +190,12 @@ export class ServerConnection implements FrameReceiver {
   onFilled(streamId: number): void {
     const call = this.find(streamId);
     if (call instanceof ServerStream) return call.onFilled();
-    if (call?.assembly?.filledUp() === true) this.onWhole(call);
+    if (call?.assembly?.filledUp() === true) inOwnContext(this.onWhole, call);
   }
 
   onRoom(): boolean {
-    const sent = this.outbox.pump();
+    // What waited is encoded now, which can run code of the user's.
+    const sent = inRootContext(() => this.outbox.pump());
     this.closeIfDrained();
     return sent;
   }
@@ -201,8 +203,8 @@ export class ServerConnection implements FrameReceiver {
   onClosed(reason: CarrierClosed): void {
     this.closed = true;
     this.outbox.close();
-    for (const call of this.calls) call?.abandon(new ConnectError(`the client is gone: ${reason.detail}`, Code.Canceled));
-    this.calls.length = 0;
+    const open = this.calls.splice(0);
+    for (const call of open) if (call !== undefined) inRootContext(() => call.abandon(new ConnectError(`the client is gone: ${reason.detail}`, Code.Canceled)));
     this.openCalls = this.streams = 0;
     clearTimeout(this.goodbye);
     this.keepAlive?.stop();
@@ -217,7 +219,7 @@ export class ServerConnection implements FrameReceiver {
     this.methods[frame.code] = this.options.methods.get(path) ?? `${path} is not served here; check the service and method name, and that the server registers it`;
   }
 
-  private onRequest(frame: ReceivedFrame): void {
+  private readonly onRequest = (frame: ReceivedFrame): void => {
     const slot = frame.streamId & (SLOTS_MAX - 1);
     if (slot >= this.options.maxStreams) throw new Violation("STREAM-4", `stream slot ${slot} is past the limit of ${this.options.maxStreams}`);
     if (this.calls[slot] !== undefined) throw new Violation("STREAM-1", `stream slot ${slot} was opened while it is open`);
@@ -249,11 +251,11 @@ export class ServerConnection implements FrameReceiver {
       message = decodeWhole(method.input, frame, this.carrier.spanSource, method.reception);
     } catch (error) {
       if (error instanceof Violation) throw error;
-      return call.fail(parseError(error));
+      return call.fail(parseError(error, "request", method.path));
     }
     if (scoped) call.scope = holdingOf(message as object);
     call.run(message);
-  }
+  };
 
   /** @param isOpen messages follow; else the only one is in the frame */
   private openStream(method: ServerMethod, frame: ReceivedFrame, isOpen: boolean): void {
@@ -291,22 +293,22 @@ export class ServerConnection implements FrameReceiver {
     if (call === undefined) return;
     if (call instanceof ServerStream) return call.onMessage(frame);
     if (call.assembly === undefined) throw new Violation("STREAM-3", "a piece without its message's first frame");
-    if (call.assembly.add(frame)) this.onWhole(call);
+    if (call.assembly.add(frame)) inOwnContext(this.onWhole, call);
   }
 
   /** The request is here, all of it. */
-  private onWhole(call: ServerCall): void {
+  private readonly onWhole = (call: ServerCall): void => {
     const { bytes, received } = call.assembly!;
     call.assembly = undefined;
     let message: unknown;
     try {
       message = received.decode(call.served.input, bytes, 0, bytes.length, true);
     } catch (error) {
-      return call.fail(parseError(error));
+      return call.fail(parseError(error, "request", call.served.path));
     }
     if (isScoped(call.served.reception.lifetime)) call.scope = holdingOf(message as object);
     call.run(message);
-  }
+  };
 
   private onReset(frame: ReceivedFrame): void {
     const call = this.find(frame.streamId);
@@ -315,8 +317,7 @@ export class ServerConnection implements FrameReceiver {
       return this.closeIfDrained();
     }
     const code = (frame.code as Code) === Code.DeadlineExceeded ? Code.DeadlineExceeded : Code.Canceled;
-    call.abandon(new ConnectError(code === Code.Canceled ? "the client canceled the call" : "the operation timed out", code));
-    this.forget(call);
+    inRootContext(() => call.abandon(new ConnectError(code === Code.Canceled ? "the client canceled the call" : "the operation timed out", code)));
   }
 
   /** A message that was kept cannot be sent. */
@@ -382,19 +383,11 @@ export class ServerConnection implements FrameReceiver {
     return this.outbox.drop(streamId);
   }
 
-  /** @param kind of the frame: how the client expects to be told */
+  /** Never throws, whatever the error is. @param kind of the frame: how the client expects to be told */
   sendError(streamId: number, error: ConnectError, context: CallContext | undefined, kind: number = KIND.response, withHeaders = true): void {
     if (this.closed) return;
-    let { metadata, headerLength } = responseMetadata(context, error.metadata, withHeaders);
-    if (metadataComplaint(metadata?.length ?? 0) !== undefined) {
-      metadata = undefined;
-      headerLength = 0;
-    }
-    let status = encodeError(error);
-    if (status.length > STATUS_BYTES_MAX) {
-      status = encodeError(new ConnectError(`an error of ${status.length} bytes is larger than the limit of ${STATUS_BYTES_MAX}`, error.code));
-    }
-    this.outbox.send(kind, FLAG.endStream, wireCode(error.code), streamId, headerLength, metadata, rawBytes, status, status.length, "");
+    const { code, status, metadata, headerLength } = encodeError(error, context, withHeaders);
+    this.outbox.send(kind, FLAG.endStream, code, streamId, headerLength, metadata, rawBytes, status, status.length, "");
   }
 }
 

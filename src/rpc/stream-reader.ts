@@ -129,7 +129,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
       message = decodeWhole(codec, frame, spanSource, reception);
     } catch (error) {
       if (error instanceof Violation) throw error;
-      return parseError(error);
+      return this.unreadable(error);
     }
     this.deliver(message, cost);
     return undefined;
@@ -147,10 +147,14 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     try {
       message = received.decode(this.intake.codec, bytes, 0, bytes.length, true);
     } catch (error) {
-      return parseError(error);
+      return this.unreadable(error);
     }
     this.deliver(message, this.assemblyCost);
     return undefined;
+  }
+
+  private unreadable(error: unknown): ConnectError {
+    return parseError(error, this.intake.statusFollows ? "response" : "request", this.intake.reception.taker);
   }
 
   private deliver(message: unknown, cost: number): void {

@@ -5,10 +5,13 @@
  * CREDIT-1  A message is begun only with credit left. It may cost more than that: then the next one waits until the receiver has
  *           granted the debt, too. So any message can be sent, and what the receiver has to keep is bounded by its window and one message.
  * STREAM-W  SUBTLE: the iterable is never pulled from within a send, a drain or a pump: a writer that waits goes on in a microtask, in the
- *           async context in which it came to wait, which is that of its user.
+ *           async context in which it came to wait, which is that of its user. It is closed in a context of the stream's own, too (CONTEXT-2):
+ *           closing runs the iterable's `finally`.
  */
+import { AsyncResource } from "node:async_hooks";
 import { Violation } from "../memory/violation.js";
 import { MESSAGE_COST_BYTES } from "../wire/frame.js";
+import { adopt } from "./foreign.js";
 import { KEPT } from "./outbox.js";
 import { inNextTurn, mayPull } from "./turn.js";
 
@@ -40,6 +43,8 @@ export class StreamWriter {
   private ended = false;
   /** Goes on, while it waits for something. */
   private wake: (() => void) | undefined;
+  /** The context in which the stream was begun. */
+  private readonly context = new AsyncResource("IsthmusStream", { requireManualDestroy: true });
 
   /** @param windowBytes the credit to start with, and the most that there may ever be */
   constructor(source: MessageSource, windowBytes: number) {
@@ -50,7 +55,7 @@ export class StreamWriter {
 
   start(iterator: AsyncIterator<unknown>): void {
     this.iterator = iterator;
-    if (this.stopped) void closeIterator(iterator, undefined);
+    if (this.stopped) void this.close(iterator, undefined);
     else this.pull();
   }
 
@@ -66,14 +71,16 @@ export class StreamWriter {
       inNextTurn(this.goOn);
       return this.wait();
     }
-    let result: Promise<IteratorResult<unknown>>;
+    let result: IteratorResult<unknown> | Promise<IteratorResult<unknown>>;
+    let promise: Promise<IteratorResult<unknown>> | undefined;
     try {
       result = this.iterator!.next();
+      promise = adopt(result);
     } catch (error) {
       return this.fail(error);
     }
-    // The same promise, if it is one.
-    Promise.resolve(result).then(this.onNext, this.onThrown);
+    // One that answers without a promise does not keep its turn either.
+    (promise ?? Promise.resolve(result)).then(this.onNext, this.onThrown);
   };
 
   private readonly onNext = (result: IteratorResult<unknown>): void => {
@@ -158,7 +165,12 @@ export class StreamWriter {
     if (this.stopped) return undefined;
     this.stopped = true;
     this.wake = undefined;
-    return this.iterator === undefined || this.ended ? undefined : closeIterator(this.iterator, error);
+    return this.iterator === undefined || this.ended ? undefined : this.close(this.iterator, error);
+  }
+
+  /** Ends an iterable in the stream's context. Never rejects. */
+  close(iterator: AsyncIterator<unknown>, error: Error | undefined): Promise<void> {
+    return this.context.runInAsyncScope(closeIterator, undefined, iterator, error);
   }
 }
 

@@ -81,7 +81,7 @@ export class Side {
     };
     this.carrier.onCommit = (byteLength) => this.storeFrame(this.carrier.index, byteLength);
     scenario.defect?.patch?.(this.carrier, inner);
-    this.outbox = new Outbox(this.carrier, { onSent: () => undefined, onFailed: (_, error) => this.fail(error.message) });
+    this.outbox = new Outbox(this.carrier, { onSent: () => undefined, onFailed: (_, thrown) => this.fail(String(thrown)) });
     const receiver = {
       onFrame: (frame: ReceivedFrame) => this.onFrame(frame),
       onFilled: () => assert.fail("nothing follows a frame in shared memory"),

@@ -1,0 +1,162 @@
+/**
+ * How a failed call leaves this process. An error is the user's: its fields may be missing, of any type, or throw when they are read. Each is read once, here.
+ *
+ * ERROR-1  Whatever is thrown, bytes come out: the code and the text. What cannot be sent is left out, and the text says so.
+ */
+import { create, toBinary } from "@bufbuild/protobuf";
+import type { Code, ConnectError } from "@connectrpc/connect";
+import { METADATA_BYTES_MAX, STATUS_BYTES_MAX } from "../wire/frame.js";
+import { encodeMetadata } from "../wire/metadata.js";
+import type { WireDetail } from "../wire/status.js";
+import { encodeStatus } from "../wire/status.js";
+import { textOf, wireCode } from "./errors.js";
+
+/** Headers and trailers of a response as the user made them, which an error takes along. */
+export interface ResponseMetadata {
+  readonly responseHeaderIfAny: Headers | undefined;
+  readonly responseTrailerIfAny: Headers | undefined;
+}
+
+export interface OutgoingError {
+  readonly code: Code;
+  /** The bytes of a `google.rpc.Status`, at most `STATUS_BYTES_MAX`. */
+  readonly status: Uint8Array;
+  /** Headers, trailers and the error's own metadata, in this order; at most `METADATA_BYTES_MAX`. */
+  readonly metadata: Uint8Array | undefined;
+  /** How much of it is headers. */
+  readonly headerLength: number;
+}
+
+/** More details than anybody reads; a list that lies about its length must not be followed. */
+const DETAILS_MAX = 1000;
+/** Reasons that are given for what was left out. */
+const REASONS_MAX = 5;
+/** What is left of a text that is too long, in bytes. */
+const LONG_TEXT_BYTES = STATUS_BYTES_MAX >> 1;
+
+/** Never throws (ERROR-1). @param response undefined, or what was sent already, is left out */
+export function encodeError(error: ConnectError, response: ResponseMetadata | undefined, withHeaders: boolean): OutgoingError {
+  const omitted: string[] = [];
+  const metadata = new MetadataParts(omitted);
+  if (withHeaders) metadata.add("response headers", () => response?.responseHeaderIfAny);
+  const headerLength = metadata.byteLength;
+  metadata.add("response trailers", () => response?.responseTrailerIfAny);
+  metadata.add("metadata", () => error.metadata);
+  const code = attempt(() => wireCode(error.code)) ?? wireCode(NaN);
+  const details = readDetails(error, omitted);
+  return { code, status: statusBytes(code, readText(error), details, omitted), metadata: metadata.joined(), headerLength };
+}
+
+function statusBytes(code: Code, text: string, details: readonly WireDetail[], omitted: string[]): Uint8Array {
+  const status = encodeStatus({ code, message: withReasons(text, omitted), details });
+  if (status.length <= STATUS_BYTES_MAX) return status;
+  omitted.push(`details and text of ${status.length} bytes are larger than the limit of ${STATUS_BYTES_MAX}`);
+  const whole = Buffer.from(text);
+  const message = whole.length <= LONG_TEXT_BYTES ? text : whole.toString("utf8", 0, LONG_TEXT_BYTES);
+  return encodeStatus({ code, message: withReasons(message, omitted), details: [] });
+}
+
+function withReasons(text: string, omitted: readonly string[]): string {
+  if (omitted.length === 0) return text;
+  const more = omitted.length > REASONS_MAX ? `; and ${omitted.length - REASONS_MAX} more` : "";
+  return `${text} (left out of this error: ${omitted.slice(0, REASONS_MAX).join("; ")}${more})`;
+}
+
+function readText(error: ConnectError): string {
+  const text: unknown = attempt(() => error.rawMessage);
+  return typeof text === "string" ? text : (attempt(() => textOf(error)) ?? "an error whose text cannot be read");
+}
+
+function readDetails(error: ConnectError, omitted: string[]): WireDetail[] {
+  const details: WireDetail[] = [];
+  try {
+    const given: unknown = error.details;
+    if (given === undefined || given === null) return details;
+    if (!Array.isArray(given)) {
+      omitted.push("its details are not a list");
+      return details;
+    }
+    const { length } = given;
+    for (let i = 0; i < length && i < DETAILS_MAX; i++) {
+      try {
+        details.push(readDetail(given[i]));
+      } catch (reason) {
+        omitted.push(`detail ${i + 1}: ${textOf(reason)}`);
+      }
+    }
+    if (length > DETAILS_MAX) omitted.push(`all but the first ${DETAILS_MAX} of its details`);
+  } catch (reason) {
+    omitted.push(`its details cannot be read: ${textOf(reason)}`);
+  }
+  return details;
+}
+
+/** @throws whatever is wrong with it */
+function readDetail(given: unknown): WireDetail {
+  if (typeof given !== "object" || given === null) throw new TypeError(EXPECTED_DETAIL);
+  if ("desc" in given) {
+    const { desc, value } = given as Extract<ConnectError["details"][number], { desc: unknown }>;
+    return { type: String(desc.typeName), value: toBinary(desc, create(desc, value)) };
+  }
+  const { type, value } = given as { type?: unknown; value?: unknown };
+  if (typeof type !== "string" || !ArrayBuffer.isView(value)) throw new TypeError(EXPECTED_DETAIL);
+  return { type, value: new Uint8Array(value.buffer, value.byteOffset, value.byteLength).slice() };
+}
+
+const EXPECTED_DETAIL = "expected { desc, value } with a message's schema and value, or { type, value } with bytes";
+
+/** The parts of an error's metadata, as far as there is room for them. */
+class MetadataParts {
+  byteLength = 0;
+  private readonly omitted: string[];
+  private readonly parts: Uint8Array[] = [];
+
+  constructor(omitted: string[]) {
+    this.omitted = omitted;
+  }
+
+  /** @param read may throw, and give anything */
+  add(name: string, read: () => unknown): void {
+    try {
+      const given = read();
+      if (given === undefined || given === null) return;
+      const bytes = encodeMetadata(given instanceof Headers ? given : this.headersOf(given, name));
+      if (this.byteLength + bytes.length > METADATA_BYTES_MAX) {
+        this.omitted.push(`${name} of ${bytes.length} bytes, for which there is no room within the limit of ${METADATA_BYTES_MAX}`);
+        return;
+      }
+      this.parts.push(bytes);
+      this.byteLength += bytes.length;
+    } catch (reason) {
+      this.omitted.push(`${name}: ${textOf(reason)}`);
+    }
+  }
+
+  /** What is no `Headers` but says what they would: those of another implementation, pairs, or an object. @throws whatever is wrong with it */
+  private headersOf(given: unknown, name: string): Headers {
+    if (typeof given !== "object") throw new TypeError(`expected Headers, not ${typeof given}`);
+    const headers = new Headers();
+    const entries = Symbol.iterator in given! ? (given as Iterable<unknown>) : Object.entries(given!);
+    for (const entry of entries) {
+      try {
+        const [key, value] = entry as [string, string];
+        headers.append(key, value);
+      } catch (reason) {
+        this.omitted.push(`an entry of its ${name}: ${textOf(reason)}`);
+      }
+    }
+    return headers;
+  }
+
+  joined(): Uint8Array | undefined {
+    return this.byteLength === 0 ? undefined : Buffer.concat(this.parts);
+  }
+}
+
+function attempt<T>(read: () => T): T | undefined {
+  try {
+    return read();
+  } catch {
+    return undefined;
+  }
+}
