@@ -88,7 +88,8 @@ export class StreamWriter {
     let done: boolean | undefined;
     let message: unknown;
     try {
-      // The user's: it may be no object, or have getters.
+      // The user's: it may be no object, or have getters. SUBTLE: text has no `done` either, and would be a stream without an end.
+      if (typeof result !== "object") throw new TypeError(`the iterator's result is not an object but ${typeof result}`);
       done = result.done;
       if (done !== true) message = result.value;
     } catch (error) {

@@ -167,7 +167,7 @@ for (const [carrier, skip] of Object.entries(CARRIERS) as [Carrier, string | fal
           scene.act = () => (kind === "echo" || kind === "sum" ? make() : yieldingOnce(make));
           await outcomeOf(scene, kind);
           assert.ok(bystander.isOpen, name);
-          scene.act = () => (kind === "echo" || kind === "sum" ? Promise.resolve({ get number() { return fail(make); } }) : yieldingOnce(() => ({ get number() { return fail(make); } })));
+          scene.act = () => (kind === "echo" || kind === "sum" ? Promise.resolve({ get number() { return fail(make); }, get sum() { return fail(make); } }) : yieldingOnce(() => ({ get number() { return fail(make); } })));
           const error = await outcomeOf(scene, kind);
           assert.ok(error instanceof Error, `${name}: ${String(error)}`);
           assert.ok(bystander.isOpen, name);
