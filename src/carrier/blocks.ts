@@ -382,11 +382,12 @@ export class Blocks {
   describe(): string {
     const { arena } = this;
     const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
-    const sent = arena.outstandingBytes - this.loanedBytes;
+    const { peer, own } = arena.holders();
     const refusal = arena.exhausted ?? arena.refused;
     return (
-      `of the arena of ${mebibytes(arena.byteLength)}, ${mebibytes(this.loanedBytes)} are in ${this.loans} loans that were not sent, ` +
-      `${mebibytes(sent)} in ${arena.outstanding - this.loans} blocks that the peer has or that wait to be sent` +
+      `of the arena of ${mebibytes(arena.byteLength)}, ${mebibytes(this.loanedBytes)} are in ${this.loans} loans that this side has not sent, ` +
+      `${mebibytes(peer.bytes)} in ${peer.blocks} blocks that the peer has not released, ` +
+      `${mebibytes(own.bytes - this.loanedBytes)} in ${own.blocks - this.loans} blocks that this side holds: they wait to be sent, or came back in messages and were not released` +
       (refusal === undefined ? "" : `; ${refusal}`)
     );
   }

@@ -35,6 +35,12 @@ const LAST_OF_OUT = 2;
 const NONE = -1;
 const CLASSES = 21;
 
+/** Blocks of an arena that somebody holds. */
+interface Held {
+  readonly blocks: number;
+  readonly bytes: number;
+}
+
 export class Arena {
   private readonly pages: ArenaPages;
   private readonly budget: CommitBudget;
@@ -143,6 +149,19 @@ export class Arena {
   /** The peer is told of a block: it holds it from now on, besides us. */
   lend(unit: number): void {
     if (this.peerHolds[unit]++ > 0) this.furtherHolds++;
+  }
+
+  /** Which blocks the peer holds, and which only this side does. Walks over all of them: for an error, not for a call's path. */
+  holders(): { readonly peer: Held; readonly own: Held } {
+    const peer = { blocks: 0, bytes: 0 };
+    const own = { blocks: 0, bytes: 0 };
+    for (let unit = 1; unit < this.committedUnits; unit += this.size[unit]) {
+      if (this.state[unit] !== OUT) continue;
+      const held = this.peerHolds[unit] > 0 ? peer : own;
+      held.blocks++;
+      held.bytes += this.bytesOf(unit);
+    }
+    return { peer, own };
   }
 
   /** One of our holds becomes the peer's. */

@@ -25,6 +25,29 @@ export const peerCredentials: ContextKey<PeerCredentials | undefined> = createCo
 /** The URL that interceptors and handlers see; no HTTP is spoken, but they may parse it. */
 export const URL_BASE = "http://localhost";
 
+/** One call's values: what is set stays here, since the user may give the same values to many calls. */
+class CallValues implements ContextValues {
+  private readonly given: ContextValues;
+  private readonly own = new Map<symbol, unknown>();
+
+  constructor(given: ContextValues) {
+    this.given = given;
+  }
+
+  get<T>(key: ContextKey<T>): T {
+    return this.own.has(key.id) ? (this.own.get(key.id) as T) : this.given.get(key);
+  }
+
+  set<T>(key: ContextKey<T>, value: T): this {
+    this.own.set(key.id, value);
+    return this;
+  }
+
+  delete(key: ContextKey<unknown>): this {
+    return this.set(key, key.defaultValue);
+  }
+}
+
 /** The connection that a call came over, as its context sees it. */
 export interface ServedConnection {
   readonly carrier: Carrier;
@@ -94,7 +117,7 @@ export class CallContext implements HandlerContext {
   get values(): ContextValues {
     if (this.valuesMade === undefined) {
       const { contextValues, peer } = this.connection.options;
-      this.valuesMade = contextValues(peer).set(peerCredentials, peer);
+      this.valuesMade = new CallValues(contextValues(peer)).set(peerCredentials, peer);
     }
     return this.valuesMade;
   }

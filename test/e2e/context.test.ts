@@ -62,6 +62,29 @@ describe("context values", () => {
     assert.equal((await client.echo({})).text, `tenant of ${uid}, 2 ${pid}`);
   });
 
+  test("values that contextValues gives to all calls are not written into", async (context) => {
+    const key = createContextKey("default");
+    const other = createContextKey("default");
+    const shared = createContextValues().set(key, "given");
+    const path = await serve(
+      context,
+      {
+        echo({ text }, { values }) {
+          const before = `${values.get(key)} ${values.get(other)}`;
+          values.set(key, text).set(other, text);
+          const between = `${values.get(key)} ${values.get(other)}`;
+          values.delete(key);
+          return { text: `${before}, ${between}, ${values.get(key)}` };
+        },
+      },
+      { contextValues: () => shared },
+    );
+    const { client } = connectTo(context, { path });
+    for (const text of ["a", "b"]) assert.equal((await client.echo({ text })).text, `given default, ${text} ${text}, default`);
+    assert.equal(shared.get(key), "given");
+    assert.equal(shared.get(peerCredentials), undefined);
+  });
+
   test("what a handler sets is seen by no other call", async (context) => {
     const key = createContextKey("default");
     const path = await serve(context, {

@@ -126,7 +126,7 @@ for (const place of PLACES) {
       const held = [await loan(transport, 3 << 20), await loan(transport, 4 << 20)];
       const error = await failure(loan(transport, 2 << 20, { timeoutMs: 30 }));
       assert.equal(error.code, Code.ResourceExhausted);
-      assert.match(error.message, /no room for a loan of 2097152 bytes \(waited 30 ms\): of the arena of 8\.0 MiB, 7\.0 MiB are in 2 loans that were not sent/);
+      assert.match(error.message, /no room for a loan of 2097152 bytes \(waited 30 ms\): of the arena of 8\.0 MiB, 7\.0 MiB are in 2 loans that this side has not sent/);
       const controller = new AbortController();
       const waiting = failure(loan(transport, 2 << 20, { signal: controller.signal }));
       controller.abort();

@@ -332,7 +332,7 @@ describe("when loans fill the arena", () => {
   test("the next fails in the end, and says who has the memory", async (context) => {
     const { transport } = await serveOwn(context, {}, small);
     const bytes = await loan(transport, 900_000);
-    const message = /no room for a loan of 900000 bytes \(waited 50 ms\): of the arena of 1\.0 MiB, 0\.9 MiB are in 1 loans that were not sent, 0\.0 MiB in 0 blocks/;
+    const message = /no room for a loan of 900000 bytes \(waited 50 ms\): of the arena of 1\.0 MiB, 0\.9 MiB are in 1 loans that this side has not sent, 0\.0 MiB in 0 blocks/;
     await failure(loan(transport, 900_000, { timeoutMs: 50 }), Code.ResourceExhausted, message);
     assert.equal(bytes.length, 900_000);
   });
