@@ -8,6 +8,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier } from "../carrier/carrier.js";
 import type { Payload } from "../carrier/payload.js";
 import { WAITS_FOR_FILE, WAITS_FOR_SOCKET } from "../carrier/payload.js";
+import { Violation } from "../memory/violation.js";
 import { nowMs } from "../os/timers.js";
 import { BLOCK_REFERENCE_BYTES, FLAG, FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, tableOffset } from "../wire/frame.js";
 import type { Outgoing } from "./frame-writer.js";
@@ -111,6 +112,10 @@ export class Bulks {
       try {
         step = this.advance(bulk, PUMP_BYTES - moved);
       } catch (error) {
+        if (error instanceof Violation) {
+          bulk.payload.cancel();
+          throw error;
+        }
         this.fail(bulk, error);
         continue;
       }

@@ -14,6 +14,7 @@ import type { MessageCodec } from "../codec/codec.js";
 import type { Rope } from "../codec/rope.js";
 import { BitSet } from "../memory/bit-set.js";
 import { perishable } from "../memory/origin.js";
+import { Violation } from "../memory/violation.js";
 import { FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, MESSAGE_BYTES_MAX, SLOTS_MAX } from "../wire/frame.js";
 import { Bulks, PUMP_BYTES } from "./bulks.js";
 import type { Outgoing } from "./frame-writer.js";
@@ -74,7 +75,7 @@ export class Outbox {
   /**
    * Sends a message, now or when there is room.
    * @returns the message's length if it is out; else `KEPT`, and `onSent` or `onFailed` follow unless it is dropped
-   * @throws whatever the codec throws; ConnectError `ResourceExhausted` if it is too large
+   * @throws whatever the codec throws; ConnectError `ResourceExhausted` if it is too large. If the peer is found to have broken a rule, the connection is closed instead
    */
   send(
     kind: number,
@@ -88,16 +89,23 @@ export class Outbox {
     writeMaxBytes: number,
     label: string,
   ): number {
-    // SUBTLE: encoding can run user code (a getter, a codec of theirs) that makes a call of its own; its frame would
-    // be written over the one under way.
-    if (this.waiting.size === 0 && !this.encoding) {
-      const written = this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label);
-      if (written !== NO_ROOM) return written;
-    }
-    if (this.carrier.closed) return KEPT;
-    // Later some of its bytes may be gone.
-    if (perishable.count > 0 && codec !== undefined) {
-      return this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message, this.lastPlace);
+    try {
+      // SUBTLE: encoding can run user code (a getter, a codec of theirs) that makes a call of its own; its frame would
+      // be written over the one under way.
+      if (this.waiting.size === 0 && !this.encoding) {
+        const written = this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label);
+        if (written !== NO_ROOM) return written;
+      }
+      if (this.carrier.closed) return KEPT;
+      // Later some of its bytes may be gone.
+      if (perishable.count > 0 && codec !== undefined) {
+        return this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message, this.lastPlace);
+      }
+    } catch (error) {
+      if (!(error instanceof Violation)) throw error;
+      // What the peer wrote was looked at for room. It is the connection's end, not this message's fault.
+      this.carrier.close({ cause: "violation", detail: error.message });
+      return KEPT;
     }
     if (streamId !== 0) this.heldSlots.add(streamId & (SLOTS_MAX - 1));
     const place = ++this.lastPlace;
@@ -151,7 +159,7 @@ export class Outbox {
     return this.waiting.size + this.bulks.size;
   }
 
-  /** Sends what waits, as far as there is room, and up to a bounded amount of copying. True if anything was sent. */
+  /** Sends what waits, as far as there is room, and up to a bounded amount of copying. True if anything was sent. @throws Violation */
   pump(): boolean {
     let progress = false;
     this.ringIsFull = false;
@@ -185,6 +193,7 @@ export class Outbox {
       try {
         written = this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label);
       } catch (error) {
+        if (error instanceof Violation) throw error;
         const first = this.waiting.get(key)!;
         this.waiting.delete(key);
         this.letGo(streamId);

@@ -68,6 +68,37 @@ describe("a lying server in the handshake", () => {
   });
 });
 
+describe("what a client finds when it looks for room for a message", () => {
+  const lies: Record<string, (peer: RawPeer) => void> = {
+    "releases of blocks that were never given out": (peer) => {
+      peer.words[WORD.releaseEntries] = 200;
+      Atomics.store(peer.words, WORD.released, 1);
+    },
+    "more releases than slots": (peer) => Atomics.store(peer.words, WORD.released, -5),
+  };
+  const sizes: Record<string, number> = { "one block": 100_000, "several blocks": 3_000_000, "more than the arena has": 300_000_000 };
+  for (const [what, lie] of Object.entries(lies)) {
+    for (const [size, byteLength] of Object.entries(sizes)) {
+      test(`ends the connection, and each call is Unavailable: ${what}, a message of ${size}`, async (context) => {
+        const path = tempSocket(context);
+        const listener = rawListener(context, path);
+        const { client, transport } = connectTo(context, { path }, { waitForReady: false });
+        // Blocks are out, so the next message looks for those that came back.
+        const first = failure(client.echo({ data: new Uint8Array(100_000) }), Code.Unavailable, /RELEASE-/);
+        const peer = await listener.next();
+        await peer.join("hello");
+        peer.send(encodeHandshake({ kind: "welcome", version: 1, features: FEATURE.sharedMemory | FEATURE.spans, maxStreams: 100 }), peer.makeSegments());
+        await waitUntil("the client's request", () => peer.read().some(({ kind }) => kind === KIND.request));
+        lie(peer);
+        await failure(client.echo({ data: new Uint8Array(byteLength) }), Code.Unavailable, /RELEASE-/);
+        await first;
+        await peer.hungUp();
+        assert.equal(transport.stats().pendingCalls, 0);
+      });
+    }
+  }
+});
+
 describe("a lying server on a connection", () => {
   /** Has a client connect and make a call, lets `act` lie, and expects that its calls fail with `message`. */
   const isViolation = (what: string, message: RegExp, act: (peer: RawPeer, here: TestClient) => void | Promise<void>): void => {
