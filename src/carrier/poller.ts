@@ -8,7 +8,8 @@
  * POLL-2  It never blocks a continuation: after work it yields several microtasks before it looks in a tight loop, and
  *         that loop is short (about a microsecond).
  * POLL-3  It runs in the async context of this module's load. SUBTLE: were it started from a user's call, the drain, and
- *         with it every handler and every resolved promise, would inherit that user's AsyncLocalStorage stores.
+ *         with it every resolved promise, would inherit that user's AsyncLocalStorage stores. Code of the user's that a drain
+ *         calls runs in a context of its own (CONTEXT-2), or what it leaves there would be the poller's for ever.
  */
 import { useIdleTime } from "../memory/collect.js";
 import type { Addon } from "../os/addon.js";

@@ -2,8 +2,8 @@
  * The socket carrier: the frames of the protocol over a Unix or TCP stream socket, for when shared memory cannot be had.
  * Plain TypeScript. Ties what arrives (`SocketIntake`) and what leaves (`SocketOutlet`) to one connection's life.
  *
- * SOCKET-6  Handlers, and everything else that the receiver does, run in the async context of the module's load, as with
- *           the poller (POLL-3): the socket is made there, and what a user's write leads to later goes back there.
+ * SOCKET-6  What the receiver does starts in the async context of the module's load, as with the poller (POLL-3): the socket
+ *           is made there, and what a user's write leads to later goes back there.
  * SOCKET-7  What arrived before the peer went is delivered before the connection ends.
  */
 import { Loan } from "../memory/loan.js";
