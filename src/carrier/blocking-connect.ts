@@ -109,6 +109,6 @@ function greetNow(socket: BlockingSocket, options: LinkOptions, until: number, t
     own?.close();
     for (const descriptor of received.splice(0)) addon.closeDescriptor(descriptor);
     socket.close();
-    throw handshakeError(error);
+    throw handshakeError(error, "client");
   }
 }

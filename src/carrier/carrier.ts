@@ -69,6 +69,8 @@ export interface CarrierClosed {
 
 export interface Carrier {
   readonly name: "shm" | "socket";
+  /** Why it is not shared memory, if it is not. */
+  readonly reason: string | undefined;
   /** Frames are written here, at `index`, … */
   readonly ringBytes: Uint8Array;
   /** … and the same memory in 32-bit words. */

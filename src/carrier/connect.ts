@@ -13,7 +13,7 @@ import { withOutlook } from "./outlook.js";
 import { StreamSocket } from "./stream-socket.js";
 
 /**
- * @param addon undefined: shared memory is not wanted, or cannot be had
+ * @param addon undefined: there is none. It is of use only with shared memory
  * @param signal gives up; its reason is a ConnectError
  * @throws ConnectError
  */
@@ -31,7 +31,7 @@ export async function connect(addon: Addon | undefined, address: Address, option
   }, options.handshakeTimeoutMs);
   try {
     const open = (): HandshakeSocket | Promise<HandshakeSocket> =>
-      addon === undefined || address.kind === "tcp" ? StreamSocket.connect(address, abort.signal) : new ControlSocket(addon, addon.connectSocket(address.path));
+      addon === undefined || options.lack !== undefined || address.kind === "tcp" ? StreamSocket.connect(address, abort.signal) : new ControlSocket(addon, addon.connectSocket(address.path));
     const socket = await openPatiently(open, address, abort.signal);
     connected = true;
     return await greet(socket, options, abort.signal);

@@ -10,23 +10,29 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ArenaGeometry, RingGeometry } from "../memory/layout.js";
 import type { ConnectionMemory, OwnMemory } from "../memory/segment.js";
+import { isLimit, isRefusal } from "../memory/ability.js";
 import { createOwnMemory, joinMemory } from "../memory/segment.js";
 import { Violation } from "../memory/violation.js";
-import type { PeerCredentials } from "../os/addon.js";
+import type { Addon, PeerCredentials } from "../os/addon.js";
 import { isSystemError } from "../os/addon.js";
-import type { HandshakeMessage, Hello, Welcome } from "../wire/hello.js";
-import { FEATURE, negotiate, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN } from "../wire/hello.js";
+import type { HandshakeMessage, Hello, Refused, Welcome } from "../wire/hello.js";
+import { FEATURE, LACK_UNSAID, negotiate, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, reasonWithoutMemory } from "../wire/hello.js";
 import type { Carrier } from "./carrier.js";
 import { ControlSocket } from "./control-socket.js";
 import type { DoorbellSocket } from "./doorbell-socket.js";
 import { ShmCarrier } from "./shm.js";
 import { SocketCarrier } from "./socket.js";
-import { withOutlook } from "./outlook.js";
+import { warnOfLack } from "./lack.js";
+import { isPeerGone, outlookOf, withOutlook } from "./outlook.js";
 import type { StreamSocket } from "./stream-socket.js";
+
+export type End = "client" | "server";
 
 export interface LinkOptions {
   /** "shm": shared memory or nothing; "socket": never shared memory. */
   readonly carrier: "auto" | "shm" | "socket";
+  /** Why this end has no shared memory, if it is known ahead that it has none; the peer is told. */
+  readonly lack: string | undefined;
   readonly geometry: RingGeometry & ArenaGeometry;
   readonly handshakeTimeoutMs: number;
   readonly pollMicros: number;
@@ -79,15 +85,19 @@ export async function greet(socket: HandshakeSocket, options: LinkOptions, signa
   const received: number[] = [];
   let own: OwnMemory | undefined;
   try {
-    const hello = greeting(featuresOf(socket, options), options);
+    let { lack } = options;
     let peer: PeerCredentials | undefined;
     if (socket instanceof ControlSocket) {
       peer = socket.addon.peerCredentials(socket.descriptor);
-      if (hasSharedMemory(hello.featuresSupported)) own = createOwnMemory(socket.addon, options.geometry);
-      sendGreeting(socket, hello, own);
-    } else {
-      socket.send(hello);
+      if (lack === undefined) {
+        const made = makeMemory("client", socket.addon, options);
+        if (typeof made === "string") lack = made;
+        else own = made;
+      }
     }
+    const hello = greeting(featuresOf(socket, lack), options, lack);
+    if (socket instanceof ControlSocket) sendGreeting(socket, hello, own);
+    else socket.send(hello);
     const answer = checkAnswer(await socket.receive(received, signal), hello);
     const maxStreams = Math.min(options.maxStreams, answer.maxStreams);
     const windows = windowsOf(answer.features, options, answer.streamWindowBytes);
@@ -98,16 +108,17 @@ export async function greet(socket: HandshakeSocket, options: LinkOptions, signa
     }
     expectNoDescriptors(received);
     own?.close();
-    return { carrier: streamFrames(socket), peer, maxStreams, windows };
+    const reason = reasonWithoutMemory(lack, answer.lack ?? (lack === undefined ? LACK_UNSAID : undefined));
+    return { carrier: streamFrames(socket, reason), peer, maxStreams, windows };
   } catch (error) {
     own?.close();
     closeDescriptors(socket, received);
     socket.close();
-    throw handshakeError(error);
+    throw handshakeError(error, "client");
   }
 }
 
-export function greeting(supported: number, options: Pick<LinkOptions, "carrier" | "maxStreams" | "streamWindowBytes">): Hello {
+export function greeting(supported: number, options: Pick<LinkOptions, "carrier" | "maxStreams" | "streamWindowBytes">, lack?: string): Hello {
   return {
     kind: "hello",
     minVersion: PROTOCOL_VERSION_MIN,
@@ -116,6 +127,7 @@ export function greeting(supported: number, options: Pick<LinkOptions, "carrier"
     featuresRequired: options.carrier === "shm" ? FEATURE.sharedMemory : 0,
     maxStreams: options.maxStreams,
     streamWindowBytes: options.streamWindowBytes,
+    lack,
   };
 }
 
@@ -133,7 +145,7 @@ export function sendGreeting(socket: DoorbellSocket, hello: Hello, own: OwnMemor
 /** What the server agreed to. @throws ConnectError if it refuses, or chose what was not on offer */
 export function checkAnswer(answer: HandshakeMessage, hello: Hello): Welcome {
   const unfit = (text: string) => withOutlook(new ConnectError(text, Code.Unavailable), "lasting");
-  if (answer.kind === "refused") throw withOutlook(new ConnectError(answer.message, statusCode(answer.code)), "leaving");
+  if (answer.kind === "refused") throw refusedBy(answer);
   if (answer.kind !== "welcome") throw unfit("the server answered the handshake with a greeting of its own");
   if (answer.version < PROTOCOL_VERSION_MIN || answer.version > PROTOCOL_VERSION_MAX) {
     throw unfit(`the server chose protocol version ${answer.version}, which this client does not speak`);
@@ -142,6 +154,12 @@ export function checkAnswer(answer: HandshakeMessage, hello: Hello): Welcome {
   if (unasked !== 0) throw unfit(`the server chose features 0x${unasked.toString(16)}, which this client did not offer`);
   if ((hello.featuresRequired & ~answer.features) !== 0) throw unfit("the server does not take the shared memory that this client requires");
   return answer;
+}
+
+/** What a server said that lets this client not in. One of a release that does not say what to expect of another attempt is taken to be leaving if it is unavailable. */
+function refusedBy({ code, outlook, message }: Refused): ConnectError {
+  const error = new ConnectError(message, statusCode(code));
+  return withOutlook(error, outlook ?? (error.code === Code.Unavailable ? "leaving" : "lasting"));
 }
 
 /**
@@ -163,43 +181,69 @@ export async function welcome(
     if (refusal !== undefined) throw refusal;
     const hello = await socket.receive(received, signal);
     if (hello.kind !== "hello") throw new ConnectError("the client did not start with a greeting", Code.InvalidArgument);
-    const agreed = negotiate(hello, featuresOf(socket, options), options.carrier === "shm" ? FEATURE.sharedMemory : 0);
-    if ("refusal" in agreed) throw new ConnectError(agreed.refusal, Code.FailedPrecondition);
-    const answer = { kind: "welcome", version: agreed.version, features: agreed.features, maxStreams: options.maxStreams, streamWindowBytes: options.streamWindowBytes } as const;
     const maxStreams = Math.min(options.maxStreams, hello.maxStreams);
+    const offered = hasSharedMemory(hello.featuresSupported);
+    let { lack } = options;
+    let agreed = agree(hello, socket, options, lack);
+    if (hasSharedMemory(agreed.features)) {
+      const made = makeMemory("server", (socket as ControlSocket).addon, options);
+      if (typeof made === "string") agreed = agree(hello, socket, options, (lack = made));
+      else own = made;
+    }
+    const answer: Welcome = { kind: "welcome", version: agreed.version, features: agreed.features, maxStreams: options.maxStreams, streamWindowBytes: options.streamWindowBytes, lack };
     const windows = windowsOf(agreed.features, options, hello.streamWindowBytes);
     if (!hasSharedMemory(agreed.features)) {
       // A client that offered memory to a server without it sent descriptors; they are not needed.
-      if (!hasSharedMemory(hello.featuresSupported)) expectNoDescriptors(received);
+      if (!offered) expectNoDescriptors(received);
       closeDescriptors(socket, received);
       socket.send(answer);
-      return { carrier: streamFrames(socket), peer, maxStreams, windows };
+      return { carrier: streamFrames(socket, reasonWithoutMemory(hello.lack ?? (offered ? undefined : LACK_UNSAID), lack)), peer, maxStreams, windows };
     }
     const control = socket as ControlSocket;
-    own = createOwnMemory(control.addon, options.geometry);
     // Joined before WELCOME: a peer whose memory cannot be mapped is refused with the reason.
-    const shared = shareMemory(control, own, received, peer!, options, agreed.features);
+    const shared = shareMemory(control, own!, received, peer!, options, agreed.features);
     memory = shared.memory;
-    control.send(answer, [own.ringDescriptor, own.arenaDescriptor]);
-    own.descriptorsSent();
+    control.send(answer, [own!.ringDescriptor, own!.arenaDescriptor]);
+    own!.descriptorsSent();
     control.handOver(shared.carrier);
     return { carrier: shared.carrier, peer, maxStreams, windows };
   } catch (error) {
-    // The client reads this: whose limit was reached must be plain.
-    const failure = handshakeError(error);
-    const refused = isSystemError(error) ? new ConnectError(`the server: ${failure.rawMessage}`, failure.code, undefined, undefined, error) : failure;
+    const refused = handshakeError(error, "server");
     memory?.close();
     own?.close();
     closeDescriptors(socket, received);
-    socket.refuse({ kind: "refused", code: refused.code, message: refused.rawMessage });
+    // The client reads this, and goes by the outlook.
+    socket.refuse({ kind: "refused", code: refused.code, outlook: outlookOf(refused) === "leaving" ? "leaving" : "lasting", message: refused.rawMessage });
     throw refused;
   }
 }
 
-/** What this end can do on this socket, as it was told to. */
-function featuresOf(socket: HandshakeSocket, options: LinkOptions): number {
-  const memory = socket instanceof ControlSocket && options.carrier !== "socket" ? FEATURE.sharedMemory | FEATURE.spans : 0;
+/** @throws ConnectError `FailedPrecondition` if there is nothing to agree on */
+function agree(hello: Hello, socket: HandshakeSocket, options: LinkOptions, lack: string | undefined): { version: number; features: number } {
+  const agreed = negotiate(hello, featuresOf(socket, lack), options.carrier === "shm" ? FEATURE.sharedMemory : 0, lack);
+  if ("refusal" in agreed) throw new ConnectError(agreed.refusal, Code.FailedPrecondition);
+  return agreed;
+}
+
+/** What this end can do on this socket. */
+function featuresOf(socket: HandshakeSocket, lack: string | undefined): number {
+  const memory = socket instanceof ControlSocket && lack === undefined ? FEATURE.sharedMemory | FEATURE.spans : 0;
   return memory | FEATURE.streams;
+}
+
+/**
+ * This end's memory; or why it has to do without: because it is refused, not because of a limit, which is likely to pass, and which sockets meet as well.
+ * @throws SystemError for a limit, ConnectError `FailedPrecondition` if shared memory is insisted on
+ */
+function makeMemory(end: End, addon: Addon, options: LinkOptions): OwnMemory | string {
+  try {
+    return createOwnMemory(addon, options.geometry);
+  } catch (error) {
+    if (!isRefusal(error)) throw error;
+    if (options.carrier === "shm") throw new ConnectError(`the ${end} insists on shared memory (carrier: "shm"), and has none: ${error.message}`, Code.FailedPrecondition, undefined, undefined, error);
+    warnOfLack(error.message);
+    return error.message;
+  }
 }
 
 function windowsOf(features: number, options: LinkOptions, peer: number | undefined): StreamWindows | undefined {
@@ -223,8 +267,8 @@ function shareMemory(
   return { carrier: new ShmCarrier(memory, socket, options.pollMicros, (features & FEATURE.spans) !== 0), memory };
 }
 
-function streamFrames(socket: HandshakeSocket): SocketCarrier {
-  return new SocketCarrier(socket instanceof ControlSocket ? socket.toStream() : socket);
+function streamFrames(socket: HandshakeSocket, reason: string): SocketCarrier {
+  return new SocketCarrier(socket instanceof ControlSocket ? socket.toStream() : socket, reason);
 }
 
 function expectNoDescriptors(received: readonly number[]): void {
@@ -236,14 +280,14 @@ function closeDescriptors(socket: HandshakeSocket, descriptors: number[]): void 
   for (const descriptor of descriptors.splice(0)) socket.addon.closeDescriptor(descriptor);
 }
 
-export function handshakeError(error: unknown): ConnectError {
+/** @param end this one: whose limit was reached must be plain */
+export function handshakeError(error: unknown, end: End): ConnectError {
   if (error instanceof ConnectError) return error;
   if (error instanceof Violation) return withOutlook(new ConnectError(error.message, Code.Unavailable), "lasting");
-  if (isSystemError(error)) {
-    const exhausted = ["ENOMEM", "ENOSPC", "EMFILE", "ENFILE"].includes(error.code);
-    return new ConnectError(error.message, exhausted ? Code.ResourceExhausted : Code.Unavailable, undefined, undefined, error);
-  }
-  return ConnectError.from(error, Code.Internal);
+  if (!isSystemError(error)) return ConnectError.from(error, Code.Internal);
+  const make = (text: string, code: Code) => new ConnectError(text, code, undefined, undefined, error);
+  if (isPeerGone(error)) return make(error.message, Code.Unavailable);
+  return withOutlook(make(`the ${end}: ${error.message}`, isLimit(error) ? Code.ResourceExhausted : Code.Unavailable), "lasting");
 }
 
 function statusCode(code: Code): Code {

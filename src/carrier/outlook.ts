@@ -18,12 +18,16 @@ export function withOutlook<E extends Error>(error: E, outlook: Outlook): E {
 }
 
 export function outlookOf(error: ConnectError): Outlook {
-  if (error.code !== Code.Unavailable) return "lasting";
   for (let one: unknown = error; one instanceof Error; one = one.cause) {
     const outlook = known.get(one);
     if (outlook !== undefined) return outlook;
-    const { code } = one as NodeJS.ErrnoException;
-    if (code === "ECONNRESET" || code === "EPIPE") return "leaving";
+    if (isPeerGone(one)) return "leaving";
   }
-  return "absent";
+  return error.code === Code.Unavailable ? "absent" : "lasting";
+}
+
+/** Whether a system call failed because the other end went away. */
+export function isPeerGone(error: Error): boolean {
+  const { code } = error as NodeJS.ErrnoException;
+  return code === "ECONNRESET" || code === "EPIPE";
 }

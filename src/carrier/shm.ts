@@ -55,6 +55,7 @@ const FRUITLESS_WAKES_MAX = 10_000;
 
 export class ShmCarrier implements Carrier, Pollable {
   readonly name = "shm";
+  readonly reason = undefined;
   /** The peer keeps its mapping of what was published. */
   readonly idle = true;
   readonly ringBytes: Uint8Array;

@@ -28,6 +28,7 @@ const NEXT_MICROTASK: Promise<void> = Promise.resolve();
 
 export class SocketCarrier implements Carrier {
   readonly name = "socket";
+  readonly reason: string | undefined;
   readonly pieceBytesMax = PIECE_BYTES_MAX;
   readonly pieceFlag = FLAG.follows;
   readonly exhausted = undefined;
@@ -51,9 +52,10 @@ export class SocketCarrier implements Carrier {
   };
   private readonly onTaken = () => inRootContext(() => this.onWritten());
 
-  /** Takes `stream` over. */
-  constructor(stream: StreamSocket) {
+  /** Takes `stream` over. @param reason why there is no shared memory */
+  constructor(stream: StreamSocket, reason?: string) {
     this.stream = stream;
+    this.reason = reason;
     this.outlet = new SocketOutlet(
       stream.socket,
       () => this.onWritten(),

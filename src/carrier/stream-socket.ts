@@ -1,6 +1,6 @@
 /**
  * A `net.Socket` as the handshake and the socket carrier use it: what arrives is read into memory that its reader names,
- * never into a buffer of Node's. Owns the socket.
+ * not into a buffer of Node's, or is copied there where a runtime insists on buffers of its own. Owns the socket.
  *
  * STREAM-SOCKET-1  A reader is asked where the next bytes are to go right after it took the last ones, and at no other time.
  *                  SUBTLE: so after a pause the first bytes still come where it said before the pause.
@@ -9,11 +9,13 @@
 import type { OnReadOpts, SocketConstructorOpts } from "node:net";
 import { Socket } from "node:net";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { otherRuntime } from "../os/runtime.js";
 import { clearTimeout, setImmediate, setTimeout } from "../os/timers.js";
 import { FRAME_BYTES_MAX } from "../wire/frame.js";
 import type { HandshakeMessage } from "../wire/hello.js";
 import { encodeHandshake } from "../wire/hello.js";
 import type { Address } from "./address.js";
+import { CopyingReads } from "./copying-reads.js";
 import { HandshakeReader } from "./handshake-reader.js";
 
 /** Takes what a socket brings. */
@@ -34,28 +36,36 @@ const LINGER_MS = 200;
 /** After this a vanished host is noticed; only TCP knows it. */
 const TCP_KEEP_ALIVE_MS = 30_000;
 
+/** Whether sockets can be told where to read to. Others bring memory of their own, which is copied. */
+const READS_IN_PLACE = otherRuntime === undefined;
+
 /**
  * STREAM-SOCKET-2. SUBTLE: Node destroys a socket whose write failed, and with it what has arrived but was not read yet:
  * the answers, or the refusal, that the peer sent before it closed. Two turns of the event loop read all of that.
  */
-class PatientSocket extends Socket {
-  private waiting = false;
-
-  override destroy(error?: Error): this {
+function destroyPatiently(socket: Socket): void {
+  const destroy = socket.destroy.bind(socket);
+  let waiting = false;
+  socket.destroy = (error?: Error) => {
     const { syscall } = (error ?? {}) as NodeJS.ErrnoException;
-    if ((syscall === "write" || syscall === "sendfile") && !this.waiting) {
-      this.waiting = true;
-      setImmediate(() => setImmediate(() => super.destroy(error)));
-      return this;
-    }
-    return super.destroy(error);
-  }
+    if ((syscall !== "write" && syscall !== "sendfile") || waiting) return destroy(error);
+    waiting = true;
+    setImmediate(() => setImmediate(() => destroy(error)));
+    return socket;
+  };
+}
+
+/** How Node's `net.Socket` has what it stands for. Not public: it is looked at before it is used. */
+interface Husk {
+  _handle?: { readonly readStart?: unknown; readonly writev?: unknown } | null;
 }
 
 export class StreamSocket {
   readonly socket: Socket;
   /** Memory to read into, while nobody has anything better. */
   readonly chunk = Buffer.allocUnsafeSlow(CHUNK_BYTES);
+  /** Undefined: the socket reads to where it is told. */
+  private readonly copying: CopyingReads | undefined;
   private reader: StreamReader | undefined;
   private onGone: ((error: Error | undefined) => void) | undefined;
   private gone: { error: Error | undefined } | undefined;
@@ -64,19 +74,26 @@ export class StreamSocket {
   private waiting: { resolve: (message: HandshakeMessage) => void; reject: (error: Error) => void } | undefined;
   private outcome: { message: HandshakeMessage } | { error: Error } | undefined;
 
-  private constructor(options: object, shakesHands: boolean) {
+  /** @param from what to make the socket of, or one that is read by copying */
+  private constructor(from: object | Socket, shakesHands: boolean, readsInPlace: boolean) {
     if (shakesHands) this.handshake = new HandshakeReader();
-    const onread: OnReadOpts = { buffer: () => this.target(), callback: (byteLength) => this.received(byteLength) };
-    this.socket = new PatientSocket({ ...options, onread } as SocketConstructorOpts);
+    if (readsInPlace) {
+      const onread: OnReadOpts = { buffer: () => this.target(), callback: (byteLength) => this.received(byteLength) };
+      this.socket = new Socket({ ...from, onread } as SocketConstructorOpts);
+    } else {
+      this.socket = from instanceof Socket ? from : new Socket(from);
+      this.copying = new CopyingReads(this.socket, { target: () => this.target(), received: (byteLength) => this.received(byteLength) });
+    }
+    destroyPatiently(this.socket);
     this.socket.on("error", (error) => this.onEnd(error));
     this.socket.on("end", () => this.onEnd(undefined));
     this.socket.on("close", () => this.onEnd(undefined));
   }
 
   /** Connects. @throws the system's error, or what `signal` was aborted with */
-  static connect(address: Address, signal: AbortSignal): Promise<StreamSocket> {
+  static connect(address: Address, signal: AbortSignal, readsInPlace = READS_IN_PLACE): Promise<StreamSocket> {
     return new Promise((resolve, reject) => {
-      const stream = new StreamSocket({}, true);
+      const stream = new StreamSocket({}, true, readsInPlace);
       const { socket } = stream;
       const settle = (act: () => void) => {
         signal.removeEventListener("abort", onAbort);
@@ -110,25 +127,31 @@ export class StreamSocket {
 
   /**
    * Takes over a connection that a `net.Server` accepted with `pauseOnConnect`. Node lets only the maker of a socket say
-   * where it reads to, so the accepted socket's handle is given to a new one.
+   * where it reads to, so the accepted socket's handle is given to a new one. Where there is no such handle, what it reads is copied.
    */
-  static accept(accepted: Socket): StreamSocket {
-    const husk = accepted as unknown as { _handle: object | null };
-    const stream = new StreamSocket({ handle: husk._handle, readable: true, writable: true, pauseOnCreate: true }, true);
-    // The server counts the husk as gone; the handle lives on.
-    husk._handle = null;
-    accepted.destroy();
+  static accept(accepted: Socket, readsInPlace = READS_IN_PLACE): StreamSocket {
+    const husk = accepted as unknown as Husk;
+    const { _handle: handle } = husk;
+    let stream: StreamSocket;
+    if (readsInPlace && typeof handle?.readStart === "function" && typeof handle.writev === "function") {
+      stream = new StreamSocket({ handle, readable: true, writable: true, pauseOnCreate: true }, true, true);
+      // The server counts the husk as gone; the handle lives on.
+      husk._handle = null;
+      accepted.destroy();
+    } else {
+      stream = new StreamSocket(accepted, true, false);
+    }
     if (stream.socket.remoteAddress !== undefined) {
       stream.socket.setNoDelay(true);
       stream.socket.setKeepAlive(true, TCP_KEEP_ALIVE_MS);
     }
-    stream.socket.resume();
+    stream.resume();
     return stream;
   }
 
   /** Takes over a connected descriptor, after a handshake; also when it throws. */
   static fromDescriptor(fd: number): StreamSocket {
-    return new StreamSocket({ fd, readable: true, writable: true, pauseOnCreate: true }, false);
+    return new StreamSocket({ fd, readable: true, writable: true, pauseOnCreate: true }, false, READS_IN_PLACE);
   }
 
   private target(): Uint8Array {
@@ -149,6 +172,11 @@ export class StreamSocket {
   }
 
   private onEnd(error: Error | undefined): void {
+    if (this.copying === undefined) this.ended(error);
+    else this.copying.afterDelivery(() => this.ended(error));
+  }
+
+  private ended(error: Error | undefined): void {
     if (this.gone === undefined) {
       this.gone = { error };
       if (this.handshake !== undefined) this.settle({ error: error === undefined || (error as NodeJS.ErrnoException).code === "EPIPE" ? this.handshake.ended() : error });
@@ -200,7 +228,7 @@ export class StreamSocket {
     };
     this.socket.unref();
     this.socket.end(encodeHandshake(message));
-    this.socket.resume();
+    this.resume();
     if (this.gone !== undefined) this.onGone(undefined);
   }
 
@@ -215,10 +243,12 @@ export class StreamSocket {
 
   /** Reads on after a reader returned false. */
   resume(): void {
-    this.socket.resume();
+    if (this.copying === undefined) this.socket.resume();
+    else this.copying.resume();
   }
 
   close(): void {
+    this.copying?.close();
     this.socket.destroy();
     this.waiting?.reject(new ConnectError("the connection was closed during the handshake", Code.Unavailable));
     this.waiting = undefined;

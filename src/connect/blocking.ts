@@ -183,6 +183,7 @@ class BlockingCaller {
       this.path,
       {
         carrier: "shm",
+        lack: undefined,
         geometry: this.geometry,
         handshakeTimeoutMs: handshakeTimeoutOf(options),
         pollMicros: pollMicrosOf(options),

@@ -18,7 +18,7 @@ import { Dialer, reconnectOf } from "./dialer.js";
 import type { TransportStateEvent } from "./events.js";
 import { tell, transportState } from "./events.js";
 import type { CallLimits } from "./options.js";
-import { addonFor, checkCarrier, geometryOf, handshakeTimeoutOf, isolationOf, keepAliveOf, pollMicrosOf, streamWindowOf } from "./options.js";
+import { checkCarrier, geometryOf, handshakeTimeoutOf, isolationOf, keepAliveOf, meansFor, pollMicrosOf, streamWindowOf } from "./options.js";
 import type { ConnectionState, IsthmusTransportOptions } from "./transport.js";
 
 /** What a transport does for its connections. */
@@ -117,10 +117,10 @@ export class Connector {
 
   private async make(): Promise<ClientConnection> {
     const { options, address } = this;
-    // A client without shared memory has no use for the addon.
-    const addon = options.carrier === "socket" || address.kind === "tcp" ? undefined : addonFor(options);
+    const { addon, lack } = meansFor(options, address);
     const linkOptions = {
       carrier: options.carrier ?? "auto",
+      lack,
       geometry: this.geometry,
       handshakeTimeoutMs: handshakeTimeoutOf(options),
       pollMicros: pollMicrosOf(options),
@@ -168,6 +168,7 @@ export class Connector {
     this.shown = state;
     if (!transportState.hasSubscribers) return;
     const reason = state === "ready" || state === "closed" ? undefined : (this.dialer.failure?.rawMessage ?? this.reason);
-    tell(transportState, { transport: this.transport, address: formatAddress(this.address), state, previous, reason } satisfies TransportStateEvent);
+    const { name: carrier, reason: carrierReason } = this.ready?.carrier ?? {};
+    tell(transportState, { transport: this.transport, address: formatAddress(this.address), state, previous, reason, carrier, carrierReason });
   }
 }

@@ -16,6 +16,10 @@ export interface TransportStateEvent {
   readonly previous: ConnectionState;
   /** Why there is no connection: how the last one ended, or why the last attempt failed. */
   readonly reason: string | undefined;
+  /** What the connection runs over, in the state "ready", … */
+  readonly carrier: "shm" | "socket" | undefined;
+  /** … and why not over shared memory, if so. */
+  readonly carrierReason: string | undefined;
 }
 
 /** Published on `isthmus:server:connection` when a connection of Isthmus's own was made, and when it is over. With `workers` in the worker's thread. */
@@ -23,6 +27,8 @@ export interface ServerConnectionEvent {
   readonly server: IsthmusServer;
   readonly event: "opened" | "closed";
   readonly carrier: "shm" | "socket";
+  /** Why it is not shared memory, if so: which end has none, and what it lacks. */
+  readonly carrierReason: string | undefined;
   readonly peer: PeerCredentials | undefined;
   /** Why it ended. */
   readonly reason: string | undefined;

@@ -52,6 +52,10 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     return this.current?.carrier;
   }
 
+  get carrierReason(): string | undefined {
+    return this.current?.carrierReason;
+  }
+
   stats(): TransportStats {
     let [pendingCalls, connections] = [this.dialer.waiting, 0];
     for (const member of this.members) {
@@ -59,7 +63,7 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
       pendingCalls += stats.pendingCalls;
       connections += stats.connections;
     }
-    return { state: this.state, carrier: this.carrier, pendingCalls, connections, connection: this.current?.stats().connection };
+    return { state: this.state, carrier: this.carrier, carrierReason: this.carrierReason, pendingCalls, connections, connection: this.current?.stats().connection };
   }
 
   unary<I extends DescMessage, O extends DescMessage>(

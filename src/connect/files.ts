@@ -33,7 +33,7 @@ export interface MapFileOptions {
  * The array is a private mapping: it takes no memory before it is looked at, and what is written to it changes neither the file nor what
  * is sent. *Sending reads the file itself*, as it is then, straight into shared memory, or by the kernel to the socket. If it has become shorter meanwhile, the call fails with `DataLoss`.
  * Looking at the array beyond the end of a file that was truncated ends the process with SIGBUS, as with any mapping: map files only that
- * nobody truncates, or send them without looking. Where there is no addon, the bytes are read to the heap at once.
+ * nobody truncates, or send them without looking. Where there is no addon, and in a runtime that allows no mappings as ArrayBuffers (Electron), the bytes are read to the heap at once.
  *
  * The file is kept open until the array is garbage, or `release` is called.
  *
@@ -56,17 +56,27 @@ export async function mapFile(path: string, options: MapFileOptions = {}): Promi
     }
     if (offset + length > found.size) throw fail(`bytes ${offset} to ${offset + length} are not in this file of ${found.size} bytes`, Code.InvalidArgument);
     if (length > PAYLOAD_BYTES_MAX) throw fail(`${length} bytes are more than the limit of ${PAYLOAD_BYTES_MAX} (2 GiB − 64 KiB); map parts of it`, Code.ResourceExhausted);
-    const { addon } = loadAddon();
     if (length === 0) return new Uint8Array(0);
-    if (addon === undefined) return await readAll(descriptor, offset, length, fail);
+    const mapping = mapPrivate(descriptor, offset, length);
+    if (mapping === undefined) return await readAll(descriptor, offset, length, fail);
     // Closed as it was opened: Node keeps account of a worker's.
-    const bytes = MappedFile.of(addon.mapPrivate(descriptor, offset, length), path, offset, descriptor, closeSync);
+    const bytes = MappedFile.of(mapping, path, offset, descriptor, closeSync);
     mapped = true;
     return bytes;
   } catch (error) {
     throw error instanceof ConnectError ? error : fail(error instanceof Error ? error.message : String(error), Code.Unavailable, error);
   } finally {
     if (!mapped) await closeFile(descriptor);
+  }
+}
+
+/** Undefined where there is no addon, or the runtime lets no ArrayBuffer be made over a mapping. */
+function mapPrivate(descriptor: number, offset: number, length: number): ArrayBuffer | undefined {
+  try {
+    return loadAddon().addon?.mapPrivate(descriptor, offset, length);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ERR_NO_EXTERNAL_BUFFERS") return undefined;
+    throw error;
   }
 }
 

@@ -122,12 +122,16 @@ export class HttpTransport implements AddressedTransport {
     return this.isReady() ? "ready" : "idle";
   }
 
+  get carrierReason(): string | undefined {
+    return this.carrier === undefined ? undefined : "the address is one of HTTP";
+  }
+
   get carrier(): "http" | undefined {
     return this.state === "ready" ? "http" : undefined;
   }
 
   stats(): TransportStats {
-    return { state: this.state, carrier: this.carrier, pendingCalls: this.calls.size, connections: this.connections, connection: undefined };
+    return { state: this.state, carrier: this.carrier, carrierReason: this.carrierReason, pendingCalls: this.calls.size, connections: this.connections, connection: undefined };
   }
 
   async unary<I extends DescMessage, O extends DescMessage>(

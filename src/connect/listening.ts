@@ -7,7 +7,7 @@ import { listen } from "../carrier/listen.js";
 import { listenPlain, listenTcp } from "../carrier/listen-plain.js";
 import type { StreamSocket } from "../carrier/stream-socket.js";
 import type { Addon } from "../os/addon.js";
-import { addonFor, checkCarrier } from "./options.js";
+import { checkCarrier, meansFor } from "./options.js";
 import type { IsthmusServerOptions } from "./server.js";
 
 export interface Accepting {
@@ -24,7 +24,7 @@ export async function openListener(options: IsthmusServerOptions, address: Addre
     requireNoCredentials(options, address, "there are none over TCP");
     return listenTcp(address, (stream) => accepting.onStream(stream));
   }
-  const addon = addonFor(options);
+  const { addon } = meansFor(options, address);
   if (addon === undefined) {
     requireNoCredentials(options, address, "without the addon there are none");
     // The socket's mode is all that keeps others out.

@@ -63,6 +63,10 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     return this.connector.ready?.carrier.name;
   }
 
+  get carrierReason(): string | undefined {
+    return this.connector.ready?.carrier.reason;
+  }
+
   unary<I extends DescMessage, O extends DescMessage>(
     method: DescMethodUnary<I, O>,
     signal: AbortSignal | undefined,
@@ -111,7 +115,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
 
   stats(): TransportStats {
     const { state, ready, pendingCalls, connections } = this.connector;
-    return { state, carrier: this.carrier, pendingCalls, connections, connection: ready?.stats() };
+    return { state, carrier: this.carrier, carrierReason: this.carrierReason, pendingCalls, connections, connection: ready?.stats() };
   }
 
   close({ timeoutMs = 0 }: { readonly timeoutMs?: number } = {}): Promise<void> {

@@ -3,6 +3,7 @@ import type { BinaryReadOptions, BinaryWriteOptions } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Address, HttpAddress } from "../carrier/address.js";
 import type { Isolation } from "../carrier/handshake.js";
+import { LACK_BY_OPTION, LACK_OVER_TCP, lackOfProcess, warnOfLack } from "../carrier/lack.js";
 import { WINDOW_MICROS_DEFAULT, WINDOW_MICROS_MAX } from "../carrier/patience.js";
 import { inRootContext } from "../carrier/root-context.js";
 import type { MessageCodec, MessageCodecFactory } from "../codec/codec.js";
@@ -27,7 +28,7 @@ export interface CallLimits {
 export interface CommonOptions {
   /**
    * How messages may travel. "auto" (the default) takes shared memory where both ends have it, and else the socket that
-   * connects them; "shm" insists on shared memory and fails loudly where it cannot be had, also if the other end has none;
+   * connects them, and says why (`carrierReason`, and a warning of the process that lacks it); "shm" insists on shared memory and fails loudly where it cannot be had, also if the other end has none;
    * "socket" never uses shared memory. Addresses of HTTP have their own way, and are refused with "shm".
    */
   readonly carrier?: "auto" | "shm" | "socket";
@@ -170,11 +171,19 @@ function confined(codec: MessageCodec): MessageCodec {
   };
 }
 
-/** The addon that shared memory needs. @throws ConnectError `FailedPrecondition` that says why there is none */
+/** The addon, which can share memory. @throws ConnectError `FailedPrecondition` that says why that cannot be had */
 export function requireSharedMemory(): Addon {
-  const loaded = loadAddon();
-  if (loaded.addon !== undefined) return loaded.addon;
-  throw new ConnectError(`shared memory is not available here: ${loaded.reason}`, Code.FailedPrecondition);
+  const { addon } = loadAddon();
+  const lack = lackOfProcess();
+  if (addon !== undefined && lack === undefined) return addon;
+  throw new ConnectError(`shared memory is not available here: ${lack}`, Code.FailedPrecondition);
+}
+
+/** The addon. @throws ConnectError `FailedPrecondition` that says why there is none */
+export function requireAddon(): Addon {
+  const { addon, reason } = loadAddon();
+  if (addon !== undefined) return addon;
+  throw new ConnectError(`the native addon is not available here: ${reason}`, Code.FailedPrecondition);
 }
 
 /** @throws ConnectError `InvalidArgument` for a carrier that there is not, `FailedPrecondition` for one that cannot be had */
@@ -188,20 +197,26 @@ export function checkCarrier({ carrier }: CommonOptions, address?: Address | Htt
   requireSharedMemory();
 }
 
-let warned = false;
+/** Why this end shares no memory over connections of this kind; undefined: it does. */
+export function lackOf({ carrier }: CommonOptions, overTcp: boolean): string | undefined {
+  if (overTcp) return LACK_OVER_TCP;
+  return carrier === "socket" ? LACK_BY_OPTION : lackOfProcess();
+}
 
-/** The addon if there is one. Where it is missed, a warning of the process says so, once. @throws ConnectError as `requireSharedMemory`, if that is insisted on */
-export function addonFor({ carrier }: CommonOptions): Addon | undefined {
-  if (carrier === "shm") return requireSharedMemory();
-  const { addon, reason } = loadAddon();
-  if (addon === undefined && carrier !== "socket" && !warned) {
-    warned = true;
-    process.emitWarning(`shared memory is not available here: ${reason}. Messages travel over sockets, which is slower; carrier: "socket" silences this`, {
-      type: "IsthmusWarning",
-      code: "ISTHMUS_NO_SHARED_MEMORY",
-    });
-  }
-  return addon;
+/** What this end has for connections to an address. */
+export interface Means {
+  readonly addon: Addon | undefined;
+  /** Why it shares no memory, if so. */
+  readonly lack: string | undefined;
+}
+
+/** Where shared memory is missed, a warning of the process says so, once. @throws ConnectError as `requireSharedMemory`, if that is insisted on */
+export function meansFor(options: CommonOptions, address: Address): Means {
+  const overTcp = address.kind === "tcp";
+  if (options.carrier === "shm" && !overTcp) return { addon: requireSharedMemory(), lack: undefined };
+  const lack = lackOf(options, overTcp);
+  if (lack !== undefined && lack !== LACK_OVER_TCP && lack !== LACK_BY_OPTION) warnOfLack(lack);
+  return { addon: loadAddon().addon, lack };
 }
 
 /** The options that were given: libraries tell `undefined` from nothing. */

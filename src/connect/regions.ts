@@ -1,5 +1,6 @@
 /** `region`: memory of its own for a payload. */
 import { Code, ConnectError } from "@connectrpc/connect";
+import { lackOfProcess } from "../carrier/lack.js";
 import { NoMemoryError, Region } from "../memory/region.js";
 import { commitBudget } from "../memory/segment.js";
 import { isSystemError, loadAddon } from "../os/addon.js";
@@ -19,7 +20,7 @@ import { PAYLOAD_BYTES_MAX } from "../wire/frame.js";
  * message with it is waiting to be sent. A receiver that still has it keeps the memory alive, on this process's account.
  * The bytes must not be posted to another thread.
  *
- * Where the native addon is not available, it is ordinary memory, which is copied when it is sent.
+ * Where this process has no shared memory, it is ordinary memory, which is copied when it is sent.
  *
  * @param byteLength 0 to 2 GiB − 64 KiB
  * @throws ConnectError `InvalidArgument` if `byteLength` is no size; `ResourceExhausted` that names the limit if it is too large, if there is
@@ -31,7 +32,7 @@ export async function region(byteLength: number): Promise<Uint8Array> {
     throw new ConnectError(`a region of ${byteLength} bytes is larger than the limit of ${PAYLOAD_BYTES_MAX} bytes (2 GiB − 64 KiB)`, Code.ResourceExhausted);
   }
   const { addon } = loadAddon();
-  if (byteLength === 0 || addon === undefined) return new Uint8Array(byteLength);
+  if (byteLength === 0 || addon === undefined || lackOfProcess() !== undefined) return new Uint8Array(byteLength);
   try {
     return await Region.create(addon, commitBudget(), byteLength);
   } catch (error) {

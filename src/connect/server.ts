@@ -9,6 +9,7 @@ import type { HandshakeSocket } from "../carrier/handshake.js";
 import { isSameUser, OVERFLOW_UID, welcome } from "../carrier/handshake.js";
 import { inRootContext } from "../carrier/root-context.js";
 import type { Listener, ListenOptions } from "../carrier/listen.js";
+import { withOutlook } from "../carrier/outlook.js";
 import { createProtobufCodec } from "../codec/codec.js";
 import type { Addon, PeerCredentials } from "../os/addon.js";
 import { clearTimeout, setTimeout } from "../os/timers.js";
@@ -18,12 +19,13 @@ import { prepareErrors } from "../rpc/errors.js";
 import { ServerConnection } from "../rpc/server.js";
 import type { ServerMethod } from "../rpc/server-method.js";
 import { SLOTS_MAX } from "../wire/frame.js";
+import { reasonWithoutMemory } from "../wire/hello.js";
 import type { ServerConnectionEvent } from "./events.js";
 import { serverConnection, tell } from "./events.js";
 import type { HttpListener } from "./http-server.js";
 import { listenHttp } from "./http-server.js";
 import type { CommonOptions } from "./options.js";
-import { checkCarrier, checkLimits, checkPositive, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, keepAliveOf, lifetimeOf, pollMicrosOf, streamWindowOf } from "./options.js";
+import { checkCarrier, checkLimits, checkPositive, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, keepAliveOf, lackOf, lifetimeOf, pollMicrosOf, streamWindowOf } from "./options.js";
 import { openListener } from "./listening.js";
 import { collectRoutes } from "./routes.js";
 import type { IsthmusWorkerServerOptions, WorkerStats } from "./workers.js";
@@ -57,6 +59,8 @@ export interface ServerStats {
   readonly connections: number;
   /** The same by what they run over. */
   readonly carriers: { readonly shm: number; readonly socket: number; readonly http: number };
+  /** Why no connection to this server's paths runs over shared memory, if so: what the server lacks. What a client lacks, an event tells (`isthmus:server:connection`). */
+  readonly carrierReason: string | undefined;
   readonly pendingCalls: number;
   /** How many of them are streams of Isthmus's own carriers. */
   readonly openStreams: number;
@@ -127,6 +131,7 @@ export class LocalServer implements IsthmusServer {
   private readonly handshakes = new Set<AbortController>();
   private refused = 0;
   private violations = 0;
+  private carrierReason: string | undefined;
   private closing = false;
 
   constructor(options: IsthmusServerOptions, elsewhere?: Elsewhere) {
@@ -165,6 +170,8 @@ export class LocalServer implements IsthmusServer {
       }),
     );
     this.listeners.push(listener);
+    const lack = lackOf(this.options, false);
+    if (parsed.kind === "unix" && lack !== undefined) this.carrierReason = reasonWithoutMemory(undefined, lack);
     if (this.isClosing()) {
       await this.stopListening();
       throw new ConnectError("the server was closed", Code.FailedPrecondition);
@@ -185,7 +192,7 @@ export class LocalServer implements IsthmusServer {
   async close({ timeoutMs = CLOSE_TIMEOUT_MS_DEFAULT }: { timeoutMs?: number } = {}): Promise<void> {
     this.closing = true;
     const stopped = this.stopListening();
-    for (const handshake of this.handshakes) handshake.abort(new ConnectError("the server is shutting down", Code.Unavailable));
+    for (const handshake of this.handshakes) handshake.abort(withOutlook(new ConnectError("the server is shutting down", Code.Unavailable), "leaving"));
     const open = [...this.connections];
     const http = this.httpListeners.map((listener) => listener.close());
     const cutOff = setTimeout(() => {
@@ -214,7 +221,7 @@ export class LocalServer implements IsthmusServer {
       pendingCalls += listener.pendingCalls;
       carriers.http += listener.connections;
     }
-    return { connections: this.connections.size + carriers.http, carriers, pendingCalls, openStreams, refused: this.refused, violations: this.violations };
+    return { connections: this.connections.size + carriers.http, carriers, carrierReason: this.carrierReason, pendingCalls, openStreams, refused: this.refused, violations: this.violations };
   }
 
   private isClosing(): boolean {
@@ -277,6 +284,7 @@ export class LocalServer implements IsthmusServer {
         refusal,
         {
           carrier: options.carrier ?? "auto",
+          lack: lackOf(options, overTcp),
           geometry: this.geometry,
           handshakeTimeoutMs: timeoutMs,
           pollMicros: pollMicrosOf(options),
@@ -351,7 +359,7 @@ export class LocalServer implements IsthmusServer {
 
   private publish(event: "opened" | "closed", { carrier, options }: ServerConnection, reason: string | undefined): void {
     if (!serverConnection.hasSubscribers) return;
-    tell(serverConnection, { server: this, event, carrier: carrier.name, peer: options.peer, reason } satisfies ServerConnectionEvent);
+    tell(serverConnection, { server: this, event, carrier: carrier.name, carrierReason: carrier.reason, peer: options.peer, reason } satisfies ServerConnectionEvent);
   }
 }
 

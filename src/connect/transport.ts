@@ -45,6 +45,8 @@ export type ConnectionState = "idle" | "connecting" | "ready" | "reconnecting" |
 export interface TransportStats {
   readonly state: ConnectionState;
   readonly carrier: "shm" | "socket" | "http" | undefined;
+  /** As that of the transport. */
+  readonly carrierReason: string | undefined;
   /** Calls that are not settled. */
   readonly pendingCalls: number;
   /** Connections made so far. */
@@ -65,6 +67,11 @@ export interface IsthmusTransport extends Transport, AsyncDisposable {
   readonly state: ConnectionState;
   /** What the current connection runs over; undefined without one. */
   readonly carrier: "shm" | "socket" | "http" | undefined;
+  /**
+   * Why the current connection does not run over shared memory, as a sentence for people: which end has none, and what it lacks. Undefined if it does,
+   * and without a connection.
+   */
+  readonly carrierReason: string | undefined;
   stats(): TransportStats;
   /**
    * Makes the connection ahead of the first call, if there is none; waits for it as a call would.

@@ -4,6 +4,7 @@
  */
 import { parentPort } from "node:worker_threads";
 import type { ConnectRouter } from "@connectrpc/connect";
+import { leaveWarningToOthers } from "../carrier/lack.js";
 import { requireAddon } from "../os/addon.js";
 import { clearInterval, queueMicrotask, setInterval } from "../os/timers.js";
 import type { IsthmusServerOptions } from "./server.js";
@@ -16,6 +17,8 @@ const MODULE_OPTIONS = ["interceptors", "contextValues", "codec", "shutdownSigna
 
 function serve({ port, options }: WorkerSetup, module: Partial<IsthmusServerOptions>): void {
   const addon = requireAddon();
+  // The thread that listens has warned.
+  leaveWarningToOthers();
   const server = new LocalServer({ ...options, ...module } as IsthmusServerOptions);
   const tell = (message: FromWorker) => port.postMessage(message);
   let told = "";

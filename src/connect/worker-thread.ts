@@ -15,7 +15,7 @@ import type { ServerStats } from "./server.js";
 import type { FromWorker, ToWorker, WorkerSetup } from "./worker-link.js";
 import type { WorkersOptions } from "./workers.js";
 
-export const NO_STATS: ServerStats = { connections: 0, carriers: { shm: 0, socket: 0, http: 0 }, pendingCalls: 0, openStreams: 0, refused: 0, violations: 0 };
+export const NO_STATS: ServerStats = { connections: 0, carriers: { shm: 0, socket: 0, http: 0 }, carrierReason: undefined, pendingCalls: 0, openStreams: 0, refused: 0, violations: 0 };
 
 /** What a worker that cuts its calls off may need on top of what it was given. */
 const CLOSE_SLACK_MS = 1000;

@@ -17,10 +17,11 @@ import { isAbsolute } from "node:path";
 import type { ResourceLimits, WorkerOptions } from "node:worker_threads";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ListenOptions } from "../carrier/listen.js";
+import { withOutlook } from "../carrier/outlook.js";
 import type { Addon, PeerCredentials } from "../os/addon.js";
 import { clearTimeout, nowMs, setTimeout } from "../os/timers.js";
 import { TIMER_MS_MAX } from "../rpc/deadline.js";
-import { handshakeTimeoutOf, requireSharedMemory } from "./options.js";
+import { handshakeTimeoutOf, requireAddon } from "./options.js";
 import type { Elsewhere, IsthmusServer, IsthmusServerOptions, ListeningAt, LocalServer, ServerStats } from "./server.js";
 import type { WorkerClient } from "./worker-thread.js";
 import { WorkerThread } from "./worker-thread.js";
@@ -102,7 +103,7 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
     this.loadTimeoutMs = durationOf("loadTimeoutMs", loadTimeoutMs, 1, LOAD_TIMEOUT_MS_DEFAULT);
     this.restartDelayMsMax = durationOf("restartDelayMsMax", restartDelayMsMax, 0, RESTART_MS_MAX_DEFAULT);
     this.door = doorOf(this);
-    requireSharedMemory();
+    requireAddon();
     this.slots = Array.from({ length: countOf(options.workers) }, () => ({ thread: undefined, deaths: 0, restart: undefined }));
   }
 
@@ -126,8 +127,8 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
   }
 
   stats(): ServerStats {
-    const { refused, violations } = this.door.stats();
-    const sum = { connections: 0, carriers: { shm: 0, socket: 0, http: 0 }, pendingCalls: 0, openStreams: 0, refused: refused + this.past.refused, violations: violations + this.past.violations };
+    const { refused, violations, carrierReason } = this.door.stats();
+    const sum = { connections: 0, carriers: { shm: 0, socket: 0, http: 0 }, carrierReason, pendingCalls: 0, openStreams: 0, refused: refused + this.past.refused, violations: violations + this.past.violations };
     for (const { stats } of this.threads()) {
       sum.connections += stats.connections;
       sum.carriers.shm += stats.carriers.shm;
@@ -154,7 +155,7 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
   }
 
   private place(client: WorkerClient): void {
-    if (this.ended !== undefined) return this.turnAway(client, new ConnectError("the server is shutting down", Code.Unavailable));
+    if (this.ended !== undefined) return this.turnAway(client, withOutlook(new ConnectError("the server is shutting down", Code.Unavailable), "leaving"));
     let best: WorkerThread | undefined;
     for (const thread of this.threads()) {
       if (thread.isReady && (best === undefined || thread.clients.size < best.clients.size)) best = thread;
@@ -162,7 +163,7 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
     if (best !== undefined) return best.take(client);
     const giveUp = () => {
       this.waiting.delete(client);
-      this.turnAway(client, new ConnectError("the server's worker threads have died, and none could be started yet", Code.Unavailable));
+      this.turnAway(client, withOutlook(new ConnectError("the server's worker threads have died, and none could be started yet", Code.Unavailable), "leaving"));
     };
     this.waiting.set(client, setTimeout(giveUp, handshakeTimeoutOf(this.options)));
   }
@@ -244,7 +245,7 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
     const stopped = this.door.close({ timeoutMs });
     for (const [client, timer] of this.waiting) {
       clearTimeout(timer);
-      this.turnAway(client, new ConnectError("the server is shutting down", Code.Unavailable));
+      this.turnAway(client, withOutlook(new ConnectError("the server is shutting down", Code.Unavailable), "leaving"));
     }
     this.waiting.clear();
     await Promise.all(this.slots.map((slot) => stopSlot(slot, timeoutMs)));

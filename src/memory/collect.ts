@@ -4,6 +4,7 @@
  */
 import { getHeapStatistics, setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
+import { otherRuntime } from "../os/runtime.js";
 import { nowMs } from "../os/timers.js";
 
 /** A collection takes at most about this share of the time. */
@@ -99,8 +100,9 @@ export function memoryToFill(byteLength: number): Uint8Array<ArrayBuffer> {
   return new Uint8Array(Buffer.allocUnsafeSlow(byteLength).buffer);
 }
 
-/** V8 hands its `gc` to realms that are made while the flag is set. */
+/** V8 hands its `gc` to realms that are made while the flag is set. Bun has another engine, and Deno its own way with flags. */
 function find(): Collect | false {
+  if (otherRuntime !== undefined) return false;
   try {
     setFlagsFromString("--expose-gc");
     const gc = runInNewContext("gc") as Collect | undefined;

@@ -32,7 +32,7 @@ test("a compiled addon goes before a prebuilt one, one that loads before one tha
   const [own, built, prebuilt] = ["dist/src/os", "build", `prebuilds/linux-${process.arch}`].map((path) => join(folder, path));
   for (const path of [own, built, prebuilt]) mkdirSync(path, { recursive: true });
   writeFileSync(join(folder, "package.json"), '{ "type": "module" }');
-  copyFileSync(new URL("./addon.js", import.meta.url), join(own, "addon.js"));
+  for (const module of ["addon.js", "runtime.js"]) copyFileSync(new URL(`./${module}`, import.meta.url), join(own, module));
   const load = () => {
     const code = `const { loadAddon } = await import("./addon.js"); const { addon, reason } = loadAddon(); console.log(reason ?? addon.pageSize());`;
     return spawnSync(process.execPath, ["--input-type=module", "-e", code], { cwd: own, encoding: "utf8" }).stdout.trim();

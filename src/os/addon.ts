@@ -9,6 +9,7 @@
 import { createRequire } from "node:module";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { otherRuntime } from "./runtime.js";
 
 /**
  * Seals of a segment, to be or-ed: once added, none is ever removed.
@@ -357,6 +358,8 @@ function tryToLoad(): LoadedAddon {
   if (env["ISTHMUS_ADDON"] === "none") {
     return { addon: undefined, reason: "turned off by the environment variable ISTHMUS_ADDON=none" };
   }
+  // They load it, and end the process when it first watches a socket or is called back by an event loop that is not libuv's.
+  if (otherRuntime !== undefined) return { addon: undefined, reason: `${otherRuntime} cannot run the native addon, which needs Node's own event loop` };
   if (platform !== "linux") return { addon: undefined, reason: `not Linux (${platform})` };
 
   const require = createRequire(import.meta.url);

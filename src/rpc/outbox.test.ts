@@ -23,6 +23,7 @@ interface Sent {
 /** A carrier whose room the test gives back frame by frame. */
 class NarrowCarrier implements Carrier {
   readonly name = "shm";
+  readonly reason = undefined;
   readonly ringBytes = new Uint8Array(2 * FRAME_BYTES_MAX);
   readonly ringWords = new Int32Array(this.ringBytes.buffer);
   readonly index = 0;

@@ -1,13 +1,27 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { HandshakeMessage, Hello } from "./hello.js";
-import { decodeHandshake, encodeHandshake, FEATURE, handshakeLength, negotiate, PREFIX_BYTES, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN } from "./hello.js";
+import {
+  decodeHandshake,
+  encodeHandshake,
+  FEATURE,
+  handshakeLength,
+  negotiate,
+  PREFIX_BYTES,
+  PROTOCOL_VERSION_MAX,
+  PROTOCOL_VERSION_MIN,
+  reasonWithoutMemory,
+} from "./hello.js";
 
 const hello: Hello = { kind: "hello", minVersion: 1, maxVersion: 3, featuresSupported: 0xffffffff, featuresRequired: 0x80000000, maxStreams: 17, streamWindowBytes: 4096 };
 const messages: HandshakeMessage[] = [
   hello,
   { kind: "welcome", version: 65535, features: 5, maxStreams: 65536, streamWindowBytes: 1 << 30 },
+  { ...hello, lack: "memfd_create: ✗" },
+  { kind: "welcome", version: 1, features: 4, maxStreams: 1, streamWindowBytes: 65536, lack: "its option" },
   { kind: "refused", code: 7, message: "not you, Ünä 🌉" },
+  { kind: "refused", code: 14, outlook: "lasting", message: "never" },
+  { kind: "refused", code: 14, outlook: "leaving", message: "not here" },
   { kind: "refused", code: 0, message: "" },
 ];
 
@@ -27,11 +41,12 @@ test("a message is read wherever its bytes lie in their buffer", () => {
 });
 
 test("bytes that a later version appends are ignored", () => {
-  const bytes = encodeHandshake(hello);
+  const lacking = { ...hello, lack: "none" };
+  const bytes = encodeHandshake(lacking);
   const longer = new Uint8Array(bytes.length + 12).fill(9);
   longer.set(bytes);
   new DataView(longer.buffer).setUint32(4, longer.length, true);
-  assert.deepEqual(decodeHandshake(longer), hello);
+  assert.deepEqual(decodeHandshake(longer), lacking);
 });
 
 test("no part of a message is a message", () => {
@@ -85,13 +100,13 @@ test("more streams than there are slots count as all slots", () => {
 
 test("the newest version that both know is chosen, and features that both have", () => {
   const plain = { ...hello, featuresRequired: 0 };
-  assert.deepEqual(negotiate({ ...plain, minVersion: 1, maxVersion: 65535 }, 0, 0), { version: PROTOCOL_VERSION_MAX, features: 0 });
-  assert.deepEqual(negotiate({ ...plain, minVersion: PROTOCOL_VERSION_MIN, maxVersion: PROTOCOL_VERSION_MIN }, 0, 0), { version: PROTOCOL_VERSION_MIN, features: 0 });
+  assert.deepEqual(negotiate({ ...plain, minVersion: 1, maxVersion: 65535 }, 0, 0, undefined), { version: PROTOCOL_VERSION_MAX, features: 0 });
+  assert.deepEqual(negotiate({ ...plain, minVersion: PROTOCOL_VERSION_MIN, maxVersion: PROTOCOL_VERSION_MIN }, 0, 0, undefined), { version: PROTOCOL_VERSION_MIN, features: 0 });
 });
 
 test("without a common version, or without a required feature, the refusal says so", () => {
   const refusalOf = (changes: Partial<Hello>) => {
-    const answer = negotiate({ ...hello, featuresRequired: 0, ...changes }, FEATURE.sharedMemory, 0);
+    const answer = negotiate({ ...hello, featuresRequired: 0, ...changes }, FEATURE.sharedMemory, 0, undefined);
     assert.ok("refusal" in answer);
     return answer.refusal;
   };
@@ -105,12 +120,37 @@ test("features are in use that both ends have, and what either end insists on mu
   const offering = (featuresSupported: number, featuresRequired = 0) => ({ ...hello, featuresSupported, featuresRequired });
   const { sharedMemory, spans } = FEATURE;
   const version = PROTOCOL_VERSION_MAX;
-  assert.deepEqual(negotiate(offering(sharedMemory | spans), sharedMemory, 0), { version, features: sharedMemory });
-  assert.deepEqual(negotiate(offering(sharedMemory), 0, 0), { version, features: 0 });
-  assert.deepEqual(negotiate(offering(0), sharedMemory, 0), { version, features: 0 });
-  assert.deepEqual(negotiate(offering(sharedMemory, sharedMemory), sharedMemory, sharedMemory), { version, features: sharedMemory });
-  const required = negotiate(offering(sharedMemory, sharedMemory), 0, 0);
-  assert.ok("refusal" in required && /the client requires features 0x1 \(shared memory.*that this server does not have/.test(required.refusal));
-  const insisted = negotiate(offering(0), sharedMemory, sharedMemory);
-  assert.ok("refusal" in insisted && /this server requires features 0x1 \(shared memory.*that the client does not offer/.test(insisted.refusal));
+  assert.deepEqual(negotiate(offering(sharedMemory | spans), sharedMemory, 0, undefined), { version, features: sharedMemory });
+  assert.deepEqual(negotiate(offering(sharedMemory), 0, 0, undefined), { version, features: 0 });
+  assert.deepEqual(negotiate(offering(0), sharedMemory, 0, undefined), { version, features: 0 });
+  assert.deepEqual(negotiate(offering(sharedMemory, sharedMemory), sharedMemory, sharedMemory, undefined), { version, features: sharedMemory });
+  assert.deepEqual(negotiate(offering(sharedMemory, sharedMemory), 0, 0, "memfd_create: EPERM"), {
+    refusal: 'the client insists on shared memory (carrier: "shm"), and the server uses no shared memory: memfd_create: EPERM',
+  });
+  assert.deepEqual(negotiate({ ...offering(0), lack: "no addon" }, sharedMemory, sharedMemory, undefined), {
+    refusal: 'the server insists on shared memory (carrier: "shm"), and the client uses no shared memory: no addon',
+  });
+  const silent = negotiate(offering(0), sharedMemory, sharedMemory, undefined);
+  assert.ok("refusal" in silent && /the client uses no shared memory: it is of a version that does not say why$/.test(silent.refusal));
+});
+
+test("a greeting whose reason reaches past its end is none, and a reason is cut to what there is room for", () => {
+  const bytes = encodeHandshake({ ...hello, lack: "none" });
+  new DataView(bytes.buffer).setUint16(32, 5, true);
+  assert.equal(decodeHandshake(bytes), undefined);
+  const long = decodeHandshake(encodeHandshake({ ...hello, lack: "ü".repeat(5000) }));
+  assert.ok(long?.kind === "hello" && long.lack === "ü".repeat(512));
+});
+
+test("an outlook that this version does not know counts as none", () => {
+  const bytes = encodeHandshake({ kind: "refused", code: 14, outlook: "leaving", message: "" });
+  new DataView(bytes.buffer).setUint16(14, 3, true);
+  assert.deepEqual(decodeHandshake(bytes), { kind: "refused", code: 14, message: "" });
+});
+
+test("both ends say the same of why they share no memory, and name the end that lacks it", () => {
+  assert.equal(reasonWithoutMemory(undefined, "x"), "the server uses no shared memory: x");
+  assert.equal(reasonWithoutMemory("x", undefined), "the client uses no shared memory: x");
+  assert.equal(reasonWithoutMemory("x", "y"), "the client uses no shared memory: x; the server uses no shared memory: y");
+  assert.equal(reasonWithoutMemory("x", "x"), "neither end uses shared memory: x");
 });

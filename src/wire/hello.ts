@@ -7,10 +7,10 @@
  *
  *    0 magic "ISTM" u32 · 4 byteLength u32, all of it · 8 kind u16 · 10 reserved u16
  *   HELLO:    12 minVersion u16 · 14 maxVersion u16 · 16 features supported u32 · 20 features required u32 · 24 maxStreams u32
- *             28 streamWindowBytes u32
+ *             28 streamWindowBytes u32 · 32 lack length u16 · 34 reserved u16 · 36 lack, UTF-8
  *   WELCOME:  12 version u16    · 14 reserved u16   · 16 features in use u32   · 20 reserved u32          · 24 maxStreams u32
- *             28 streamWindowBytes u32
- *   REFUSED:  12 status code u16 (gRPC's numbers) · 14 reserved u16 · 16 message, UTF-8
+ *             28 streamWindowBytes u32 · 32 lack length u16 · 34 reserved u16 · 36 lack, UTF-8
+ *   REFUSED:  12 status code u16 (gRPC's numbers) · 14 outlook u16 · 16 message, UTF-8
  *
  * A receiver ignores bytes of HELLO and WELCOME past those it knows, so later versions can append fields; what a shorter
  * message leaves out counts as 0.
@@ -34,6 +34,9 @@ const MAGIC = 0x4d545349; // "ISTM"
 const HELLO_BYTES = 32;
 /** Without what later versions appended. */
 const HELLO_BYTES_MIN = 28;
+/** Present if there is one. */
+const LACK_TEXT_OFFSET = 36;
+const LACK_BYTES_MAX = 1024;
 const REFUSED_TEXT_OFFSET = 16;
 const BYTES_MAX = 4096;
 const KIND = { hello: 1, welcome: 2, refused: 3 } as const;
@@ -48,6 +51,8 @@ export interface Hello {
   readonly maxStreams: number;
   /** Bytes that may be sent to the sender on each stream before it grants more; 0 if left out, then without the feature `streams` only. */
   readonly streamWindowBytes?: number;
+  /** Why the sender has no shared memory; undefined: it has, or does not say. */
+  readonly lack?: string | undefined;
 }
 
 export interface Welcome {
@@ -57,20 +62,30 @@ export interface Welcome {
   readonly maxStreams: number;
   /** As in {@link Hello}. */
   readonly streamWindowBytes?: number;
+  readonly lack?: string | undefined;
 }
+
+/** What a refused client may expect of another attempt: no more ("lasting"), or that a server which takes this one's place lets it in ("leaving"). */
+export type RefusedOutlook = "lasting" | "leaving";
+const OUTLOOKS: readonly (RefusedOutlook | undefined)[] = [undefined, "lasting", "leaving"];
 
 export interface Refused {
   readonly kind: "refused";
   /** A gRPC status code. */
   readonly code: number;
+  /** Undefined: it is not said. */
+  readonly outlook?: RefusedOutlook | undefined;
   readonly message: string;
 }
 
 export type HandshakeMessage = Hello | Welcome | Refused;
 
 export function encodeHandshake(message: HandshakeMessage): Uint8Array {
-  const text = message.kind === "refused" ? Buffer.from(message.message, "utf8").subarray(0, BYTES_MAX - REFUSED_TEXT_OFFSET) : undefined;
-  const bytes = new Uint8Array(text === undefined ? HELLO_BYTES : REFUSED_TEXT_OFFSET + text.length);
+  const isRefusal = message.kind === "refused";
+  const text = isRefusal ? textBytes(message.message, BYTES_MAX - REFUSED_TEXT_OFFSET) : textBytes(message.lack ?? "", LACK_BYTES_MAX);
+  const textOffset = isRefusal ? REFUSED_TEXT_OFFSET : text.length > 0 ? LACK_TEXT_OFFSET : HELLO_BYTES;
+  const bytes = new Uint8Array(textOffset + text.length);
+  bytes.set(text, textOffset);
   const view = new DataView(bytes.buffer);
   view.setUint32(0, MAGIC, true);
   view.setUint32(4, bytes.length, true);
@@ -83,19 +98,27 @@ export function encodeHandshake(message: HandshakeMessage): Uint8Array {
       view.setUint32(20, message.featuresRequired, true);
       view.setUint32(24, message.maxStreams, true);
       view.setUint32(28, message.streamWindowBytes ?? 0, true);
+      if (text.length > 0) view.setUint16(HELLO_BYTES, text.length, true);
       break;
     case "welcome":
       view.setUint16(12, message.version, true);
       view.setUint32(16, message.features, true);
       view.setUint32(24, message.maxStreams, true);
       view.setUint32(28, message.streamWindowBytes ?? 0, true);
+      if (text.length > 0) view.setUint16(HELLO_BYTES, text.length, true);
       break;
     case "refused":
       view.setUint16(12, message.code, true);
-      bytes.set(text!, REFUSED_TEXT_OFFSET);
+      view.setUint16(14, OUTLOOKS.indexOf(message.outlook), true);
       break;
   }
   return bytes;
+}
+
+/** As much of a text as `bytesMax` bytes hold, without half a character at its end. */
+function textBytes(text: string, bytesMax: number): Uint8Array {
+  const bytes = new Uint8Array(bytesMax);
+  return bytes.subarray(0, new TextEncoder().encodeInto(text, bytes).written);
 }
 
 /** The length of the message that starts with these 8 bytes, or undefined if no Isthmus peer sent them. */
@@ -112,15 +135,19 @@ export function decodeHandshake(bytes: Uint8Array): HandshakeMessage | undefined
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const kind = view.getUint16(8, true);
   if (kind === KIND.refused) {
-    return { kind: "refused", code: view.getUint16(12, true), message: Buffer.from(bytes.subarray(REFUSED_TEXT_OFFSET)).toString("utf8") };
+    const outlook = OUTLOOKS[view.getUint16(14, true)];
+    return { kind: "refused", code: view.getUint16(12, true), ...(outlook !== undefined && { outlook }), message: textOf(bytes, REFUSED_TEXT_OFFSET, bytes.length) };
   }
   if (bytes.length < HELLO_BYTES_MIN) return undefined;
   const maxStreams = Math.min(view.getUint32(24, true), SLOTS_MAX);
   if (maxStreams === 0) return undefined;
   const streamWindowBytes = bytes.length < HELLO_BYTES ? 0 : Math.min(view.getUint32(28, true), STREAM_WINDOW_BYTES_MAX);
   if (streamWindowBytes === 0 && (view.getUint32(16, true) & FEATURE.streams) !== 0) return undefined;
+  const lackBytes = bytes.length < LACK_TEXT_OFFSET ? 0 : Math.min(view.getUint16(HELLO_BYTES, true), LACK_BYTES_MAX);
+  if (LACK_TEXT_OFFSET + lackBytes > Math.max(bytes.length, LACK_TEXT_OFFSET)) return undefined;
+  const lack = lackBytes === 0 ? {} : { lack: textOf(bytes, LACK_TEXT_OFFSET, LACK_TEXT_OFFSET + lackBytes) };
   if (kind === KIND.welcome) {
-    return { kind: "welcome", version: view.getUint16(12, true), features: view.getUint32(16, true), maxStreams, streamWindowBytes };
+    return { kind: "welcome", version: view.getUint16(12, true), features: view.getUint32(16, true), maxStreams, streamWindowBytes, ...lack };
   }
   if (kind !== KIND.hello) return undefined;
   return {
@@ -131,15 +158,21 @@ export function decodeHandshake(bytes: Uint8Array): HandshakeMessage | undefined
     featuresRequired: view.getUint32(20, true),
     maxStreams,
     streamWindowBytes,
+    ...lack,
   };
+}
+
+function textOf(bytes: Uint8Array, start: number, end: number): string {
+  return Buffer.from(bytes.subarray(start, end)).toString("utf8");
 }
 
 /**
  * The server's choice: the newest version both know and the features both have, or why there is none.
  * @param supported features of this server
  * @param required features without which it takes no client
+ * @param lack why the server has no shared memory, if it has none
  */
-export function negotiate(hello: Hello, supported: number, required: number): { version: number; features: number } | { refusal: string } {
+export function negotiate(hello: Hello, supported: number, required: number, lack: string | undefined): { version: number; features: number } | { refusal: string } {
   const version = Math.min(hello.maxVersion, PROTOCOL_VERSION_MAX);
   if (version < Math.max(hello.minVersion, PROTOCOL_VERSION_MIN)) {
     return {
@@ -149,16 +182,24 @@ export function negotiate(hello: Hello, supported: number, required: number): { 
     };
   }
   const missing = hello.featuresRequired & ~supported;
-  if (missing !== 0) {
-    return { refusal: `the client requires features 0x${(missing >>> 0).toString(16)}${named(missing)} that this server does not have` };
-  }
+  if ((missing & FEATURE.sharedMemory) !== 0) return { refusal: `the client insists on shared memory (carrier: "shm"), and ${withoutMemory("the server", lack)}` };
+  if (missing !== 0) return { refusal: `the client requires features 0x${(missing >>> 0).toString(16)} that this server does not have` };
   const lacking = required & ~hello.featuresSupported;
-  if (lacking !== 0) {
-    return { refusal: `this server requires features 0x${(lacking >>> 0).toString(16)}${named(lacking)} that the client does not offer` };
-  }
+  if ((lacking & FEATURE.sharedMemory) !== 0) return { refusal: `the server insists on shared memory (carrier: "shm"), and ${withoutMemory("the client", hello.lack)}` };
+  if (lacking !== 0) return { refusal: `this server requires features 0x${(lacking >>> 0).toString(16)} that the client does not offer` };
   return { version, features: hello.featuresSupported & supported };
 }
 
-function named(features: number): string {
-  return (features & FEATURE.sharedMemory) === 0 ? "" : ' (shared memory: one end has carrier: "shm", the other no addon, or carrier: "socket")';
+/** Why a connection has no shared memory, said alike by both ends. Each is what that end lacks; undefined: nothing, but not both. */
+export function reasonWithoutMemory(client: string | undefined, server: string | undefined): string {
+  if (client === server) return `neither end uses shared memory: ${client}`;
+  const lacking = [client === undefined ? undefined : withoutMemory("the client", client), server === undefined ? undefined : withoutMemory("the server", server)];
+  return lacking.filter((one) => one !== undefined).join("; ");
 }
+
+function withoutMemory(end: string, lack: string | undefined): string {
+  return `${end} uses no shared memory: ${lack ?? LACK_UNSAID}`;
+}
+
+/** What a peer lacks that offers no shared memory and does not say why. */
+export const LACK_UNSAID = "it is of a version that does not say why";

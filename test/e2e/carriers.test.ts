@@ -61,13 +61,13 @@ describe("two ends in one process", () => {
 
   test("a server that insists on shared memory refuses a client without it, and says why", { skip: onlyWithAddon }, async (context) => {
     const served = await serve(context, { carrier: "shm" });
-    await failure(connectTo(context, served, { carrier: "socket" }).client.echo({}), Code.FailedPrecondition, /this server requires features 0x1 \(shared memory/);
+    await failure(connectTo(context, served, { carrier: "socket" }).client.echo({}), Code.FailedPrecondition, /the server insists on shared memory \(carrier: "shm"\), and the client uses no shared memory: its option carrier is "socket"/);
     assert.equal(served.server.stats().refused, 1);
   });
 
   test("a client that insists on shared memory is refused by a server without it, and told why", { skip: onlyWithAddon }, async (context) => {
     const served = await serve(context, { carrier: "socket" });
-    await failure(connectTo(context, served, { carrier: "shm" }).client.echo({}), Code.FailedPrecondition, /the client requires features 0x1 \(shared memory/);
+    await failure(connectTo(context, served, { carrier: "shm" }).client.echo({}), Code.FailedPrecondition, /the client insists on shared memory \(carrier: "shm"\), and the server uses no shared memory: its option carrier is "socket"/);
   });
 
   test("a server with the addon knows who calls over the socket, and decides by it", { skip: onlyWithAddon }, async (context) => {

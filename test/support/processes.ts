@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { fork, spawn } from "node:child_process";
 import { once } from "node:events";
-import { fileURLToPath } from "node:url";
+import { join, relative } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import type { Owner } from "./temp.js";
 
 const PACKAGE_ROOT = fileURLToPath(new URL("../../../", import.meta.url));
@@ -34,10 +35,26 @@ interface Answer {
   error?: string;
 }
 
+/** How a process runs: by default like this one. */
+export interface Surroundings {
+  readonly env?: NodeJS.ProcessEnv;
+  /** A command that runs the one that follows it, such as `nice`. */
+  readonly wrap?: readonly string[];
+  /** The folder of the package whose modules it runs. */
+  readonly packageRoot?: string;
+}
+
+/** A module of the package that is to run. */
+function moduleUrl(path: string, { packageRoot }: Surroundings): URL {
+  const here = new URL(path, import.meta.url);
+  return packageRoot === undefined ? here : pathToFileURL(join(packageRoot, relative(PACKAGE_ROOT, fileURLToPath(here))));
+}
+
 /** Starts a compiled module, for example "servers/test-server.js", with `data`, and waits until it calls `answerParent`. */
-export async function startChild(owner: Owner, module: string, data: unknown, env: NodeJS.ProcessEnv = {}): Promise<Child> {
-  const path = fileURLToPath(new URL(module, import.meta.url));
-  const child = fork(path, [JSON.stringify(data)], { stdio: ["ignore", "inherit", "pipe", "ipc"], env: { ...process.env, ...env }, serialization: "advanced" });
+export async function startChild(owner: Owner, module: string, data: unknown, env: NodeJS.ProcessEnv = {}, surroundings: Surroundings = {}): Promise<Child> {
+  const path = fileURLToPath(moduleUrl(module, surroundings));
+  const [execPath, ...execArgv] = [...(surroundings.wrap ?? []), process.execPath];
+  const child = fork(path, [JSON.stringify(data)], { execPath, execArgv: [...execArgv, ...process.execArgv], stdio: ["ignore", "inherit", "pipe", "ipc"], env: { ...process.env, ...env }, serialization: "advanced" });
   let stderr = "";
   child.stderr!.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
   const waiting = new Map<number, (answer: Answer) => void>();
@@ -117,13 +134,13 @@ export interface ScriptOutcome extends Exit {
   milliseconds: number;
 }
 
-const SCRIPT_PRELUDE = `
+const scriptPrelude = (surroundings: Surroundings) => `
 import { writeSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createClient, Code, ConnectError } from "@connectrpc/connect";
-import { createIsthmusServer, createIsthmusTransport, peerCredentials } from ${JSON.stringify(new URL("../../src/index.js", import.meta.url).href)};
-import { TestService } from ${JSON.stringify(new URL("../proto/test_pb.js", import.meta.url).href)};
-import { testRoutes } from ${JSON.stringify(new URL("./test-service.js", import.meta.url).href)};
+import { createIsthmusServer, createIsthmusTransport, peerCredentials } from ${JSON.stringify(moduleUrl("../../src/index.js", surroundings).href)};
+import { TestService } from ${JSON.stringify(moduleUrl("../proto/test_pb.js", surroundings).href)};
+import { testRoutes } from ${JSON.stringify(moduleUrl("./test-service.js", surroundings).href)};
 const data = JSON.parse(process.argv[1]);
 const say = (value) => writeSync(1, JSON.stringify(value) + "\\n");
 const sayFailure = async (promise) => { try { await promise; say("no failure"); } catch (error) { say({ code: Code[error.code], message: error.message, stack: error.stack }); } };
@@ -133,10 +150,11 @@ const sayFailure = async (promise) => { try { await promise; say("no failure"); 
  * Runs an ES module given as text in a process of its own and waits for its end; what is needed for a client and a server is in
  * scope, with `data`, `say(value)` and `sayFailure(promise)`. Killed after `limitMs`.
  */
-export async function runScript(owner: Owner, code: string, data: unknown, options: { env?: NodeJS.ProcessEnv; limitMs?: number } = {}): Promise<ScriptOutcome> {
+export async function runScript(owner: Owner, code: string, data: unknown, options: Surroundings & { limitMs?: number } = {}): Promise<ScriptOutcome> {
   const start = performance.now();
-  const child = spawn(process.execPath, ["--input-type=module", "-e", SCRIPT_PRELUDE + code, JSON.stringify(data)], {
-    cwd: PACKAGE_ROOT,
+  const [command, ...parameters] = [...(options.wrap ?? []), process.execPath, "--input-type=module", "-e", scriptPrelude(options) + code, JSON.stringify(data)];
+  const child = spawn(command, parameters, {
+    cwd: options.packageRoot ?? PACKAGE_ROOT,
     env: { ...process.env, ...options.env },
     stdio: ["ignore", "pipe", "pipe"],
     timeout: options.limitMs ?? 15_000,
