@@ -15,7 +15,6 @@ import { ClientConnection } from "../rpc/client.js";
 import { prepareErrors } from "../rpc/errors.js";
 import { SLOTS_MAX } from "../wire/frame.js";
 import { Dialer, reconnectOf } from "./dialer.js";
-import type { TransportStateEvent } from "./events.js";
 import { tell, transportState } from "./events.js";
 import type { CallLimits } from "./options.js";
 import { checkCarrier, geometryOf, handshakeTimeoutOf, isolationOf, keepAliveOf, meansFor, pollMicrosOf, streamWindowOf } from "./options.js";
