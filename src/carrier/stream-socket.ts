@@ -14,6 +14,7 @@ import { FRAME_BYTES_MAX } from "../wire/frame.js";
 import type { HandshakeMessage } from "../wire/hello.js";
 import { encodeHandshake } from "../wire/hello.js";
 import type { Address } from "./address.js";
+import { reachable } from "./address.js";
 import { HandshakeReader } from "./handshake-reader.js";
 
 /** Takes what a socket brings. */
@@ -76,6 +77,7 @@ export class StreamSocket {
   /** Connects. @throws the system's error, or what `signal` was aborted with */
   static connect(address: Address, signal: AbortSignal): Promise<StreamSocket> {
     return new Promise((resolve, reject) => {
+      const where = address.kind === "unix" ? { path: reachable(address.path) } : address;
       const stream = new StreamSocket({}, true);
       const { socket } = stream;
       const settle = (act: () => void) => {
@@ -96,10 +98,10 @@ export class StreamSocket {
       signal.addEventListener("abort", onAbort, { once: true });
       socket.on("error", onError);
       socket.on("connect", onConnect);
-      if (address.kind === "unix") {
-        socket.connect({ path: address.path });
+      if ("path" in where) {
+        socket.connect(where);
       } else {
-        const { host, port } = address;
+        const { host, port } = where;
         // Given to `connect`, these are ignored: only the maker of a socket, and these, can set them.
         socket.setNoDelay(true);
         socket.setKeepAlive(true, TCP_KEEP_ALIVE_MS);

@@ -18,7 +18,7 @@ import { Dialer, reconnectOf } from "./dialer.js";
 import type { TransportStateEvent } from "./events.js";
 import { transportState } from "./events.js";
 import type { CallLimits } from "./options.js";
-import { addonFor, checkCarrier, geometryOf, handshakeTimeoutOf, isolationOf, keepAliveOf, pollMicrosOf, streamWindowOf } from "./options.js";
+import { addonFor, checkCarrier, geometryOf, handshakeTimeoutOf, keepAliveOf, pollMicrosOf, streamWindowOf } from "./options.js";
 import type { ConnectionState, IsthmusTransportOptions } from "./transport.js";
 
 /** What a transport does for its connections. */
@@ -45,7 +45,7 @@ export class Connector {
   private shown: ConnectionState = "idle";
   private reason: string | undefined;
 
-  /** @throws ConnectError for options that make no sense or cannot be had */
+  /** @throws ConnectError for options that make no sense together, or cannot be had */
   constructor(transport: object, options: IsthmusTransportOptions, address: Address, limits: CallLimits, mover: Mover) {
     this.transport = transport;
     this.options = options;
@@ -54,8 +54,6 @@ export class Connector {
     this.mover = mover;
     this.geometry = geometryOf(options);
     this.keepAlive = keepAliveOf(options, address.kind === "tcp");
-    isolationOf(options.isolation);
-    streamWindowOf(options);
     checkCarrier(options, address);
     prepareErrors();
     this.dialer = new Dialer(() => this.make(), reconnectOf(options.reconnect), () => this.show());
@@ -126,7 +124,7 @@ export class Connector {
       pollMicros: pollMicrosOf(options),
       maxStreams: SLOTS_MAX,
       streamWindowBytes: streamWindowOf(options),
-      isolation: isolationOf(options.isolation),
+      isolation: options.isolation,
     };
     const link = await connect(addon, address, linkOptions, this.closing.signal);
     const connection: ClientConnection = new ClientConnection(

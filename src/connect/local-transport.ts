@@ -13,7 +13,9 @@ import type { HeadersInit, Start } from "./client-interceptors.js";
 import { callIntercepted, streamIntercepted } from "./client-interceptors.js";
 import { Connector } from "./connector.js";
 import { waitForReady } from "./dialer.js";
-import { checkLimits, codecOf, handshakeTimeoutOf, lifetimeOf } from "./options.js";
+import { callTimeout, checkLimits, codecOf, lifetimeOf } from "./options.js";
+import { checkOptional } from "./option-check.js";
+import { connectTable, transportCloseTable } from "./option-table.js";
 import type { LoanOwner } from "./payloads.js";
 import { LOAN } from "./payloads.js";
 import { methodPath } from "./routes.js";
@@ -32,8 +34,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     this.options = options;
     const limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.interceptors = options.interceptors ?? [];
-    this.lifetime = lifetimeOf(options.leases);
-    handshakeTimeoutOf(options);
+    this.lifetime = lifetimeOf(options);
     this.connector = new Connector(this, options, address, limits, {
       moveCall: (method, input, header, timeoutMs, signal, contextValues) => this.call(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
       moveStream: (method, input, header, timeoutMs, signal, contextValues) => this.openStream(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
@@ -45,7 +46,8 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     return connection.loan(byteLength, patience);
   }
 
-  async connect({ timeoutMs, signal, waitForReady: waits }: ConnectOptions = {}): Promise<void> {
+  async connect(options?: ConnectOptions): Promise<void> {
+    const { timeoutMs, signal, waitForReady: waits } = checkOptional(connectTable, options);
     await this.connector.connection(boundedTimeout(timeoutMs), signal, waits);
   }
 
@@ -69,8 +71,8 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     input: MessageInitShape<I>,
     contextValues?: ContextValues,
   ): Promise<UnaryResponse<I, O>> {
-    const timeout = timeoutMs ?? this.options.defaultTimeoutMs;
     try {
+      const timeout = callTimeout(timeoutMs, this.options.defaultTimeoutMs);
       const clientMethod = this.methods.get(method) ?? this.addMethod(method);
       const response =
         this.interceptors.length === 0
@@ -90,8 +92,8 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     input: AsyncIterable<MessageInitShape<I>>,
     contextValues?: ContextValues,
   ): Promise<StreamResponse<I, O>> {
-    const timeout = timeoutMs ?? this.options.defaultTimeoutMs;
     try {
+      const timeout = callTimeout(timeoutMs, this.options.defaultTimeoutMs);
       const clientMethod = this.methods.get(method) ?? this.addMethod(method);
       const iterator = input[Symbol.asyncIterator]();
       const response =
@@ -109,8 +111,9 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     return { state, carrier: this.carrier, pendingCalls, connections, connection: ready?.stats() };
   }
 
-  close({ timeoutMs = 0 }: { readonly timeoutMs?: number } = {}): Promise<void> {
-    return this.connector.close(timeoutMs);
+  async close(options?: { readonly timeoutMs?: number }): Promise<void> {
+    const { timeoutMs = 0 } = checkOptional(transportCloseTable, options);
+    await this.connector.close(timeoutMs);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
