@@ -18,7 +18,7 @@ import { createIsthmusTransport } from "./transport.js";
 type Given = Record<string, unknown>;
 
 const address = "/nowhere/app.sock";
-const workers = { routes: "/nowhere/routes.js" };
+const workers = { routes: "/nowhere/routes.js", count: 1 };
 const routed = (options: Given) => createIsthmusServer({ routes: (router) => void router.service(TestService, {}, options) });
 
 /** Everything that takes options, called with some, and with what else it needs. */
