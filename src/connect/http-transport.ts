@@ -202,7 +202,7 @@ export class HttpTransport implements AddressedTransport {
     const reason = new ConnectError("the transport was closed", Code.Unavailable);
     this.closedBecause = reason;
     for (const call of [...this.calls]) call.abort(reason);
-    this.loading.then(
+    await this.loading.then(
       ({ manager }) => manager.abort(reason),
       () => undefined,
     );

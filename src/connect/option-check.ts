@@ -92,9 +92,11 @@ export function checkOptions<T extends object>(table: OptionTable, options: T, w
   return take(table, table.rules, options, what, "") as T;
 }
 
+const NOTHING = Object.freeze({});
+
 /** For options that need not be given. */
 export function checkOptional<T extends object>(table: OptionTable, options: T | undefined, what = ""): Partial<T> {
-  return options === undefined ? {} : checkOptions<Partial<T>>(table, options, what);
+  return options === undefined ? NOTHING : checkOptions<Partial<T>>(table, options, what);
 }
 
 function take(table: OptionTable, rules: Rules, options: object, what: string, path: string): Record<string, unknown> {

@@ -111,7 +111,7 @@ const MISPLACED: Readonly<Record<(Address | HttpAddress)["kind"], readonly (keyo
  * @throws whatever `routes` throws; ConnectError `InvalidArgument` for an option that there is not or whose value makes no sense, and `FailedPrecondition` if `carrier` is "shm" and cannot be had
  */
 export function createIsthmusServer(options: IsthmusServerOptions | IsthmusWorkerServerOptions): IsthmusServer {
-  if (options?.workers === undefined) return new LocalServer(options as IsthmusServerOptions);
+  if (options?.workers === undefined) return new LocalServer(options);
   return new WorkerServer(options, (checked, elsewhere) => new LocalServer({ ...checked, workers: undefined, routes: () => undefined }, elsewhere));
 }
 

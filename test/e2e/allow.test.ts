@@ -61,8 +61,9 @@ for (const carrier of ["shm", "socket"] as const) {
       test("nothing else does", async (context) => {
         let answer: unknown;
         const { path, server } = await serve(context, { allow: () => answer as boolean });
-        const others = [undefined, null, 1, "yes", {}, [], Object(true), () => true, { then: true }];
-        const all = [false, ...others].flatMap((value) => [value, Promise.resolve(value), thenable(value), runInNewContext("(value) => Promise.resolve(value)")(value)]);
+        const others: unknown[] = [undefined, null, 1, "yes", {}, [], Object(true), () => true, { then: true }];
+        const elsewhere = runInNewContext("(value) => Promise.resolve(value)") as (value: unknown) => unknown;
+        const all = [false, ...others].flatMap((value) => [value, Promise.resolve(value), thenable(value), elsewhere(value)]);
         for (answer of all) await failure(clientOf(context, path).echo({}), Code.PermissionDenied, /user \d+ may not connect to this server; its option `allow` decides who may/);
         answer = 1;
         await failure(clientOf(context, path).echo({}), Code.PermissionDenied, /It answered number; only true, or a promise of it, lets in/);
@@ -75,7 +76,7 @@ for (const carrier of ["shm", "socket"] as const) {
         const fail = () => {
           throw new Error("mine");
         };
-        const kinds: (() => unknown)[] = [fail, () => Promise.reject(new Error("mine")), () => ({ then: fail }), () => Object.defineProperty({}, "then", { get: fail }), () => runInNewContext("Promise.reject(undefined)")];
+        const kinds: (() => unknown)[] = [fail, () => Promise.reject(new Error("mine")), () => ({ then: fail }), () => Object.defineProperty({}, "then", { get: fail }), () => runInNewContext("Promise.reject(undefined)") as unknown];
         for (answer of kinds) await failure(clientOf(context, path).echo({}), Code.Internal, /the server could not decide whether to let this client in: its option `allow` threw/);
       });
 
