@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { formatAddress, nameOf, parseAddress } from "./address.js";
+import { formatAddress, nameOf, parseAddress, reachable } from "./address.js";
 
 const invalid = (message: RegExp) => (error: unknown) => error instanceof ConnectError && error.code === Code.InvalidArgument && message.test(error.message);
+
+const here = process.cwd();
 
 test("a path stands for itself, with or without unix:", () => {
   for (const [address, path] of [
@@ -11,10 +13,11 @@ test("a path stands for itself, with or without unix:", () => {
     ["unix:/run/app.sock", "/run/app.sock"],
     ["unix:///run/app.sock", "/run/app.sock"],
     ["UNIX:/run/app.sock", "/run/app.sock"],
-    ["app.sock", "app.sock"],
-    ["./a b/ü.sock", "./a b/ü.sock"],
-    ["unix:app.sock", "app.sock"],
-    ["./with:colon", "./with:colon"],
+    ["app.sock", `${here}/app.sock`],
+    ["./a b/ü.sock", `${here}/a b/ü.sock`],
+    ["unix:app.sock", `${here}/app.sock`],
+    [".//./with:colon", `${here}/with:colon`],
+    ["../.hidden/app.sock", `${here}/../.hidden/app.sock`],
     ["/with:colon", "/with:colon"],
   ]) {
     assert.deepEqual(parseAddress(address), { kind: "unix", path });
@@ -28,8 +31,8 @@ test("other schemes are refused, each with what to do", () => {
 test("a bare IP address with a port is refused, since nobody means a path by it", () => {
   for (const bare of ["127.0.0.1:8080", "0.0.0.0:0", "[::1]:8080"]) {
     assert.throws(() => parseAddress(bare), invalid(/need a scheme: tcp:.*http:.*unix:/));
-    assert.deepEqual(parseAddress(`unix:${bare}`), { kind: "unix", path: bare });
-    assert.deepEqual(parseAddress(`./${bare}`), { kind: "unix", path: `./${bare}` });
+    assert.deepEqual(parseAddress(`unix:${bare}`), { kind: "unix", path: `${here}/${bare}` });
+    assert.deepEqual(parseAddress(`./${bare}`), { kind: "unix", path: `${here}/${bare}` });
   }
 });
 
@@ -40,6 +43,31 @@ test("what is no address is refused, of whatever type it is", () => {
   assert.throws(() => parseAddress(""), invalid(/expected a socket path/));
   assert.throws(() => parseAddress("unix:"), invalid(/empty/));
   assert.throws(() => parseAddress("/a\0b"), invalid(/zero byte/));
+});
+
+test("an address of another type is refused with how to write it", () => {
+  for (const [wrong, hint] of [
+    [8080, /address 8080: .* "tcp:127\.0\.0\.1:8080"/],
+    [new URL("http://127.0.0.1:80/api"), /a URL object: .* as a string: "http:\/\/127\.0\.0\.1\/api"/],
+    [new URL("file:///run/app.sock"), /as a string: fileURLToPath\(new URL\("file:\/\/\/run\/app\.sock"\)\)/],
+    [["/a", "/b"], /address an array: /],
+    [Object.create(null), /address an object: /],
+  ] as const) {
+    assert.throws(() => parseAddress(wrong as never), invalid(hint));
+  }
+});
+
+test("a name of an abstract socket is refused, with what to write instead", () => {
+  for (const name of ["unix:@app", "@app", "unix:\0app", "unix-abstract:app"]) assert.throws(() => parseAddress(name), invalid(/abstract socket.*use a path, such as unix:\/run\/app\.sock/));
+  assert.throws(() => parseAddress("unix:@app"), invalid(/for a file of this name write unix:\.\/@app/));
+  assert.deepEqual(parseAddress("unix:./@app"), { kind: "unix", path: `${here}/@app` });
+});
+
+test("a path that is longer than sockets allow is reached from the working directory, if that is near", () => {
+  assert.equal(reachable("/run/app.sock"), "/run/app.sock");
+  const deep = `${here}/${"d".repeat(100)}`;
+  assert.equal(reachable(deep), "d".repeat(100));
+  assert.throws(() => reachable(`${here}/${"d".repeat(108)}`), invalid(/the path has \d+ bytes, also from the working directory more than the 107/));
 });
 
 test("a path may have 107 bytes of UTF-8", () => {

@@ -8,6 +8,7 @@ import { nowMs } from "../os/timers.js";
 import { FEATURE } from "../wire/hello.js";
 import { BlockingDriver } from "./blocking-driver.js";
 import { BlockingSocket } from "./blocking-socket.js";
+import { reachable } from "./address.js";
 import { connectError } from "./connect.js";
 import type { LinkOptions } from "./handshake.js";
 import { checkAnswer, greeting, handshakeError, hasSharedMemory, isSameUser, sendGreeting } from "./handshake.js";
@@ -72,8 +73,9 @@ function attemptNow(addon: Addon, path: string, options: LinkOptions, deadline: 
 function open(addon: Addon, path: string, until: number, tooLate: () => ConnectError): number {
   for (let delayMs = 1; ; delayMs = Math.min(delayMs * 2, BACKLOG_AGAIN_MS_MAX)) {
     try {
-      return addon.connectSocket(path);
+      return addon.connectSocket(reachable(path));
     } catch (error) {
+      if (error instanceof ConnectError) throw error;
       // The server's backlog is full: it will accept in a moment.
       if (!isSystemError(error) || error.code !== "EAGAIN") throw connectError({ kind: "unix", path }, error);
     }

@@ -6,7 +6,7 @@ import { isSystemError } from "../os/addon.js";
 import { clearTimeout, setTimeout, sleep } from "../os/timers.js";
 import type { HandshakeSocket, Link, LinkOptions } from "./handshake.js";
 import type { Address } from "./address.js";
-import { nameOf } from "./address.js";
+import { nameOf, reachable } from "./address.js";
 import { ControlSocket } from "./control-socket.js";
 import { greet } from "./handshake.js";
 import { withOutlook } from "./outlook.js";
@@ -31,7 +31,7 @@ export async function connect(addon: Addon | undefined, address: Address, option
   }, options.handshakeTimeoutMs);
   try {
     const open = (): HandshakeSocket | Promise<HandshakeSocket> =>
-      addon === undefined || options.lack !== undefined || address.kind === "tcp" ? StreamSocket.connect(address, abort.signal) : new ControlSocket(addon, addon.connectSocket(address.path));
+      addon === undefined || options.lack !== undefined || address.kind === "tcp" ? StreamSocket.connect(address, abort.signal) : new ControlSocket(addon, addon.connectSocket(reachable(address.path)));
     const socket = await openPatiently(open, address, abort.signal);
     connected = true;
     return await greet(socket, options, abort.signal);
@@ -50,7 +50,7 @@ async function openPatiently(open: () => HandshakeSocket | Promise<HandshakeSock
     try {
       return await open();
     } catch (error) {
-      if (signal.aborted) throw error;
+      if (signal.aborted || error instanceof ConnectError) throw error;
       // The server's backlog is full: it will accept in a moment.
       if (!isSystemError(error) || error.code !== "EAGAIN") throw connectError(address, error);
     }

@@ -18,7 +18,7 @@ import { basename, dirname, join } from "node:path";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { nowMs, sleep } from "../os/timers.js";
 import type { Address } from "./address.js";
-import { formatAddress, PATH_BYTES_MAX } from "./address.js";
+import { formatAddress, reachable } from "./address.js";
 import type { Listener, ListenOptions } from "./listen.js";
 import { BACKLOG, directoryTooLong, inUse, isSocketAt, listenError, LOCK_PATIENCE_MS } from "./listen.js";
 import { StreamSocket } from "./stream-socket.js";
@@ -65,10 +65,8 @@ async function bind(path: string, options: ListenOptions, onSocket: (socket: Str
   const folder = mkdtempSync(join(dirname(path), "."));
   try {
     const temporary = join(folder, "s");
-    // Node would cut the path off.
-    if (Buffer.byteLength(temporary) > PATH_BYTES_MAX) throw directoryTooLong(path);
     // Exclusive: the primary of a cluster would bind it under its own umask.
-    await listening(server, () => server.listen({ path: temporary, backlog: BACKLOG, exclusive: true }));
+    await listening(server, () => server.listen({ path: reachableOf(temporary, path), backlog: BACKLOG, exclusive: true }));
     chmodSync(temporary, options.mode ?? 0o600);
     if (options.gid !== undefined) lchownSync(temporary, -1, options.gid);
     renameSync(temporary, path);
@@ -102,6 +100,15 @@ async function bind(path: string, options: ListenOptions, onSocket: (socket: Str
   };
 }
 
+/** SUBTLE: Node would cut off what is too long. */
+function reachableOf(temporary: string, path: string): string {
+  try {
+    return reachable(temporary);
+  } catch {
+    throw directoryTooLong(path);
+  }
+}
+
 function accept(onSocket: (socket: StreamSocket) => void): Server {
   return createServer({ pauseOnConnect: true }, (accepted) => {
     // It may have gone already.
@@ -120,7 +127,7 @@ async function listening(server: Server, listen: () => void): Promise<void> {
 /** Whether a live server has the path. */
 function isServed(path: string): Promise<boolean> {
   return new Promise((resolve, reject) => {
-    const probe = connect({ path });
+    const probe = connect({ path: reachable(path) });
     probe.on("connect", () => {
       probe.destroy();
       resolve(true);

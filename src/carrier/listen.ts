@@ -7,15 +7,18 @@
  *           once exactly one wins, and a stale socket is replaced. The lock leaves no file behind.
  * LISTEN-3  On close the path is removed only if it is still our socket.
  */
+import type cluster from "node:cluster";
 import { randomBytes } from "node:crypto";
 import { lstatSync, renameSync, statSync, unlinkSync } from "node:fs";
 import type { SecureServerOptions } from "node:http2";
+import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon, WatchHandle } from "../os/addon.js";
 import { isSystemError } from "../os/addon.js";
 import { clearTimeout, setTimeout, sleep } from "../os/timers.js";
 import type { Address } from "./address.js";
+import { reachable } from "./address.js";
 
 export interface ListenOptions {
   /** Permission bits of the socket; 0o600 by default. */
@@ -90,11 +93,9 @@ export async function listen(
 
 function bind(addon: Addon, temporary: string, path: string, options: ListenOptions): number {
   try {
-    return addon.bindSocket(temporary, options.mode ?? 0o600, options.gid ?? -1);
+    return addon.bindSocket(reachable(temporary), options.mode ?? 0o600, options.gid ?? -1);
   } catch (error) {
-    if (isSystemError(error) && error.code === "ENAMETOOLONG") {
-      throw directoryTooLong(path);
-    }
+    if (error instanceof ConnectError) throw directoryTooLong(path);
     if (isSystemError(error) && error.syscall === "chown") {
       const refused = (text: string, code: Code) => new ConnectError(`listen on ${path}: ${text}`, code, undefined, undefined, error);
       if (error.code === "EINVAL") throw refused(`gid ${options.gid} has no number in this user namespace; use a group that this container has`, Code.InvalidArgument);
@@ -212,7 +213,7 @@ function inspectPath(addon: Addon, path: string, takeover: boolean): void {
   if (takeover) return;
   let probe: number;
   try {
-    probe = addon.connectSocket(path);
+    probe = addon.connectSocket(reachable(path));
   } catch (error) {
     // Refused: a socket that nobody listens on, left behind by a server that died.
     if (isSystemError(error) && (error.code === "ECONNREFUSED" || error.code === "ENOENT")) return;
@@ -238,7 +239,12 @@ export function directoryTooLong(path: string): ConnectError {
 }
 
 export function inUse(path: string): ConnectError {
-  return new ConnectError(`listen on ${path}: a live server has it; stop that server, or pass takeover: true to replace it`, Code.AlreadyExists);
+  // Loaded for this alone: it is not free.
+  const { isWorker } = createRequire(import.meta.url)("node:cluster") as typeof cluster;
+  const advice = isWorker
+    ? "perhaps another worker of this cluster: one process listens on a path; let one process listen and use its option `workers`, or give each worker of the cluster a path of its own (docs/cluster.md)"
+    : "stop that server, or pass takeover: true to replace it";
+  return new ConnectError(`listen on ${path}: a live server has it; ${advice}`, Code.AlreadyExists);
 }
 
 export function listenError(path: string, error: unknown): ConnectError {

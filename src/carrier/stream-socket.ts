@@ -15,6 +15,7 @@ import { FRAME_BYTES_MAX } from "../wire/frame.js";
 import type { HandshakeMessage } from "../wire/hello.js";
 import { encodeHandshake } from "../wire/hello.js";
 import type { Address } from "./address.js";
+import { reachable } from "./address.js";
 import { CopyingReads } from "./copying-reads.js";
 import { HandshakeReader } from "./handshake-reader.js";
 
@@ -93,6 +94,7 @@ export class StreamSocket {
   /** Connects. @throws the system's error, or what `signal` was aborted with */
   static connect(address: Address, signal: AbortSignal, readsInPlace = READS_IN_PLACE): Promise<StreamSocket> {
     return new Promise((resolve, reject) => {
+      const where = address.kind === "unix" ? { path: reachable(address.path) } : address;
       const stream = new StreamSocket({}, true, readsInPlace);
       const { socket } = stream;
       const settle = (act: () => void) => {
@@ -113,10 +115,10 @@ export class StreamSocket {
       signal.addEventListener("abort", onAbort, { once: true });
       socket.on("error", onError);
       socket.on("connect", onConnect);
-      if (address.kind === "unix") {
-        socket.connect({ path: address.path });
+      if ("path" in where) {
+        socket.connect(where);
       } else {
-        const { host, port } = address;
+        const { host, port } = where;
         // Given to `connect`, these are ignored: only the maker of a socket, and these, can set them.
         socket.setNoDelay(true);
         socket.setKeepAlive(true, TCP_KEEP_ALIVE_MS);

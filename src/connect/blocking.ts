@@ -12,15 +12,17 @@ import { ClientConnection } from "../rpc/client.js";
 import { boundedTimeout, timedOut } from "../rpc/deadline.js";
 import { connectErrorOf, prepareErrors } from "../rpc/errors.js";
 import { METHODS_MAX, SLOTS_MAX } from "../wire/frame.js";
+import { checkOptions } from "./option-check.js";
+import { blockingCallTable, blockingTable } from "./option-table.js";
 import type { CallLimits, CommonOptions } from "./options.js";
-import { checkLimits, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, pollMicrosOf, requireSharedMemory, streamWindowOf } from "./options.js";
+import { checkLimits, codecOf, geometryOf, handshakeTimeoutOf, pollMicrosOf, requireSharedMemory, streamWindowOf } from "./options.js";
 import { methodPath } from "./routes.js";
 
-/** As for {@link createIsthmusTransport}, less what a thread that blocks cannot do: interceptors, other carriers, leases. */
-export interface BlockingClientOptions extends Omit<CommonOptions, "carrier" | "leases"> {
+/** As for {@link createIsthmusTransport}, less what a thread that blocks cannot do: interceptors, other carriers, leases, streams, signs of life. */
+export interface BlockingClientOptions extends Omit<CommonOptions, "carrier" | "leases" | "keepAlive" | "streamWindowBytes"> {
   /** Where the server listens: a socket path, or `unix:PATH`. */
   readonly address: string;
-  /** Deadline of calls that set none, in milliseconds; none by default. */
+  /** Deadline of calls that set none, in milliseconds, above 0; none by default. `Infinity`, and more than timers can count, is none. */
   readonly defaultTimeoutMs?: number;
 }
 
@@ -110,34 +112,34 @@ class BlockingCaller {
   private busy = false;
 
   constructor(options: BlockingClientOptions) {
-    this.options = options;
+    this.options = options = checkOptions(blockingTable, options);
     const address = parseAddress(options.address);
     if (address.kind !== "unix") throw new ConnectError(`address ${options.address}: ${NEEDS_SHARED_MEMORY}; use createIsthmusTransport for other addresses`, Code.FailedPrecondition);
     this.path = address.path;
     this.limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.geometry = geometryOf(options);
-    isolationOf(options.isolation);
     this.addon = addonHere();
     prepareErrors();
     forgotten.register(this, this.link);
   }
 
   call(method: DescMethodUnary, input: MessageInitShape<DescMessage>, options: BlockingCallOptions | undefined): unknown {
+    const { timeoutMs, headers, onHeader, onTrailer } = options === undefined ? NO_OPTIONS : checkOptions(blockingCallTable, options);
     // A getter of a message, or a codec, may call.
     if (this.busy) throw new ConnectError("a call of this client is under way on this thread; make another client for calls inside of calls", Code.FailedPrecondition);
     let response: UnaryResponse;
     this.busy = true;
     try {
-      const header = options?.headers === undefined ? undefined : new Headers(options.headers);
-      response = this.callUntil(this.methods.get(method) ?? this.addMethod(method), input, header, boundedTimeout(options?.timeoutMs ?? this.options.defaultTimeoutMs));
+      const header = headers === undefined ? undefined : new Headers(headers);
+      response = this.callUntil(this.methods.get(method) ?? this.addMethod(method), input, header, boundedTimeout(timeoutMs ?? this.options.defaultTimeoutMs));
     } catch (error) {
       throw connectErrorOf(error, Code.Internal);
     } finally {
       this.busy = false;
       this.outcome.forget();
     }
-    options?.onHeader?.(response.header);
-    options?.onTrailer?.(response.trailer);
+    onHeader?.(response.header);
+    onTrailer?.(response.trailer);
     return response.message;
   }
 
@@ -188,7 +190,7 @@ class BlockingCaller {
         handshakeTimeoutMs: handshakeTimeoutOf(options),
         pollMicros: pollMicrosOf(options),
         maxStreams: SLOTS_MAX,
-        isolation: isolationOf(options.isolation),
+        isolation: options.isolation,
         streamWindowBytes: streamWindowOf({}),
       },
       deadline,
@@ -216,6 +218,7 @@ class BlockingCaller {
   }
 }
 
+const NO_OPTIONS: BlockingCallOptions = {};
 const NEEDS_SHARED_MEMORY = "blocking calls need shared memory and a Unix socket on this machine";
 
 function addonHere(): Addon {

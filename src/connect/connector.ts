@@ -17,7 +17,7 @@ import { SLOTS_MAX } from "../wire/frame.js";
 import { Dialer, reconnectOf } from "./dialer.js";
 import { tell, transportState } from "./events.js";
 import type { CallLimits } from "./options.js";
-import { checkCarrier, geometryOf, handshakeTimeoutOf, isolationOf, keepAliveOf, meansFor, pollMicrosOf, streamWindowOf } from "./options.js";
+import { checkCarrier, geometryOf, handshakeTimeoutOf, keepAliveOf, meansFor, pollMicrosOf, streamWindowOf } from "./options.js";
 import type { ConnectionState, IsthmusTransportOptions } from "./transport.js";
 
 /** What a transport does for its connections. */
@@ -44,7 +44,7 @@ export class Connector {
   private shown: ConnectionState = "idle";
   private reason: string | undefined;
 
-  /** @throws ConnectError for options that make no sense or cannot be had */
+  /** @throws ConnectError for options that make no sense together, or cannot be had */
   constructor(transport: object, options: IsthmusTransportOptions, address: Address, limits: CallLimits, mover: Mover) {
     this.transport = transport;
     this.options = options;
@@ -53,8 +53,6 @@ export class Connector {
     this.mover = mover;
     this.geometry = geometryOf(options);
     this.keepAlive = keepAliveOf(options, address.kind === "tcp");
-    isolationOf(options.isolation);
-    streamWindowOf(options);
     checkCarrier(options, address);
     prepareErrors();
     this.dialer = new Dialer(() => this.make(), reconnectOf(options.reconnect), () => this.show());
@@ -125,7 +123,7 @@ export class Connector {
       pollMicros: pollMicrosOf(options),
       maxStreams: SLOTS_MAX,
       streamWindowBytes: streamWindowOf(options),
-      isolation: isolationOf(options.isolation),
+      isolation: options.isolation,
     };
     const link = await connect(addon, address, linkOptions, this.closing.signal);
     const connection: ClientConnection = new ClientConnection(

@@ -7,6 +7,7 @@ import { withOutlook } from "../carrier/outlook.js";
 import { TIMER_MS_MAX } from "../rpc/deadline.js";
 import type { ReconnectOptions } from "./dialer.js";
 import { Dialer, pauseAfter, reconnectOf } from "./dialer.js";
+import { createIsthmusTransport } from "./transport.js";
 
 const HOUR = 3_600_000;
 
@@ -62,12 +63,12 @@ test("a pause is never longer than a timer can count", () => {
 });
 
 test("options that make no sense are refused with their name", () => {
-  const refused = (options: ReconnectOptions, message: RegExp) =>
-    assert.throws(() => reconnectOf(options), (error: ConnectError) => error.code === Code.InvalidArgument && message.test(error.message));
+  const refused = (reconnect: ReconnectOptions, message: RegExp) =>
+    assert.throws(() => createIsthmusTransport({ address: "/run/app.sock", reconnect }), (error: ConnectError) => error.code === Code.InvalidArgument && message.test(error.message));
   refused({ initialDelayMs: 0 }, /reconnect\.initialDelayMs.*above 0, not 0/);
   refused({ maxDelayMs: NaN }, /reconnect\.maxDelayMs/);
   refused({ giveUpAfterMs: -1 }, /reconnect\.giveUpAfterMs/);
-  refused({ giveUpAfterMs: "5s" as never }, /giveUpAfterMs.*not 5s/);
+  refused({ giveUpAfterMs: "5s" as never }, /giveUpAfterMs.*not "5s"; did you mean 5000\?/);
   refused({ initialDelayMs: 50, maxDelayMs: 20 }, /maxDelayMs 20 is less than initialDelayMs 50/);
   assert.deepEqual(reconnectOf({ initialDelayMs: 5000 }), { initialDelayMs: 5000, maxDelayMs: 5000, giveUpAfterMs: 30_000 });
 });

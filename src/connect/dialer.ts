@@ -17,6 +17,8 @@ import { clearTimeout, nowMs, setTimeout } from "../os/timers.js";
 import { onAbortOf } from "../rpc/abort.js";
 import { boundedTimeout, TIMER_MS_MAX, timedOut } from "../rpc/deadline.js";
 import { abortError } from "../rpc/errors.js";
+import { show } from "./option-kinds.js";
+import { DEFAULTS } from "./option-table.js";
 
 /** How a lost connection is made again. */
 export interface ReconnectOptions {
@@ -36,19 +38,14 @@ export const waitForReady: ContextKey<boolean | undefined> = createContextKey<bo
 
 const MULTIPLIER = 1.6;
 const JITTER = 0.2;
-const DEFAULTS = { initialDelayMs: 10, maxDelayMs: 2000, giveUpAfterMs: 30_000 };
 /** Attempts that a first connection is worth if servers accept it and go away: one is being replaced. */
 const FIRST_ATTEMPTS = 4;
 
 /** @throws ConnectError `InvalidArgument` */
 export function reconnectOf(options: ReconnectOptions = {}): Required<ReconnectOptions> {
   const { initialDelayMs = DEFAULTS.initialDelayMs, maxDelayMs = Math.max(DEFAULTS.maxDelayMs, initialDelayMs), giveUpAfterMs = DEFAULTS.giveUpAfterMs } = options;
-  const all = { initialDelayMs, maxDelayMs, giveUpAfterMs };
-  for (const [name, value] of Object.entries(all)) {
-    if (!(value > 0)) throw new ConnectError(`option reconnect.${name}: expected a number of milliseconds above 0, not ${String(value)}`, Code.InvalidArgument);
-  }
   if (maxDelayMs < initialDelayMs) throw new ConnectError(`option reconnect: maxDelayMs ${maxDelayMs} is less than initialDelayMs ${initialDelayMs}`, Code.InvalidArgument);
-  return all;
+  return { initialDelayMs, maxDelayMs, giveUpAfterMs };
 }
 
 /** The pause after so many failures in a row, in milliseconds. @param chance 0 to 1 */
@@ -115,6 +112,7 @@ export class Dialer<C> {
    */
   wait(timeoutMs: number | undefined, signal: AbortSignal | undefined, waits: boolean | undefined): Promise<C> {
     if (this.ended !== undefined) return Promise.reject(this.ended);
+    if (waits !== undefined && typeof waits !== "boolean") return Promise.reject(new ConnectError(`context value waitForReady: expected true or false, not ${show(waits)}`, Code.InvalidArgument));
     if (signal?.aborted === true) return Promise.reject(abortError(signal));
     return new Promise<C>((resolve, reject) => {
       const leave = () => {

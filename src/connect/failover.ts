@@ -19,6 +19,9 @@ import { connectErrorOf } from "../rpc/errors.js";
 import { boundedTimeout } from "../rpc/deadline.js";
 import { closeIterator } from "../rpc/stream-writer.js";
 import { Dialer, reconnectOf, waitForReady } from "./dialer.js";
+import { checkOptional } from "./option-check.js";
+import { connectTable, transportCloseTable } from "./option-table.js";
+import { callTimeout } from "./options.js";
 import type { LoanOwner } from "./payloads.js";
 import { LOAN } from "./payloads.js";
 import type { HeadersInit } from "./client-interceptors.js";
@@ -110,11 +113,13 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     return LOAN in member ? (member as unknown as LoanOwner)[LOAN](byteLength, patience) : Loan.onHeap(byteLength);
   }
 
-  async connect({ timeoutMs, signal, waitForReady: waits }: ConnectOptions = {}): Promise<void> {
+  async connect(options?: ConnectOptions): Promise<void> {
+    const { timeoutMs, signal, waitForReady: waits } = checkOptional(connectTable, options);
     if (this.readyMember() === undefined) await this.dialer.wait(boundedTimeout(timeoutMs), signal, waits ?? this.options.waitForReady);
   }
 
   async close(options?: { readonly timeoutMs?: number }): Promise<void> {
+    checkOptional(transportCloseTable, options);
     this.closed = true;
     this.dialer.end(new ConnectError("the transport is closed", Code.Unavailable));
     await Promise.all(this.members.map((member) => member.close(options)));
@@ -138,10 +143,11 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     call: (member: AddressedTransport, leftMs: number | undefined) => Promise<T>,
     onNone: (error: Error) => void = () => {},
   ): Promise<T> {
-    const timeout = boundedTimeout(timeoutMs ?? this.options.defaultTimeoutMs);
     const start = nowMs();
+    let timeout: number | undefined;
     let member: AddressedTransport;
     try {
+      timeout = boundedTimeout(callTimeout(timeoutMs, this.options.defaultTimeoutMs));
       member = await this.dialer.wait(timeout, signal && ownSignal(signal), contextValues?.get(waitForReady) ?? this.options.waitForReady);
     } catch (error) {
       onNone(error as Error);

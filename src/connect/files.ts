@@ -6,6 +6,8 @@ import { collectFiles, MappedFile, tooManyFiles } from "../memory/mapped-file.js
 import { loadAddon } from "../os/addon.js";
 import { sleep } from "../os/timers.js";
 import { PAYLOAD_BYTES_MAX } from "../wire/frame.js";
+import { checkOptional } from "./option-check.js";
+import { mapFileTable } from "./option-table.js";
 
 // Numbers and not handles: a handle cannot be let go of without closing it.
 const openFile = promisify(open);
@@ -40,7 +42,8 @@ export interface MapFileOptions {
  * @throws ConnectError `NotFound`, `PermissionDenied`; `InvalidArgument` if it is no regular file, or the range is not in it; `ResourceExhausted` if it is longer than
  * 2 GiB − 64 KiB; each names the path
  */
-export async function mapFile(path: string, options: MapFileOptions = {}): Promise<Uint8Array> {
+export async function mapFile(path: string, options?: MapFileOptions): Promise<Uint8Array> {
+  const range = checkOptional(mapFileTable, options, `map ${path}: `);
   const fail = (text: string, code: Code, cause?: unknown) => new ConnectError(`map ${path}: ${text}`, code, undefined, undefined, cause);
   const descriptor = await openToRead(path).catch((error: NodeJS.ErrnoException) => {
     const code = { ENOENT: Code.NotFound, ENOTDIR: Code.NotFound, EACCES: Code.PermissionDenied, EPERM: Code.PermissionDenied, EMFILE: Code.ResourceExhausted, ENFILE: Code.ResourceExhausted }[error.code ?? ""];
@@ -50,10 +53,7 @@ export async function mapFile(path: string, options: MapFileOptions = {}): Promi
   try {
     const found = await statFile(descriptor);
     if (!found.isFile()) throw fail("this is not a regular file", Code.InvalidArgument);
-    const { offset = 0, length = found.size - offset } = options;
-    for (const [name, value] of Object.entries({ offset, length })) {
-      if (!Number.isInteger(value) || value < 0) throw fail(`${name} ${value} is not a number of bytes in this file of ${found.size} bytes`, Code.InvalidArgument);
-    }
+    const { offset = 0, length = Math.max(found.size - offset, 0) } = range;
     if (offset + length > found.size) throw fail(`bytes ${offset} to ${offset + length} are not in this file of ${found.size} bytes`, Code.InvalidArgument);
     if (length > PAYLOAD_BYTES_MAX) throw fail(`${length} bytes are more than the limit of ${PAYLOAD_BYTES_MAX} (2 GiB − 64 KiB); map parts of it`, Code.ResourceExhausted);
     if (length === 0) return new Uint8Array(0);

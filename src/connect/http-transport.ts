@@ -22,7 +22,9 @@ import { abortError, connectErrorOf } from "../rpc/errors.js";
 import { loadConnectNode, SESSION_MEGABYTES } from "./connect-node.js";
 import { connectionFailure, isReset, lostConnection } from "./http-errors.js";
 import { ownPayloads, ownPayloadsOfAll } from "./http-payloads.js";
-import { checkCarrier, checkLimits, given, handshakeTimeoutOf } from "./options.js";
+import { checkOptional } from "./option-check.js";
+import { connectTable, DEFAULTS, transportCloseTable } from "./option-table.js";
+import { callTimeout, checkCarrier, checkLimits, given, handshakeTimeoutOf } from "./options.js";
 import { methodPath } from "./routes.js";
 import type { HeadersInit } from "./client-interceptors.js";
 import type { AddressedTransport, ConnectionState, ConnectOptions, IsthmusTransportOptions, TransportStats } from "./transport.js";
@@ -53,11 +55,9 @@ export interface HttpTransportOptions {
   readonly compressMinBytes?: number;
 }
 
-const PING_INTERVAL_MS_DEFAULT = 360_000;
 const TIMEOUT_HEADERS = ["grpc-timeout", "connect-timeout-ms"];
 /** How much earlier than ours the server's timer may fire. */
 const DEADLINE_SLACK_MS = 50;
-const PROTOCOLS = ["grpc", "grpc-web", "connect"];
 
 type Sent = Pick<UnaryRequest, "signal" | "header">;
 
@@ -79,12 +79,7 @@ export class HttpTransport implements AddressedTransport {
   constructor(options: IsthmusTransportOptions, address: HttpAddress) {
     this.options = options;
     this.name = formatAddress(address);
-    const { protocol } = options;
-    if (protocol !== undefined && !PROTOCOLS.includes(protocol)) {
-      throw new ConnectError(`option protocol: there is no ${JSON.stringify(protocol)}; expected one of ${PROTOCOLS.join(", ")}`, Code.InvalidArgument);
-    }
     checkCarrier(options, address);
-    handshakeTimeoutOf(options);
     const limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.loading = inRootContext(() => this.load(limits));
     // Told to whoever calls.
@@ -97,7 +92,7 @@ export class HttpTransport implements AddressedTransport {
     const manager = new connectNode.Http2SessionManager(
       name,
       {
-        pingIntervalMs: options.pingIntervalMs ?? PING_INTERVAL_MS_DEFAULT,
+        pingIntervalMs: options.pingIntervalMs ?? DEFAULTS.pingIntervalMs,
         ...given({ pingTimeoutMs: options.pingTimeoutMs, pingIdleConnection: options.pingIdleConnection, idleConnectionTimeoutMs: options.idleConnectionTimeoutMs }),
       },
       { maxSessionMemory: SESSION_MEGABYTES, ...options.nodeOptions },
@@ -180,7 +175,8 @@ export class HttpTransport implements AddressedTransport {
     return this.ensureConnection(true, signal);
   }
 
-  async connect({ timeoutMs, signal: given }: Omit<ConnectOptions, "waitForReady"> = {}): Promise<void> {
+  async connect(options?: ConnectOptions): Promise<void> {
+    const { timeoutMs, signal: given } = checkOptional(connectTable, options);
     const signal = given && ownSignal(given);
     const timeout = boundedTimeout(timeoutMs);
     if (timeout === undefined) return this.connectNow(signal);
@@ -205,16 +201,16 @@ export class HttpTransport implements AddressedTransport {
     await orAborted(this.connecting, signal);
   }
 
-  close(): Promise<void> {
-    if (this.closedBecause !== undefined) return Promise.resolve();
+  async close(options?: { readonly timeoutMs?: number }): Promise<void> {
+    checkOptional(transportCloseTable, options);
+    if (this.closedBecause !== undefined) return;
     const reason = new ConnectError("the transport was closed", Code.Unavailable);
     this.closedBecause = reason;
     for (const call of [...this.calls]) call.abort(reason);
-    this.loading.then(
+    await this.loading.then(
       ({ manager }) => manager.abort(reason),
       () => undefined,
     );
-    return Promise.resolve();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -222,7 +218,7 @@ export class HttpTransport implements AddressedTransport {
   }
 
   private timeoutOf(timeoutMs: number | undefined): number | undefined {
-    return boundedTimeout(timeoutMs ?? this.options.defaultTimeoutMs);
+    return boundedTimeout(callTimeout(timeoutMs, this.options.defaultTimeoutMs));
   }
 
   private isReady(): boolean {

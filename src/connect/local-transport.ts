@@ -15,7 +15,9 @@ import type { HeadersInit, Start } from "./client-interceptors.js";
 import { callIntercepted, streamIntercepted } from "./client-interceptors.js";
 import { Connector } from "./connector.js";
 import { waitForReady } from "./dialer.js";
-import { checkLimits, codecOf, handshakeTimeoutOf, lifetimeOf } from "./options.js";
+import { callTimeout, checkLimits, codecOf, lifetimeOf } from "./options.js";
+import { checkOptional } from "./option-check.js";
+import { connectTable, transportCloseTable } from "./option-table.js";
 import type { LoanOwner } from "./payloads.js";
 import { LOAN } from "./payloads.js";
 import { methodPath } from "./routes.js";
@@ -34,8 +36,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     this.options = options;
     const limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.interceptors = options.interceptors ?? [];
-    this.lifetime = lifetimeOf(options.leases);
-    handshakeTimeoutOf(options);
+    this.lifetime = lifetimeOf(options);
     this.connector = new Connector(this, options, address, limits, {
       moveCall: (method, input, header, timeoutMs, signal, contextValues) => this.call(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
       moveStream: (method, input, header, timeoutMs, signal, contextValues) => this.openStream(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
@@ -47,7 +48,8 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     return connection.loan(byteLength, patience);
   }
 
-  async connect({ timeoutMs, signal, waitForReady: waits }: ConnectOptions = {}): Promise<void> {
+  async connect(options?: ConnectOptions): Promise<void> {
+    const { timeoutMs, signal, waitForReady: waits } = checkOptional(connectTable, options);
     await this.connector.connection(boundedTimeout(timeoutMs), signal && ownSignal(signal), waits);
   }
 
@@ -75,8 +77,8 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     input: MessageInitShape<I>,
     contextValues?: ContextValues,
   ): Promise<UnaryResponse<I, O>> {
-    const timeout = timeoutMs ?? this.options.defaultTimeoutMs;
     try {
+      const timeout = callTimeout(timeoutMs, this.options.defaultTimeoutMs);
       const clientMethod = this.methods.get(method) ?? this.addMethod(method);
       const own = signal === undefined ? undefined : ownSignal(signal);
       const response =
@@ -97,8 +99,8 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     input: AsyncIterable<MessageInitShape<I>>,
     contextValues?: ContextValues,
   ): Promise<StreamResponse<I, O>> {
-    const timeout = timeoutMs ?? this.options.defaultTimeoutMs;
     try {
+      const timeout = callTimeout(timeoutMs, this.options.defaultTimeoutMs);
       const clientMethod = this.methods.get(method) ?? this.addMethod(method);
       const own = signal === undefined ? undefined : ownSignal(signal);
       const headers = header === undefined ? undefined : new Headers(header);
@@ -118,8 +120,9 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     return { state, carrier: this.carrier, carrierReason: this.carrierReason, pendingCalls, connections, connection: ready?.stats() };
   }
 
-  close({ timeoutMs = 0 }: { readonly timeoutMs?: number } = {}): Promise<void> {
-    return this.connector.close(timeoutMs);
+  async close(options?: { readonly timeoutMs?: number }): Promise<void> {
+    const { timeoutMs = 0 } = checkOptional(transportCloseTable, options);
+    await this.connector.close(timeoutMs);
   }
 
   [Symbol.asyncDispose](): Promise<void> {

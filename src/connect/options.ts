@@ -1,23 +1,23 @@
-/** Options that both ends share, and how they are checked. */
+/** Options that both ends share, and what holds without them. option-table.ts says which there may be. */
 import type { BinaryReadOptions, BinaryWriteOptions } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Address, HttpAddress } from "../carrier/address.js";
 import type { Isolation } from "../carrier/handshake.js";
 import { LACK_BY_OPTION, LACK_OVER_TCP, lackOfProcess, warnOfLack } from "../carrier/lack.js";
-import { WINDOW_MICROS_DEFAULT, WINDOW_MICROS_MAX } from "../carrier/patience.js";
+import { WINDOW_MICROS_DEFAULT } from "../carrier/patience.js";
 import { inRootContext } from "../carrier/root-context.js";
 import type { MessageCodec, MessageCodecFactory } from "../codec/codec.js";
 import { createProtobufCodec } from "../codec/codec.js";
 import type { ArenaGeometry, RingGeometry } from "../memory/layout.js";
-import { arenaComplaint, ringComplaint } from "../memory/layout.js";
 import type { LeaseLifetime } from "../memory/lease.js";
-import { LEASE_LIFETIMES } from "../memory/lease.js";
 import type { Addon } from "../os/addon.js";
 import { loadAddon } from "../os/addon.js";
 import { cpuQuotaCores } from "../os/cgroup.js";
-import { boundedTimeout, TIMER_MS_MAX } from "../rpc/deadline.js";
+import { TIMER_MS_MAX } from "../rpc/deadline.js";
 import type { KeepAliveOptions } from "../rpc/keepalive.js";
-import { MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES_MAX, STREAM_WINDOW_BYTES_MIN } from "../wire/frame.js";
+import { MESSAGE_BYTES_MAX } from "../wire/frame.js";
+import { show } from "./option-kinds.js";
+import { DEFAULTS } from "./option-table.js";
 
 export interface CallLimits {
   readonly readMaxBytes: number;
@@ -77,77 +77,46 @@ export interface CommonOptions {
   readonly keepAlive?: false | KeepAliveOptions;
 }
 
-const RING_BYTES_DEFAULT = 256 << 10;
-const ARENA_BYTES_DEFAULT = 256 << 20;
-const STREAM_WINDOW_BYTES_DEFAULT = 1 << 20;
 const RELEASE_SLOTS = 4096;
-const HANDSHAKE_TIMEOUT_MS_DEFAULT = 5000;
 
 export function checkLimits(limits: { readMaxBytes: number | undefined; writeMaxBytes: number | undefined }): CallLimits {
   const { readMaxBytes = MESSAGE_BYTES_MAX, writeMaxBytes = MESSAGE_BYTES_MAX } = limits;
-  for (const [name, value] of Object.entries({ readMaxBytes, writeMaxBytes })) {
-    if (!(value >= 1)) throw new ConnectError(`${name} ${value} must be >= 1`, Code.Internal);
-  }
   // Connect's own default is 4 GiB − 1; more than protobuf allows is simply its limit.
   return { readMaxBytes: Math.min(readMaxBytes, MESSAGE_BYTES_MAX), writeMaxBytes: Math.min(writeMaxBytes, MESSAGE_BYTES_MAX) };
 }
 
-/** @throws ConnectError `InvalidArgument` that says which sizes there may be */
-export function geometryOf(options: CommonOptions): RingGeometry & ArenaGeometry {
-  const geometry = {
-    ringBytes: options.memory?.ringBytes ?? RING_BYTES_DEFAULT,
-    arenaBytes: options.memory?.arenaBytes ?? ARENA_BYTES_DEFAULT,
-    releaseSlots: RELEASE_SLOTS,
-  };
-  const complaint = ringComplaint(geometry) ?? arenaComplaint(geometry);
-  if (complaint !== undefined) throw new ConnectError(`option memory: ${complaint}`, Code.InvalidArgument);
-  return geometry;
+export function geometryOf({ memory }: CommonOptions): RingGeometry & ArenaGeometry {
+  return { ringBytes: memory?.ringBytes ?? DEFAULTS.ringBytes, arenaBytes: memory?.arenaBytes ?? DEFAULTS.arenaBytes, releaseSlots: RELEASE_SLOTS };
 }
 
-/** @throws ConnectError `InvalidArgument` for something else */
-export function lifetimeOf(leases: LeaseLifetime | undefined): LeaseLifetime {
-  if (leases === undefined) return "collected";
-  if (LEASE_LIFETIMES.includes(leases)) return leases;
-  throw new ConnectError(`option leases: expected one of ${LEASE_LIFETIMES.join(", ")}, not ${String(leases)}`, Code.InvalidArgument);
+export function lifetimeOf({ leases = "collected" }: Pick<CommonOptions, "leases">): LeaseLifetime {
+  return leases;
 }
 
-/** @throws ConnectError `InvalidArgument` for something else */
-export function isolationOf(isolation: Isolation | undefined): Isolation | undefined {
-  if (isolation === undefined || isolation === "shared" || isolation === "snapshot") return isolation;
-  throw new ConnectError(`option isolation: expected "shared" or "snapshot", not ${String(isolation)}`, Code.InvalidArgument);
+export function streamWindowOf({ streamWindowBytes = DEFAULTS.streamWindowBytes }: CommonOptions): number {
+  return streamWindowBytes;
 }
 
-/** @throws ConnectError `InvalidArgument` for a size that there is not */
-export function streamWindowOf({ streamWindowBytes = STREAM_WINDOW_BYTES_DEFAULT }: CommonOptions): number {
-  if (Number.isInteger(streamWindowBytes) && streamWindowBytes >= STREAM_WINDOW_BYTES_MIN && streamWindowBytes <= STREAM_WINDOW_BYTES_MAX) return streamWindowBytes;
-  throw new ConnectError(`option streamWindowBytes: expected a whole number of ${STREAM_WINDOW_BYTES_MIN} to ${STREAM_WINDOW_BYTES_MAX} bytes, not ${streamWindowBytes}`, Code.InvalidArgument);
-}
-
-const KEEP_ALIVE_MS_DEFAULT = 20_000;
-
-/** @param isOn without the option. @throws ConnectError `InvalidArgument` */
+/** @param isOn without the option */
 export function keepAliveOf({ keepAlive }: CommonOptions, isOn: boolean): Required<KeepAliveOptions> | undefined {
   if (keepAlive === false || (keepAlive === undefined && !isOn)) return undefined;
-  const { intervalMs = KEEP_ALIVE_MS_DEFAULT, timeoutMs = KEEP_ALIVE_MS_DEFAULT, always = false } = keepAlive ?? {};
-  for (const [name, value] of Object.entries({ intervalMs, timeoutMs })) {
-    if (boundedTimeout(value) === undefined) throw new ConnectError(`option keepAlive.${name}: expected a number of milliseconds above 0 that a timer can count, not ${value}`, Code.InvalidArgument);
-  }
-  return { intervalMs, timeoutMs, always };
+  return { intervalMs: DEFAULTS.keepAliveMs, timeoutMs: DEFAULTS.keepAliveMs, always: false, ...keepAlive };
 }
 
-/** @throws ConnectError `InvalidArgument` for a time that there is not */
-export function handshakeTimeoutOf({ handshakeTimeoutMs = HANDSHAKE_TIMEOUT_MS_DEFAULT }: CommonOptions): number {
-  checkPositive({ handshakeTimeoutMs }, "a number of milliseconds above 0");
+export function handshakeTimeoutOf({ handshakeTimeoutMs = DEFAULTS.handshakeTimeoutMs }: CommonOptions): number {
   // Timers count no further: given more they fire at once.
   return Math.min(handshakeTimeoutMs, TIMER_MS_MAX);
 }
 
-/** SUBTLE: what is not a number compares as false with any, so an unchecked limit of NaN is none. @throws ConnectError `InvalidArgument` */
-export function checkPositive(options: Readonly<Record<string, number | undefined>>, expected: string): void {
-  for (const [name, value] of Object.entries(options)) {
-    if (value === undefined || (typeof value === "number" && value > 0)) continue;
-    throw new ConnectError(`option ${name}: expected ${expected}, not ${JSON.stringify(value) ?? String(value)}`, Code.InvalidArgument);
-  }
+/**
+ * The timeout of one call. As in Connect's transports 0 and less are none, nor the default.
+ * @throws ConnectError `InvalidArgument` for what is no number
+ */
+export function callTimeout(timeoutMs: number | undefined, byDefault: number | undefined): number | undefined {
+  if (timeoutMs === undefined) return byDefault;
+  if (timeoutMs <= 0) return undefined;
+  if (typeof timeoutMs === "number" && timeoutMs > 0) return timeoutMs;
+  throw new ConnectError(`timeoutMs of a call: expected a number of milliseconds, not ${show(timeoutMs)}`, Code.InvalidArgument);
 }
 
 export function pollMicrosOf(options: CommonOptions): number {
@@ -155,7 +124,7 @@ export function pollMicrosOf(options: CommonOptions): number {
   // Under a quota of one core or less, polling would use up what the work itself needs.
   const quota = cpuQuotaCores();
   if (quota !== undefined && quota <= 1) return 0;
-  return Math.min(Math.max(options.polling?.maxMicros ?? WINDOW_MICROS_DEFAULT, 0), WINDOW_MICROS_MAX);
+  return options.polling?.maxMicros ?? WINDOW_MICROS_DEFAULT;
 }
 
 export function codecOf({ codec, binaryOptions }: CommonOptions): MessageCodecFactory {
@@ -186,11 +155,8 @@ export function requireAddon(): Addon {
   throw new ConnectError(`the native addon is not available here: ${reason}`, Code.FailedPrecondition);
 }
 
-/** @throws ConnectError `InvalidArgument` for a carrier that there is not, `FailedPrecondition` for one that cannot be had */
+/** @throws ConnectError `FailedPrecondition` for a carrier that cannot be had */
 export function checkCarrier({ carrier }: CommonOptions, address?: Address | HttpAddress): void {
-  if (carrier !== undefined && !["auto", "shm", "socket"].includes(carrier)) {
-    throw new ConnectError(`option carrier: there is no ${JSON.stringify(carrier)}; expected "auto", "shm" or "socket"`, Code.InvalidArgument);
-  }
   if (carrier !== "shm") return;
   if (address?.kind === "tcp") throw new ConnectError('option carrier: "shm" cannot be had over TCP; use a Unix socket', Code.FailedPrecondition);
   if (address?.kind === "http") throw new ConnectError('option carrier: "shm" cannot be had over HTTP; leave it away, or use a Unix socket', Code.FailedPrecondition);

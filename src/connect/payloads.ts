@@ -13,6 +13,8 @@ import { onAbortOf, ownSignal } from "../rpc/abort.js";
 import { CallContext } from "../rpc/context.js";
 import { TIMER_MS_MAX } from "../rpc/deadline.js";
 import { PAYLOAD_BYTES_MAX } from "../wire/frame.js";
+import { checkOptional } from "./option-check.js";
+import { DEFAULTS, loanTable } from "./option-table.js";
 
 /** The method by which a transport gives loans; not for users. */
 export const LOAN = Symbol("isthmus.loan");
@@ -27,8 +29,6 @@ export interface LoanOptions {
   /** How long to wait while the arena is full, in milliseconds; 10 000 by default. `Infinity`, and what no timer can count: for ever. */
   readonly timeoutMs?: number;
 }
-
-const LOAN_TIMEOUT_MS_DEFAULT = 10_000;
 
 /**
  * Memory to build a payload in from the start, so that sending it copies nothing: `byteLength` bytes of shared memory, aligned to
@@ -48,17 +48,18 @@ const LOAN_TIMEOUT_MS_DEFAULT = 10_000;
  * `Unavailable` if there is no connection; `Canceled` if `signal` aborts; `InvalidArgument` if `byteLength` is no size
  */
 export async function loan(owner: Transport | HandlerContext, byteLength: number, options?: LoanOptions): Promise<Uint8Array> {
+  const { signal: given, timeoutMs } = checkOptional(loanTable, options);
+  const signal = given && ownSignal(given);
   if (!Number.isInteger(byteLength) || byteLength < 0) throw new ConnectError(`a loan of ${byteLength} bytes: expected a whole number of bytes`, Code.InvalidArgument);
   if (byteLength > PAYLOAD_BYTES_MAX) {
     throw new ConnectError(`a loan of ${byteLength} bytes is larger than the limit of ${PAYLOAD_BYTES_MAX} bytes (2 GiB − 64 KiB)`, Code.ResourceExhausted);
   }
   const take = takerOf(owner);
   if (byteLength === 0 || take === undefined) return Loan.onHeap(byteLength);
-  const signal = options?.signal && ownSignal(options.signal);
   if (signal?.aborted === true) throw new ConnectError("the wait for a loan was given up before it began", Code.Canceled);
   let wait: LoanWait | undefined;
   try {
-    return await take(byteLength, () => (wait ??= new LoanWait(options?.timeoutMs, signal, owner instanceof CallContext ? owner.signal : undefined)).signal);
+    return await take(byteLength, () => (wait ??= new LoanWait(timeoutMs, signal, owner instanceof CallContext ? owner.signal : undefined)).signal);
   } finally {
     wait?.end();
   }
@@ -78,7 +79,7 @@ class LoanWait {
   private readonly timer: NodeJS.Timeout | undefined;
   private readonly unlink: (() => void)[] = [];
 
-  constructor(timeoutMs: number = LOAN_TIMEOUT_MS_DEFAULT, signal: AbortSignal | undefined, callSignal: AbortSignal | undefined) {
+  constructor(timeoutMs: number = DEFAULTS.loanTimeoutMs, signal: AbortSignal | undefined, callSignal: AbortSignal | undefined) {
     const giveUp = () => this.controller.abort(new ConnectError(`waited ${timeoutMs} ms`, Code.DeadlineExceeded));
     if (!(timeoutMs > TIMER_MS_MAX)) this.timer = setTimeout(giveUp, timeoutMs);
     for (const outer of [signal, callSignal]) {

@@ -8,13 +8,15 @@ import { ownSignal } from "../rpc/abort.js";
 import type { CallContext } from "../rpc/context.js";
 import type { ServerMethod, ServerMethodOptions, StreamAnswer } from "../rpc/server-method.js";
 import { takeSingle } from "../rpc/stream-reader.js";
+import { checkOptional } from "./option-check.js";
+import { routeTable } from "./option-table.js";
 import type { CallLimits } from "./options.js";
-import { checkLimits, lifetimeOf } from "./options.js";
+import { checkLimits } from "./options.js";
 import type { Handle, StreamHandle, StreamSpec } from "./server-interceptors.js";
 import { intercept, interceptStream } from "./server-interceptors.js";
 
 /** Connect's, and Isthmus's own. */
-type RouteOptions = Parameters<ConnectRouter["rpc"]>[2] & { readonly leases?: LeaseLifetime };
+export type RouteOptions = Parameters<ConnectRouter["rpc"]>[2] & { readonly leases?: LeaseLifetime };
 
 /** A codec of its own that a message's descriptor may have, for messages that are not protobuf-es's. */
 export const OWN_CODEC = Symbol("isthmus.codec");
@@ -45,11 +47,12 @@ export function collectRoutes(routes: (router: ConnectRouter) => void, defaults:
   const router: ConnectRouter = {
     handlers: [],
     service(service, implementation, options) {
-      for (const spec of Object.values(createServiceImplSpec(service, implementation).methods)) add(spec, options);
+      const checked = checkOptional<RouteOptions>(routeTable, options, `service ${service.typeName}: `);
+      for (const spec of Object.values(createServiceImplSpec(service, implementation).methods)) add(spec, checked);
       return router;
     },
     rpc(method, implementation, options) {
-      add(createMethodImplSpec(method, implementation), options);
+      add(createMethodImplSpec(method, implementation), checkOptional<RouteOptions>(routeTable, options, `method ${methodPath(method)}: `));
       return router;
     },
   };
@@ -70,7 +73,7 @@ function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, opti
   const merged: ServerMethodOptions = {
     ...limits,
     maxTimeoutMs: options?.maxTimeoutMs ?? defaults.maxTimeoutMs,
-    leases: options?.leases === undefined ? defaults.leases : lifetimeOf(options.leases),
+    leases: options?.leases ?? defaults.leases,
     interceptors: options?.interceptors ?? defaults.interceptors,
     shutdownSignal: options?.shutdownSignal === undefined ? defaults.shutdownSignal : ownSignal(options.shutdownSignal),
   };

@@ -1,8 +1,8 @@
 /** The server: serves Connect's routes to the processes that connect to its addresses. */
 import type { ContextValues, ConnectRouter, Interceptor } from "@connectrpc/connect";
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
-import type { HttpAddress } from "../carrier/address.js";
-import { formatAddress, parseAddress } from "../carrier/address.js";
+import type { Address, HttpAddress } from "../carrier/address.js";
+import { formatAddress, nameOf, parseAddress } from "../carrier/address.js";
 import type { CarrierClosed } from "../carrier/carrier.js";
 import { ControlSocket } from "../carrier/control-socket.js";
 import type { HandshakeSocket } from "../carrier/handshake.js";
@@ -12,7 +12,7 @@ import type { Listener, ListenOptions } from "../carrier/listen.js";
 import { withOutlook } from "../carrier/outlook.js";
 import { createProtobufCodec } from "../codec/codec.js";
 import type { Addon, PeerCredentials } from "../os/addon.js";
-import { clearTimeout, setTimeout } from "../os/timers.js";
+import { clearTimeout, nowMs, setTimeout } from "../os/timers.js";
 import { ownSignal } from "../rpc/abort.js";
 import { TIMER_MS_MAX } from "../rpc/deadline.js";
 import { prepareErrors } from "../rpc/errors.js";
@@ -24,8 +24,10 @@ import type { ServerConnectionEvent } from "./events.js";
 import { serverConnection, tell } from "./events.js";
 import type { HttpListener } from "./http-server.js";
 import { listenHttp } from "./http-server.js";
+import { checkOptional, checkOptions } from "./option-check.js";
+import { DEFAULTS, listenTable, serverCloseTable, serverTable } from "./option-table.js";
 import type { CommonOptions } from "./options.js";
-import { checkCarrier, checkLimits, checkPositive, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, keepAliveOf, lackOf, lifetimeOf, pollMicrosOf, streamWindowOf } from "./options.js";
+import { checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, keepAliveOf, lackOf, lifetimeOf, pollMicrosOf, streamWindowOf } from "./options.js";
 import { openListener } from "./listening.js";
 import { collectRoutes } from "./routes.js";
 import type { IsthmusWorkerServerOptions, WorkerStats } from "./workers.js";
@@ -47,8 +49,10 @@ export interface IsthmusServerOptions extends CommonOptions {
    * Who may connect, decided by what the kernel says of the connecting process. By default processes of the same user
    * id. User id 65534 stands for "somebody of another user namespace" and is never let in by default. Where the kernel
    * cannot be asked, on TCP and without the addon, `listen` refuses to go on if this is given.
+   *
+   * Only `true`, or a promise of it, lets in. The time that a promise takes counts into the handshake's, and the client counts as a connection meanwhile.
    */
-  readonly allow?: (peer: PeerCredentials) => boolean;
+  readonly allow?: (peer: PeerCredentials) => boolean | Promise<boolean>;
   /** Connections at once; 1024 by default. Further ones are refused with `ResourceExhausted`. */
   readonly maxConnections?: number;
   /** Calls that one connection may have open at once; 65536 by default. A client keeps further ones back. */
@@ -100,24 +104,28 @@ export interface IsthmusServer extends AsyncDisposable {
   stats(): ServerStats;
 }
 
-const MAX_CONNECTIONS_DEFAULT = 1024;
-const CLOSE_TIMEOUT_MS_DEFAULT = 10_000;
+/** Options of `listen` that mean nothing for an address of the kind. */
+const MISPLACED: Readonly<Record<(Address | HttpAddress)["kind"], readonly (keyof ListenOptions)[]>> = {
+  unix: ["tls"],
+  tcp: ["mode", "gid", "takeover", "tls"],
+  http: ["mode", "gid", "takeover"],
+};
 
 /**
  * A server in this thread, or with `workers` one that spreads its connections over threads of its own.
- * @throws whatever `routes` throws; ConnectError for limits and sizes that make no sense, and `FailedPrecondition` if `carrier` is "shm" and cannot be had
+ * @throws whatever `routes` throws; ConnectError `InvalidArgument` for an option that there is not or whose value makes no sense, and `FailedPrecondition` if `carrier` is "shm" and cannot be had
  */
 export function createIsthmusServer(options: IsthmusServerOptions | IsthmusWorkerServerOptions): IsthmusServer {
-  if (options.workers === undefined) return new LocalServer(options);
-  return new WorkerServer(options, (elsewhere) => new LocalServer({ ...options, workers: undefined, routes: () => undefined }, elsewhere));
+  if (options?.workers === undefined) return new LocalServer(options);
+  return new WorkerServer(options, (checked, elsewhere) => new LocalServer({ ...checked, workers: undefined, routes: () => undefined }, elsewhere));
 }
 
 /** Who serves what a server accepts, if not itself. */
 export interface Elsewhere {
   /** Connections that are there, shaking hands or waiting. */
   connections(): number;
-  /** Takes the descriptor of a client that may come in. */
-  give(addon: Addon, descriptor: number, peer: PeerCredentials): void;
+  /** Takes the descriptor of a client that may come in. @param leftMs what is left of the handshake's time */
+  give(addon: Addon, descriptor: number, peer: PeerCredentials, leftMs: number): void;
 }
 
 export class LocalServer implements IsthmusServer {
@@ -134,7 +142,8 @@ export class LocalServer implements IsthmusServer {
   private carrierReason: string | undefined;
   private closing = false;
 
-  constructor(options: IsthmusServerOptions, elsewhere?: Elsewhere) {
+  constructor(given: IsthmusServerOptions, elsewhere?: Elsewhere) {
+    const options = checkOptions(serverTable, given);
     this.options = options;
     this.elsewhere = elsewhere;
     this.methods = collectRoutes(options.routes, {
@@ -142,31 +151,25 @@ export class LocalServer implements IsthmusServer {
       interceptors: options.interceptors ?? [],
       maxTimeoutMs: options.maxTimeoutMs ?? Number.MAX_SAFE_INTEGER,
       shutdownSignal: options.shutdownSignal && ownSignal(options.shutdownSignal),
-      leases: lifetimeOf(options.leases),
+      leases: lifetimeOf(options),
       codecFor: (route) => (route?.binaryOptions === undefined || options.codec !== undefined ? codecOf(options) : createProtobufCodec(route.binaryOptions)),
     });
     this.geometry = geometryOf(options);
-    isolationOf(options.isolation);
-    streamWindowOf(options);
-    keepAliveOf(options, false);
-    const { maxStreams } = options;
-    handshakeTimeoutOf(options);
-    const { maxTimeoutMs, maxConnections } = options;
-    checkPositive({ maxTimeoutMs }, "a number of milliseconds above 0");
-    checkPositive({ maxConnections }, "a number above 0");
-    if (maxStreams !== undefined && !(maxStreams >= 1)) throw new ConnectError(`maxStreams ${maxStreams} must be >= 1`, Code.InvalidArgument);
     checkCarrier(options);
     prepareErrors();
   }
 
-  async listen(address: string, listenOptions: ListenOptions = {}): Promise<ListeningAt> {
+  async listen(address: string, options?: ListenOptions): Promise<ListeningAt> {
     if (this.isClosing()) throw new ConnectError("the server is closed", Code.FailedPrecondition);
     const parsed = parseAddress(address);
+    const listenOptions = checkOptional(listenTable, options, `listen on ${nameOf(parsed)}: `);
+    const misplaced = MISPLACED[parsed.kind].find((name) => listenOptions[name] !== undefined);
+    if (misplaced !== undefined) throw new ConnectError(`listen on ${nameOf(parsed)}: option ${misplaced} is for ${misplaced === "tls" ? "https:// addresses" : "socket paths"}`, Code.InvalidArgument);
     if (parsed.kind === "http") return this.listenHttp(parsed, listenOptions);
     const listener = await inRootContext(() =>
       openListener(this.options, parsed, listenOptions, {
         onDescriptor: (addon, descriptor, refusal) => this.accept(addon, descriptor, refusal),
-        onStream: (stream) => void this.shakeHands(stream, undefined, this.fullHouse(), undefined, parsed.kind === "tcp"),
+        onStream: (stream) => void this.shakeHands(stream, undefined, this.fullHouse(), handshakeTimeoutOf(this.options), undefined, parsed.kind === "tcp"),
       }),
     );
     this.listeners.push(listener);
@@ -189,7 +192,8 @@ export class LocalServer implements IsthmusServer {
     return { address: formatAddress(listener.address) };
   }
 
-  async close({ timeoutMs = CLOSE_TIMEOUT_MS_DEFAULT }: { timeoutMs?: number } = {}): Promise<void> {
+  async close(options?: { timeoutMs?: number }): Promise<void> {
+    const { timeoutMs = DEFAULTS.closeTimeoutMs } = checkOptional(serverCloseTable, options);
     this.closing = true;
     const stopped = this.stopListening();
     for (const handshake of this.handshakes) handshake.abort(withOutlook(new ConnectError("the server is shutting down", Code.Unavailable), "leaving"));
@@ -243,16 +247,38 @@ export class LocalServer implements IsthmusServer {
       this.refused++;
       return;
     }
-    const reason = refusal ?? this.refusal(peer);
-    if (reason === undefined && this.elsewhere !== undefined) this.elsewhere.give(addon, descriptor, peer);
-    else this.take(addon, descriptor, peer, reason);
+    const timeoutMs = handshakeTimeoutOf(this.options);
+    const verdict = refusal ?? this.judge(peer);
+    if (verdict instanceof Promise) void this.admitLater(addon, descriptor, peer, verdict, timeoutMs);
+    else this.admit(addon, descriptor, peer, verdict, timeoutMs);
+  }
+
+  private admit(addon: Addon, descriptor: number, peer: PeerCredentials, refusal: ConnectError | undefined, leftMs: number): void {
+    if (refusal === undefined && this.elsewhere !== undefined) this.elsewhere.give(addon, descriptor, peer, leftMs);
+    else this.take(addon, descriptor, peer, refusal, leftMs);
+  }
+
+  /** ALLOW-1: the client has its place, and its time runs, from now on. */
+  private async admitLater(addon: Addon, descriptor: number, peer: PeerCredentials, verdict: Promise<ConnectError | undefined>, timeoutMs: number): Promise<void> {
+    const start = nowMs();
+    const abort = new AbortController();
+    const late = `the server did not decide within ${timeoutMs} ms whether to let this client in: what its option \`allow\` returned has not settled`;
+    const timer = setTimeout(() => abort.abort(new ConnectError(late, Code.DeadlineExceeded)), timeoutMs);
+    this.handshakes.add(abort);
+    const aborted = new Promise<ConnectError>((resolve) => abort.signal.addEventListener("abort", () => resolve(abort.signal.reason as ConnectError)));
+    const refusal = await Promise.race([aborted, verdict]);
+    clearTimeout(timer);
+    this.handshakes.delete(abort);
+    // The place that is left here is taken again before anything else runs. After `close` the client is told so, whatever was decided in that moment.
+    this.admit(addon, descriptor, peer, (abort.signal.reason as ConnectError | undefined) ?? refusal, Math.max(timeoutMs - (nowMs() - start), 1));
   }
 
   /**
    * Serves a client that was accepted, or tells it why not. Takes the descriptor over.
+   * @param leftMs what is left of the handshake's time
    * @param onChange called when the connection was made, and once when it is gone
    */
-  take(addon: Addon, descriptor: number, peer: PeerCredentials, refusal: ConnectError | undefined, onChange?: (gone: boolean) => void): void {
+  take(addon: Addon, descriptor: number, peer: PeerCredentials, refusal: ConnectError | undefined, leftMs: number, onChange?: (gone: boolean) => void): void {
     let socket: ControlSocket;
     try {
       socket = new ControlSocket(addon, descriptor);
@@ -262,20 +288,21 @@ export class LocalServer implements IsthmusServer {
       onChange?.(true);
       return;
     }
-    void this.shakeHands(socket, peer, refusal, onChange);
+    void this.shakeHands(socket, peer, refusal, leftMs, onChange);
   }
 
   private async shakeHands(
     socket: HandshakeSocket,
     peer: PeerCredentials | undefined,
     refusal: ConnectError | undefined,
+    leftMs: number,
     onChange?: (gone: boolean) => void,
     overTcp = false,
   ): Promise<void> {
     const { options } = this;
     const abort = new AbortController();
     const timeoutMs = handshakeTimeoutOf(options);
-    const timer = setTimeout(() => abort.abort(new ConnectError(`no greeting within ${timeoutMs} ms`, Code.DeadlineExceeded)), timeoutMs);
+    const timer = setTimeout(() => abort.abort(new ConnectError(`no greeting within ${timeoutMs} ms`, Code.DeadlineExceeded)), leftMs);
     this.handshakes.add(abort);
     try {
       const link = await welcome(
@@ -324,21 +351,27 @@ export class LocalServer implements IsthmusServer {
     }
   }
 
-  private refusal(peer: PeerCredentials): ConnectError | undefined {
-    const { allow } = this.options;
-    let allowed;
+  /**
+   * Why the client is not let in, if so. `allow` may take its time.
+   *
+   * ALLOW-1  A client that is being decided on counts as a handshake: it has a place among `maxConnections`, or is refused at once, and its time runs.
+   * ALLOW-2  Only `true` lets in.
+   */
+  private judge(peer: PeerCredentials): ConnectError | undefined | Promise<ConnectError | undefined> {
+    const { allow = isSameUser } = this.options;
     try {
-      allowed = (allow ?? isSameUser)(peer);
+      const answer: unknown = allow(peer);
+      if (!isThenable(answer)) return refusalFor(peer, answer) ?? this.fullHouse();
+      const verdict = new Promise((resolve) => resolve(answer)).then((settled) => refusalFor(peer, settled), undecided);
+      return this.fullHouse() ?? verdict;
     } catch (error) {
-      return new ConnectError("the server could not decide whether to let this client in: its option `allow` threw", Code.Internal, undefined, undefined, error);
+      return undecided(error);
     }
-    if (!allowed) return new ConnectError(refusalText(peer), Code.PermissionDenied);
-    return this.fullHouse();
   }
 
   /** @param counted connections that are counted already, and ask for themselves */
   private fullHouse(counted = 0): ConnectError | undefined {
-    const { maxConnections = MAX_CONNECTIONS_DEFAULT } = this.options;
+    const { maxConnections = DEFAULTS.maxConnections } = this.options;
     const others = this.httpListeners.reduce((sum, { connections }) => sum + connections, this.elsewhere?.connections() ?? 0);
     if (this.connections.size + this.handshakes.size + others - counted >= maxConnections) {
       return new ConnectError(`the server has ${maxConnections} connections, its limit (maxConnections)`, Code.ResourceExhausted);
@@ -361,6 +394,22 @@ export class LocalServer implements IsthmusServer {
     if (!serverConnection.hasSubscribers) return;
     tell(serverConnection, { server: this, event, carrier: carrier.name, carrierReason: carrier.reason, peer: options.peer, reason } satisfies ServerConnectionEvent);
   }
+}
+
+/** SUBTLE: also promises of other realms. */
+function isThenable(answer: unknown): answer is PromiseLike<unknown> {
+  return ((typeof answer === "object" && answer !== null) || typeof answer === "function") && typeof (answer as Partial<PromiseLike<unknown>>).then === "function";
+}
+
+function undecided(error: unknown): ConnectError {
+  return new ConnectError("the server could not decide whether to let this client in: its option `allow` threw", Code.Internal, undefined, undefined, error);
+}
+
+/** ALLOW-2. Whoever wrote `allow` reads the client's error: an answer that is none is named. */
+function refusalFor(peer: PeerCredentials, answer: unknown): ConnectError | undefined {
+  if (answer === true) return undefined;
+  const text = refusalText(peer);
+  return new ConnectError(answer === false ? text : `${text}. It answered ${answer === null ? "null" : typeof answer}; only true, or a promise of it, lets in`, Code.PermissionDenied);
 }
 
 function refusalText({ uid }: PeerCredentials): string {

@@ -1,6 +1,5 @@
 /** What users see of a client's transport: its options, and how one is made for an address or a list of them. */
 import type { Interceptor, Transport } from "@connectrpc/connect";
-import { Code, ConnectError } from "@connectrpc/connect";
 import { parseAddress } from "../carrier/address.js";
 import type { ClientConnection } from "../rpc/client.js";
 import type { ReconnectOptions } from "./dialer.js";
@@ -8,6 +7,8 @@ import { FailoverTransport } from "./failover.js";
 import type { HttpTransportOptions } from "./http-transport.js";
 import { HttpTransport } from "./http-transport.js";
 import { LocalTransport } from "./local-transport.js";
+import { checkOptions } from "./option-check.js";
+import { transportTable } from "./option-table.js";
 import type { CommonOptions } from "./options.js";
 
 export interface IsthmusTransportOptions extends CommonOptions, HttpTransportOptions {
@@ -19,7 +20,7 @@ export interface IsthmusTransportOptions extends CommonOptions, HttpTransportOpt
   readonly address: string | readonly string[];
   /** Applied to every call, the first one outermost, as in Connect's transports. */
   readonly interceptors?: Interceptor[];
-  /** Deadline of calls that set none, in milliseconds; none by default. */
+  /** Deadline of calls that set none, in milliseconds, above 0; none by default. `Infinity`, and more than timers can count, is none. */
   readonly defaultTimeoutMs?: number;
   /**
    * Whether a call that finds no connection, and whose attempt to make one fails, waits for further attempts: up to its deadline, or without one
@@ -96,17 +97,17 @@ export interface AddressedTransport extends IsthmusTransport {
  * next one, which waits for it as the option `waitForReady` says. Calls that were in flight on a connection that was lost fail with `Unavailable`. The
  * process stays alive only while calls are pending.
  *
- * @throws ConnectError `InvalidArgument` for an address that is none and for sizes of memory that make no sense; `FailedPrecondition` if `carrier` is "shm" and
+ * @throws ConnectError `InvalidArgument` for an address that is none, and for an option that there is not or whose value makes no sense; `FailedPrecondition` if `carrier` is "shm" and
  * shared memory cannot be had on this machine, or with one of the addresses
  */
 export function createIsthmusTransport(options: IsthmusTransportOptions): IsthmusTransport {
-  const { address } = options;
-  if (!Array.isArray(address)) return addressedTransport(options, address as string);
-  if (address.length === 0) throw new ConnectError("option address: the list is empty", Code.InvalidArgument);
+  const checked = checkOptions(transportTable, options);
+  const { address } = checked;
+  if (!Array.isArray(address)) return addressedTransport(checked, address as string);
   // What waits, waits for all of them.
   return new FailoverTransport(
-    address.map((one: string) => addressedTransport({ ...options, waitForReady: false }, one)),
-    options,
+    address.map((one: string) => addressedTransport({ ...checked, waitForReady: false }, one)),
+    checked,
   );
 }
 

@@ -7,13 +7,15 @@ import type { ConnectRouter } from "@connectrpc/connect";
 import { leaveWarningToOthers } from "../carrier/lack.js";
 import { requireAddon } from "../os/addon.js";
 import { clearInterval, queueMicrotask, setInterval } from "../os/timers.js";
+import { MODULE_OPTIONS } from "./option-table.js";
 import type { IsthmusServerOptions } from "./server.js";
 import { LocalServer } from "./server.js";
 import type { FromWorker, ToWorker, WorkerSetup } from "./worker-link.js";
 
 /** How old what `stats()` of the main thread knows may be. */
 const STATS_INTERVAL_MS = 250;
-const MODULE_OPTIONS = ["interceptors", "contextValues", "codec", "shutdownSignal"];
+/** What a module may export as `options`. */
+const EXPORTED = MODULE_OPTIONS.filter((name) => name !== "routes") as readonly string[];
 
 function serve({ port, options }: WorkerSetup, module: Partial<IsthmusServerOptions>): void {
   const addon = requireAddon();
@@ -40,7 +42,7 @@ function serve({ port, options }: WorkerSetup, module: Partial<IsthmusServerOpti
       void server.close({ timeoutMs: message.timeoutMs }).finally(() => tell({ kind: "closed" }));
       return;
     }
-    const { id, descriptor, peer } = message;
+    const { id, descriptor, peer, leftMs } = message;
     let own: number;
     try {
       own = addon.duplicateDescriptor(descriptor);
@@ -50,7 +52,7 @@ function serve({ port, options }: WorkerSetup, module: Partial<IsthmusServerOpti
     }
     // Before the first byte is read: unless this is heard, the client can still be handed to another worker.
     tell({ kind: "took", id });
-    server.take(addon, own, peer, undefined, (gone) => {
+    server.take(addon, own, peer, undefined, leftMs, (gone) => {
       // When it is gone, the server counts it no more only after this returns.
       queueMicrotask(tellStats);
       if (gone) tell({ kind: "gone", id });
@@ -66,8 +68,8 @@ function partsOf(module: { readonly default?: unknown; readonly routes?: unknown
   const { options = {} } = module;
   if (typeof options !== "object" || options === null) throw new Error("its export `options` is not an object");
   for (const name of Object.keys(options)) {
-    if (MODULE_OPTIONS.includes(name)) continue;
-    throw new Error(`its export \`options\` has ${name}; there may be ${MODULE_OPTIONS.join(", ")}, and all else belongs to createIsthmusServer`);
+    if (EXPORTED.includes(name)) continue;
+    throw new Error(`its export \`options\` has ${name}; there may be ${EXPORTED.join(", ")}, and all else belongs to createIsthmusServer`);
   }
   return { ...options, routes: routes as (router: ConnectRouter) => void };
 }

@@ -28,6 +28,13 @@ export interface WorkerClient {
   readonly peer: PeerCredentials;
   /** This thread's number; undefined once a worker has its own. */
   descriptor: number | undefined;
+  /** Until when its handshake may take, by this thread's `nowMs`. */
+  readonly until: number;
+}
+
+/** What is left of a client's time for the handshake. */
+export function leftMsOf({ until }: WorkerClient): number {
+  return Math.max(until - nowMs(), 1);
 }
 
 export interface WorkerThreadOwner {
@@ -94,7 +101,7 @@ export class WorkerThread {
 
   take(client: WorkerClient): void {
     this.clients.set(client.id, client);
-    this.post({ kind: "take", id: client.id, descriptor: client.descriptor!, peer: client.peer });
+    this.post({ kind: "take", id: client.id, descriptor: client.descriptor!, peer: client.peer, leftMs: leftMsOf(client) });
   }
 
   /** Lets its calls finish, and ends it; after `timeoutMs` they are cut off. Resolves when the thread is gone. */

@@ -16,15 +16,19 @@ import { pathToFileURL } from "node:url";
 import { isAbsolute } from "node:path";
 import type { ResourceLimits, WorkerOptions } from "node:worker_threads";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { nameOf, parseAddress } from "../carrier/address.js";
 import type { ListenOptions } from "../carrier/listen.js";
 import { withOutlook } from "../carrier/outlook.js";
 import type { Addon, PeerCredentials } from "../os/addon.js";
 import { clearTimeout, nowMs, setTimeout } from "../os/timers.js";
 import { TIMER_MS_MAX } from "../rpc/deadline.js";
+import { checkOptional, checkOptions } from "./option-check.js";
+import { isUrl } from "./option-kinds.js";
+import { DEFAULTS, listenTable, MODULE_OPTIONS, serverCloseTable, workerServerTable } from "./option-table.js";
 import { handshakeTimeoutOf, requireAddon } from "./options.js";
 import type { Elsewhere, IsthmusServer, IsthmusServerOptions, ListeningAt, LocalServer, ServerStats } from "./server.js";
 import type { WorkerClient } from "./worker-thread.js";
-import { WorkerThread } from "./worker-thread.js";
+import { leftMsOf, WorkerThread } from "./worker-thread.js";
 
 export interface WorkersOptions {
   /**
@@ -62,13 +66,9 @@ export interface WorkerStats {
   readonly pendingCalls: number;
 }
 
-const COUNT_MAX = 256;
-const LOAD_TIMEOUT_MS_DEFAULT = 30_000;
 const RESTART_MS_FIRST = 50;
-const RESTART_MS_MAX_DEFAULT = 5000;
 /** A worker that lived this long did not die of how it starts. */
 const LONG_LIFE_MS = 10_000;
-const CLOSE_TIMEOUT_MS_DEFAULT = 10_000;
 
 /** A place for a worker. */
 interface Slot {
@@ -95,20 +95,24 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
   private ended: Promise<void> | undefined;
   private lastId = 0;
 
-  constructor(options: IsthmusWorkerServerOptions, doorOf: (elsewhere: Elsewhere) => LocalServer) {
-    checkOptions(options);
+  constructor(given: IsthmusWorkerServerOptions, doorOf: (options: IsthmusWorkerServerOptions, elsewhere: Elsewhere) => LocalServer) {
+    const options = checkOptions(workerServerTable, given);
+    refuseModuleOptions(options);
     this.options = options;
-    const { routes, loadTimeoutMs, restartDelayMsMax } = options.workers;
-    this.routes = routesUrl(routes);
-    this.loadTimeoutMs = durationOf("loadTimeoutMs", loadTimeoutMs, 1, LOAD_TIMEOUT_MS_DEFAULT);
-    this.restartDelayMsMax = durationOf("restartDelayMsMax", restartDelayMsMax, 0, RESTART_MS_MAX_DEFAULT);
-    this.door = doorOf(this);
+    const { routes, count = Math.min(availableParallelism(), DEFAULTS.workersMax), loadTimeoutMs = DEFAULTS.loadTimeoutMs, restartDelayMsMax = DEFAULTS.restartDelayMsMax } = options.workers;
+    this.routes = isUrl(routes) ? routes.href : isAbsolute(routes) ? pathToFileURL(routes).href : routes;
+    // Timers count no further: given more they fire at once.
+    this.loadTimeoutMs = Math.min(loadTimeoutMs, TIMER_MS_MAX);
+    this.restartDelayMsMax = Math.min(restartDelayMsMax, TIMER_MS_MAX);
+    this.door = doorOf(options, this);
     requireAddon();
-    this.slots = Array.from({ length: countOf(options.workers) }, () => ({ thread: undefined, deaths: 0, restart: undefined }));
+    this.slots = Array.from({ length: count }, () => ({ thread: undefined, deaths: 0, restart: undefined }));
   }
 
   async listen(address: string, listenOptions?: ListenOptions): Promise<ListeningAt> {
-    if (/^(tcp|https?):/.test(address)) {
+    const parsed = parseAddress(address);
+    checkOptional(listenTable, listenOptions, `listen on ${nameOf(parsed)}: `);
+    if (parsed.kind !== "unix") {
       throw new ConnectError(`listen on ${address}: only connections to a socket path can be handed to worker threads; serve this address by a server without \`workers\``, Code.FailedPrecondition);
     }
     if (this.ended !== undefined) throw new ConnectError("the server is closed", Code.FailedPrecondition);
@@ -117,9 +121,9 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
     return this.door.listen(address, listenOptions);
   }
 
-  close({ timeoutMs = CLOSE_TIMEOUT_MS_DEFAULT }: { timeoutMs?: number } = {}): Promise<void> {
-    this.ended ??= this.end(timeoutMs);
-    return this.ended;
+  async close(options?: { timeoutMs?: number }): Promise<void> {
+    const { timeoutMs = DEFAULTS.closeTimeoutMs } = checkOptional(serverCloseTable, options);
+    await (this.ended ??= this.end(timeoutMs));
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -146,8 +150,8 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
     return this.threads().reduce((sum, { clients }) => sum + clients.size, this.waiting.size);
   }
 
-  give(addon: Addon, descriptor: number, peer: PeerCredentials): void {
-    this.place({ id: ++this.lastId, addon, peer, descriptor });
+  give(addon: Addon, descriptor: number, peer: PeerCredentials, leftMs: number): void {
+    this.place({ id: ++this.lastId, addon, peer, descriptor, until: nowMs() + leftMs });
   }
 
   private threads(): WorkerThread[] {
@@ -165,11 +169,11 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
       this.waiting.delete(client);
       this.turnAway(client, withOutlook(new ConnectError("the server's worker threads have died, and none could be started yet", Code.Unavailable), "leaving"));
     };
-    this.waiting.set(client, setTimeout(giveUp, handshakeTimeoutOf(this.options)));
+    this.waiting.set(client, setTimeout(giveUp, leftMsOf(client)));
   }
 
   private turnAway({ addon, descriptor, peer }: WorkerClient, reason: ConnectError): void {
-    this.door.take(addon, descriptor!, peer, reason);
+    this.door.take(addon, descriptor!, peer, reason, handshakeTimeoutOf(this.options));
   }
 
   private async start(): Promise<void> {
@@ -265,27 +269,8 @@ function warn(text: string): void {
   process.emitWarning(text, { type: "IsthmusWarning", code: "ISTHMUS_WORKER_DIED" });
 }
 
-function durationOf(name: string, value: number | undefined, min: number, byDefault: number): number {
-  if (value === undefined) return byDefault;
-  // Timers count no further: given more they fire at once.
-  if (value >= min) return Math.min(value, TIMER_MS_MAX);
-  throw new ConnectError(`option workers.${name}: expected a number of milliseconds from ${min} on, not ${value}`, Code.InvalidArgument);
-}
-
-function countOf({ count = Math.min(availableParallelism(), COUNT_MAX) }: WorkersOptions): number {
-  if (Number.isInteger(count) && count >= 1 && count <= COUNT_MAX) return count;
-  throw new ConnectError(`option workers.count: expected a whole number from 1 to ${COUNT_MAX}, not ${String(count)}`, Code.InvalidArgument);
-}
-
-function routesUrl(routes: URL | string): string {
-  if (routes instanceof URL) return routes.href;
-  if (typeof routes === "string" && isAbsolute(routes)) return pathToFileURL(routes).href;
-  if (typeof routes === "string" && routes.startsWith("file:")) return routes;
-  throw new ConnectError(`option workers.routes: expected an absolute path or a URL, as new URL("./routes.js", import.meta.url), not ${JSON.stringify(routes)}`, Code.InvalidArgument);
-}
-
-function checkOptions(options: object): void {
-  for (const name of ["routes", "interceptors", "contextValues", "codec", "shutdownSignal"]) {
+function refuseModuleOptions(options: object): void {
+  for (const name of MODULE_OPTIONS) {
     if ((options as Record<string, unknown>)[name] === undefined) continue;
     const where = name === "routes" ? "name its module as `workers.routes`" : `export it from the routes module: export const options = { ${name} }`;
     throw new ConnectError(`option ${name} cannot be sent to worker threads; ${where}`, Code.InvalidArgument);

@@ -2,6 +2,10 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ChannelInterface } from "@grpc/grpc-js";
 import { connectivityState as ConnectivityState, propagate as Propagate, status as Status } from "@grpc/grpc-js";
+import type { HttpTransportOptions } from "../connect/http-transport.js";
+import { checkOptions, tableOf } from "../connect/option-check.js";
+import type { Rule } from "../connect/option-kinds.js";
+import { channelRules } from "../connect/option-table.js";
 import type { IsthmusTransport, IsthmusTransportOptions } from "../connect/transport.js";
 import { createIsthmusTransport } from "../connect/transport.js";
 import { setImmediate, setTimeout } from "../os/timers.js";
@@ -10,7 +14,7 @@ import type { ChannelCall, PathMethods } from "./client-call.js";
 import { ClientCall, pathMethodsOf } from "./client-call.js";
 
 /** Those of a transport, but for what grpc-js's clients do themselves. */
-export type IsthmusChannelOptions = Omit<IsthmusTransportOptions, "address" | "codec" | "binaryOptions" | "interceptors" | "leases"> & {
+export type IsthmusChannelOptions = Omit<IsthmusTransportOptions, "address" | "codec" | "binaryOptions" | "interceptors" | "leases" | keyof HttpTransportOptions> & {
   /** Where the server listens: a socket path, `unix:PATH`, or `tcp:HOST:PORT`. */
   readonly address: string;
 };
@@ -19,6 +23,9 @@ export type IsthmusChannelOptions = Omit<IsthmusTransportOptions, "address" | "c
 export interface IsthmusChannel extends ChannelInterface {
   readonly transport: IsthmusTransport;
 }
+
+/** What grpc-js calls channel options has no effect here, and may be among them. */
+export const channelTable = tableOf("createIsthmusChannel", channelRules satisfies Record<keyof IsthmusChannelOptions, Rule>, "grpc.");
 
 /** How often a change of state is looked for, in milliseconds. */
 const WATCH_INTERVAL_MS = 10;
@@ -30,7 +37,8 @@ const WATCH_INTERVAL_MS = 10;
  *
  * @throws ConnectError as `createIsthmusTransport`, and `InvalidArgument` for an address of HTTP, which grpc-js speaks itself
  */
-export function createIsthmusChannel(options: IsthmusChannelOptions): IsthmusChannel {
+export function createIsthmusChannel(given: IsthmusChannelOptions): IsthmusChannel {
+  const options = checkOptions(channelTable, given);
   // Generated code turns messages into bytes and back.
   if (/^https?:/.test(options.address)) {
     throw new ConnectError(`address ${options.address}: grpc-js speaks HTTP/2 itself; give it to the client without channelOverride`, Code.InvalidArgument);

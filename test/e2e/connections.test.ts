@@ -90,6 +90,12 @@ for (const carrier of ["shm", "socket"] as const) {
       assert.deepEqual((await Promise.all(calls)).map(({ text }) => text), ["patient", "by option"]);
     });
 
+    test("a context value waitForReady that is no boolean fails the call", async (context) => {
+      const { client } = connect(context, tempSocket(context));
+      const contextValues = createContextValues().set(waitForReady, "yes" as never);
+      await failure(client.echo({}, { contextValues }), Code.InvalidArgument, /context value waitForReady: expected true or false, not "yes"/);
+    });
+
     test("connect() waits as a call would, and says why there is no connection", async (context) => {
       const path = tempSocket(context);
       const { transport } = connect(context, path);

@@ -54,7 +54,7 @@ for (const place of PLACES) {
       assert.equal((await seen(3))!.timeoutMs, undefined);
     });
 
-    for (const timeoutMs of [0, -1, NaN, Infinity, 2 ** 31, Number.MAX_SAFE_INTEGER]) {
+    for (const timeoutMs of [0, -1, Infinity, 2 ** 31, Number.MAX_SAFE_INTEGER]) {
       test(`a timeout of ${timeoutMs} ms is none`, async () => {
         assert.equal((await here.client.wait({ milliseconds: 20 }, { timeoutMs })).text, "waited");
         assert.equal((await seen(20))!.timeoutMs, undefined);

@@ -368,12 +368,12 @@ test("a client of another version is refused with both versions, and told which 
 
 test("memory sizes that make no sense are refused, with those that would", () => {
   const wrong: [memory: { ringBytes?: number; arenaBytes?: number }, message: RegExp][] = [
-    [{ ringBytes: 1000 }, /option memory: ring bytes must be a power of two from 65536 to 268435456, not 1000/],
-    [{ ringBytes: NaN }, /ring bytes/],
-    [{ ringBytes: 2 ** 30 }, /ring bytes/],
-    [{ arenaBytes: 65536 }, /option memory: arena bytes must be a multiple of 65536 from 131072 to/],
-    [{ arenaBytes: -1 }, /arena bytes/],
-    [{ arenaBytes: 1_000_000 }, /arena bytes/],
+    [{ ringBytes: 1000 }, /option memory\.ringBytes: expected a number of bytes, a power of two from 64 KiB to 256 MiB, not 1000/],
+    [{ ringBytes: NaN }, /memory\.ringBytes.*not NaN/],
+    [{ ringBytes: 2 ** 30 }, /memory\.ringBytes/],
+    [{ arenaBytes: 65536 }, /option memory\.arenaBytes: expected a number of bytes, a multiple of 64 KiB from 128 KiB to/],
+    [{ arenaBytes: -1 }, /memory\.arenaBytes/],
+    [{ arenaBytes: 1_000_000 }, /memory\.arenaBytes/],
   ];
   for (const [memory, message] of wrong) {
     assert.throws(() => createIsthmusTransport({ address: "/tmp/x", memory }), message);

@@ -273,9 +273,10 @@ test("options that cannot reach a thread are refused with the way out", async (c
   assert.throws(make({ routes: () => undefined }), /workers\.routes/);
   assert.throws(make({ workers: { routes: "./routes.js" } }), /absolute path/);
   assert.throws(make({ workers: { routes: ROUTES, count: 0 } }), /workers\.count/);
+  assert.throws(make({ workers: true }), /option workers: expected an object such as \{ routes:/);
   assert.throws(make({ workers: { routes: ROUTES, loadTimeoutMs: 0 } }), /workers\.loadTimeoutMs/);
   assert.throws(make({ workers: { routes: ROUTES, restartDelayMsMax: NaN } }), /workers\.restartDelayMsMax/);
-  const unsendable = createIsthmusServer({ workers: { routes: ROUTES }, binaryOptions: { readerFactory: () => undefined } as object });
+  const unsendable = createIsthmusServer({ workers: { routes: ROUTES, workerData: () => undefined } });
   context.after(() => unsendable.close());
   await failure(unsendable.listen(tempSocket(context)), Code.InvalidArgument, /cannot be started with these options: .*could not be cloned/);
   const server = createIsthmusServer({ workers: { routes: ROUTES } });

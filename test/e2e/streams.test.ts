@@ -473,7 +473,7 @@ describe("streams and the rest", () => {
 
   test("options that make no sense are refused", () => {
     for (const streamWindowBytes of [0, 1023, 1.5, NaN, -1, 2 ** 31]) {
-      assert.throws(() => createIsthmusTransport({ address: "/tmp/x", streamWindowBytes }), /streamWindowBytes: expected a whole number of 1024 to/);
+      assert.throws(() => createIsthmusTransport({ address: "/tmp/x", streamWindowBytes }), /streamWindowBytes: expected a whole number of bytes from 1024 to/);
     }
   });
 });

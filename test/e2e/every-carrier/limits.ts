@@ -13,6 +13,24 @@ const FITS = LIMIT - 64;
 const TOO_LARGE = LIMIT + 1;
 
 export function limits(scene: Scene): void {
+  test("a timeout that is no number fails its call, and one of 0 or less lifts the default, as in Connect", async (context) => {
+    const { client } = await scene.connect(context, { defaultTimeoutMs: 1 });
+    for (const timeoutMs of [NaN, "5s" as never, {} as never]) {
+      for (const interceptors of [undefined, [(next: unknown) => next as never]]) {
+        const { client: other } = await scene.connect(context, interceptors === undefined ? {} : { interceptors });
+        await failure(other.echo({}, { timeoutMs }), Code.InvalidArgument, /timeoutMs of a call: expected a number of milliseconds, not/);
+        await failure(other.sum(items(1), { timeoutMs }), Code.InvalidArgument, /timeoutMs of a call/);
+        await failure(all(other.count({ count: 1n }, { timeoutMs })), Code.InvalidArgument, /timeoutMs of a call/);
+        await failure(all(other.chat(items(1), { timeoutMs })), Code.InvalidArgument, /timeoutMs of a call/);
+      }
+    }
+    await failure(all(client.count({ count: 3n, pauseMs: 50 })), Code.DeadlineExceeded, /./);
+    for (const timeoutMs of [0, -1]) {
+      await client.echo({}, { timeoutMs });
+      assert.deepEqual(numbersOf(await all(client.count({ count: 3n, pauseMs: 50 }, { timeoutMs }))), upTo(3));
+    }
+  });
+
   test("a server takes no message above its readMaxBytes, of any kind", async (context) => {
     const server = await scene.serve(context, { readMaxBytes: LIMIT }, "one process");
     const { client } = connectStreams(context, server);
