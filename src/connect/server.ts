@@ -360,7 +360,7 @@ export class LocalServer implements IsthmusServer {
   private judge(peer: PeerCredentials): ConnectError | undefined | Promise<ConnectError | undefined> {
     const { allow = isSameUser } = this.options;
     try {
-      const answer: unknown = allow(peer);
+      const answer: unknown = inRootContext(() => allow(peer));
       if (!isThenable(answer)) return refusalFor(peer, answer) ?? this.fullHouse();
       const verdict = new Promise((resolve) => resolve(answer)).then((settled) => refusalFor(peer, settled), undecided);
       return this.fullHouse() ?? verdict;
