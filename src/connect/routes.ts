@@ -1,10 +1,11 @@
 /** Connect's router, as the user's `routes` function sees it: collects implementations, makes no HTTP handlers. */
-import type { DescMethod } from "@bufbuild/protobuf";
-import type { ConnectRouter, Interceptor, MethodImplSpec } from "@connectrpc/connect";
-import { createMethodImplSpec, createServiceImplSpec } from "@connectrpc/connect";
+import type { DescMethod, DescService } from "@bufbuild/protobuf";
+import type { ConnectRouter, Interceptor, MethodImpl, MethodImplSpec, ServiceImpl } from "@connectrpc/connect";
+import { Code, ConnectError, createMethodImplSpec, createServiceImplSpec } from "@connectrpc/connect";
 import type { MessageCodec, MessageCodecFactory } from "../codec/codec.js";
 import type { LeaseLifetime } from "../memory/lease.js";
 import type { CallContext } from "../rpc/context.js";
+import type { RequestGate } from "../rpc/gate.js";
 import type { ServerMethod, ServerMethodOptions, StreamAnswer } from "../rpc/server-method.js";
 import { takeSingle } from "../rpc/stream-reader.js";
 import type { CallLimits } from "./options.js";
@@ -12,8 +13,24 @@ import { checkLimits, lifetimeOf } from "./options.js";
 import type { Handle, StreamHandle, StreamSpec } from "./server-interceptors.js";
 import { intercept, interceptStream } from "./server-interceptors.js";
 
-/** Connect's, and Isthmus's own. */
-type RouteOptions = Parameters<ConnectRouter["rpc"]>[2] & { readonly leases?: LeaseLifetime };
+type ConnectRouteOptions = NonNullable<Parameters<ConnectRouter["rpc"]>[2]>;
+
+/** Options of a service or method: Connect's, and Isthmus's own. */
+export interface IsthmusRouteOptions extends Omit<ConnectRouteOptions, "requestGate"> {
+  /** How long large values of its requests stay valid; the server's `leases` by default. */
+  leases?: LeaseLifetime;
+  /** As Connect's own since version 2.3; with Isthmus's servers whatever version is installed. */
+  requestGate?: RequestGate;
+}
+
+/**
+ * What a server's `routes` is given: Connect's router, with Isthmus's options besides Connect's. A function that takes a `ConnectRouter` serves as
+ * `routes`, too.
+ */
+export interface IsthmusRouter extends ConnectRouter {
+  service: <T extends DescService>(service: T, implementation: Partial<ServiceImpl<T>>, options?: IsthmusRouteOptions) => this;
+  rpc: <M extends DescMethod>(method: M, implementation: MethodImpl<M>, options?: IsthmusRouteOptions) => this;
+}
 
 /** A codec of its own that a message's descriptor may have, for messages that are not protobuf-es's. */
 export const OWN_CODEC = Symbol("isthmus.codec");
@@ -28,20 +45,21 @@ export function isOwnRouter(router: ConnectRouter): boolean {
 /** Options of a service, as Connect's router takes them; those that concern HTTP only are ignored. */
 export interface RouteDefaults extends CallLimits {
   readonly interceptors: readonly Interceptor[];
+  readonly requestGate: RequestGate | undefined;
   readonly maxTimeoutMs: number;
   readonly shutdownSignal: AbortSignal | undefined;
   readonly leases: LeaseLifetime;
-  readonly codecFor: (options: RouteOptions | undefined) => MessageCodecFactory;
+  readonly codecFor: (options: IsthmusRouteOptions | undefined) => MessageCodecFactory;
 }
 
 /** Runs the user's `routes` and returns what is served, by path. */
-export function collectRoutes(routes: (router: ConnectRouter) => void, defaults: RouteDefaults): Map<string, ServerMethod> {
+export function collectRoutes(routes: (router: IsthmusRouter) => void, defaults: RouteDefaults): Map<string, ServerMethod> {
   const served = new Map<string, ServerMethod>();
-  const add = (spec: MethodImplSpec, options: RouteOptions | undefined) => {
+  const add = (spec: MethodImplSpec, options: IsthmusRouteOptions | undefined) => {
     const path = methodPath(spec.method);
     served.set(path, serve(spec, path, defaults, options));
   };
-  const router: ConnectRouter = {
+  const router: IsthmusRouter = {
     handlers: [],
     service(service, implementation, options) {
       for (const spec of Object.values(createServiceImplSpec(service, implementation).methods)) add(spec, options);
@@ -61,7 +79,7 @@ export function methodPath(method: DescMethod): string {
   return `/${method.parent.typeName}/${method.name}`;
 }
 
-function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, options: RouteOptions | undefined): ServerMethod {
+function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, options: IsthmusRouteOptions | undefined): ServerMethod {
   const limits = checkLimits({
     readMaxBytes: options?.readMaxBytes ?? defaults.readMaxBytes,
     writeMaxBytes: options?.writeMaxBytes ?? defaults.writeMaxBytes,
@@ -80,6 +98,7 @@ function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, opti
   return {
     method: spec.method,
     path,
+    gate: gateOf(options) ?? defaults.requestGate,
     handle,
     open: spec.kind === "unary" ? openUnary(handle!) : interceptors.length === 0 ? openStream(spec) : interceptStream(spec.method, implementationOf(spec), path, interceptors),
     answersOnce: spec.kind === "unary" || spec.kind === "client_streaming",
@@ -89,6 +108,13 @@ function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, opti
     options: merged,
     reception: { lifetime: merged.leases, taker: path },
   };
+}
+
+/** @throws ConnectError if it is no function: a gate that cannot be asked must not stand open */
+export function gateOf(options: { readonly requestGate?: RequestGate | undefined } | undefined): RequestGate | undefined {
+  const gate: unknown = options?.requestGate;
+  if (gate !== undefined && typeof gate !== "function") throw new ConnectError(`requestGate must be a function, not ${gate === null ? "null" : typeof gate}`, Code.InvalidArgument);
+  return gate as RequestGate | undefined;
 }
 
 /** A unary method for a client that opens it as a stream. */

@@ -1,5 +1,5 @@
 /** The server: serves Connect's routes to the processes that connect to its addresses. */
-import type { ContextValues, ConnectRouter, Interceptor } from "@connectrpc/connect";
+import type { ContextValues, Interceptor } from "@connectrpc/connect";
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import type { HttpAddress } from "../carrier/address.js";
 import { formatAddress, parseAddress } from "../carrier/address.js";
@@ -14,6 +14,7 @@ import type { Addon, PeerCredentials } from "../os/addon.js";
 import { clearTimeout, setTimeout } from "../os/timers.js";
 import { TIMER_MS_MAX } from "../rpc/deadline.js";
 import { prepareErrors } from "../rpc/errors.js";
+import type { RequestGate } from "../rpc/gate.js";
 import { ServerConnection } from "../rpc/server.js";
 import type { ServerMethod } from "../rpc/server-method.js";
 import { SLOTS_MAX } from "../wire/frame.js";
@@ -24,16 +25,22 @@ import { listenHttp } from "./http-server.js";
 import type { CommonOptions } from "./options.js";
 import { checkCarrier, checkLimits, checkPositive, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, keepAliveOf, lifetimeOf, pollMicrosOf, streamWindowOf } from "./options.js";
 import { openListener } from "./listening.js";
-import { collectRoutes } from "./routes.js";
+import type { IsthmusRouter } from "./routes.js";
+import { collectRoutes, gateOf } from "./routes.js";
 import type { IsthmusWorkerServerOptions, WorkerStats } from "./workers.js";
 import { WorkerServer } from "./workers.js";
 
 export interface IsthmusServerOptions extends CommonOptions {
   readonly workers?: undefined;
   /** Registers services, exactly as for any Connect server; may set options per service or method. */
-  readonly routes: (router: ConnectRouter) => void;
+  readonly routes: (router: IsthmusRouter) => void;
   /** Applied to every call, the first one outermost. A service's or method's own option replaces them. */
   readonly interceptors?: Interceptor[];
+  /**
+   * Asked before every call, once its headers are there and before any of its messages is decoded: what it throws, or rejects with, the caller is
+   * told instead. A service's or method's own option replaces it. As Connect's option of this name (since 2.3), whatever version is installed.
+   */
+  readonly requestGate?: RequestGate;
   /** Longest timeout a client may ask for, in milliseconds; a longer one is answered with `InvalidArgument`. */
   readonly maxTimeoutMs?: number;
   /** When it aborts, the signals of all handler contexts abort. */
@@ -134,6 +141,7 @@ export class LocalServer implements IsthmusServer {
     this.methods = collectRoutes(options.routes, {
       ...checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes }),
       interceptors: options.interceptors ?? [],
+      requestGate: gateOf(options),
       maxTimeoutMs: options.maxTimeoutMs ?? Number.MAX_SAFE_INTEGER,
       shutdownSignal: options.shutdownSignal,
       leases: lifetimeOf(options.leases),

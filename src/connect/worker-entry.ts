@@ -3,7 +3,6 @@
  * for who owns a descriptor when.
  */
 import { parentPort } from "node:worker_threads";
-import type { ConnectRouter } from "@connectrpc/connect";
 import { requireAddon } from "../os/addon.js";
 import { clearInterval, queueMicrotask, setInterval } from "../os/timers.js";
 import type { IsthmusServerOptions } from "./server.js";
@@ -12,7 +11,7 @@ import type { FromWorker, ToWorker, WorkerSetup } from "./worker-link.js";
 
 /** How old what `stats()` of the main thread knows may be. */
 const STATS_INTERVAL_MS = 250;
-const MODULE_OPTIONS = ["interceptors", "contextValues", "codec", "shutdownSignal"];
+const MODULE_OPTIONS = ["interceptors", "requestGate", "contextValues", "codec", "shutdownSignal"];
 
 function serve({ port, options }: WorkerSetup, module: Partial<IsthmusServerOptions>): void {
   const addon = requireAddon();
@@ -66,7 +65,7 @@ function partsOf(module: { readonly default?: unknown; readonly routes?: unknown
     if (MODULE_OPTIONS.includes(name)) continue;
     throw new Error(`its export \`options\` has ${name}; there may be ${MODULE_OPTIONS.join(", ")}, and all else belongs to createIsthmusServer`);
   }
-  return { ...options, routes: routes as (router: ConnectRouter) => void };
+  return { ...options, routes: routes as IsthmusServerOptions["routes"] };
 }
 
 parentPort!.once("message", (setup: WorkerSetup) => {

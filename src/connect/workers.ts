@@ -49,7 +49,7 @@ export interface WorkersOptions {
 }
 
 /** What cannot be sent to a thread: the routes module exports it, as `options`. */
-export type RoutesModuleOptions = Pick<IsthmusServerOptions, "interceptors" | "contextValues" | "codec" | "shutdownSignal">;
+export type RoutesModuleOptions = Pick<IsthmusServerOptions, "interceptors" | "requestGate" | "contextValues" | "codec" | "shutdownSignal">;
 
 export interface IsthmusWorkerServerOptions extends Omit<IsthmusServerOptions, "workers" | "routes" | keyof RoutesModuleOptions> {
   readonly workers: WorkersOptions;
@@ -284,7 +284,7 @@ function routesUrl(routes: URL | string): string {
 }
 
 function checkOptions(options: object): void {
-  for (const name of ["routes", "interceptors", "contextValues", "codec", "shutdownSignal"]) {
+  for (const name of ["routes", "interceptors", "requestGate", "contextValues", "codec", "shutdownSignal"]) {
     if ((options as Record<string, unknown>)[name] === undefined) continue;
     const where = name === "routes" ? "name its module as `workers.routes`" : `export it from the routes module: export const options = { ${name} }`;
     throw new ConnectError(`option ${name} cannot be sent to worker threads; ${where}`, Code.InvalidArgument);

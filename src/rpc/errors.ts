@@ -29,6 +29,37 @@ export function wireCode(code: Code): Code {
   return code >= Code.Canceled && code <= Code.Unauthenticated && Number.isInteger(code) ? code : Code.Unknown;
 }
 
+/**
+ * Metadata that a server sends with an error: that of the handler's own errors, without names that belong to the protocols. One that came from another
+ * server is relayed without its metadata, which was meant for this process.
+ */
+export function sentMetadata(error: ConnectError): Headers | undefined {
+  if ((error as Received).isWireError === true) return undefined;
+  const { metadata } = error;
+  let sent: Headers | undefined;
+  for (const name of PROTOCOL_HEADERS) {
+    if (!metadata.has(name)) continue;
+    sent ??= new Headers(metadata);
+    sent.delete(name);
+  }
+  return sent ?? metadata;
+}
+
+/** Connect has had this field since version 2.3. */
+interface Received {
+  isWireError?: boolean;
+}
+
+/**
+ * Headers of HTTP, Connect and gRPC. Connect's own servers leave them out of what they send of an error's metadata, and `grpc-status-details-bin`, which clients
+ * of grpc-js look at.
+ */
+const PROTOCOL_HEADERS = [
+  ...["content-type", "content-length", "content-encoding", "host", "user-agent", "trailer", "date", "accept-encoding", "trailer-"],
+  ...["connect-content-encoding", "connect-accept-encoding", "connect-timeout-ms", "connect-protocol-version"],
+  ...["grpc-encoding", "grpc-accept-encoding", "grpc-timeout", "grpc-status", "grpc-message"],
+];
+
 /** Never throws: details that cannot be encoded are left out. */
 export function encodeError(error: ConnectError): Uint8Array {
   return encodeStatus({ code: wireCode(error.code), message: error.rawMessage, details: error.details.flatMap(encodeDetail) });
@@ -55,11 +86,16 @@ export function decodeError(code: number, status: Uint8Array, metadata: Uint8Arr
   try {
     decoded = decodeStatus(status);
   } catch (error) {
-    return new ConnectError("the server's error could not be read", known, decodeHeaders(metadata), undefined, error);
+    return received(new ConnectError("the server's error could not be read", known, decodeHeaders(metadata), undefined, error));
   }
-  const result = new ConnectError(decoded.message, known, decodeHeaders(metadata));
+  const result = received(new ConnectError(decoded.message, known, decodeHeaders(metadata)));
   result.details = decoded.details.map(({ type, value }) => ({ type, value: value.slice() }));
   return result;
+}
+
+function received(error: ConnectError): ConnectError {
+  (error as Received).isWireError = true;
+  return error;
 }
 
 export function tooLarge(byteLength: number, readMaxBytes: number): ConnectError {

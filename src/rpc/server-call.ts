@@ -6,9 +6,19 @@ import { encodeMetadata, metadataComplaint } from "../wire/metadata.js";
 import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "./deadline.js";
 import { handlerError, serializeError } from "./errors.js";
+import type { RequestGate } from "./gate.js";
+import { askGate } from "./gate.js";
 import type { Assembly } from "./inbound.js";
 import type { ServerConnection } from "./server.js";
 import type { ServerMethod } from "./server-method.js";
+
+/** A request whose gate is being asked. */
+interface WaitingRequest {
+  /** What it is refused with if the gate lets it in: then nothing of it is kept. */
+  readonly refusal: ConnectError | undefined;
+  /** It is here, all of it. */
+  isWhole: boolean;
+}
 
 /** One request from its arrival to its answer. */
 export class ServerCall {
@@ -18,6 +28,8 @@ export class ServerCall {
   assembly: Assembly | undefined;
   /** What the request has leased, if that ends with the handler. */
   scope: Holding | undefined;
+  /** While the method's gate is being asked. */
+  waiting: WaitingRequest | undefined;
   private readonly context: CallContext;
   private readonly timer: NodeJS.Timeout | undefined;
   private done = false;
@@ -29,6 +41,22 @@ export class ServerCall {
     this.context = new CallContext(served, connection, metadata, timeoutMs);
     const timeout = boundedTimeout(timeoutMs);
     if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
+  }
+
+  /** Asks the method's gate. @returns whether the call is in; if it is not, it has failed or waits */
+  ask(gate: RequestGate, refusal: ConnectError | undefined): boolean {
+    let isAnswered = false;
+    const waiting: WaitingRequest = { refusal, isWhole: false };
+    askGate(gate, this.context, (error) => {
+      isAnswered = true;
+      this.waiting = undefined;
+      if (this.done) return;
+      const reason = error ?? refusal;
+      if (reason !== undefined) this.fail(reason);
+      else if (waiting.isWhole) this.connection.onWhole(this);
+    });
+    if (!isAnswered) this.waiting = waiting;
+    return isAnswered && !this.done;
   }
 
   /** Runs the handler. Called by the drain, so in the poller's root context; nothing that the handler throws gets past here. */
