@@ -10,8 +10,7 @@ import { URL_BASE } from "../rpc/context.js";
 import { boundedTimeout, timedOut } from "../rpc/deadline.js";
 import { abortError } from "../rpc/errors.js";
 import { closeIterator } from "../rpc/stream-writer.js";
-import { inNextTurn, mayPull } from "../rpc/turn.js";
-import { chain, checkResponse, mapMessages } from "./interception.js";
+import { chain, checkResponse, drain, mapMessages } from "./interception.js";
 
 /** What `new Headers` takes; Node's types do not name it. */
 export type HeadersInit = NonNullable<ConstructorParameters<typeof Headers>[0]>;
@@ -192,17 +191,6 @@ class ScopedMessages implements AsyncIterableIterator<unknown> {
     const failure = this.scope.fail(reason);
     await this.drained;
     throw failure;
-  }
-}
-
-/** Pulls until the interceptors have ended. One that ends never is pulled for ever, but keeps nothing else from running. */
-async function drain(iterator: AsyncIterator<unknown>): Promise<void> {
-  try {
-    while ((await iterator.next()).done !== true) {
-      if (!mayPull()) await new Promise<void>(inNextTurn);
-    }
-  } catch {
-    // The outcome is the call's.
   }
 }
 

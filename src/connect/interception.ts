@@ -3,6 +3,7 @@ import type { DescMessage, MessageInitShape, MessageShape } from "@bufbuild/prot
 import { create, isMessage } from "@bufbuild/protobuf";
 import type { Interceptor, StreamRequest, StreamResponse, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { inNextTurn, mayPull } from "../rpc/turn.js";
 
 /** The functions that interceptors wrap: `innermost` behind all of them, the first one outermost. */
 export function chain(interceptors: readonly Interceptor[], innermost: ((request: UnaryRequest) => Promise<UnaryResponse>) | ((request: StreamRequest) => Promise<StreamResponse>)): ReturnType<Interceptor> {
@@ -11,7 +12,7 @@ export function chain(interceptors: readonly Interceptor[], innermost: ((request
 
 /** @throws ConnectError if what the interceptors answered is no response. What else it says is the users' and Connect's business. */
 export function checkResponse(response: UnaryResponse | StreamResponse | null | undefined, path: string, isStream: boolean): asserts response is UnaryResponse | StreamResponse {
-  if (typeof response !== "object" || response === null) throw odd(path, `${response === null ? "null" : typeof response} instead of a response`);
+  if (typeof response !== "object" || response === null) throw odd(path, `${String(response)} instead of a response`);
   const { message } = response as { message: unknown };
   if (isStream) {
     if (typeof (message as AsyncIterable<unknown> | undefined)?.[Symbol.asyncIterator] !== "function") throw odd(path, "a response whose `message` is no AsyncIterable");
@@ -42,6 +43,17 @@ export function checkedMessages(messages: AsyncIterable<unknown>, path: string):
       return checked;
     },
   };
+}
+
+/** Pulls until the interceptors of a call that is over have ended, too. One that never ends is pulled for ever, but keeps nothing else from running. */
+export async function drain(iterator: AsyncIterator<unknown>): Promise<void> {
+  try {
+    while ((await iterator.next()).done !== true) {
+      if (!mayPull()) await new Promise<void>(inNextTurn);
+    }
+  } catch {
+    // The outcome is the call's.
+  }
 }
 
 function odd(path: string, what: string): ConnectError {
