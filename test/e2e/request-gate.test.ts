@@ -88,7 +88,7 @@ interface Served {
   readonly notes: Notes;
 }
 
-async function serve(owner: Owner, carrier: string, requestGate: RequestGate | undefined, options: Partial<IsthmusServerOptions> = {}, ofClient: Partial<IsthmusTransportOptions> = {}): Promise<Served> {
+async function serve(owner: Owner, carrier: string, requestGate: RequestGate | undefined, options: Partial<IsthmusServerOptions> = {}): Promise<Served> {
   const notes: Notes = { order: [], decoded: 0 };
   const protobuf = createProtobufCodec();
   const codec = (schema: DescMessage) => {
@@ -102,10 +102,10 @@ async function serve(owner: Owner, carrier: string, requestGate: RequestGate | u
     };
   };
   const { address, client } = CARRIERS[carrier];
-  const server = createIsthmusServer({ interceptors: [noted(notes)], codec, routes: routesOf(notes, requestGate), ...options } as IsthmusServerOptions);
+  const server = createIsthmusServer({ interceptors: [noted(notes)], codec, routes: routesOf(notes, requestGate), ...options });
   owner.after(() => server.close({ timeoutMs: 0 }));
   const at = await server.listen(address(owner));
-  const transport = createIsthmusTransport({ address: at.address, ...client, ...ofClient });
+  const transport = createIsthmusTransport({ address: at.address, ...client });
   owner.after(() => transport.close());
   return { client: createClient(StreamService, transport), notes };
 }
@@ -172,7 +172,11 @@ for (const [carrier, { skip = false }] of Object.entries(CARRIERS)) {
 
     test("an error that is none of Connect's, or no error at all, is an internal one", async (context) => {
       for (const thrown of [new Error("a secret"), undefined, "text"]) {
-        const { client, notes } = await serve(context, carrier, () => Promise.reject(thrown));
+        const gate: RequestGate = async () => {
+          await Promise.resolve();
+          throw thrown as Error;
+        };
+        const { client, notes } = await serve(context, carrier, gate);
         // Connect itself takes undefined for no error.
         const calls = isOwn(carrier) || thrown !== undefined ? Object.values(KINDS) : [KINDS["unary"]];
         for (const call of calls) {
