@@ -8,7 +8,7 @@
 // If there is none, the combination is skipped by name.
 
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -81,7 +81,8 @@ function install(title, versions) {
   npm(["install", "--silent", "--legacy-peer-deps", "--no-package-lock", "--prefer-offline"], folder);
   cpSync(join(root, "package.json"), join(folder, "package.json"));
   cpSync(join(root, "dist"), join(folder, "dist"), { recursive: true });
-  cpSync(join(root, "build", "isthmus.node"), join(folder, "build", "isthmus.node"), { force: true });
+  const addon = join("build", "isthmus.node");
+  if (existsSync(join(root, addon))) cpSync(join(root, addon), join(folder, addon));
   if (runsAll) for (const extra of ["docs", "examples", "README.md"]) cpSync(join(root, extra), join(folder, extra), { recursive: true });
   return folder;
 }
