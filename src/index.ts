@@ -1,6 +1,8 @@
 /** Isthmus: Connect's clients and handlers between processes on one machine, over shared memory. */
 export { createIsthmusServer } from "./connect/server.js";
 export type { IsthmusServer, IsthmusServerOptions, ListeningAt, ServerStats } from "./connect/server.js";
+export type { IsthmusRouteOptions, IsthmusRouter } from "./connect/routes.js";
+export type { RequestGate } from "./rpc/gate.js";
 export type { IsthmusWorkerServerOptions, RoutesModuleOptions, WorkersOptions, WorkerStats } from "./connect/workers.js";
 export { createIsthmusTransport } from "./connect/transport.js";
 export type { ConnectionState, ConnectOptions, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./connect/transport.js";

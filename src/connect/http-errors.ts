@@ -32,6 +32,9 @@ export function lostConnection(name: string, error: unknown, isConnected: boolea
   const found = codesOf(error);
   const isSocket = ["ECONNRESET", "EPIPE", "ETIMEDOUT", "ERR_HTTP2_SESSION_ERROR", "ERR_STREAM_PREMATURE_CLOSE", "ERR_HTTP2_STREAM_CANCEL"].some((code) => found.has(code));
   if (found.has("ERR_HTTP2_ERROR")) return new ConnectError(`connection to ${name} lost: ${error.rawMessage}; does the server there speak HTTP/2?`, Code.Unavailable, undefined, undefined, error);
+  if (found.has("ERR_HTTP2_STREAM_ERROR") && error.rawMessage.includes("NGHTTP2_REFUSED_STREAM")) {
+    return new ConnectError(`the server at ${name} is going away and did not take the call: ${error.rawMessage}`, Code.Unavailable, undefined, undefined, error);
+  }
   if (!isSocket && (!isReset(error) || isConnected)) return error;
   return new ConnectError(`connection to ${name} lost: ${error.rawMessage}`, Code.Unavailable, undefined, undefined, error);
 }

@@ -23,8 +23,10 @@ import type { ListenOptions } from "../carrier/listen.js";
 import { BACKLOG } from "../carrier/listen.js";
 import { clearTimeout, setTimeout } from "../os/timers.js";
 import { loadConnectNode, SESSION_MEGABYTES } from "./connect-node.js";
+import { connectKnowsGates, gateInterceptor } from "./http-gate.js";
 import { ownResponses } from "./http-payloads.js";
 import { checkCarrier, checkLimits, given, handshakeTimeoutOf } from "./options.js";
+import type { IsthmusRouteOptions, IsthmusRouter } from "./routes.js";
 import type { IsthmusServerOptions } from "./server.js";
 
 /** What the first bytes of HTTP/2 are, as far as no method of HTTP/1.1 begins. */
@@ -44,10 +46,11 @@ export async function listenHttp(options: IsthmusServerOptions, address: HttpAdd
   if (address.secure && tls === undefined) throw new ConnectError(`listen on ${name}: https needs a key and a certificate: listen(address, { tls: { key, cert } })`, Code.InvalidArgument);
   if (!address.secure && tls !== undefined) throw new ConnectError(`listen on ${name}: option \`tls\` is for https:// addresses`, Code.InvalidArgument);
   const { connectNodeAdapter } = await loadConnectNode(`listen on ${name}`);
+  const knowsGates = await connectKnowsGates();
   const { contextValues } = options;
   const handler = connectNodeAdapter({
     ...checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes }),
-    routes: (router) => options.routes(withOwnResponses(router, options)),
+    routes: (router) => options.routes(prepared(router, options, knowsGates)),
     ...given({ maxTimeoutMs: options.maxTimeoutMs, shutdownSignal: options.shutdownSignal, binaryOptions: options.binaryOptions }),
     requestPathPrefix: address.prefix,
     contextValues: () => valuesFrom(contextValues),
@@ -69,16 +72,25 @@ function valuesFrom(make: IsthmusServerOptions["contextValues"]): ContextValues 
   }
 }
 
-/** Payloads of answers are looked at after all interceptors, also where a service has its own. */
-function withOwnResponses(router: ConnectRouter, { interceptors = [] }: IsthmusServerOptions): ConnectRouter {
-  const wrapped: ConnectRouter = {
+/**
+ * Connect's router as the user's `routes` sees it. Payloads of answers are looked at after all interceptors, also where a service has its own.
+ * @param knowsGates whether Connect's router asks `requestGate`
+ */
+function prepared(router: ConnectRouter, { interceptors = [], requestGate }: IsthmusServerOptions, knowsGates: boolean): IsthmusRouter {
+  const optionsOf = (own: IsthmusRouteOptions | undefined): IsthmusRouteOptions => {
+    const gate = own?.requestGate ?? requestGate;
+    const rest = own?.interceptors ?? interceptors;
+    if (gate === undefined) return { ...own, interceptors: [ownResponses, ...rest] };
+    return { ...own, requestGate: gate, interceptors: [ownResponses, ...(knowsGates ? [] : [gateInterceptor(gate)]), ...rest] };
+  };
+  const wrapped: IsthmusRouter = {
     handlers: router.handlers,
     service(service, implementation, options) {
-      router.service(service, implementation, { ...options, interceptors: [ownResponses, ...(options?.interceptors ?? interceptors)] });
+      router.service(service, implementation, optionsOf(options));
       return wrapped;
     },
     rpc(method, implementation, options) {
-      router.rpc(method, implementation, { ...options, interceptors: [ownResponses, ...(options?.interceptors ?? interceptors)] });
+      router.rpc(method, implementation, optionsOf(options));
       return wrapped;
     },
   };

@@ -27,6 +27,7 @@ import { connectTable, DEFAULTS, transportCloseTable } from "./option-table.js";
 import { callTimeout, checkCarrier, checkLimits, given, handshakeTimeoutOf } from "./options.js";
 import { methodPath } from "./routes.js";
 import type { HeadersInit } from "./client-interceptors.js";
+import { drain } from "./interception.js";
 import type { AddressedTransport, ConnectionState, ConnectOptions, IsthmusTransportOptions, TransportStats } from "./transport.js";
 
 /** Options for addresses of HTTP. Others ignore them. */
@@ -312,7 +313,7 @@ function abortedWithin(signal: AbortSignal, timeoutMs: number): Promise<void> {
   });
 }
 
-/** Calls whose answers' users forgot them: a loop that is left with `break` is one, since Connect's clients do not pass on that it ended. */
+/** Calls whose answers' users forgot them: a loop that is left with `break` is one where Connect is older than 2.3: its clients do not pass on that it ended. */
 const forgotten = new FinalizationRegistry<HttpCall>((call) => call.stopped());
 
 /** A call's signal: the user's, and the transport's end. */
@@ -344,38 +345,73 @@ class HttpCall {
 
   /** Messages of the call, with which it ends. A reader that stops early cancels it, also one that took nothing. */
   endingWith<M>(messages: AsyncIterable<M>): AsyncIterable<M> {
-    const reading = this.read(messages);
-    const iterator: AsyncIterator<M> = {
-      async next() {
-        const result = await reading.next();
-        // SUBTLE: so who waits for a message holds the iterator, also if nobody else does.
-        if (result.done === true) forgotten.unregister(iterator);
-        return result;
-      },
-      return: () => {
-        // A generator that has not begun ends without its `finally`.
-        this.stopped();
-        return reading.return(undefined);
-      },
-    };
+    const iterator = new CallMessages(messages[Symbol.asyncIterator](), this);
     forgotten.register(iterator, this, iterator);
-    return { [Symbol.asyncIterator]: () => iterator };
-  }
-
-  private async *read<M>(messages: AsyncIterable<M>): AsyncGenerator<M> {
-    let finished = false;
-    try {
-      yield* messages;
-      finished = true;
-    } finally {
-      if (!finished) this.stopped();
-      this.end();
-    }
+    return iterator;
   }
 
   stopped(): void {
     this.abort(new ConnectError("the client stopped reading", Code.Canceled));
     this.end();
+  }
+}
+
+/** What the user has of a stream. SUBTLE: who waits for a message holds it, also if nobody else does. */
+class CallMessages<M> implements AsyncIterableIterator<M> {
+  private readonly iterator: AsyncIterator<M>;
+  private readonly call: HttpCall;
+  private isOver = false;
+
+  constructor(iterator: AsyncIterator<M>, call: HttpCall) {
+    this.iterator = iterator;
+    this.call = call;
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async next(): Promise<IteratorResult<M>> {
+    if (this.isOver) return { done: true, value: undefined };
+    try {
+      const result = await this.iterator.next();
+      if (result.done === true) this.end();
+      return result;
+    } catch (error) {
+      this.end();
+      throw error;
+    }
+  }
+
+  /** Connect knows what it means since version 2.3. Before, the call is aborted, and the interceptors are told by an error. */
+  async return(value?: unknown): Promise<IteratorResult<M>> {
+    if (this.isOver) return { done: true, value };
+    this.isOver = true;
+    if (this.iterator.return === undefined) {
+      this.call.stopped();
+      await drain(this.iterator);
+    } else {
+      await this.iterator.return(value);
+    }
+    this.end();
+    return { done: true, value };
+  }
+
+  async throw(reason?: unknown): Promise<IteratorResult<M>> {
+    const error = ConnectError.from(reason);
+    if (!this.isOver) {
+      this.isOver = true;
+      this.call.abort(error);
+      await drain(this.iterator);
+      this.end();
+    }
+    throw error;
+  }
+
+  private end(): void {
+    this.isOver = true;
+    forgotten.unregister(this);
+    this.call.end();
   }
 }
 

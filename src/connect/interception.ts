@@ -2,10 +2,62 @@
 import type { DescMessage, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { create, isMessage } from "@bufbuild/protobuf";
 import type { Interceptor, StreamRequest, StreamResponse, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { inNextTurn, mayPull } from "../rpc/turn.js";
 
 /** The functions that interceptors wrap: `innermost` behind all of them, the first one outermost. */
 export function chain(interceptors: readonly Interceptor[], innermost: ((request: UnaryRequest) => Promise<UnaryResponse>) | ((request: StreamRequest) => Promise<StreamResponse>)): ReturnType<Interceptor> {
   return interceptors.reduceRight((next, interceptor) => interceptor(next), innermost as ReturnType<Interceptor>);
+}
+
+/** @throws ConnectError if what the interceptors answered is no response. What else it says is the users' and Connect's business. */
+export function checkResponse(response: UnaryResponse | StreamResponse | null | undefined, path: string, isStream: boolean): asserts response is UnaryResponse | StreamResponse {
+  if (typeof response !== "object" || response === null) throw odd(path, `${String(response)} instead of a response`);
+  const { message } = response as { message: unknown };
+  if (isStream) {
+    if (typeof (message as AsyncIterable<unknown> | undefined)?.[Symbol.asyncIterator] !== "function") throw odd(path, "a response whose `message` is no AsyncIterable");
+  } else if (typeof message !== "object" || message === null) {
+    throw odd(path, "a response without a message");
+  }
+}
+
+/** What interceptors on the server gave as headers or trailers. @throws ConnectError */
+export function checkedHeaders(headers: unknown, path: string): Headers {
+  if (headers instanceof Headers) return headers;
+  if (typeof (headers as Partial<Headers> | null | undefined)?.forEach !== "function") throw odd(path, "a response whose `header` and `trailer` are not both Headers");
+  return new Headers([...(headers as Headers)]);
+}
+
+/** The same stream, which fails where an interceptor made something that is no message: it would be sent as an empty one. */
+export function checkedMessages(messages: AsyncIterable<unknown>, path: string): AsyncIterable<unknown> {
+  const check = (result: IteratorResult<unknown>): IteratorResult<unknown> => {
+    if (result.done !== true && (typeof result.value !== "object" || result.value === null)) throw odd(path, `${String(result.value)} among the messages`);
+    return result;
+  };
+  return {
+    [Symbol.asyncIterator]() {
+      const iterator = messages[Symbol.asyncIterator]();
+      const checked: AsyncIterator<unknown> = { next: () => Promise.resolve(iterator.next()).then(check) };
+      if (iterator.throw !== undefined) checked.throw = (error: unknown) => iterator.throw!(error);
+      if (iterator.return !== undefined) checked.return = () => iterator.return!();
+      return checked;
+    },
+  };
+}
+
+/** Pulls until the interceptors of a call that is over have ended, too. One that never ends is pulled for ever, but keeps nothing else from running. */
+export async function drain(iterator: AsyncIterator<unknown>): Promise<void> {
+  try {
+    while ((await iterator.next()).done !== true) {
+      if (!mayPull()) await new Promise<void>(inNextTurn);
+    }
+  } catch {
+    // The outcome is the call's.
+  }
+}
+
+function odd(path: string, what: string): ConnectError {
+  return new ConnectError(`an interceptor answered the call ${path} with ${what}`, Code.Internal);
 }
 
 /** The same stream with messages in place of what `create` takes for one. */
@@ -20,7 +72,7 @@ export function mapMessages<D extends DescMessage>(input: AsyncIterable<unknown>
       const iterator = input[Symbol.asyncIterator]();
       const mapped: AsyncIterator<MessageShape<D>> = { next: () => iterator.next().then(transform) };
       if (iterator.throw !== undefined) mapped.throw = (error: unknown) => iterator.throw!(error).then(transform);
-      if (iterator.return !== undefined) mapped.return = () => iterator.return!().then(transform);
+      if (iterator.return !== undefined) mapped.return = (value?: unknown) => iterator.return!(value).then(transform);
       return mapped;
     },
   };

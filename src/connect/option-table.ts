@@ -41,7 +41,7 @@ import {
 } from "./option-kinds.js";
 import type { CommonOptions } from "./options.js";
 import type { LoanOptions } from "./payloads.js";
-import type { RouteOptions } from "./routes.js";
+import type { IsthmusRouteOptions } from "./routes.js";
 import type { IsthmusServerOptions } from "./server.js";
 import type { ConnectOptions, IsthmusTransportOptions } from "./transport.js";
 import type { WorkersOptions } from "./workers.js";
@@ -219,6 +219,7 @@ const workers = {
   restartDelayMsMax: { kind: durationOrNone, byDefault: DEFAULTS.restartDelayMsMax, meaning: "Longest wait before a thread that keeps dying is started again" },
 } satisfies RulesOf<WorkersOptions>;
 
+const requestGate = { kind: functionOf("(context) => void | Promise<void>") };
 const maxTimeoutMs: Rule = { kind: duration, byDefault: "none", meaning: "Longest timeout that a client may ask for" };
 const shutdownSignal: Rule = { kind: signal, byDefault: "none", meaning: "When it aborts, the signals of all handler contexts abort" };
 
@@ -227,6 +228,7 @@ const workersRule: Rule = { kind: groupOf(workers, '{ routes: new URL("./routes.
 const server = {
   routes: { kind: functionOf("(router) => void"), isRequired: true, meaning: "Registers services, as for any Connect server; with `workers` it is the module's" },
   interceptors: { kind: interceptors, byDefault: "none", meaning: "Applied to every call, the first one outermost; a service's or method's own replace them" },
+  requestGate: { ...requestGate, byDefault: "none", meaning: "Decides by its context whether a call comes in, before anything else happens with it; a service's or method's own replaces it" },
   maxTimeoutMs,
   shutdownSignal,
   contextValues: { kind: functionOf("(peer) => ContextValues"), byDefault: "none", meaning: "Context values that a client's calls start with" },
@@ -244,7 +246,7 @@ const server = {
 export const serverTable = tableOf("createIsthmusServer", server);
 
 /** What cannot be sent to a thread: the module's. */
-export const MODULE_OPTIONS = ["routes", "interceptors", "contextValues", "codec", "shutdownSignal"] as const;
+export const MODULE_OPTIONS = ["routes", "interceptors", "requestGate", "contextValues", "codec", "shutdownSignal"] as const;
 
 /** With `workers`. What is the module's is refused for that reason, whatever it is. */
 export const workerServerTable: OptionTable = {
@@ -275,7 +277,7 @@ export const routeTable = tableOf("router.service", {
   binaryOptions: { ...binaryOptions, byDefault: "the server's" },
   shutdownSignal: { ...shutdownSignal, byDefault: "the server's" },
   leases: { ...leases, byDefault: "the server's" },
-  requestGate: { kind: functionOf("(context) => void | Promise<void>"), byDefault: "none", meaning: "As in Connect, from 2.3 on" },
+  requestGate: { ...requestGate, byDefault: "the server's", meaning: "Replaces the server's" },
   jsonOptions: { kind: objectOf("object", "an object of options of the JSON format"), byDefault: "", meaning: "HTTP: of the JSON format" },
   acceptCompression: { kind: compressions, byDefault: "", meaning: `HTTP: compressions of requests and answers, ${objectsFrom}` },
   compressMinBytes: { kind: numberOf({ unit: "bytes", min: 0 }), byDefault: 1024, meaning: "HTTP: from what size on answers are compressed" },
@@ -284,7 +286,7 @@ export const routeTable = tableOf("router.service", {
   grpcWeb: { kind: boolean, byDefault: "true", meaning: "HTTP: whether gRPC-Web is spoken" },
   connect: { kind: boolean, byDefault: "true", meaning: "HTTP: whether Connect's protocol is spoken" },
   requestPathPrefix: { kind: text, byDefault: "none", meaning: "HTTP: what stands before every path" },
-} satisfies Record<keyof RouteOptions | HttpRouteOption, Rule>);
+} satisfies Record<keyof IsthmusRouteOptions | HttpRouteOption, Rule>);
 
 export const blockingTable = tableOf("createBlockingClient", {
   address: { kind: address, isRequired: true, meaning: "Where the server listens: a socket path or `unix:PATH`" },

@@ -1,18 +1,20 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { ConnectRouter, Interceptor } from "@connectrpc/connect";
+import type { Interceptor } from "@connectrpc/connect";
 import { ConnectError } from "@connectrpc/connect";
 import { createProtobufCodec } from "../codec/codec.js";
 import { TestService } from "../../test/proto/test_pb.js";
+import type { IsthmusRouter } from "./routes.js";
 import { collectRoutes, methodPath } from "./routes.js";
 
 const pass: Interceptor = (next) => next;
 
-function collect(routes: (router: ConnectRouter) => void) {
+function collect(routes: (router: IsthmusRouter) => void) {
   return collectRoutes(routes, {
     readMaxBytes: 100,
     writeMaxBytes: 200,
     interceptors: [pass],
+    requestGate: undefined,
     maxTimeoutMs: 300,
     shutdownSignal: undefined,
     leases: "collected",

@@ -1,11 +1,12 @@
 /** Connect's router, as the user's `routes` function sees it: collects implementations, makes no HTTP handlers. */
-import type { DescMethod } from "@bufbuild/protobuf";
-import type { ConnectRouter, Interceptor, MethodImplSpec } from "@connectrpc/connect";
-import { createMethodImplSpec, createServiceImplSpec } from "@connectrpc/connect";
+import type { DescMethod, DescService } from "@bufbuild/protobuf";
+import type { ConnectRouter, Interceptor, MethodImpl, MethodImplSpec, ServiceImpl } from "@connectrpc/connect";
+import { Code, ConnectError, createMethodImplSpec, createServiceImplSpec } from "@connectrpc/connect";
 import type { MessageCodec, MessageCodecFactory } from "../codec/codec.js";
 import type { LeaseLifetime } from "../memory/lease.js";
 import { ownSignal } from "../rpc/abort.js";
 import type { CallContext } from "../rpc/context.js";
+import type { RequestGate } from "../rpc/gate.js";
 import type { ServerMethod, ServerMethodOptions, StreamAnswer } from "../rpc/server-method.js";
 import { takeSingle } from "../rpc/stream-reader.js";
 import { checkOptional } from "./option-check.js";
@@ -15,8 +16,24 @@ import { checkLimits } from "./options.js";
 import type { Handle, StreamHandle, StreamSpec } from "./server-interceptors.js";
 import { intercept, interceptStream } from "./server-interceptors.js";
 
-/** Connect's, and Isthmus's own. */
-export type RouteOptions = Parameters<ConnectRouter["rpc"]>[2] & { readonly leases?: LeaseLifetime };
+type ConnectRouteOptions = NonNullable<Parameters<ConnectRouter["rpc"]>[2]>;
+
+/** Options of a service or method: Connect's, and Isthmus's own. */
+export interface IsthmusRouteOptions extends Omit<ConnectRouteOptions, "requestGate"> {
+  /** How long large values of its requests stay valid; the server's `leases` by default. */
+  leases?: LeaseLifetime;
+  /** As Connect's own since version 2.3; with Isthmus's servers whatever version is installed. */
+  requestGate?: RequestGate;
+}
+
+/**
+ * What a server's `routes` is given: Connect's router, with Isthmus's options besides Connect's. A function that takes a `ConnectRouter` serves as
+ * `routes`, too.
+ */
+export interface IsthmusRouter extends ConnectRouter {
+  service: <T extends DescService>(service: T, implementation: Partial<ServiceImpl<T>>, options?: IsthmusRouteOptions) => this;
+  rpc: <M extends DescMethod>(method: M, implementation: MethodImpl<M>, options?: IsthmusRouteOptions) => this;
+}
 
 /** A codec of its own that a message's descriptor may have, for messages that are not protobuf-es's. */
 export const OWN_CODEC = Symbol("isthmus.codec");
@@ -31,28 +48,29 @@ export function isOwnRouter(router: ConnectRouter): boolean {
 /** Options of a service, as Connect's router takes them; those that concern HTTP only are ignored. */
 export interface RouteDefaults extends CallLimits {
   readonly interceptors: readonly Interceptor[];
+  readonly requestGate: RequestGate | undefined;
   readonly maxTimeoutMs: number;
   readonly shutdownSignal: AbortSignal | undefined;
   readonly leases: LeaseLifetime;
-  readonly codecFor: (options: RouteOptions | undefined) => MessageCodecFactory;
+  readonly codecFor: (options: IsthmusRouteOptions | undefined) => MessageCodecFactory;
 }
 
 /** Runs the user's `routes` and returns what is served, by path. */
-export function collectRoutes(routes: (router: ConnectRouter) => void, defaults: RouteDefaults): Map<string, ServerMethod> {
+export function collectRoutes(routes: (router: IsthmusRouter) => void, defaults: RouteDefaults): Map<string, ServerMethod> {
   const served = new Map<string, ServerMethod>();
-  const add = (spec: MethodImplSpec, options: RouteOptions | undefined) => {
+  const add = (spec: MethodImplSpec, options: IsthmusRouteOptions | undefined) => {
     const path = methodPath(spec.method);
     served.set(path, serve(spec, path, defaults, options));
   };
-  const router: ConnectRouter = {
+  const router: IsthmusRouter = {
     handlers: [],
     service(service, implementation, options) {
-      const checked = checkOptional<RouteOptions>(routeTable, options, `service ${service.typeName}: `);
+      const checked = checkOptional<IsthmusRouteOptions>(routeTable, options, `service ${service.typeName}: `);
       for (const spec of Object.values(createServiceImplSpec(service, implementation).methods)) add(spec, checked);
       return router;
     },
     rpc(method, implementation, options) {
-      add(createMethodImplSpec(method, implementation), checkOptional<RouteOptions>(routeTable, options, `method ${methodPath(method)}: `));
+      add(createMethodImplSpec(method, implementation), checkOptional<IsthmusRouteOptions>(routeTable, options, `method ${methodPath(method)}: `));
       return router;
     },
   };
@@ -65,7 +83,7 @@ export function methodPath(method: DescMethod): string {
   return `/${method.parent.typeName}/${method.name}`;
 }
 
-function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, options: RouteOptions | undefined): ServerMethod {
+function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, options: IsthmusRouteOptions | undefined): ServerMethod {
   const limits = checkLimits({
     readMaxBytes: options?.readMaxBytes ?? defaults.readMaxBytes,
     writeMaxBytes: options?.writeMaxBytes ?? defaults.writeMaxBytes,
@@ -84,6 +102,7 @@ function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, opti
   return {
     method: spec.method,
     path,
+    gate: options?.requestGate ?? defaults.requestGate,
     handle,
     open: spec.kind === "unary" ? openUnary(handle!) : interceptors.length === 0 ? openStream(spec) : interceptStream(spec.method, implementationOf(spec), path, interceptors),
     answersOnce: spec.kind === "unary" || spec.kind === "client_streaming",

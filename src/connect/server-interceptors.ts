@@ -1,11 +1,11 @@
 /** Handlers behind their interceptors, which see requests and responses as Connect's servers show them. */
 import { create, isMessage } from "@bufbuild/protobuf";
 import type { DescMethod } from "@bufbuild/protobuf";
-import type { Interceptor, MethodImplSpec, StreamRequest, StreamResponse, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
+import type { ContextValues, Interceptor, MethodImplSpec, StreamRequest, StreamResponse, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
 import type { CallContext } from "../rpc/context.js";
 import { URL_BASE } from "../rpc/context.js";
 import type { ServerMethod } from "../rpc/server-method.js";
-import { chain, mapMessages } from "./interception.js";
+import { chain, checkedHeaders, checkedMessages, checkResponse, mapMessages } from "./interception.js";
 
 export type UnarySpec = MethodImplSpec & { kind: "unary" };
 export type StreamSpec = Exclude<MethodImplSpec, { kind: "unary" }>;
@@ -29,8 +29,9 @@ export function intercept(spec: UnarySpec, path: string, interceptors: readonly 
       };
     });
     const response = await next(requestOf(method, path, context, false, message) as UnaryRequest);
-    context.responseHeaderIfAny = response.header;
-    context.responseTrailerIfAny = response.trailer;
+    checkResponse(response, path, false);
+    context.responseHeaderIfAny = checkedHeaders(response.header, path);
+    context.responseTrailerIfAny = checkedHeaders(response.trailer, path);
     return response.message;
   };
 }
@@ -38,23 +39,30 @@ export function intercept(spec: UnarySpec, path: string, interceptors: readonly 
 /** A streaming handler behind its interceptors, which may wrap the streams of both directions. */
 export function interceptStream(method: StreamSpec["method"], implement: StreamHandle, path: string, interceptors: readonly Interceptor[]): ServerMethod["open"] {
   return async (requests, context) => {
-    const next = chain(interceptors, async (request: StreamRequest): Promise<StreamResponse> => ({
-      stream: true,
-      service: method.parent,
-      method,
-      message: mapMessages(await implement(request.message, withRequest(context, request)), method.output),
-      header: context.responseHeader,
-      trailer: context.responseTrailer,
-    }));
-    const response = await next(requestOf(method, path, context, true, requests) as StreamRequest);
+    let own: StreamResponse["message"] | undefined;
+    const next = chain(interceptors, async (request: StreamRequest): Promise<StreamResponse> => {
+      const message = mapMessages(await implement(request.message, withRequest(context, request)), method.output);
+      own = message;
+      return { stream: true, service: method.parent, method, message, header: context.responseHeader, trailer: context.responseTrailer };
+    });
+    const response = (await next(requestOf(method, path, context, true, requests) as StreamRequest)) as StreamResponse;
+    checkResponse(response, path, true);
+    const header = checkedHeaders(response.header, path);
+    const trailer = checkedHeaders(response.trailer, path);
     // The handler may yet set more, until its first message.
-    if (response.header !== context.responseHeader) response.header.forEach((value, name) => context.responseHeader.set(name, value));
-    return { message: response.message as AsyncIterable<unknown>, trailer: response.trailer };
+    if (header !== context.responseHeader) header.forEach((value, name) => context.responseHeader.set(name, value));
+    return { message: response.message === own ? own : checkedMessages(response.message, path), trailer };
   };
 }
 
-/** What interceptors are given. Own accessors, so that `{ ...request }` keeps them and none costs anything unless it is read. */
+/**
+ * What interceptors are given. Own accessors, so that `{ ...request }` keeps them and none costs anything unless it is read; they can be assigned to, as to
+ * the plain objects that Connect's servers give.
+ */
 function requestOf(method: DescMethod, path: string, context: CallContext, stream: boolean, message: unknown): object {
+  let signal: AbortSignal | undefined;
+  let header: Headers | undefined;
+  let contextValues: ContextValues | undefined;
   return {
     stream,
     service: method.parent,
@@ -63,13 +71,22 @@ function requestOf(method: DescMethod, path: string, context: CallContext, strea
     url: URL_BASE + path,
     message,
     get signal() {
-      return context.signal;
+      return signal ?? context.signal;
+    },
+    set signal(value) {
+      signal = value;
     },
     get header() {
-      return context.requestHeader;
+      return header ?? context.requestHeader;
+    },
+    set header(value) {
+      header = value;
     },
     get contextValues() {
-      return context.values;
+      return contextValues ?? context.values;
+    },
+    set contextValues(value) {
+      contextValues = value;
     },
   };
 }

@@ -1,5 +1,5 @@
 /** The server: serves Connect's routes to the processes that connect to its addresses. */
-import type { ContextValues, ConnectRouter, Interceptor } from "@connectrpc/connect";
+import type { ContextValues, Interceptor } from "@connectrpc/connect";
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import type { Address, HttpAddress } from "../carrier/address.js";
 import { formatAddress, nameOf, parseAddress } from "../carrier/address.js";
@@ -16,6 +16,7 @@ import { clearTimeout, nowMs, setTimeout } from "../os/timers.js";
 import { ownSignal } from "../rpc/abort.js";
 import { TIMER_MS_MAX } from "../rpc/deadline.js";
 import { prepareErrors } from "../rpc/errors.js";
+import type { RequestGate } from "../rpc/gate.js";
 import { ServerConnection } from "../rpc/server.js";
 import type { ServerMethod } from "../rpc/server-method.js";
 import { SLOTS_MAX } from "../wire/frame.js";
@@ -29,6 +30,7 @@ import { DEFAULTS, listenTable, serverCloseTable, serverTable } from "./option-t
 import type { CommonOptions } from "./options.js";
 import { checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, keepAliveOf, lackOf, lifetimeOf, pollMicrosOf, streamWindowOf } from "./options.js";
 import { openListener } from "./listening.js";
+import type { IsthmusRouter } from "./routes.js";
 import { collectRoutes } from "./routes.js";
 import type { IsthmusWorkerServerOptions, WorkerStats } from "./workers.js";
 import { WorkerServer } from "./workers.js";
@@ -36,9 +38,14 @@ import { WorkerServer } from "./workers.js";
 export interface IsthmusServerOptions extends CommonOptions {
   readonly workers?: undefined;
   /** Registers services, exactly as for any Connect server; may set options per service or method. */
-  readonly routes: (router: ConnectRouter) => void;
+  readonly routes: (router: IsthmusRouter) => void;
   /** Applied to every call, the first one outermost. A service's or method's own option replaces them. */
   readonly interceptors?: Interceptor[];
+  /**
+   * Asked before every call, once its headers are there and before any of its messages is decoded: what it throws, or rejects with, the caller is
+   * told instead. A service's or method's own option replaces it. As Connect's option of this name (since 2.3), whatever version is installed.
+   */
+  readonly requestGate?: RequestGate;
   /** Longest timeout a client may ask for, in milliseconds; a longer one is answered with `InvalidArgument`. */
   readonly maxTimeoutMs?: number;
   /** When it aborts, the signals of all handler contexts abort. */
@@ -149,6 +156,7 @@ export class LocalServer implements IsthmusServer {
     this.methods = collectRoutes(options.routes, {
       ...checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes }),
       interceptors: options.interceptors ?? [],
+      requestGate: options.requestGate,
       maxTimeoutMs: options.maxTimeoutMs ?? Number.MAX_SAFE_INTEGER,
       shutdownSignal: options.shutdownSignal && ownSignal(options.shutdownSignal),
       leases: lifetimeOf(options),

@@ -3,7 +3,6 @@
  * for who owns a descriptor when.
  */
 import { parentPort } from "node:worker_threads";
-import type { ConnectRouter } from "@connectrpc/connect";
 import { leaveWarningToOthers } from "../carrier/lack.js";
 import { requireAddon } from "../os/addon.js";
 import { clearInterval, queueMicrotask, setInterval } from "../os/timers.js";
@@ -71,7 +70,7 @@ function partsOf(module: { readonly default?: unknown; readonly routes?: unknown
     if (EXPORTED.includes(name)) continue;
     throw new Error(`its export \`options\` has ${name}; there may be ${EXPORTED.join(", ")}, and all else belongs to createIsthmusServer`);
   }
-  return { ...options, routes: routes as (router: ConnectRouter) => void };
+  return { ...options, routes: routes as IsthmusServerOptions["routes"] };
 }
 
 parentPort!.once("message", (setup: WorkerSetup) => {

@@ -54,7 +54,7 @@ export interface WorkersOptions {
 }
 
 /** What cannot be sent to a thread: the routes module exports it, as `options`. */
-export type RoutesModuleOptions = Pick<IsthmusServerOptions, "interceptors" | "contextValues" | "codec" | "shutdownSignal">;
+export type RoutesModuleOptions = Pick<IsthmusServerOptions, "interceptors" | "requestGate" | "contextValues" | "codec" | "shutdownSignal">;
 
 export interface IsthmusWorkerServerOptions extends Omit<IsthmusServerOptions, "workers" | "routes" | keyof RoutesModuleOptions> {
   readonly workers: WorkersOptions;

@@ -16,7 +16,7 @@ import { onAbortOf } from "./abort.js";
 import type { ClientMethod } from "./client-call.js";
 import { nothing } from "./client-call.js";
 import { timedOut } from "./deadline.js";
-import { abortError, connectErrorOf, decodeError, noMemory, serializeError, textOf } from "./errors.js";
+import { abortError, connectErrorOf, decodeError, noMemory, serializeError } from "./errors.js";
 import { Assembly, takeMetadata, takePiece } from "./inbound.js";
 import type { Intake } from "./stream-reader.js";
 import { StreamReader } from "./stream-reader.js";
@@ -72,6 +72,8 @@ export class ClientStream implements MessageSource {
   private headersCame = false;
   private readonly trailer = new Headers();
   private over = false;
+  /** The server is done with it, but its reader is not: signal and deadline still count. */
+  private lingers = false;
   private readonly deadline: number | undefined;
   private readonly timer: NodeJS.Timeout | undefined;
   private readonly signal: AbortSignal | undefined;
@@ -252,8 +254,8 @@ export class ClientStream implements MessageSource {
     }
     decodeHeaders(trailer).forEach((value, name) => this.trailer.append(name, value));
     this.host.drop(this);
-    this.endHere(undefined);
     if (!isMessage) this.reader.end(error);
+    this.endHere(undefined, !isRefusal && !this.reader.isAtEnd && (this.signal !== undefined || this.timer !== undefined));
     if (isRefusal) this.settleFailed(error!);
     else this.respond();
     this.host.release(this);
@@ -279,6 +281,10 @@ export class ClientStream implements MessageSource {
 
   /** Ends the stream from this side. @param isTaken what has arrived is there to be pulled, before the error; else it is dropped */
   giveUp(error: ConnectError, isTaken = false): void {
+    if (this.lingers) {
+      this.unlisten();
+      this.reader.drop(error);
+    }
     if (this.over) return;
     this.endHere(error);
     const isUnknown = this.host.drop(this) === "unsent" && this.requestKept;
@@ -296,25 +302,37 @@ export class ClientStream implements MessageSource {
   // What the user does.
 
   next(reading: ResponseMessages): Promise<IteratorResult<unknown, undefined>> {
-    return this.reader.next(reading);
+    const result = this.reader.next(reading);
+    if (this.lingers && this.reader.isAtEnd) this.unlisten();
+    return result;
   }
 
-  /** The user wants no more. */
-  leave(): void {
-    this.giveUp(new ConnectError("the stream was left before its end", Code.Canceled));
+  /** The user wants no more: as when the stream had ended by itself, but the server is told. @param error what the user gave as reason */
+  leave(error?: ConnectError): void {
+    // What it sends ends without an error.
+    if (error === undefined && !this.over) void this.writer.stop(undefined);
+    this.giveUp(error ?? new ConnectError("the stream was left before its end", Code.Canceled));
     this.reader.drop(undefined);
     this.reader.endScope();
   }
 
-  private endHere(error: ConnectError | undefined): void {
+  /** @param lingers whether signal and deadline still count */
+  private endHere(error: ConnectError | undefined, lingers = false): void {
     this.over = true;
-    clearTimeout(this.timer);
-    this.signal?.removeEventListener("abort", this.onAbort!);
-    forgotten.unregister(this);
+    this.lingers = lingers;
+    if (lingers) this.timer?.unref();
+    else this.unlisten();
     void this.writer.stop(error);
     // The writer knows it only once it has begun.
     if (!this.requested) void this.writer.close(this.iterator, error);
     this.finalAssembly = undefined;
+  }
+
+  private unlisten(): void {
+    this.lingers = false;
+    clearTimeout(this.timer);
+    this.signal?.removeEventListener("abort", this.onAbort!);
+    forgotten.unregister(this);
   }
 
   private settleFailed(error: ConnectError): void {
@@ -332,7 +350,7 @@ export class ClientStream implements MessageSource {
     this.resolve = this.reject = nothing;
     const method = this.method.method as DescMethodStreaming;
     const message = new ResponseMessages(this);
-    if (!this.over) forgotten.register(message, this, this);
+    if (!this.over || this.lingers) forgotten.register(message, this, this);
     resolve({ stream: true, service: method.parent, method, header: decodeHeaders(this.header), trailer: this.trailer, message: message as StreamResponse["message"] });
   }
 }
@@ -359,8 +377,9 @@ class ResponseMessages implements AsyncIterableIterator<unknown> {
   }
 
   throw(error?: unknown): Promise<IteratorResult<unknown>> {
-    this.stream.leave();
-    return Promise.reject(error instanceof Error ? error : new Error(textOf(error)));
+    const failure = connectErrorOf(error);
+    this.stream.leave(failure);
+    return Promise.reject(failure);
   }
 }
 

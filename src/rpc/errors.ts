@@ -70,11 +70,17 @@ export function decodeError(code: number, status: Uint8Array, metadata: Uint8Arr
   try {
     decoded = decodeStatus(status);
   } catch (error) {
-    return new ConnectError("the server's error could not be read", known, decodeHeaders(metadata), undefined, error);
+    return received(new ConnectError("the server's error could not be read", known, decodeHeaders(metadata), undefined, error));
   }
-  const result = new ConnectError(decoded.message, known, decodeHeaders(metadata));
+  const result = received(new ConnectError(decoded.message, known, decodeHeaders(metadata)));
   result.details = decoded.details.map(({ type, value }) => ({ type, value: value.slice() }));
   return result;
+}
+
+/** Connect has had this field since version 2.3: a server that relays the error leaves its metadata out. */
+function received(error: ConnectError): ConnectError {
+  (error as { isWireError?: boolean }).isWireError = true;
+  return error;
 }
 
 export function tooLarge(byteLength: number, readMaxBytes: number): ConnectError {

@@ -41,7 +41,7 @@ export function encodeError(error: ConnectError, response: ResponseMetadata | un
   if (withHeaders) metadata.add("response headers", () => response?.responseHeaderIfAny);
   const headerLength = metadata.byteLength;
   metadata.add("response trailers", () => response?.responseTrailerIfAny);
-  metadata.add("metadata", () => error.metadata);
+  metadata.add("metadata", () => (isRelayed(error) ? undefined : error.metadata), withoutProtocolNames);
   const code = attempt(() => wireCode(error.code)) ?? wireCode(NaN);
   const details = readDetails(error, omitted);
   return { code, status: statusBytes(code, readText(error), details, omitted), metadata: metadata.joined(), headerLength };
@@ -116,11 +116,11 @@ class MetadataParts {
   }
 
   /** @param read may throw, and give anything */
-  add(name: string, read: () => unknown): void {
+  add(name: string, read: () => unknown, filter: (headers: Headers) => Headers = (headers) => headers): void {
     try {
       const given = read();
       if (given === undefined || given === null) return;
-      const bytes = encodeMetadata(given instanceof Headers ? given : this.headersOf(given, name));
+      const bytes = encodeMetadata(filter(given instanceof Headers ? given : this.headersOf(given, name)));
       if (this.byteLength + bytes.length > METADATA_BYTES_MAX) {
         this.omitted.push(`${name} of ${bytes.length} bytes, for which there is no room within the limit of ${METADATA_BYTES_MAX}`);
         return;
@@ -151,6 +151,31 @@ class MetadataParts {
   joined(): Uint8Array | undefined {
     return this.byteLength === 0 ? undefined : Buffer.concat(this.parts);
   }
+}
+
+/** Whether another server sent it, to this process. Its metadata were meant for this process. Connect has had this field since version 2.3. */
+function isRelayed(error: ConnectError): boolean {
+  return (error as { isWireError?: boolean }).isWireError === true;
+}
+
+/**
+ * Names of HTTP, Connect and gRPC. Connect's own servers leave them out of what they send of an error's metadata, and `grpc-status-details-bin`, which clients
+ * of grpc-js look at.
+ */
+const PROTOCOL_NAMES = [
+  ...["content-type", "content-length", "content-encoding", "host", "user-agent", "trailer", "date", "accept-encoding", "trailer-"],
+  ...["connect-content-encoding", "connect-accept-encoding", "connect-timeout-ms", "connect-protocol-version"],
+  ...["grpc-encoding", "grpc-accept-encoding", "grpc-timeout", "grpc-status", "grpc-message"],
+];
+
+function withoutProtocolNames(headers: Headers): Headers {
+  let sent = headers;
+  for (const name of PROTOCOL_NAMES) {
+    if (!headers.has(name)) continue;
+    if (sent === headers) sent = new Headers(headers);
+    sent.delete(name);
+  }
+  return sent;
 }
 
 function attempt<T>(read: () => T): T | undefined {

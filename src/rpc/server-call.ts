@@ -12,9 +12,19 @@ import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "./deadline.js";
 import { handlerError, serializeError } from "./errors.js";
 import { adopt } from "./foreign.js";
+import type { RequestGate } from "./gate.js";
+import { askGate } from "./gate.js";
 import type { Assembly } from "./inbound.js";
 import type { ServerConnection } from "./server.js";
 import type { ServerMethod } from "./server-method.js";
+
+/** A request whose gate is being asked. */
+interface WaitingRequest {
+  /** What it is refused with if the gate lets it in: then nothing of it is kept. */
+  readonly refusal: ConnectError | undefined;
+  /** It is here, all of it. */
+  isWhole: boolean;
+}
 
 /** One request from its arrival to its answer. */
 export class ServerCall {
@@ -24,6 +34,8 @@ export class ServerCall {
   assembly: Assembly | undefined;
   /** What the request has leased, if that ends with the handler. */
   scope: Holding | undefined;
+  /** While the method's gate is being asked. */
+  waiting: WaitingRequest | undefined;
   private readonly context: CallContext;
   private readonly timer: NodeJS.Timeout | undefined;
   private done = false;
@@ -38,7 +50,23 @@ export class ServerCall {
     if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
   }
 
-  /** Runs the handler. Called by the drain, in a context of the request's own (CONTEXT-2); nothing that the handler throws gets past here. */
+  /** Asks the method's gate. @returns whether the call is in; if it is not, it has failed or waits */
+  ask(gate: RequestGate, refusal: ConnectError | undefined): boolean {
+    let isAnswered = false;
+    const waiting: WaitingRequest = { refusal, isWhole: false };
+    askGate(gate, this.context, (error) => {
+      isAnswered = true;
+      this.waiting = undefined;
+      if (this.done) return;
+      const reason = error ?? refusal;
+      if (reason !== undefined) this.fail(reason);
+      else if (waiting.isWhole) this.connection.onWhole(this);
+    });
+    if (!isAnswered) this.waiting = waiting;
+    return isAnswered && !this.done;
+  }
+
+  /** Runs the handler, in a context of the request's own (CONTEXT-2). Nothing that the handler throws gets past here. */
   run(message: unknown): void {
     let promise: Promise<unknown> | undefined;
     let result: unknown;

@@ -4,12 +4,15 @@ import type { Interceptor } from "@connectrpc/connect";
 import type { MessageCodec } from "../codec/codec.js";
 import type { LeaseLifetime } from "../memory/lease.js";
 import type { CallContext } from "./context.js";
+import type { RequestGate } from "./gate.js";
 import type { Reception } from "./inbound.js";
 
 /** A method as this server serves it. */
 export interface ServerMethod {
   readonly method: DescMethod;
   readonly path: string;
+  /** Asked before each call: GATE-1. */
+  readonly gate: RequestGate | undefined;
   /** The user's function for a unary method, behind the interceptors if there are any; undefined for methods with streams. */
   readonly handle: ((message: unknown, context: CallContext) => unknown) | undefined;
   /** The method, of any kind, as one that is given a stream and answers with one. */

@@ -15,6 +15,8 @@ import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "./deadline.js";
 import { handlerError, serializeError } from "./errors.js";
 import { adopt } from "./foreign.js";
+import type { RequestGate } from "./gate.js";
+import { askGate } from "./gate.js";
 import { KEPT } from "./outbox.js";
 import type { ServerConnection } from "./server.js";
 import { responseMetadata } from "./server-call.js";
@@ -36,6 +38,8 @@ export class ServerStream implements MessageSource {
   /** A message that is kept back until the headers are out. */
   private behindHeaders: { readonly message: unknown } | undefined;
   private done = false;
+  /** The method's gate is being asked. */
+  private isWaiting = false;
   /** A message could not be taken. */
   private isBroken = false;
   /** The handler has nothing more to do. */
@@ -61,9 +65,31 @@ export class ServerStream implements MessageSource {
     if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
   }
 
-  /** Calls the handler. Called by the drain, in a context of the stream's own (CONTEXT-2); nothing that the handler throws gets past here. */
+  /** Asks the method's gate; `run` comes next. @param refusal what the call is refused with if the gate lets it in */
+  ask(gate: RequestGate, refusal: ConnectError | undefined): void {
+    let isAnswered = false;
+    askGate(gate, this.context, (error) => {
+      isAnswered = true;
+      const reason = error ?? refusal;
+      if (reason !== undefined) return this.settleFailed(reason);
+      if (!this.isWaiting) return;
+      this.isWaiting = false;
+      if (this.done) return this.settle();
+      this.onBadMessage(this.reader.release());
+      this.run();
+    });
+    if (isAnswered) return;
+    this.isWaiting = true;
+    this.reader.hold();
+  }
+
+  get isOver(): boolean {
+    return this.done;
+  }
+
+  /** Calls the handler, once the gate has let the call in, in a context of the stream's own (CONTEXT-2). Nothing that the handler throws gets past here. */
   run(): void {
-    if (this.done) return;
+    if (this.done || this.isWaiting) return;
     let answer: StreamAnswer | PromiseLike<StreamAnswer>;
     let promise: Promise<StreamAnswer> | undefined;
     try {

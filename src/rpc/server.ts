@@ -229,22 +229,17 @@ export class ServerConnection implements FrameReceiver {
     if (method === undefined) throw new Violation("METHOD-2", `method number ${frame.code} was not defined`);
     const opensStream = (frame.flags & FLAG.endStream) === 0 && this.options.windows !== undefined;
     if (opensStream && frame.messageLength > 0) throw new Violation("STREAM-7", "a request that opens a stream brings a message");
-    const refusal = this.refusal(method, frame);
+    const refusal = this.refusal(method) ?? (typeof method === "string" || method.gate !== undefined ? undefined : excess(method, frame));
     if (refusal !== undefined || typeof method === "string") return this.sendError(frame.streamId, refusal!, undefined);
     if (opensStream || method.handle === undefined) return this.openStream(method, frame, opensStream);
     const call = new ServerCall(this, method, frame.streamId, takeMetadata(frame), frame.argument);
     this.calls[slot] = call;
     this.countCall();
-    if ((frame.flags & FLAG.more) !== 0 || frame.following) {
-      try {
-        call.assembly = Assembly.start(frame, this.carrier.spanSource, method.reception);
-      } catch (error) {
-        if (error instanceof Violation) throw error;
-        return call.fail(noMemory(frame.messageLength, error));
-      }
-      call.assembly.add(frame);
+    if (method.gate !== undefined && !call.ask(method.gate, excess(method, frame))) {
+      if (call.waiting !== undefined && call.waiting.refusal === undefined) this.assemble(call, frame);
       return;
     }
+    if ((frame.flags & FLAG.more) !== 0 || frame.following) return this.assemble(call, frame);
     const scoped = isScoped(method.reception.lifetime) && (frame.spanCount > 0 || method.reception.lifetime === "strict");
     let message: unknown;
     try {
@@ -257,13 +252,25 @@ export class ServerConnection implements FrameReceiver {
     call.run(message);
   };
 
+  /** Keeps a request's bytes, as many as the frame brings. */
+  private assemble(call: ServerCall, frame: ReceivedFrame): void {
+    try {
+      call.assembly = Assembly.start(frame, this.carrier.spanSource, call.served.reception);
+    } catch (error) {
+      if (error instanceof Violation) throw error;
+      return call.fail(noMemory(frame.messageLength, error));
+    }
+    if (call.assembly.add(frame)) this.onWhole(call);
+  }
+
   /** @param isOpen messages follow; else the only one is in the frame */
   private openStream(method: ServerMethod, frame: ReceivedFrame, isOpen: boolean): void {
     const stream = new ServerStream(this, method, frame.streamId, takeMetadata(frame), frame.argument, this.options.windows!);
     this.calls[frame.streamId & (SLOTS_MAX - 1)] = stream;
     this.countCall();
     this.streams++;
-    if (!isOpen) stream.onOnly(frame);
+    if (method.gate !== undefined) stream.ask(method.gate, excess(method, frame));
+    if (!isOpen && !stream.isOver) stream.onOnly(frame);
     stream.run();
   }
 
@@ -273,16 +280,11 @@ export class ServerConnection implements FrameReceiver {
     if (this.goodbye !== undefined) this.stayOpen();
   }
 
-  private refusal(method: ServerMethod | string, frame: ReceivedFrame): ConnectError | undefined {
+  private refusal(method: ServerMethod | string): ConnectError | undefined {
     if (typeof method === "string") return new ConnectError(method, Code.Unimplemented);
     if (this.clientLeft) return new ConnectError("the server is shutting down, and this client had said that it knows", Code.Unavailable);
     if (method.handle === undefined && this.options.windows === undefined) {
       return new ConnectError(`${method.path} is a streaming method; the client's version of isthmus knows unary calls only`, Code.Unimplemented);
-    }
-    const { readMaxBytes, maxTimeoutMs } = method.options;
-    if (frame.messageLength > readMaxBytes) return tooLarge(frame.messageLength, readMaxBytes);
-    if (frame.argument > maxTimeoutMs) {
-      return new ConnectError(`timeout ${frame.argument}ms must be <= ${maxTimeoutMs}`, Code.InvalidArgument);
     }
     return undefined;
   }
@@ -292,12 +294,17 @@ export class ServerConnection implements FrameReceiver {
     // The rest of a request that was refused or given up.
     if (call === undefined) return;
     if (call instanceof ServerStream) return call.onMessage(frame);
-    if (call.assembly === undefined) throw new Violation("STREAM-3", "a piece without its message's first frame");
+    if (call.waiting?.refusal !== undefined) return;
+    if (call.assembly === undefined || call.waiting?.isWhole === true) throw new Violation("STREAM-3", "a piece without its message's first frame");
     if (call.assembly.add(frame)) inOwnContext(this.onWhole, call);
   }
 
-  /** The request is here, all of it. */
-  private readonly onWhole = (call: ServerCall): void => {
+  /** The request is here, all of it, or its gate has let it in. */
+  readonly onWhole = (call: ServerCall): void => {
+    if (call.waiting !== undefined) {
+      call.waiting.isWhole = true;
+      return;
+    }
     const { bytes, received } = call.assembly!;
     call.assembly = undefined;
     let message: unknown;
@@ -389,6 +396,14 @@ export class ServerConnection implements FrameReceiver {
     const { code, status, metadata, headerLength } = encodeError(error, context, withHeaders);
     this.outbox.send(kind, FLAG.endStream, code, streamId, headerLength, metadata, rawBytes, status, status.length, "");
   }
+}
+
+/** Why a request is refused by the limits of its method. */
+function excess({ options }: ServerMethod, { messageLength, argument }: ReceivedFrame): ConnectError | undefined {
+  const { readMaxBytes, maxTimeoutMs } = options;
+  if (messageLength > readMaxBytes) return tooLarge(messageLength, readMaxBytes);
+  if (argument > maxTimeoutMs) return new ConnectError(`timeout ${argument}ms must be <= ${maxTimeoutMs}`, Code.InvalidArgument);
+  return undefined;
 }
 
 /** Status bytes are encoded already. */

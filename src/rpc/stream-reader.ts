@@ -13,7 +13,7 @@ import { holdingOf, isScoped } from "../memory/lease.js";
 import { Violation } from "../memory/violation.js";
 import { FLAG, MESSAGE_COST_BYTES } from "../wire/frame.js";
 import { noMemory, parseError, tooLarge } from "./errors.js";
-import type { Reception } from "./inbound.js";
+import type { Received, Reception } from "./inbound.js";
 import { Assembly, decodeWhole } from "./inbound.js";
 
 /** What messages are, and how much of them is taken. */
@@ -63,6 +63,8 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   private readonly waiters: Waiter[] = [];
   private assembly: Assembly | undefined;
   private assemblyCost = 0;
+  /** Messages that are not decoded yet; undefined: they are decoded as they arrive. */
+  private held: { readonly bytes: Uint8Array; readonly received: Received; readonly cost: number }[] | undefined;
   /** The last message has begun, … */
   private lastBegun = false;
   /** … and ends the direction. */
@@ -74,6 +76,8 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   private scope: Holding | undefined;
   /** Whether any message has begun. */
   began = false;
+  /** Whether who pulls has been told that no more comes. */
+  isAtEnd = false;
 
   /** @param grant sends credit */
   constructor(intake: Intake, grant: (bytes: number) => void) {
@@ -114,7 +118,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     const { codec, reception, readMaxBytes, spanSource } = this.intake;
     this.began = true;
     if (frame.messageLength > readMaxBytes) return tooLarge(frame.messageLength, readMaxBytes);
-    if ((frame.flags & FLAG.more) !== 0 || frame.following) {
+    if ((frame.flags & FLAG.more) !== 0 || frame.following || this.held !== undefined) {
       try {
         this.assembly = Assembly.start(frame, spanSource, reception);
       } catch (error) {
@@ -143,13 +147,41 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   private onWhole(): ConnectError | undefined {
     const { bytes, received } = this.assembly!;
     this.assembly = undefined;
+    if (this.held !== undefined) {
+      this.held.push({ bytes, received, cost: this.assemblyCost });
+      return undefined;
+    }
+    return this.decode(bytes, received, this.assemblyCost);
+  }
+
+  private decode(bytes: Uint8Array, received: Received, cost: number): ConnectError | undefined {
     let message: unknown;
     try {
       message = received.decode(this.intake.codec, bytes, 0, bytes.length, true);
     } catch (error) {
       return this.unreadable(error);
     }
-    this.deliver(message, this.assemblyCost);
+    this.deliver(message, cost);
+    return undefined;
+  }
+
+  /** Keeps messages as they arrive, undecoded, until `release`. */
+  hold(): void {
+    this.held = [];
+  }
+
+  /** Decodes what was kept. @returns why the call fails, if it does */
+  release(): ConnectError | undefined {
+    const held = this.held ?? [];
+    this.held = undefined;
+    for (const [i, { bytes, received, cost }] of held.entries()) {
+      const error = this.decode(bytes, received, cost);
+      if (error === undefined) continue;
+      for (const rest of held.slice(i + 1)) rest.received.drop();
+      // Behind it nothing is read, whatever has arrived.
+      if (this.over) this.error = error;
+      return error;
+    }
     return undefined;
   }
 
@@ -199,6 +231,8 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
       const message = this.messages[this.first];
       if (typeof message === "object" && message !== null) holdingOf(message)?.end("its message was not delivered");
     }
+    for (const { received } of this.held ?? []) received.drop();
+    this.held = undefined;
     this.messages = [];
     this.costs = [];
     this.first = 0;
@@ -250,6 +284,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   private settleOver(waiter: Waiter): void {
     const { error } = this;
     this.error = undefined;
+    this.isAtEnd = true;
     if (error === undefined) waiter.resolve(DONE);
     else waiter.reject(error);
   }

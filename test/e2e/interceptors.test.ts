@@ -223,6 +223,70 @@ for (const end of ["client", "server"] as const) {
   });
 }
 
+/** Interceptors that do what the types forbid, by what is said of them. */
+const ODD: Record<string, { readonly interceptor: (next: (request: never) => Promise<UnaryResponse>) => unknown; readonly says: RegExp }> = {
+  "that answers nothing": { interceptor: (next) => async (request: never) => void (await next(request)), says: /answered the call \/isthmus.test.TestService\/Echo with undefined instead of a response/ },
+  "that answers null": { interceptor: () => () => Promise.resolve(null), says: /with null instead of a response/ },
+  "that answers text": { interceptor: () => () => "oops", says: /with oops instead of a response/ },
+  "that answers without a message": { interceptor: (next) => async (request: never) => ({ ...(await next(request)), message: undefined }), says: /a response without a message/ },
+};
+
+for (const end of ["client", "server"] as const) {
+  for (const [what, { interceptor, says }] of Object.entries(ODD)) {
+    test(`an interceptor on the ${end} ${what} fails the call, with an error that says so, and no other call`, async (context) => {
+      let isOdd = true;
+      const odd = interceptor as unknown as Unary;
+      const sometimes = unary((next) => (request) => (isOdd ? odd(next)(request) : next(request)));
+      const { client } = await serve(context, echo, end === "server" ? [sometimes] : [], end === "client" ? [sometimes] : []);
+      await failure(client.echo({ text: "a" }), Code.Internal, says);
+      isOdd = false;
+      assert.equal((await client.echo({ text: "b" })).text, "b");
+    });
+  }
+}
+
+test("an interceptor on the server whose headers or trailers are none fails the call", async (context) => {
+  for (const wrong of [{ header: undefined }, { trailer: { "x-a": "b" } }, { header: null }, { trailer: 5 }]) {
+    const { client } = await serve(context, echo, [unary((next) => async (request) => ({ ...(await next(request)), ...(wrong as object) }))]);
+    await failure(client.echo({}), Code.Internal, /`header` and `trailer` are not both Headers/);
+  }
+});
+
+test("an interceptor on the server can assign to the request, as to Connect's", async (context) => {
+  const key = createContextKey("default");
+  const assign = unary((next) => (request) => {
+    Object.assign(request, { header: new Headers({ "x-new": "yes" }), contextValues: createContextValues().set(key, "set"), message: create(EchoRequestSchema, { text: "other" }) });
+    return next(request);
+  });
+  const { client } = await serve(context, { echo: ({ text }, { requestHeader, values }) => ({ text: `${text} ${requestHeader.get("x-new")} ${values.get(key)}` }) }, [assign]);
+  assert.equal((await client.echo({ text: "one" })).text, "other yes set");
+});
+
+test("an interceptor on the client that changes what is called, or hands on nothing, gets an error", async (context) => {
+  let handled = 0;
+  const changes: [Unary, RegExp][] = [
+    [(next) => (request) => next({ ...request, url: request.url.replace("Echo", "Wait") }), /changed the URL of the call \/isthmus.test.TestService\/Echo/],
+    [(next) => (request) => next({ ...request, message: undefined as never }), /without a message/],
+  ];
+  for (const [change, says] of changes) {
+    const { client } = await serve(context, { echo: () => (handled++, {}) }, [], [unary(change)]);
+    const error = await client.echo({}).then(
+      () => assert.fail("the call was made"),
+      (reason: unknown) => ConnectError.from(reason),
+    );
+    assert.match(error.message, says);
+  }
+  assert.equal(handled, 0);
+});
+
+test("an interceptor that calls twice makes two calls, on either end", async (context) => {
+  let handled = 0;
+  const twice = unary((next) => async (request) => (await Promise.all([next(request), next(request)]))[1]);
+  const { client } = await serve(context, { echo: ({ text }) => (handled++, { text }) }, [twice], [twice]);
+  assert.equal((await client.echo({ text: "a" })).text, "a");
+  assert.equal(handled, 4);
+});
+
 test("a client interceptor that waits uses up the call's timeout", async (context) => {
   const delay = unary((next) => async (request) => {
     await new Promise((resolve) => setTimeout(resolve, 60));
