@@ -9,6 +9,7 @@
 import type { OnReadOpts, SocketConstructorOpts } from "node:net";
 import { Socket } from "node:net";
 import { Code, ConnectError } from "@connectrpc/connect";
+import type { Addon } from "../os/addon.js";
 import { clearTimeout, setImmediate, setTimeout } from "../os/timers.js";
 import { FRAME_BYTES_MAX } from "../wire/frame.js";
 import type { HandshakeMessage } from "../wire/hello.js";
@@ -126,9 +127,9 @@ export class StreamSocket {
     return stream;
   }
 
-  /** Takes over a connected descriptor, after a handshake; also when it throws. */
-  static fromDescriptor(fd: number): StreamSocket {
-    return new StreamSocket({ fd, readable: true, writable: true, pauseOnCreate: true }, false);
+  /** Takes over a connected descriptor of the addon's, after a handshake. @throws Error if Node does not take it; then it is still the caller's */
+  static fromDescriptor(addon: Addon, descriptor: number): StreamSocket {
+    return addon.handOverDescriptor(descriptor, (fd) => new StreamSocket({ fd, readable: true, writable: true, pauseOnCreate: true }, false));
   }
 
   private target(): Uint8Array {
