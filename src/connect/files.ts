@@ -3,6 +3,7 @@ import { close, closeSync, constants, fstat, open, read } from "node:fs";
 import { promisify } from "node:util";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { collectFiles, MappedFile, tooManyFiles } from "../memory/mapped-file.js";
+import { keepNewInThread } from "../memory/transfer.js";
 import { loadAddon } from "../os/addon.js";
 import { sleep } from "../os/timers.js";
 import { PAYLOAD_BYTES_MAX } from "../wire/frame.js";
@@ -60,7 +61,7 @@ export async function mapFile(path: string, options: MapFileOptions = {}): Promi
     if (length === 0) return new Uint8Array(0);
     if (addon === undefined) return await readAll(descriptor, offset, length, fail);
     // Closed as it was opened: Node keeps account of a worker's.
-    const bytes = MappedFile.of(addon.mapPrivate(descriptor, offset, length), path, offset, descriptor, closeSync);
+    const bytes = MappedFile.of(keepNewInThread(addon.mapPrivate(descriptor, offset, length)), path, offset, descriptor, closeSync);
     mapped = true;
     return bytes;
   } catch (error) {

@@ -80,8 +80,8 @@ export interface Addon {
    *
    * The mapping ends when the last backing store over any part of it goes, views included: when the ArrayBuffers (or what
    * `transfer()` made of them) are collected or detached, in a later turn of the event loop, and at the latest with the
-   * environment. Closing `fd` does not end it. A worker that ends takes its mappings away also from other threads: never
-   * share them.
+   * environment. Closing `fd` does not end it. A worker that ends takes its mappings away also from other threads: what
+   * user code sees of one is kept from them (see `keepInThread`).
    *
    * TRAPS: a store through a mapping with `writable: false` is SIGSEGV; a touch beyond the file's end is SIGBUS.
    *
