@@ -8,6 +8,8 @@ import { patternBytes } from "../support/checksum.js";
 import type { MemoryTask } from "./thread-memory.test.js";
 
 const { kind, carrier, path, file } = workerData as MemoryTask;
+/** So many that blocks are used again. */
+const TRIES = 12;
 const BYTES = 300_000;
 const transport = createIsthmusTransport({ address: path, carrier });
 const client = createClient(TestService, transport);
@@ -31,7 +33,7 @@ async function make(seed: number): Promise<Uint8Array> {
 
 /** How the first and the later uses of one place in memory go: a buffer that was used before is another object. */
 const outcomes: string[] = [];
-for (let seed = 1; seed <= 4; seed++) {
+for (let seed = 1; seed <= TRIES; seed++) {
   const bytes = await make(seed);
   const isWhole = Buffer.compare(bytes, patternBytes(BYTES, seed)) === 0;
   let outcome = isWhole ? "" : "damaged before";
@@ -46,9 +48,9 @@ for (let seed = 1; seed <= 4; seed++) {
   release(bytes);
   outcomes.push(outcome);
 }
-const kept = await make(5);
+const kept = await make(TRIES + 1);
 // Its own copy may go anywhere.
 const copy = kept.slice();
-parentPort!.postMessage({ seed: 5, bytes: copy }, [copy.buffer]);
+parentPort!.postMessage({ seed: TRIES + 1, bytes: copy }, [copy.buffer]);
 parentPort!.once("message", () => process.exit(kept.length === 0 ? 1 : 0));
 parentPort!.postMessage(outcomes);

@@ -47,10 +47,10 @@ for (const [kind, carrier] of [
           worker.on("message", (message: string[] | (typeof got)[0]) => (Array.isArray(message) ? resolve(message) : got.push(message)));
         }),
       );
-      assert.deepEqual(outcomes, [REFUSED, REFUSED, REFUSED, REFUSED]);
+      assert.deepEqual([...new Set(outcomes)], [REFUSED]);
       assert.deepEqual(
         got.map(({ seed }) => seed),
-        REFUSED === "copied" ? [1, 2, 3, 4, 5] : [5],
+        REFUSED === "copied" ? Array.from({ length: outcomes.length + 1 }, (_, i) => i + 1) : [outcomes.length + 1],
       );
       const exit = once(worker, "exit");
       if (how === "terminate") void worker.terminate();
