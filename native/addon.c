@@ -1,5 +1,6 @@
 // The entry: one object of functions per environment (the main thread and each worker load the addon for themselves).
-// Nothing is shared between environments but the reserve in headroom.c.
+// Nothing is shared between environments but the reserve in headroom.c, and no state is a thread's: one thread may have
+// several environments.
 
 #include "descriptors.h"
 #include "environment.h"
@@ -35,6 +36,7 @@ NAPI_MODULE_INIT() {
       {"shutdownSocket", shutdown_socket},
       {"duplicateDescriptor", duplicate_descriptor},
       {"closeDescriptor", close_descriptor},
+      {"handOverDescriptor", hand_over_descriptor},
       {"sendMessage", send_message},
       {"receiveMessage", receive_message},
       {"sendFile", send_file},

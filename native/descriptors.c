@@ -1,61 +1,129 @@
 #include "descriptors.h"
 
 #include <errno.h>
-#include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "arguments.h"
+#include "environment.h"
 #include "errors.h"
+#include "functions.h"
 
-// An environment has a thread of its own, so this is the environment's: a bit per descriptor number.
-static __thread uint64_t *held;
-static __thread size_t words;
+static struct ledger *ledger_of(napi_env env) {
+  struct environment *environment = environment_of(env);
+  return environment == NULL ? NULL : &environment->descriptors;
+}
 
-static bool hold(int fd) {
+static bool hold(struct ledger *ledger, int fd) {
   size_t word = (size_t)fd / 64;
-  if (word >= words) {
+  if (word >= ledger->words) {
     size_t wanted = (word + 1) * 2;
-    uint64_t *grown = realloc(held, wanted * sizeof *held);
+    uint64_t *grown = realloc(ledger->held, wanted * sizeof *grown);
     if (grown == NULL) return false;
-    for (size_t i = words; i < wanted; i++) grown[i] = 0;
-    held = grown;
-    words = wanted;
+    memset(grown + ledger->words, 0, (wanted - ledger->words) * sizeof *grown);
+    ledger->held = grown;
+    ledger->words = wanted;
   }
-  held[word] |= UINT64_C(1) << (fd % 64);
+  ledger->held[word] |= UINT64_C(1) << (fd % 64);
   return true;
 }
 
-void take_back_descriptor(int fd) {
+static bool is_held(const struct ledger *ledger, int fd) {
   size_t word = (size_t)fd / 64;
-  if (word < words) held[word] &= ~(UINT64_C(1) << (fd % 64));
+  return word < ledger->words && (ledger->held[word] & UINT64_C(1) << (fd % 64)) != 0;
+}
+
+static void let_go(struct ledger *ledger, int fd) {
+  ledger->held[(size_t)fd / 64] &= ~(UINT64_C(1) << (fd % 64));
+  // The number may come again, for another file.
+  if (ledger->leaving.fd == fd) ledger->leaving.fd = -1;
 }
 
 napi_value hand_out_descriptor(napi_env env, int fd) {
-  if (!hold(fd)) {
+  struct ledger *ledger = ledger_of(env);
+  if (ledger == NULL || !hold(ledger, fd)) {
     close(fd);
     return throw_system_error(env, ENOMEM, "realloc", "note descriptor %d", fd);
   }
   napi_value number = make_integer(env, fd);
   if (number == NULL) {
-    take_back_descriptor(fd);
+    let_go(ledger, fd);
     close(fd);
   }
   return number;
 }
 
-static void close_held(void *data) {
-  (void)data;
-  for (size_t word = 0; word < words; word++) {
-    for (uint64_t bits = held[word]; bits != 0; bits &= bits - 1) close((int)(word * 64) + __builtin_ctzll(bits));
+bool take_back_descriptor(napi_env env, int fd) {
+  struct ledger *ledger = ledger_of(env);
+  if (ledger == NULL || !is_held(ledger, fd)) return false;
+  let_go(ledger, fd);
+  return true;
+}
+
+// By number: the C library's fstat, when compiled on a recent system, is newer than GLIBC_2.17.
+static bool identify(int fd, dev_t *device, ino_t *inode) {
+  struct stat status;
+  if (syscall(SYS_fstat, fd, &status) != 0) return false;
+  *device = status.st_dev;
+  *inode = status.st_ino;
+  return true;
+}
+
+// SUBTLE: worker.terminate() can stop JavaScript anywhere, also between Node's taking the descriptor and its return from
+// here. Then the bit is still set, and Node may have closed the descriptor before the ledger is: it closes its handles
+// first. So one that was leaving is told by the file that it names: a socket's inode is no other open file's.
+static bool is_ours(const struct ledger *ledger, int fd) {
+  dev_t device;
+  ino_t inode;
+  if (fd != ledger->leaving.fd) return true;
+  return identify(fd, &device, &inode) && device == ledger->leaving.device && inode == ledger->leaving.inode;
+}
+
+napi_value hand_over_descriptor(napi_env env, napi_callback_info info) {
+  napi_value values[2], undefined, result;
+  napi_valuetype type;
+  int fd;
+  if (!read_arguments(env, info, 2, values) || !read_descriptor(env, values[0], &fd)) return NULL;
+  if (napi_typeof(env, values[1], &type) != napi_ok || type != napi_function) {
+    return throw_type_error(env, "take must be a function");
   }
-  free(held);
-  held = NULL;
-  words = 0;
+  struct ledger *ledger = ledger_of(env);
+  if (ledger == NULL || !is_held(ledger, fd)) {
+    return throw_explained_error(env, EBADF, "fstat", "hand over descriptor %d: this thread does not hold it", fd);
+  }
+  if (!identify(fd, &ledger->leaving.device, &ledger->leaving.inode)) {
+    return throw_system_error(env, errno, "fstat", "hand over descriptor %d", fd);
+  }
+  ledger->leaving.fd = fd;
+  if (napi_get_undefined(env, &undefined) != napi_ok) return throw_napi_failure(env, "napi_get_undefined");
+  // What it throws is on its way already.
+  if (napi_call_function(env, undefined, values[1], 1, values, &result) != napi_ok) return NULL;
+  // Unless `take` has closed it: then the number may be held again, for another file.
+  if (ledger->leaving.fd == fd) let_go(ledger, fd);
+  return result;
+}
+
+static void close_held(void *data) {
+  struct ledger *ledger = data;
+  for (size_t word = 0; word < ledger->words; word++) {
+    for (uint64_t bits = ledger->held[word]; bits != 0; bits &= bits - 1) {
+      int fd = (int)(word * 64) + __builtin_ctzll(bits);
+      if (is_ours(ledger, fd)) close(fd);
+    }
+  }
+  free(ledger->held);
+  *ledger = (struct ledger){.held = NULL, .words = 0};
 }
 
 bool set_up_descriptors(napi_env env) {
-  if (napi_add_env_cleanup_hook(env, close_held, NULL) == napi_ok) return true;
+  struct ledger *ledger = ledger_of(env);
+  if (ledger != NULL) {
+    ledger->leaving.fd = -1;
+    if (napi_add_env_cleanup_hook(env, close_held, ledger) == napi_ok) return true;
+  }
   throw_napi_failure(env, "napi_add_env_cleanup_hook");
   return false;
 }

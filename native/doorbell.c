@@ -135,9 +135,9 @@ static bool clear(int fd, struct cleared *cleared) {
 }
 
 // Closes those that were not given to JavaScript yet, and takes the others back.
-static void close_cleared(const struct cleared *cleared, uint32_t given) {
+static void close_cleared(napi_env env, const struct cleared *cleared, uint32_t given) {
   for (uint32_t i = 0; i < cleared->count; i++) {
-    if (i < given) take_back_descriptor(cleared->descriptors[i]);
+    if (i < given) take_back_descriptor(env, cleared->descriptors[i]);
     close(cleared->descriptors[i]);
   }
 }
@@ -145,7 +145,7 @@ static void close_cleared(const struct cleared *cleared, uint32_t given) {
 static napi_value append(napi_env env, napi_value list, const struct cleared *cleared) {
   uint32_t length;
   if (napi_get_array_length(env, list, &length) != napi_ok) {
-    close_cleared(cleared, 0);
+    close_cleared(env, cleared, 0);
     return throw_napi_failure(env, "napi_get_array_length");
   }
   for (uint32_t i = 0; i < cleared->count; i++) {
@@ -155,7 +155,7 @@ static napi_value append(napi_env env, napi_value list, const struct cleared *cl
     // One that could not be handed out is closed already.
     struct cleared rest = *cleared;
     if (number == NULL) rest.descriptors[i] = rest.descriptors[--rest.count];
-    close_cleared(&rest, number == NULL ? i : i + 1);
+    close_cleared(env, &rest, number == NULL ? i : i + 1);
     return throw_napi_failure(env, "napi_set_element");
   }
   return make_integer(env, cleared->rings);
@@ -174,11 +174,11 @@ napi_value clear_doorbell(napi_env env, napi_callback_info info) {
   cleared.count = 0;
   if (!clear(fd, &cleared)) {
     int error = errno;
-    close_cleared(&cleared, 0);
+    close_cleared(env, &cleared, 0);
     return throw_system_error(env, error, "recvmsg", "clear the doorbell on descriptor %d", fd);
   }
   if (cleared.rings == VIOLATION || cleared.rings == NO_ROOM) {
-    close_cleared(&cleared, 0);
+    close_cleared(env, &cleared, 0);
   } else if (cleared.count > 0) {
     return append(env, values[1], &cleared);
   }

@@ -1,5 +1,6 @@
-// What each environment (the main thread's, and each worker's) has of its own, and how its callbacks are called. An
-// environment has one thread, and Node runs everything here on it: nothing needs a lock.
+// What each environment (the main thread's, and each worker's; one more wherever the addon is loaded anew) has of its own,
+// and how its callbacks are called. An environment has one thread, and Node runs everything here on it: nothing needs a
+// lock.
 
 #pragma once
 
@@ -7,12 +8,15 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "descriptors.h"
+
 struct mapping;
 struct watches;
 
 enum { MAPPING_BUCKETS_LOG2 = 10 };
 
 struct environment {
+  struct ledger descriptors;                             // descriptors.c
   struct watches *watches;                               // watch.c
   struct mapping *mappings[1 << MAPPING_BUCKETS_LOG2];  // backing.c: all that are alive, by address
   napi_ref on_view_freed;                                // view.c; NULL if there is no listener

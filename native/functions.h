@@ -38,6 +38,9 @@ napi_value shutdown_socket(napi_env env, napi_callback_info info);
 napi_value duplicate_descriptor(napi_env env, napi_callback_info info);
 napi_value close_descriptor(napi_env env, napi_callback_info info);
 
+// descriptors.c
+napi_value hand_over_descriptor(napi_env env, napi_callback_info info);
+
 // message.c
 napi_value send_message(napi_env env, napi_callback_info info);
 napi_value receive_message(napi_env env, napi_callback_info info);

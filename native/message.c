@@ -156,7 +156,7 @@ napi_value receive_message(napi_env env, napi_callback_info info) {
   if (result == NULL) return close_all(descriptors, count);
   for (uint32_t i = 0; i < count; i++) {
     if (hand_out_descriptor(env, descriptors[i]) != NULL) continue;
-    for (uint32_t j = 0; j < i; j++) take_back_descriptor(descriptors[j]);
+    for (uint32_t j = 0; j < i; j++) take_back_descriptor(env, descriptors[j]);
     close_all(descriptors, i);
     return close_all(descriptors + i + 1, count - i - 1);
   }

@@ -31,11 +31,6 @@ static bool read_address(napi_env env, napi_value value, const char *syscall, st
 
 static int open_socket(void) { return socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0); }
 
-// The descriptor as a number; closed if that cannot be made, since nobody else would.
-static napi_value hand_over(napi_env env, int fd) {
-  return hand_out_descriptor(env, fd);
-}
-
 napi_value connect_socket(napi_env env, napi_callback_info info) {
   napi_value value;
   struct sockaddr_un address;
@@ -52,7 +47,7 @@ napi_value connect_socket(napi_env env, napi_callback_info info) {
     close(fd);
     return throw_system_error(env, error, "connect", "connect to %s", address.sun_path);
   }
-  return hand_over(env, fd);
+  return hand_out_descriptor(env, fd);
 }
 
 napi_value bind_socket(napi_env env, napi_callback_info info) {
@@ -96,7 +91,7 @@ napi_value bind_socket(napi_env env, napi_callback_info info) {
     return throw_system_error(env, error, failed, "%s to %s", bound ? "bind (set mode and group)" : "bind",
                               address.sun_path);
   }
-  return hand_over(env, fd);
+  return hand_out_descriptor(env, fd);
 }
 
 napi_value listen_socket(napi_env env, napi_callback_info info) {
@@ -119,7 +114,7 @@ napi_value accept_socket(napi_env env, napi_callback_info info) {
   do {
     accepted = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
   } while (accepted < 0 && errno == EINTR);
-  if (accepted >= 0) return hand_over(env, accepted);
+  if (accepted >= 0) return hand_out_descriptor(env, accepted);
   if (errno == EAGAIN || errno == ECONNABORTED) return make_integer(env, -1);
   return throw_system_error(env, errno, "accept", "accept a connection on descriptor %d", fd);
 }
@@ -162,14 +157,17 @@ napi_value duplicate_descriptor(napi_env env, napi_callback_info info) {
   if (!read_arguments(env, info, 1, &value) || !read_descriptor(env, value, &fd)) return NULL;
   int duplicate = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   if (duplicate < 0) return throw_system_error(env, errno, "fcntl", "duplicate descriptor %d", fd);
-  return hand_over(env, duplicate);
+  return hand_out_descriptor(env, duplicate);
 }
 
 napi_value close_descriptor(napi_env env, napi_callback_info info) {
   napi_value value;
   int fd;
   if (!read_arguments(env, info, 1, &value) || !read_descriptor(env, value, &fd)) return NULL;
-  take_back_descriptor(fd);
+  // Also one that was closed before: its number may be another thread's file by now.
+  if (!take_back_descriptor(env, fd)) {
+    return throw_explained_error(env, EBADF, "close", "close descriptor %d: this thread does not hold it", fd);
+  }
   // Interrupted or not, Linux has closed it; a second close could hit a descriptor that another thread just got.
   if (close(fd) != 0 && errno != EINTR) return throw_system_error(env, errno, "close", "close descriptor %d", fd);
   return NULL;

@@ -76,7 +76,7 @@ export class ControlSocket extends DoorbellSocket {
     this.closed = true;
     this.addon.closeWatch(this.watch);
     try {
-      return inRootContext(() => StreamSocket.fromDescriptor(this.descriptor));
+      return inRootContext(() => StreamSocket.fromDescriptor(this.addon, this.descriptor));
     } catch (error) {
       this.addon.closeDescriptor(this.descriptor);
       throw error;

@@ -3,8 +3,9 @@
  * its user waits for (`BlockingSocket`) have it: handshake messages with descriptors, later the doorbell line. Owns the descriptor.
  */
 import { constants } from "node:os";
+import { getSystemErrorName } from "node:util";
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { Addon } from "../os/addon.js";
+import type { Addon, SystemError } from "../os/addon.js";
 import type { HandshakeMessage } from "../wire/hello.js";
 import { encodeHandshake } from "../wire/hello.js";
 import type { HandshakeReader } from "./handshake-reader.js";
@@ -13,6 +14,12 @@ import type { DoorbellLine, ShmCarrier } from "./shm.js";
 
 /** A ring's and an arena's. */
 const DESCRIPTORS_MAX = 2;
+
+const { EAGAIN, ECONNRESET, ENOBUFS, ENOMEM, EPIPE } = constants.errno;
+/** Linux's; Node does not name it. */
+const ETOOMANYREFS = 109;
+/** Reasons for not sending that pass, or that show as a hang-up. */
+const PASSING: ReadonlySet<number> = new Set([EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS, EPIPE, ECONNRESET]);
 
 export abstract class DoorbellSocket implements DoorbellLine {
   readonly addon: Addon;
@@ -41,7 +48,15 @@ export abstract class DoorbellSocket implements DoorbellLine {
 
   /** Takes what is there, and returns how many bytes were rings; −1: the peer hung up, and nothing is there. */
   private clear(carrier: ShmCarrier): number {
-    const taken = this.addon.clearDoorbell(this.descriptor, this.received);
+    let taken: number;
+    try {
+      taken = this.addon.clearDoorbell(this.descriptor, this.received);
+    } catch (error) {
+      // The event loop has called, so nobody would catch it but the process's end.
+      const { message, syscall } = error as SystemError;
+      carrier.close({ cause: "failure", detail: `the control socket failed: ${syscall}: ${message}` });
+      return 0;
+    }
     carrier.onDescriptors(this.received.splice(0));
     if (taken === -2) carrier.close({ cause: "violation", detail: "protocol violation BELL-5: unknown bytes on the control socket" });
     if (taken === -3) carrier.close({ cause: "failure", detail: "a descriptor that the peer sent could not be taken: this process has too many open" });
@@ -58,7 +73,15 @@ export abstract class DoorbellSocket implements DoorbellLine {
 
   sendDescriptor(descriptor: number): boolean {
     if (this.closed) return false;
-    return this.addon.sendDescriptor(this.descriptor, descriptor) === 0;
+    const failure = -this.addon.sendDescriptor(this.descriptor, descriptor);
+    if (failure === 0) return true;
+    if (!PASSING.has(failure)) this.fail("sendmsg", failure);
+    return false;
+  }
+
+  /** A system call on the socket has failed for good. Not here: something may be being sent. */
+  private fail(syscall: string, failure: number): void {
+    this.carrier?.failSoon(`the control socket failed: ${syscall}: ${getSystemErrorName(-failure)}`);
   }
 
   /** Takes what is there of a handshake message, and no byte past it. Undefined: there is more to come. @throws ConnectError */
@@ -89,14 +112,19 @@ export abstract class DoorbellSocket implements DoorbellLine {
 
   ring(): boolean {
     const failure = -this.addon.ringDoorbell(this.descriptor);
-    // A full buffer means that the peer has unread rings and will wake; a dead peer shows as a hang-up.
-    return failure !== constants.errno.ENOBUFS && failure !== constants.errno.ENOMEM;
+    if (failure !== 0 && !PASSING.has(failure) && !this.closed) this.fail("send", failure);
+    // A full buffer means that the peer has unread rings and will wake.
+    return failure !== ENOBUFS && failure !== ENOMEM;
   }
 
   close(): void {
     if (this.closed) return;
     this.closed = true;
-    this.addon.shutdownSocket(this.descriptor);
+    try {
+      this.addon.shutdownSocket(this.descriptor);
+    } catch {
+      // The peer sees it at the latest when the descriptor is closed.
+    }
     this.addon.closeDescriptor(this.descriptor);
   }
 }

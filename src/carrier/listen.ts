@@ -142,7 +142,15 @@ function serve(addon: Addon, path: string, socket: number, onSocket: (descriptor
     }
     if (closed) return;
     addon.closeWatch(watch);
-    resuming = setTimeout(start, ACCEPT_PAUSE_MS);
+    resuming = setTimeout(resume, ACCEPT_PAUSE_MS);
+  };
+  const resume = () => {
+    try {
+      start();
+    } catch {
+      // No memory for a watch now; clients wait in the backlog.
+      resuming = setTimeout(resume, ACCEPT_PAUSE_MS);
+    }
   };
   const start = () => {
     resuming = undefined;
@@ -153,7 +161,12 @@ function serve(addon: Addon, path: string, socket: number, onSocket: (descriptor
     }
     watch = addon.watch(socket, accept);
   };
-  start();
+  try {
+    start();
+  } catch (error) {
+    if (spare !== undefined) addon.closeDescriptor(spare);
+    throw error;
+  }
   servedHere.add(inode);
   return {
     address: { kind: "unix", path },

@@ -12,7 +12,7 @@ import { readSync } from "node:fs";
 import { memoryToFill } from "../memory/collect.js";
 import type { LeaseHandle, LeaseHome, LeaseLifetime } from "../memory/lease.js";
 import { Lease } from "../memory/lease.js";
-import { keepInThread } from "../memory/transfer.js";
+import { keepNewInThread, letMove } from "../memory/transfer.js";
 import { Violation } from "../memory/violation.js";
 import type { BlockUser } from "../memory/block-views.js";
 import type { Addon } from "../os/addon.js";
@@ -214,13 +214,13 @@ function homeOf(addon: Addon, descriptor: number): LeaseHome {
     views: {
       open(_, offset, byteLength, user) {
         // Copy-on-write: a store here is seen by nobody else, and the sealed memory changes for nobody.
-        const buffer = addon.mapPrivate(descriptor, offset, byteLength);
-        keepInThread(buffer);
+        const buffer = keepNewInThread(addon.mapPrivate(descriptor, offset, byteLength));
         collected.register(buffer, user);
         return buffer;
       },
       detach(buffer) {
         if (buffer.byteLength === 0) return false;
+        letMove(buffer);
         addon.detachMapping(buffer);
         return true;
       },

@@ -554,6 +554,11 @@ export class ShmCarrier implements Carrier, Pollable {
     this.line.keepAlive(this.kept);
   }
 
+  /** Ends the connection in a later turn: for what fails while a message is being written. */
+  failSoon(detail: string): void {
+    this.driver.after(0, () => this.close({ cause: "failure", detail }));
+  }
+
   close(reason: CarrierClosed): void {
     if (this.closed) return;
     this.closed = true;

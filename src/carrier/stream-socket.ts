@@ -9,6 +9,7 @@
 import type { OnReadOpts, SocketConstructorOpts } from "node:net";
 import { Socket } from "node:net";
 import { Code, ConnectError } from "@connectrpc/connect";
+import type { Addon } from "../os/addon.js";
 import { otherRuntime } from "../os/runtime.js";
 import { clearTimeout, setImmediate, setTimeout } from "../os/timers.js";
 import { FRAME_BYTES_MAX } from "../wire/frame.js";
@@ -151,9 +152,9 @@ export class StreamSocket {
     return stream;
   }
 
-  /** Takes over a connected descriptor, after a handshake; also when it throws. */
-  static fromDescriptor(fd: number): StreamSocket {
-    return new StreamSocket({ fd, readable: true, writable: true, pauseOnCreate: true }, false, READS_IN_PLACE);
+  /** Takes over a connected descriptor of the addon's, after a handshake. @throws Error if Node does not take it; then it is still the caller's */
+  static fromDescriptor(addon: Addon, descriptor: number): StreamSocket {
+    return addon.handOverDescriptor(descriptor, (fd) => new StreamSocket({ fd, readable: true, writable: true, pauseOnCreate: true }, false, READS_IN_PLACE));
   }
 
   private target(): Uint8Array {

@@ -3,6 +3,7 @@ import { close, closeSync, constants, fstat, open, read } from "node:fs";
 import { promisify } from "node:util";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { collectFiles, MappedFile, tooManyFiles } from "../memory/mapped-file.js";
+import { keepNewInThread } from "../memory/transfer.js";
 import { loadAddon } from "../os/addon.js";
 import { sleep } from "../os/timers.js";
 import { PAYLOAD_BYTES_MAX } from "../wire/frame.js";
@@ -60,7 +61,7 @@ export async function mapFile(path: string, options?: MapFileOptions): Promise<U
     const mapping = mapPrivate(descriptor, offset, length);
     if (mapping === undefined) return await readAll(descriptor, offset, length, fail);
     // Closed as it was opened: Node keeps account of a worker's.
-    const bytes = MappedFile.of(mapping, path, offset, descriptor, closeSync);
+    const bytes = MappedFile.of(keepNewInThread(mapping), path, offset, descriptor, closeSync);
     mapped = true;
     return bytes;
   } catch (error) {

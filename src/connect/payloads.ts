@@ -8,6 +8,7 @@ import { Loan } from "../memory/loan.js";
 import { MappedFile } from "../memory/mapped-file.js";
 import { originOf } from "../memory/origin.js";
 import { Region } from "../memory/region.js";
+import { letMove } from "../memory/transfer.js";
 import { clearTimeout, setTimeout } from "../os/timers.js";
 import { onAbortOf, ownSignal } from "../rpc/abort.js";
 import { CallContext } from "../rpc/context.js";
@@ -120,7 +121,10 @@ export function release(target: Message | Uint8Array): void {
   if (origin instanceof Loan) return origin.giveBack(target.buffer as ArrayBuffer, why);
   if (origin instanceof MappedFile) {
     origin.release(why);
-    if (target.buffer.byteLength > 0) moveBuffer(target.buffer as ArrayBuffer);
+    if (target.buffer.byteLength === 0) return;
+    const buffer = target.buffer as ArrayBuffer;
+    letMove(buffer);
+    moveBuffer(buffer);
     return;
   }
   if (origin instanceof Region) return origin.giveBack(target.buffer as ArrayBuffer, why);

@@ -1,7 +1,7 @@
 /** Connect's router, as the user's `routes` function sees it: collects implementations, makes no HTTP handlers. */
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import type { ConnectRouter, Interceptor, MethodImpl, MethodImplSpec, ServiceImpl } from "@connectrpc/connect";
-import { Code, ConnectError, createMethodImplSpec, createServiceImplSpec } from "@connectrpc/connect";
+import { createMethodImplSpec, createServiceImplSpec } from "@connectrpc/connect";
 import type { MessageCodec, MessageCodecFactory } from "../codec/codec.js";
 import type { LeaseLifetime } from "../memory/lease.js";
 import { ownSignal } from "../rpc/abort.js";

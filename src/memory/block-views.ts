@@ -2,7 +2,7 @@
  * ArrayBuffers over single blocks of an arena: what user code gets to see of shared memory.
  *
  * BLOCK-1  The memory of a block is used again only when no ArrayBuffer reaches it any more: it was detached here, with all
- *          views on it, or the addon told that its backing store is gone. Who moves the memory away (`transfer`)
+ *          views on it, or the addon told that its backing store is gone. Who moves the memory away (`transfer`, up to Node 22)
  *          keeps it from being used until that is garbage too.
  *
  * Making one costs some microseconds, most of it V8's. So where V8 can do that, a detached one's memory moves to a
@@ -10,7 +10,7 @@
  */
 import { collectYoung, notWhenIdle, whenIdle } from "./collect.js";
 import type { ArenaView } from "./segment.js";
-import { expectFreed, hideFromCount, keepInThread, showToCount, transferBuffer } from "./transfer.js";
+import { expectFreed, hideFromCount, keepInThread, keepNewInThread, letMove, showToCount, transferBuffer } from "./transfer.js";
 
 /** Whoever uses a block through an ArrayBuffer. Must not refer to it, or it is never collected. */
 export interface BlockUser {
@@ -112,7 +112,7 @@ export class BlockViews {
     this.idle--;
     const { buffer, view } = waiting;
     if (view.offset !== offset || view.byteLength !== byteLength) {
-      this.arena.detach(buffer);
+      this.drop(buffer);
       return undefined;
     }
     this.reused++;
@@ -125,12 +125,11 @@ export class BlockViews {
     const token = freeTokens.pop() ?? views.push(undefined);
     let buffer: ArrayBuffer;
     try {
-      buffer = this.arena.viewOf(unit * this.unitBytes + offset, byteLength, token);
+      buffer = keepNewInThread(this.arena.viewOf(unit * this.unitBytes + offset, byteLength, token));
     } catch (error) {
       freeTokens.push(token);
       throw error;
     }
-    keepInThread(buffer);
     const isHidden = hideFromCount(byteLength);
     const view = { unit, offset, byteLength, user, isHidden };
     views[token - 1] = view;
@@ -147,6 +146,7 @@ export class BlockViews {
     const { view } = user;
     if (view === undefined || buffer.byteLength === 0) return false;
     this.returned(view, user);
+    letMove(buffer);
     const place = this.over || this.idle === IDLE_MAX ? undefined : this.placeOf(view.unit);
     const moved = place !== undefined && place.waiting === undefined ? transferBuffer(buffer) : undefined;
     if (moved === undefined) {
@@ -175,6 +175,7 @@ export class BlockViews {
   move(buffer: ArrayBuffer, user: BlockUser): { readonly bytes: Uint8Array; readonly done: () => void } | undefined {
     if (user.view === undefined || buffer.byteLength === 0) return undefined;
     this.returned(user.view, user);
+    letMove(buffer);
     const moved = transferBuffer(buffer) ?? buffer.slice(0);
     this.arena.detach(buffer);
     return { bytes: new Uint8Array(moved), done: () => this.arena.detach(moved) };
@@ -186,12 +187,17 @@ export class BlockViews {
     this.unreturnedBytes = Math.max(this.unreturnedBytes - view.byteLength, 0);
   }
 
+  private drop(buffer: ArrayBuffer): void {
+    letMove(buffer);
+    this.arena.detach(buffer);
+  }
+
   /** The connection is over: nothing here will be used again. */
   forget(): void {
     this.over = true;
     // Where there is no idle time, as with both ends on one core, these views would be kept for ever.
     notWhenIdle(this.collectIfDue);
-    for (const { waiting } of this.places.values()) if (waiting !== undefined) this.arena.detach(waiting.buffer);
+    for (const { waiting } of this.places.values()) if (waiting !== undefined) this.drop(waiting.buffer);
     this.places.clear();
     this.idle = 0;
   }

@@ -198,8 +198,15 @@ class ReceiveArena {
     const { allocations } = this.arena;
     this.trimming = setTimeout(() => {
       this.trimming = undefined;
-      if (this.arena.allocations === allocations) this.arena.trim();
-      else if (this.arena.trimmableBytes > 0) this.trimLater();
+      if (this.arena.allocations !== allocations) {
+        if (this.arena.trimmableBytes > 0) this.trimLater();
+        return;
+      }
+      try {
+        this.arena.trim();
+      } catch {
+        // The kernel does not take the memory back now: it stays for the next messages.
+      }
     }, IDLE_MS).unref();
   }
 }

@@ -13,7 +13,7 @@ import { COMMIT_STEP_BYTES } from "./arena.js";
 import type { CommitBudget } from "./budget.js";
 import type { Origin } from "./origin.js";
 import { perishable, setOrigin } from "./origin.js";
-import { keepInThread } from "./transfer.js";
+import { keepNewInThread, letMove } from "./transfer.js";
 
 /** There is no memory for a region. */
 export class NoMemoryError extends Error {
@@ -44,8 +44,7 @@ export class Region implements Origin {
     const pageBytes = addon.pageSize();
     const memory = await RegionMemory.commit(addon, budget, Math.ceil(byteLength / pageBytes) * pageBytes);
     try {
-      const buffer = addon.mapSegment(memory.descriptor, memory.byteLength, 0, true);
-      keepInThread(buffer);
+      const buffer = keepNewInThread(addon.mapSegment(memory.descriptor, memory.byteLength, 0, true));
       const region = new Region(addon, memory);
       setOrigin(buffer, region);
       collected.register(buffer, region);
@@ -83,6 +82,7 @@ export class Region implements Origin {
   /** Ends the region: all views on it are empty from now on. What was sent of it stays with whoever has it. */
   giveBack(buffer: ArrayBuffer, why: string): void {
     if (!this.live || buffer.byteLength === 0) return;
+    letMove(buffer);
     this.addon.detachMapping(buffer);
     this.gone = why;
     this.end();

@@ -26,26 +26,98 @@ function find(): Transfer | false {
   }
 }
 
-let canMark: boolean | undefined;
-
 /**
- * Marks a buffer so that it cannot be posted to another thread, which could outlive the mapping that the memory is in. From Node 24 on the
- * mark would keep us from moving it too; there, who posts a leased buffer to another thread has to see to it that this one lives on.
+ * Buffers over mapped memory stay in their thread: its mappings go when it ends, and another thread that a buffer had been posted to would read
+ * unmapped pages, or somebody else's. So what user code gets to see is marked, and posting it is an error (on Node 20 it is copied).
+ *
+ * From Node 24 on a marked buffer is also locked: nothing can detach it, `transfer()` neither. There `letMove` takes the lock away before it is moved or
+ * detached here. SUBTLE: Node itself detaches buffers that an addon made when a thread ends, and aborts if one is locked; so such a one is moved
+ * first, and what is locked is the buffer that it was moved to.
  */
-export function keepInThread(buffer: ArrayBuffer): void {
-  canMark ??= staysDetachable();
-  if (canMark) markAsUntransferable(buffer);
+interface Keeper {
+  /** Whether `markAsUntransferable` also locks. */
+  readonly locks: boolean;
+  /** Takes the lock away. */
+  readonly unlock: (buffer: ArrayBuffer) => void;
 }
 
-function staysDetachable(): boolean {
+let keeper: Keeper | false | undefined;
+
+/** Keeps a buffer that `transferBuffer` made in this thread. */
+export function keepInThread(buffer: ArrayBuffer): void {
+  keeper ??= findKeeper();
+  if (keeper !== false) markAsUntransferable(buffer);
+}
+
+/** Keeps a buffer that the addon has just made in this thread; returns the one to be used in its place. */
+export function keepNewInThread(buffer: ArrayBuffer): ArrayBuffer {
+  keeper ??= findKeeper();
+  if (keeper === false) return buffer;
+  const kept = keeper.locks ? transferBuffer(buffer)! : buffer;
+  markAsUntransferable(kept);
+  return kept;
+}
+
+/** A buffer that was kept in this thread is about to be moved or detached by its owner. */
+export function letMove(buffer: ArrayBuffer): void {
+  if (keeper) keeper.unlock(buffer);
+}
+
+/** False: what is marked could not be moved any more. */
+function findKeeper(): Keeper | false {
+  if (canMoveMarked(() => undefined)) return { locks: false, unlock: () => undefined };
+  try {
+    const unlock = makeUnlock();
+    return canMoveMarked(unlock) && { locks: true, unlock };
+  } catch {
+    return false;
+  }
+}
+
+function canMoveMarked(unlock: (buffer: ArrayBuffer) => void): boolean {
   const probe = new ArrayBuffer(8);
   markAsUntransferable(probe);
+  unlock(probe);
   try {
+    // Where it cannot be moved at all, the mark is not what hinders.
     transferBuffer(probe);
     return true;
   } catch {
     return false;
   }
+}
+
+const NATIVES_FLAG = "allow-natives-syntax";
+/**
+ * What V8 offers to scripts that are compiled while the flag is set. SUBTLE: of an ordinary function V8 forgets the code when it was not called for long, and cannot
+ * compile it again without the flag; of a generator it does not.
+ */
+const UNLOCK = "(function* () { for (;;) { let buffer = yield; %ArrayBufferSetDetachKey(buffer, undefined); buffer = undefined; } })()";
+
+/** @throws Error where V8 does not offer it */
+function makeUnlock(): (buffer: ArrayBuffer) => void {
+  let unlocker: Generator<undefined, undefined, ArrayBuffer | undefined>;
+  const make = () => {
+    const made = runInNewContext(UNLOCK) as typeof unlocker;
+    made.next();
+    made.next(new ArrayBuffer(1));
+    return made;
+  };
+  try {
+    // The process may have been started with the flag.
+    unlocker = make();
+  } catch {
+    setFlagsFromString(`--${NATIVES_FLAG}`);
+    try {
+      unlocker = make();
+    } finally {
+      setFlagsFromString(`--no-${NATIVES_FLAG}`);
+    }
+  }
+  return (buffer) => {
+    // Moving it regardless would end the process.
+    if (unlocker.next(buffer).done === true) throw new Error("a buffer over mapped memory cannot be unlocked");
+  };
 }
 
 /** Changes what V8 counts as memory outside its heap by so many bytes, and returns the sum. */

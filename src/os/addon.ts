@@ -2,8 +2,8 @@
  * The typed door to the native addon, and the only module that loads it. The addon makes system calls and nothing else;
  * what the bytes of a segment mean is decided above this folder.
  *
- * Invariants: descriptors are plain numbers and belong to the caller until `closeDescriptor`; all sizes and offsets are
- * bytes; a failed system call throws a `SystemError`; an argument that makes no sense throws a TypeError or RangeError.
+ * Invariants: descriptors are plain numbers and belong to the thread that got them from here, until `closeDescriptor` or
+ * `handOverDescriptor`; what is left of them is closed when the thread ends, and nothing else is. All sizes and offsets are bytes; a failed system call throws a `SystemError`; an argument that makes no sense throws a TypeError or RangeError.
  */
 
 import { createRequire } from "node:module";
@@ -81,8 +81,8 @@ export interface Addon {
    *
    * The mapping ends when the last backing store over any part of it goes, views included: when the ArrayBuffers (or what
    * `transfer()` made of them) are collected or detached, in a later turn of the event loop, and at the latest with the
-   * environment. Closing `fd` does not end it. A worker that ends takes its mappings away also from other threads: never
-   * share them.
+   * environment. Closing `fd` does not end it. A worker that ends takes its mappings away also from other threads: what
+   * user code sees of one is kept from them (see `keepInThread`).
    *
    * TRAPS: a store through a mapping with `writable: false` is SIGSEGV; a touch beyond the file's end is SIGBUS.
    *
@@ -251,8 +251,18 @@ export interface Addon {
    */
   duplicateDescriptor(fd: number): number;
 
-  /** Close a descriptor exactly once: its number may be another's a moment later. */
+  /**
+   * Closes a descriptor that this thread got from here. EBADF: it did not, or it has closed or handed over the descriptor already. The number may
+   * be another's then, so nothing is closed.
+   */
   closeDescriptor(fd: number): void;
+
+  /**
+   * Calls `take` with a descriptor that this thread got from here, to give it to Node (as `new Socket({ fd })` does); returns what `take` returns.
+   * From then on Node closes it, and nothing here does. If `take` throws, it must not have taken the descriptor: that stays the caller's. EBADF as for
+   * `closeDescriptor`.
+   */
+  handOverDescriptor<T>(fd: number, take: (fd: number) => T): T;
 
   /**
    * Calls `onEvent` from the event loop whenever `fd` is readable (or, on a listener, a connection waits) or the peer

@@ -261,7 +261,14 @@ describe("a loan", () => {
       assert.equal(bytes.length, 100_000);
       const { transfer } = ArrayBuffer.prototype as { transfer?: (this: ArrayBufferLike) => ArrayBuffer };
       if (transfer === undefined) return;
-      held.moved = new Uint8Array(transfer.call(bytes.buffer));
+      try {
+        held.moved = new Uint8Array(transfer.call(bytes.buffer));
+      } catch (error) {
+        // From Node 24 on it is locked.
+        assert.ok(error instanceof TypeError);
+        assert.equal(bytes.length, 100_000);
+        return;
+      }
     }
     fillPattern(held.moved, 4);
     await failure(client.echo({ data: bytes }), Code.Internal, /its memory is gone/);
