@@ -131,6 +131,12 @@ export class StreamSocket {
     return new StreamSocket({ fd, readable: true, writable: true, pauseOnCreate: true }, false);
   }
 
+  /** Host and port of the other end of a TCP connection. */
+  get peerAddress(): string {
+    const { remoteAddress, remotePort } = this.socket;
+    return remoteAddress === undefined ? "unknown" : `${remoteAddress}:${remotePort}`;
+  }
+
   private target(): Uint8Array {
     return this.reader?.target() ?? this.handshake?.space() ?? this.chunk;
   }

@@ -160,7 +160,7 @@ export class LocalServer implements IsthmusServer {
     const listener = await inRootContext(() =>
       openListener(this.options, parsed, listenOptions, {
         onDescriptor: (addon, descriptor, refusal) => this.accept(addon, descriptor, refusal),
-        onStream: (stream) => void this.shakeHands(stream, undefined, this.fullHouse(), undefined, parsed.kind === "tcp"),
+        onStream: (stream) => void this.shakeHands(stream, undefined, this.fullHouse(), undefined, parsed.kind === "tcp" ? stream.peerAddress : undefined),
       }),
     );
     this.listeners.push(listener);
@@ -262,7 +262,7 @@ export class LocalServer implements IsthmusServer {
     peer: PeerCredentials | undefined,
     refusal: ConnectError | undefined,
     onChange?: (gone: boolean) => void,
-    overTcp = false,
+    peerAddress?: string,
   ): Promise<void> {
     const { options } = this;
     const abort = new AbortController();
@@ -290,10 +290,11 @@ export class LocalServer implements IsthmusServer {
         {
           methods: this.methods,
           peer,
+          peerAddress,
           maxStreams: link.maxStreams,
           windows: link.windows,
           contextValues: options.contextValues ?? createContextValues,
-          keepAlive: keepAliveOf(options, overTcp),
+          keepAlive: keepAliveOf(options, peerAddress !== undefined),
         },
         (reason) => {
           this.onEnded(connection, reason);
