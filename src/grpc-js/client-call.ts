@@ -8,7 +8,7 @@ import { isUint8Array } from "node:util/types";
 import type { DescMethodStreaming } from "@bufbuild/protobuf";
 import type { ContextValues, StreamResponse } from "@connectrpc/connect";
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
-import type { CallCredentials, ChannelInterface, InterceptingListener, StatusObject , Metadata} from "@grpc/grpc-js";
+import type { CallCredentials, ChannelInterface, InterceptingListener, Metadata, StatusObject } from "@grpc/grpc-js";
 import { status as Status } from "@grpc/grpc-js";
 import { waitForReady } from "../connect/dialer.js";
 import type { IsthmusTransport } from "../connect/transport.js";
