@@ -506,7 +506,9 @@ describe("grpc-js and Connect over Isthmus", () => {
 
   test("a deadline that passes while nobody reads is told", async (context) => {
     const client = clientOf(context, await serveIsthmus(context));
-    const call = client.count({ count: 1_000n, dataBytes: 1000 }, new Metadata(), { deadline: Date.now() + 200 });
+    await ask((callback) => client.echo({}, callback));
+    const call = client.count({ count: 1_000_000n, dataBytes: 1000 }, new Metadata(), { deadline: Date.now() + 1000 });
+    await once(call, "metadata");
     const [error] = (await once(call, "error")) as [ServiceError];
     assert.equal(error.code, status.DEADLINE_EXCEEDED);
   });
