@@ -157,6 +157,12 @@ export class StreamSocket {
     return addon.handOverDescriptor(descriptor, (fd) => new StreamSocket({ fd, readable: true, writable: true, pauseOnCreate: true }, false, READS_IN_PLACE));
   }
 
+  /** Host and port of the other end of a TCP connection. */
+  get peerAddress(): string {
+    const { remoteAddress, remotePort } = this.socket;
+    return remoteAddress === undefined ? "unknown" : `${remoteAddress}:${remotePort}`;
+  }
+
   private target(): Uint8Array {
     return this.reader?.target() ?? this.handshake?.space() ?? this.chunk;
   }

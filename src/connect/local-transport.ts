@@ -10,7 +10,7 @@ import { ownSignal } from "../rpc/abort.js";
 import { boundedTimeout } from "../rpc/deadline.js";
 import { connectErrorOf } from "../rpc/errors.js";
 import { closeIterator } from "../rpc/stream-writer.js";
-import { METHODS_MAX } from "../wire/frame.js";
+import { METHODS_MAX, PATH_BYTES_MAX } from "../wire/frame.js";
 import type { HeadersInit, Start } from "./client-interceptors.js";
 import { callIntercepted, streamIntercepted } from "./client-interceptors.js";
 import { Connector } from "./connector.js";
@@ -131,13 +131,15 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
 
   private addMethod(method: DescMethod): ClientMethod {
     const codec = codecOf(this.options);
+    const path = methodPath(method);
+    if (path.length > PATH_BYTES_MAX) throw new ConnectError(`the path of a method, ${path.slice(0, 40)}…, has ${path.length} characters; the limit is ${PATH_BYTES_MAX}`, Code.InvalidArgument);
     const added: ClientMethod = {
       method,
       id: this.methods.size,
-      path: methodPath(method),
+      path,
       input: codec(method.input),
       output: codec(method.output),
-      reception: { lifetime: this.lifetime, taker: methodPath(method) },
+      reception: { lifetime: this.lifetime, taker: path },
     };
     if (added.id >= METHODS_MAX) throw new ConnectError(`a transport can call at most ${METHODS_MAX} different methods`, Code.ResourceExhausted);
     this.methods.set(method, added);

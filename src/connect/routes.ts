@@ -38,6 +38,9 @@ export interface IsthmusRouter extends ConnectRouter {
 /** A codec of its own that a message's descriptor may have, for messages that are not protobuf-es's. */
 export const OWN_CODEC = Symbol("isthmus.codec");
 
+/** A path of its own that a method's descriptor may have, where it is not made of the names of service and method. */
+export const OWN_PATH = Symbol("isthmus.path");
+
 const ownRouters = new WeakSet<ConnectRouter>();
 
 /** Whether what is registered here is served by Isthmus itself. */
@@ -80,7 +83,7 @@ export function collectRoutes(routes: (router: IsthmusRouter) => void, defaults:
 }
 
 export function methodPath(method: DescMethod): string {
-  return `/${method.parent.typeName}/${method.name}`;
+  return (method as { [OWN_PATH]?: string })[OWN_PATH] ?? `/${method.parent.typeName}/${method.name}`;
 }
 
 function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, options: IsthmusRouteOptions | undefined): ServerMethod {

@@ -177,7 +177,7 @@ export class LocalServer implements IsthmusServer {
     const listener = await inRootContext(() =>
       openListener(this.options, parsed, listenOptions, {
         onDescriptor: (addon, descriptor, refusal) => this.accept(addon, descriptor, refusal),
-        onStream: (stream) => void this.shakeHands(stream, undefined, this.fullHouse(), handshakeTimeoutOf(this.options), undefined, parsed.kind === "tcp"),
+        onStream: (stream) => void this.shakeHands(stream, undefined, this.fullHouse(), handshakeTimeoutOf(this.options), undefined, parsed.kind === "tcp" ? stream.peerAddress : undefined),
       }),
     );
     this.listeners.push(listener);
@@ -305,7 +305,7 @@ export class LocalServer implements IsthmusServer {
     refusal: ConnectError | undefined,
     leftMs: number,
     onChange?: (gone: boolean) => void,
-    overTcp = false,
+    peerAddress?: string,
   ): Promise<void> {
     const { options } = this;
     const abort = new AbortController();
@@ -319,7 +319,7 @@ export class LocalServer implements IsthmusServer {
         refusal,
         {
           carrier: options.carrier ?? "auto",
-          lack: lackOf(options, overTcp),
+          lack: lackOf(options, peerAddress !== undefined),
           geometry: this.geometry,
           handshakeTimeoutMs: timeoutMs,
           pollMicros: pollMicrosOf(options),
@@ -334,10 +334,11 @@ export class LocalServer implements IsthmusServer {
         {
           methods: this.methods,
           peer,
+          peerAddress,
           maxStreams: link.maxStreams,
           windows: link.windows,
           contextValues: options.contextValues ?? createContextValues,
-          keepAlive: keepAliveOf(options, overTcp),
+          keepAlive: keepAliveOf(options, peerAddress !== undefined),
         },
         (reason) => {
           this.onEnded(connection, reason);

@@ -1,14 +1,15 @@
 /** A channel for grpc-js's clients that reaches an Isthmus server: the same generated clients over shared memory. */
+import { isDate } from "node:util/types";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ChannelInterface } from "@grpc/grpc-js";
-import { connectivityState as ConnectivityState, propagate as Propagate, status as Status } from "@grpc/grpc-js";
+import { Channel as GrpcChannel, connectivityState as ConnectivityState, propagate as Propagate, status as Status } from "@grpc/grpc-js";
 import type { HttpTransportOptions } from "../connect/http-transport.js";
 import { checkOptions, tableOf } from "../connect/option-check.js";
 import type { Rule } from "../connect/option-kinds.js";
 import { channelRules } from "../connect/option-table.js";
 import type { IsthmusTransport, IsthmusTransportOptions } from "../connect/transport.js";
 import { createIsthmusTransport } from "../connect/transport.js";
-import { setImmediate, setTimeout } from "../os/timers.js";
+import { nowMs, setImmediate, setTimeout } from "../os/timers.js";
 import { createBytesCodec } from "./bytes-codec.js";
 import type { ChannelCall, PathMethods } from "./client-call.js";
 import { ClientCall, pathMethodsOf } from "./client-call.js";
@@ -20,7 +21,7 @@ export type IsthmusChannelOptions = Omit<IsthmusTransportOptions, "address" | "c
 };
 
 /** grpc-js's channel, and the transport's state behind it. */
-export interface IsthmusChannel extends ChannelInterface {
+export interface IsthmusChannel extends GrpcChannel {
   readonly transport: IsthmusTransport;
 }
 
@@ -44,24 +45,29 @@ export function createIsthmusChannel(given: IsthmusChannelOptions): IsthmusChann
     throw new ConnectError(`address ${options.address}: grpc-js speaks HTTP/2 itself; give it to the client without channelOverride`, Code.InvalidArgument);
   }
   const codec = createBytesCodec((message) => message as Uint8Array, (bytes) => bytes);
-  return new Channel(createIsthmusTransport({ ...options, codec: () => codec, leases: "copied" }), options.address);
+  const channel: ChannelInterface = new Channel(createIsthmusTransport({ ...options, codec: () => codec, leases: "copied" }), options.address);
+  // The class of grpc-js has private parts, so nothing else passes for it; its prototype is below.
+  return channel as IsthmusChannel;
 }
 
 type CreateCall = Parameters<ChannelInterface["createCall"]>;
 
-class Channel implements IsthmusChannel {
+class Channel implements ChannelInterface {
   readonly transport: IsthmusTransport;
   private readonly target: string;
+  private readonly peer: string;
   private readonly paths = new Map<string, PathMethods>();
   private trying = false;
-  /** Until when to go on trying, in milliseconds since the epoch: the latest deadline of those who watch. */
+  /** Until when to go on trying, by the monotonic clock: the latest deadline of those who watch. */
   private triesUntil = 0;
   /** The last try was in vain. */
   private failed = false;
 
-  constructor(transport: IsthmusTransport, target: string) {
+  constructor(transport: IsthmusTransport, address: string) {
     this.transport = transport;
-    this.target = target;
+    // As grpc-js has them: a target with its scheme, a peer without.
+    this.target = /^(unix|tcp):/.test(address) ? address : `unix:${address}`;
+    this.peer = this.target.slice(this.target.indexOf(":") + 1);
   }
 
   close(): void {
@@ -93,7 +99,7 @@ class Channel implements IsthmusChannel {
     this.triesUntil = Math.max(this.triesUntil, until);
     if (this.trying || this.transport.state !== "idle") return;
     this.trying = true;
-    const timeoutMs = this.triesUntil - Date.now();
+    const timeoutMs = this.triesUntil - nowMs();
     this.transport
       .connect(timeoutMs > 0 ? { timeoutMs, waitForReady: true } : { waitForReady: false })
       .then(
@@ -103,13 +109,16 @@ class Channel implements IsthmusChannel {
       .finally(() => (this.trying = false));
   }
 
+  /** @throws Error if the channel is closed */
   watchConnectivityState(currentState: ConnectivityState, deadline: Date | number, callback: (error?: Error) => void): void {
-    const until = Number(deadline);
+    this.mustBeOpen();
+    const until = nowMs() + timeoutUntil(deadline);
     const look = () => {
       if (this.getConnectivityState(false) !== currentState) return callback();
-      if (Date.now() >= until) return callback(new Error("Deadline passed without connectivity state change"));
+      const leftMs = until - nowMs();
+      if (!(leftMs > 0)) return callback(new Error("Deadline passed without connectivity state change"));
       this.tryToConnect(until);
-      setTimeout(look, Math.min(WATCH_INTERVAL_MS, Math.max(until - Date.now(), 0)));
+      setTimeout(look, Math.min(WATCH_INTERVAL_MS, leftMs));
     };
     // SUBTLE: now, so that who is called back by the failure of an attempt, and watches again, does not begin a series without pauses.
     this.tryToConnect(until);
@@ -120,14 +129,36 @@ class Channel implements IsthmusChannel {
     return { kind: "channel", id: 0, name: this.target } as ReturnType<ChannelInterface["getChannelzRef"]>;
   }
 
+  /** @throws TypeError and Error as grpc-js's own channel */
   createCall(...[path, deadline, , parentCall, propagateFlags]: CreateCall): ChannelCall {
+    if (typeof path !== "string") throw new TypeError("Channel#createCall: method must be a string");
+    if (!(typeof deadline === "number" || isDate(deadline))) throw new TypeError("Channel#createCall: deadline must be a number or Date");
+    this.mustBeOpen();
     let methods = this.paths.get(path);
     if (methods === undefined) this.paths.set(path, (methods = pathMethodsOf(path)));
+    let timeoutMs = timeoutUntil(deadline);
+    if (parentCall === null || parentCall === undefined) return new ClientCall(this.transport, methods, path, this.peer, timeoutMs);
     const flags = propagateFlags ?? Propagate.DEFAULTS;
-    let until = Number(deadline);
-    if (parentCall !== null && (flags & Propagate.DEADLINE) !== 0) until = Math.min(until, Number(parentCall.getDeadline()));
-    const call = new ClientCall(this.transport, methods, path, until);
-    if (parentCall !== null && (flags & Propagate.CANCELLATION) !== 0) parentCall.once("cancelled", () => call.cancelWithStatus(Status.CANCELLED, "Cancelled by parent call"));
+    if ((flags & Propagate.DEADLINE) !== 0) timeoutMs = Math.min(timeoutMs, timeoutUntil(parentCall.getDeadline()));
+    const call = new ClientCall(this.transport, methods, path, this.peer, timeoutMs);
+    if ((flags & Propagate.CANCELLATION) !== 0) {
+      const onCancelled = () => call.cancelWithStatus(Status.CANCELLED, "Cancelled by parent call");
+      parentCall.once("cancelled", onCancelled);
+      call.onEnded = () => parentCall.removeListener("cancelled", onCancelled);
+    }
     return call;
   }
+
+  private mustBeOpen(): void {
+    if (this.transport.state === "closed") throw new Error("Channel has been shut down");
+  }
+}
+
+// So that a channel passes for one of grpc-js's class also where that is asked for. It overrides all of its methods.
+Object.setPrototypeOf(Channel.prototype, GrpcChannel.prototype);
+
+/** Deadlines are given by the clock of the program, which a test may have replaced: it is read once, and from then on only the time that passes counts. */
+function timeoutUntil(deadline: Date | number): number {
+  const until = Number(deadline);
+  return until === Infinity ? Infinity : until - Date.now();
 }

@@ -4,18 +4,21 @@
  * grpc-js opens a call before it says of which kind it is. So the call is opened in a later microtask: what was sent and ended by then, as
  * all unary requests are, goes in a single frame.
  */
+import { isUint8Array } from "node:util/types";
 import type { DescMethodStreaming } from "@bufbuild/protobuf";
 import type { ContextValues, StreamResponse } from "@connectrpc/connect";
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
-import type { CallCredentials, ChannelInterface, InterceptingListener, StatusObject } from "@grpc/grpc-js";
-import { Metadata, status as Status } from "@grpc/grpc-js";
+import type { CallCredentials, ChannelInterface, InterceptingListener, Metadata, StatusObject } from "@grpc/grpc-js";
+import { status as Status } from "@grpc/grpc-js";
 import { waitForReady } from "../connect/dialer.js";
 import type { IsthmusTransport } from "../connect/transport.js";
-import { clearTimeout, queueMicrotask, setTimeout } from "../os/timers.js";
-import { boundedTimeout } from "../rpc/deadline.js";
+import { clearTimeout, nowMs, queueMicrotask, setTimeout } from "../os/timers.js";
+import { boundedTimeout, timedOut } from "../rpc/deadline.js";
+import { partsOf } from "../rpc/errors.js";
 import { methodOf } from "./bytes-codec.js";
 import { toHeaders, toMetadata } from "./metadata.js";
 import { MessageQueue } from "./queue.js";
+import { failedStatus, statusOf } from "./status.js";
 
 /** What grpc-js does with a call that a channel has made. Not exported by it, but for `ChannelInterface.createCall`. */
 export type ChannelCall = ReturnType<ChannelInterface["createCall"]>;
@@ -38,8 +41,9 @@ export class ClientCall implements ChannelCall {
   private readonly transport: IsthmusTransport;
   private readonly methods: PathMethods;
   private readonly path: string;
-  /** In milliseconds since the epoch; Infinity: none. */
+  /** By the monotonic clock; Infinity: none. */
   private readonly deadline: number;
+  private readonly peer: string;
   private readonly number = ++lastNumber;
   private readonly controller = new AbortController();
   private readonly requests = new MessageQueue<Uint8Array>();
@@ -53,13 +57,18 @@ export class ClientCall implements ChannelCall {
   private next: { readonly message: Buffer } | undefined;
   private fetching = false;
   private ended = false;
-  private canceledWith: { readonly code: Status; readonly details: string } | undefined;
+  /** Runs while a message waits to be asked for: until then nothing else tells that the deadline has passed. */
+  private timer: NodeJS.Timeout | undefined;
+  /** Called when the call has ended. */
+  onEnded: (() => void) | undefined;
 
-  constructor(transport: IsthmusTransport, methods: PathMethods, path: string, deadline: number) {
+  /** @param timeoutMs any number: past, Infinity or NaN, which is as if it had passed */
+  constructor(transport: IsthmusTransport, methods: PathMethods, path: string, peer: string, timeoutMs: number) {
     this.transport = transport;
     this.methods = methods;
     this.path = path;
-    this.deadline = deadline;
+    this.peer = peer;
+    this.deadline = timeoutMs === Infinity ? Infinity : nowMs() + timeoutMs;
   }
 
   start(metadata: Metadata, listener: InterceptingListener): void {
@@ -68,8 +77,11 @@ export class ClientCall implements ChannelCall {
     queueMicrotask(() => void this.open(headers));
   }
 
-  sendMessageWithContext({ callback }: MessageContext, message: Buffer): void {
-    this.requests.push(message, callback);
+  /** SUBTLE: `message` is what a function of the user's returned. */
+  sendMessageWithContext({ callback }: MessageContext, message: unknown): void {
+    if (isUint8Array(message)) return this.requests.push(message, callback);
+    this.cancelWithStatus(Status.INTERNAL, `Request message serialization failure: requestSerialize returned a value of type ${typeof message} instead of bytes`);
+    this.requests.push(new Uint8Array(0), callback);
   }
 
   halfClose(): void {
@@ -83,13 +95,12 @@ export class ClientCall implements ChannelCall {
 
   cancelWithStatus(code: Status, details: string): void {
     if (this.ended) return;
-    this.canceledWith ??= { code, details };
+    this.finish(failedStatus(code, details));
     this.controller.abort(new ConnectError(details, Code.Canceled));
-    this.finish(code, details, new Metadata());
   }
 
   getPeer(): string {
-    return this.transport.stats().carrier ?? "unknown";
+    return this.peer;
   }
 
   getCallNumber(): number {
@@ -105,38 +116,43 @@ export class ClientCall implements ChannelCall {
   }
 
   private async open(metadata: Metadata): Promise<void> {
+    let response: StreamResponse;
     try {
       if (this.credentials !== undefined) await this.addCredentials(this.credentials, metadata);
       if (this.ended) return;
       const timeoutMs = this.leftMs();
       const method = this.requests.isSingle ? this.methods.oneRequest : this.methods.requests;
-      this.response = await this.transport.stream(method, this.controller.signal, timeoutMs, toHeaders(metadata), this.requests as AsyncIterable<never>, contextValuesOf(metadata));
-      if (this.hasEnded()) return;
-      this.iterator = (this.response.message as AsyncIterable<unknown>)[Symbol.asyncIterator]();
-      this.listener!.onReceiveMetadata(toMetadata(this.response.header));
+      response = await this.transport.stream(method, this.controller.signal, timeoutMs, toHeaders(metadata), this.requests as AsyncIterable<never>, contextValuesOf(metadata));
     } catch (error) {
       return this.fail(error);
     }
+    if (this.hasEnded()) return;
+    this.response = response;
+    this.iterator = (response.message as AsyncIterable<unknown>)[Symbol.asyncIterator]();
+    this.tellHeader(response.header);
     // An error has to be noticed without anybody reading.
     await this.fetch();
   }
 
-  /** Whose they are may take their time, or forever: the deadline holds meanwhile. */
+  /** Whose they are may take their time, or forever: the deadline holds meanwhile. @throws what the call fails with */
   private async addCredentials(credentials: CallCredentials, metadata: Metadata): Promise<void> {
     const timeoutMs = boundedTimeout(this.leftMs());
-    const timer = timeoutMs === undefined ? undefined : setTimeout(() => this.fail(new ConnectError("Deadline exceeded while waiting for call credentials", Code.DeadlineExceeded)), timeoutMs);
+    const timer = timeoutMs === undefined ? undefined : setTimeout(() => this.fail(timedOut(" while it waited for call credentials")), timeoutMs);
     try {
-      metadata.merge(await credentials.generateMetadata({ method_name: this.path, service_url: `https://localhost${this.path}` }));
+      metadata.merge(await credentials.generateMetadata({ method_name: this.path, service_url: `https://localhost/${this.path.split("/", 2)[1] ?? ""}` }));
+    } catch (error) {
+      throw credentialsError(error);
     } finally {
       clearTimeout(timer);
     }
+    if (metadata.get("authorization").length > 1) throw new ConnectError('"authorization" metadata cannot have multiple values', Code.Internal);
   }
 
   /** Until the deadline, in milliseconds; undefined: there is none. @throws ConnectError if it has passed */
   private leftMs(): number | undefined {
     if (this.deadline === Infinity) return undefined;
-    const leftMs = this.deadline - Date.now();
-    if (leftMs <= 0) throw new ConnectError("Deadline exceeded", Code.DeadlineExceeded);
+    const leftMs = this.deadline - nowMs();
+    if (!(leftMs > 0)) throw timedOut();
     return leftMs;
   }
 
@@ -151,9 +167,10 @@ export class ClientCall implements ChannelCall {
     } finally {
       this.fetching = false;
     }
-    if (result.done === true) return this.finish(Status.OK, "OK", toMetadata(this.response!.trailer));
+    if (result.done === true) return this.finish({ code: Status.OK, details: "OK", metadata: toMetadata(this.response!.trailer) });
     this.next = { message: result.value as Buffer };
     this.deliver();
+    if (this.next !== undefined && this.deadline !== Infinity) this.watchDeadline();
   }
 
   private deliver(): void {
@@ -161,21 +178,43 @@ export class ClientCall implements ChannelCall {
     const { message } = this.next;
     this.next = undefined;
     this.reads--;
+    if (this.timer !== undefined) this.timer = void clearTimeout(this.timer);
     // grpc-js asks for the next one meanwhile.
-    this.listener!.onReceiveMessage(message);
+    try {
+      this.listener!.onReceiveMessage(message);
+    } catch (error) {
+      throwLater(error);
+    }
     void this.fetch();
   }
 
-  private fail(error: unknown): void {
-    const failure = ConnectError.from(error);
-    this.finish(failure.code as unknown as Status, failure.rawMessage, toMetadata(failure.metadata));
+  private watchDeadline(): void {
+    const timeoutMs = boundedTimeout(Math.max(this.deadline - nowMs(), 1));
+    if (timeoutMs !== undefined) this.timer ??= setTimeout(() => this.cancelWithStatus(Status.DEADLINE_EXCEEDED, timedOut().rawMessage), timeoutMs);
   }
 
-  private finish(code: Status, details: string, metadata: Metadata): void {
+  private fail(error: unknown): void {
+    if (this.ended) return;
+    const failure = ConnectError.from(error);
+    const parts = this.response === undefined ? partsOf(failure) : undefined;
+    if (parts !== undefined) this.tellHeader(parts.header);
+    this.finish(statusOf(failure, (this.response ?? parts)?.trailer ?? failure.metadata));
+  }
+
+  private tellHeader(header: Headers): void {
+    try {
+      this.listener!.onReceiveMetadata(toMetadata(header));
+    } catch (error) {
+      throwLater(error);
+    }
+  }
+
+  private finish(status: StatusObject): void {
     if (this.ended) return;
     this.ended = true;
     this.requests.close();
-    const status: StatusObject = { code, details, metadata };
+    if (this.timer !== undefined) clearTimeout(this.timer);
+    this.onEnded?.();
     // Never while grpc-js is still starting, sending or canceling.
     queueMicrotask(() => this.listener?.onReceiveStatus(status));
   }
@@ -188,4 +227,32 @@ export class ClientCall implements ChannelCall {
 /** What grpc-js calls "wait for ready" is asked for with the metadata. Without, the transport's option holds. */
 function contextValuesOf(metadata: Metadata): ContextValues | undefined {
   return metadata.getOptions().waitForReady === true ? createContextValues().set(waitForReady, true) : undefined;
+}
+
+/** What a listener of the user's throws is an uncaught exception of the program, and does not concern the call. */
+function throwLater(error: unknown): void {
+  queueMicrotask(() => {
+    throw error;
+  });
+}
+
+/** Codes that only a server's method may answer with: grpc-js takes them from nobody else. */
+const METHODS_OWN: readonly unknown[] = [
+  Status.OK,
+  Status.INVALID_ARGUMENT,
+  Status.NOT_FOUND,
+  Status.ALREADY_EXISTS,
+  Status.FAILED_PRECONDITION,
+  Status.ABORTED,
+  Status.OUT_OF_RANGE,
+  Status.DATA_LOSS,
+];
+
+/** Why there are no credentials, as grpc-js says it. */
+function credentialsError(reason: unknown): ConnectError {
+  const { code, message } = (reason ?? {}) as { readonly code?: unknown; readonly message?: unknown };
+  const details = `Getting metadata from plugin failed with error: ${String(message)}`;
+  const status = typeof code === "number" ? code : Status.UNKNOWN;
+  if (METHODS_OWN.includes(status)) return new ConnectError(`Invalid status from control plane: ${status} ${Status[status]} ${details}`, Code.Internal, undefined, undefined, reason);
+  return new ConnectError(details, status, undefined, undefined, reason);
 }

@@ -2,60 +2,73 @@
 import type { DescMessage, DescMethod } from "@bufbuild/protobuf";
 import type { ConnectRouter, HandlerContext } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { Metadata, MethodDefinition, ServiceDefinition, UntypedHandleCall, UntypedServiceImplementation } from "@grpc/grpc-js";
+import type { MethodDefinition, ServiceDefinition, UntypedHandleCall, UntypedServiceImplementation } from "@grpc/grpc-js";
+import { Server } from "@grpc/grpc-js";
 import { isOwnRouter, OWN_CODEC } from "../connect/routes.js";
+import { adopt } from "../rpc/foreign.js";
 import { createBytesCodec, methodOf } from "./bytes-codec.js";
-import type { Failure } from "./server-call.js";
-import { GrpcServerCall, toConnectError } from "./server-call.js";
+import { MessageQueue } from "./queue.js";
+import type { Answers, CallKind, Envelope } from "./server-call.js";
+import { GrpcServerCall } from "./server-call.js";
+import { thrownError } from "./status.js";
 
-/** A value of generated code, in a shape that passes for a message of a method without fields. */
-interface Envelope {
-  readonly $typeName: string;
-  readonly value: unknown;
-}
+type Callback = (failure: unknown, value?: unknown, trailer?: unknown) => void;
+type Handler = (call: GrpcServerCall, callback?: Callback) => unknown;
 
-type Handler = (call: GrpcServerCall, callback?: (error: Failure | null, value?: unknown, trailer?: Metadata) => void) => void;
+// eslint-disable-next-line @typescript-eslint/no-explicit-any -- grpc-js's own type
+type AnyMethod = MethodDefinition<any, any>;
 
 /**
  * Registers a service of grpc-js with an Isthmus server: `routes: (router) => addGrpcService(router, EchoService, implementation)`, with what
  * `server.addService(EchoService, implementation)` takes. Calls of clients of all kinds, Connect's and grpc-js's, reach it.
  *
- * Handlers get calls as grpc-js makes them, but: metadata that they send goes out with the first answer, and `getMetricsRecorder` is missing.
- * @throws TypeError if the router is another's, such as Connect's for HTTP, or if a method has no implementation
+ * Handlers get calls as grpc-js makes them, but: metadata that they send goes out with the first answer, and `getMetricsRecorder` is missing. Methods that
+ * the implementation lacks answer `UNIMPLEMENTED`.
+ * @throws TypeError if the router is another's, such as Connect's for HTTP; Error as `addService` of grpc-js's server
  */
 export function addGrpcService<T extends UntypedServiceImplementation>(router: ConnectRouter, definition: ServiceDefinition<T>, implementation: T): ConnectRouter {
   if (!isOwnRouter(router)) throw new TypeError("addGrpcService: this router is not an Isthmus server's, but one for HTTP; serve HTTP with grpc-js's own Server");
-  for (const [name, method] of Object.entries(definition as ServiceDefinition)) {
-    const found = implementation[name] ?? implementation[method.originalName ?? name];
-    if (found === undefined) {
-      throw new TypeError(`addGrpcService: the implementation lacks ${name} (${method.path})`);
-    }
-    register(router, method, found.bind(implementation));
-  }
+  const registry = new Registry({ "grpc.enable_channelz": 0 });
+  registry.addService(definition, implementation);
+  for (const method of Object.values(definition as ServiceDefinition)) register(router, method, registry.handlerOf(method.path)!);
   return router;
 }
 
-// eslint-disable-next-line @typescript-eslint/no-explicit-any -- grpc-js's own type
-type AnyMethod = MethodDefinition<any, any>;
+/**
+ * A server of grpc-js's that never listens. What is added to it is bound, checked and filled up as grpc-js does it, and instrumentation that wraps
+ * `Server.prototype.register`, OpenTelemetry's for one, sees it.
+ */
+class Registry extends Server {
+  private readonly registered = new Map<string, UntypedHandleCall>();
+
+  override register<I, O>(...[path, handler, ...rest]: Parameters<typeof Server.prototype.register<I, O>>): boolean {
+    this.registered.set(path, handler as UntypedHandleCall);
+    return super.register(path, handler, ...rest);
+  }
+
+  handlerOf(path: string): UntypedHandleCall | undefined {
+    // Not public, but this is where instrumentation puts the handlers that it has wrapped.
+    const { handlers } = this as unknown as { readonly handlers?: ReadonlyMap<string, { readonly func: UntypedHandleCall }> };
+    return handlers?.get(path)?.func ?? this.registered.get(path);
+  }
+}
 
 function register(router: ConnectRouter, definition: AnyMethod, implementation: UntypedHandleCall): void {
-  const kind = definition.requestStream ? (definition.responseStream ? "bidi_streaming" : "client_streaming") : definition.responseStream ? "server_streaming" : "unary";
-  const method = methodOf(definition.path, kind);
+  const { path, requestStream, responseStream } = definition;
+  const method = methodOf(path, requestStream ? (responseStream ? "bidi_streaming" : "client_streaming") : responseStream ? "server_streaming" : "unary");
   const [input, output] = [method.input.typeName, method.output.typeName];
-  give(method.input, (envelope) => definition.requestSerialize(envelope.value), (bytes) => ({ $typeName: input, value: definition.requestDeserialize(bytes) }));
-  give(method.output, (envelope) => definition.responseSerialize(envelope.value), (bytes) => ({ $typeName: output, value: definition.responseDeserialize(bytes) }));
+  give(method.input, (envelope) => definition.requestSerialize(envelope.value), (bytes) => ({ $typeName: input, value: definition.requestDeserialize(bytes) as unknown }));
+  give(method.output, (envelope) => envelope.bytes ?? definition.responseSerialize(envelope.value), (bytes) => ({ $typeName: output, value: definition.responseDeserialize(bytes) as unknown }));
+  const kind: CallKind = { path, answerType: output, serialize: definition.responseSerialize, writesAnswers: responseStream };
   const handle = implementation as unknown as Handler;
-  const seal = (value: unknown): Envelope => ({ $typeName: output, value });
   const open = (message: unknown) => (message as Envelope).value;
-  const one = (call: GrpcServerCall) => askForOne(call, handle).then(seal);
-  const many = (call: GrpcServerCall) => answersOf(call, handle, seal);
   const handlers: Record<DescMethod["methodKind"], unknown> = {
-    unary: (request: unknown, context: HandlerContext) => one(new GrpcServerCall(context, open(request), undefined)),
-    server_streaming: (request: unknown, context: HandlerContext) => many(new GrpcServerCall(context, open(request), undefined)),
-    client_streaming: (requests: AsyncIterable<unknown>, context: HandlerContext) => one(new GrpcServerCall(context, undefined, opened(requests, open))),
-    bidi_streaming: (requests: AsyncIterable<unknown>, context: HandlerContext) => many(new GrpcServerCall(context, undefined, opened(requests, open))),
+    unary: (request: unknown, context: HandlerContext) => askForOne(kind, handle, context, open(request), undefined),
+    server_streaming: (request: unknown, context: HandlerContext) => askForMany(kind, handle, context, open(request), undefined),
+    client_streaming: (requests: AsyncIterable<unknown>, context: HandlerContext) => askForOne(kind, handle, context, undefined, opened(requests, open)),
+    bidi_streaming: (requests: AsyncIterable<unknown>, context: HandlerContext) => askForMany(kind, handle, context, undefined, opened(requests, open)),
   };
-  router.rpc(method, handlers[kind] as Parameters<ConnectRouter["rpc"]>[1], { leases: "copied" } as Parameters<ConnectRouter["rpc"]>[2]);
+  router.rpc(method, handlers[method.methodKind] as Parameters<ConnectRouter["rpc"]>[1], { leases: "copied" } as Parameters<ConnectRouter["rpc"]>[2]);
 }
 
 function give(schema: DescMessage, write: (envelope: Envelope) => Uint8Array, read: (bytes: Buffer) => Envelope): void {
@@ -66,35 +79,52 @@ async function* opened(requests: AsyncIterable<unknown>, open: (message: unknown
   for await (const request of requests) yield open(request);
 }
 
+/** Calls a handler. What it throws, at once or as an `async` function, ends the call. */
+function run(handle: Handler, call: GrpcServerCall, callback?: Callback): void {
+  try {
+    adopt(handle(call, callback))?.catch((error: unknown) => call.fail(thrownError(error)));
+  } catch (error) {
+    call.fail(thrownError(error));
+  }
+}
+
 /** Runs a handler that answers by its callback. */
-function askForOne(call: GrpcServerCall, handle: Handler): Promise<unknown> {
-  const answer = new Promise<unknown>((resolve, reject) => {
-    call.on("error", (error: Failure) => reject(toConnectError(error, undefined)));
-    call.on("cancelled", () => reject(new ConnectError("the client canceled the call", Code.Canceled)));
-    try {
-      handle(call, (error, value, trailer) => {
-        if (error !== null && error !== undefined) return reject(toConnectError(error, trailer));
-        call.sendTrailers(trailer);
-        resolve(value);
-      });
-    } catch {
-      // As grpc-js: what a handler throws is nobody's business but its own.
-      reject(new ConnectError("Unknown error", Code.Unknown));
-    }
+function askForOne(kind: CallKind, handle: Handler, context: HandlerContext, request: unknown, requests: AsyncIterator<unknown> | undefined): Promise<Envelope> {
+  return new Promise((resolve, reject) => {
+    const call = new GrpcServerCall(kind, context, new SingleAnswer(resolve, reject), request, requests);
+    run(handle, call, (failure, value, trailer) => call.respond(failure, value, trailer));
   });
-  return answer.finally(() => call.finish());
 }
 
 /** Runs a handler that writes its answers. */
-async function* answersOf(call: GrpcServerCall, handle: Handler, seal: (value: unknown) => Envelope): AsyncGenerator<Envelope> {
-  try {
-    try {
-      handle(call);
-    } catch {
-      throw new ConnectError("Unknown error", Code.Unknown);
-    }
-    for await (const answer of call.answers) yield seal(answer);
-  } finally {
-    call.finish();
+function askForMany(kind: CallKind, handle: Handler, context: HandlerContext, request: unknown, requests: AsyncIterator<unknown> | undefined): MessageQueue<Envelope> {
+  const answers = new MessageQueue<Envelope>();
+  run(handle, new GrpcServerCall(kind, context, answers, request, requests));
+  return answers;
+}
+
+/** The only answer. Clients of grpc-js say the same of none and of two. */
+class SingleAnswer implements Answers {
+  private readonly resolve: (answer: Envelope) => void;
+  private readonly reject: (error: ConnectError) => void;
+  private answer: Envelope | undefined;
+  private hasTwo = false;
+
+  constructor(resolve: (answer: Envelope) => void, reject: (error: ConnectError) => void) {
+    this.resolve = resolve;
+    this.reject = reject;
+  }
+
+  push(answer: Envelope, taken: (() => void) | undefined): void {
+    this.hasTwo = this.answer !== undefined;
+    this.answer ??= answer;
+    taken?.();
+  }
+
+  end(error: ConnectError | undefined): void {
+    if (error !== undefined) this.reject(error);
+    else if (this.answer === undefined) this.reject(new ConnectError("No message received", Code.Unimplemented));
+    else if (this.hasTwo) this.reject(new ConnectError("Too many responses received", Code.Unimplemented));
+    else this.resolve(this.answer);
   }
 }

@@ -16,7 +16,7 @@ import { onAbortOf } from "./abort.js";
 import type { ClientMethod } from "./client-call.js";
 import { nothing } from "./client-call.js";
 import { timedOut } from "./deadline.js";
-import { abortError, connectErrorOf, decodeError, noMemory, serializeError } from "./errors.js";
+import { abortError, connectErrorOf, decodeError, noMemory, rememberParts, serializeError } from "./errors.js";
 import { Assembly, takeMetadata, takePiece } from "./inbound.js";
 import type { Intake } from "./stream-reader.js";
 import { StreamReader } from "./stream-reader.js";
@@ -251,6 +251,7 @@ export class ClientStream implements MessageSource {
     if (code !== 0) {
       const all = this.header === undefined ? trailer : Buffer.concat([this.header, trailer ?? NO_BYTES]);
       error = decodeError(code, status, all);
+      if (isRefusal && this.header !== undefined) rememberParts(error, this.header, trailer);
     }
     decodeHeaders(trailer).forEach((value, name) => this.trailer.append(name, value));
     this.host.drop(this);

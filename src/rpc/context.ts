@@ -122,6 +122,11 @@ export class CallContext implements HandlerContext {
     return this.valuesMade;
   }
 
+  /** Host and port of a client over TCP. */
+  get peerAddress(): string | undefined {
+    return this.connection.options.peerAddress;
+  }
+
   /** What replies to this call are sent through. */
   get carrier(): Carrier {
     return this.connection.carrier;

@@ -83,6 +83,24 @@ function received(error: ConnectError): ConnectError {
   return error;
 }
 
+const PARTS = Symbol("parts");
+
+/** The metadata of a failed response, which its error has in one. */
+export interface ResponseParts {
+  readonly header: Headers;
+  readonly trailer: Headers;
+}
+
+/** Remembers which of an error's metadata came as headers, for those who have to tell them from trailers. */
+export function rememberParts(error: ConnectError, header: Uint8Array, trailer: Uint8Array | undefined): void {
+  Object.defineProperty(error, PARTS, { get: (): ResponseParts => ({ header: decodeHeaders(header), trailer: decodeHeaders(trailer) }) });
+}
+
+/** Undefined: its metadata are all trailers. */
+export function partsOf(error: ConnectError): ResponseParts | undefined {
+  return (error as { readonly [PARTS]?: ResponseParts })[PARTS];
+}
+
 export function tooLarge(byteLength: number, readMaxBytes: number): ConnectError {
   return new ConnectError(`message size ${byteLength} is larger than configured readMaxBytes ${readMaxBytes}`, Code.ResourceExhausted);
 }

@@ -36,6 +36,8 @@ export interface ServerConnectionOptions {
   readonly methods: ReadonlyMap<string, ServerMethod>;
   /** Undefined where nobody vouches for it. */
   readonly peer: PeerCredentials | undefined;
+  /** Host and port, over TCP. */
+  readonly peerAddress?: string | undefined;
   readonly maxStreams: number;
   /** Undefined: the client knows unary calls only. */
   readonly windows: StreamWindows | undefined;

@@ -6,15 +6,15 @@ import { describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { DescMessage } from "@bufbuild/protobuf";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import type { ConnectError } from "@connectrpc/connect";
-import { Code, createClient } from "@connectrpc/connect";
+import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import type { CallCredentials, Client, ClientDuplexStream, ClientReadableStream, ClientUnaryCall, ClientWritableStream, handleBidiStreamingCall, handleClientStreamingCall, handleServerStreamingCall, handleUnaryCall, ServiceDefinition, ServiceError } from "@grpc/grpc-js";
-import { connectivityState, credentials, makeGenericClientConstructor, Metadata, Server, ServerCredentials, status } from "@grpc/grpc-js";
+import { Channel, connectivityState, credentials, makeGenericClientConstructor, Metadata, Server, ServerCredentials, status } from "@grpc/grpc-js";
 import { addGrpcService, createIsthmusChannel } from "../../src/grpc-js/index.js";
 import type { TransportStateEvent } from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
+import { decodeStatus, encodeStatus } from "../../src/wire/status.js";
 import type { CountRequest, Item, SumReply } from "../proto/streams_pb.js";
-import { StreamService } from "../proto/streams_pb.js";
+import { ItemSchema, StreamService } from "../proto/streams_pb.js";
 import { patternBytes } from "../support/checksum.js";
 import type { Owner } from "../support/temp.js";
 import { tempSocket } from "../support/temp.js";
@@ -28,7 +28,8 @@ interface StreamClient extends Client {
   echo(request: Values<Item>, callback: Callback<Item>): ClientUnaryCall;
   echo(request: Values<Item>, metadata: Metadata, callback: Callback<Item>): ClientUnaryCall;
   echo(request: Values<Item>, metadata: Metadata, options: { deadline: number; credentials?: CallCredentials }, callback: Callback<Item>): ClientUnaryCall;
-  count(request: Values<CountRequest>, metadata?: Metadata): ClientReadableStream<Item>;
+  none(request: Values<Item>, callback: Callback<Item>): ClientUnaryCall;
+  count(request: Values<CountRequest>, metadata?: Metadata, options?: { deadline: number }): ClientReadableStream<Item>;
   sum(callback: Callback<SumReply>): ClientWritableStream<Values<Item>>;
   chat(metadata?: Metadata): ClientDuplexStream<Values<Item>, Item>;
 }
@@ -57,8 +58,10 @@ const definition = Object.fromEntries(
     ];
   }),
 ) as ServiceDefinition;
+/** That the service lacks. */
+const withNone: ServiceDefinition = { ...definition, none: { ...definition.echo, path: `/${StreamService.typeName}/None` } };
 
-const GenericClient = makeGenericClientConstructor(definition, "StreamService");
+const GenericClient = makeGenericClientConstructor(withNone, "StreamService");
 
 /** What handlers saw of clients that went away. */
 const canceled: string[] = [];
@@ -69,6 +72,13 @@ const echo: handleUnaryCall<Item, Values<Item>> = (call, callback) => {
     const metadata = new Metadata();
     metadata.set("x-why", "because");
     return callback({ code: status.FAILED_PRECONDITION, details: "asked to fail", metadata });
+  }
+  if (text === "late") {
+    const [header, metadata] = [new Metadata(), new Metadata()];
+    header.set("x-when", "before");
+    metadata.set("x-why", "because");
+    call.sendMetadata(header);
+    return callback({ code: status.ABORTED, metadata });
   }
   if (text === "throw") throw new Error("a secret");
   if (text === "wait") {
@@ -125,7 +135,7 @@ const implementation = { echo, count, sum, chat };
 async function startGrpc(owner: Owner): Promise<StreamClient> {
   const path = tempSocket(owner);
   const server = new Server({ "grpc.max_receive_message_length": -1 });
-  server.addService(definition, implementation);
+  server.addService(withNone, implementation);
   await new Promise<void>((resolve, reject) => server.bindAsync(`unix:${path}`, ServerCredentials.createInsecure(), (error) => (error === null ? resolve() : reject(error))));
   owner.after(() => server.forceShutdown());
   const client = new GenericClient(`unix:${path}`, credentials.createInsecure(), { "grpc.max_receive_message_length": -1 }) as unknown as StreamClient;
@@ -135,7 +145,7 @@ async function startGrpc(owner: Owner): Promise<StreamClient> {
 
 async function serveIsthmus(owner: Owner): Promise<string> {
   const path = tempSocket(owner);
-  const server = createIsthmusServer({ routes: (router) => addGrpcService(router, definition, implementation) });
+  const server = createIsthmusServer({ routes: (router) => addGrpcService(router, withNone, implementation) });
   await server.listen(path);
   owner.after(() => server.close({ timeoutMs: 0 }));
   return path;
@@ -193,8 +203,26 @@ for (const [way, start] of Object.entries(ways)) {
       assert.deepEqual(failure.metadata.get("x-why"), ["because"]);
       const thrown = await failureOf(ask((callback) => client.echo({ text: "throw" }, callback)));
       assert.equal(thrown.code, status.UNKNOWN);
-      // Older versions of grpc-js told it themselves.
+      // Older versions of grpc-js tell it.
       if (way === "Isthmus") assert.doesNotMatch(thrown.details, /secret/);
+    });
+
+    test("unary: headers that were sent before an error are headers, and the error's metadata are the trailer", async (context) => {
+      const client = await start(context);
+      let header: Metadata | undefined;
+      const failure = await failureOf(ask((callback) => client.echo({ text: "late" }, callback).on("metadata", (seen: Metadata) => (header = seen))));
+      assert.equal(failure.code, status.ABORTED);
+      assert.deepEqual([header?.get("x-when"), header?.get("x-why")], [["before"], []]);
+      assert.deepEqual([failure.metadata.get("x-when"), failure.metadata.get("x-why")], [[], ["because"]]);
+    });
+
+    test("a method without a handler, and paths that are none of a method's, are unimplemented", async (context) => {
+      const client = await start(context);
+      assert.equal((await failureOf(ask((callback) => client.none({}, callback)))).code, status.UNIMPLEMENTED);
+      const bytes = (value: Buffer) => value;
+      for (const path of ["/isthmus.test.StreamService/", "/isthmus.test.StreamService", "/", "/a/b/c/"]) {
+        assert.equal((await failureOf(ask((callback) => client.makeUnaryRequest(path, bytes, bytes, Buffer.alloc(0), callback)))).code, status.UNIMPLEMENTED, path);
+      }
     });
 
     test("unary: deadlines and cancellation reach the handler", async (context) => {
@@ -381,10 +409,148 @@ describe("grpc-js and Connect over Isthmus", () => {
     assert.equal((await waiting).number, 3n);
   });
 
-  test("a service without one of its methods, and a router of another's, are refused", () => {
-    const without = { ...implementation, chat: undefined } as unknown as typeof implementation;
-    assert.throws(() => createIsthmusServer({ routes: (router) => addGrpcService(router, definition, without) }), /lacks chat/);
+  test("a router of another's is refused", () => {
     const router = { handlers: [], service: () => router, rpc: () => router } as unknown as Parameters<typeof addGrpcService>[0];
     assert.throws(() => addGrpcService(router, definition, implementation), /not an Isthmus server's/);
+  });
+
+  test("error details go from Connect's routes to grpc-js's clients", async (context) => {
+    const path = tempSocket(context);
+    const fail = () => {
+      throw new ConnectError("gone", Code.NotFound, { "x-a": "b" }, [{ desc: ItemSchema, value: { text: "why" } }]);
+    };
+    const server = createIsthmusServer({
+      routes: (router) =>
+        router.service(StreamService, {
+          echo: fail,
+          async *count() {
+            yield await Promise.resolve({ number: 1n });
+            fail();
+          },
+        }),
+    });
+    await server.listen(path);
+    context.after(() => server.close({ timeoutMs: 0 }));
+    const client = clientOf(context, path);
+    const failing = client.count({ count: 1n });
+    failing.resume();
+    const ofStream = (await once(failing, "error"))[0] as ServiceError;
+    for (const error of [await failureOf(ask((callback) => client.echo({}, callback))), ofStream]) {
+      assert.deepEqual([error.code, error.details, error.metadata.get("x-a")], [status.NOT_FOUND, "gone", ["b"]]);
+      const [bytes] = error.metadata.get("grpc-status-details-bin") as Buffer[];
+      const { code, message, details } = decodeStatus(bytes);
+      assert.deepEqual([code, message, details[0].type], [status.NOT_FOUND, "gone", ItemSchema.typeName]);
+      assert.equal(fromBinary(ItemSchema, details[0].value).text, "why");
+    }
+  });
+
+  test("error details go from grpc-js's handlers to Connect's clients, and to grpc-js's as they are", async (context) => {
+    const bytes = encodeStatus({ code: status.ABORTED, message: "rich", details: [{ type: ItemSchema.typeName, value: toBinary(ItemSchema, create(ItemSchema, { text: "why" })) }] });
+    const metadata = new Metadata();
+    metadata.set("grpc-status-details-bin", Buffer.from(bytes));
+    const failure = { code: status.ABORTED, details: "enough", metadata };
+    const path = tempSocket(context);
+    const failing = { ...implementation, echo: ((_, callback) => callback(failure)) as typeof echo, count: ((call) => call.emit("error", failure)) as typeof count };
+    const server = createIsthmusServer({ routes: (router) => addGrpcService(router, definition, failing) });
+    await server.listen(path);
+    context.after(() => server.close({ timeoutMs: 0 }));
+    const transport = createIsthmusTransport({ address: path });
+    context.after(() => transport.close());
+    const connect = createClient(StreamService, transport);
+    const isRich = (error: ConnectError) => error.code === Code.Aborted && error.rawMessage === "enough" && error.findDetails(ItemSchema)[0]?.text === "why";
+    await assert.rejects(connect.echo({}), isRich);
+    await assert.rejects(connect.count({})[Symbol.asyncIterator]().next(), isRich);
+    const client = clientOf(context, path);
+    const error = await failureOf(ask((callback) => client.echo({}, callback)));
+    assert.deepEqual(error.metadata.get("grpc-status-details-bin"), [Buffer.from(bytes)]);
+  });
+
+  test("metadata that grpc-js cannot hold are left out", async (context) => {
+    const path = tempSocket(context);
+    const server = createIsthmusServer({
+      routes: (router) =>
+        router.service(StreamService, {
+          echo: (request, { responseHeader, responseTrailer }) => {
+            for (const headers of [responseHeader, responseTrailer]) [["x-good", "a"], ["x-latin", "\u00e9"], ["x!name", "a"]].forEach(([name, value]) => headers.set(name, value));
+            if (request.text === "fail") throw new ConnectError("odd", Code.Aborted, { "x-latin": "\u00e9" });
+            return request;
+          },
+        }),
+    });
+    await server.listen(path);
+    context.after(() => server.close({ timeoutMs: 0 }));
+    const client = clientOf(context, path);
+    const seen: Metadata[] = [];
+    await ask<Item>((callback) => {
+      const call = client.echo({}, callback);
+      call.on("metadata", (header: Metadata) => seen.push(header));
+      call.on("status", ({ metadata }: { metadata: Metadata }) => seen.push(metadata));
+    });
+    await waitUntil("the status", () => seen.length === 2);
+    for (const metadata of seen) assert.deepEqual(metadata.getMap(), { "x-good": "a" });
+    assert.equal((await failureOf(ask((callback) => client.echo({ text: "fail" }, callback)))).code, status.ABORTED);
+  });
+
+  test("a deadline is by the program's clock when the call starts, and by the time that passes from then on", async (context) => {
+    const path = await serveIsthmus(context);
+    const client = clientOf(context, path);
+    context.mock.timers.enable({ apis: ["Date"], now: 1_000_000 });
+    const channel = client.getChannel();
+    await new Promise<void>((resolve, reject) => client.waitForReady(Date.now() + 8000, (error) => (error === undefined ? resolve() : reject(error))));
+    assert.equal((await ask<Item>((callback) => client.echo({ number: 1n }, new Metadata(), { deadline: Date.now() + 8000 }, callback))).number, 1n);
+    const waiting = failureOf(ask((callback) => client.echo({ text: "wait" }, new Metadata(), { deadline: Date.now() + 100 }, callback)));
+    context.mock.timers.setTime(1_000_000 - 60_000);
+    assert.equal((await waiting).code, status.DEADLINE_EXCEEDED);
+    assert.match(String(await new Promise((resolve) => channel.watchConnectivityState(connectivityState.READY, Date.now() + 50, resolve))), /Deadline passed/);
+  });
+
+  test("a deadline that passes while nobody reads is told", async (context) => {
+    const client = clientOf(context, await serveIsthmus(context));
+    await ask((callback) => client.echo({}, callback));
+    const call = client.count({ count: 1_000_000n, dataBytes: 1000 }, new Metadata(), { deadline: Date.now() + 1000 });
+    await once(call, "metadata");
+    const [error] = (await once(call, "error")) as [ServiceError];
+    assert.equal(error.code, status.DEADLINE_EXCEEDED);
+  });
+
+  test("a channel passes for grpc-js's own, has its target and peers, and is over when it is closed", async (context) => {
+    const path = await serveIsthmus(context);
+    const channel: Channel = createIsthmusChannel({ address: path });
+    assert.ok(channel instanceof Channel);
+    const client = new GenericClient("", credentials.createInsecure(), { channelOverride: channel }) as unknown as StreamClient;
+    assert.equal(client.getChannel(), channel);
+    assert.equal(channel.getTarget(), `unix:${path}`);
+    const call = client.echo({}, () => undefined);
+    assert.equal(call.getPeer(), path);
+    await once(call, "status");
+    client.close();
+    assert.throws(() => client.echo({}, () => undefined), /Channel has been shut down/);
+    assert.throws(() => channel.watchConnectivityState(connectivityState.SHUTDOWN, Infinity, () => undefined), /Channel has been shut down/);
+  });
+
+  test("a handler learns the address of a client over TCP", async (context) => {
+    const peers: string[] = [];
+    const telling: typeof echo = (call, callback) => (peers.push(call.getPeer()), callback(null, call.request));
+    const server = createIsthmusServer({ routes: (router) => addGrpcService(router, definition, { ...implementation, echo: telling }) });
+    const { address } = await server.listen("tcp:127.0.0.1:0");
+    const path = tempSocket(context);
+    await server.listen(path);
+    context.after(() => server.close({ timeoutMs: 0 }));
+    for (const to of [address, path]) await ask((callback) => clientOf(context, to).echo({}, callback));
+    assert.match(peers[0], /^127\.0\.0\.1:\d+$/);
+    assert.equal(peers[1], "unknown");
+  });
+
+  test("credentials that cannot be had fail their call, with the codes that grpc-js lets them have", async (context) => {
+    const client = clientOf(context, await serveIsthmus(context));
+    const codeFor = async (failure: object) => {
+      const failing = credentials.createFromMetadataGenerator((_, callback) => callback(Object.assign(new Error("none"), failure)));
+      const { code, details } = await failureOf(ask((callback) => client.echo({}, new Metadata(), { deadline: Date.now() + 8000, credentials: failing }, callback)));
+      assert.match(details, /Getting metadata from plugin failed with error: none/);
+      return code;
+    };
+    assert.equal(await codeFor({}), status.UNKNOWN);
+    assert.equal(await codeFor({ code: status.UNAUTHENTICATED }), status.UNAUTHENTICATED);
+    assert.equal(await codeFor({ code: status.NOT_FOUND }), status.INTERNAL);
   });
 });
