@@ -89,7 +89,7 @@ export class StreamWriter {
     let message: unknown;
     try {
       // The user's: it may be no object, or have getters. SUBTLE: text has no `done` either, and would be a stream without an end.
-      if (typeof result !== "object") throw new TypeError(`the iterator's result is not an object but ${typeof result}`);
+      if (typeof result !== "object" || result === null) throw new TypeError(`the iterator's result is not an object but ${result === null ? "null" : typeof result}`);
       done = result.done;
       if (done !== true) message = result.value;
     } catch (error) {

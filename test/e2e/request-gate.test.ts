@@ -337,8 +337,8 @@ for (const [carrier, { skip = false }] of Object.entries(CARRIERS).filter(([name
 test("a gate that is no function is refused when the server is made, or listens", async () => {
   for (const requestGate of [true, null, "yes", {}] as unknown as RequestGate[]) {
     const notes: Notes = { order: [], decoded: 0 };
-    assert.throws(() => createIsthmusServer({ routes: routesOf(notes, requestGate) }), /requestGate must be a function/);
-    assert.throws(() => createIsthmusServer({ routes: routesOf(notes), requestGate }), /requestGate must be a function/);
+    assert.throws(() => createIsthmusServer({ routes: routesOf(notes, requestGate) }), /option requestGate: expected a function/);
+    assert.throws(() => createIsthmusServer({ routes: routesOf(notes), requestGate }), /option requestGate: expected a function/);
   }
   await Promise.resolve();
 });

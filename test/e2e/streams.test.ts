@@ -200,7 +200,7 @@ describe("the end of a stream", () => {
       },
     });
     await failure(collect(own.client.count({})), Code.Internal, /internal error/);
-    await failure(collect(own.client.chat(broken)), Code.Internal, /done/);
+    await failure(collect(own.client.chat(broken)), Code.Internal, /not an object but undefined/);
     await allEnded(own);
   });
 
