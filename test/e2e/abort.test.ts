@@ -1,5 +1,6 @@
 /** Cancellation: a call's AbortSignal, on both ends. */
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -73,13 +74,23 @@ for (const place of PLACES) {
 
     test("a call leaves no listener on its signal", async () => {
       const { signal } = new AbortController();
-      let listeners = 0;
-      const add = signal.addEventListener.bind(signal);
-      const remove = signal.removeEventListener.bind(signal);
-      signal.addEventListener = (...parameters: Parameters<typeof add>) => (listeners++, add(...parameters));
-      signal.removeEventListener = (...parameters: Parameters<typeof remove>) => (listeners--, remove(...parameters));
       for (let i = 0; i < 20; i++) await here.client.echo({}, { signal });
-      assert.equal(listeners, 0);
+      assert.equal(getEventListeners(signal, "abort").length, 0);
+    });
+
+    test("a signal of another make is listened to once, however many calls are given it, and aborts them all", async () => {
+      const listeners: (() => void)[] = [];
+      const signal = {
+        aborted: false,
+        reason: new ConnectError("the other way", Code.FailedPrecondition),
+        addEventListener: (_: string, listener: () => void) => void listeners.push(listener),
+        removeEventListener: () => undefined,
+      } as unknown as AbortSignal;
+      for (let i = 0; i < 20; i++) await here.client.echo({}, { signal });
+      assert.equal(listeners.length, 1);
+      const calls = [1, 2, 3].map(() => failure(here.client.wait({ milliseconds: 60_000 }, { signal }), Code.FailedPrecondition, /the other way/));
+      listeners[0]();
+      await Promise.all(calls);
     });
 
     test("late answers to canceled calls are dropped, and their slots serve new calls right", async () => {
