@@ -15,7 +15,6 @@ const program = new URL("./death.peer.js", import.meta.url);
 const DEATHS = scaled(4, 50);
 const IN_FLIGHT = 64;
 const WAITING_CALLS = 8;
-/** Long enough that some calls are answered before the end. */
 const LOAD_MS_MIN = 20;
 const LOAD_MS_MAX = 200;
 /** Before the first death: a client that has been busy for so long has the heap that it will have. */
@@ -39,6 +38,7 @@ export async function killServers(t: TestContext): Promise<Notice[]> {
     await server.ask("listen", path);
     await client.ask("startLoad", { inFlight: IN_FLIGHT, large: isLarge(death), seed: seed + death } satisfies LoadOptions);
     await sleep(death < 0 ? WARM_UP_MS : LOAD_MS_MIN + random() * (LOAD_MS_MAX - LOAD_MS_MIN));
+    await waitUntil("calls to be answered", async () => (await client.ask<number>("answered")) > 0);
     const killedAt = monotonicMs();
     server.signal("SIGKILL");
     const { failures, notOnce, stillPending, answered } = await client.ask<Loaded>("finishLoad");
