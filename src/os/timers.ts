@@ -17,10 +17,10 @@ type Sleep = (delayMs: number, value?: undefined, options?: { readonly signal?: 
 const areGenuine = isGenuine(timers.setTimeout, "setTimeout") && isGenuine(timers.clearTimeout, "clearTimeout");
 
 export const setTimeout = areGenuine ? timers.setTimeout : (setTimeoutOfSocket as unknown as typeof globalThis.setTimeout);
-export const clearTimeout = areGenuine ? timers.clearTimeout : (clearTimer);
+export const clearTimeout = areGenuine ? timers.clearTimeout : clearTimer;
 const areIntervalsGenuine = isGenuine(timers.setInterval, "setInterval") && isGenuine(timers.clearInterval, "clearInterval");
 export const setInterval = areIntervalsGenuine ? timers.setInterval : (setIntervalOfSocket as unknown as typeof globalThis.setInterval);
-export const clearInterval = areIntervalsGenuine ? timers.clearInterval : (clearTimer);
+export const clearInterval = areIntervalsGenuine ? timers.clearInterval : clearTimer;
 export const setImmediate = isGenuine(timers.setImmediate, "setImmediate") ? timers.setImmediate : (setImmediateOfPort as unknown as typeof globalThis.setImmediate);
 const settled = Promise.resolve();
 export const queueMicrotask = isGenuine(globalThis.queueMicrotask, "queueMicrotask") ? globalThis.queueMicrotask : (act: () => void) => void settled.then(act);
