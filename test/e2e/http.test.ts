@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { readFileSync, truncateSync, writeFileSync } from "node:fs";
-import { createServer as createHttp1Server } from "node:http";
+import { Agent, createServer as createHttp1Server } from "node:http";
 import { createServer as createHttp2Server } from "node:http2";
 import { createServer } from "node:net";
 import { join } from "node:path";
@@ -151,10 +151,12 @@ for (const protocol of PROTOCOLS) {
 describe("a process of another make that calls our server", async () => {
   const owner = suiteOwner();
   const { address } = await serve(owner);
+  // Node's client may use a connection again at the moment at which Node's server ends it for having been idle.
+  const nodeOptions = { agent: new Agent({ keepAlive: false }) };
   for (const [name, transport] of [
     ["Connect's gRPC transport", createGrpcTransport({ baseUrl: address })],
-    ["Connect's gRPC-Web transport over HTTP/1.1", createGrpcWebTransport({ baseUrl: address, httpVersion: "1.1" })],
-    ["Connect's own transport over HTTP/1.1", createConnectTransport({ baseUrl: address, httpVersion: "1.1" })],
+    ["Connect's gRPC-Web transport over HTTP/1.1", createGrpcWebTransport({ baseUrl: address, httpVersion: "1.1", nodeOptions })],
+    ["Connect's own transport over HTTP/1.1", createConnectTransport({ baseUrl: address, httpVersion: "1.1", nodeOptions })],
     ["Connect's own transport, with JSON", createConnectTransport({ baseUrl: address, httpVersion: "2", useBinaryFormat: false })],
   ] as const) {
     describe(name, () => itself(createClient(TestService, transport)));
