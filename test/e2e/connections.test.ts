@@ -375,7 +375,7 @@ for (const carrier of ["shm", "socket"] as const) {
       const first = await again(context, path);
       const reconnect = { initialDelayMs: 20 };
       const clients = Array.from({ length: 200 }, () => {
-        const transport = createIsthmusTransport({ address: path, carrier, reconnect, memory: { arenaBytes: 128 << 10, ringBytes: 64 << 10 } });
+        const transport = createIsthmusTransport({ address: path, carrier, reconnect, handshakeTimeoutMs: 120_000, memory: { arenaBytes: 128 << 10, ringBytes: 64 << 10 } });
         context.after(() => transport.close());
         return { transport, client: createClient(TestService, transport) };
       });

@@ -61,7 +61,7 @@ test("100 clients of several processes at once are all served, and leave nothing
   await warmUp(server);
   const before = await server.resources();
   const script = `
-    const transports = Array.from({ length: 20 }, () => createIsthmusTransport({ address: data, memory: { arenaBytes: 1 << 20 } }));
+    const transports = Array.from({ length: 20 }, () => createIsthmusTransport({ address: data, handshakeTimeoutMs: 120_000, memory: { arenaBytes: 1 << 20 } }));
     const clients = transports.map((transport) => createClient(TestService, transport));
     for (let round = 0; round < 5; round++) {
       const replies = await Promise.all(clients.map((client, i) => client.echo({ text: String(i), data: new Uint8Array(i * 2000) })));
