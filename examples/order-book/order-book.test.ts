@@ -8,7 +8,7 @@ import { Side } from "./order_book_pb.js";
 
 const skip = loadAddon().reason ?? false;
 
-test("the order book example ends with the book that its orders make, and prints latencies", { skip, timeout: 60_000 }, async (context) => {
+test("the order book example ends with the book that its orders make, and prints latencies", { skip, timeout: 600_000 }, async (context) => {
   const output = await runExample(context, "order-book", "3000");
   const [, p50, p99, p999] = /^3000 updates over shm, one at a time: p50 ([\d.]+) µs, p99 ([\d.]+) µs, p99.9 ([\d.]+) µs$/m.exec(output) ?? [];
   assert.ok(Number(p50) > 0 && Number(p50) <= Number(p99) && Number(p99) <= Number(p999), output);

@@ -53,6 +53,12 @@ class FakeConnection implements Pollable {
   }
 }
 
+/** Processor time of this process, in ms: what it does itself counts, and not what else runs on the machine. */
+function cpuMs(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+}
+
 /** Lets the event loop turn until the poller has put the connection to sleep. */
 async function asleep(connection: FakeConnection): Promise<void> {
   for (let i = 0; connection.awake; i++) {
@@ -117,23 +123,23 @@ test("endless work leaves immediates, timers and nextTick their turns (POLL-1)",
   poller.touch(connection);
   const gaps: number[] = [];
   for (let i = 0; i < 50; i++) {
-    const start = performance.now();
+    const start = cpuMs();
     if (i % 3 === 0) await turn();
     else if (i % 3 === 1) await sleep(1);
     else await new Promise<void>((resolve) => setImmediate(() => process.nextTick(resolve)));
-    gaps.push(performance.now() - start);
+    gaps.push(cpuMs() - start);
   }
   poller.remove(connection);
   assert.ok(connection.steps > 1000, `${connection.steps} steps`);
-  // The longest but a few: the machine has other work.
-  assert.ok(gaps.sort((a, b) => b - a)[5] < 15, `gaps up to ${gaps[0]} ms`);
+  // The longest but a few: garbage is collected, and code compiled.
+  assert.ok(gaps.sort((a, b) => b - a)[5] < 15, `gaps up to ${gaps[0]} ms of work`);
 });
 
 test("the budget of a turn counts from its start and is not renewed by work or by another touch", async () => {
   const poller = new Poller();
   const connection = new FakeConnection(1000);
   connection.work = Infinity;
-  let inTurn = performance.now();
+  let inTurn = cpuMs();
   const longest: number[] = [];
   connection.onStep = () => {
     poller.touch(connection);
@@ -141,12 +147,12 @@ test("the budget of a turn counts from its start and is not renewed by work or b
   poller.touch(connection);
   for (let i = 0; i < 100; i++) {
     await turn();
-    longest.push(performance.now() - inTurn);
-    inTurn = performance.now();
+    longest.push(cpuMs() - inTurn);
+    inTurn = cpuMs();
   }
   poller.remove(connection);
-  // 200 µs of polling, and the turn around it; half of the turns at least are not disturbed by the machine.
-  assert.ok(longest.sort((a, b) => a - b)[50] < 1, `the median turn took ${longest[50]} ms`);
+  // 200 µs of polling, and the turn around it.
+  assert.ok(longest.sort((a, b) => a - b)[50] < 1, `the median turn took ${longest[50]} ms of work`);
 });
 
 test("a connection that is removed while it is served is not served again", async () => {

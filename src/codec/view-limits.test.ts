@@ -22,13 +22,19 @@ function wideType(count: number, label: number): DescMessage {
   return createFileRegistry(file, () => undefined).getMessage("wide.Wide")!;
 }
 
-/** The shortest of a few runs, in ms. */
+/** Processor time of this process, in ms: what it does itself counts, and not what else runs on the machine. */
+function cpuMs(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+}
+
+/** The shortest of a few runs, in ms of processor time. */
 function shortest(run: () => unknown): number {
   let best = Infinity;
   for (let i = 0; i < 5; i++) {
-    const start = performance.now();
+    const start = cpuMs();
     run();
-    best = Math.min(best, performance.now() - start);
+    best = Math.min(best, cpuMs() - start);
   }
   return best;
 }

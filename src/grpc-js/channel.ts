@@ -94,7 +94,7 @@ class Channel implements ChannelInterface {
     }
   }
 
-  /** Makes an attempt, and further ones until a time, with the transport's pauses between them. */
+  /** Makes an attempt, and further ones until a time of `nowMs`, with the transport's pauses between them. */
   private tryToConnect(until: number): void {
     this.triesUntil = Math.max(this.triesUntil, until);
     if (this.trying || this.transport.state !== "idle") return;

@@ -335,9 +335,9 @@ export interface SystemError extends Error {
   syscall: string;
 }
 
+/** Not by its class: in a test file of jest, `Error` is that of the file's own realm, and the addon's errors are of Node's. */
 export function isSystemError(error: unknown): error is SystemError {
-  if (!(error instanceof Error)) return false;
-  const { code, errno, syscall } = error as Partial<SystemError>;
+  const { code, errno, syscall } = (error ?? {}) as Partial<SystemError>;
   return typeof code === "string" && typeof errno === "number" && typeof syscall === "string";
 }
 

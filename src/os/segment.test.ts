@@ -290,6 +290,7 @@ test("a process that reaches vm.max_map_count lives, is told the limit, and can 
   const limit = Number(readFileSync("/proc/sys/vm/max_map_count", "utf8"));
   if (limit > 100_000) return context.skip(`vm.max_map_count is ${limit}: too many to try`);
   const output = await runChildOk(`
+    import { readFileSync } from "node:fs";
     const fd = addon.createSegment("many", ${PAGE});
     const held = [];
     const mapAll = () => { for (;;) held.push(addon.mapSegment(fd, ${PAGE}, 0, true)); };
@@ -300,7 +301,7 @@ test("a process that reaches vm.max_map_count lives, is told the limit, and can 
       const garbage = [];
       for (let i = 0; i < 100_000; i++) garbage.push({ i });
       for (const mapping of held.splice(0)) addon.detachMapping(mapping);
-      await new Promise((resolve) => setTimeout(resolve, 100));
+      while (readFileSync("/proc/self/maps", "utf8").includes("memfd:many")) await new Promise((resolve) => setTimeout(resolve, 20));
     }`);
   const lines = output.split("\n");
   assert.equal(lines.length, 6);

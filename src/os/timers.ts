@@ -4,20 +4,32 @@
  * connection of the process.
  *
  * `node:timers` is read instead of the globals, since a runner such as jest gives a test file globals of its own, which may be faked before this loads.
+ * Where `node:timers` is faked by then too, there are others (behind-fakes.ts). `Date` is none of these: a deadline that a user gives as a date is one of
+ * the user's clock, and is turned into a duration at once.
  */
 import { performance } from "node:perf_hooks";
 import * as timers from "node:timers";
 import * as timersPromises from "node:timers/promises";
+import { clearTimer, isGenuine, setImmediateOfPort, setIntervalOfSocket, setTimeoutOfSocket, sleepOfSocket } from "./behind-fakes.js";
 
-export const setTimeout: typeof globalThis.setTimeout = timers.setTimeout;
-export const clearTimeout: typeof globalThis.clearTimeout = timers.clearTimeout;
-export const setInterval: typeof globalThis.setInterval = timers.setInterval;
-export const clearInterval: typeof globalThis.clearInterval = timers.clearInterval;
-export const setImmediate: typeof globalThis.setImmediate = timers.setImmediate;
-export const queueMicrotask: typeof globalThis.queueMicrotask = globalThis.queueMicrotask;
+type Sleep = (delayMs: number, value?: undefined, options?: { readonly signal?: AbortSignal; readonly ref?: boolean }) => Promise<void>;
 
-/** Resolves after `delayMs`. Rejects with an `AbortError` if `options.signal` aborts before. */
-export const sleep: (delayMs: number, value?: undefined, options?: { readonly signal?: AbortSignal; readonly ref?: boolean }) => Promise<void> = timersPromises.setTimeout;
+const areGenuine = isGenuine(timers.setTimeout, "setTimeout") && isGenuine(timers.clearTimeout, "clearTimeout");
 
-/** Milliseconds since the process started, of a clock that never goes back. Taken off `performance`, whose global is a getter and slow on Node 20. */
-export const nowMs: () => number = performance.now.bind(performance);
+export const setTimeout = areGenuine ? timers.setTimeout : (setTimeoutOfSocket as unknown as typeof globalThis.setTimeout);
+export const clearTimeout = areGenuine ? timers.clearTimeout : clearTimer;
+const areIntervalsGenuine = isGenuine(timers.setInterval, "setInterval") && isGenuine(timers.clearInterval, "clearInterval");
+export const setInterval = areIntervalsGenuine ? timers.setInterval : (setIntervalOfSocket as unknown as typeof globalThis.setInterval);
+export const clearInterval = areIntervalsGenuine ? timers.clearInterval : clearTimer;
+export const setImmediate = isGenuine(timers.setImmediate, "setImmediate") ? timers.setImmediate : (setImmediateOfPort as unknown as typeof globalThis.setImmediate);
+const settled = Promise.resolve();
+export const queueMicrotask = isGenuine(globalThis.queueMicrotask, "queueMicrotask") ? globalThis.queueMicrotask : (act: () => void) => void settled.then(act);
+
+/** Resolves after `delayMs`. Rejects if `options.signal` aborts before. */
+export const sleep: Sleep = isGenuine(timersPromises.setTimeout, "setTimeout") ? timersPromises.setTimeout : sleepOfSocket;
+
+/**
+ * Milliseconds since the process started, of a clock that never goes back. Taken off `performance`, whose global is a getter and slow on Node 20; off its
+ * prototype, since fakes lie on the object.
+ */
+export const nowMs: () => number = ((Object.getPrototypeOf(performance) as Partial<typeof performance>).now ?? performance.now).bind(performance);

@@ -168,7 +168,7 @@ test("the listener runs in the async context in which it was set, and one that i
     const storage = new AsyncLocalStorage();
     const fd = addon.createSegment("context", ${PAGE});
     const mapping = addon.mapSegment(fd, ${PAGE}, 0, false);
-    const free = async (token) => { addon.detachMapping(addon.viewMapping(mapping, 0, 1, token)); await new Promise((r) => setTimeout(r, 20)); };
+    const free = async (token) => { addon.detachMapping(addon.viewMapping(mapping, 0, 1, token)); for (let turns = 0; turns < 20; turns++) await new Promise(setImmediate); };
     await free(0);
     storage.run("first", () => addon.onViewFreed((token) => {
       console.log(token, storage.getStore());
@@ -189,7 +189,9 @@ test("what the listener throws is an uncaught exception, and the next ones are s
     const mapping = addon.mapSegment(fd, ${PAGE}, 0, false);
     addon.onViewFreed((token) => { console.log("freed", token); throw new Error("thrown for " + token); });
     for (let token = 0; token < 3; token++) addon.detachMapping(addon.viewMapping(mapping, 0, 1, token));
-    setTimeout(() => console.log("end"), 50);`;
+    let turns = 0;
+    const end = () => (++turns < 20 ? setImmediate(end) : console.log("end"));
+    end();`;
   const fatal = await runChild(throwing);
   assert.equal(fatal.code, 1);
   assert.match(fatal.stderr, /Error: thrown for 0/);

@@ -25,7 +25,7 @@ function watched(context: TestContext, options: KeepAliveOptions, onPing: (peer:
 }
 
 async function until(what: string, done: () => boolean): Promise<void> {
-  for (const end = performance.now() + 8000; !done(); await sleep(2)) assert.ok(performance.now() < end, what);
+  for (const end = performance.now() + 60_000; !done(); await sleep(2)) assert.ok(performance.now() < end, what);
 }
 
 test("a peer that stays silent is asked once, and then given up, once", async (context) => {

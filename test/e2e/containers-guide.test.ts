@@ -142,19 +142,19 @@ describe("the guide's code", () => {
       const [server, client] = containers;
       const serving = start(context, app, "server.js", server, socket);
       const calling = start(context, app, "client.js", client, socket);
-      assert.deepEqual(await within(10_000, "the client's end", calling.ended), { code: 0, said: "HELLO\n", complaint: "" });
+      assert.deepEqual(await within(60_000, "the client's end", calling.ended), { code: 0, said: "HELLO\n", complaint: "" });
       assert.equal(statSync(socket).mode & 0o777, 0o660);
       assert.equal(statSync(socket).gid, 2000);
 
-      const stranger = await within(10_000, "the stranger's end", start(context, app, "client.js", { ...client, uid: client.uid + 1 }, socket).ended);
+      const stranger = await within(60_000, "the stranger's end", start(context, app, "client.js", { ...client, uid: client.uid + 1 }, socket).ended);
       assert.equal(stranger.code, 1);
       assert.match(stranger.complaint, /user 1003 may not connect to this server/);
-      const outsider = await within(10_000, "the outsider's end", start(context, app, "client.js", { ...client, gid: 3000, groups: [3000] }, socket).ended);
+      const outsider = await within(60_000, "the outsider's end", start(context, app, "client.js", { ...client, gid: 3000, groups: [3000] }, socket).ended);
       assert.equal(outsider.code, 1);
       assert.match(outsider.complaint, /permission denied/);
 
       serving.child.kill("SIGTERM");
-      assert.deepEqual(await within(10_000, "the server's end", serving.ended), { code: 0, said: "", complaint: "" });
+      assert.deepEqual(await within(60_000, "the server's end", serving.ended), { code: 0, said: "", complaint: "" });
       assert.deepEqual(readdirSync(path), []);
     });
   }
@@ -165,7 +165,7 @@ describe("the guide's code", () => {
     const calling = start(context, app, "client.js", containers[1], socket);
     await waitUntil("the client to run", () => existsSync(`/proc/${calling.child.pid}/cmdline`));
     const serving = start(context, app, "server.js", containers[0], socket);
-    assert.equal((await within(15_000, "the client's end", calling.ended)).said, "HELLO\n");
+    assert.equal((await within(60_000, "the client's end", calling.ended)).said, "HELLO\n");
     serving.child.kill("SIGTERM");
     await serving.ended;
   });

@@ -165,7 +165,7 @@ test("a signal ends the demo and all that it started", { skip }, async (context)
   assert.equal(exitCode, 143);
   const pids = [...output.matchAll(/(?:analytics|web server) (\d+)/g)].map((match) => match[1]);
   // Killed they are; that they are gone takes the kernel a moment.
-  for (let look = 0; look < 50 && pids.some(runs); look++) await sleep(20);
+  for (let look = 0; look < 3000 && pids.some(runs); look++) await sleep(20);
   assertNothingLeft(folder, output);
   assert.deepEqual(readdirSync(folder), []);
 });

@@ -81,21 +81,21 @@ test("a server of HTTP that hangs is passed over", async (t) => {
   const address = await freeAddress();
   const hung = await serveInChild(t, {}, { address });
   process.kill(hung.child.pid, "SIGSTOP");
-  const { client } = connectTo(t, [address, await serveOnHttp(t)], { handshakeTimeoutMs: 300 });
+  const { client } = connectTo(t, [address, await serveOnHttp(t)], { handshakeTimeoutMs: 2000 });
   assert.equal((await client.echo({ text: "not hung" })).text, "not hung");
 });
 
 test("while the fallback is in use, calls do not wait for the preferred address", async (t) => {
   const address = await freeAddress();
   const preferred = await serveInChild(t, {}, { address });
-  const { transport, client } = connectTo(t, [address, await serveOnHttp(t)], { handshakeTimeoutMs: 5000 });
+  const { transport, client } = connectTo(t, [address, await serveOnHttp(t)], { handshakeTimeoutMs: 600_000 });
   await preferred.child.kill("SIGKILL");
   await client.echo({});
   // From now on it accepts connections, and says nothing.
   const returned = await serveInChild(t, {}, { address });
   process.kill(returned.child.pid, "SIGSTOP");
   await sleep(1100);
-  for (let i = 0; i < 20; i++) await client.echo({}, { timeoutMs: 2000 });
+  for (let i = 0; i < 20; i++) await client.echo({}, { timeoutMs: 60_000 });
   process.kill(returned.child.pid, "SIGCONT");
   await waitUntil("the preferred address to be used", async () => {
     await client.echo({});

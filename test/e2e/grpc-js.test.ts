@@ -349,7 +349,7 @@ describe("grpc-js and Connect over Isthmus", () => {
 
   test("waitForReady, and a server that is not there", async (context) => {
     const client = clientOf(context, await serveIsthmus(context));
-    await new Promise<void>((resolve, reject) => client.waitForReady(Date.now() + 5000, (error) => (error === undefined ? resolve() : reject(error))));
+    await new Promise<void>((resolve, reject) => client.waitForReady(Date.now() + 60_000, (error) => (error === undefined ? resolve() : reject(error))));
     const lost = clientOf(context, tempSocket(context));
     const failure = await failureOf(ask((callback) => lost.echo({}, callback)));
     assert.equal(failure.code, status.UNAVAILABLE);
@@ -375,7 +375,7 @@ describe("grpc-js and Connect over Isthmus", () => {
     assert.equal(channel.getConnectivityState(false), IDLE);
     assert.equal(channel.getConnectivityState(true), CONNECTING);
     const client = new GenericClient("", credentials.createInsecure(), { channelOverride: channel }) as unknown as StreamClient;
-    const ready = new Promise<void>((resolve, reject) => client.waitForReady(Date.now() + 8000, (error) => (error === undefined ? resolve() : reject(error))));
+    const ready = new Promise<void>((resolve, reject) => client.waitForReady(Date.now() + 60_000, (error) => (error === undefined ? resolve() : reject(error))));
     await waitUntil("attempts to fail", () => channel.getConnectivityState(false) === TRANSIENT_FAILURE && attempts > 0);
     await sleep(100);
     assert.ok(attempts <= 3, "asking for the state does not make attempts without pauses");
@@ -396,8 +396,8 @@ describe("grpc-js and Connect over Isthmus", () => {
     context.after(() => channel.close());
     const { IDLE, READY } = connectivityState;
     const watched = (current: connectivityState, deadline: number) => new Promise<Error | undefined>((resolve) => channel.watchConnectivityState(current, deadline, resolve));
-    assert.equal(await watched(READY, Date.now() + 8000), undefined, "it is not ready");
-    assert.equal(await watched(IDLE, Date.now() + 8000), undefined, "watching connects");
+    assert.equal(await watched(READY, Date.now() + 60_000), undefined, "it is not ready");
+    assert.equal(await watched(IDLE, Date.now() + 60_000), undefined, "watching connects");
     await channel.transport.connect();
     assert.match((await watched(READY, Date.now() + 50))!.message, /Deadline passed/);
   });

@@ -119,6 +119,8 @@ describe("leases", { skip: onlyWithAddon }, () => {
   test("scoped bytes are there until the handler settles, however it does, and gone then", async (context) => {
     const seen: Uint8Array[] = [];
     const settled: Promise<unknown>[] = [];
+    let settle!: () => void;
+    const gate = new Promise<void>((resolve) => (settle = resolve));
     const { path } = await serve(context, "scoped", {
       echo({ data, text }) {
         seen.push(data);
@@ -128,7 +130,7 @@ describe("leases", { skip: onlyWithAddon }, () => {
       wait: () => ({}),
       async checksum({ data }) {
         seen.push(data);
-        const late = new Promise((resolve) => setTimeout(resolve, 60)).then(() => same(data, patternBytes(100_000, 1), "still there after the deadline"));
+        const late = gate.then(() => same(data, patternBytes(100_000, 1), "still there after the deadline"));
         settled.push(late);
         await late;
         return {};
@@ -139,8 +141,9 @@ describe("leases", { skip: onlyWithAddon }, () => {
     assert.equal((await client.echo({ data })).number, 100_000n);
     await assert.rejects(client.echo({ data, text: "throw" }), /no/);
     assert.deepEqual(seen.map(({ length }) => length), [0, 0]);
-    await assert.rejects(client.checksum({ data }, { timeoutMs: 20 }), /timed out|deadline/i);
+    await assert.rejects(client.checksum({ data }, { timeoutMs: 1000 }), /timed out|deadline/i);
     assert.equal(seen[2].length, 100_000);
+    settle();
     await Promise.all(settled);
     await new Promise((resolve) => setImmediate(resolve));
     assert.equal(seen[2].length, 0);

@@ -15,6 +15,16 @@ import { tempSocket } from "../support/temp.js";
 import { connectTo, PLACES, serveInChild, startServer, warmUp } from "../support/test-server.js";
 import { FAIL_FAST, failure, waitUntil, within } from "../support/waiting.js";
 
+/** The end of a script that says how long its event loop stood idle from then on, until the process ended: what is left in it would be waited for. */
+const SAY_IDLE_TIME = `
+  const { performance: clock } = await import("node:perf_hooks");
+  const over = clock.eventLoopUtilization();
+  process.on("exit", () => say(clock.eventLoopUtilization(over).idle));`;
+
+function assertHeldByNothing(idleMs: unknown): void {
+  assert.ok((idleMs as number) < 2000, `the process was held for ${String(idleMs)} ms`);
+}
+
 test("a transport connects with its first call, and says what state it is in", async (context) => {
   const server = await startServer(context, "two processes");
   const { client, transport } = connectTo(context, server);
@@ -51,7 +61,7 @@ test("100 clients of several processes at once are all served, and leave nothing
   await warmUp(server);
   const before = await server.resources();
   const script = `
-    const transports = Array.from({ length: 20 }, () => createIsthmusTransport({ address: data, memory: { arenaBytes: 1 << 20 } }));
+    const transports = Array.from({ length: 20 }, () => createIsthmusTransport({ address: data, handshakeTimeoutMs: 120_000, memory: { arenaBytes: 1 << 20 } }));
     const clients = transports.map((transport) => createClient(TestService, transport));
     for (let round = 0; round < 5; round++) {
       const replies = await Promise.all(clients.map((client, i) => client.echo({ text: String(i), data: new Uint8Array(i * 2000) })));
@@ -100,15 +110,15 @@ for (const place of PLACES) {
     const server = await startServer(context, place);
     const { client, transport } = connectTo(context, server);
     await client.echo({});
-    const open = client.wait({ milliseconds: 300 });
-    await waitUntil("the call to be under way", async () => (await server.stats()).pendingCalls === 1);
     const start = performance.now();
+    const open = client.wait({ milliseconds: 1000 });
+    await waitUntil("the call to be under way", async () => (await server.stats()).pendingCalls === 1);
     const closed = server.close();
     await waitUntil("the client to hear of it", () => transport.state === "idle");
     await failure(client.echo({}, FAIL_FAST), Code.Unavailable, /no such path|nobody listens/);
     assert.equal((await open).text, "waited");
-    await within(2000, "close()", closed);
-    assert.ok(performance.now() - start > 150, "not before the open call was answered");
+    await within(60_000, "close()", closed);
+    assert.ok(performance.now() - start > 990, "not before the open call was answered");
     assert.ok(!existsSync(server.path));
   });
 
@@ -121,18 +131,16 @@ for (const place of PLACES) {
     const answered = Promise.all(calls);
     const greeting = transport.stats().connection!.framesReceived;
     await waitUntil("an answer to have begun", () => transport.stats().connection!.framesReceived > greeting + 1);
-    await within(8000, "close()", server.close());
+    await within(60_000, "close()", server.close());
     for (const reply of await answered) assert.equal(Buffer.compare(reply.data, data), 0);
   });
 
   test(`close() of a server cuts off what takes longer than its timeout, ${place}`, async (context) => {
     const server = await startServer(context, place);
     const { client } = connectTo(context, server);
-    const endless = client.wait({ milliseconds: 60_000 });
+    const endless = client.wait({ milliseconds: 600_000 });
     await waitUntil("the call to be under way", async () => (await server.stats()).pendingCalls === 1);
-    const start = performance.now();
-    await Promise.all([within(2000, "close()", server.close(100)), failure(endless, Code.Unavailable, /connection lost/)]);
-    assert.ok(performance.now() - start < 1000);
+    await Promise.all([within(60_000, "close()", server.close(100)), failure(endless, Code.Unavailable, /connection lost/)]);
   });
 }
 
@@ -151,7 +159,7 @@ for (const address of ["a path", "http://127.0.0.1:0"]) {
       await sleep(50);
       answer();
       assert.equal((await call).text, "waited");
-      await within(3000, "close()", closed);
+      await within(60_000, "close()", closed);
     }
   });
 }
@@ -163,7 +171,7 @@ test("close() of a server may be called again, at the same time and later", asyn
   const { client } = connectTo(context, { path });
   const call = client.wait({});
   await waitUntil("the call to be under way", () => server.stats().pendingCalls === 1);
-  await within(3000, "both", Promise.all([server.close(), server.close()]));
+  await within(60_000, "both", Promise.all([server.close(), server.close()]));
   await call;
   await server.close();
   await assert.rejects(server.listen(path), /server is closed/);
@@ -180,13 +188,12 @@ test("a server that is closed while it begins to listen does not listen", async 
 
 test("close() of a transport ends an attempt to connect at once", async (context) => {
   const silent = await serveSilently(context);
-  const { client, transport } = connectTo(context, silent);
+  const { client, transport } = connectTo(context, silent, { handshakeTimeoutMs: 600_000 });
   const call = client.echo({});
   await sleep(20);
-  const start = performance.now();
+  // The attempt itself would fail with the handshake's time limit.
   await transport.close();
   await failure(call, Code.Unavailable, /transport was closed/);
-  assert.ok(performance.now() - start < 500);
   assert.equal(transport.state, "closed");
 });
 
@@ -197,10 +204,8 @@ test("after a server was restarted the next call connects to the new one", async
   await client.echo({});
   const pending = client.wait({ milliseconds: 10_000 });
   await waitUntil("the call to be under way", async () => (await first.stats()).pendingCalls === 1);
-  const killed = performance.now();
   const exit = first.child.kill();
   await failure(pending, Code.Unavailable, /connection lost/);
-  assert.ok(performance.now() - killed < 200);
   await exit;
   await waitUntil("the transport to notice", () => transport.state === "idle");
   await failure(client.echo({}, FAIL_FAST), Code.Unavailable, /nobody listens there/);
@@ -238,13 +243,14 @@ test("answers that a server published before it died are still delivered", async
 
 test("a client process ends by itself when no call is pending, without close()", async (context) => {
   const server = await serveInChild(context);
-  const { milliseconds } = await runScriptOk(
+  const { said } = await runScriptOk(
     context,
     `const client = createClient(TestService, createIsthmusTransport({ address: data }));
-     for (let i = 0; i < 10; i++) await client.echo({ data: new Uint8Array(i * 10_000) });`,
+     for (let i = 0; i < 10; i++) await client.echo({ data: new Uint8Array(i * 10_000) });
+     ${SAY_IDLE_TIME}`,
     server.path,
   );
-  assert.ok(milliseconds < 5000, `${milliseconds} ms`);
+  assertHeldByNothing(said[0]);
 });
 
 test("a pending call keeps the client's process alive, asleep", async (context) => {
@@ -265,25 +271,27 @@ test("a pending call keeps the client's process alive, asleep", async (context) 
 
 test("a client process with a call that was given up ends by itself", async (context) => {
   const server = await serveInChild(context);
-  const { milliseconds } = await runScriptOk(
+  const { said } = await runScriptOk(
     context,
     `const client = createClient(TestService, createIsthmusTransport({ address: data }));
-     await sayFailure(client.wait({ milliseconds: 20_000 }, { timeoutMs: 50 }));
-     await sayFailure(client.wait({ milliseconds: 20_000 }, { signal: AbortSignal.timeout(50) }));`,
+     await sayFailure(client.wait({ milliseconds: 600_000 }, { timeoutMs: 50 }));
+     await sayFailure(client.wait({ milliseconds: 600_000 }, { signal: AbortSignal.timeout(50) }));
+     ${SAY_IDLE_TIME}`,
     server.path,
   );
-  assert.ok(milliseconds < 5000, `${milliseconds} ms`);
+  assertHeldByNothing(said[2]);
 });
 
 test("a process that failed to connect ends by itself", async (context) => {
-  const { said, milliseconds } = await runScriptOk(
+  const { said } = await runScriptOk(
     context,
     `const client = createClient(TestService, createIsthmusTransport({ address: data }));
-     await sayFailure(client.echo({}));`,
+     await sayFailure(client.echo({}));
+     ${SAY_IDLE_TIME}`,
     tempSocket(context),
   );
   assert.equal((said[0] as { code: string }).code, "Unavailable");
-  assert.ok(milliseconds < 3000, `${milliseconds} ms`);
+  assertHeldByNothing(said[1]);
 });
 
 test("a server stays alive while it listens, idle, and ends by itself once it is closed", async (context) => {
@@ -296,7 +304,7 @@ test("a server stays alive while it listens, idle, and ends by itself once it is
   assert.ok(cpuTicksOf(server.child.pid) - ticks <= 5, "an idle server with an open connection costs no CPU");
   await transport.close();
   await server.close();
-  const { code } = await within(3000, "the server's exit", server.child.exited);
+  const { code } = await within(60_000, "the server's exit", server.child.exited);
   assert.equal(code, 0);
 });
 
@@ -304,8 +312,8 @@ test("a server process ends by itself although clients are still connected when 
   const server = await serveInChild(context);
   const { client, transport } = connectTo(context, server);
   await client.echo({});
-  await within(3000, "close()", server.close());
-  assert.equal((await within(3000, "the server's exit", server.child.exited)).code, 0);
+  await within(60_000, "close()", server.close());
+  assert.equal((await within(60_000, "the server's exit", server.child.exited)).code, 0);
   await waitUntil("the transport to notice", () => transport.state === "idle");
 });
 

@@ -208,7 +208,7 @@ test("a handler's answers may be loans, and its waiting ends with its call", { s
     same(reply.data, patternBytes(byteLength, 4));
     release(reply);
   }
-  assert.equal((await failure(client.wait({}, { timeoutMs: 500 }))).code, Code.DeadlineExceeded);
+  assert.equal((await failure(client.wait({}, { timeoutMs: 2000 }))).code, Code.DeadlineExceeded);
   assert.equal(((await waited) as ConnectError).code, Code.Canceled);
   same((await client.echo({ number: 3_000_000n })).data, patternBytes(3_000_000, 4), "the arena came back");
 });

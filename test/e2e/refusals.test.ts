@@ -75,9 +75,7 @@ describe("a path", () => {
   test("of a server that never answers", async (context) => {
     const { path } = await serveSilently(context);
     const { client } = connectTo(context, { path }, { handshakeTimeoutMs: 100 });
-    const start = performance.now();
     await failure(client.echo({}), Code.Unavailable, /no answer to the handshake within 100 ms; is this an Isthmus server/);
-    assert.ok(performance.now() - start < 600);
   });
 
   test("of a server that sends half an answer", async (context) => {

@@ -19,7 +19,7 @@ function startWorker(owner: Owner, task: WorkerTask): Worker {
 }
 
 async function say(worker: Worker, what: string): Promise<void> {
-  const [message] = (await within(8000, `a worker to say "${what}"`, once(worker, "message"))) as [string];
+  const [message] = (await within(60_000, `a worker to say "${what}"`, once(worker, "message"))) as [string];
   assert.equal(message, what);
 }
 
@@ -28,7 +28,7 @@ test("several workers call a server in the main thread, all at once, and end by 
   const workers = Array.from({ length: 3 }, () => startWorker(context, { role: "call", path: server.path }));
   const exits = workers.map((worker) => once(worker, "exit"));
   await Promise.all(workers.map((worker) => say(worker, "done")));
-  for (const exit of exits) assert.deepEqual(await within(5000, "a worker's end", exit), [0]);
+  for (const exit of exits) assert.deepEqual(await within(60_000, "a worker's end", exit), [0]);
   await waitUntil("the connections to end", async () => (await server.stats()).connections === 0);
 });
 

@@ -34,6 +34,9 @@ let abortedAt: number[] = [];
 let transport: IsthmusTransport;
 let load: Promise<Loaded>;
 
+/** Calls of the load that were answered so far. */
+let answered = 0;
+
 obey({
   async listen(path: string) {
     server = createIsthmusServer({
@@ -82,13 +85,14 @@ obey({
     await client.echo({});
     load = keepCalling(inFlight, large, createRandom(seed));
   },
+  answered: () => answered,
   finishLoad: () => load,
 });
 
 async function keepCalling(inFlight: number, large: boolean, random: () => number): Promise<Loaded> {
+  answered = 0;
   const client = createClient(TestService, transport);
   const failures: Failure[] = [];
-  let answered = 0;
   let notOnce = 0;
   const once = async (call: () => Promise<unknown>): Promise<boolean> => {
     let ends = 0;

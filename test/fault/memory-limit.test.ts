@@ -19,7 +19,7 @@ interface Called {
 }
 
 for (const limited of ["client", "server"] as const) {
-  test(`messages of more than half of the ${limited}'s memory limit do not get it killed`, { skip, timeout: 60_000 }, async (t) => {
+  test(`messages of more than half of the ${limited}'s memory limit do not get it killed`, { skip, timeout: 600_000 }, async (t) => {
     const group = makeMemoryGroup(LIMIT_MIB << 20);
     if (group === undefined) return t.skip("no memory control group can be made here");
     const path = join(scratchFolder(t), "limited.sock");

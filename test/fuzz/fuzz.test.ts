@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 import { full, scaled, seedOf } from "../stress/settings.js";
 
 const CASES = process.env["ISTHMUS_FUZZ_CASES"] ?? String(scaled(3000, 1_000_000));
-const TIMEOUT_MS = scaled(120_000, 3 * 3_600_000);
+const TIMEOUT_MS = scaled(900_000, 3 * 3_600_000);
 
 describe("the codec", () => {
   test("does what protobuf-es does, for random messages, damaged input and hostile ropes", async (context) => {

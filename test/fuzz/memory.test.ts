@@ -26,7 +26,7 @@ describe("memory", () => {
   for (const [where, flags] of modes) {
     test(`that decoding takes is bounded by the input's size${where}`, () => {
       const program = fileURLToPath(new URL("memory.peer.js", import.meta.url));
-      const child = spawnSync(process.execPath, ["--expose-gc", `--max-old-space-size=${HEAP_MIB}`, ...flags, program], { encoding: "utf8", timeout: 120_000 });
+      const child = spawnSync(process.execPath, ["--expose-gc", `--max-old-space-size=${HEAP_MIB}`, ...flags, program], { encoding: "utf8", timeout: 900_000 });
       assert.equal(child.status, 0, child.stderr);
       const costs = JSON.parse(child.stdout) as readonly Cost[];
       assert.ok(

@@ -23,7 +23,7 @@ obey({
   stats: () => server.stats(),
   /** Opens `clients` connections at once, calls on all of them at once, and keeps them open. */
   async callFromMany({ path, clients, calls }: { path: string; clients: number; calls: number }) {
-    transports = Array.from({ length: clients }, () => createIsthmusTransport({ address: path, memory }));
+    transports = Array.from({ length: clients }, () => createIsthmusTransport({ address: path, memory, handshakeTimeoutMs: 120_000 }));
     const start = performance.now();
     const right = await Promise.all(
       transports.map(async (transport, index) => {

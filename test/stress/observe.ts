@@ -69,7 +69,7 @@ export async function collectGarbage(): Promise<void> {
   }
 }
 
-export async function waitUntil(what: string, done: () => boolean | Promise<boolean>, timeoutMs = 5000): Promise<void> {
+export async function waitUntil(what: string, done: () => boolean | Promise<boolean>, timeoutMs = 60_000): Promise<void> {
   for (const end = performance.now() + timeoutMs; performance.now() < end; ) {
     if (await done()) return;
     await sleep(10);

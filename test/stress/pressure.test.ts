@@ -19,7 +19,7 @@ interface Progress {
   readonly wrong: number;
 }
 
-test("calls to a stopped server wait in memory bounded by their own size, and all complete when it goes on", { timeout: 90_000 }, async (t) => {
+test("calls to a stopped server wait in memory bounded by their own size, and all complete when it goes on", { timeout: 600_000 }, async (t) => {
   const path = join(scratchFolder(t), "stopped.sock");
   const [server, client] = await Promise.all([startPeer(t, program), startPeer(t, program)]);
   await server.ask("listen", { path });
@@ -42,7 +42,7 @@ test("calls to a stopped server wait in memory bounded by their own size, and al
   t.diagnostic(`all answered ${(performance.now() - start).toFixed(0)} ms after the server went on`);
 });
 
-test("two processes that fill each other's small rings and arenas at once do not deadlock", { timeout: 90_000 }, async (t) => {
+test("two processes that fill each other's small rings and arenas at once do not deadlock", { timeout: 600_000 }, async (t) => {
   const folder = scratchFolder(t);
   const memory = { ringBytes: 65_536, arenaBytes: 131_072 };
   const paths = [join(folder, "left.sock"), join(folder, "right.sock")];

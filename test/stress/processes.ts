@@ -10,6 +10,9 @@ import { join } from "node:path";
 import type { TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 
+/** Only to end what hangs. */
+const ANSWER_MS_MAX = 300_000;
+
 export interface PeerOptions {
   readonly nodeFlags?: readonly string[];
   /** A shell line run first, for example `ulimit -n 64`. */
@@ -49,7 +52,7 @@ export async function startPeer(context: TestContext, program: URL, options: Pee
   const child = spawn(command, parameters, { stdio: ["ignore", "inherit", "pipe", "ipc"] });
   const peer = new ChildPeer(child);
   context.after(() => peer.kill());
-  await peer.ask("ready", undefined, 20_000);
+  await peer.ask("ready");
   return peer;
 }
 
@@ -95,7 +98,7 @@ class ChildPeer implements Peer {
     return this.over === undefined;
   }
 
-  ask<T>(command: string, argument?: unknown, timeoutMs = 60_000): Promise<T> {
+  ask<T>(command: string, argument?: unknown, timeoutMs = ANSWER_MS_MAX): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       if (this.over !== undefined) return reject(new Error(`peer ${this.pid} has ended: ${this.stderr}`));
       const id = this.nextId++;

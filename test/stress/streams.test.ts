@@ -44,9 +44,9 @@ async function startPair(context: TestContext, options: Omit<ListenOptions, "pat
 
 describe("a stream of large loans (leases: scoped)", { skip }, () => {
   for (const direction of ["up", "down"] as const) {
-    test(`${(LOANS * LOAN_BYTES) / 2 ** 30} GiB go ${direction} in messages of 64 MiB, undamaged and in flat memory`, { timeout: scaled(120_000, 3_600_000) }, async (context) => {
+    test(`${(LOANS * LOAN_BYTES) / 2 ** 30} GiB go ${direction} in messages of 64 MiB, undamaged and in flat memory`, { timeout: scaled(600_000, 3_600_000) }, async (context) => {
       const { server, client } = await startPair(context, { leases: "scoped", carrier: "shm" });
-      const carry = (run: LoanRun) => client.ask<Carried>("carryLoans", run, scaled(110_000, 3_500_000));
+      const carry = (run: LoanRun) => client.ask<Carried>("carryLoans", run, scaled(500_000, 3_500_000));
       // What is made once and kept, is made.
       await carry({ direction, messages: 8, loanBytes: LOAN_BYTES, stamped: true });
       await server.ask("forget");
@@ -78,7 +78,7 @@ describe("a stream of large loans (leases: scoped)", { skip }, () => {
 
 for (const carrier of ["shm", "socket"] as const) {
   describe(`streams over ${carrier}`, { skip: carrier === "shm" && skip }, () => {
-    test(`of ${CROWD} streams one is slow: the others go on, it is held back, and gets everything in the end`, { timeout: 120_000 }, async (context) => {
+    test(`of ${CROWD} streams one is slow: the others go on, it is held back, and gets everything in the end`, { timeout: 600_000 }, async (context) => {
       const { server, client } = await startPair(context, { carrier });
       const run: CrowdRun = { streams: CROWD - 1, messages: scaled(100, 1000), dataBytes: 1024 };
       const carry = async () => {
@@ -107,11 +107,11 @@ for (const carrier of ["shm", "socket"] as const) {
       assert.ok(resident[1] - resident[0] < CROWD_GROWTH_MIB_MAX, `${resident[1]} MiB, and ${resident[0]} MiB without a slow reader`);
     });
 
-    test(`${2 * MIXED_STREAMS * MIXED_MESSAGES} messages go both ways through a small ring and a small arena, each once, in order and whole`, { timeout: scaled(120_000, 3_600_000) }, async (context) => {
+    test(`${2 * MIXED_STREAMS * MIXED_MESSAGES} messages go both ways through a small ring and a small arena, each once, in order and whole`, { timeout: scaled(600_000, 3_600_000) }, async (context) => {
       const memory = { ringBytes: 64 << 10, arenaBytes: 256 << 10 };
       const { server, client } = await startPair(context, { carrier, memory });
       const run: MixedRun = { streams: MIXED_STREAMS, messages: MIXED_MESSAGES, seed: seedOf(context) };
-      const carried = await client.ask<Carried>("carryMixed", run, scaled(110_000, 3_500_000));
+      const carried = await client.ask<Carried>("carryMixed", run, scaled(500_000, 3_500_000));
       const { received } = await server.ask<{ received: Received }>("received");
       for (const [who, { messages, damaged, misplaced }] of [["client", carried.received], ["server", received]] as const) {
         assert.deepEqual({ messages, damaged, misplaced }, { messages: MIXED_STREAMS * MIXED_MESSAGES, damaged: 0, misplaced: 0 }, who);

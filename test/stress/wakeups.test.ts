@@ -1,34 +1,8 @@
-/** Wake-ups: however both ends pause, no call is left lying, and nobody is rung more often than it sleeps. */
-import assert from "node:assert/strict";
-import { join } from "node:path";
+/** Wake-ups: however both ends pause, no call is left lying. How soon each is answered is in wakeups.timing.test.ts. */
 import { test } from "node:test";
-import { scratchFolder, startPeer } from "./processes.js";
-import { scaled, seedOf, skip } from "./settings.js";
-import type { PingPong } from "./wakeups.peer.js";
+import { skip } from "./settings.js";
+import { pingPong, WAKEUPS_MS_MAX } from "./wakeups.scene.js";
 
-const program = new URL("./wakeups.peer.js", import.meta.url);
-const MILLISECONDS = scaled(3000, 300_000);
-const CALL_MS_MAX = 1000;
-/** Calls in flight of each connection. */
-const CONNECTIONS = [1, 1, 3, 8];
-
-test("no wake-up is lost however both sides pause, and doorbells ring at most once a sleep", { skip, timeout: MILLISECONDS + 60_000 }, async (t) => {
-  const seed = seedOf(t);
-  const path = join(scratchFolder(t), "wake.sock");
-  const [server, ...clients] = await Promise.all([startPeer(t, program), startPeer(t, program), startPeer(t, program)]);
-  await server.ask("listen", { path, seed });
-  const runs = await Promise.all(
-    CONNECTIONS.map((inFlight, index) =>
-      clients[index % 2].ask<PingPong>("pingPong", { path, seed: seed + index + 1, milliseconds: MILLISECONDS, inFlight }, MILLISECONDS + 30_000),
-    ),
-  );
-  for (const run of runs) {
-    t.diagnostic(
-      `${run.calls} calls in ${run.milliseconds} ms, slowest ${run.slowestMs.toFixed(1)} ms; slept ${run.sleeps} times, ` +
-        `was rung ${run.doorbellsReceived} times, rang ${run.doorbellsRung} times`,
-    );
-    assert.ok(run.calls > 100, `only ${run.calls} calls`);
-    assert.ok(run.slowestMs < CALL_MS_MAX, `a call took ${run.slowestMs} ms`);
-    assert.ok(run.sleeps > 0 && run.doorbellsReceived <= run.sleeps, `${run.doorbellsReceived} rings in ${run.sleeps} sleeps`);
-  }
+test("no wake-up is lost however both sides pause, and doorbells ring at most once a sleep", { skip, timeout: WAKEUPS_MS_MAX }, async (t) => {
+  await pingPong(t);
 });

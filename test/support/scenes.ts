@@ -10,7 +10,7 @@ import { StreamService } from "../proto/streams_pb.js";
 import type { Child } from "./processes.js";
 import { startChild } from "./processes.js";
 import type { Script, Seen } from "./stream-service.js";
-import { recordMessages, seenHere, streamRoutes, streamValue, totalsHere } from "./stream-service.js";
+import { recordMessages, seenHere, streamRoutes, streamValue, tellToReadHere, totalsHere } from "./stream-service.js";
 import type { Owner } from "./temp.js";
 import { tempSocket } from "./temp.js";
 
@@ -48,6 +48,8 @@ export interface SceneServer {
   /** What the handlers saw that were called under this name. */
   seen(call: string): Promise<Seen>;
   totals(prefix: string): Promise<ReturnType<typeof totalsHere>>;
+  /** The handler called under this name, which waits for it, reads from now on. */
+  tellToRead(call: string): Promise<void>;
   stats(): Promise<ServerStats>;
   /** Collects the garbage of a process of its own. */
   collect(): Promise<void>;
@@ -125,6 +127,7 @@ export class Scene {
         address: server.address,
         seen: (call) => Promise.resolve(seenHere(call)),
         totals: (prefix) => Promise.resolve(totalsHere(prefix)),
+        tellToRead: (call) => Promise.resolve(tellToReadHere(call)),
         stats: () => Promise.resolve(server.stats()),
         collect: () => Promise.resolve(),
         close: (timeoutMs) => server.close(timeoutMs),
@@ -137,6 +140,7 @@ export class Scene {
       address: await child.ask<string>("address"),
       seen: (call) => child.ask("seen", call),
       totals: (prefix) => child.ask("totals", prefix),
+      tellToRead: (call) => child.ask("tellToRead", call),
       stats: () => child.ask("stats"),
       collect: () => child.ask("collect"),
       close: (timeoutMs) => child.ask("close", timeoutMs),

@@ -38,8 +38,8 @@ export interface Script {
   readonly neverReads?: boolean;
   /** Between two reads. */
   readonly readPauseMs?: number;
-  /** Before the first read. */
-  readonly readAfterMs?: number;
+  /** Reads nothing before `tellToReadHere`. */
+  readonly readsWhenTold?: boolean;
   /** `Chat`: sends so many items of its own, whatever comes, and answers nothing. */
   readonly sends?: number;
   /** `Chat`: so many more after the last answer. */
@@ -51,7 +51,7 @@ export interface Script {
   readonly checks?: boolean;
   /** Keeps all messages that come, with `retain`, until the call is over, and checks them then. */
   readonly keeps?: boolean;
-  /** Waits in the end until its signal aborts. */
+  /** Waits in the end until its signal aborts, and throws the reason. */
   readonly hangs?: boolean;
 }
 
@@ -111,6 +111,22 @@ function nothingSeen(): Seen {
   };
 }
 
+const tellings = new Map<string, { readonly promise: Promise<void>; readonly tell: () => void }>();
+
+function told(call: string): { readonly promise: Promise<void>; readonly tell: () => void } {
+  let telling = tellings.get(call);
+  if (telling === undefined) {
+    let tell!: () => void;
+    const promise = new Promise<void>((resolve) => (tell = resolve));
+    tellings.set(call, (telling = { promise, tell }));
+  }
+  return telling;
+}
+
+export function tellToReadHere(call: string): void {
+  told(call).tell();
+}
+
 /** The totals of all calls whose name starts with `prefix`. */
 export function totalsHere(prefix: string): { calls: number; finished: number; aborted: number } {
   const matching = [...records].filter(([name]) => name.startsWith(prefix)).map(([, seen]) => seen);
@@ -126,7 +142,7 @@ export function streamRoutes(router: ConnectRouter): void {
       try {
         call.received(request);
         call.failIfDue(0);
-        if (call.script.hangs === true) await aborted(context.signal);
+        if (call.script.hangs === true) await untilAborted(context.signal);
         return request;
       } finally {
         call.end();
@@ -144,7 +160,7 @@ export function streamRoutes(router: ConnectRouter): void {
         }
         call.failIfDue(Number(request.count));
         if (request.failCode !== 0) throw new ConnectError(request.failMessage, request.failCode);
-        if (script.hangs === true) await aborted(context.signal);
+        if (script.hangs === true) await untilAborted(context.signal);
       } finally {
         call.end();
       }
@@ -162,7 +178,7 @@ export function streamRoutes(router: ConnectRouter): void {
             call.failIfDue(call.seen.items);
           }
         }
-        if (call.script.hangs === true) await aborted(context.signal);
+        if (call.script.hangs === true) await untilAborted(context.signal);
         return { items: BigInt(call.seen.items), sum, dataBytes };
       } finally {
         call.end();
@@ -192,7 +208,7 @@ export function streamRoutes(router: ConnectRouter): void {
           yield { number: BigInt(1000 + i), text: "afterwards" };
           seen.sent++;
         }
-        if (script.hangs === true) await aborted(context.signal);
+        if (script.hangs === true) await untilAborted(context.signal);
       } finally {
         call.end();
       }
@@ -230,12 +246,13 @@ export async function* noted<T extends object>(messages: AsyncIterable<T>, into:
 class Call {
   readonly script: Script;
   readonly seen: Seen;
+  private readonly name: string;
   private readonly kept: Item[] = [];
   private last: Uint8Array | undefined;
 
   constructor(context: HandlerContext) {
     this.script = JSON.parse(context.requestHeader.get("x-script") ?? "{}") as Script;
-    const name = context.requestHeader.get("x-call") ?? "";
+    const name = (this.name = context.requestHeader.get("x-call") ?? "");
     this.seen = name === "" ? nothingSeen() : seenHere(name);
     this.seen.calls++;
     this.seen.timeoutMs = context.timeoutMs();
@@ -265,7 +282,7 @@ class Call {
   async *reads(requests: AsyncIterable<Item>): AsyncGenerator<Item> {
     const { seen, script } = this;
     if (script.readMax === 0) return;
-    if (script.readAfterMs !== undefined) await sleep(script.readAfterMs);
+    if (script.readsWhenTold === true) await told(this.name).promise;
     const iterator = requests[Symbol.asyncIterator]();
     let ended = false;
     try {
@@ -351,9 +368,16 @@ async function drain(items: AsyncIterable<Item>): Promise<void> {
   while ((await iterator.next()).done !== true);
 }
 
-function aborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return Promise.resolve();
-  return new Promise((resolve) => signal.addEventListener("abort", () => resolve()));
+/**
+ * Waits until `signal` aborts, and throws its reason. SUBTLE: over HTTP, a handler that returned instead would have its call succeed whenever its
+ * deadline passes on the server first: both sides count the same time, each from its own turn of the event loop.
+ */
+function untilAborted(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    const end = () => reject(signal.reason as Error);
+    if (signal.aborted) return end();
+    signal.addEventListener("abort", end);
+  });
 }
 
 function described(reason: unknown): { code: string; message: string } {

@@ -5,12 +5,13 @@ import { inspect } from "node:util";
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import { waitForReady } from "../../src/index.js";
 
-const PATIENCE_MS = 8000;
+/** For what comes soon, but on a busy machine not at once. */
+const PATIENCE_MS = 60_000;
 
 /** Options of a call that fails with the attempt to connect. */
 export const FAIL_FAST = { contextValues: createContextValues().set(waitForReady, false) };
 
-/** Waits until `done` says so; fails after 8 s, naming `what` and what `done` returned last. */
+/** Waits until `done` says so; fails after a minute, naming `what` and what `done` returned last. */
 export async function waitUntil(what: string, done: () => unknown): Promise<void> {
   let last: unknown;
   for (const end = performance.now() + PATIENCE_MS; performance.now() < end; await sleep(5)) {
@@ -31,6 +32,15 @@ export async function within<T>(withinMs: number, what: string, promise: Promise
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** `promise` settles in this turn of the event loop: for what nothing else has to happen first. */
+export async function assertSettled(promise: Promise<unknown>): Promise<void> {
+  let settled = false;
+  const note = () => void (settled = true);
+  promise.then(note, note);
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.ok(settled, "it is not settled yet");
 }
 
 /** The ConnectError that `promise` rejects with, which must have this code and text. */

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import type { Runner } from "./runner.js";
 import type { Suite } from "./suites.js";
 
-const RUN_MS_MAX = 120_000;
+const RUN_MS_MAX = 900_000;
 
 export interface Programs {
   /** Command lines of what is tested; the runner's own reference takes the place of the one that is missing. */

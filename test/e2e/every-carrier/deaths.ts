@@ -26,10 +26,13 @@ export function deaths(scene: Scene): void {
     const counted = all(client.count({ count: 50n, pauseMs: 3 }));
     await sleep(20);
     const closed = server.close();
-    await sleep(60);
     // It could wait for a server that takes over.
     const contextValues = createContextValues().set(waitForReady, false);
-    await failure(client.sum(items(2), { timeoutMs: 4000, contextValues }), Code.Unavailable, /./);
+    let refused: unknown;
+    await waitUntil("later streams to be refused", () => client.sum(items(2), { contextValues }).then(() => "it is served", (error: unknown) => (refused = error) !== undefined));
+    // While the server's goodbye is on its way, Connect's transport makes "Internal" of a stream that is refused.
+    const codes = scene.isOwn ? [Code.Unavailable] : [Code.Unavailable, Code.Internal];
+    assert.ok(codes.includes(ConnectError.from(refused).code), String(refused));
     for (let i = 1; i < 20; i++) {
       requests.push({ number: BigInt(i) });
       const next = await replies.next();
@@ -39,7 +42,7 @@ export function deaths(scene: Scene): void {
     requests.end();
     assert.equal((await replies.next()).done, true);
     assert.deepEqual(numbersOf(await counted), upTo(50));
-    await within(8000, "close()", closed);
+    await within(60_000, "close()", closed);
   });
 
   test("close() of a server cuts streams off that take longer than it waits", async (context) => {
@@ -53,7 +56,7 @@ export function deaths(scene: Scene): void {
     const closed = server.close(100);
     await failure(next, Code.Unavailable, /./);
     assert.deepEqual(await replies.next(), { done: true, value: undefined });
-    await within(8000, "close()", closed);
+    await within(60_000, "close()", closed);
     await waitUntil("the handler to end", async () => (await server.seen(call)).finished === 1);
     assert.ok((await server.seen(call)).aborted !== undefined);
   });
@@ -62,7 +65,7 @@ export function deaths(scene: Scene): void {
     const { client, transport, server } = await scene.connect(context);
     const prefix = `${scene.newCall()}-`;
     const { outcomes, started } = openStreams((i) => ({ ...scripted({ hangs: true }, `${prefix}${i}`) }), client);
-    await within(20_000, "all streams to run", started);
+    await within(60_000, "all streams to run", started);
     await transport.close();
     for (const { error } of await Promise.all(outcomes.map(({ outcome }) => outcome))) assert.equal(ConnectError.from(error).code, Code.Unavailable);
     await waitUntil("all handlers to end", async () => (await server.totals(prefix)).finished === STREAMS);
@@ -76,9 +79,9 @@ export function deaths(scene: Scene): void {
     const server = await scene.serve(context);
     const { client } = connectStreams(context, server);
     const { outcomes, started } = openStreams((i) => scripted({ hangs: i % 2 === 0 }, `killed-${i}`), client);
-    await within(20_000, "all streams to run", started);
+    await within(60_000, "all streams to run", started);
     await server.child!.kill();
-    const ended = await within(8000, "the end of all streams", Promise.all(outcomes.map(({ outcome }) => outcome)));
+    const ended = await within(60_000, "the end of all streams", Promise.all(outcomes.map(({ outcome }) => outcome)));
     // Connect's transport makes "Aborted" of a connection that was reset.
     const codes = scene.isOwn ? [Code.Unavailable] : [Code.Unavailable, Code.Aborted];
     for (const { error } of ended) assert.ok(codes.includes(ConnectError.from(error).code), String(error));

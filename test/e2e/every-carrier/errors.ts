@@ -92,10 +92,10 @@ export function errors(scene: Scene): void {
     const { client, server } = await scene.connect(context);
     const call = scene.newCall();
     const requests = items(1_000_000, (i) => ({ number: BigInt(i), data: new Uint8Array(1000) }));
-    const reply = await within(5000, "the answer", client.sum(requests, scripted({ readMax: 2 }, call)));
+    const reply = await within(60_000, "the answer", client.sum(requests, scripted({ readMax: 2 }, call)));
     assert.deepEqual([reply.items, reply.sum], [2n, 1n]);
     await waitUntil("the requests to be closed", () => requests.closed);
-    const chatted = await within(5000, "the end", all(client.chat(items(1_000_000), scripted({ readMax: 3 }))));
+    const chatted = await within(60_000, "the end", all(client.chat(items(1_000_000), scripted({ readMax: 3 }))));
     assert.deepEqual(numbersOf(chatted), [0, 1, 2]);
     const seen = await server.seen(call);
     assert.deepEqual([seen.items, seen.finished], [2, 1]);
@@ -103,10 +103,10 @@ export function errors(scene: Scene): void {
 
   test("a handler that never reads can answer", async (context) => {
     const { client } = await scene.connect(context);
-    const reply = await within(5000, "the answer", client.sum(items(10), scripted({ neverReads: true })));
+    const reply = await within(60_000, "the answer", client.sum(items(10), scripted({ neverReads: true })));
     assert.equal(reply.items, 0n);
     const requests = items(1_000_000, (i) => ({ number: BigInt(i), data: new Uint8Array(1000) }));
-    const answers = await within(5000, "the answers", all(client.chat(requests, scripted({ neverReads: true, sendsAfterwards: 2 }))));
+    const answers = await within(60_000, "the answers", all(client.chat(requests, scripted({ neverReads: true, sendsAfterwards: 2 }))));
     assert.deepEqual(numbersOf(answers), [1000, 1001]);
     await waitUntil("the requests to be closed", () => requests.closed);
   });

@@ -44,12 +44,13 @@ export function flow(scene: Scene): void {
     const { client, server } = await scene.connect(context);
     const call = scene.newCall();
     const requests = items(MESSAGES, (i) => ({ number: BigInt(i), data: new Uint8Array(MESSAGE_BYTES) }));
-    const sum = client.sum(requests, scripted({ readAfterMs: 400 }, call));
+    const sum = client.sum(requests, scripted({ readsWhenTold: true }, call));
     await waitUntil("the handler to be called", async () => (await server.seen(call)).calls === 1);
-    await sleep(200);
+    await settled(() => requests.produced);
     assert.equal((await server.seen(call)).items, 0);
     const ahead = requests.produced * MESSAGE_BYTES;
     assert.ok(ahead < AHEAD_BYTES_MAX, `${ahead} bytes were sent to a handler that does not read`);
+    await server.tellToRead(call);
     const reply = await sum;
     assert.deepEqual([reply.items, reply.sum], [BigInt(MESSAGES), BigInt((MESSAGES * (MESSAGES - 1)) / 2)]);
     context.diagnostic(`${ahead} bytes ahead`);
@@ -59,10 +60,11 @@ export function flow(scene: Scene): void {
     const { client, server } = await scene.connect(context);
     const call = scene.newCall();
     const requests = items(MESSAGES, (i) => ({ number: BigInt(i), data: new Uint8Array(MESSAGE_BYTES) }));
-    const iterator = client.chat(requests, scripted({ sends: MESSAGES, dataBytes: MESSAGE_BYTES, readAfterMs: 300 }, call))[Symbol.asyncIterator]();
+    const iterator = client.chat(requests, scripted({ sends: MESSAGES, dataBytes: MESSAGE_BYTES, readsWhenTold: true }, call))[Symbol.asyncIterator]();
     const first = iterator.next();
     await settled(async () => (await server.seen(call)).sent);
-    assert.equal((await within(3000, "a call meanwhile", client.echo({ number: 5n }))).number, 5n);
+    assert.equal((await within(60_000, "a call meanwhile", client.echo({ number: 5n }))).number, 5n);
+    await server.tellToRead(call);
     assert.equal((await first).done, false);
     let count = 1;
     for (let next = await iterator.next(); next.done !== true; next = await iterator.next()) assert.equal(Number(next.value.number), count++);
@@ -79,7 +81,7 @@ export function flow(scene: Scene): void {
       await Promise.all(stuck.map((iterator) => iterator.next()));
       await Promise.all(upTo(20).map((i) => settled(async () => (await server.seen(`${prefix}${i}`)).sent)));
       const others = await within(
-        7000,
+        60_000,
         "the others",
         Promise.all([client.echo({ data: new Uint8Array(1 << 20) }), all(client.count({ count: 200n, dataBytes: 10_000 })), client.sum(items(2000)), all(client.chat(items(200)))]),
       );

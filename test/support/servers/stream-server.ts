@@ -3,7 +3,7 @@ import { collectSoon } from "../../../src/memory/collect.js";
 import { answerParent, childData } from "../processes.js";
 import type { StreamServerData } from "../scenes.js";
 import { serveStreamsHere } from "../scenes.js";
-import { seenHere, totalsHere } from "../stream-service.js";
+import { seenHere, tellToReadHere, totalsHere } from "../stream-service.js";
 
 const server = await serveStreamsHere(childData<StreamServerData>());
 
@@ -11,6 +11,7 @@ answerParent({
   address: () => server.address,
   seen: (call: string) => seenHere(call),
   totals: (prefix: string) => totalsHere(prefix),
+  tellToRead: (call: string) => tellToReadHere(call),
   stats: () => server.stats(),
   collect: () => collectSoon(),
   close: (timeoutMs: number | undefined) => server.close(timeoutMs),

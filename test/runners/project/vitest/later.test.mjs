@@ -1,0 +1,5 @@
+import { test } from "vitest";
+import { define } from "../cases.mjs";
+import { fake, restore } from "./fake.mjs";
+
+define({ test, fake, restore, faked: false });

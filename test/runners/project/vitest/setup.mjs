@@ -1,0 +1,3 @@
+import { fake } from "./fake.mjs";
+
+fake();
