@@ -12,6 +12,7 @@ import type { Addon } from "../os/addon.js";
 import { nowMs } from "../os/timers.js";
 import type { BlockingSocket } from "./blocking-socket.js";
 import { HUNG_UP } from "./blocking-socket.js";
+import { closedBy } from "./carrier.js";
 import type { Delayed, Driver, Pollable } from "./poller.js";
 import type { ShmCarrier } from "./shm.js";
 
@@ -101,7 +102,7 @@ export class BlockingDriver implements Driver {
       try {
         this.sleep(now, deadline);
       } catch (error) {
-        carrier.close({ cause: "failure", detail: error instanceof Error ? error.message : String(error) });
+        carrier.close(closedBy(error));
       }
     }
     return true;

@@ -4,6 +4,7 @@
 
 import type { LeaseHandle, LeaseLifetime } from "../memory/lease.js";
 import type { ReceiveMemory, Receiving } from "../memory/receive-memory.js";
+import { Violation } from "../memory/violation.js";
 import type { SpanEntry } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
 import type { Blocks } from "./blocks.js";
@@ -64,7 +65,16 @@ export interface FrameReceiver {
 
 export interface CarrierClosed {
   readonly cause: "local" | "hangup" | "violation" | "failure";
+  /** One sentence, for the errors of calls. */
   readonly detail: string;
+  /** The error behind it, with its stack. */
+  readonly error?: unknown;
+}
+
+/** Why an error ends a connection. */
+export function closedBy(error: unknown): CarrierClosed {
+  const detail = error instanceof Error ? error.message : String(error);
+  return { cause: error instanceof Violation ? "violation" : "failure", detail, error };
 }
 
 export interface Carrier {

@@ -23,6 +23,7 @@ import { setImmediate } from "../os/timers.js";
 import { BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, KIND, packKindFlagsCode, readUint32, SPAN, SPANS_MAX, writeUint32 } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
 import { Blocks } from "./blocks.js";
+import { closedBy } from "./carrier.js";
 import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, ReceivedFrame, SpanSource } from "./carrier.js";
 import { Intake } from "./intake.js";
 import { LoanQueue } from "./loan-queue.js";
@@ -585,9 +586,4 @@ export class ShmCarrier implements Carrier, Pollable {
       sleeps: this.sleeper.sleeps,
     };
   }
-}
-
-function closedBy(error: unknown): CarrierClosed {
-  if (error instanceof Violation) return { cause: "violation", detail: error.message };
-  return { cause: "failure", detail: error instanceof Error ? (error.stack ?? error.message) : String(error) };
 }

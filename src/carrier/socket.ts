@@ -12,6 +12,7 @@ import { Violation } from "../memory/violation.js";
 import { setImmediate } from "../os/timers.js";
 import { FLAG } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
+import { closedBy } from "./carrier.js";
 import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, SpanSource } from "./carrier.js";
 import { inRootContext } from "./root-context.js";
 import { SocketIntake } from "./socket-intake.js";
@@ -209,9 +210,4 @@ export class SocketCarrier implements Carrier {
 
 function noSpan(): never {
   throw new Violation("FRAME-4", "spans on a stream socket");
-}
-
-function closedBy(error: unknown): CarrierClosed {
-  if (error instanceof Violation) return { cause: "violation", detail: error.message };
-  return { cause: "failure", detail: error instanceof Error ? (error.stack ?? error.message) : String(error) };
 }

@@ -59,6 +59,10 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     return this.current?.carrierReason;
   }
 
+  toJSON() {
+    return { address: this.members.flatMap((member) => member.toJSON().address), ...this.stats() };
+  }
+
   stats(): TransportStats {
     let [pendingCalls, connections] = [this.dialer.waiting, 0];
     for (const member of this.members) {

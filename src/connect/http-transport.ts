@@ -126,6 +126,10 @@ export class HttpTransport implements AddressedTransport {
     return this.state === "ready" ? "http" : undefined;
   }
 
+  toJSON() {
+    return { address: this.name, ...this.stats() };
+  }
+
   stats(): TransportStats {
     return { state: this.state, carrier: this.carrier, carrierReason: this.carrierReason, pendingCalls: this.calls.size, connections: this.connections, connection: undefined };
   }

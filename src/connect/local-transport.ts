@@ -3,6 +3,7 @@ import type { DescMessage, DescMethod, DescMethodStreaming, DescMethodUnary, Mes
 import type { ContextValues, Interceptor, StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Address } from "../carrier/address.js";
+import { formatAddress } from "../carrier/address.js";
 import type { LeaseLifetime } from "../memory/lease.js";
 import type { ClientConnection } from "../rpc/client.js";
 import type { ClientMethod } from "../rpc/client-call.js";
@@ -25,6 +26,7 @@ import type { AddressedTransport, ConnectionState, ConnectOptions, IsthmusTransp
 
 export class LocalTransport implements AddressedTransport, LoanOwner {
   private readonly options: IsthmusTransportOptions;
+  private readonly address: string;
   private readonly interceptors: readonly Interceptor[];
   private readonly lifetime: LeaseLifetime;
   private readonly methods = new Map<DescMethod, ClientMethod>();
@@ -34,6 +36,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
 
   constructor(options: IsthmusTransportOptions, address: Address) {
     this.options = options;
+    this.address = formatAddress(address);
     const limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.interceptors = options.interceptors ?? [];
     this.lifetime = lifetimeOf(options);
@@ -118,6 +121,10 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
   stats(): TransportStats {
     const { state, ready, pendingCalls, connections } = this.connector;
     return { state, carrier: this.carrier, carrierReason: this.carrierReason, pendingCalls, connections, connection: ready?.stats() };
+  }
+
+  toJSON() {
+    return { address: this.address, ...this.stats() };
   }
 
   async close(options?: { readonly timeoutMs?: number }): Promise<void> {

@@ -109,6 +109,8 @@ export interface IsthmusServer extends AsyncDisposable {
    */
   close(options?: { timeoutMs?: number }): Promise<void>;
   stats(): ServerStats;
+  /** What `JSON.stringify`, and a logger that uses it, shows: `stats()`. */
+  toJSON(): ServerStats;
 }
 
 /** Options of `listen` that mean nothing for an address of the kind. */
@@ -218,6 +220,10 @@ export class LocalServer implements IsthmusServer {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+
+  toJSON(): ServerStats {
+    return this.stats();
   }
 
   stats(): ServerStats {

@@ -74,6 +74,8 @@ export interface IsthmusTransport extends Transport, AsyncDisposable {
    */
   readonly carrierReason: string | undefined;
   stats(): TransportStats;
+  /** What `JSON.stringify`, and a logger that uses it, shows: the address and `stats()`. */
+  toJSON(): TransportStats & { readonly address: string | readonly string[] };
   /**
    * Makes the connection ahead of the first call, if there is none; waits for it as a call would.
    * @throws ConnectError that says why there is none

@@ -130,6 +130,10 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
     return this.close();
   }
 
+  toJSON(): ServerStats {
+    return this.stats();
+  }
+
   stats(): ServerStats {
     const { refused, violations, carrierReason } = this.door.stats();
     const sum = { connections: 0, carriers: { shm: 0, socket: 0, http: 0 }, carrierReason, pendingCalls: 0, openStreams: 0, refused: refused + this.past.refused, violations: violations + this.past.violations };

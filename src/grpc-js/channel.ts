@@ -74,6 +74,11 @@ class Channel implements ChannelInterface {
     void this.transport.close();
   }
 
+  /** What `JSON.stringify` shows. */
+  toJSON() {
+    return this.transport.toJSON();
+  }
+
   getTarget(): string {
     return this.target;
   }

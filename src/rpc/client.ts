@@ -516,6 +516,6 @@ function streamAnswer(path: string): ConnectError {
 }
 
 function lostError(reason: CarrierClosed): ConnectError {
-  return new ConnectError(`connection lost: ${reason.detail}`, Code.Unavailable);
+  return new ConnectError(`connection lost: ${reason.detail}`, Code.Unavailable, undefined, undefined, reason.error);
 }
 

@@ -9,6 +9,7 @@
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier } from "../carrier/carrier.js";
+import { closedBy } from "../carrier/carrier.js";
 import { Payload } from "../carrier/payload.js";
 import type { MessageCodec } from "../codec/codec.js";
 import type { Rope } from "../codec/rope.js";
@@ -104,7 +105,7 @@ export class Outbox {
     } catch (error) {
       if (!(error instanceof Violation)) throw error;
       // What the peer wrote was looked at for room. It is the connection's end, not this message's fault.
-      this.carrier.close({ cause: "violation", detail: error.message });
+      this.carrier.close(closedBy(error));
       return KEPT;
     }
     if (streamId !== 0) this.heldSlots.add(streamId & (SLOTS_MAX - 1));

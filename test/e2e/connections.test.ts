@@ -418,3 +418,22 @@ for (const carrier of ["shm", "socket"] as const) {
     });
   });
 }
+
+describe("JSON.stringify", () => {
+  test("shows the address and the figures of a transport, whatever it is for, and the figures of a server", async (context) => {
+    const server = createIsthmusServer({ routes: testRoutes });
+    context.after(() => server.close({ timeoutMs: 0 }));
+    const { address: unix } = await server.listen(tempSocket(context));
+    const { address: tcp } = await server.listen("tcp:127.0.0.1:0");
+    const { address: http } = await server.listen("http://127.0.0.1:0");
+    for (const address of [unix, tcp, http, [unix, http]]) {
+      const transport = createIsthmusTransport({ address });
+      context.after(() => transport.close());
+      const read = () => JSON.parse(JSON.stringify({ transport })) as { transport: Record<string, unknown> };
+      assert.deepEqual([read().transport.address, read().transport.state], [address, "idle"]);
+      await createClient(TestService, transport).echo({});
+      assert.equal(read().transport.state, "ready");
+    }
+    assert.equal((JSON.parse(JSON.stringify(server)) as Record<string, unknown>).connections, server.stats().connections);
+  });
+});
