@@ -19,8 +19,10 @@ import type { ServerMethod } from "../rpc/server-method.js";
 import { SLOTS_MAX } from "../wire/frame.js";
 import type { ServerConnectionEvent } from "./events.js";
 import { serverConnection } from "./events.js";
-import type { HttpListener } from "./http-server.js";
-import { listenHttp } from "./http-server.js";
+import type { CorsOptions } from "./http-cors.js";
+import { corsOf } from "./http-cors.js";
+import type { HttpListener, HttpServerOptions } from "./http-server.js";
+import { http1OptionsOf, listenHttp } from "./http-server.js";
 import type { CommonOptions } from "./options.js";
 import { checkCarrier, checkLimits, checkPositive, codecOf, geometryOf, handshakeTimeoutOf, isolationOf, keepAliveOf, lifetimeOf, pollMicrosOf, streamWindowOf } from "./options.js";
 import { openListener } from "./listening.js";
@@ -46,13 +48,20 @@ export interface IsthmusServerOptions extends CommonOptions {
    * cannot be asked, on TCP and without the addon, `listen` refuses to go on if this is given.
    */
   readonly allow?: (peer: PeerCredentials) => boolean;
-  /** Connections at once; 1024 by default. Further ones are refused with `ResourceExhausted`. */
+  /** Connections at once over shared memory and sockets; 1024 by default. Further ones are refused with `ResourceExhausted`. */
   readonly maxConnections?: number;
+  /** Connections at once over HTTP; 1024 by default. Further ones are closed at once. They take no place of those that `maxConnections` counts. */
+  readonly maxHttpConnections?: number;
+  /** Limits of HTTP/1.1. */
+  readonly http?: HttpServerOptions;
+  /** Lets scripts of web pages from other origins call over HTTP. `true` allows all pages, without credentials; off by default. */
+  readonly cors?: boolean | CorsOptions;
   /** Calls that one connection may have open at once; 65536 by default. A client keeps further ones back. */
   readonly maxStreams?: number;
 }
 
 export interface ServerStats {
+  /** All connections, those of HTTP included. */
   readonly connections: number;
   /** The same by what they run over. */
   readonly carriers: { readonly shm: number; readonly socket: number; readonly http: number };
@@ -96,6 +105,7 @@ export interface IsthmusServer extends AsyncDisposable {
 }
 
 const MAX_CONNECTIONS_DEFAULT = 1024;
+const MAX_HTTP_CONNECTIONS_DEFAULT = 1024;
 const CLOSE_TIMEOUT_MS_DEFAULT = 10_000;
 
 /**
@@ -145,9 +155,11 @@ export class LocalServer implements IsthmusServer {
     keepAliveOf(options, false);
     const { maxStreams } = options;
     handshakeTimeoutOf(options);
-    const { maxTimeoutMs, maxConnections } = options;
+    const { maxTimeoutMs, maxConnections, maxHttpConnections } = options;
     checkPositive({ maxTimeoutMs }, "a number of milliseconds above 0");
-    checkPositive({ maxConnections }, "a number above 0");
+    checkPositive({ maxConnections, maxHttpConnections }, "a number above 0");
+    http1OptionsOf(options.http);
+    corsOf(options.cors);
     if (maxStreams !== undefined && !(maxStreams >= 1)) throw new ConnectError(`maxStreams ${maxStreams} must be >= 1`, Code.InvalidArgument);
     checkCarrier(options);
     prepareErrors();
@@ -172,7 +184,7 @@ export class LocalServer implements IsthmusServer {
   }
 
   private async listenHttp(address: HttpAddress, listenOptions: ListenOptions): Promise<ListeningAt> {
-    const listener = await inRootContext(() => listenHttp(this.options, address, listenOptions, () => this.fullHouse(1) === undefined || this.countRefusal()));
+    const listener = await inRootContext(() => listenHttp(this.options, address, listenOptions, () => this.mayAcceptHttp()));
     if (this.isClosing()) {
       await listener.close();
       throw new ConnectError("the server was closed", Code.FailedPrecondition);
@@ -327,17 +339,16 @@ export class LocalServer implements IsthmusServer {
     return this.fullHouse();
   }
 
-  /** @param counted connections that are counted already, and ask for themselves */
-  private fullHouse(counted = 0): ConnectError | undefined {
+  private fullHouse(): ConnectError | undefined {
     const { maxConnections = MAX_CONNECTIONS_DEFAULT } = this.options;
-    const others = this.httpListeners.reduce((sum, { connections }) => sum + connections, this.elsewhere?.connections() ?? 0);
-    if (this.connections.size + this.handshakes.size + others - counted >= maxConnections) {
-      return new ConnectError(`the server has ${maxConnections} connections, its limit (maxConnections)`, Code.ResourceExhausted);
-    }
-    return undefined;
+    if (this.connections.size + this.handshakes.size + (this.elsewhere?.connections() ?? 0) < maxConnections) return undefined;
+    return new ConnectError(`the server has ${maxConnections} connections, its limit (maxConnections)`, Code.ResourceExhausted);
   }
 
-  private countRefusal(): false {
+  /** Asked for a connection that is counted already. */
+  private mayAcceptHttp(): boolean {
+    const { maxHttpConnections = MAX_HTTP_CONNECTIONS_DEFAULT } = this.options;
+    if (this.httpListeners.reduce((sum, { connections }) => sum + connections, 0) <= maxHttpConnections) return true;
     this.refused++;
     return false;
   }
