@@ -1,6 +1,6 @@
 /** Cross-origin requests: which scripts of web pages may call a server on HTTP, and what browsers let them send and see. */
 import { Code, ConnectError, cors as connectCors } from "@connectrpc/connect";
-import type { Request, Response } from "./http-unserved.js";
+import type { Request, Response } from "./http-answers.js";
 
 /** For browsers whose pages come from another origin than the server's. */
 export interface CorsOptions {

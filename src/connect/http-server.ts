@@ -1,11 +1,10 @@
 /**
- * Listening for HTTP: the same routes, by Connect's adapter, as gRPC, gRPC-Web and Connect. A port speaks HTTP/2 and HTTP/1.1: with TLS the client chooses,
+ * Listening for HTTP: the same routes, by Connect's handlers, as gRPC, gRPC-Web and Connect. A port speaks HTTP/2 and HTTP/1.1: with TLS the client chooses,
  * without it the first bytes of a connection tell.
  *
  * HTTP-2  A connection is counted from when it is accepted to when its socket is closed, and a call from its request to the end of its answer or connection.
  * HTTP-3  Closing ends a connection when its calls are over: HTTP/2 by GOAWAY, HTTP/1.1 with the answer, and one without calls at once.
- * HTTP-4  Nothing that a request says, or that the user's functions do with it, throws into the event loop. SUBTLE: Connect's adapter makes a URL of the
- *         request's host before its promise begins, and throws where that is none.
+ * HTTP-4  Nothing that a request says, or that the user's functions do with it, throws into the event loop, and each request has an answer.
  */
 import { once } from "node:events";
 import type { ServerOptions } from "node:http";
@@ -14,8 +13,7 @@ import type { Http2SecureServer, Http2ServerRequest, SecureServerOptions, Server
 import { createSecureServer, createServer as createHttp2Server } from "node:http2";
 import type { AddressInfo, Server, Socket } from "node:net";
 import type { TLSSocket } from "node:tls";
-import type { ConnectRouter, ContextValues } from "@connectrpc/connect";
-import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import type { HttpAddress } from "../carrier/address.js";
 import { formatAddress } from "../carrier/address.js";
 import type { ListenOptions } from "../carrier/listen.js";
@@ -23,13 +21,14 @@ import { BACKLOG } from "../carrier/listen.js";
 import { clearTimeout, setImmediate, setTimeout } from "../os/timers.js";
 import { TIMER_MS_MAX } from "../rpc/deadline.js";
 import { loadConnectNode, SESSION_MEGABYTES } from "./connect-node.js";
+import type { Request, Response } from "./http-answers.js";
 import type { Cors } from "./http-cors.js";
 import { corsOf } from "./http-cors.js";
-import { ownResponses } from "./http-payloads.js";
+import type { Handler } from "./http-handler.js";
+import { handlerOf } from "./http-handler.js";
+import { Http2Response } from "./http2-response.js";
 import { Http2Sessions } from "./http-sessions.js";
-import type { Request, Response } from "./http-unserved.js";
-import { answerUnserved } from "./http-unserved.js";
-import { checkCarrier, checkLimits, given, handshakeTimeoutOf } from "./options.js";
+import { checkCarrier, handshakeTimeoutOf } from "./options.js";
 import type { IsthmusServerOptions } from "./server.js";
 
 /** What the first bytes of HTTP/2 are, as far as no method of HTTP/1.1 begins. */
@@ -58,7 +57,6 @@ const CHECK_MS_MIN = 50;
 /** TCP's own way to notice that the other end is gone without a word. */
 const TCP_KEEP_ALIVE_MS = 60_000;
 
-type Handler = (request: Request, response: Response) => void;
 type Http1Options = Required<Pick<ServerOptions, "headersTimeout" | "requestTimeout" | "connectionsCheckingInterval" | "keepAliveTimeout">>;
 
 /** @throws ConnectError `InvalidArgument` */
@@ -85,47 +83,10 @@ export async function listenHttp(options: IsthmusServerOptions, address: HttpAdd
   }
   if (address.secure && tls === undefined) throw new ConnectError(`listen on ${name}: https needs a key and a certificate: listen(address, { tls: { key, cert } })`, Code.InvalidArgument);
   if (!address.secure && tls !== undefined) throw new ConnectError(`listen on ${name}: option \`tls\` is for https:// addresses`, Code.InvalidArgument);
-  const { connectNodeAdapter } = await loadConnectNode(`listen on ${name}`);
-  const { contextValues } = options;
-  const handler = connectNodeAdapter({
-    ...checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes }),
-    routes: (router) => options.routes(withOwnResponses(router, options)),
-    ...given({ maxTimeoutMs: options.maxTimeoutMs, shutdownSignal: options.shutdownSignal, binaryOptions: options.binaryOptions }),
-    requestPathPrefix: address.prefix,
-    contextValues: () => valuesFrom(contextValues),
-    fallback: (request, response) => answerUnserved(request as Request, response as Response),
-  });
+  const handler = handlerOf(await loadConnectNode(`listen on ${name}`), options, address.prefix);
   const listener = new HttpListener(address, handler, tls, options, mayAccept);
   await listener.open();
   return listener;
-}
-
-/** The user's values. If those cannot be had, that is told to whoever looks at them, as over the other carriers: HTTP-4. */
-function valuesFrom(make: IsthmusServerOptions["contextValues"]): ContextValues {
-  try {
-    return make?.(undefined) ?? createContextValues();
-  } catch (error) {
-    const fail = () => {
-      throw error;
-    };
-    return { get: fail, set: fail, delete: fail };
-  }
-}
-
-/** Payloads of answers are looked at after all interceptors, also where a service has its own. */
-function withOwnResponses(router: ConnectRouter, { interceptors = [] }: IsthmusServerOptions): ConnectRouter {
-  const wrapped: ConnectRouter = {
-    handlers: router.handlers,
-    service(service, implementation, options) {
-      router.service(service, implementation, { ...options, interceptors: [ownResponses, ...(options?.interceptors ?? interceptors)] });
-      return wrapped;
-    },
-    rpc(method, implementation, options) {
-      router.rpc(method, implementation, { ...options, interceptors: [ownResponses, ...(options?.interceptors ?? interceptors)] });
-      return wrapped;
-    },
-  };
-  return wrapped;
 }
 
 export class HttpListener {
@@ -207,7 +168,7 @@ export class HttpListener {
 
   /** SUBTLE: Node keeps the times of HTTP/1.1 only for a server that listens itself. So that one listens, and is given its own connections back. */
   private makePlain(settings: { maxConcurrentStreams?: number }, http1Options: Http1Options): Server {
-    const http2 = createHttp2Server({ settings, maxSessionMemory: SESSION_MEGABYTES }, (request, response) => this.serve(request, response));
+    const http2 = createHttp2Server({ settings, maxSessionMemory: SESSION_MEGABYTES, Http2ServerResponse: Http2Response }, (request, response) => this.serve(request, response));
     const http1 = createHttp1Server(http1Options, (request, response) => this.serve(request, response));
     const takesHttp1 = http1.listeners("connection");
     http1.removeAllListeners("connection");
@@ -228,7 +189,7 @@ export class HttpListener {
   }
 
   private makeSecure(options: SecureServerOptions, http1Options: Http1Options): Http2SecureServer {
-    const server = createSecureServer({ allowHTTP1: true, ...options }, (request, response) => this.serve(request, response));
+    const server = createSecureServer({ allowHTTP1: true, Http2ServerResponse: Http2Response, ...options }, (request, response) => this.serve(request, response));
     // Not all versions take these as options.
     Object.assign(server, http1Options);
     /** Connections in TLS's handshake, by the other end's address: Node does not tell which one became a TLSSocket. */
@@ -319,7 +280,7 @@ export class HttpListener {
     calls?.add(response);
     response.once("close", () => {
       this.pendingCalls--;
-      // Connect's adapter, when it waits to write on, looks for "drain" and "error" only: HTTP/2 says neither when the client has gone.
+      // Connect, when it waits to write on, looks for "drain" and "error" only: HTTP/2 says neither when the client has gone.
       response.emit("drain");
       calls?.delete(response);
       // HTTP-3. What was written is flushed first.
