@@ -86,7 +86,7 @@ function keepVary(response: Response): void {
   const writeHead = response.writeHead.bind(response) as (status: number, headers?: Record<string, unknown>) => Response;
   response.writeHead = ((status: number, headers: Record<string, unknown> = {}) => {
     const { vary } = headers;
-    return writeHead(status, vary === undefined ? headers : { ...headers, vary: `Origin, ${String(vary)}` });
+    return writeHead(status, typeof vary === "string" ? { ...headers, vary: `Origin, ${vary}` } : headers);
   }) as never;
 }
 
@@ -103,8 +103,9 @@ function originsOf(origins: NonNullable<CorsOptions["origins"]>): "*" | Readonly
 }
 
 function namesOf(option: "allowedHeaders" | "exposedHeaders", names: readonly string[] = []): readonly string[] {
-  if (!Array.isArray(names)) throw wrong(`cors.${option}`, "expected a list of header names", names);
-  for (const name of names as readonly unknown[]) {
+  const given: unknown = names;
+  if (!Array.isArray(given)) throw wrong(`cors.${option}`, "expected a list of header names", names);
+  for (const name of given as unknown[]) {
     if (typeof name !== "string" || !HEADER_NAME.test(name)) throw wrong(`cors.${option}`, "expected names of headers", name);
   }
   return names;

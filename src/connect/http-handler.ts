@@ -26,7 +26,7 @@ export function handlerOf(connectNode: ConnectNode, options: IsthmusServerOption
   for (const handler of router.handlers) handlers.set(prefix + handler.requestPath, handler);
   const answerCall = async (handler: UniversalHandler, call: Parameters<UniversalHandler>[0], request: Request, response: Response): Promise<void> => {
     try {
-      await universalResponseToNodeResponse(await handler(call), response as never);
+      await universalResponseToNodeResponse(await handler(call), response);
     } catch {
       // The client is gone, which nobody needs to know, or the response cannot be sent.
       answerFailed(request, response);

@@ -40,7 +40,7 @@ async function serve(owner: Owner, options: Partial<IsthmusServerOptions> = {}, 
         async sum(items, { signal }) {
           note(signal);
           let count = 0n;
-          for await (const _ of items) count++;
+          for await (const item of items) count += 1n + item.number;
           return { items: count };
         },
       }),
@@ -272,7 +272,7 @@ for (const [name, makeTransport] of Object.entries({ "gRPC": createGrpcTransport
     });
     const client = createClient(StreamService, makeTransport({ baseUrl: served.address, httpVersion: "2" }));
     const drained = async (count: bigint) => {
-      for await (const _ of client.count({ count }));
+      for await (const item of client.count({ count })) assert.ok(item.number >= 0n);
     };
     for (const [what, value] of Object.entries(oddValues())) {
       odd = value;
