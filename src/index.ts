@@ -6,6 +6,8 @@ export type { RequestGate } from "./rpc/gate.js";
 export type { IsthmusWorkerServerOptions, RoutesModuleOptions, WorkersOptions, WorkerStats } from "./connect/workers.js";
 export { createIsthmusTransport } from "./connect/transport.js";
 export type { ConnectionState, ConnectOptions, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./connect/transport.js";
+export type { CorsOptions } from "./connect/http-cors.js";
+export type { HttpServerOptions } from "./connect/http-server.js";
 export type { HttpTransportOptions } from "./connect/http-transport.js";
 export { createBlockingClient } from "./connect/blocking.js";
 export type { BlockingCallOptions, BlockingClient, BlockingClientOptions } from "./connect/blocking.js";

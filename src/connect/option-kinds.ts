@@ -61,7 +61,7 @@ function numberMeant(value: unknown, unit: string | undefined): number | undefin
 }
 
 interface NumberRange {
-  readonly unit?: "milliseconds" | "microseconds" | "bytes" | "";
+  readonly unit?: "seconds" | "milliseconds" | "microseconds" | "bytes" | "";
   readonly above?: number;
   readonly min?: number;
   readonly max?: number;
@@ -176,6 +176,34 @@ export function groupOrFalse(rules: Rules, example: string): Kind {
     complaint: (value) => (value === false || isObject(value) ? undefined : `expected false, or an object such as ${example}, not ${show(value)}`),
   };
 }
+
+/** The same, or a boolean to have all defaults, or turn it off. */
+export function groupOrBoolean(rules: Rules, example: string): Kind {
+  return {
+    type: "boolean or object",
+    rules,
+    complaint: (value) => (typeof value === "boolean" || isObject(value) ? undefined : `expected true, false, or an object such as ${example}, not ${show(value)}`),
+  };
+}
+
+/** Origins of web pages, as browsers send them. */
+export const origins: Kind = {
+  type: '`"*"` or `string[]`',
+  complaint(value) {
+    if (value === "*") return undefined;
+    if (!Array.isArray(value)) return `expected "*" or a list of origins, not ${show(value)}`;
+    for (const origin of value as readonly unknown[]) {
+      const meant = typeof origin === "string" && URL.canParse(origin) ? new URL(origin).origin : undefined;
+      if (meant === origin || origin === "null") continue;
+      return `expected origins such as "https://app.example", not ${show(origin)}${meant === undefined || meant === "null" ? "" : `; did you mean ${show(meant)}?`}`;
+    }
+    return undefined;
+  },
+};
+
+const HEADER_NAME = /^[!#$%&'*+.^_`|~0-9a-z-]+$/i;
+
+export const headerNames: Kind = listOf("`string[]`", "names of headers", (one) => typeof one === "string" && HEADER_NAME.test(one));
 
 /** What an address is, `parseAddress` says; here only that a list has one. */
 export const addresses: Kind = {

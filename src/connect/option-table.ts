@@ -16,6 +16,8 @@ import type { MapFileOptions } from "./files.js";
 import type { HttpTransportOptions } from "./http-transport.js";
 import type { OptionTable } from "./option-check.js";
 import { tableOf } from "./option-check.js";
+import type { CorsOptions } from "./http-cors.js";
+import type { HttpServerOptions } from "./http-server.js";
 import type { Kind, Rule } from "./option-kinds.js";
 import {
   address,
@@ -25,7 +27,9 @@ import {
   environment,
   functionOf,
   groupOf,
+  groupOrBoolean,
   groupOrFalse,
+  headerNames,
   interceptors,
   isObject,
   listOf,
@@ -34,6 +38,7 @@ import {
   numberOf,
   objectOf,
   oneOf,
+  origins,
   signal,
   sizeOf,
   text,
@@ -60,6 +65,10 @@ export const DEFAULTS = {
   giveUpAfterMs: 30_000,
   pingIntervalMs: 360_000,
   maxConnections: 1024,
+  maxHttpConnections: 1024,
+  headersTimeoutMs: 60_000,
+  requestTimeoutMs: 300_000,
+  corsMaxAgeSeconds: 7200,
   closeTimeoutMs: 10_000,
   loanTimeoutMs: 10_000,
   mode: 0o600,
@@ -223,6 +232,7 @@ const requestGate = { kind: functionOf("(context) => void | Promise<void>") };
 const maxTimeoutMs: Rule = { kind: duration, byDefault: "none", meaning: "Longest timeout that a client may ask for" };
 const shutdownSignal: Rule = { kind: signal, byDefault: "none", meaning: "When it aborts, the signals of all handler contexts abort" };
 
+const http1Timeout = numberOf({ unit: "milliseconds", min: 0, max: TIMER_MS_MAX, isWhole: true });
 const workersRule: Rule = { kind: groupOf(workers, '{ routes: new URL("./routes.js", import.meta.url) }'), byDefault: "none", meaning: "Spreads connections over threads that load the routes from a module" };
 
 const server = {
@@ -237,7 +247,33 @@ const server = {
     byDefault: "same user id",
     meaning: "Who may connect, by kernel credentials; only `true` lets in. `listen` refuses it where there are no credentials",
   },
-  maxConnections: { kind: numberOf({ min: 1 }), byDefault: DEFAULTS.maxConnections, meaning: "Connections at once; further ones are refused" },
+  maxConnections: { kind: numberOf({ min: 1 }), byDefault: DEFAULTS.maxConnections, meaning: "Connections at once over shared memory and sockets; further ones are refused" },
+  maxHttpConnections: { kind: numberOf({ min: 1 }), byDefault: DEFAULTS.maxHttpConnections, meaning: "HTTP: connections at once; further ones are closed" },
+  http: {
+    kind: groupOf(
+      {
+        headersTimeoutMs: { kind: http1Timeout, byDefault: DEFAULTS.headersTimeoutMs, meaning: "HTTP/1.1: how long a client may take to send a request's headers; 0: any time" },
+        requestTimeoutMs: { kind: http1Timeout, byDefault: DEFAULTS.requestTimeoutMs, meaning: "HTTP/1.1: how long a client may take to send a whole request; 0: any time" },
+      } satisfies RulesOf<HttpServerOptions>,
+      "{ requestTimeoutMs: 60_000 }",
+    ),
+    byDefault: "",
+    meaning: "HTTP: limits of HTTP/1.1",
+  },
+  cors: {
+    kind: groupOrBoolean(
+      {
+        origins: { kind: origins, byDefault: '"*"', meaning: "HTTP: pages that may call, such as `https://app.example`" },
+        credentials: { kind: boolean, byDefault: "false", meaning: "HTTP: whether calls may carry cookies; needs a list of `origins`" },
+        allowedHeaders: { kind: headerNames, byDefault: "Connect's own", meaning: "HTTP: further request headers that scripts may send" },
+        exposedHeaders: { kind: headerNames, byDefault: "Connect's own", meaning: "HTTP: further response headers that scripts may see" },
+        maxAgeSeconds: { kind: numberOf({ unit: "seconds", min: 0, isWhole: true }), byDefault: DEFAULTS.corsMaxAgeSeconds, meaning: "HTTP: how long browsers may remember what they were allowed" },
+      } satisfies RulesOf<CorsOptions>,
+      '{ origins: ["https://app.example"] }',
+    ),
+    byDefault: "off",
+    meaning: "HTTP: lets web pages of other origins call: [browsers](http.md#browsers)",
+  },
   maxStreams: { kind: numberOf({ min: 1 }), byDefault: SLOTS_MAX, meaning: "Calls that one connection may have open at once; a client keeps further ones back" },
   workers: workersRule,
   ...common,

@@ -23,8 +23,10 @@ import { SLOTS_MAX } from "../wire/frame.js";
 import { reasonWithoutMemory } from "../wire/hello.js";
 import type { ServerConnectionEvent } from "./events.js";
 import { serverConnection, tell } from "./events.js";
-import type { HttpListener } from "./http-server.js";
-import { listenHttp } from "./http-server.js";
+import type { CorsOptions } from "./http-cors.js";
+import { corsOf } from "./http-cors.js";
+import type { HttpListener, HttpServerOptions } from "./http-server.js";
+import { http1OptionsOf, listenHttp } from "./http-server.js";
 import { checkOptional, checkOptions } from "./option-check.js";
 import { DEFAULTS, listenTable, serverCloseTable, serverTable } from "./option-table.js";
 import type { CommonOptions } from "./options.js";
@@ -60,13 +62,20 @@ export interface IsthmusServerOptions extends CommonOptions {
    * Only `true`, or a promise of it, lets in. The time that a promise takes counts into the handshake's, and the client counts as a connection meanwhile.
    */
   readonly allow?: (peer: PeerCredentials) => boolean | Promise<boolean>;
-  /** Connections at once; 1024 by default. Further ones are refused with `ResourceExhausted`. */
+  /** Connections at once over shared memory and sockets; 1024 by default. Further ones are refused with `ResourceExhausted`. */
   readonly maxConnections?: number;
+  /** Connections at once over HTTP; 1024 by default. Further ones are closed at once. They take no place of those that `maxConnections` counts. */
+  readonly maxHttpConnections?: number;
+  /** Limits of HTTP/1.1. */
+  readonly http?: HttpServerOptions;
+  /** Lets scripts of web pages from other origins call over HTTP. `true` allows all pages, without credentials; off by default. */
+  readonly cors?: boolean | CorsOptions;
   /** Calls that one connection may have open at once; 65536 by default. A client keeps further ones back. */
   readonly maxStreams?: number;
 }
 
 export interface ServerStats {
+  /** All connections, those of HTTP included. */
   readonly connections: number;
   /** The same by what they run over. */
   readonly carriers: { readonly shm: number; readonly socket: number; readonly http: number };
@@ -165,6 +174,8 @@ export class LocalServer implements IsthmusServer {
       codecFor: (route) => (route?.binaryOptions === undefined || options.codec !== undefined ? codecOf(options) : createProtobufCodec(route.binaryOptions)),
     });
     this.geometry = geometryOf(options);
+    http1OptionsOf(options.http);
+    corsOf(options.cors);
     checkCarrier(options);
     prepareErrors();
   }
@@ -193,7 +204,7 @@ export class LocalServer implements IsthmusServer {
   }
 
   private async listenHttp(address: HttpAddress, listenOptions: ListenOptions): Promise<ListeningAt> {
-    const listener = await inRootContext(() => listenHttp(this.options, address, listenOptions, () => this.fullHouse(1) === undefined || this.countRefusal()));
+    const listener = await inRootContext(() => listenHttp(this.options, address, listenOptions, () => this.mayAcceptHttp()));
     if (this.isClosing()) {
       await listener.close();
       throw new ConnectError("the server was closed", Code.FailedPrecondition);
@@ -384,17 +395,16 @@ export class LocalServer implements IsthmusServer {
     }
   }
 
-  /** @param counted connections that are counted already, and ask for themselves */
-  private fullHouse(counted = 0): ConnectError | undefined {
+  private fullHouse(): ConnectError | undefined {
     const { maxConnections = DEFAULTS.maxConnections } = this.options;
-    const others = this.httpListeners.reduce((sum, { connections }) => sum + connections, this.elsewhere?.connections() ?? 0);
-    if (this.connections.size + this.handshakes.size + others - counted >= maxConnections) {
-      return new ConnectError(`the server has ${maxConnections} connections, its limit (maxConnections)`, Code.ResourceExhausted);
-    }
-    return undefined;
+    if (this.connections.size + this.handshakes.size + (this.elsewhere?.connections() ?? 0) < maxConnections) return undefined;
+    return new ConnectError(`the server has ${maxConnections} connections, its limit (maxConnections)`, Code.ResourceExhausted);
   }
 
-  private countRefusal(): false {
+  /** Asked for a connection that is counted already. */
+  private mayAcceptHttp(): boolean {
+    const { maxHttpConnections = DEFAULTS.maxHttpConnections } = this.options;
+    if (this.httpListeners.reduce((sum, { connections }) => sum + connections, 0) <= maxHttpConnections) return true;
     this.refused++;
     return false;
   }

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import { readFileSync, truncateSync, writeFileSync } from "node:fs";
-import { Agent, createServer as createHttp1Server } from "node:http";
+import { once } from "node:events";
+import { truncateSync, writeFileSync } from "node:fs";
+import type { IncomingMessage } from "node:http";
+import { Agent, createServer as createHttp1Server, request as requestHttp1 } from "node:http";
 import { createServer as createHttp2Server } from "node:http2";
 import { createServer } from "node:net";
 import { join } from "node:path";
@@ -20,7 +21,7 @@ import { StreamService } from "../proto/streams_pb.js";
 import type { EchoReply } from "../proto/test_pb.js";
 import { EchoReplySchema, EchoRequestSchema, TestService } from "../proto/test_pb.js";
 import { onlyWithAddon } from "../support/carriers.js";
-import { freeAddress, onFreePort, servePlainConnect } from "../support/http.js";
+import { freeAddress, makeCertificate, onFreePort, servePlainConnect } from "../support/http.js";
 import { pattern, patternFault } from "../support/own-routes.js";
 import type { Owner } from "../support/temp.js";
 import { suiteOwner, tempFolder, tempSocket } from "../support/temp.js";
@@ -189,6 +190,61 @@ describe("a process of another make that calls our server", async () => {
   });
 });
 
+describe("a service that nobody registered is Unimplemented, by its name,", async () => {
+  const owner = suiteOwner();
+  const { address } = await serve(owner, { routes: () => undefined });
+  const text = /\/isthmus\.test\.KindsService\/Echo is not served here/;
+  for (const [name, transport] of [
+    ["over gRPC", createGrpcTransport({ baseUrl: address })],
+    ["over gRPC-Web", createGrpcWebTransport({ baseUrl: address, httpVersion: "2" })],
+    ["over gRPC-Web and HTTP/1.1", createGrpcWebTransport({ baseUrl: address, httpVersion: "1.1" })],
+    ["over Connect", createConnectTransport({ baseUrl: address, httpVersion: "2" })],
+    ["over Connect and HTTP/1.1, with JSON", createConnectTransport({ baseUrl: address, httpVersion: "1.1", useBinaryFormat: false })],
+    ["for our own client", createIsthmusTransport({ address })],
+  ] as const) {
+    test(name, async () => {
+      const client = createClient(KindsService, transport);
+      await failure(client.echo({}), Code.Unimplemented, text);
+      await failure(client.echo({ blobs: [new Uint8Array(1_000_000)] }), Code.Unimplemented, text);
+    });
+  }
+
+  test("for grpc-js, in trailers of a response of status 200", async (t) => {
+    const client = new GrpcClient(address.slice("http://".length), credentials.createInsecure());
+    t.after(() => client.close());
+    const error = await new Promise<ServiceError | null>((resolve) => {
+      client.makeUnaryRequest("/no.Service/Ünknown%", () => Buffer.alloc(0), () => undefined, undefined, (failed) => resolve(failed));
+    });
+    assert.equal(error?.code, status.UNIMPLEMENTED);
+    assert.match(error.details, /^\/no\.Service\/.* is not served here; check the service and method name, /);
+  });
+
+  test("over gRPC and HTTP/1.1, in trailers too", async () => {
+    const request = requestHttp1(`${address}/no.Service/Method`, { method: "POST", headers: { "content-type": "application/grpc+proto", "te": "trailers" } });
+    request.end(Buffer.alloc(5));
+    const [response] = (await once(request, "response")) as [IncomingMessage];
+    await once(response.resume(), "end");
+    assert.deepEqual([response.statusCode, response.headers["content-type"], response.trailers["grpc-status"]], [200, "application/grpc+proto", "12"]);
+    assert.match(response.trailers["grpc-message"]!, /^\/no\.Service\/Method is not served here/);
+  });
+
+  test("for Connect with status 404, and for anything else without a body", async () => {
+    const connect = await fetch(`${address}/no.Service/Method`, { method: "POST", headers: { "content-type": "application/json" }, body: "{}" });
+    assert.deepEqual([connect.status, (await connect.json() as { code: string }).code], [404, "unimplemented"]);
+    const get = await fetch(`${address}/no.Service/Method?connect=v1&encoding=json&message=%7B%7D`);
+    assert.deepEqual([get.status, (await get.json() as { code: string }).code], [404, "unimplemented"]);
+    const page = await fetch(`${address}/index.html`);
+    assert.deepEqual([page.status, await page.text()], [404, ""]);
+  });
+
+  test("for gRPC-Web as text too", async () => {
+    const response = await fetch(`${address}/no.Service/Method`, { method: "POST", headers: { "content-type": "application/grpc-web-text" }, body: "AAAAAAA=" });
+    const frame = Buffer.from(await response.text(), "base64");
+    assert.deepEqual([response.status, response.headers.get("content-type"), frame[0], frame.readUInt32BE(1)], [200, "application/grpc-web-text", 0x80, frame.length - 5]);
+    assert.match(frame.subarray(5).toString(), /^grpc-status: 12\r\ngrpc-message: \/no\.Service\/Method is not served here.*\r\n$/);
+  });
+});
+
 describe("payloads over HTTP", async () => {
   const owner = suiteOwner();
   const { address } = await serve(owner);
@@ -319,7 +375,7 @@ describe("a server on HTTP", () => {
   });
 
   test("turns away more connections than it may have, and counts them", async (t) => {
-    const { server, address } = await serve(t, { maxConnections: 1 });
+    const { server, address } = await serve(t, { maxHttpConnections: 1 });
     await connectTo(t, address).client.echo({});
     await failure(connectTo(t, address).client.echo({}), Code.Unavailable, /127\.0\.0\.1/);
     assert.deepEqual([server.stats().carriers.http, server.stats().refused], [1, 1]);
@@ -331,7 +387,7 @@ describe("a server on HTTP", () => {
     const { address } = await server.listen("http://127.0.0.1:0/api/v1/");
     assert.match(address, /^http:\/\/127\.0\.0\.1:\d+\/api\/v1$/);
     assert.equal((await connectTo(t, address).client.echo({ text: "below" })).text, "below");
-    await failure(connectTo(t, new URL(address).origin).client.echo({}), Code.Unimplemented, /404/);
+    await failure(connectTo(t, new URL(address).origin).client.echo({}), Code.Unimplemented, /\/isthmus\.test\.TestService\/Echo is not served here/);
   });
 
   test("lets open calls finish when it closes, and cuts off what takes too long", async (t) => {
@@ -413,16 +469,9 @@ describe("a server on HTTP", () => {
 
 describe("TLS", () => {
   test("a client that trusts the certificate is served over HTTP/2 and HTTP/1.1, another is told why not", async (t) => {
-    const folder = tempFolder(t);
-    const [keyPath, certPath] = [join(folder, "key.pem"), join(folder, "cert.pem")];
-    try {
-      execFileSync("openssl", ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", keyPath, "-out", certPath], { stdio: "ignore" });
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
-      t.skip("there is no openssl here to make a certificate with");
-      return;
-    }
-    const [key, cert] = [readFileSync(keyPath), readFileSync(certPath)];
+    const certificate = makeCertificate(t);
+    if (certificate === undefined) return t.skip("there is no openssl here to make a certificate with");
+    const { key, cert } = certificate;
     const server = createIsthmusServer({ routes: testRoutes });
     t.after(() => server.close({ timeoutMs: 0 }));
     const { address } = await server.listen("https://localhost:0", { tls: { key, cert } });
