@@ -80,6 +80,8 @@ export class Http2Sessions {
 
   private check(watched: Watched): void {
     const { session, socket } = watched;
+    // Node sends no PING of a session that closes when its calls are over; those are waited for as long as the server's `close` allows.
+    if (session.closed) return;
     if (watched.bytesWritten !== undefined && !this.isWritten(watched)) return;
     if (this.hasRead(watched)) {
       watched.settled = false;

@@ -177,7 +177,7 @@ const http = {
   idleConnectionTimeoutMs: { kind: duration, byDefault: 900_000, meaning: "HTTP: after how long without calls the connection is closed" },
   acceptCompression: { kind: compressions, byDefault: "none", meaning: `HTTP: compressions that answers may have, ${objectsFrom}` },
   sendCompression: { kind: compression, byDefault: "none", meaning: "HTTP: compresses requests" },
-  compressMinBytes: { kind: numberOf({ unit: "bytes", min: 0 }), byDefault: 1024, meaning: "HTTP: from what size on requests are compressed" },
+  compressMinBytes: { kind: numberOf({ unit: "bytes" }), byDefault: 1024, meaning: "HTTP: from what size on requests are compressed" },
 } satisfies RulesOf<HttpTransportOptions>;
 
 const reconnect = {
@@ -316,7 +316,7 @@ export const routeTable = tableOf("router.service", {
   requestGate: { ...requestGate, byDefault: "the server's", meaning: "Replaces the server's" },
   jsonOptions: { kind: objectOf("object", "an object of options of the JSON format"), byDefault: "", meaning: "HTTP: of the JSON format" },
   acceptCompression: { kind: compressions, byDefault: "", meaning: `HTTP: compressions of requests and answers, ${objectsFrom}` },
-  compressMinBytes: { kind: numberOf({ unit: "bytes", min: 0 }), byDefault: 1024, meaning: "HTTP: from what size on answers are compressed" },
+  compressMinBytes: { kind: numberOf({ unit: "bytes" }), byDefault: 1024, meaning: "HTTP: from what size on answers are compressed" },
   requireConnectProtocolHeader: { kind: boolean, byDefault: "false", meaning: "HTTP: refuses requests of Connect's protocol that do not name its version" },
   grpc: { kind: boolean, byDefault: "true", meaning: "HTTP: whether gRPC is spoken" },
   grpcWeb: { kind: boolean, byDefault: "true", meaning: "HTTP: whether gRPC-Web is spoken" },

@@ -6,6 +6,7 @@
  * `handOverDescriptor`; what is left of them is closed when the thread ends, and nothing else is. All sizes and offsets are bytes; a failed system call throws a `SystemError`; an argument that makes no sense throws a TypeError or RangeError.
  */
 
+import { types } from "node:util";
 import { createRequire } from "node:module";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -337,7 +338,9 @@ export interface SystemError extends Error {
 
 /** Not by its class: in a test file of jest, `Error` is that of the file's own realm, and the addon's errors are of Node's. */
 export function isSystemError(error: unknown): error is SystemError {
-  const { code, errno, syscall } = (error ?? {}) as Partial<SystemError>;
+  // Not `instanceof`: a test runner's file may have an `Error` of its own.
+  if (!types.isNativeError(error)) return false;
+  const { code, errno, syscall } = error as Partial<SystemError>;
   return typeof code === "string" && typeof errno === "number" && typeof syscall === "string";
 }
 

@@ -122,7 +122,7 @@ test("options of CORS that cannot be are refused, with what was meant", () => {
   const make = (cors: unknown) => () => createIsthmusServer({ routes: () => undefined, cors: cors as true });
   for (const [cors, text] of [
     ["*", /option cors: expected true, false, or an object/],
-    [{ origin: [PAGE] }, /option cors\.origin: there is no such option; did you mean origins\?/],
+    [{ origin: [PAGE] }, /option cors\.origin: there is no such option; did you mean cors\.origins\?/],
     [{ origins: PAGE }, /option cors\.origins: expected "\*" or a list of origins/],
     [{ origins: [`${PAGE}/`] }, /option cors\.origins: .*not "https:\/\/app\.example\/"; did you mean "https:\/\/app\.example"\?/],
     [{ origins: ["app.example"] }, /option cors\.origins: expected origins such as "https:\/\/app\.example", not "app\.example"/],

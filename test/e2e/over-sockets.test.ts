@@ -28,6 +28,9 @@ const LEFT_OUT: Record<string, string> = {
   "blocking.test.js": "blocking calls need shared memory",
   "server-workers.test.js": "connections are handed to threads by the addon",
   "server-workers-load.test.js": "connections are handed to threads by the addon",
+  "hostile-http1.test.js": "is about connections of HTTP, where the addon has no part",
+  "hostile-http2.test.js": "is about connections of HTTP, where the addon has no part",
+  "http-cors.test.js": "is about headers of HTTP, where the addon has no part",
   "over-sockets.test.js": "this suite",
 };
 /** Other proofs that are about connections, not about shared memory. */
