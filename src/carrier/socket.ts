@@ -56,6 +56,7 @@ export class SocketCarrier implements Carrier {
     this.stream = stream;
     this.outlet = new SocketOutlet(
       stream.socket,
+      this.receiving,
       () => this.onWritten(),
       (error) => inRootContext(() => this.close(closedBy(error))),
     );
@@ -123,6 +124,14 @@ export class SocketCarrier implements Carrier {
 
   /** Everything leaves at the end of the tick. */
   publish(): void {}
+
+  hurry(): void {
+    this.outlet.flush();
+  }
+
+  keep(source: Parts): void {
+    if (!this.closed) this.outlet.keep(source);
+  }
 
   alert(): void {}
 

@@ -12,7 +12,6 @@ import type { ContextValues } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../carrier/carrier.js";
 import type { StreamWindows } from "../carrier/handshake.js";
-import type { MessageCodec } from "../codec/codec.js";
 import { holdingOf, isScoped } from "../memory/lease.js";
 import { Violation } from "../memory/violation.js";
 import type { PeerCredentials } from "../os/addon.js";
@@ -25,7 +24,7 @@ import type { Outgoing } from "./frame-writer.js";
 import { Assembly, decodeWhole, takeMetadata } from "./inbound.js";
 import type { KeepAliveOptions } from "./keepalive.js";
 import { hangs, KeepAlive } from "./keepalive.js";
-import { Outbox } from "./outbox.js";
+import { encodedBytes, Outbox } from "./outbox.js";
 import { responseMetadata, ServerCall } from "./server-call.js";
 import type { ServerMethod } from "./server-method.js";
 import { ServerStream } from "./server-stream.js";
@@ -394,18 +393,6 @@ export class ServerConnection implements FrameReceiver {
     if (status.length > STATUS_BYTES_MAX) {
       status = encodeError(new ConnectError(`an error of ${status.length} bytes is larger than the limit of ${STATUS_BYTES_MAX}`, error.code));
     }
-    this.outbox.send(kind, FLAG.endStream, wireCode(error.code), streamId, headerLength, metadata, rawBytes, status, status.length, "");
+    this.outbox.send(kind, FLAG.endStream, wireCode(error.code), streamId, headerLength, metadata, encodedBytes, status, status.length, "");
   }
 }
-
-/** Status bytes are encoded already. */
-const rawBytes: MessageCodec = {
-  encodeInto(message, target, offset, limit) {
-    const bytes = message as Uint8Array;
-    if (bytes.length > limit - offset) return -1 - bytes.length;
-    target.set(bytes, offset);
-    return bytes.length;
-  },
-  encode: (message) => ({ inline: message as Uint8Array, spans: [], byteLength: (message as Uint8Array).length }),
-  decode: (input, offset, byteLength) => input.slice(offset, offset + byteLength),
-};
