@@ -6,11 +6,12 @@ import type { DescMessage, DescMethod, DescService } from "@bufbuild/protobuf";
 import type { MessageCodec } from "../codec/codec.js";
 import { joinRope } from "../codec/rope.js";
 
-/** A codec of values that know how they become bytes and how they are read. `read` owns what it is given. */
+/** A codec of values that know how they become bytes and how they are read. Nobody writes to what `write` returns any more; `read` owns what it is given. */
 export function createBytesCodec(write: (value: unknown) => Uint8Array, read: (bytes: Buffer) => unknown): MessageCodec {
   /** The last that did not fit: it is asked for as a rope next, as a rule. */
   let unsent: { readonly message: unknown; readonly bytes: Uint8Array } | undefined;
   return {
+    ownsInline: true,
     encodeInto(message, target, offset, limit) {
       const bytes = write(message);
       if (bytes.length > limit - offset) {

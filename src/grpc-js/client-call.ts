@@ -69,7 +69,8 @@ export class ClientCall implements ChannelCall {
   }
 
   sendMessageWithContext({ callback }: MessageContext, message: Buffer): void {
-    this.requests.push(message, callback);
+    // It is sent later, and the user's serialiser may use its memory again before.
+    this.requests.push(Buffer.from(message), callback);
   }
 
   halfClose(): void {

@@ -1,8 +1,11 @@
 /** Messages that one side pushes, with a callback for when each was taken, and the other pulls. */
 import { queueMicrotask } from "../os/timers.js";
+import { KEEPS_MESSAGES } from "../rpc/client-stream.js";
+
 type Taken = (error?: Error | null) => void;
 
 export class MessageQueue<T> implements AsyncIterable<T>, AsyncIterator<T, undefined> {
+  readonly [KEEPS_MESSAGES] = true;
   private readonly waiting: { readonly message: T; readonly taken: Taken | undefined }[] = [];
   private ended = false;
   private failure: Error | undefined;

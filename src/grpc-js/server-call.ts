@@ -4,6 +4,7 @@ import type { HandlerContext } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ServerErrorResponse } from "@grpc/grpc-js";
 import { Metadata } from "@grpc/grpc-js";
+import { serializeError } from "../rpc/errors.js";
 import { addTo, toHeaders, toMetadata } from "./metadata.js";
 import { MessageQueue } from "./queue.js";
 
@@ -17,14 +18,17 @@ export class GrpcServerCall extends Duplex {
   readonly request: unknown;
   cancelled = false;
   readonly answers = new MessageQueue<unknown>();
+  readonly seal: (answer: unknown) => unknown;
   private readonly context: HandlerContext;
   private readonly requests: AsyncIterator<unknown> | undefined;
   private readonly onAbort = () => this.cancel();
   private failure: ConnectError | undefined;
   private over = false;
 
-  constructor(context: HandlerContext, request: unknown, requests: AsyncIterator<unknown> | undefined) {
+  /** @param seal an answer as it is sent, whatever becomes of it afterwards. @throws what its serialiser throws */
+  constructor(context: HandlerContext, request: unknown, requests: AsyncIterator<unknown> | undefined, seal: (answer: unknown) => unknown) {
     super({ objectMode: true });
+    this.seal = seal;
     this.context = context;
     this.request = request;
     this.requests = requests;
@@ -89,7 +93,14 @@ export class GrpcServerCall extends Duplex {
   }
 
   override _write(answer: unknown, _encoding: BufferEncoding, callback: (error?: Error | null) => void): void {
-    this.answers.push(answer, callback);
+    let sealed: unknown;
+    try {
+      sealed = this.seal(answer);
+    } catch (error) {
+      this.answers.end(serializeError(error));
+      return callback();
+    }
+    this.answers.push(sealed, callback);
   }
 
   override _final(callback: (error?: Error | null) => void): void {

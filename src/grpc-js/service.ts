@@ -4,6 +4,7 @@ import type { ConnectRouter, HandlerContext } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Metadata, MethodDefinition, ServiceDefinition, UntypedHandleCall, UntypedServiceImplementation } from "@grpc/grpc-js";
 import { isOwnRouter, OWN_CODEC } from "../connect/routes.js";
+import { serializeError } from "../rpc/errors.js";
 import { createBytesCodec, methodOf } from "./bytes-codec.js";
 import type { Failure } from "./server-call.js";
 import { GrpcServerCall, toConnectError } from "./server-call.js";
@@ -12,6 +13,8 @@ import { GrpcServerCall, toConnectError } from "./server-call.js";
 interface Envelope {
   readonly $typeName: string;
   readonly value: unknown;
+  /** Of an answer: what it was serialised to when the handler gave it. */
+  readonly bytes?: Uint8Array;
 }
 
 type Handler = (call: GrpcServerCall, callback?: (error: Failure | null, value?: unknown, trailer?: Metadata) => void) => void;
@@ -43,17 +46,19 @@ function register(router: ConnectRouter, definition: AnyMethod, implementation: 
   const method = methodOf(definition.path, kind);
   const [input, output] = [method.input.typeName, method.output.typeName];
   give(method.input, (envelope) => definition.requestSerialize(envelope.value), (bytes) => ({ $typeName: input, value: definition.requestDeserialize(bytes) }));
-  give(method.output, (envelope) => definition.responseSerialize(envelope.value), (bytes) => ({ $typeName: output, value: definition.responseDeserialize(bytes) }));
+  // As grpc-js: at once, so the handler may change the answer; and the serialiser may use its memory again, so its bytes are copied.
+  const serialize = (value: unknown): Uint8Array => Buffer.from(definition.responseSerialize(value));
+  give(method.output, (envelope) => envelope.bytes ?? serialize(envelope.value), (bytes) => ({ $typeName: output, value: definition.responseDeserialize(bytes) }));
   const handle = implementation as unknown as Handler;
-  const seal = (value: unknown): Envelope => ({ $typeName: output, value });
+  const seal = (value: unknown): Envelope => ({ $typeName: output, value, bytes: serialize(value) });
   const open = (message: unknown) => (message as Envelope).value;
-  const one = (call: GrpcServerCall) => askForOne(call, handle).then(seal);
-  const many = (call: GrpcServerCall) => answersOf(call, handle, seal);
+  const one = (call: GrpcServerCall) => askForOne(call, handle);
+  const many = (call: GrpcServerCall) => answersOf(call, handle);
   const handlers: Record<DescMethod["methodKind"], unknown> = {
-    unary: (request: unknown, context: HandlerContext) => one(new GrpcServerCall(context, open(request), undefined)),
-    server_streaming: (request: unknown, context: HandlerContext) => many(new GrpcServerCall(context, open(request), undefined)),
-    client_streaming: (requests: AsyncIterable<unknown>, context: HandlerContext) => one(new GrpcServerCall(context, undefined, opened(requests, open))),
-    bidi_streaming: (requests: AsyncIterable<unknown>, context: HandlerContext) => many(new GrpcServerCall(context, undefined, opened(requests, open))),
+    unary: (request: unknown, context: HandlerContext) => one(new GrpcServerCall(context, open(request), undefined, seal)),
+    server_streaming: (request: unknown, context: HandlerContext) => many(new GrpcServerCall(context, open(request), undefined, seal)),
+    client_streaming: (requests: AsyncIterable<unknown>, context: HandlerContext) => one(new GrpcServerCall(context, undefined, opened(requests, open), seal)),
+    bidi_streaming: (requests: AsyncIterable<unknown>, context: HandlerContext) => many(new GrpcServerCall(context, undefined, opened(requests, open), seal)),
   };
   router.rpc(method, handlers[kind] as Parameters<ConnectRouter["rpc"]>[1], { leases: "copied" } as Parameters<ConnectRouter["rpc"]>[2]);
 }
@@ -75,7 +80,11 @@ function askForOne(call: GrpcServerCall, handle: Handler): Promise<unknown> {
       handle(call, (error, value, trailer) => {
         if (error !== null && error !== undefined) return reject(toConnectError(error, trailer));
         call.sendTrailers(trailer);
-        resolve(value);
+        try {
+          resolve(call.seal(value));
+        } catch (error) {
+          reject(serializeError(error));
+        }
       });
     } catch {
       // As grpc-js: what a handler throws is nobody's business but its own.
@@ -86,14 +95,14 @@ function askForOne(call: GrpcServerCall, handle: Handler): Promise<unknown> {
 }
 
 /** Runs a handler that writes its answers. */
-async function* answersOf(call: GrpcServerCall, handle: Handler, seal: (value: unknown) => Envelope): AsyncGenerator<Envelope> {
+async function* answersOf(call: GrpcServerCall, handle: Handler): AsyncGenerator<unknown> {
   try {
     try {
       handle(call);
     } catch {
       throw new ConnectError("Unknown error", Code.Unknown);
     }
-    for await (const answer of call.answers) yield seal(answer);
+    yield* call.answers;
   } finally {
     call.finish();
   }
