@@ -106,6 +106,10 @@ export interface Carrier {
    *   has to go into the ring itself
    */
   placePiece(source: Parts, byteLength: number, at: number): number;
+  /** Sends what was committed now instead of at the end of the tick, where borrowed bytes wait for that. */
+  hurry(): void;
+  /** Sends the source's borrowed bytes now, and copies what does not leave (BORROW-1). */
+  keep(source: Parts): void;
   /** The memory in which large values are moved without copying them twice; undefined: all of a message travels in pieces. */
   readonly blocks: Blocks | undefined;
   /**

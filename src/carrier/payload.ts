@@ -10,10 +10,11 @@ import { isFleeting, Lease } from "../memory/lease.js";
 import { Loan } from "../memory/loan.js";
 import { MappedFile } from "../memory/mapped-file.js";
 import { explainGone, originOf } from "../memory/origin.js";
+import type { Receiving } from "../memory/receive-memory.js";
 import { Region } from "../memory/region.js";
 import { SPAN, SPAN_ENTRY_BYTES, SPANS_MAX } from "../wire/frame.js";
 import type { Part, PartsOwner } from "../wire/parts.js";
-import { goneMeanwhile, Parts } from "../wire/parts.js";
+import { Borrowed, copyOf, goneMeanwhile, Parts } from "../wire/parts.js";
 import type { Blocks } from "./blocks.js";
 import type { SendableFile } from "./file-read.js";
 import { FileRead } from "./file-read.js";
@@ -32,6 +33,8 @@ interface Value {
   readonly byteLength: number;
   /** Where it is now. */
   bytes: Uint8Array;
+  /** That is memory which its user may change once the message is his again. */
+  borrowed: boolean;
   /** How it is sent; undefined: with the inline part. */
   place: Place | undefined;
   /** The carrier sends it from a file. */
@@ -77,6 +80,8 @@ export class Payload implements RegionSender, PartsOwner {
   private readonly taken: { readonly loan: Loan; readonly buffer: ArrayBuffer }[] = [];
   private readonly files: FileValue[] = [];
   private readonly cleanUps: (() => void)[] = [];
+  /** Bytes of received messages go on where they lie. */
+  private readonly sharesLeases: boolean;
   private over = false;
   /** Batches of the carrier's that have parts of the message. */
   private uses = 0;
@@ -90,16 +95,27 @@ export class Payload implements RegionSender, PartsOwner {
    * Takes what the rope refers to: loans are their user's no more from now on.
    * @param blocks where large values are placed; undefined: all of the message is inline
    * @param why what becomes of them, to be read after "its memory is gone: "
+   * @param sharesLeases whether bytes of received messages that stay their user's go on where they lie: he must not write to them any more. Else they are sent like
+   *   any other memory of his
    * @param onReady called in a later turn when a file was read, so that `place` is worth calling again
    * @throws Error if bytes are not there any more; then nothing is held
    */
-  constructor(blocks: Blocks | undefined, rope: Rope, why: string, onReady: () => void) {
+  constructor(blocks: Blocks | undefined, rope: Rope, why: string, sharesLeases: boolean, onReady: () => void) {
     this.blocks = blocks;
+    this.sharesLeases = sharesLeases;
     this.onReady = onReady;
     this.rope = rope;
     this.byteLength = rope.byteLength;
     checkWhole(rope);
-    this.values = rope.spans.map(({ position, bytes }) => ({ position, byteOffset: bytes.byteOffset, byteLength: bytes.length, bytes, place: undefined, file: undefined }));
+    this.values = rope.spans.map(({ position, bytes }) => ({
+      position,
+      byteOffset: bytes.byteOffset,
+      byteLength: bytes.length,
+      bytes,
+      borrowed: true,
+      place: undefined,
+      file: undefined,
+    }));
     const taken = this.values.length > 1 ? new Map<ArrayBufferLike, ReadAgain>() : undefined;
     try {
       for (const value of this.values) this.adopt(value, taken, why);
@@ -140,6 +156,7 @@ export class Payload implements RegionSender, PartsOwner {
     }
     const { blocks } = this;
     const owner = blocks !== undefined && origin instanceof Lease && this.places < SPANS_MAX ? blocks.ownerOf(origin) : undefined;
+    if (blocks !== undefined && owner !== undefined && !this.sharesLeases && !isFleeting(bytes)) return this.copyLease(blocks, value, origin as Lease, owner);
     const mayGoBack = owner !== "own" || blocks!.promiseLend();
     if (blocks !== undefined && owner !== undefined && mayGoBack) {
       const lease = origin as Lease;
@@ -153,10 +170,12 @@ export class Payload implements RegionSender, PartsOwner {
     if (origin instanceof MappedFile && byteLength > 0 && blocks?.isBlocking === true) {
       // A read in the background would end in a turn of the loop that does not come.
       value.bytes = origin.readNow(value.byteOffset, byteLength);
+      value.borrowed = false;
     } else if (origin instanceof MappedFile && byteLength > 0) {
       origin.hold();
       this.cleanUps.push(() => origin.letGo());
       this.files.push({ value, file: origin, read: undefined });
+      value.borrowed = false;
       return;
     }
     const pinned = origin instanceof Lease && origin.gone === undefined ? origin.home.readPinned?.(origin, bytes) : undefined;
@@ -166,9 +185,11 @@ export class Payload implements RegionSender, PartsOwner {
       lease.pin();
       this.cleanUps.push(() => lease.unpin());
       value.bytes = pinned;
+      value.borrowed = !this.sharesLeases;
     } else if (isFleeting(bytes)) {
       // They may end before all is sent.
-      value.bytes = bytes.slice();
+      value.bytes = copyOf(bytes);
+      value.borrowed = false;
     }
     if (byteLength >= SPAN_COPY_BYTES_MIN) this.copyToBlock(value, () => value.bytes);
   }
@@ -185,6 +206,7 @@ export class Payload implements RegionSender, PartsOwner {
       if (bytes === taken.bytes) this.cleanUps.push(taken.done);
       else taken.done();
       value.bytes = bytes.subarray(byteOffset, byteOffset + byteLength);
+      value.borrowed = false;
       if (byteLength >= SPAN_COPY_BYTES_MIN) this.copyToBlock(value, () => value.bytes);
       return (offset, length) => bytes.subarray(offset, offset + length);
     }
@@ -199,7 +221,17 @@ export class Payload implements RegionSender, PartsOwner {
   private adoptAgain(value: Value, read: ReadAgain): void {
     const { byteOffset, byteLength } = value;
     if (byteLength >= SPAN_COPY_BYTES_MIN && this.places < SPANS_MAX) this.copyToBlock(value, () => read(byteOffset, byteLength));
-    else value.bytes = read(byteOffset, byteLength).slice();
+    else this.own(value, read(byteOffset, byteLength));
+  }
+
+  /** Sends a copy of a lease's bytes, which its user may end or write to once the message is his again. */
+  private copyLease(blocks: Blocks, value: Value, lease: Lease, owner: "own" | "peer"): void {
+    const { byteOffset, byteLength } = value;
+    if (byteLength < SPAN_COPY_BYTES_MIN) return this.own(value, value.bytes);
+    const read = blocks.reader(lease, owner);
+    lease.pin();
+    this.cleanUps.push(() => lease.unpin());
+    this.copyToBlock(value, () => read(byteOffset, byteLength));
   }
 
   /** Sends a lease's bytes where they are. True if they are their user's no more. */
@@ -276,7 +308,7 @@ export class Payload implements RegionSender, PartsOwner {
   private copyToBlock(value: Value, source: () => Uint8Array): void {
     const { blocks } = this;
     if (blocks === undefined || this.places === SPANS_MAX) {
-      if (value.bytes.length !== value.byteLength) value.bytes = source().slice();
+      if (value.bytes.length !== value.byteLength) this.own(value, source());
       return;
     }
     const place: Place = {
@@ -331,6 +363,39 @@ export class Payload implements RegionSender, PartsOwner {
     return copied > 0 ? copied : -1;
   }
 
+  /** The value is sent from a copy, which is the payload's own. */
+  private own(value: Value, bytes: Uint8Array): void {
+    value.bytes = copyOf(bytes);
+    value.borrowed = false;
+  }
+
+  /**
+   * The message is its user's again: what was not sent yet is copied, to where it goes anyway if there is room (BORROW-1).
+   * @param receiving memory for large copies, which is used again
+   * @throws Error like `place`
+   */
+  keep(receiving: Receiving | undefined): void {
+    while (this.place(Infinity) >= 0);
+    const copy = (bytes: Uint8Array): Uint8Array => {
+      if (receiving === undefined || bytes.length < SPAN_COPY_BYTES_MIN) return copyOf(bytes);
+      const memory = receiving.take(bytes.length);
+      memory.bytes.set(bytes);
+      this.cleanUps.push(() => memory.letGo());
+      return memory.bytes;
+    };
+    for (const value of this.values) {
+      const { place, byteLength } = value;
+      const isInline = place === undefined && this.inlineMade === undefined;
+      if (!value.borrowed || !(isInline || place?.source !== undefined)) continue;
+      const bytes = place?.source?.() ?? value.bytes;
+      if (bytes.length !== byteLength) throw goneMeanwhile();
+      value.bytes = copy(bytes);
+      value.borrowed = false;
+      if (place !== undefined) place.source = () => value.bytes;
+    }
+    this.inlineMade?.keep(copy);
+  }
+
   /** What `place` has yet to copy. */
   get bytesToCopy(): number {
     let sum = 0;
@@ -377,7 +442,8 @@ export class Payload implements RegionSender, PartsOwner {
       return true;
     }
     if (blocks.mayGrow && value.byteLength < blocks.arena.byteLength / 2) return false;
-    if (value.bytes.length !== value.byteLength) value.bytes = place.source!().slice();
+    // A lease may end before it is sent.
+    if (value.bytes.length !== value.byteLength || originOf(value.bytes) instanceof Lease) this.own(value, place.source!());
     value.place = undefined;
     this.places--;
     return false;
@@ -452,14 +518,15 @@ export class Payload implements RegionSender, PartsOwner {
     const parts: Part[] = [];
     let from = 0;
     let spanBytes = 0;
-    for (const { position, byteLength, bytes, place, file } of this.values) {
+    for (const value of this.values) {
+      const { position, byteLength, bytes, place, file } = value;
       const to = position - spanBytes;
       parts.push(inline.subarray(from, to));
       if (file !== undefined) {
         parts.push(file.range, file.last);
       } else if (place === undefined) {
         if (bytes.length !== byteLength) throw goneMeanwhile();
-        parts.push(bytes);
+        parts.push(value.borrowed ? new Borrowed(bytes) : bytes);
       }
       from = to;
       spanBytes += byteLength;

@@ -198,6 +198,10 @@ export class ShmCarrier implements Carrier, Pollable {
     return BLOCK_REFERENCE_BYTES;
   }
 
+  /** Pieces are copied when they are placed: nothing is borrowed. */
+  hurry(): void {}
+  keep(): void {}
+
   loan(byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
     const loan = this.guarded(() => this.loans.take(byteLength, patience, () => this.sayAwaited()));
     return loan ?? Promise.reject(new ConnectError("the connection is over", Code.Unavailable));

@@ -4,21 +4,33 @@
  *
  * SOCKET-4  One batch is with the socket at a time. Memory of a batch is not written to before the socket has taken it.
  * SOCKET-5  What waits is bounded: two staging buffers, and `PIECES_BYTES_MAX` of pieces, of which the last may reach past it.
+ * SOCKET-8  What Node and the kernel are given to write later is memory of ours. Borrowed bytes (BORROW-1) are written at once or not at all: so whoever lent
+ *           them can have them back at any time, at the price of a copy of what is left.
  */
 import type { Socket } from "node:net";
 import { FRAME_ALIGNMENT } from "../memory/layout.js";
+import type { ReceiveMemory, Receiving } from "../memory/receive-memory.js";
 import { FRAME_BYTES_MAX } from "../wire/frame.js";
 import type { Part, Parts } from "../wire/parts.js";
-import { FileRange } from "../wire/parts.js";
+import { Borrowed, FileRange } from "../wire/parts.js";
 import type { FileOnItsWay } from "./file-sender.js";
 import { FileSender } from "./file-sender.js";
 import { inRootContext } from "./root-context.js";
+import { writeAtOnce, writesAtOnce } from "./write-at-once.js";
 
 const STAGING_BYTES = 128 << 10;
 /** Bytes of large messages that wait for the socket. */
 const PIECES_BYTES_MAX = 1 << 20;
 /** Up to this size, in bytes, what a piece begins with is copied behind its frame: that costs less than an entry of its own. */
 const JOINED_BYTES_MAX = 512;
+/** Up to this size, in bytes, a whole piece is: then nobody has to wait until the socket has taken it. */
+const COPIED_BYTES_MAX = 32 << 10;
+/** As long as this much room is left for frames in the staging buffer. */
+const COPIES_ROOM_BYTES = 2 * FRAME_BYTES_MAX;
+/** When the socket is full, a few borrowed bytes are copied for Node to write: that tells when there is room for the others. */
+const BOUNCE_BYTES = 64;
+/** Where nothing can be written at once, all goes that way, in portions. */
+const PORTION_BYTES = 256 << 10;
 
 class Staging {
   readonly bytes = Buffer.allocUnsafeSlow(STAGING_BYTES);
@@ -29,28 +41,46 @@ class Staging {
   index = 0;
 }
 
-/** A range of a file in a batch, and the bytes of memory between the one before it and this. */
+/** A range of a file. */
 class QueuedFile implements FileOnItsWay {
   readonly range: FileRange;
   readonly source: Parts;
-  readonly memoryBytes: number;
+  /** It is the last of its piece. */
+  isLast = false;
   sentBytes = 0;
 
-  constructor(range: FileRange, source: Parts, memoryBytes: number) {
+  constructor(range: FileRange, source: Parts) {
     this.range = range;
     this.source = source;
-    this.memoryBytes = memoryBytes;
   }
 }
 
-/** What is handed over as a whole: entries from `next` on, of which `memoryBytes` bytes lie behind the last file. */
+/** Bytes of a piece, as far as they are not written yet. */
+class QueuedBytes {
+  bytes: Uint8Array;
+  readonly source: Parts;
+  borrowed: boolean;
+  /** What is left was this long when it was last looked at: less now means that its memory is gone. */
+  byteLength: number;
+  isLast = false;
+  /** Where a copy lies. */
+  memory: ReceiveMemory | undefined;
+
+  constructor(bytes: Uint8Array, source: Parts, borrowed: boolean) {
+    this.bytes = bytes;
+    this.source = source;
+    this.borrowed = borrowed;
+    this.byteLength = bytes.length;
+  }
+}
+
+type Entry = Uint8Array | QueuedBytes | QueuedFile;
+
+/** What leaves in order: entries from `next` on. Those before `given` are with the socket. */
 interface Batch {
-  readonly entries: readonly (Uint8Array | QueuedFile)[];
-  readonly files: number;
-  readonly memoryBytes: number;
-  /** Messages with parts in it. */
-  readonly sources: readonly Parts[];
+  readonly entries: Entry[];
   next: number;
+  given: number;
   bytesLeft: number;
 }
 
@@ -71,21 +101,25 @@ export class SocketOutlet {
   /** The socket has not taken yet what it was given last. */
   private awaitsSocket = false;
   private readonly socket: Socket;
+  private readonly receiving: Receiving;
   private readonly onWritten: () => void;
   private readonly onFailed: (error: Error) => void;
   /** What the next batch is made of. */
-  private queue: (Uint8Array | QueuedFile)[] = [];
+  private queue: Entry[] = [];
   private queuedBytes = 0;
-  private queuedFiles = 0;
-  /** Behind the last file. */
-  private queuedMemoryBytes = 0;
-  private sources: Parts[] = [];
-  /** Parts of the piece of the frame that is about to be committed. */
+  /** The piece of the frame that is about to be committed. */
+  private placing: Parts | undefined;
   private readonly placed: Part[] = [];
   private placedBytes = 0;
   private readonly fileSender: FileSender;
+  /** Bytes of pieces that wait as they lie. */
   private pieceBytes = 0;
   private pieceBytesInBatch = 0;
+  private bounce: Buffer | undefined;
+  /** What is left of this message's bytes is copied at once. */
+  private keeping: Parts | undefined;
+  /** Messages whose users can have their memory back. */
+  private returned: Parts[] = [];
   private closed = false;
   private readonly onWrite = () => {
     if (this.awaitsSocket && !this.closed && this.socket.writableLength === 0) inRootContext(this.goOn);
@@ -93,17 +127,21 @@ export class SocketOutlet {
   private readonly goOn = () => {
     if (this.closed || this.batch === undefined) return;
     this.handOn(this.batch);
-    if (this.batch !== undefined) return;
-    this.flush();
-    this.onWritten();
+    if (this.batch === undefined) {
+      this.flush();
+      this.onWritten();
+    }
+    this.tellReturned();
   };
 
   /**
+   * @param receiving where copies are kept
    * @param onWritten told when the socket has taken a batch that it could not take at once: there is room again
    * @param onFailed told when a batch cannot be sent
    */
-  constructor(socket: Socket, onWritten: () => void, onFailed: (error: Error) => void) {
+  constructor(socket: Socket, receiving: Receiving, onWritten: () => void, onFailed: (error: Error) => void) {
     this.socket = socket;
+    this.receiving = receiving;
     this.onWritten = onWritten;
     this.onFailed = onFailed;
     this.fileSender = new FileSender(socket, this.goOn);
@@ -118,13 +156,12 @@ export class SocketOutlet {
     return this.queuedBytes + (this.current.index - this.current.start) + (this.batch === undefined ? 0 : this.batch.bytesLeft + this.socket.writableLength);
   }
 
-  /** Takes the next piece of a message by reference. False: too much waits already, or a file before it. @throws Error as `Parts` */
+  /** Takes the next piece of a message, by reference unless it is small. False: too much waits already, or a file before it. @throws Error as `Parts` */
   place(source: Parts, byteLength: number): boolean {
     if (!source.mayTake(byteLength) || this.pieceBytes >= PIECES_BYTES_MAX) return false;
     source.takeTo(this.placed, byteLength);
     this.placedBytes += byteLength;
-    this.sources.push(source);
-    source.owner.use();
+    this.placing = source;
     return true;
   }
 
@@ -132,37 +169,46 @@ export class SocketOutlet {
     const { current } = this;
     current.index += (byteLength + (FRAME_ALIGNMENT - 1)) & -FRAME_ALIGNMENT;
     this.framesSent++;
-    if (this.placedBytes > 0) this.queuePiece();
+    if (this.placing !== undefined) this.queuePiece(this.placing);
     if (STAGING_BYTES - current.index < FRAME_BYTES_MAX) this.turnStaging();
   }
 
-  private queuePiece(): void {
+  private queuePiece(source: Parts): void {
     const { current, placed } = this;
-    const first = placed[0];
-    const joins = first instanceof Uint8Array && first.length <= JOINED_BYTES_MAX && current.index + first.length <= STAGING_BYTES - FRAME_ALIGNMENT;
-    if (joins) {
-      current.bytes.set(first, current.index);
-      current.index += first.length;
+    const copied = this.partsToCopy();
+    for (let i = 0; i < copied; i++) {
+      const part = placed[i] as Uint8Array | Borrowed;
+      current.bytes.set(part instanceof Borrowed ? part.bytes : part, current.index);
+      current.index += part.length;
     }
     this.queueStaged();
     current.start = current.index = (current.index + (FRAME_ALIGNMENT - 1)) & -FRAME_ALIGNMENT;
-    this.pieceBytes += this.placedBytes;
-    if (joins) this.placedBytes -= first.length;
-    const source = this.sources[this.sources.length - 1];
-    for (let i = joins ? 1 : 0; i < placed.length; i++) {
+    let last: QueuedBytes | QueuedFile | undefined;
+    for (let i = copied; i < placed.length; i++) {
       const part = placed[i];
-      if (part instanceof FileRange) {
-        this.queue.push(new QueuedFile(part, source, this.queuedMemoryBytes));
-        this.queuedFiles++;
-        this.queuedMemoryBytes = 0;
-      } else {
-        this.queue.push(part);
-        this.queuedMemoryBytes += part.length;
-      }
+      const isBorrowed = part instanceof Borrowed;
+      last = part instanceof FileRange ? new QueuedFile(part, source) : new QueuedBytes(isBorrowed ? part.bytes : part, source, isBorrowed);
+      this.queue.push(last);
+      this.queuedBytes += part.length;
+      this.pieceBytes += part.length;
+      if (isBorrowed) source.bytesOnLoan += part.length;
+    }
+    if (last !== undefined) {
+      last.isLast = true;
+      source.owner.use();
     }
     placed.length = 0;
-    this.queuedBytes += this.placedBytes;
     this.placedBytes = 0;
+    this.placing = undefined;
+  }
+
+  /** How many parts of the placed piece are copied behind its frame: all of a small one, or a short beginning. */
+  private partsToCopy(): number {
+    const { current, placed, placedBytes } = this;
+    const room = STAGING_BYTES - FRAME_ALIGNMENT - current.index;
+    if (placedBytes <= COPIED_BYTES_MAX && room - placedBytes >= COPIES_ROOM_BYTES && !placed.some((part) => part instanceof FileRange)) return placed.length;
+    const [first] = placed;
+    return !(first instanceof FileRange) && first.length <= JOINED_BYTES_MAX && first.length <= room ? 1 : 0;
   }
 
   private queueStaged(): void {
@@ -170,7 +216,6 @@ export class SocketOutlet {
     if (current.start === current.index) return;
     this.queue.push(current.bytes.subarray(current.start, current.index));
     this.queuedBytes += current.index - current.start;
-    this.queuedMemoryBytes += current.index - current.start;
     current.start = current.index;
   }
 
@@ -187,36 +232,32 @@ export class SocketOutlet {
 
   /** Hands over what was committed, unless the socket is still busy with the last batch. */
   flush(): void {
+    this.handOver();
+    this.tellReturned();
+  }
+
+  private handOver(): void {
     if (this.writing || this.closed) return;
     this.queueStaged();
     if (this.queue.length === 0) return;
-    const batch: Batch = { entries: this.queue, files: this.queuedFiles, memoryBytes: this.queuedMemoryBytes, sources: this.sources, next: 0, bytesLeft: this.queuedBytes };
+    const batch: Batch = { entries: this.queue, next: 0, given: 0, bytesLeft: this.queuedBytes };
     this.batch = batch;
     this.queue = [];
-    if (this.sources.length > 0) this.sources = [];
-    this.queuedBytes = this.queuedMemoryBytes = this.queuedFiles = 0;
+    this.queuedBytes = 0;
     this.pieceBytesInBatch = this.pieceBytes;
     if (this.otherIs === "queued") this.otherIs = "with the socket";
     this.handOn(batch);
   }
 
-  /** Hands over what the socket takes of the batch. */
+  /** Hands over what the socket takes of the batch; it has taken all that it was given. */
   private handOn(batch: Batch): void {
     this.awaitsSocket = false;
-    const { entries } = batch;
-    while (batch.next < entries.length) {
-      const entry = entries[batch.next];
-      if (entry instanceof QueuedFile) {
-        if (!this.handOnFile(batch, entry)) return;
-        continue;
-      }
-      let end = batch.files === 0 ? entries.length : batch.next + 1;
-      while (end < entries.length && !(entries[end] instanceof QueuedFile)) end++;
-      const run = (batch.next === 0 && end === entries.length ? entries : entries.slice(batch.next, end)) as readonly Uint8Array[];
-      batch.next = end;
-      if (!this.write(batch, run, end === entries.length ? batch.memoryBytes : (entries[end] as QueuedFile).memoryBytes)) return;
+    this.taken(batch, batch.given);
+    while (batch.next < batch.entries.length) {
+      const entry = batch.entries[batch.next];
+      if (!(entry instanceof QueuedFile ? this.handOnFile(batch, entry) : this.handOnBytes(batch))) return;
     }
-    if (!this.socket.destroyed) this.batchTaken(batch);
+    if (!this.socket.destroyed) this.batchTaken();
   }
 
   /** False: it waits. */
@@ -225,39 +266,176 @@ export class SocketOutlet {
     const next = this.fileSender.send(file);
     const written = typeof next === "string" ? 0 : next.reduce((sum, { length }) => sum + length, 0);
     batch.bytesLeft -= file.sentBytes - before - written;
-    if (typeof next !== "string") return this.write(batch, next, written);
+    if (typeof next !== "string") return this.give(batch, batch.next, next, written);
     if (next === "waits") return false;
     file.source.filesUnderWay--;
-    batch.next++;
+    this.taken(batch, batch.next + 1);
     return true;
   }
 
-  /** False: the socket has not taken all of it. */
-  private write(batch: Batch, run: readonly Uint8Array[], byteLength: number): boolean {
+  /** Hands over the memory up to the next file. False: the socket has not taken all of it. */
+  private handOnBytes(batch: Batch): boolean {
+    const { entries, next } = batch;
+    const chunks: Uint8Array[] = [];
+    let borrows = false;
+    let byteLength = 0;
+    for (let i = next; i < entries.length; i++) {
+      const entry = entries[i];
+      if (entry instanceof QueuedFile) break;
+      const bytes = entry instanceof QueuedBytes ? entry.bytes : entry;
+      // Else the peer would take what comes next for the rest of the piece.
+      if (entry instanceof QueuedBytes && bytes.length !== entry.byteLength) return this.failDetached(bytes.length, entry.byteLength);
+      if (entry instanceof QueuedBytes && entry.borrowed) borrows = true;
+      chunks.push(bytes);
+      byteLength += bytes.length;
+    }
+    const end = next + chunks.length;
+    if (!borrows) return this.give(batch, end, chunks, byteLength);
+    this.written(batch, writeAtOnce(this.socket, chunks));
+    if (batch.next === end) return true;
+    if (this.keeping !== undefined) this.copyBorrowed(this.keeping);
+    return this.giveRest(batch, end);
+  }
+
+  private failDetached(byteLength: number, expected: number): false {
+    this.onFailed(new Error(`memory of a message was detached while it waited to be sent: ${byteLength} of ${expected} bytes are left`));
+    return false;
+  }
+
+  /** The socket is full: it is given what it may keep, and a copy of the beginning of what is borrowed, which tells when there is room. */
+  private giveRest(batch: Batch, end: number): boolean {
+    const { entries } = batch;
+    const bounce = this.bounceFor(batch, end);
+    const chunks: Uint8Array[] = [];
+    let byteLength = 0;
+    let bounced = 0;
+    let given = batch.next;
+    for (; given < end; given++) {
+      const entry = entries[given] as Uint8Array | QueuedBytes;
+      let chunk = entry instanceof QueuedBytes ? entry.bytes : entry;
+      if (entry instanceof QueuedBytes && entry.borrowed) {
+        const copied = Math.min(chunk.length, bounce.length - bounced);
+        if (copied === 0) break;
+        bounce.set(copied < chunk.length ? chunk.subarray(0, copied) : chunk, bounced);
+        chunk = bounce.subarray(bounced, bounced + copied);
+        bounced += copied;
+        this.take(entry, copied);
+      }
+      chunks.push(chunk);
+      byteLength += chunk.length;
+      if (entry instanceof QueuedBytes && entry.borrowed && entry.byteLength > 0) break;
+    }
+    return this.give(batch, given, chunks, byteLength);
+  }
+
+  /** Memory for what is copied of borrowed bytes; in use until the socket has taken it. */
+  private bounceFor({ entries, next }: Batch, end: number): Uint8Array {
+    let borrowedBytes = 0;
+    for (let i = next; i < end; i++) {
+      const entry = entries[i];
+      if (entry instanceof QueuedBytes && entry.borrowed) borrowedBytes += entry.byteLength;
+    }
+    const most = writesAtOnce(this.socket) ? BOUNCE_BYTES : PORTION_BYTES;
+    const byteLength = Math.min(borrowedBytes, most);
+    if (this.bounce === undefined || this.bounce.length < byteLength) this.bounce = Buffer.allocUnsafeSlow(most);
+    return this.bounce.subarray(0, byteLength);
+  }
+
+  /** Gives chunks to the socket, with which all entries before `end` are given. False: it has not taken all of them. */
+  private give(batch: Batch, end: number, chunks: readonly Uint8Array[], byteLength: number): boolean {
     const { socket } = this;
     batch.bytesLeft -= byteLength;
-    const last = run.length - 1;
+    batch.given = end;
+    const last = chunks.length - 1;
     this.awaitsSocket = true;
     if (last > 0) socket.cork();
-    for (let i = 0; i < last; i++) socket.write(run[i]);
-    socket.write(run[last], this.onWrite);
-    if (last > 0) {
-      // Else the peer would take what comes next for the rest of the piece.
-      const { writableLength } = socket;
-      if (writableLength !== byteLength) {
-        this.onFailed(new Error(`memory of a message was detached while it waited to be sent: ${writableLength} of ${byteLength} bytes are left`));
-        return false;
-      }
-      socket.uncork();
-    }
+    for (let i = 0; i < last; i++) socket.write(chunks[i]);
+    socket.write(chunks[last], this.onWrite);
+    if (last > 0) socket.uncork();
     if (socket.writableLength > 0 || socket.destroyed) return false;
     this.awaitsSocket = false;
+    this.taken(batch, end);
     return true;
   }
 
-  private batchTaken(batch: Batch): void {
+  /** The first `byteLength` bytes of the batch were written. */
+  private written(batch: Batch, byteLength: number): void {
+    batch.bytesLeft -= byteLength;
+    for (let left = byteLength; left > 0; ) {
+      const entry = batch.entries[batch.next] as Uint8Array | QueuedBytes;
+      const length = Math.min(entry instanceof QueuedBytes ? entry.byteLength : entry.length, left);
+      left -= length;
+      if (entry instanceof QueuedBytes) this.take(entry, length);
+      if (entry instanceof QueuedBytes ? entry.byteLength === 0 : length === entry.length) this.taken(batch, batch.next + 1);
+      else if (!(entry instanceof QueuedBytes)) batch.entries[batch.next] = entry.subarray(length);
+    }
+  }
+
+  private take(entry: QueuedBytes, byteLength: number): void {
+    entry.bytes = entry.bytes.subarray(byteLength);
+    entry.byteLength -= byteLength;
+    if (!entry.borrowed) return;
+    const { source } = entry;
+    source.bytesOnLoan -= byteLength;
+    if (source.bytesOnLoan === 0) this.returned.push(source);
+  }
+
+  /** Nothing reads the entries before `end` any more. */
+  private taken(batch: Batch, end: number): void {
+    while (batch.next < end) letGo(batch.entries[batch.next++]);
+    if (batch.given < end) batch.given = end;
+  }
+
+  private tellReturned(): void {
+    if (this.returned.length === 0) return;
+    const { returned } = this;
+    this.returned = [];
+    for (const source of returned) {
+      const { onReturned } = source;
+      if (source.bytesOnLoan > 0 || onReturned === undefined) continue;
+      source.onReturned = undefined;
+      onReturned();
+    }
+  }
+
+  /** Sends a message's borrowed bytes, and copies what does not leave: its user's memory is his again. */
+  keep(source: Parts): void {
+    this.keeping = source;
+    this.handOver();
+    this.keeping = undefined;
+    if (source.bytesOnLoan > 0) this.copyBorrowed(source);
+    this.tellReturned();
+  }
+
+  private copyBorrowed(source: Parts): void {
+    const { batch } = this;
+    const waiting = [...(batch?.entries.slice(batch.given) ?? []), ...this.queue].filter(
+      // Of one that is detached there is nothing to be had: it fails when its turn comes.
+      (entry): entry is QueuedBytes => entry instanceof QueuedBytes && entry.borrowed && entry.source === source && entry.bytes.length === entry.byteLength,
+    );
+    const byteLength = waiting.reduce((sum, entry) => sum + entry.byteLength, 0);
+    if (byteLength === 0) return;
+    let memory: ReceiveMemory;
+    try {
+      memory = this.receiving.take(byteLength);
+    } catch (error) {
+      return this.onFailed(error as Error);
+    }
+    let at = 0;
+    for (const entry of waiting) {
+      const copy = memory.bytes.subarray(at, (at += entry.byteLength));
+      copy.set(entry.bytes);
+      entry.bytes = copy;
+      entry.borrowed = false;
+      entry.memory = memory;
+      memory.hold();
+    }
+    memory.letGo();
+    source.bytesOnLoan -= byteLength;
+  }
+
+  private batchTaken(): void {
     this.batch = undefined;
-    for (const { owner } of batch.sources) owner.unuse();
     this.pieceBytes -= this.pieceBytesInBatch;
     this.pieceBytesInBatch = 0;
     if (this.otherIs === "with the socket") {
@@ -281,9 +459,21 @@ export class SocketOutlet {
   close(): void {
     this.closed = true;
     this.fileSender.close();
-    for (const { owner } of [...(this.batch?.sources ?? []), ...this.sources]) owner.unuse();
-    this.sources = [];
+    const { batch } = this;
+    const waiting = [...(batch?.entries.slice(batch.next) ?? []), ...this.queue];
+    this.batch = undefined;
     this.queue = [];
     this.placed.length = 0;
+    waiting.forEach(letGo);
   }
+}
+
+/** It will not be read any more. */
+function letGo(entry: Entry): void {
+  if (entry instanceof Uint8Array) return;
+  if (entry instanceof QueuedBytes) {
+    entry.memory?.letGo();
+    entry.memory = undefined;
+  }
+  if (entry.isLast) entry.source.owner.unuse();
 }

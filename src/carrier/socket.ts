@@ -59,6 +59,7 @@ export class SocketCarrier implements Carrier {
     this.reason = reason;
     this.outlet = new SocketOutlet(
       stream.socket,
+      this.receiving,
       () => this.onWritten(),
       (error) => inRootContext(() => this.close(closedBy(error))),
     );
@@ -126,6 +127,14 @@ export class SocketCarrier implements Carrier {
 
   /** Everything leaves at the end of the tick. */
   publish(): void {}
+
+  hurry(): void {
+    this.outlet.flush();
+  }
+
+  keep(source: Parts): void {
+    if (!this.closed) this.outlet.keep(source);
+  }
 
   alert(): void {}
 

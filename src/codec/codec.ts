@@ -8,6 +8,8 @@ import type { Rope, Span } from "./rope.js";
 
 /** Encodes and decodes messages of one type. */
 export interface MessageCodec {
+  /** Whether the inline part of each rope is memory that nobody writes to any more; else it is copied before the codec is called again. */
+  readonly ownsInline?: boolean;
   /**
    * Writes `message` (a message or what `create` accepts for it) into `target` from `offset`, and never at or past `limit`.
    * @param measures whether the caller asks how much is needed; if not, −1 may be returned for whatever does not fit
@@ -15,7 +17,7 @@ export interface MessageCodec {
    */
   encodeInto(message: unknown, target: Uint8Array, offset: number, limit: number, measures: boolean): number;
   /**
-   * Encodes to a rope. Its spans may be the message's own bytes: they are read until the message is sent. Called for a
+   * Encodes to a rope. Its spans may be the message's own bytes: they are read until the message is its user's again. Called for a
    * message that `encodeInto` could not fit, right after it.
    */
   encode(message: unknown): Rope;
@@ -42,6 +44,7 @@ export function createProtobufCodec(options?: Partial<BinaryReadOptions & Binary
   return (schema) => {
     const type = messageType(schema);
     return {
+      ownsInline: true,
       encodeInto: (message, target, offset, limit, measures) => encodeType(type, (message ?? NOTHING_SET) as Values, target, offset, limit, writeUnknown, measures),
       encode: (message) => ropeOfType(type, (message ?? NOTHING_SET) as Values, writeUnknown, SPAN_BYTES_MIN_DEFAULT),
       decode(input, offset, byteLength, isOwned, spans) {

@@ -65,18 +65,3 @@ export function joinRope(rope: Rope): Uint8Array {
   joined.set(inline.subarray(from), at);
   return joined;
 }
-
-/** The rope's pieces in the order in which they are joined. */
-export function partsOf({ inline, spans }: Rope): readonly Uint8Array[] {
-  const parts: Uint8Array[] = [];
-  let from = 0;
-  let spanBytes = 0;
-  for (const { position, bytes } of spans) {
-    const to = position - spanBytes;
-    parts.push(inline.subarray(from, to), bytes);
-    from = to;
-    spanBytes += bytes.length;
-  }
-  if (from < inline.length) parts.push(inline.subarray(from));
-  return parts;
-}

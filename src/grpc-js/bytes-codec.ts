@@ -8,9 +8,13 @@ import type { MessageCodec } from "../codec/codec.js";
 import { joinRope } from "../codec/rope.js";
 import { OWN_PATH } from "../connect/routes.js";
 
-/** A codec of values that know how they become bytes and how they are read. `read` owns what it is given, and may be code of the user's that a loop of ours calls (CONTEXT-2). */
+/**
+ * A codec of values that know how they become bytes and how they are read. Nobody writes to what `write` returns any more; `read` owns what it is given, and may
+ * be code of the user's that a loop of ours calls (CONTEXT-2).
+ */
 export function createBytesCodec(write: (value: unknown) => Uint8Array, read: (bytes: Buffer) => unknown): MessageCodec {
   return {
+    ownsInline: true,
     encodeInto(message, target, offset, limit) {
       const bytes = write(message);
       if (bytes.length > limit - offset) return -1 - bytes.length;

@@ -77,9 +77,9 @@ export class ClientCall implements ChannelCall {
     queueMicrotask(() => void this.open(headers));
   }
 
-  /** SUBTLE: `message` is what a function of the user's returned. */
+  /** SUBTLE: `message` is what a function of the user's returned. It is sent later, and that function may use its memory again before. */
   sendMessageWithContext({ callback }: MessageContext, message: unknown): void {
-    if (isUint8Array(message)) return this.requests.push(message, callback);
+    if (isUint8Array(message)) return this.requests.push(Buffer.from(message), callback);
     this.cancelWithStatus(Status.INTERNAL, `Request message serialization failure: requestSerialize returned a value of type ${typeof message} instead of bytes`);
     this.requests.push(new Uint8Array(0), callback);
   }

@@ -3,10 +3,12 @@
  * until then whoever pulled the last one may still be sending it.
  */
 import { queueMicrotask } from "../os/timers.js";
+import { KEEPS_MESSAGES } from "../rpc/client-stream.js";
 
 type Taken = (error?: Error | null) => void;
 
 export class MessageQueue<T> implements AsyncIterable<T>, AsyncIterator<T, undefined> {
+  readonly [KEEPS_MESSAGES] = true;
   private readonly waiting: { readonly message: T; readonly taken: Taken | undefined }[] = [];
   /** Of the message that was pulled last. */
   private taken: Taken | undefined;

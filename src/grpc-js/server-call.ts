@@ -152,8 +152,8 @@ export class GrpcServerCall extends Duplex {
     }
     if (!isUint8Array(bytes)) return this.fail(new ConnectError(`Error serializing response: responseSerialize returned ${nameOf(bytes)} instead of bytes`, Code.Internal));
     this.headersSent = true;
-    // The handler may go on with what it gave.
-    this.answers.push({ $typeName: this.kind.answerType, value, bytes: bytes === value ? Uint8Array.prototype.slice.call(bytes) : bytes }, taken);
+    // The handler may go on with what it gave, and the serialiser with what it returned.
+    this.answers.push({ $typeName: this.kind.answerType, value, bytes: Buffer.from(bytes) }, taken);
   }
 
   // GRPC-1

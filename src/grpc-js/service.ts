@@ -58,7 +58,7 @@ function register(router: ConnectRouter, definition: AnyMethod, implementation: 
   const method = methodOf(path, requestStream ? (responseStream ? "bidi_streaming" : "client_streaming") : responseStream ? "server_streaming" : "unary");
   const [input, output] = [method.input.typeName, method.output.typeName];
   give(method.input, (envelope) => definition.requestSerialize(envelope.value), (bytes) => ({ $typeName: input, value: definition.requestDeserialize(bytes) as unknown }));
-  give(method.output, (envelope) => envelope.bytes ?? definition.responseSerialize(envelope.value), (bytes) => ({ $typeName: output, value: definition.responseDeserialize(bytes) as unknown }));
+  give(method.output, (envelope) => envelope.bytes ?? Buffer.from(definition.responseSerialize(envelope.value)), (bytes) => ({ $typeName: output, value: definition.responseDeserialize(bytes) as unknown }));
   const kind: CallKind = { path, answerType: output, serialize: definition.responseSerialize, writesAnswers: responseStream };
   const handle = implementation as unknown as Handler;
   const open = (message: unknown) => (message as Envelope).value;

@@ -10,6 +10,7 @@ import type { Payload } from "../carrier/payload.js";
 import { WAITS_FOR_FILE, WAITS_FOR_SOCKET } from "../carrier/payload.js";
 import { Violation } from "../memory/violation.js";
 import { nowMs } from "../os/timers.js";
+import type { Parts } from "../wire/parts.js";
 import { BLOCK_REFERENCE_BYTES, FLAG, FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, tableOffset } from "../wire/frame.js";
 import type { Outgoing } from "./frame-writer.js";
 import { commitFrame } from "./frame-writer.js";
@@ -27,7 +28,8 @@ interface Bulk {
 export interface BulkEvents {
   /** The first frame behind which messages wait, as a place in the outbox's queue; undefined: nothing waits. */
   readonly firstWaiting: () => number | undefined;
-  readonly onSent: (streamId: number, messageLength: number) => void;
+  /** All of it is with the carrier, which may still read what it has borrowed. */
+  readonly onPlaced: (first: Outgoing, parts: Parts, messageLength: number) => void;
   /** @param wasStarted the peer has a part of it */
   readonly onFailed: (first: Outgoing, thrown: unknown, wasStarted: boolean) => void;
 }
@@ -84,9 +86,28 @@ export class Bulks {
   drop(streamId: number): "none" | "unsent" | "sent" {
     const at = this.bulks.findIndex((bulk) => bulk.first.streamId === streamId);
     if (at < 0) return "none";
-    const [{ payload, started }] = this.bulks.splice(at, 1);
+    const [bulk] = this.bulks.splice(at, 1);
+    this.cancel(bulk);
+    return bulk.started ? "sent" : "unsent";
+  }
+
+  /** A stream's message is its user's again: what of it was not sent yet is copied. */
+  keep(streamId: number): void {
+    const at = this.bulks.findIndex((bulk) => bulk.first.streamId === streamId);
+    if (at < 0) return;
+    const bulk = this.bulks[at];
+    try {
+      bulk.payload.keep(this.carrier.spanSource?.receiving);
+      if (bulk.started) this.carrier.keep(bulk.payload.inline);
+    } catch (error) {
+      this.bulks.splice(at, 1);
+      this.fail(bulk, ConnectError.from(error, Code.Internal));
+    }
+  }
+
+  private cancel({ payload, started }: Bulk): void {
     payload.cancel();
-    return started ? "sent" : "unsent";
+    if (started) this.carrier.keep(payload.inline);
   }
 
   close(): void {
@@ -142,14 +163,14 @@ export class Bulks {
         this.bulks.push(bulk);
       } else {
         bulk.payload.done();
-        this.events.onSent(bulk.first.streamId, bulk.payload.byteLength);
+        this.events.onPlaced(bulk.first, bulk.payload.inline, bulk.payload.byteLength);
       }
     }
     return progress;
   }
 
   private fail(bulk: Bulk, error: unknown): void {
-    bulk.payload.cancel();
+    this.cancel(bulk);
     this.events.onFailed(bulk.first, error, bulk.started);
   }
 

@@ -7,7 +7,9 @@
 import type { DescMethodStreaming } from "@bufbuild/protobuf";
 import type { StreamResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { createAsyncIterable } from "@connectrpc/connect/protocol";
 import type { ReceivedFrame } from "../carrier/carrier.js";
+import type { MessageCodec } from "../codec/codec.js";
 import { Violation } from "../memory/violation.js";
 import { clearTimeout, nowMs, setTimeout } from "../os/timers.js";
 import { FLAG, KIND, STATUS_BYTES_MAX } from "../wire/frame.js";
@@ -18,6 +20,7 @@ import { nothing } from "./client-call.js";
 import { timedOut } from "./deadline.js";
 import { abortError, connectErrorOf, decodeError, noMemory, rememberParts, serializeError } from "./errors.js";
 import { Assembly, takeMetadata, takePiece } from "./inbound.js";
+import { encodedBytes } from "./outbox.js";
 import type { Intake } from "./stream-reader.js";
 import { StreamReader } from "./stream-reader.js";
 import type { MessageSource } from "./stream-writer.js";
@@ -25,8 +28,10 @@ import { StreamWriter } from "./stream-writer.js";
 
 /** The connection as a stream of it sees it. */
 export interface ClientStreamHost {
-  /** Sends the first frame, with the only message or without. False: it is kept. */
-  sendRequest(stream: ClientStream, isOnly: boolean, message: unknown, timeoutMs: number | undefined): boolean;
+  /** Sends the first frame, with the only message or without. False: it is kept. @param codec of the message; undefined: there is none */
+  sendRequest(stream: ClientStream, codec: MessageCodec | undefined, message: unknown, timeoutMs: number | undefined): boolean;
+  /** As `Outbox.encodeSmall`. */
+  encodeSmall(stream: ClientStream, message: unknown): Uint8Array | undefined;
   /** As `Outbox.send`. */
   sendMessage(stream: ClientStream, message: unknown): number;
   sendEnd(stream: ClientStream): void;
@@ -126,30 +131,43 @@ export class ClientStream implements MessageSource {
   }
 
   private open(iterator: AsyncIterator<unknown>): void {
-    this.request(false, undefined);
+    this.request(undefined, undefined);
     if (!this.over) this.writer.start(iterator);
   }
 
-  private request(isOnly: boolean, message: unknown): void {
+  private request(codec: MessageCodec | undefined, message: unknown): void {
     this.requested = true;
     const leftMs = this.deadline === undefined ? undefined : Math.max(this.deadline - nowMs(), 1);
-    if (this.host.sendRequest(this, isOnly, message, leftMs)) return;
+    if (this.host.sendRequest(this, codec, message, leftMs)) return;
     this.requestKept = true;
     this.writer.hold();
   }
 
-  /** The only message of the request goes with it. What is wrong with any other number of messages the server says. */
+  /**
+   * The only message of the request goes with it. What is wrong with any other number of messages the server says. SUBTLE: that it is the only one shows when
+   * the next is asked for; then its memory is its user's again (BORROW-1), so it is encoded before, or, if that would mean to copy much, sent before.
+   */
   private async sendSingle(): Promise<void> {
     const { iterator } = this;
+    const { input } = this.method;
     let isSending = false;
     try {
       const first = await iterator.next();
       if (this.over) return;
+      let bytes: Uint8Array | undefined;
+      if (first.done !== true && !keepsMessages(iterator)) {
+        isSending = true;
+        bytes = this.host.encodeSmall(this, first.value);
+        isSending = false;
+        if (bytes === undefined) return this.open(resumed([first.value], iterator));
+      }
       const second = first.done === true ? first : await iterator.next();
       if (this.over) return;
-      if (first.done === true || second.done !== true) return this.open(resumed(first.done === true ? [] : [first.value, second.value], iterator));
+      if (first.done === true) return this.open(resumed([], iterator));
+      if (second.done !== true) return this.open(resumed([first.value, second.value], iterator));
       isSending = true;
-      this.request(true, first.value);
+      if (bytes === undefined) this.request(input, first.value);
+      else this.request(encodedBytes, bytes);
     } catch (error) {
       this.requested &&= !isSending;
       this.onBroken(error, isSending);
@@ -287,8 +305,10 @@ export class ClientStream implements MessageSource {
       this.reader.drop(error);
     }
     if (this.over) return;
-    this.endHere(error);
+    this.over = true;
+    // Before the iterable is ended: its memory is its user's again then (BORROW-1).
     const isUnknown = this.host.drop(this) === "unsent" && this.requestKept;
+    this.endHere(error);
     if (this.requested && !isUnknown) this.host.reset(this, error.code);
     if (isTaken) {
       this.reader.end(error);
@@ -382,6 +402,14 @@ class ResponseMessages implements AsyncIterableIterator<unknown> {
     this.stream.leave(failure);
     return Promise.reject(failure);
   }
+}
+
+/** Iterators with this property leave their messages as they are when the next is asked for. */
+export const KEEPS_MESSAGES = Symbol("isthmus.keepsMessages");
+
+/** Also those of Connect's clients. */
+function keepsMessages(iterator: AsyncIterator<unknown>): boolean {
+  return Object.getPrototypeOf(iterator) === createAsyncIterable.prototype || KEEPS_MESSAGES in iterator;
 }
 
 /** Goes on with an iterator of which some values were pulled. */

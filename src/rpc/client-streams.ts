@@ -5,6 +5,7 @@
 import type { StreamResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, ReceivedFrame } from "../carrier/carrier.js";
+import type { MessageCodec } from "../codec/codec.js";
 import { FLAG, KIND } from "../wire/frame.js";
 import type { ClientCall, ClientMethod } from "./client-call.js";
 import { requestMetadata } from "./client-call.js";
@@ -83,14 +84,17 @@ export class ClientStreams implements ClientStreamHost {
 
   // What a stream asks for.
 
-  sendRequest({ streamId, method, metadata }: ClientStream, isOnly: boolean, message: unknown, timeoutMs: number | undefined): boolean {
+  sendRequest({ streamId, method, metadata }: ClientStream, codec: MessageCodec | undefined, message: unknown, timeoutMs: number | undefined): boolean {
     this.slots.define(method);
     const argument = timeoutMs === undefined ? 0 : Math.ceil(timeoutMs);
-    const flags = isOnly ? FLAG.endStream : 0;
-    const codec = isOnly ? method.input : undefined;
+    const flags = codec === undefined ? 0 : FLAG.endStream;
     const isOut = KEPT !== this.outbox.send(KIND.request, flags, method.id, streamId, argument, metadata, codec, message, this.limits.writeMaxBytes, method.path);
     if (isOut) this.slots.requested(streamId);
     return isOut;
+  }
+
+  encodeSmall({ method }: ClientStream, message: unknown): Uint8Array | undefined {
+    return this.outbox.encodeSmall(method.input, message);
   }
 
   sendMessage({ streamId, method }: ClientStream, message: unknown): number {

@@ -482,6 +482,7 @@ export class ClientConnection implements FrameReceiver {
     const { resolve, reject, streamId } = call;
     // Refused or timed out before it had read all of the request: the rest need not be sent.
     if (error !== undefined) this.outbox.drop(streamId);
+    else if (this.outbox.borrows) this.outbox.release(streamId);
     this.free(call);
     if (response !== undefined) resolve(response);
     else reject(error!);

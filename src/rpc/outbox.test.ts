@@ -79,6 +79,8 @@ class NarrowCarrier implements Carrier {
 
   start(): void {}
   publish(): void {}
+  hurry(): void {}
+  keep(): void {}
   alert(): void {}
   lookAgain(): void {}
   keepAlive(): void {}

@@ -6,6 +6,9 @@
  * OUTBOX-1  Frames of one stream leave in the order they were given. At most one of a stream is kept here: who has more to send for
  *           it waits for `onSent`. So streams take turns: the next message of one goes behind what waits of the others.
  * OUTBOX-2  Nothing waits inside a send: what does not fit is kept, bounded by the number of open streams.
+ *
+ * A message belongs to its user again (BORROW-1) when `send` returns for an answer, when a message of a stream is out, and when `drop` or `release` was called for a
+ * request.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier } from "../carrier/carrier.js";
@@ -13,10 +16,13 @@ import { closedBy } from "../carrier/carrier.js";
 import { Payload } from "../carrier/payload.js";
 import type { MessageCodec } from "../codec/codec.js";
 import type { Rope } from "../codec/rope.js";
+import { joinRope } from "../codec/rope.js";
 import { BitSet } from "../memory/bit-set.js";
-import { perishable } from "../memory/origin.js";
+import { originOf, perishable } from "../memory/origin.js";
 import { Violation } from "../memory/violation.js";
 import { FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, MESSAGE_BYTES_MAX, SLOTS_MAX } from "../wire/frame.js";
+import type { Parts } from "../wire/parts.js";
+import { copyOf } from "../wire/parts.js";
 import { Bulks, PUMP_BYTES } from "./bulks.js";
 import type { Outgoing } from "./frame-writer.js";
 import { commitFrame } from "./frame-writer.js";
@@ -26,6 +32,8 @@ import { sendAtOnce } from "./short-way.js";
 
 /** What `send` returns for a message that is not out yet. */
 export const KEPT = -1;
+/** Most messages that are encoded before they are sent fit. */
+const ENCODED_BYTES = 512;
 /** The ring has no room for a frame. */
 const NO_ROOM = -2;
 
@@ -62,13 +70,15 @@ export class Outbox {
   /** A message that is not out yet, but may be before `send` returns: its sender learns it from that. */
   private sending: Outgoing | undefined;
   private sentLength = 0;
+  /** By stream: messages that are with the carrier, which still reads their users' memory. */
+  private readonly borrowed = new Map<number, Parts>();
 
   constructor(carrier: Carrier, events: OutboxEvents) {
     this.carrier = carrier;
     this.events = events;
     this.bulks = new Bulks(carrier, {
       firstWaiting: () => this.firstPlace(),
-      onSent: (streamId, messageLength) => this.onBulkSent(streamId, messageLength),
+      onPlaced: (first, parts, messageLength) => this.onBulkPlaced(first, parts, messageLength),
       onFailed: (first, error, wasStarted) => this.onBulkFailed(first, error, wasStarted),
     });
   }
@@ -98,8 +108,8 @@ export class Outbox {
         if (written !== NO_ROOM) return written;
       }
       if (this.carrier.closed) return KEPT;
-      // Later some of its bytes may be gone.
-      if (perishable.count > 0 && codec !== undefined) {
+      // Later some of its bytes may be gone, or be others.
+      if (codec !== undefined && (perishable.count > 0 || kind === KIND.response)) {
         return this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message, this.lastPlace);
       }
     } catch (error) {
@@ -108,12 +118,32 @@ export class Outbox {
       this.carrier.close(closedBy(error));
       return KEPT;
     }
+    this.wait({ kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label });
+    return KEPT;
+  }
+
+  private wait(first: Outgoing): void {
+    const { streamId } = first;
     if (streamId !== 0) this.heldSlots.add(streamId & (SLOTS_MAX - 1));
-    const place = ++this.lastPlace;
-    this.waiting.set(streamId === 0 ? --this.connectionFrames : streamId, { kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label, place });
+    this.waiting.set(streamId === 0 ? --this.connectionFrames : streamId, { ...first, place: ++this.lastPlace });
     this.ringIsFull = true;
     this.declare();
-    return KEPT;
+  }
+
+  /** A message as bytes, to be sent with `encodedBytes`. Undefined: it is large, or may refer to memory that is taken when it is sent. @throws what the codec throws */
+  encodeSmall(codec: MessageCodec, message: unknown): Uint8Array | undefined {
+    if (perishable.count > 0) return undefined;
+    const target = Buffer.allocUnsafe(ENCODED_BYTES);
+    const outer = startNoting();
+    try {
+      const length = codec.encodeInto(message, target, 0, target.length, true);
+      if (length >= 0) return target.subarray(0, length);
+      if (-1 - length > INLINE_BYTES_MAX) return undefined;
+      const larger = Buffer.allocUnsafe(-1 - length);
+      return codec.encodeInto(message, larger, 0, larger.length, true) === larger.length ? larger : undefined;
+    } finally {
+      endNoting(outer);
+    }
   }
 
   /** Sends a frame without a message. */
@@ -134,12 +164,29 @@ export class Outbox {
   drop(streamId: number): "unsent" | "sent" {
     this.heldSlots.delete(streamId & (SLOTS_MAX - 1));
     this.grants.delete(streamId);
+    if (this.borrowed.size > 0) this.release(streamId);
     if (this.waiting.delete(streamId)) return "unsent";
     return this.bulks.drop(streamId) === "unsent" ? "unsent" : "sent";
   }
 
+  /** Whether the carrier reads any user's memory. */
+  get borrows(): boolean {
+    return this.borrowed.size > 0;
+  }
+
+  /** A request is its user's again. */
+  release(streamId: number): void {
+    const parts = this.borrowed.get(streamId);
+    if (parts === undefined) return;
+    this.borrowed.delete(streamId);
+    parts.onReturned = undefined;
+    this.carrier.keep(parts);
+    this.letGo(streamId);
+  }
+
   /** The connection is over: nothing more is sent. */
   close(): void {
+    this.borrowed.clear();
     this.bulks.close();
     this.waiting.clear();
     this.grants.clear();
@@ -293,13 +340,23 @@ export class Outbox {
     // Encoding may have run user code, and that may have closed the connection.
     if (this.carrier.closed) return KEPT;
     checkSize(rope.byteLength, first.writeMaxBytes);
-    if (this.waiting.size === 0 && this.bulks.size === 0 && !this.encoding && sendAtOnce(this.carrier, first, rope, PUMP_BYTES)) {
-      if (loans !== undefined) giveBackNoted(loans, sentBy(first.label));
-      return rope.byteLength;
+    const isAnswer = first.kind === KIND.response;
+    // A codec of somebody else's may use its memory again.
+    if (first.codec!.ownsInline !== true) rope = { ...rope, inline: copyOf(rope.inline) };
+    if (isAnswer && this.mustWait(first, rope)) {
+      this.wait({ ...first, codec: encodedBytes, message: joinRope(rope) });
+      return KEPT;
+    }
+    if (this.waiting.size === 0 && this.bulks.size === 0 && !this.encoding) {
+      const sent = sendAtOnce(this.carrier, first, rope, PUMP_BYTES);
+      if (sent !== undefined) {
+        if (loans !== undefined) giveBackNoted(loans, sentBy(first.label));
+        return this.placed(first, sent, rope.byteLength);
+      }
     }
     // It may have found the connection broken.
     if (this.carrier.closed) return KEPT;
-    const payload = new Payload(this.carrier.blocks, rope, sentBy(first.label), () => this.carrier.lookAgain());
+    const payload = new Payload(this.carrier.blocks, rope, sentBy(first.label), first.kind !== KIND.message, () => this.carrier.lookAgain());
     // Those of which only small parts are in the message, copied.
     if (loans !== undefined) giveBackNoted(loans, sentBy(first.label));
     this.heldSlots.add(first.streamId & (SLOTS_MAX - 1));
@@ -311,6 +368,7 @@ export class Outbox {
     try {
       // SUBTLE: a call made by a getter of a message that is being written at the ring's tail; then later.
       if (!this.encoding) this.bulks.pump();
+      if (isAnswer) this.bulks.keep(first.streamId);
       this.ringIsFull ||= this.bulks.ringIsFull;
     } finally {
       this.sending = around;
@@ -320,10 +378,34 @@ export class Outbox {
     return this.sentLength;
   }
 
-  private onBulkSent(streamId: number, messageLength: number): void {
+  /** Whether a small message of ordinary memory has to wait for room in the ring. */
+  private mustWait({ metadata }: Outgoing, { byteLength, spans }: Rope): boolean {
+    if (byteLength > INLINE_BYTES_MAX || perishable.count > 0 || spans.some(({ bytes }) => originOf(bytes) !== undefined)) return false;
+    return this.encoding || this.waiting.size > 0 || this.carrier.freeBytes() < FRAME_HEADER_BYTES + (metadata?.length ?? 0) + byteLength;
+  }
+
+  private onBulkPlaced(first: Outgoing, parts: Parts, messageLength: number): void {
+    const { streamId } = first;
     this.letGo(streamId);
-    if (this.sending?.streamId === streamId) this.sentLength = messageLength;
-    else this.events.onSent(streamId, messageLength);
+    const sent = this.placed(first, parts, messageLength);
+    if (this.sending?.streamId === streamId) this.sentLength = sent;
+    else if (sent !== KEPT) this.events.onSent(streamId, sent);
+  }
+
+  /** The carrier has all of a message. Returns as `send`: a message of which it still reads borrowed bytes is not out yet. */
+  private placed({ kind, streamId }: Outgoing, parts: Parts, messageLength: number): number {
+    if (parts.bytesOnLoan === 0) return messageLength;
+    if (kind === KIND.response) this.carrier.keep(parts);
+    // Requests have time until they are answered.
+    else if (kind === KIND.message) this.carrier.hurry();
+    if (parts.bytesOnLoan === 0 || this.carrier.closed) return messageLength;
+    this.borrowed.set(streamId, parts);
+    parts.onReturned = () => {
+      this.borrowed.delete(streamId);
+      this.letGo(streamId);
+      this.events.onSent(streamId, messageLength);
+    };
+    return KEPT;
   }
 
   private onBulkFailed(first: Outgoing, thrown: unknown, wasStarted: boolean): void {
@@ -334,6 +416,19 @@ export class Outbox {
     this.events.onFailed(first, thrown, wasStarted);
   }
 }
+
+/** For messages that were encoded before. */
+export const encodedBytes: MessageCodec = {
+  ownsInline: true,
+  encodeInto(message, target, offset, limit) {
+    const bytes = message as Uint8Array;
+    if (bytes.length > limit - offset) return -1 - bytes.length;
+    target.set(bytes, offset);
+    return bytes.length;
+  },
+  encode: (message) => ({ inline: message as Uint8Array, spans: [], byteLength: (message as Uint8Array).length }),
+  decode: (input, offset, byteLength) => input.slice(offset, offset + byteLength),
+};
 
 function checkSize(byteLength: number, writeMaxBytes: number): void {
   if (byteLength <= writeMaxBytes) return;

@@ -13,7 +13,6 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../carrier/carrier.js";
 import type { StreamWindows } from "../carrier/handshake.js";
 import { inOwnContext, inRootContext } from "../carrier/root-context.js";
-import type { MessageCodec } from "../codec/codec.js";
 import { holdingOf, isScoped } from "../memory/lease.js";
 import { Violation } from "../memory/violation.js";
 import type { PeerCredentials } from "../os/addon.js";
@@ -25,7 +24,7 @@ import type { Outgoing } from "./frame-writer.js";
 import { Assembly, decodeWhole, takeMetadata } from "./inbound.js";
 import type { KeepAliveOptions } from "./keepalive.js";
 import { hangs, KeepAlive } from "./keepalive.js";
-import { Outbox } from "./outbox.js";
+import { encodedBytes, Outbox } from "./outbox.js";
 import { encodeError } from "./outgoing-error.js";
 import { ServerCall } from "./server-call.js";
 import type { ServerMethod } from "./server-method.js";
@@ -396,7 +395,7 @@ export class ServerConnection implements FrameReceiver {
   sendError(streamId: number, error: ConnectError, context: CallContext | undefined, kind: number = KIND.response, withHeaders = true): void {
     if (this.closed) return;
     const { code, status, metadata, headerLength } = encodeError(error, context, withHeaders);
-    this.outbox.send(kind, FLAG.endStream, code, streamId, headerLength, metadata, rawBytes, status, status.length, "");
+    this.outbox.send(kind, FLAG.endStream, code, streamId, headerLength, metadata, encodedBytes, status, status.length, "");
   }
 }
 
@@ -407,15 +406,3 @@ function excess({ options }: ServerMethod, { messageLength, argument }: Received
   if (argument > maxTimeoutMs) return new ConnectError(`timeout ${argument}ms must be <= ${maxTimeoutMs}`, Code.InvalidArgument);
   return undefined;
 }
-
-/** Status bytes are encoded already. */
-const rawBytes: MessageCodec = {
-  encodeInto(message, target, offset, limit) {
-    const bytes = message as Uint8Array;
-    if (bytes.length > limit - offset) return -1 - bytes.length;
-    target.set(bytes, offset);
-    return bytes.length;
-  },
-  encode: (message) => ({ inline: message as Uint8Array, spans: [], byteLength: (message as Uint8Array).length }),
-  decode: (input, offset, byteLength) => input.slice(offset, offset + byteLength),
-};

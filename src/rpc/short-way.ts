@@ -8,51 +8,68 @@ import type { Blocks } from "../carrier/blocks.js";
 import type { Carrier } from "../carrier/carrier.js";
 import { SPAN_COPY_BYTES_MIN } from "../carrier/payload.js";
 import type { Rope } from "../codec/rope.js";
-import { partsOf } from "../codec/rope.js";
 import { isFleeting, Lease } from "../memory/lease.js";
 import { Loan } from "../memory/loan.js";
 import { originOf } from "../memory/origin.js";
 import { BLOCK_REFERENCE_BYTES, FRAME_HEADER_BYTES, INLINE_BYTES_MAX, SPAN, SPAN_ENTRY_BYTES, tableOffset } from "../wire/frame.js";
-import { Parts } from "../wire/parts.js";
+import type { Part } from "../wire/parts.js";
+import { Borrowed, Parts } from "../wire/parts.js";
 import type { Outgoing } from "./frame-writer.js";
 import { commitFrame } from "./frame-writer.js";
 import { sentBy } from "./noting.js";
 
+const ALL_SENT = new Parts([]);
+
 /**
  * Sends such a message, if it is one and there is room; then what it refers to is taken from its user. Nothing may wait to be sent.
  * @param copyBytesMax how much may be copied in one go
- * @returns false: nothing was done
+ * @returns what the carrier has of it; undefined: nothing was done
  */
-export function sendAtOnce(carrier: Carrier, first: Outgoing, rope: Rope, copyBytesMax: number): boolean {
-  return sendLoneSpan(carrier, first, rope, copyBytesMax) || sendInOnePiece(carrier, first, rope, copyBytesMax);
+export function sendAtOnce(carrier: Carrier, first: Outgoing, rope: Rope, copyBytesMax: number): Parts | undefined {
+  return sendLoneSpan(carrier, first, rope, copyBytesMax) ? ALL_SENT : sendInOnePiece(carrier, first, rope, copyBytesMax);
 }
 
 /** Nothing but the message's own bytes and values on the heap: they go into one block, or with the socket as they lie. */
-function sendInOnePiece(carrier: Carrier, first: Outgoing, rope: Rope, copyBytesMax: number): boolean {
+function sendInOnePiece(carrier: Carrier, first: Outgoing, rope: Rope, copyBytesMax: number): Parts | undefined {
   const { blocks } = carrier;
   const { byteLength, spans } = rope;
   // Without blocks nothing is copied.
-  if (byteLength > carrier.pieceBytesMax || (blocks !== undefined && byteLength > copyBytesMax)) return false;
+  if (byteLength > carrier.pieceBytesMax || (blocks !== undefined && byteLength > copyBytesMax)) return undefined;
   const spanBytesMax = blocks === undefined ? byteLength : SPAN_COPY_BYTES_MIN - 1;
   for (const { bytes } of spans) {
-    if (bytes.length > spanBytesMax || originOf(bytes) !== undefined || isFleeting(bytes)) return false;
+    if (bytes.length > spanBytesMax || originOf(bytes) !== undefined || isFleeting(bytes)) return undefined;
   }
-  const parts = new Parts(partsOf(rope));
+  const parts = new Parts(lent(rope));
   // A getter of the message may have changed it meanwhile: that is said by who does it in steps.
-  if (parts.byteLength !== byteLength) return false;
+  if (parts.byteLength !== byteLength) return undefined;
   const { metadata } = first;
   const metadataLength = metadata === undefined ? 0 : metadata.length;
-  if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) return false;
+  if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) return undefined;
   carrier.alert();
   const start = carrier.index + FRAME_HEADER_BYTES;
   const bodyLength = carrier.placePiece(parts, byteLength, start + metadataLength);
-  if (bodyLength < 0) return false;
+  if (bodyLength < 0) return undefined;
   if (metadataLength > 0) carrier.ringBytes.set(metadata!, start);
   const { kind, code, streamId, argument } = first;
   const frameLength = FRAME_HEADER_BYTES + metadataLength + bodyLength;
   commitFrame(carrier, kind, first.flags | carrier.pieceFlag, code, streamId, argument, metadataLength, byteLength, byteLength, 0, frameLength);
   carrier.publish();
-  return true;
+  return parts;
+}
+
+/** The rope's pieces, of which the spans are its user's. */
+function lent({ inline, spans }: Rope): readonly Part[] {
+  const parts: Part[] = [];
+  let from = 0;
+  let spanBytes = 0;
+  for (const { position, bytes } of spans) {
+    const to = position - spanBytes;
+    parts.push(inline.subarray(from, to), new Borrowed(bytes));
+    from = to;
+    spanBytes += bytes.length;
+  }
+  parts.push(inline.subarray(from));
+  return parts;
 }
 
 /** A loan or lease stays where it is, a value on the heap gets a block of its own. */

@@ -3,7 +3,10 @@
  *
  * PARTS-1  A file may turn out to be shorter when its bytes have been announced. So no message ends with a file's bytes, and its last piece has none of them: it is
  *          taken only when all of them were sent, and without it the receiver has no message.
+ * BORROW-1  A user's memory is read only until it is his again: until the call has settled that a request was given to, until the next message of a stream is asked
+ *           for or its iterable is ended, until `send` returns for an answer. What has not left by then is copied. What the kernel is given to write later is never borrowed.
  */
+import { memoryToFill } from "../memory/collect.js";
 import type { MappedFile } from "../memory/mapped-file.js";
 import { assertOwn } from "../memory/violation.js";
 
@@ -25,7 +28,24 @@ export class FileRange {
   }
 }
 
-export type Part = Uint8Array | FileRange;
+/** Bytes in memory that its user may change once the message is his again: a message lends it, the carrier borrows it. */
+export class Borrowed {
+  readonly bytes: Uint8Array;
+
+  constructor(bytes: Uint8Array) {
+    this.bytes = bytes;
+  }
+
+  get length(): number {
+    return this.bytes.length;
+  }
+
+  subarray(from: number, to: number): Borrowed {
+    return new Borrowed(this.bytes.subarray(from, to));
+  }
+}
+
+export type Part = Uint8Array | Borrowed | FileRange;
 
 /** Whoever owns what parts lie in. */
 export interface PartsOwner {
@@ -39,7 +59,7 @@ const nobody: PartsOwner = { use: () => undefined, unuse: () => undefined };
 export class Parts {
   readonly byteLength: number;
   readonly owner: PartsOwner;
-  private readonly parts: readonly Part[];
+  private readonly parts: Part[];
   private taken = 0;
   // Where the next byte is: in which part, and at which offset there.
   private part = 0;
@@ -50,6 +70,10 @@ export class Parts {
   filesUnderWay = 0;
   /** Why a file range could not be sent: the rest is not worth sending. */
   failure: Error | undefined;
+  /** Borrowed bytes that the carrier has taken and still reads (BORROW-1). */
+  bytesOnLoan = 0;
+  /** Told in a later turn, once, when `bytesOnLoan` has come down to 0. */
+  onReturned: (() => void) | undefined;
 
   constructor(parts: readonly Part[], owner: PartsOwner = nobody) {
     this.parts = parts.filter((part) => part.length > 0);
@@ -88,9 +112,19 @@ export class Parts {
   copyTo(target: Uint8Array, offset: number, byteLength: number): void {
     for (let at = offset; at < offset + byteLength; ) {
       const slice = this.next(offset + byteLength - at);
-      assertOwn(slice instanceof Uint8Array, "files are read before they are copied");
-      target.set(slice, at);
+      assertOwn(!(slice instanceof FileRange), "files are read before they are copied");
+      target.set(slice instanceof Borrowed ? slice.bytes : slice, at);
       at += slice.length;
+    }
+  }
+
+  /** Has what is borrowed and was not taken copied: from now on its user may change it. @throws Error like `copyTo` */
+  keep(copy: (bytes: Uint8Array) => Uint8Array): void {
+    for (let i = this.part; i < this.parts.length; i++) {
+      const part = this.parts[i];
+      if (!(part instanceof Borrowed)) continue;
+      if (part.length === 0) throw goneMeanwhile();
+      this.parts[i] = copy(part.bytes);
     }
   }
 
@@ -117,6 +151,13 @@ export class Parts {
     }
     return slice;
   }
+}
+
+/** SUBTLE: a Buffer's own `slice` is a view, and other arrays of a user's may have any. */
+export function copyOf(bytes: Uint8Array): Uint8Array {
+  const copy = memoryToFill(bytes.length);
+  copy.set(bytes);
+  return copy;
 }
 
 /** For bytes that were to be sent, and are detached. */
