@@ -63,8 +63,8 @@ async function outcomeOf(scene: Scene, kind: Kind, options: object = {}, input?:
     return count;
   };
   const calls = {
-    echo: () => client.echo((input ?? {}) as object, options),
-    count: () => read(client.count((input ?? {}) as object, options)),
+    echo: () => client.echo((input ?? {}), options),
+    count: () => read(client.count((input ?? {}), options)),
     sum: () => client.sum((input ?? items()) as AsyncIterable<object>, options),
     chat: () => read(client.chat((input ?? items()) as AsyncIterable<object>, options)),
   };
