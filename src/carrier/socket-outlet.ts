@@ -12,7 +12,7 @@ import { FRAME_ALIGNMENT } from "../memory/layout.js";
 import type { ReceiveMemory, Receiving } from "../memory/receive-memory.js";
 import { FRAME_BYTES_MAX } from "../wire/frame.js";
 import type { Part, Parts } from "../wire/parts.js";
-import { Borrowed, FileRange } from "../wire/parts.js";
+import { Borrowed, copyOf, FileRange } from "../wire/parts.js";
 import type { FileOnItsWay } from "./file-sender.js";
 import { FileSender } from "./file-sender.js";
 import { inRootContext } from "./root-context.js";
@@ -31,6 +31,10 @@ const COPIES_ROOM_BYTES = 2 * FRAME_BYTES_MAX;
 const BOUNCE_BYTES = 64;
 /** Where nothing can be written at once, all goes that way, in portions. */
 const PORTION_BYTES = 256 << 10;
+
+function canShrink(part: Part): boolean {
+  return part instanceof Borrowed && (part.bytes.buffer as { readonly resizable?: boolean }).resizable === true;
+}
 
 class Staging {
   readonly bytes = Buffer.allocUnsafeSlow(STAGING_BYTES);
@@ -159,7 +163,13 @@ export class SocketOutlet {
   /** Takes the next piece of a message, by reference unless it is small. False: too much waits already, or a file before it. @throws Error as `Parts` */
   place(source: Parts, byteLength: number): boolean {
     if (!source.mayTake(byteLength) || this.pieceBytes >= PIECES_BYTES_MAX) return false;
-    source.takeTo(this.placed, byteLength);
+    try {
+      source.takeTo(this.placed, byteLength);
+    } catch (error) {
+      // Nothing of it is announced yet.
+      this.placed.length = 0;
+      throw error;
+    }
     this.placedBytes += byteLength;
     this.placing = source;
     return true;
@@ -185,7 +195,8 @@ export class SocketOutlet {
     current.start = current.index = (current.index + (FRAME_ALIGNMENT - 1)) & -FRAME_ALIGNMENT;
     let last: QueuedBytes | QueuedFile | undefined;
     for (let i = copied; i < placed.length; i++) {
-      const part = placed[i];
+      // What may shrink could be too short for what is announced here.
+      const part = canShrink(placed[i]) ? copyOf((placed[i] as Borrowed).bytes) : placed[i];
       const isBorrowed = part instanceof Borrowed;
       last = part instanceof FileRange ? new QueuedFile(part, source) : new QueuedBytes(isBorrowed ? part.bytes : part, source, isBorrowed);
       this.queue.push(last);

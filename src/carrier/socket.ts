@@ -114,15 +114,8 @@ export class SocketCarrier implements Carrier {
 
   placePiece(source: Parts, byteLength: number): number {
     if (this.closed) return -1;
-    try {
-      return this.outlet.place(source, byteLength) ? 0 : -1;
-    } catch (error) {
-      // Only this message's matter: what the peer was promised of it has been sent, if need be as zeros.
-      if (error === source.failure) throw error;
-      // Memory of the message is gone: the peer could not be told what it lacks.
-      this.close(closedBy(error));
-      return -1;
-    }
+    // What throws is this message's matter only: nothing of the piece is announced yet.
+    return this.outlet.place(source, byteLength) ? 0 : -1;
   }
 
   /** Everything leaves at the end of the tick. */

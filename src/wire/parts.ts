@@ -60,6 +60,8 @@ export class Parts {
   readonly byteLength: number;
   readonly owner: PartsOwner;
   private readonly parts: Part[];
+  /** How long they were at first: a view of a resizable ArrayBuffer may become shorter. */
+  private readonly lengths: readonly number[];
   private taken = 0;
   // Where the next byte is: in which part, and at which offset there.
   private part = 0;
@@ -77,6 +79,7 @@ export class Parts {
 
   constructor(parts: readonly Part[], owner: PartsOwner = nobody) {
     this.parts = parts.filter((part) => part.length > 0);
+    this.lengths = this.parts.map((part) => part.length);
     this.owner = owner;
     let sum = 0;
     let filesEnd = 0;
@@ -123,7 +126,7 @@ export class Parts {
     for (let i = this.part; i < this.parts.length; i++) {
       const part = this.parts[i];
       if (!(part instanceof Borrowed)) continue;
-      if (part.length === 0) throw goneMeanwhile();
+      if (part.length !== this.lengths[i]) throw goneMeanwhile();
       this.parts[i] = copy(part.bytes);
     }
   }
@@ -140,8 +143,8 @@ export class Parts {
 
   private next(bytesMax: number): Part {
     const part = this.parts[this.part];
+    if (part.length !== this.lengths[this.part]) throw goneMeanwhile();
     const to = Math.min(part.length, this.partOffset + bytesMax);
-    if (part.length === 0) throw goneMeanwhile();
     const slice = part.subarray(this.partOffset, to);
     this.taken += slice.length;
     this.partOffset = to;
@@ -162,5 +165,5 @@ export function copyOf(bytes: Uint8Array): Uint8Array {
 
 /** For bytes that were to be sent, and are detached. */
 export function goneMeanwhile(): Error {
-  return new Error("bytes that were being sent lost their memory: their ArrayBuffer was detached before the call was over (a lease that ended, or a transfer)");
+  return new Error("bytes that were being sent lost their memory: their ArrayBuffer was detached or became shorter before the call was over (a lease that ended, a transfer, or a resize)");
 }
