@@ -1,9 +1,9 @@
 /** What a process holds, as the kernel sees it. */
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { collectSoon } from "../../src/memory/collect.js";
 
 export interface Descriptors {
-  /** Open descriptors. */
+  /** Open descriptors, but for that of the memory that a thread keeps to receive into (RECEIVE-2), which comes with the first message that needs it. */
   open: number;
   /** Mappings of memfds: own segments and peers'. */
   mappings: number;
@@ -17,7 +17,16 @@ export function ownDescriptors(): Descriptors {
 
 export function descriptorsOf(pid: number): Descriptors {
   const maps = readFileSync(`/proc/${pid}/maps`, "utf8").split("\n");
-  return { open: readdirSync(`/proc/${pid}/fd`).length, mappings: maps.filter((line) => line.includes("/memfd:")).length };
+  return { open: readdirSync(`/proc/${pid}/fd`).filter((fd) => !isReceiveMemory(`/proc/${pid}/fd/${fd}`)).length, mappings: maps.filter((line) => line.includes("/memfd:")).length };
+}
+
+function isReceiveMemory(descriptor: string): boolean {
+  try {
+    return readlinkSync(descriptor).includes("isthmus-receive");
+  } catch {
+    // That of the listing itself is closed by now, and counts as ever.
+    return false;
+  }
 }
 
 /** Clock ticks (of 10 ms) that a process has spent on a CPU. */
