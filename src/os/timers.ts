@@ -21,9 +21,18 @@ export const clearTimeout = areGenuine ? timers.clearTimeout : clearTimer;
 const areIntervalsGenuine = isGenuine(timers.setInterval, "setInterval") && isGenuine(timers.clearInterval, "clearInterval");
 export const setInterval = areIntervalsGenuine ? timers.setInterval : (setIntervalOfSocket as unknown as typeof globalThis.setInterval);
 export const clearInterval = areIntervalsGenuine ? timers.clearInterval : clearTimer;
-export const setImmediate = isGenuine(timers.setImmediate, "setImmediate") ? timers.setImmediate : (setImmediateOfPort as unknown as typeof globalThis.setImmediate);
+export let setImmediate: typeof globalThis.setImmediate = isGenuine(timers.setImmediate, "setImmediate") ? timers.setImmediate : (setImmediateOfPort as unknown as typeof globalThis.setImmediate);
 const settled = Promise.resolve();
 export const queueMicrotask = isGenuine(globalThis.queueMicrotask, "queueMicrotask") ? globalThis.queueMicrotask : (act: () => void) => void settled.then(act);
+
+/** For tests that explore what may happen next by themselves: nothing is left to later turns of the event loop until the returned function is called. */
+export function withholdImmediates(): () => void {
+  const genuine = setImmediate;
+  setImmediate = (() => undefined) as unknown as typeof setImmediate;
+  return () => {
+    setImmediate = genuine;
+  };
+}
 
 /** Resolves after `delayMs`. Rejects if `options.signal` aborts before. */
 export const sleep: Sleep = isGenuine(timersPromises.setTimeout, "setTimeout") ? timersPromises.setTimeout : sleepOfSocket;

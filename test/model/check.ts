@@ -1,4 +1,5 @@
 /** Runs a scenario through the explorer, and says what must hold of the shared memory. */
+import { withholdImmediates } from "../../src/os/timers.js";
 import type { Pollable } from "../../src/carrier/poller.js";
 import { poller } from "../../src/carrier/poller.js";
 import { FRAME_ALIGNMENT, RING_DATA_OFFSET } from "../../src/memory/layout.js";
@@ -14,7 +15,6 @@ import { Side } from "./side.js";
 
 /** Runs a scenario through the explorer. */
 export function exploreScenario(scenario: Scenario): Exploration {
-  const { setImmediate } = globalThis;
   const { stackTraceLimit } = Error;
   poller.touch = (pollable: Pollable) => {
     if (pollable.awake) return;
@@ -23,14 +23,14 @@ export function exploreScenario(scenario: Scenario): Exploration {
   };
   poller.remove = (pollable: Pollable) => void (pollable.awake = false);
   // An arena here grows once, to its limit: there is nothing to tell in a later turn.
-  globalThis.setImmediate = (() => undefined) as unknown as typeof setImmediate;
+  const goOn = withholdImmediates();
   Error.stackTraceLimit = 0;
   try {
     return explore(modelOf(scenario));
   } finally {
     Reflect.deleteProperty(poller, "touch");
     Reflect.deleteProperty(poller, "remove");
-    globalThis.setImmediate = setImmediate;
+    goOn();
     Error.stackTraceLimit = stackTraceLimit;
   }
 }
