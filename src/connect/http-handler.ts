@@ -40,7 +40,7 @@ export function handlerOf(connectNode: ConnectNode, options: IsthmusServerOption
   return (request, response) => {
     const handler = handlers.get((request.url ?? "").split("?", 1)[0]);
     if (handler === undefined) return answerUnserved(request, response);
-    // SUBTLE: it makes a URL of the request's host, and throws where that is none.
+    // SUBTLE: it makes a URL of the request's host, and throws if the host is not valid.
     const call = universalRequestFromNodeRequest(request, response as never, undefined, valuesFrom(options.contextValues));
     void answerCall(handler, call, request, response);
   };

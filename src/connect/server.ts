@@ -430,7 +430,7 @@ function undecided(error: unknown): ConnectError {
   return new ConnectError("the server could not decide whether to let this client in: its option `allow` threw", Code.Internal, undefined, undefined, error);
 }
 
-/** ALLOW-2. Whoever wrote `allow` reads the client's error: an answer that is none is named. */
+/** ALLOW-2. If `allow` returned something other than a boolean, the client's error says so, for whoever wrote `allow`. */
 function refusalFor(peer: PeerCredentials, answer: unknown): ConnectError | undefined {
   if (answer === true) return undefined;
   const text = refusalText(peer);

@@ -99,7 +99,7 @@ export interface AddressedTransport extends IsthmusTransport {
  * next one, which waits for it as the option `waitForReady` says. Calls that were in flight on a connection that was lost fail with `Unavailable`. The
  * process stays alive only while calls are pending.
  *
- * @throws ConnectError `InvalidArgument` for an address that is none, and for an option that there is not or whose value makes no sense; `FailedPrecondition` if `carrier` is "shm" and
+ * @throws ConnectError `InvalidArgument` if the address is malformed, an option is unknown, or its value is out of range; `FailedPrecondition` if `carrier` is "shm" and
  * shared memory cannot be had on this machine, or with one of the addresses
  */
 export function createIsthmusTransport(options: IsthmusTransportOptions): IsthmusTransport {

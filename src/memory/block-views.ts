@@ -2,7 +2,7 @@
  * ArrayBuffers over single blocks of an arena: what user code gets to see of shared memory.
  *
  * BLOCK-1  The memory of a block is used again only when no ArrayBuffer reaches it any more: it was detached here, with all
- *          views on it, or the addon told that its backing store is gone. Who moves the memory away (`transfer`, up to Node 22)
+ *          views on it, or the addon told that its backing store is gone. A user who moves the memory away (`transfer`, up to Node 22)
  *          keeps it from being used until that is garbage too.
  *
  * Making one costs some microseconds, most of it V8's. So where V8 can do that, a detached one's memory moves to a
