@@ -4,6 +4,7 @@
  */
 import { writevSync } from "node:fs";
 import type { Socket } from "node:net";
+import { otherRuntime } from "../os/runtime.js";
 
 /** Whether anything can be written this way: else there is no descriptor to be had. */
 export function writesAtOnce(socket: Socket): boolean {
@@ -22,6 +23,8 @@ export function writeAtOnce(socket: Socket, chunks: readonly Uint8Array[]): numb
 }
 
 function descriptorOf(socket: Socket): number {
+  // Deno has numbers of its own that look like descriptors.
+  if (otherRuntime !== undefined) return -1;
   // Not public, and missed where it is not: then bytes are copied for Node to write.
   const { _handle: handle } = socket as unknown as { readonly _handle?: { readonly fd?: unknown } | null };
   return typeof handle?.fd === "number" ? handle.fd : -1;

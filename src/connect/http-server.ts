@@ -12,12 +12,14 @@ import { createServer as createHttp1Server } from "node:http";
 import type { Http2SecureServer, Http2ServerRequest, SecureServerOptions, ServerHttp2Session } from "node:http2";
 import { createSecureServer, createServer as createHttp2Server } from "node:http2";
 import type { AddressInfo, Server, Socket } from "node:net";
+import { createServer as createPlainServer } from "node:net";
 import type { TLSSocket } from "node:tls";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { HttpAddress } from "../carrier/address.js";
 import { formatAddress } from "../carrier/address.js";
 import type { ListenOptions } from "../carrier/listen.js";
 import { BACKLOG } from "../carrier/listen.js";
+import { otherRuntime } from "../os/runtime.js";
 import { clearTimeout, setImmediate, setTimeout } from "../os/timers.js";
 import { loadConnectNode, SESSION_MEGABYTES } from "./connect-node.js";
 import type { Request, Response } from "./http-answers.js";
@@ -161,14 +163,18 @@ export class HttpListener {
     for (const socket of this.sockets) socket.destroy();
   }
 
-  /** SUBTLE: Node keeps the times of HTTP/1.1 only for a server that listens itself. So that one listens, and is given its own connections back. */
+  /**
+   * SUBTLE: Node keeps the times of HTTP/1.1 only for a server that listens itself. So that one listens, and is given its own connections back. Bun's would not
+   * give its connections away: there a plain server listens, and those times are not kept.
+   */
   private makePlain(settings: { maxConcurrentStreams?: number }, http1Options: Http1Options): Server {
     const http2 = createHttp2Server({ settings, maxSessionMemory: SESSION_MEGABYTES, Http2ServerResponse: Http2Response }, (request, response) => this.serve(request, response));
     const http1 = createHttp1Server(http1Options, (request, response) => this.serve(request, response));
     const takesHttp1 = http1.listeners("connection");
     http1.removeAllListeners("connection");
     http2.on("session", (session) => (this.made = session));
-    http1.on("connection", (socket: Socket) => {
+    const listening: Server = otherRuntime === undefined ? http1 : createPlainServer();
+    listening.on("connection", (socket: Socket) => {
       if (!this.accept(socket)) return;
       this.sniff(socket, (isHttp2) => {
         if (isHttp2) {
@@ -180,7 +186,7 @@ export class HttpListener {
         }
       });
     });
-    return http1;
+    return listening;
   }
 
   private makeSecure(options: SecureServerOptions, http1Options: Http1Options): Http2SecureServer {
