@@ -24,7 +24,7 @@ if (prebuild) {
   if (!compiled) fail("a prebuilt addon can only be made on Linux, with make and a C compiler");
   makePrebuild();
 }
-run("tsc", process.execPath, [join(dirname(require.resolve("typescript/package.json")), "bin", "tsc"), "-p", "tsconfig.json"]);
+run("tsc", process.execPath, [join(dirname(require.resolve("typescript-native/package.json")), "bin", "tsc"), "-p", "tsconfig.json"]);
 
 // True if the addon is there and up to date.
 function buildAddon() {

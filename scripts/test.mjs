@@ -1,25 +1,89 @@
-// Runs every compiled test but those of time, `*.timing.test.ts`; with `--timing` those alone: they need a machine that has
-// nothing else to do. Sources are the truth: a stale file in dist/ whose source is gone is not run, and it is an error if no
-// test is found.
-import { spawnSync } from "node:child_process";
-import { existsSync, readdirSync } from "node:fs";
-import { join } from "node:path";
+// Runs compiled tests (npm run build). Sources are the truth: a stale file in dist/ whose source is gone is not run, and it is an error if no test is found.
+//
+//   node scripts/test.mjs                          the unit and end-to-end tests
+//   node scripts/test.mjs e2e stress               these groups of unit, e2e, conformance and stress, or `all`
+//   node scripts/test.mjs src/memory/ring.test.ts  these files or folders
+//   node scripts/test.mjs timing                   the tests of time, *.timing.test.ts: they need a machine that has nothing else to do
+//   node scripts/test.mjs unit --watch             again after each change
+//
+// Options with two dashes go to Node's test runner. With ISTHMUS_ADDON=none the same tests run without the addon, but for those that need it.
+
+import { spawn, spawnSync } from "node:child_process";
+import { existsSync, readdirSync, statSync } from "node:fs";
+import { createRequire } from "node:module";
+import { availableParallelism } from "node:os";
+import { dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { NEEDS_ADDON } from "./needs-addon.mjs";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
-const [timing, ...options] = process.argv[2] === "--timing" ? [true, ...process.argv.slice(3)] : [false, ...process.argv.slice(2)];
-const tests = ["src", "test", "bench", "examples"]
-  .filter((folder) => existsSync(join(root, folder)))
-  .flatMap((folder) =>
-    readdirSync(join(root, folder), { recursive: true })
-      .filter((name) => name.endsWith(".test.ts") && name.endsWith(".timing.test.ts") === timing)
-      .map((name) => join("dist", folder, name.replace(/\.ts$/, ".js"))),
-  )
-  .sort();
-if (tests.length === 0) {
-  console.error("no test found");
+
+// Folders, and how many files of them run at once. The stress tests start many processes each, and watch their memory and processor time.
+const GROUPS = {
+  unit: { folders: ["src", "bench", "examples"], concurrency: availableParallelism() },
+  e2e: { folders: ["test/e2e", "test/structure"], concurrency: availableParallelism() },
+  conformance: { folders: ["test/conformance"], concurrency: 1 },
+  stress: { folders: ["test/fault", "test/fuzz", "test/model", "test/stress"], concurrency: 1 },
+};
+
+const parameters = process.argv.slice(2);
+const options = parameters.filter((parameter) => parameter.startsWith("--"));
+const chosen = parameters.filter((parameter) => !parameter.startsWith("--"));
+const timing = chosen[0] === "timing";
+
+function testsIn(path) {
+  const names = statSync(path).isDirectory() ? readdirSync(path, { recursive: true }).map((name) => join(path, name)) : [path];
+  return names.filter((name) => name.endsWith(".test.ts") && name.endsWith(".timing.test.ts") === timing);
+}
+
+function batches() {
+  if (timing) return [{ concurrency: 1, files: Object.values(GROUPS).flatMap(({ folders }) => filesIn(folders)) }];
+  const names = chosen.length === 0 ? ["unit", "e2e"] : chosen.includes("all") ? Object.keys(GROUPS) : chosen;
+  const groups = names.filter((name) => name in GROUPS).map((name) => ({ concurrency: GROUPS[name].concurrency, files: filesIn(GROUPS[name].folders) }));
+  const paths = names.filter((name) => !(name in GROUPS));
+  return paths.length === 0 ? groups : [...groups, { concurrency: 1, files: paths.flatMap((path) => filesIn([given(path)])) }];
+}
+
+const filesIn = (folders) => folders.flatMap((folder) => testsIn(join(root, folder))).map((path) => relative(root, path)).sort();
+
+// A path as the user wrote it: from where npm was called.
+function given(path) {
+  const candidates = [resolve(process.env.INIT_CWD ?? process.cwd(), path), join(root, path)];
+  const found = candidates.find(existsSync);
+  if (found === undefined) fail(`${path}: neither a file or folder nor one of ${Object.keys(GROUPS).join(", ")}, all, timing`);
+  return relative(root, found);
+}
+
+// What can run here; the others are named.
+function runnable(files) {
+  if (process.env.ISTHMUS_ADDON !== "none") return files;
+  for (const file of Object.keys(NEEDS_ADDON)) if (!existsSync(join(root, file))) fail(`scripts/needs-addon.mjs: there is no ${file}`);
+  return files.filter((file) => {
+    if (!(file in NEEDS_ADDON)) return true;
+    console.log(`skipped without the addon: ${file}: ${NEEDS_ADDON[file]}`);
+    return false;
+  });
+}
+
+function fail(message) {
+  console.error(message);
   process.exit(1);
 }
-// One file at a time: the tests measure processes, and two at once on a small machine disturb each other.
-const run = spawnSync(process.execPath, ["--test", "--test-concurrency=1", ...options, ...tests], { cwd: root, stdio: "inherit" });
-process.exit(run.status ?? 1);
+
+const runs = batches().map(({ concurrency, files }) => ({ concurrency, files: runnable(files).map((file) => join("dist", file.replace(/\.ts$/, ".js"))) }));
+if (runs.every(({ files }) => files.length === 0)) fail("no test found");
+
+if (options.includes("--watch")) {
+  const compiler = join(dirname(createRequire(import.meta.url).resolve("typescript-native/package.json")), "bin", "tsc");
+  const builder = spawn(process.execPath, [compiler, "-p", "tsconfig.json", "--watch", "--preserveWatchOutput"], { cwd: root, stdio: ["ignore", "ignore", "inherit"] });
+  process.on("exit", () => builder.kill());
+  // One run that watches: a second one would wait for it for ever.
+  runs.splice(0, runs.length, { concurrency: 1, files: runs.flatMap(({ files }) => files) });
+}
+let failed = false;
+for (const { concurrency, files } of runs) {
+  if (files.length === 0) continue;
+  const { status } = spawnSync(process.execPath, ["--test", `--test-concurrency=${concurrency}`, ...options, ...files], { cwd: root, stdio: "inherit" });
+  failed ||= status !== 0;
+}
+process.exit(failed ? 1 : 0);

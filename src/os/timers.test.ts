@@ -49,7 +49,8 @@ const FAKES = {
 for (const [what, fake] of Object.entries(FAKES)) {
   test(`timers, turns and the clock are real although this was faked before they were loaded: ${what}`, () => {
     const code = `${fake}\nconst own = await import(${JSON.stringify(new URL("./timers.js", import.meta.url).href)});\n${USE}`;
-    const { stdout, stderr } = spawnSync(process.execPath, ["--no-warnings", "--input-type=module", "-e", code], { encoding: "utf8", timeout: 120_000 });
+    const { stdout, stderr, status } = spawnSync(process.execPath, ["--no-warnings", "--input-type=module", "-e", code], { encoding: "utf8", timeout: 120_000 });
     assert.equal(stdout.trim(), "value,turn,microtask,3,woken,woken before", stderr);
+    assert.equal(status, 0, "the process did not end by itself");
   });
 }

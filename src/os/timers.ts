@@ -34,8 +34,11 @@ export function withholdImmediates(): () => void {
   };
 }
 
-/** Resolves after `delayMs`. Rejects if `options.signal` aborts before. */
-export const sleep: Sleep = isGenuine(timersPromises.setTimeout, "setTimeout") ? timersPromises.setTimeout : sleepOfSocket;
+/**
+ * Resolves after `delayMs`. Rejects if `options.signal` aborts before. SUBTLE: Node's own takes `clearTimeout` of `node:timers` when it is loaded, which may be
+ * only now, and with a fake one its timer would keep the process alive.
+ */
+export const sleep: Sleep = areGenuine && isGenuine(timersPromises.setTimeout, "setTimeout") ? timersPromises.setTimeout : sleepOfSocket;
 
 /**
  * Milliseconds since the process started, of a clock that never goes back. Taken off `performance`, whose global is a getter and slow on Node 20; off its

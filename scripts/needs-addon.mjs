@@ -1,0 +1,36 @@
+// Tests that are not run without the addon, each with the reason.
+
+const OWN_CARRIERS = "chooses its carriers itself";
+
+export const NEEDS_ADDON = {
+  "test/e2e/allow.test.ts": "decides by credentials, which only the addon can ask for",
+  "test/e2e/blocking.test.ts": "blocking calls need shared memory",
+  "test/e2e/bytes.test.ts": OWN_CARRIERS,
+  "test/e2e/carriers.test.ts": OWN_CARRIERS,
+  "test/e2e/connections.test.ts": OWN_CARRIERS,
+  "test/e2e/containers.test.ts": "is about sharing memory",
+  "test/e2e/demo.test.ts": "the demo compares with shared memory",
+  "test/e2e/every-carrier.test.ts": "chooses its carriers itself; over TCP it runs what runs without the addon",
+  "test/e2e/fallback.test.ts": OWN_CARRIERS,
+  "test/e2e/files-sockets.test.ts": "files are sent as files with the addon only",
+  "test/e2e/grpc-js-bytes.test.ts": OWN_CARRIERS,
+  "test/e2e/grpc-js-given.test.ts": OWN_CARRIERS,
+  "test/e2e/hostile-clients.test.ts": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
+  "test/e2e/hostile-http1.test.ts": "is about connections of HTTP, where the addon has no part",
+  "test/e2e/hostile-http2.test.ts": "is about connections of HTTP, where the addon has no part",
+  "test/e2e/hostile-regions.test.ts": "lies about shared memory",
+  "test/e2e/hostile-servers.test.ts": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
+  "test/e2e/hostile-spans.test.ts": "lies in shared memory",
+  "test/e2e/http-cors.test.ts": "is about headers of HTTP, where the addon has no part",
+  "test/e2e/lease-basics.test.ts": "leases are blocks of shared memory",
+  "test/e2e/lease-edges.test.ts": "leases are blocks of shared memory",
+  "test/e2e/loan-edges.test.ts": "is about blocks of shared memory; loans on the heap are in loan-basics.test.ts",
+  "test/e2e/own-context.test.ts": OWN_CARRIERS,
+  "test/e2e/resizable.test.ts": OWN_CARRIERS,
+  "test/e2e/runtimes.test.ts": OWN_CARRIERS,
+  "test/e2e/server-workers.test.ts": "connections are handed to threads by the addon",
+  "test/e2e/server-workers-load.test.ts": "connections are handed to threads by the addon",
+  "test/e2e/settles-once.test.ts": OWN_CARRIERS,
+  "test/e2e/thread-descriptors.test.ts": OWN_CARRIERS,
+  "test/e2e/thread-memory.test.ts": OWN_CARRIERS,
+};
