@@ -24,7 +24,7 @@ export default tseslint.config(
   },
   {
     files: ["src/**/*.ts"],
-    ignores: ["src/**/*.test.ts", "src/**/*.test.util.ts", "src/cli/**"],
+    ignores: ["src/**/*.test.ts", "src/**/*.test.util.ts"],
     rules: {
       // A test runner may have replaced them: see src/os/timers.ts.
       "no-restricted-globals": [

@@ -2,12 +2,12 @@
  * What the RPC core sees of a carrier: memory to write frames into, blocks for larger payloads, and frames that arrive.
  */
 
-import type { LeaseHandle, LeaseLifetime } from "../memory/lease.js";
-import type { ReceiveMemory, Receiving } from "../memory/receive-memory.js";
-import { Violation } from "../memory/violation.js";
+import type { LeaseHandle, LeaseLifetime } from "../memory/payload/lease.js";
+import type { ReceiveMemory, Receiving } from "../memory/v8/receive-memory.js";
+import { Violation } from "../memory/shared/violation.js";
 import type { SpanEntry } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
-import type { Blocks } from "./blocks.js";
+import type { Blocks } from "./shm/blocks.js";
 
 /** One frame that arrived, already checked against its own length; the object and its memory are reused for the next. */
 export interface ReceivedFrame {

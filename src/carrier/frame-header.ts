@@ -2,8 +2,8 @@
  * What every carrier checks of a frame that arrived, before anything else looks at it. Every number in a header is the
  * peer's: it is read once, from private memory, and checked before it is used.
  */
-import { FRAME_ALIGNMENT } from "../memory/layout.js";
-import { Violation } from "../memory/violation.js";
+import { FRAME_ALIGNMENT } from "../memory/shared/layout.js";
+import { Violation } from "../memory/shared/violation.js";
 import type { SpanEntry } from "../wire/frame.js";
 import {
   BLOCK_REFERENCE_BYTES,

@@ -2,9 +2,9 @@
 import type { BinaryReadOptions, BinaryWriteOptions, DescMessage } from "@bufbuild/protobuf";
 import { decodeRopeOfType, decodeType } from "./decode.js";
 import { encodeType, ropeOfType, SPAN_BYTES_MIN_DEFAULT } from "./encode.js";
-import type { Values } from "./fields.js";
-import { messageType } from "./message-type.js";
-import type { Rope, Span } from "./rope.js";
+import type { Values } from "./wire/fields.js";
+import { messageType } from "./compile/message-type.js";
+import type { Rope, Span } from "./rope/rope.js";
 
 /** Encodes and decodes messages of one type. */
 export interface MessageCodec {

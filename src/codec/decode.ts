@@ -1,13 +1,13 @@
 /** Wire bytes to messages: contiguous ones, and ropes. */
 import type { BinaryReadOptions, DescMessage, MessageShape } from "@bufbuild/protobuf";
-import { closureReader } from "./closure-read.js";
-import type { Values } from "./fields.js";
-import type { MessageType } from "./message-type.js";
-import { messageType } from "./message-type.js";
-import { R, setViews } from "./read.js";
-import type { Rope, Span } from "./rope.js";
-import { checkSpans, joinRope, RopeViolation } from "./rope.js";
-import { expectSpan } from "./rope-read.js";
+import { closureReader } from "./compile/closure-read.js";
+import type { Values } from "./wire/fields.js";
+import type { MessageType } from "./compile/message-type.js";
+import { messageType } from "./compile/message-type.js";
+import { R, setViews } from "./wire/read.js";
+import type { Rope, Span } from "./rope/rope.js";
+import { checkSpans, joinRope, RopeViolation } from "./rope/rope.js";
+import { expectSpan } from "./rope/rope-read.js";
 
 export interface DecodeOptions extends Partial<BinaryReadOptions> {
   /**

@@ -1,13 +1,13 @@
 /** Messages to wire bytes, straight into the target; only what does not come out right at once is measured before it is written. */
 import type { BinaryWriteOptions, DescMessage, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
-import { bytesHooks } from "./bytes-hooks.js";
-import { beginPart } from "./closure-write.js";
-import type { Values } from "./fields.js";
-import type { MessageType } from "./message-type.js";
-import { messageType } from "./message-type.js";
-import type { Rope, Span } from "./rope.js";
-import { refuseView } from "./view-mark.js";
-import { W } from "./write.js";
+import { bytesHooks } from "./rope/bytes-hooks.js";
+import { beginPart } from "./compile/closure-write.js";
+import type { Values } from "./wire/fields.js";
+import type { MessageType } from "./compile/message-type.js";
+import { messageType } from "./compile/message-type.js";
+import type { Rope, Span } from "./rope/rope.js";
+import { refuseView } from "./view/mark.js";
+import { W } from "./wire/write.js";
 
 export type EncodeOptions = Partial<BinaryWriteOptions>;
 

@@ -1,10 +1,10 @@
 /** Events of connections, on channels of `node:diagnostics_channel`. They cost nothing without subscribers. */
 import type { Channel } from "node:diagnostics_channel";
 import { channel } from "node:diagnostics_channel";
-import { inRootContext } from "../carrier/root-context.js";
+import { inRootContext } from "../carrier/poll/root-context.js";
 import type { PeerCredentials } from "../os/addon.js";
-import type { IsthmusServer } from "./server.js";
-import type { ConnectionState } from "./transport.js";
+import type { IsthmusServer } from "./server/server.js";
+import type { ConnectionState } from "./client/transport.js";
 
 /** Published on `isthmus:transport:state` when the state of a transport to an address of Isthmus's own (not HTTP) has changed. */
 export interface TransportStateEvent {

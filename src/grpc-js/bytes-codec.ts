@@ -3,10 +3,10 @@
  * codecs that move bytes.
  */
 import type { DescMessage, DescMethod, DescService } from "@bufbuild/protobuf";
-import { inOwnContext } from "../carrier/root-context.js";
+import { inOwnContext } from "../carrier/poll/root-context.js";
 import type { MessageCodec } from "../codec/codec.js";
-import { joinRope } from "../codec/rope.js";
-import { OWN_PATH } from "../connect/routes.js";
+import { joinRope } from "../codec/rope/rope.js";
+import { OWN_PATH } from "../connect/server/routes.js";
 
 /**
  * A codec of values that know how they become bytes and how they are read. Nobody writes to what `write` returns any more; `read` owns what it is given, and may

@@ -11,7 +11,7 @@ import type { HandlerContext } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Metadata } from "@grpc/grpc-js";
 import { queueMicrotask } from "../os/timers.js";
-import type { CallContext } from "../rpc/context.js";
+import type { CallContext } from "../rpc/server/context.js";
 import { addTo, givenHeaders, toMetadata } from "./metadata.js";
 import type { Outcome } from "./status.js";
 import { outcomeOf } from "./status.js";

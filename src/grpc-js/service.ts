@@ -4,7 +4,7 @@ import type { ConnectRouter, HandlerContext } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { MethodDefinition, ServiceDefinition, UntypedHandleCall, UntypedServiceImplementation } from "@grpc/grpc-js";
 import { Server } from "@grpc/grpc-js";
-import { isOwnRouter, OWN_CODEC } from "../connect/routes.js";
+import { isOwnRouter, OWN_CODEC } from "../connect/server/routes.js";
 import { adopt } from "../rpc/foreign.js";
 import { createBytesCodec, methodOf } from "./bytes-codec.js";
 import { MessageQueue } from "./queue.js";

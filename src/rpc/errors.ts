@@ -1,6 +1,6 @@
 /** What becomes of whatever is thrown, and how a failed call arrives. Nothing here throws, whatever it is given. */
 import { Code, ConnectError } from "@connectrpc/connect";
-import { FileTooShort } from "../memory/mapped-file.js";
+import { FileTooShort } from "../memory/payload/mapped-file.js";
 import { decodeHeaders } from "../wire/metadata.js";
 import { decodeStatus } from "../wire/status.js";
 

@@ -1,14 +1,14 @@
 /** Turns the pieces of a message that arrive into the message. */
 import type { ReceivedFrame, SpanSource } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
-import { collectingBytes, lending } from "../codec/read.js";
-import type { Span } from "../codec/rope.js";
-import { countCopied, memoryToFill } from "../memory/collect.js";
-import type { LeaseHandle, LeaseLifetime } from "../memory/lease.js";
-import { Holding } from "../memory/lease.js";
-import type { ReceiveMemory, Receiving } from "../memory/receive-memory.js";
-import { KEPT_BYTES_MIN } from "../memory/receive-memory.js";
-import { Violation } from "../memory/violation.js";
+import { collectingBytes, lending } from "../codec/wire/read.js";
+import type { Span } from "../codec/rope/rope.js";
+import { countCopied, memoryToFill } from "../memory/v8/gc.js";
+import type { LeaseHandle, LeaseLifetime } from "../memory/payload/lease.js";
+import { Holding } from "../memory/payload/lease.js";
+import type { ReceiveMemory, Receiving } from "../memory/v8/receive-memory.js";
+import { KEPT_BYTES_MIN } from "../memory/v8/receive-memory.js";
+import { Violation } from "../memory/shared/violation.js";
 import { FLAG, KIND } from "../wire/frame.js";
 
 const NO_SPANS: readonly Span[] = [];

@@ -6,9 +6,9 @@
  * BORROW-1  A user's memory is read only until it is his again: until the call has settled that a request was given to, until the next message of a stream is asked
  *           for or its iterable is ended, until `send` returns for an answer. What has not left by then is copied. What the kernel is given to write later is never borrowed.
  */
-import { memoryToFill } from "../memory/collect.js";
-import type { MappedFile } from "../memory/mapped-file.js";
-import { assertOwn } from "../memory/violation.js";
+import { memoryToFill } from "../memory/v8/gc.js";
+import type { MappedFile } from "../memory/payload/mapped-file.js";
+import { assertOwn } from "../memory/shared/violation.js";
 
 /** Bytes that are sent from a file. */
 export class FileRange {

@@ -11,7 +11,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Code, createClient, createContextValues } from "@connectrpc/connect";
 import type { IsthmusTransportOptions, ServerConnectionEvent, TransportStateEvent } from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport, waitForReady } from "../../src/index.js";
-import { pauseAfter, reconnectOf } from "../../src/connect/dialer.js";
+import { pauseAfter, reconnectOf } from "../../src/connect/client/dialer.js";
 import { TestService } from "../proto/test_pb.js";
 import { onlyWithAddon } from "../support/carriers.js";
 import { runScriptOk, startChild } from "../support/processes.js";

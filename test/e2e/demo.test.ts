@@ -9,7 +9,7 @@ import test from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
-const program = fileURLToPath(new URL("../../src/cli/demo/main.js", import.meta.url));
+const program = fileURLToPath(new URL("../../examples/demo/main.js", import.meta.url));
 const skip = process.platform !== "linux" && "shared memory is for Linux";
 
 const line = (path: string, status: number) => `10.0.0.1 - - [22/Nov/2026:16:59:55 +0000] "GET ${path} HTTP/1.1" ${status} 12\n`;

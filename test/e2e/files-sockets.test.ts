@@ -148,7 +148,7 @@ describe("mapped files over sockets", { skip }, () => {
   test("where the socket's descriptor cannot be found files go through a buffer, with the same result", async (context) => {
     const server = await startServer(context, "two processes");
     const { client } = connectTo(context, server, { carrier: "socket" });
-    const { prototype } = (await import("../../src/carrier/file-sender.js")).FileSender;
+    const { prototype } = (await import("../../src/carrier/socket/file-sender.js")).FileSender;
     const hidden = prototype as unknown as { descriptorOfSocket: () => number };
     context.mock.method(hidden, "descriptorOfSocket", () => -1);
     const content = patternBytes(5 * MIB + 7, 8);

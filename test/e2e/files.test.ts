@@ -6,7 +6,7 @@ import { dirname, join } from "node:path";
 import { describe, test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { mapFile, release } from "../../src/index.js";
-import { collectSoon } from "../../src/memory/collect.js";
+import { collectSoon } from "../../src/memory/v8/gc.js";
 import { CARRIER } from "../support/carriers.js";
 import { crc32, patternBytes } from "../support/checksum.js";
 import { runScriptOk } from "../support/processes.js";

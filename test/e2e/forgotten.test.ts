@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Interceptor } from "@connectrpc/connect";
 import { createClient } from "@connectrpc/connect";
 import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
-import { collectSoon } from "../../src/memory/collect.js";
+import { collectSoon } from "../../src/memory/v8/gc.js";
 import type { Item } from "../proto/streams_pb.js";
 import { StreamService } from "../proto/streams_pb.js";
 import { CARRIER } from "../support/carriers.js";

@@ -8,7 +8,7 @@ import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import type { LeaseLifetime } from "../../src/index.js";
 import { leaseOf, release, retain } from "../../src/index.js";
 import { KindsService } from "../proto/kinds_pb.js";
-import { collectSoon } from "../../src/memory/collect.js";
+import { collectSoon } from "../../src/memory/v8/gc.js";
 import { createRandom, seedOf } from "../stress/settings.js";
 import { runScriptOk } from "../support/processes.js";
 import { allReturned, connectionOf, pattern, patternFault, serveOwn } from "../support/own-routes.js";

@@ -4,7 +4,7 @@ import { describe, test } from "node:test";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { typedList } from "../../src/codec/index.js";
 import { createIsthmusServer, createIsthmusTransport, leaseOf, loan, release } from "../../src/index.js";
-import { collectSoon } from "../../src/memory/collect.js";
+import { collectSoon } from "../../src/memory/v8/gc.js";
 import { KindsService } from "../proto/kinds_pb.js";
 import { TestService } from "../proto/test_pb.js";
 import { CARRIER } from "../support/carriers.js";

@@ -7,7 +7,7 @@ import type { Interceptor } from "@connectrpc/connect";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { typedList } from "../../src/codec/index.js";
 import { createIsthmusTransport, leaseOf, loan, release } from "../../src/index.js";
-import { collectSoon } from "../../src/memory/collect.js";
+import { collectSoon } from "../../src/memory/v8/gc.js";
 import { KindsSchema, KindsService } from "../proto/kinds_pb.js";
 import { EchoRequestSchema, TestService } from "../proto/test_pb.js";
 import { allReturned, connectionOf, fillPattern, pattern, patternFault, serveOwn } from "../support/own-routes.js";

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import { Code } from "@connectrpc/connect";
 import { createIsthmusServer, region, release } from "../../src/index.js";
-import { LEASE_LIFETIMES } from "../../src/memory/lease.js";
+import { LEASE_LIFETIMES } from "../../src/memory/payload/lease.js";
 import { PAYLOAD_BYTES_MAX } from "../../src/wire/frame.js";
 import { TestService } from "../proto/test_pb.js";
 import { onlyWithAddon } from "../support/carriers.js";
@@ -32,7 +32,7 @@ function availableBytes(): number {
 
 async function startKeeper(owner: Owner): Promise<{ path: string; child: Child }> {
   const path = tempSocket(owner);
-  return { path, child: await startChild(owner, "../e2e/regions.peer.js", { role: "keep", path } satisfies RegionsPeerData) };
+  return { path, child: await startChild(owner, "./regions.peer.js", { role: "keep", path } satisfies RegionsPeerData) };
 }
 
 for (const place of PLACES) {
@@ -122,7 +122,7 @@ describe("a region that is sent", { skip: onlyWithAddon }, () => {
 
   test("stays readable when its sender is killed", async (context) => {
     const keeper = await startKeeper(context);
-    const sender = await startChild(context, "../e2e/regions.peer.js", { role: "send", path: keeper.path } satisfies RegionsPeerData);
+    const sender = await startChild(context, "./regions.peer.js", { role: "send", path: keeper.path } satisfies RegionsPeerData);
     await sender.ask("send", 3 * MEBIBYTE);
     await sender.kill();
     await waitUntil("the connection to end", async () => (await keeper.child.ask("connections")) === 0);

@@ -49,7 +49,7 @@ async function serve(owner: Owner, workers: Partial<WorkersOptions> & { workerDa
 }
 
 function startClients(owner: Owner, path: string, count = CLIENTS): Promise<Child[]> {
-  return Promise.all(Array.from({ length: count }, () => startChild(owner, "../e2e/server-workers.peer.js", { path } satisfies WorkersPeerData)));
+  return Promise.all(Array.from({ length: count }, () => startChild(owner, "./server-workers.peer.js", { path } satisfies WorkersPeerData)));
 }
 
 const toAll = <T>(children: readonly Child[], question: string, data?: unknown): Promise<T[]> => Promise.all(children.map((child) => child.ask<T>(question, data)));

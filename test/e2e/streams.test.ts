@@ -8,7 +8,7 @@ import { create } from "@bufbuild/protobuf";
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import type { HandlerContext, Interceptor } from "@connectrpc/connect";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
-import { collectSoon } from "../../src/memory/collect.js";
+import { collectSoon } from "../../src/memory/v8/gc.js";
 import type { Item } from "../proto/streams_pb.js";
 import { StreamService, SumReplySchema } from "../proto/streams_pb.js";
 import { allEnded, collect, items, serveStreams } from "../support/own-streams.js";

@@ -1,5 +1,5 @@
 /** Makes a failing case small: takes away whatever can go while the case still fails. */
-import { WIRE } from "../../src/codec/fields.js";
+import { WIRE } from "../../src/codec/wire/fields.js";
 import { setOwn } from "./messages.js";
 
 const TRIES_MAX = 4000;

@@ -1,8 +1,8 @@
 /** Runs a scenario through the explorer, and says what must hold of the shared memory. */
 import { withholdImmediates } from "../../src/os/timers.js";
-import type { Pollable } from "../../src/carrier/poller.js";
-import { poller } from "../../src/carrier/poller.js";
-import { FRAME_ALIGNMENT, RING_DATA_OFFSET } from "../../src/memory/layout.js";
+import type { Pollable } from "../../src/carrier/poll/poller.js";
+import { poller } from "../../src/carrier/poll/poller.js";
+import { FRAME_ALIGNMENT, RING_DATA_OFFSET } from "../../src/memory/shared/layout.js";
 import type { Program } from "./actor.js";
 import type { Shared } from "./cells.js";
 import { CELL_BYTES, Cells, Octets } from "./cells.js";

@@ -14,12 +14,12 @@
  */
 import assert from "node:assert/strict";
 import type { CarrierClosed, ReceivedFrame } from "../../src/carrier/carrier.js";
-import { poller } from "../../src/carrier/poller.js";
-import { ShmCarrier } from "../../src/carrier/shm.js";
-import { ARENA_UNIT_BYTES, RING_DATA_OFFSET, WORD } from "../../src/memory/layout.js";
-import type { ArenaView, ConnectionMemory } from "../../src/memory/segment.js";
-import type { WordAccess } from "../../src/memory/words.js";
-import { Outbox } from "../../src/rpc/outbox.js";
+import { poller } from "../../src/carrier/poll/poller.js";
+import { ShmCarrier } from "../../src/carrier/shm/shm.js";
+import { ARENA_UNIT_BYTES, RING_DATA_OFFSET, WORD } from "../../src/memory/shared/layout.js";
+import type { ArenaView, ConnectionMemory } from "../../src/memory/shared/segment.js";
+import type { WordAccess } from "../../src/memory/shared/words.js";
+import { Outbox } from "../../src/send/send-queue.js";
 import { FIELD, FLAG, FRAME_HEADER_BYTES, KIND, MESSAGE_BYTES_MAX } from "../../src/wire/frame.js";
 import type { Port, Turn } from "./actor.js";
 import { EVENT } from "./actor.js";

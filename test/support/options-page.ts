@@ -1,9 +1,9 @@
 /** docs/options.md, made from the table of options. Run as a program it writes the page: `npm run build && node dist/test/support/options-page.js`. */
 import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import type { OptionTable } from "../../src/connect/option-check.js";
-import { optionTables } from "../../src/connect/option-check.js";
-import type { Rule, Rules } from "../../src/connect/option-kinds.js";
+import type { OptionTable } from "../../src/connect/options/check.js";
+import { optionTables } from "../../src/connect/options/check.js";
+import type { Rule, Rules } from "../../src/connect/options/kinds.js";
 // Registers a table of its own.
 import "../../src/grpc-js/channel.js";
 

@@ -3,7 +3,7 @@ import type { Client, ServiceImpl } from "@connectrpc/connect";
 import { createClient } from "@connectrpc/connect";
 import type { IsthmusServer, IsthmusServerOptions, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
-import { collectSoon } from "../../src/memory/collect.js";
+import { collectSoon } from "../../src/memory/v8/gc.js";
 import { KindsService } from "../proto/kinds_pb.js";
 import { TestService } from "../proto/test_pb.js";
 import type { Owner } from "./temp.js";

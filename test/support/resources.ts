@@ -1,6 +1,6 @@
 /** What a process holds, as the kernel sees it. */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { collectSoon } from "../../src/memory/collect.js";
+import { collectSoon } from "../../src/memory/v8/gc.js";
 
 export interface Descriptors {
   /** Open descriptors, but for that of the memory that a thread keeps to receive into (RECEIVE-2), which comes with the first message that needs it. */

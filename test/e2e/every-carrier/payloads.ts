@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { Code } from "@connectrpc/connect";
 import type { LeaseLifetime } from "../../../src/index.js";
 import { release, retain } from "../../../src/index.js";
-import { collectSoon } from "../../../src/memory/collect.js";
+import { collectSoon } from "../../../src/memory/v8/gc.js";
 import { patternFault } from "../../support/own-routes.js";
 import type { Scene, SceneClient, SceneServer } from "../../support/scenes.js";
 import { connectStreams, scripted } from "../../support/scenes.js";

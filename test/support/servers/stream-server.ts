@@ -1,5 +1,5 @@
 /** A process that serves StreamService. Its data: {@link StreamServerData}. */
-import { collectSoon } from "../../../src/memory/collect.js";
+import { collectSoon } from "../../../src/memory/v8/gc.js";
 import { answerParent, childData } from "../processes.js";
 import type { StreamServerData } from "../scenes.js";
 import { serveStreamsHere } from "../scenes.js";

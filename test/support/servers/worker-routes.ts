@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { threadId, workerData } from "node:worker_threads";
 import type { ConnectRouter } from "@connectrpc/connect";
-import { collectSoon } from "../../../src/memory/collect.js";
+import { collectSoon } from "../../../src/memory/v8/gc.js";
 import { StreamService } from "../../proto/streams_pb.js";
 import { TestService } from "../../proto/test_pb.js";
 import { crc32, patternBytes } from "../checksum.js";

@@ -1,0 +1,58 @@
+/** The doorbell line of a connection whose thread blocks: nobody watches it; who waits for the connection looks at it. */
+import { isMainThread } from "node:worker_threads";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { nowMs } from "../../os/timers.js";
+import type { HandshakeMessage } from "../../wire/hello.js";
+import { DoorbellSocket } from "../shm/doorbell-socket.js";
+import { HandshakeReader } from "../handshake/handshake-reader.js";
+import { withOutlook } from "../handshake/retryability.js";
+import type { ShmCarrier } from "../shm/shm.js";
+
+/** What `waitReadable` reports. */
+const READABLE = 1;
+export const HUNG_UP = 2;
+/**
+ * SUBTLE: `worker.terminate()` does not interrupt a system call, it waits for the thread; so a worker comes back to JavaScript now and then
+ * to be terminated. A main thread is not terminated from outside, but by signals, whose default action needs nothing from us.
+ */
+const PORTION_MS = isMainThread ? Infinity : 50;
+
+export class BlockingSocket extends DoorbellSocket {
+  /** Receives one whole handshake message, and no byte past it. @throws ConnectError; `tooLate()` after `deadline` */
+  receive(descriptors: number[], deadline: number, tooLate: () => ConnectError): HandshakeMessage {
+    const reader = new HandshakeReader();
+    for (;;) {
+      const message = this.readHandshake(reader, descriptors);
+      if (message !== undefined) return message;
+      const found = this.wait(deadline);
+      if (found === 0) throw tooLate();
+      // A hang-up alone: there is nothing more to read.
+      if (found === HUNG_UP) throw withOutlook(new ConnectError("the peer closed the connection during the handshake", Code.Unavailable), "leaving");
+    }
+  }
+
+  handOver(carrier: ShmCarrier): void {
+    this.carrier = carrier;
+  }
+
+  /**
+   * Sleeps until something is on the line; returns what, as `waitReadable` does.
+   * @param until when to give up, as `performance.now()` has it; then 0
+   */
+  wait(until: number): number {
+    for (;;) {
+      const left = Math.max(until - nowMs(), 0);
+      const found = this.addon.waitReadable(this.descriptor, Math.min(left, PORTION_MS));
+      if (found !== 0 || left <= PORTION_MS) return found;
+    }
+  }
+
+  /** Hands what `wait` found to the carrier. */
+  deliver(found: number): void {
+    if (found !== 0 && this.carrier !== undefined) this.onDoorbell(this.carrier, (found & READABLE) !== 0, (found & HUNG_UP) !== 0);
+  }
+
+  keepAlive(): void {
+    // The event loop does not know of it.
+  }
+}

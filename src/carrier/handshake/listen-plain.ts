@@ -1,0 +1,190 @@
+/**
+ * Listening with Node's own means, where there is no addon, and on TCP. A path is owned by the same rules as in `listen.ts`,
+ * as far as they can be kept:
+ *
+ * LISTEN-1  holds: the socket is bound in a private directory, given its mode there, and renamed into place.
+ * LISTEN-2  The lock is a directory beside the path, since Node cannot lock. The kernel does not remove it when its holder
+ *           dies in the milliseconds in which it is held, so a lock that stays for `LOCK_PATIENCE_MS` is broken. A process
+ *           that was stopped for that long while it held the lock may then lose its path, and servers with the addon do not
+ *           see this lock: of two that start within the same millisecond, one with and one without, the later one wins.
+ * LISTEN-3  holds.
+ */
+import { randomBytes } from "node:crypto";
+import { chmodSync, lchownSync, lstatSync, mkdirSync, mkdtempSync, renameSync, rmdirSync, rmSync, unlinkSync } from "node:fs";
+import { once } from "node:events";
+import type { AddressInfo, Server } from "node:net";
+import { connect, createServer } from "node:net";
+import { basename, dirname, join } from "node:path";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { nowMs, sleep } from "../../os/timers.js";
+import type { Address } from "../address.js";
+import { formatAddress, reachable } from "../address.js";
+import type { Listener, ListenOptions } from "./listen.js";
+import { BACKLOG, directoryTooLong, inUse, isSocketAt, listenError, LOCK_PATIENCE_MS } from "./listen.js";
+import { StreamSocket } from "../socket/stream-socket.js";
+
+/** Serves a path. Every accepted connection goes to `onSocket`. @throws ConnectError that says what is in the way */
+export async function listenPlain(path: string, options: ListenOptions, onSocket: (socket: StreamSocket) => void): Promise<Listener> {
+  try {
+    const release = await lock(path);
+    try {
+      if (isSocketAt(path) && options.takeover !== true && (await isServed(path))) throw inUse(path);
+      return await bind(path, options, onSocket);
+    } finally {
+      release();
+    }
+  } catch (error) {
+    throw listenError(path, error);
+  }
+}
+
+/** Serves a TCP port; port 0 is one that is free. @throws ConnectError */
+export async function listenTcp(address: Address & { kind: "tcp" }, onSocket: (socket: StreamSocket) => void): Promise<Listener> {
+  const server = accept(onSocket);
+  const { host, port } = address;
+  try {
+    await listening(server, () => server.listen({ host, port, backlog: BACKLOG }));
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    const status = code === "EADDRINUSE" ? Code.AlreadyExists : code === "EACCES" ? Code.PermissionDenied : Code.Unavailable;
+    throw new ConnectError(`listen on ${formatAddress(address)}: ${message}`, status, undefined, undefined, error);
+  }
+  return {
+    address: { ...address, port: (server.address() as AddressInfo).port },
+    close() {
+      server.close();
+      return Promise.resolve();
+    },
+  };
+}
+
+async function bind(path: string, options: ListenOptions, onSocket: (socket: StreamSocket) => void): Promise<Listener> {
+  let closed = false;
+  const server = accept((socket) => (closed ? socket.close() : onSocket(socket)));
+  // Mode 0700: nobody else reaches the socket before its rights are set.
+  const folder = mkdtempSync(join(dirname(path), "."));
+  try {
+    const temporary = join(folder, "s");
+    // Exclusive: the primary of a cluster would bind it under its own umask.
+    await listening(server, () => server.listen({ path: reachableOf(temporary, path), backlog: BACKLOG, exclusive: true }));
+    chmodSync(temporary, options.mode ?? 0o600);
+    if (options.gid !== undefined) lchownSync(temporary, -1, options.gid);
+    renameSync(temporary, path);
+  } catch (error) {
+    server.close();
+    throw error;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+  const { ino, dev } = lstatSync(path);
+  return {
+    address: { kind: "unix", path },
+    async close() {
+      if (closed) return;
+      closed = true;
+      try {
+        const release = await lock(path);
+        try {
+          // While our socket is open no other can have its inode number, so what is removed is ours.
+          const now = lstatSync(path);
+          if (now.ino === ino && now.dev === dev) unlinkSync(path);
+        } finally {
+          release();
+        }
+      } catch {
+        // Somebody removed the socket, or the directory, already.
+      } finally {
+        server.close();
+      }
+    },
+  };
+}
+
+/** SUBTLE: Node would cut off what is too long. */
+function reachableOf(temporary: string, path: string): string {
+  try {
+    return reachable(temporary);
+  } catch {
+    throw directoryTooLong(path);
+  }
+}
+
+function accept(onSocket: (socket: StreamSocket) => void): Server {
+  return createServer({ pauseOnConnect: true }, (accepted) => {
+    // It may have gone already.
+    if (!accepted.destroyed) onSocket(StreamSocket.accept(accepted));
+  });
+}
+
+async function listening(server: Server, listen: () => void): Promise<void> {
+  const ready = once(server, "listening");
+  listen();
+  await ready;
+  // Out of descriptors: libuv turns the client away, and goes on.
+  server.on("error", () => {});
+}
+
+/** Whether a live server has the path. */
+function isServed(path: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const probe = connect({ path: reachable(path) });
+    probe.on("connect", () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.on("error", (error: NodeJS.ErrnoException) => {
+      // Refused: a socket that nobody listens on, left behind by a server that died. A full backlog is a live server.
+      if (error.code === "ECONNREFUSED" || error.code === "ENOENT") resolve(false);
+      else if (error.code === "EAGAIN") resolve(true);
+      else reject(error);
+    });
+  });
+}
+
+/** LISTEN-2. @returns unlocks. @throws the system's error if the directory cannot be written */
+async function lock(path: string): Promise<() => void> {
+  const name = join(dirname(path), `.${basename(path)}.lock`);
+  let seen = "";
+  let seenAt = 0;
+  for (;;) {
+    try {
+      mkdirSync(name, { mode: 0o700 });
+      return () => unlock(name);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+    }
+    const holder = identityOf(name);
+    if (holder !== seen) {
+      seen = holder;
+      seenAt = nowMs();
+    } else if (nowMs() - seenAt > LOCK_PATIENCE_MS) {
+      breakLock(name);
+      continue;
+    }
+    await sleep(5);
+  }
+}
+
+function unlock(name: string): void {
+  try {
+    rmdirSync(name);
+  } catch {
+    // Another broke it: this process was stopped for long.
+  }
+}
+
+function identityOf(name: string): string {
+  const found = lstatSync(name, { throwIfNoEntry: false });
+  return found === undefined ? "" : `${found.ino} ${found.birthtimeMs} ${found.mtimeMs}`;
+}
+
+/** Of several that break it one succeeds. */
+function breakLock(name: string): void {
+  const broken = `${name}.${randomBytes(4).toString("hex")}`;
+  try {
+    renameSync(name, broken);
+    rmdirSync(broken);
+  } catch {
+    // Another was faster.
+  }
+}

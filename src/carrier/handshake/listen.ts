@@ -1,0 +1,283 @@
+/**
+ * A server's socket path: who owns it, how it is taken and given back.
+ *
+ * LISTEN-1  The socket is bound under a temporary name with its mode set, and renamed into place: whoever can see it
+ *           can already connect to it, and under the rights that were asked for.
+ * LISTEN-2  Whether somebody serves the path is decided under a lock on its directory, so of two servers that start at
+ *           once exactly one wins, and a stale socket is replaced. The lock leaves no file behind.
+ * LISTEN-3  On close the path is removed only if it is still our socket.
+ */
+import type cluster from "node:cluster";
+import { randomBytes } from "node:crypto";
+import { lstatSync, renameSync, statSync, unlinkSync } from "node:fs";
+import type { SecureServerOptions } from "node:http2";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { Addon, WatchHandle } from "../../os/addon.js";
+import { isSystemError } from "../../os/addon.js";
+import { clearTimeout, setTimeout, sleep } from "../../os/timers.js";
+import type { Address } from "../address.js";
+import { reachable } from "../address.js";
+
+export interface ListenOptions {
+  /** Permission bits of the socket; 0o600 by default. */
+  readonly mode?: number;
+  /** Group of the socket; the process's own by default. */
+  readonly gid?: number;
+  /** Take the path over from a server that is alive: new clients come here, its connections stay with it. */
+  readonly takeover?: boolean;
+  /** Key, certificate and what else there is to say, as `http2.createSecureServer` takes it; for `https://` addresses, which need it. */
+  readonly tls?: SecureServerOptions;
+}
+
+export interface Listener {
+  readonly address: Address;
+  /** Accepts nothing more from now on; resolves when the path is gone too. */
+  close(): Promise<void>;
+}
+
+export const BACKLOG = 1024;
+export const LOCK_PATIENCE_MS = 5000;
+/** After running out of descriptors, how long to wait before accepting again. */
+const ACCEPT_PAUSE_MS = 100;
+
+/** Sockets that this thread accepts connections on, by device and inode. */
+const servedHere = new Set<string>();
+
+/** Whether connections to `path` are accepted by this very thread. False also if nothing is there. */
+export function isServedByThisThread(path: string): boolean {
+  if (servedHere.size === 0) return false;
+  try {
+    const { dev, ino } = statSync(path);
+    return servedHere.has(`${dev}:${ino}`);
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Serves `path`. Every accepted socket's descriptor goes to `onSocket`, which owns it. `onSpare` gets one for which no
+ * descriptor was left but the one kept in reserve: to be refused and closed at once.
+ * @throws ConnectError that says what is in the way
+ */
+export async function listen(
+  addon: Addon,
+  path: string,
+  options: ListenOptions,
+  onSocket: (descriptor: number) => void,
+  onSpare: (descriptor: number, error: Error) => void,
+): Promise<Listener> {
+  const lock = await lockDirectoryOf(addon, path);
+  let socket = -1;
+  try {
+    inspectPath(addon, path, options.takeover === true);
+    // Short, since the whole path must fit the socket limit too.
+    const temporary = join(dirname(path), `.${randomBytes(4).toString("hex")}`);
+    socket = bind(addon, temporary, path, options);
+    try {
+      addon.listenSocket(socket, BACKLOG);
+      renameSync(temporary, path);
+    } catch (error) {
+      unlinkSync(temporary);
+      throw error;
+    }
+    return serve(addon, path, socket, onSocket, onSpare);
+  } catch (error) {
+    if (socket >= 0) addon.closeDescriptor(socket);
+    throw listenError(path, error);
+  } finally {
+    addon.closeDescriptor(lock);
+  }
+}
+
+function bind(addon: Addon, temporary: string, path: string, options: ListenOptions): number {
+  try {
+    return addon.bindSocket(reachable(temporary), options.mode ?? 0o600, options.gid ?? -1);
+  } catch (error) {
+    if (error instanceof ConnectError) throw directoryTooLong(path);
+    if (isSystemError(error) && error.syscall === "chown") {
+      const refused = (text: string, code: Code) => new ConnectError(`listen on ${path}: ${text}`, code, undefined, undefined, error);
+      if (error.code === "EINVAL") throw refused(`gid ${options.gid} has no number in this user namespace; use a group that this container has`, Code.InvalidArgument);
+      if (error.code === "EPERM") throw refused(`this process is no member of group ${options.gid} and cannot give the socket to it`, Code.PermissionDenied);
+    }
+    throw error;
+  }
+}
+
+function serve(addon: Addon, path: string, socket: number, onSocket: (descriptor: number) => void, onSpare: (descriptor: number, error: Error) => void): Listener {
+  const { ino, dev } = lstatSync(path);
+  const inode = `${dev}:${ino}`;
+  let closed = false;
+  let watch: WatchHandle;
+  /** Kept so that a client can be told "out of descriptors" instead of waiting in the backlog. */
+  let spare: number | undefined = addon.openSpare();
+  let resuming: NodeJS.Timeout | undefined;
+  const accept = () => {
+    for (;;) {
+      let descriptor: number;
+      try {
+        descriptor = addon.acceptSocket(socket);
+      } catch (error) {
+        return turnAway(error as Error);
+      }
+      if (descriptor < 0) return;
+      onSocket(descriptor);
+      if (closed) return;
+    }
+  };
+  /** Out of descriptors: tells all who wait, one after the other on the reserve, and accepts again a little later. */
+  const turnAway = (error: Error) => {
+    try {
+      for (let told = 0; told < BACKLOG && spare !== undefined && !closed; told++) {
+        addon.closeDescriptor(spare);
+        spare = undefined;
+        const descriptor = addon.acceptSocket(socket);
+        if (descriptor >= 0) onSpare(descriptor, error);
+        spare = addon.openSpare();
+        if (descriptor < 0) break;
+      }
+    } catch {
+      // Not even the reserve: whoever still waits stays in the backlog.
+    }
+    if (closed) return;
+    addon.closeWatch(watch);
+    resuming = setTimeout(resume, ACCEPT_PAUSE_MS);
+  };
+  const resume = () => {
+    try {
+      start();
+    } catch {
+      // No memory for a watch now; clients wait in the backlog.
+      resuming = setTimeout(resume, ACCEPT_PAUSE_MS);
+    }
+  };
+  const start = () => {
+    resuming = undefined;
+    try {
+      spare ??= addon.openSpare();
+    } catch {
+      // Still none; accepting may work all the same.
+    }
+    watch = addon.watch(socket, accept);
+  };
+  try {
+    start();
+  } catch (error) {
+    if (spare !== undefined) addon.closeDescriptor(spare);
+    throw error;
+  }
+  servedHere.add(inode);
+  return {
+    address: { kind: "unix", path },
+    async close() {
+      if (closed) return;
+      closed = true;
+      if (resuming === undefined) addon.closeWatch(watch);
+      else clearTimeout(resuming);
+      if (spare !== undefined) addon.closeDescriptor(spare);
+      try {
+        // While our socket is open no other can have its inode number, so what is removed is ours.
+        for (let waitedMs = 0; !removePath(addon, path, ino, dev) && waitedMs < LOCK_PATIENCE_MS; waitedMs += 5) await sleep(5);
+      } finally {
+        // Only then the inode's number may become another socket's.
+        servedHere.delete(inode);
+        addon.closeDescriptor(socket);
+      }
+    },
+  };
+}
+
+/** LISTEN-3. Under the lock, or a server that starts right now could lose its socket. False: another process holds it. */
+function removePath(addon: Addon, path: string, ino: number, dev: number): boolean {
+  let lock = -1;
+  try {
+    lock = addon.lockDirectory(dirname(path));
+    if (lock < 0) return false;
+    const now = lstatSync(path);
+    if (now.ino === ino && now.dev === dev) unlinkSync(path);
+  } catch {
+    // Somebody removed the socket, or the directory, already.
+  } finally {
+    if (lock >= 0) addon.closeDescriptor(lock);
+  }
+  return true;
+}
+
+async function lockDirectoryOf(addon: Addon, path: string): Promise<number> {
+  const directory = dirname(path);
+  for (let waitedMs = 0; ; waitedMs += 5) {
+    try {
+      const lock = addon.lockDirectory(directory);
+      if (lock >= 0) return lock;
+    } catch (error) {
+      throw listenError(path, error);
+    }
+    if (waitedMs >= LOCK_PATIENCE_MS) {
+      throw new ConnectError(`listen on ${path}: another process has held the lock on ${directory} for ${LOCK_PATIENCE_MS} ms`, Code.Unavailable);
+    }
+    await sleep(5);
+  }
+}
+
+/** Makes sure that nothing is at `path` that must not be replaced. */
+function inspectPath(addon: Addon, path: string, takeover: boolean): void {
+  if (!isSocketAt(path)) return;
+  if (takeover) return;
+  let probe: number;
+  try {
+    probe = addon.connectSocket(reachable(path));
+  } catch (error) {
+    // Refused: a socket that nobody listens on, left behind by a server that died.
+    if (isSystemError(error) && (error.code === "ECONNREFUSED" || error.code === "ENOENT")) return;
+    // A full backlog is a live server.
+    if (!isSystemError(error) || error.code !== "EAGAIN") throw error;
+    throw inUse(path);
+  }
+  addon.closeDescriptor(probe);
+  throw inUse(path);
+}
+
+/** False: nothing is there. @throws ConnectError if it is anything but a socket */
+export function isSocketAt(path: string): boolean {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  if (found?.isSocket() === false) {
+    throw new ConnectError(`listen on ${path}: something is there that is not a socket; remove it or choose another path`, Code.AlreadyExists);
+  }
+  return found !== undefined;
+}
+
+export function directoryTooLong(path: string): ConnectError {
+  return new ConnectError(`listen on ${path}: the directory's path is too long for a Unix socket; use a shorter one`, Code.InvalidArgument);
+}
+
+export function inUse(path: string): ConnectError {
+  // Loaded for this alone: it is not free.
+  const { isWorker } = createRequire(import.meta.url)("node:cluster") as typeof cluster;
+  const advice = isWorker
+    ? "perhaps another worker of this cluster: one process listens on a path; let one process listen and use its option `workers`, or give each worker of the cluster a path of its own (docs/cluster.md)"
+    : "stop that server, or pass takeover: true to replace it";
+  return new ConnectError(`listen on ${path}: a live server has it; ${advice}`, Code.AlreadyExists);
+}
+
+export function listenError(path: string, error: unknown): ConnectError {
+  if (error instanceof ConnectError) return error;
+  const code = (error as NodeJS.ErrnoException | undefined)?.code;
+  const detail = error instanceof Error ? error.message : String(error);
+  const because = (hint: string, status: Code) => new ConnectError(`listen on ${path}: ${hint} (${detail})`, status, undefined, undefined, error);
+  switch (code) {
+    case "ENOENT":
+      return because(`the directory ${dirname(path)} does not exist; create it first`, Code.NotFound);
+    case "ENOTDIR":
+      return because("a part of the path is not a directory", Code.InvalidArgument);
+    case "EACCES":
+    case "EPERM":
+    case "EROFS":
+      return because("permission denied; the directory must be writable for this user", Code.PermissionDenied);
+    case "EMFILE":
+    case "ENFILE":
+      return because("no descriptor left", Code.ResourceExhausted);
+    default:
+      return because("failed", Code.Unavailable);
+  }
+}

@@ -1,0 +1,108 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Patience } from "./idle-strategy.js";
+
+/** A connection that gets work after one wait after the other, and looks for it every 10 µs for as long as it has patience. */
+class Waiter {
+  now = 1;
+  readonly patience: Patience;
+
+  constructor(maxMicros: number) {
+    this.patience = new Patience(maxMicros);
+    this.patience.work(this.now);
+  }
+
+  /** Waits so long for the next work. Returns how much of it was spent looking. */
+  wait(millis: number): number {
+    const start = this.now;
+    const end = start + millis;
+    let looking = true;
+    while (this.now < end && (looking = this.patience.lasts(this.now))) this.now += 0.01;
+    const spent = this.now - start;
+    if (!looking) {
+      this.patience.sleep(this.now, true);
+      this.now = end;
+      this.patience.wake(this.now);
+    }
+    this.patience.work(this.now);
+    return spent;
+  }
+}
+
+test("who may not look never does", () => {
+  const patience = new Patience(0);
+  for (let now = 1; now < 100; now++) {
+    patience.work(now);
+    assert.equal(patience.lasts(now), false);
+    patience.sleep(now, true);
+    patience.wake(now + 0.01);
+  }
+});
+
+test("waits that are short enough are learnt, and then covered whole by looking", () => {
+  const waiter = new Waiter(200);
+  assert.ok(waiter.wait(0.15) < 0.1, "a short window at first");
+  for (let i = 0; i < 20; i++) waiter.wait(0.15);
+  assert.ok(waiter.wait(0.15) >= 0.149);
+});
+
+test("nobody looks for longer than allowed", () => {
+  for (const maxMicros of [50, 200, 1000]) {
+    const waiter = new Waiter(maxMicros);
+    for (let i = 0; i < 20; i++) waiter.wait((maxMicros / 1000) * 0.9);
+    assert.ok(waiter.wait(50) <= maxMicros / 1000 + 0.011);
+  }
+});
+
+test("looking stops where it does not pay", () => {
+  const waiter = new Waiter(200);
+  for (let i = 0; i < 20; i++) waiter.wait(10);
+  let looked = 0;
+  for (let i = 0; i < 200; i++) looked += waiter.wait(10);
+  assert.ok(looked < 0.5, `${looked} ms of looking in 200 waits of 10 ms`);
+});
+
+test("looking is tried again when sleeps turn out to be short", () => {
+  const waiter = new Waiter(200);
+  for (let i = 0; i < 50; i++) waiter.wait(10);
+  let looked = 0;
+  for (let i = 0; i < 10_000 && looked === 0; i++) looked = waiter.wait(0.1);
+  assert.ok(looked > 0);
+});
+
+test("time that the event loop was away does not count as waiting", () => {
+  const patience = new Patience(200);
+  patience.work(1);
+  patience.away(100);
+  assert.equal(patience.lasts(101), true);
+});
+
+test("a sleep with nothing awaited teaches nothing: a client that pauses between its calls learns from the calls", () => {
+  const waiter = new Waiter(200);
+  const { patience } = waiter;
+  for (let i = 0; i < 50; i++) waiter.wait(10);
+  let looked = 0;
+  for (let i = 0; i < 1000 && looked === 0; i++) {
+    patience.sleep(waiter.now, false);
+    waiter.now += 2;
+    patience.wake(waiter.now);
+    looked = waiter.wait(0.1);
+  }
+  assert.ok(looked > 0);
+});
+
+test("who is rung and finds nothing looks for as long as is allowed, though looking has not paid; with the work that ends", () => {
+  const waiter = new Waiter(200);
+  const { patience } = waiter;
+  for (let i = 0; i < 50; i++) waiter.wait(10);
+  patience.sleep(waiter.now, true);
+  waiter.now += 10;
+  patience.wake(waiter.now);
+  assert.equal(patience.lasts(waiter.now), false);
+  patience.announced(waiter.now);
+  assert.equal(patience.lasts(waiter.now + 0.19), true);
+  assert.equal(patience.lasts(waiter.now + 0.21), false);
+  patience.announced(waiter.now);
+  patience.work(waiter.now + 0.1);
+  assert.equal(patience.lasts(waiter.now + 0.15), false);
+});

@@ -1,0 +1,230 @@
+import assert from "node:assert/strict";
+import { AsyncLocalStorage } from "node:async_hooks";
+import { test } from "node:test";
+import { setImmediate as turn, setTimeout as sleep } from "node:timers/promises";
+import { whenIdle } from "../../memory/v8/gc.js";
+import { Patience } from "./idle-strategy.js";
+import type { Pollable } from "./poller.js";
+import { Poller } from "./poller.js";
+
+/** A connection whose work is what the test says; counts what the poller does with it. */
+class FakeConnection implements Pollable {
+  awake = false;
+  yielded = false;
+  expecting = true;
+  settled = false;
+  readonly patience: Patience;
+  /** Steps that will find work. */
+  work = 0;
+  steps = 0;
+  looks = 0;
+  parks = 0;
+  wakes = 0;
+  flushes = 0;
+  onStep: () => void = () => {};
+
+  constructor(maxMicros: number) {
+    this.patience = new Patience(maxMicros);
+  }
+
+  flush(): void {
+    this.flushes++;
+  }
+  step(): boolean {
+    this.steps++;
+    this.onStep();
+    return this.work > 0 && this.work-- > 0;
+  }
+  hasWork(): boolean {
+    this.looks++;
+    return this.work > 0;
+  }
+  tryPark(): boolean {
+    this.parks++;
+    return this.work === 0;
+  }
+  wake(): void {
+    this.wakes++;
+  }
+  runsOn(): void {}
+  onPeersCore = false;
+  sharesCore(): boolean {
+    return this.onPeersCore;
+  }
+}
+
+/** Processor time of this process, in ms: what it does itself counts, and not what else runs on the machine. */
+function cpuMs(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+}
+
+/** Lets the event loop turn until the poller has put the connection to sleep. */
+async function asleep(connection: FakeConnection): Promise<void> {
+  for (let i = 0; connection.awake; i++) {
+    assert.ok(i < 1000, "it never parks");
+    await turn();
+  }
+}
+
+test("a connection that is touched is woken, served and put to sleep again", async () => {
+  const poller = new Poller();
+  const connection = new FakeConnection(200);
+  connection.work = 3;
+  poller.touch(connection);
+  assert.equal(connection.awake, true);
+  await asleep(connection);
+  assert.equal(connection.work, 0);
+  assert.deepEqual([connection.wakes, connection.parks], [1, 1]);
+});
+
+test("without polling it parks when it has nothing to do, and never looks in place", async () => {
+  const poller = new Poller();
+  const connection = new FakeConnection(0);
+  for (let i = 0; i < 50; i++) {
+    connection.work = 1;
+    poller.touch(connection);
+    await asleep(connection);
+  }
+  assert.equal(connection.looks, 0);
+  assert.equal(connection.parks, 50);
+});
+
+test("asleep it is not looked at", async () => {
+  const poller = new Poller();
+  const connection = new FakeConnection(1000);
+  poller.touch(connection);
+  await asleep(connection);
+  const { steps, looks } = connection;
+  await sleep(20);
+  assert.deepEqual([connection.steps, connection.looks], [steps, looks]);
+});
+
+test("a connection that cannot park, because work came meanwhile, is served on", async () => {
+  const poller = new Poller();
+  const connection = new FakeConnection(0);
+  let refusals = 0;
+  const park = connection.tryPark.bind(connection);
+  connection.tryPark = () => {
+    if (refusals++ > 0) return park();
+    connection.work = 1;
+    return false;
+  };
+  poller.touch(connection);
+  await asleep(connection);
+  assert.equal(connection.work, 0);
+  assert.ok(refusals >= 2);
+});
+
+test("endless work leaves immediates, timers and nextTick their turns (POLL-1)", async () => {
+  const poller = new Poller();
+  const connection = new FakeConnection(200);
+  connection.work = Infinity;
+  poller.touch(connection);
+  const gaps: number[] = [];
+  for (let i = 0; i < 50; i++) {
+    const start = cpuMs();
+    if (i % 3 === 0) await turn();
+    else if (i % 3 === 1) await sleep(1);
+    else await new Promise<void>((resolve) => setImmediate(() => process.nextTick(resolve)));
+    gaps.push(cpuMs() - start);
+  }
+  poller.remove(connection);
+  assert.ok(connection.steps > 1000, `${connection.steps} steps`);
+  // The longest but a few: garbage is collected, and code compiled.
+  assert.ok(gaps.sort((a, b) => b - a)[5] < 15, `gaps up to ${gaps[0]} ms of work`);
+});
+
+test("the budget of a turn counts from its start and is not renewed by work or by another touch", async () => {
+  const poller = new Poller();
+  const connection = new FakeConnection(1000);
+  connection.work = Infinity;
+  let inTurn = cpuMs();
+  const longest: number[] = [];
+  connection.onStep = () => {
+    poller.touch(connection);
+  };
+  poller.touch(connection);
+  for (let i = 0; i < 100; i++) {
+    await turn();
+    longest.push(cpuMs() - inTurn);
+    inTurn = cpuMs();
+  }
+  poller.remove(connection);
+  // 200 µs of polling, and the turn around it.
+  assert.ok(longest.sort((a, b) => a - b)[50] < 1, `the median turn took ${longest[50]} ms of work`);
+});
+
+test("a connection that is removed while it is served is not served again", async () => {
+  const poller = new Poller();
+  const [first, second] = [new FakeConnection(200), new FakeConnection(200)];
+  first.work = second.work = Infinity;
+  first.onStep = () => poller.remove(first);
+  poller.touch(first);
+  poller.touch(second);
+  // Several turns: on a busy machine one step may use up a turn's whole budget.
+  for (let turns = 0; turns < 10; turns++) await turn();
+  // Before the assertions: what is left in a poller would keep it, and this process, going.
+  poller.remove(second);
+  assert.equal(first.steps, 1);
+  assert.equal(first.awake, false);
+  assert.ok(second.steps > 1);
+});
+
+test("what is written after the turn's budget is spent is still shown in the same turn", async () => {
+  const poller = new Poller();
+  const connection = new FakeConnection(200);
+  connection.work = Infinity;
+  poller.touch(connection);
+  await turn();
+  // The budget is spent by now: the poller waits for the loop to come round.
+  for (const end = performance.now() + 1; performance.now() < end; ) await Promise.resolve();
+  const { flushes } = connection;
+  poller.touch(connection);
+  await Promise.resolve();
+  await Promise.resolve();
+  assert.equal(connection.flushes, flushes + 1);
+  poller.remove(connection);
+});
+
+test("steps see no AsyncLocalStorage store of whoever touched (POLL-3)", async () => {
+  const storage = new AsyncLocalStorage<string>();
+  const poller = new Poller();
+  const connection = new FakeConnection(200);
+  const seen = new Set<string | undefined>();
+  connection.onStep = () => seen.add(storage.getStore());
+  for (let i = 0; i < 10; i++) {
+    connection.work = 2;
+    storage.run(`touch ${i}`, () => poller.touch(connection));
+    await asleep(connection);
+  }
+  assert.deepEqual([...seen], [undefined]);
+});
+
+test("on the peer's core, a side that has answered what came goes on to sleep, and one that has not gives its user's code time", async () => {
+  const poller = new Poller();
+  const stepsOf = async (settled: boolean, onPeersCore: boolean): Promise<number> => {
+    const connection = Object.assign(new FakeConnection(0), { work: 1, settled, onPeersCore });
+    poller.touch(connection);
+    await asleep(connection);
+    assert.equal(connection.work, 0);
+    return connection.steps;
+  };
+  assert.ok((await stepsOf(false, true)) > 10);
+  assert.ok((await stepsOf(true, false)) > 10);
+  assert.ok((await stepsOf(true, true)) < 5);
+});
+
+test("idle time is used while peers work on other cores, before sleeping; not while the peer needs this one", async () => {
+  const poller = new Poller();
+  const idleUses = async (onPeersCore: boolean): Promise<number[]> => {
+    const connection = Object.assign(new FakeConnection(0), { work: 2, onPeersCore });
+    const workLeft: number[] = [];
+    whenIdle(() => workLeft.push(connection.work));
+    poller.touch(connection);
+    await asleep(connection);
+    return workLeft;
+  };
+  assert.deepEqual(await idleUses(true), []);
+  assert.deepEqual(await idleUses(false), [0]);
+});

@@ -1,0 +1,149 @@
+/**
+ * Sends ranges of files on a stream socket, between what the socket itself is given: by `sendfile`, so that their bytes never enter this process,
+ * or, where that cannot be had, through one reused buffer. Owns a duplicate of the socket's descriptor, which is closed with the connection.
+ *
+ * SENDFILE-1  It sends only while the socket has nothing left to write, and the socket is given nothing meanwhile: the order is kept.
+ * SENDFILE-2  The peer was promised the range's length. What of it cannot be sent is made up for with zeros; the message then never
+ *             ends (PARTS-1), and its call fails.
+ */
+import { read } from "node:fs";
+import type { Socket } from "node:net";
+import type { Addon, WatchHandle } from "../../os/addon.js";
+import { isSystemError, loadAddon } from "../../os/addon.js";
+import type { FileRange, Parts } from "../../wire/parts.js";
+import { inRootContext } from "../poll/root-context.js";
+
+/** A range on its way. */
+export interface FileOnItsWay {
+  readonly range: FileRange;
+  readonly source: Parts;
+  sentBytes: number;
+}
+
+const COPY_BYTES = 256 << 10;
+const ZEROS = new Uint8Array(64 << 10);
+
+/** Errors of the socket, not of the file: it is broken, which its own events tell too. */
+const SOCKET_ERRORS = ["EPIPE", "ECONNRESET", "ENOTCONN", "ETIMEDOUT"];
+
+export class FileSender {
+  private readonly socket: Socket;
+  /** Goes on; called in a later turn. */
+  private readonly onReady: () => void;
+  /** Undefined: not looked for yet; −1: there is none. */
+  private descriptor: number | undefined;
+  private addon: Addon | undefined;
+  private watch: WatchHandle | undefined;
+  private copy: Buffer | undefined;
+  private copiedBytes = 0;
+  private closed = false;
+
+  constructor(socket: Socket, onReady: () => void) {
+    this.socket = socket;
+    this.onReady = onReady;
+  }
+
+  /**
+   * Sends on.
+   * @returns "sent": nothing is left; "waits": `onReady` follows; else what is to be written to the socket next, before this is called again
+   */
+  send(file: FileOnItsWay): "sent" | "waits" | readonly Uint8Array[] {
+    if (file.sentBytes === file.range.length) return "sent";
+    if (file.source.failure !== undefined) return this.zeros(file);
+    if (this.copiedBytes > 0) return this.copied(file);
+    return this.descriptorOfSocket() >= 0 ? this.sendFile(file) : this.startCopy(file);
+  }
+
+  private descriptorOfSocket(): number {
+    if (this.descriptor !== undefined) return this.descriptor;
+    this.descriptor = -1;
+    const { addon } = loadAddon();
+    // Not public, and missed if it goes: then files are copied.
+    const { _handle: handle } = this.socket as unknown as { readonly _handle?: { readonly fd?: unknown } | null };
+    if (addon === undefined || typeof handle?.fd !== "number" || handle.fd < 0) return -1;
+    try {
+      // The loop watches the socket's own for what arrives, and its number may be another's once the socket is closed.
+      this.descriptor = addon.duplicateDescriptor(handle.fd);
+      this.addon = addon;
+    } catch {
+      // No descriptor left.
+    }
+    return this.descriptor;
+  }
+
+  private sendFile(file: FileOnItsWay): "sent" | "waits" | readonly Uint8Array[] {
+    const { range } = file;
+    const addon = this.addon!;
+    try {
+      while (file.sentBytes < range.length) {
+        const left = range.length - file.sentBytes;
+        const sent = range.file.through(range.byteOffset + file.sentBytes, (descriptor, offset) => addon.sendFile(this.descriptor!, descriptor, offset, left));
+        if (sent < 0) {
+          this.watch = addon.watchWritable(this.descriptor!, () => this.goOn());
+          return "waits";
+        }
+        if (sent === 0) {
+          failTooShort(file);
+          return this.zeros(file);
+        }
+        file.sentBytes += sent;
+      }
+      return "sent";
+    } catch (error) {
+      if (!isSystemError(error) || !SOCKET_ERRORS.includes(error.code)) return this.startCopy(file);
+      this.socket.destroy(error);
+      return "waits";
+    }
+  }
+
+  private startCopy(file: FileOnItsWay): "waits" {
+    const { range } = file;
+    const copy = (this.copy ??= Buffer.allocUnsafeSlow(COPY_BYTES));
+    const length = Math.min(COPY_BYTES, range.length - file.sentBytes);
+    // The message holds the file until nothing of it is on its way.
+    range.file.through(range.byteOffset + file.sentBytes, (descriptor, offset) =>
+      read(descriptor, copy, 0, length, offset, (error, got) => {
+        if (error !== null) file.source.failure = error;
+        else if (got === 0) failTooShort(file);
+        else this.copiedBytes = got;
+        this.goOn();
+      }),
+    );
+    return "waits";
+  }
+
+  private copied(file: FileOnItsWay): readonly Uint8Array[] {
+    const bytes = this.copy!.subarray(0, this.copiedBytes);
+    file.sentBytes += this.copiedBytes;
+    this.copiedBytes = 0;
+    return [bytes];
+  }
+
+  /** SENDFILE-2 */
+  private zeros(file: FileOnItsWay): readonly Uint8Array[] {
+    const parts: Uint8Array[] = [];
+    for (const { length } = file.range; file.sentBytes < length; ) {
+      const part = ZEROS.subarray(0, length - file.sentBytes);
+      parts.push(part);
+      file.sentBytes += part.length;
+    }
+    return parts;
+  }
+
+  private goOn(): void {
+    this.watch = undefined;
+    if (!this.closed) inRootContext(this.onReady);
+  }
+
+  close(): void {
+    if (this.closed) return;
+    this.closed = true;
+    if (this.watch !== undefined) this.addon!.closeWatch(this.watch);
+    if (this.descriptor !== undefined && this.descriptor >= 0) this.addon!.closeDescriptor(this.descriptor);
+  }
+}
+
+function failTooShort({ range, source, sentBytes }: FileOnItsWay): void {
+  const { byteOffset, length, file } = range;
+  source.failure = file.tooShort(byteOffset + sentBytes, byteOffset + length);
+}

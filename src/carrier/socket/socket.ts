@@ -1,0 +1,215 @@
+/**
+ * The socket carrier: the frames of the protocol over a Unix or TCP stream socket, for when shared memory cannot be had.
+ * Plain TypeScript. Ties what arrives (`SocketIntake`) and what leaves (`SocketOutlet`) to one connection's life.
+ *
+ * SOCKET-6  What the receiver does starts in the async context of the module's load, as with the poller (POLL-3): the socket
+ *           is made there, and what a user's write leads to later goes back there.
+ * SOCKET-7  What arrived before the peer went is delivered before the connection ends.
+ */
+import { Loan } from "../../memory/payload/loan.js";
+import { Receiving } from "../../memory/v8/receive-memory.js";
+import { Violation } from "../../memory/shared/violation.js";
+import { setImmediate } from "../../os/timers.js";
+import { FLAG } from "../../wire/frame.js";
+import type { Parts } from "../../wire/parts.js";
+import { closedBy } from "../carrier.js";
+import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, SpanSource } from "../carrier.js";
+import { inRootContext } from "../poll/root-context.js";
+import { SocketIntake } from "./frame-reader.js";
+import { SocketOutlet } from "./write-queue.js";
+import type { StreamSocket } from "./stream-socket.js";
+
+/**
+ * Small messages wait behind at most two of them. At the end of each the socket runs empty: at a quarter of the length, messages of 16 MiB lost a sixth of their
+ * throughput. A little more than a power of two, so that a field of 4 MiB is not sent as two pieces for the sake of its tag.
+ */
+const PIECE_BYTES_MAX = (4 << 20) + (16 << 10);
+/** Settled for good: going on in the next microtask makes no garbage but the reaction. */
+const NEXT_MICROTASK: Promise<void> = Promise.resolve();
+
+export class SocketCarrier implements Carrier {
+  readonly name = "socket";
+  readonly reason: string | undefined;
+  readonly pieceBytesMax = PIECE_BYTES_MAX;
+  readonly pieceFlag = FLAG.follows;
+  readonly exhausted = undefined;
+  readonly blocks = undefined;
+  private readonly receiving = new Receiving();
+  readonly spanSource: SpanSource = { receiving: this.receiving, takeSpan: noSpan };
+  closed = false;
+  private readonly stream: StreamSocket;
+  private readonly outlet: SocketOutlet;
+  private intake: SocketIntake | undefined;
+  private receiver: FrameReceiver | undefined;
+  private awaiting = false;
+  /** Somebody asked whether all has left when it had not. */
+  private idleAwaited = false;
+  private flushing = false;
+  private readonly flush = () => {
+    this.flushing = false;
+    this.outlet.flush();
+    // What waits goes on in another turn, or a peer that reads fast could keep this one from ending.
+    if ((this.awaiting || this.idleAwaited) && !this.outlet.writing && !this.closed) setImmediate(this.onTaken);
+  };
+  private readonly onTaken = () => inRootContext(() => this.onWritten());
+
+  /** Takes `stream` over. @param reason why there is no shared memory */
+  constructor(stream: StreamSocket, reason?: string) {
+    this.stream = stream;
+    this.reason = reason;
+    this.outlet = new SocketOutlet(
+      stream.socket,
+      this.receiving,
+      () => this.onWritten(),
+      (error) => inRootContext(() => this.close(closedBy(error))),
+    );
+    // Only open calls keep a process alive.
+    stream.socket.unref();
+  }
+
+  start(receiver: FrameReceiver): void {
+    this.receiver = receiver;
+    this.intake = new SocketIntake(
+      {
+        isClosed: () => this.closed,
+        onError: (error) => this.close(closedBy(error)),
+        onPause: () => setImmediate(() => this.goOn()),
+      },
+      receiver,
+      this.stream.chunk,
+    );
+    this.stream.attach(this.intake, (error) => inRootContext(() => this.onGone(error)));
+  }
+
+  // Sending.
+
+  /** Ordinary memory, under the rules of loans. */
+  loan(byteLength: number): Promise<Uint8Array> {
+    return Promise.resolve(Loan.onHeap(byteLength));
+  }
+
+  get ringBytes(): Uint8Array {
+    return this.outlet.current.bytes;
+  }
+
+  get ringWords(): Int32Array {
+    return this.outlet.current.words;
+  }
+
+  get index(): number {
+    return this.outlet.current.index;
+  }
+
+  freeBytes(): number {
+    return this.closed ? 0 : this.outlet.freeBytes();
+  }
+
+  commit(byteLength: number): void {
+    this.outlet.commit(byteLength);
+    if (this.flushing) return;
+    this.flushing = true;
+    // What is sent in one tick shares one system call.
+    void NEXT_MICROTASK.then(this.flush);
+  }
+
+  placePiece(source: Parts, byteLength: number): number {
+    if (this.closed) return -1;
+    // What throws is this message's matter only: nothing of the piece is announced yet.
+    return this.outlet.place(source, byteLength) ? 0 : -1;
+  }
+
+  /** Everything leaves at the end of the tick. */
+  publish(): void {}
+
+  hurry(): void {
+    this.outlet.flush();
+  }
+
+  keep(source: Parts): void {
+    if (!this.closed) this.outlet.keep(source);
+  }
+
+  alert(): void {}
+
+  await(space: boolean, blocks: boolean): void {
+    this.awaiting = space || blocks;
+  }
+
+  get idle(): boolean {
+    if (this.closed || this.outlet.unsentBytes === 0) return true;
+    this.idleAwaited = true;
+    return false;
+  }
+
+  lookAgain(): void {
+    this.awaiting = true;
+    setImmediate(this.onTaken);
+  }
+
+  private onWritten(): void {
+    if (this.closed) return;
+    const idleAwaited = this.idleAwaited && this.outlet.unsentBytes === 0;
+    if (idleAwaited) this.idleAwaited = false;
+    try {
+      if (this.awaiting || idleAwaited) this.receiver?.onRoom();
+    } catch (error) {
+      this.close(closedBy(error));
+    }
+  }
+
+  // Life.
+
+  private goOn(): void {
+    if (this.closed) return;
+    if (this.intake!.goOn() && !this.closed) this.stream.resume();
+  }
+
+  private onGone(error: Error | undefined): void {
+    if (this.closed) return;
+    this.intake?.finish();
+    const detail = error === undefined ? "the peer closed the connection or died" : `the peer closed the connection or died (${error.message})`;
+    this.close({ cause: "hangup", detail });
+  }
+
+  keepAlive(on: boolean): void {
+    if (this.closed) return;
+    if (on) this.stream.socket.ref();
+    else this.stream.socket.unref();
+  }
+
+  close(reason: CarrierClosed): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.stream.close();
+    this.outlet.close();
+    this.intake?.close();
+    this.receiver?.onClosed(reason);
+  }
+
+  stats(): CarrierStats {
+    return {
+      ringBytes: 0,
+      arenaBytes: 0,
+      arenaCommittedBytes: 0,
+      arenaInUseBytes: 0,
+      loans: 0,
+      loanedBytes: 0,
+      leases: this.receiving.leases,
+      leasedBytes: this.receiving.leasedBytes,
+      spansSentInPlace: 0,
+      spansCopiedIn: 0,
+      spansLeased: this.receiving.valuesLeased,
+      spansCopiedOut: 0,
+      unsentBytes: this.closed ? 0 : this.outlet.unsentBytes,
+      framesSent: this.outlet.framesSent,
+      framesReceived: this.intake?.framesReceived ?? 0,
+      doorbellsRung: 0,
+      doorbellsReceived: 0,
+      sleeps: 0,
+    };
+  }
+}
+
+function noSpan(): never {
+  throw new Violation("FRAME-4", "spans on a stream socket");
+}

@@ -1,0 +1,6 @@
+/** The campaign of `view.test.ts` in a process of its own, for flags that only a process can have: `view.test.peer.js SEED ROUNDS`. */
+import { mayGenerate } from "../compile/generate.js";
+import { runCampaign } from "./view.test.util.js";
+
+const [seed, rounds] = process.argv.slice(2).map(Number);
+process.stdout.write(JSON.stringify({ generates: mayGenerate(), ...runCampaign(seed, rounds) }));

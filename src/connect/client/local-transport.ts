@@ -1,0 +1,200 @@
+/** The client's transport to one address of this machine, or over TCP: Connect's Transport over the connections of a `Connector`. */
+import type { DescMessage, DescMethod, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
+import type { ContextValues, Interceptor, StreamResponse, UnaryResponse } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { Address } from "../../carrier/address.js";
+import { formatAddress } from "../../carrier/address.js";
+import type { LeaseLifetime } from "../../memory/payload/lease.js";
+import type { ClientConnection } from "../../rpc/client/client.js";
+import type { ClientMethod } from "../../rpc/client/client-call.js";
+import { ownSignal } from "../../rpc/abort.js";
+import { boundedTimeout } from "../../rpc/deadline.js";
+import { connectErrorOf } from "../../rpc/errors.js";
+import { closeIterator } from "../../rpc/stream/stream-writer.js";
+import { METHODS_MAX, PATH_BYTES_MAX } from "../../wire/frame.js";
+import type { HeadersInit, Start } from "./interceptors.js";
+import { callIntercepted, streamIntercepted } from "./interceptors.js";
+import { Connector } from "./connection-manager.js";
+import { waitForReady } from "./dialer.js";
+import { callTimeout, checkLimits, codecOf, lifetimeOf } from "../options/options.js";
+import { checkOptional } from "../options/check.js";
+import { connectTable, transportCloseTable } from "../options/table.js";
+import type { LoanOwner } from "../payloads/payloads.js";
+import { LOAN } from "../payloads/payloads.js";
+import { methodPath } from "../server/routes.js";
+import type { AddressedTransport, ConnectionState, ConnectOptions, IsthmusTransportOptions, TransportStats } from "./transport.js";
+
+export class LocalTransport implements AddressedTransport, LoanOwner {
+  private readonly options: IsthmusTransportOptions;
+  private readonly address: string;
+  private readonly interceptors: readonly Interceptor[];
+  private readonly lifetime: LeaseLifetime;
+  private readonly methods = new Map<DescMethod, ClientMethod>();
+  private readonly connector: Connector;
+  private readonly startCall: Start<unknown, UnaryResponse> = (...call) => this.call(...call);
+  private readonly startStream: Start<AsyncIterator<unknown>, StreamResponse> = (...call) => this.openStream(...call);
+
+  constructor(options: IsthmusTransportOptions, address: Address) {
+    this.options = options;
+    this.address = formatAddress(address);
+    const limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
+    this.interceptors = options.interceptors ?? [];
+    this.lifetime = lifetimeOf(options);
+    this.connector = new Connector(this, options, address, limits, {
+      moveCall: (method, input, header, timeoutMs, signal, contextValues) => this.call(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
+      moveStream: (method, input, header, timeoutMs, signal, contextValues) => this.openStream(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
+    });
+  }
+
+  async [LOAN](byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
+    const connection = this.connector.ready ?? (await this.connector.connection(undefined, patience(), undefined)).connection;
+    return connection.loan(byteLength, patience);
+  }
+
+  async connect(options?: ConnectOptions): Promise<void> {
+    const { timeoutMs, signal, waitForReady: waits } = checkOptional(connectTable, options);
+    await this.connector.connection(boundedTimeout(timeoutMs), signal && ownSignal(signal), waits);
+  }
+
+  async connectNow(signal?: AbortSignal): Promise<void> {
+    await this.connector.connection(undefined, signal, false);
+  }
+
+  get state(): ConnectionState {
+    return this.connector.state;
+  }
+
+  get carrier(): "shm" | "socket" | undefined {
+    return this.connector.ready?.carrier.name;
+  }
+
+  get carrierReason(): string | undefined {
+    return this.connector.ready?.carrier.reason;
+  }
+
+  unary<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodUnary<I, O>,
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+    header: HeadersInit | undefined,
+    input: MessageInitShape<I>,
+    contextValues?: ContextValues,
+  ): Promise<UnaryResponse<I, O>> {
+    try {
+      const timeout = callTimeout(timeoutMs, this.options.defaultTimeoutMs);
+      const clientMethod = this.methods.get(method) ?? this.addMethod(method);
+      const own = signal === undefined ? undefined : ownSignal(signal);
+      const response =
+        this.interceptors.length === 0
+          ? this.call(clientMethod, input, header === undefined ? undefined : new Headers(header), timeout, own, contextValues)
+          : callIntercepted(this.interceptors, this.startCall, clientMethod, input, header, timeout, own, contextValues);
+      return response as Promise<UnaryResponse<I, O>>;
+    } catch (error) {
+      return Promise.reject(connectErrorOf(error, Code.Internal));
+    }
+  }
+
+  stream<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodStreaming<I, O>,
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+    header: HeadersInit | undefined,
+    input: AsyncIterable<MessageInitShape<I>>,
+    contextValues?: ContextValues,
+  ): Promise<StreamResponse<I, O>> {
+    try {
+      const timeout = callTimeout(timeoutMs, this.options.defaultTimeoutMs);
+      const clientMethod = this.methods.get(method) ?? this.addMethod(method);
+      const own = signal === undefined ? undefined : ownSignal(signal);
+      const headers = header === undefined ? undefined : new Headers(header);
+      const iterator = input[Symbol.asyncIterator]();
+      const response =
+        this.interceptors.length === 0
+          ? this.openStream(clientMethod, iterator, headers, timeout, own, contextValues)
+          : streamIntercepted(this.interceptors, this.startStream, clientMethod, iterator, headers, timeout, own, contextValues);
+      return response as Promise<StreamResponse<I, O>>;
+    } catch (error) {
+      return Promise.reject(connectErrorOf(error, Code.Internal));
+    }
+  }
+
+  stats(): TransportStats {
+    const { state, ready, pendingCalls, connections } = this.connector;
+    return { state, carrier: this.carrier, carrierReason: this.carrierReason, pendingCalls, connections, connection: ready?.stats() };
+  }
+
+  toJSON() {
+    return { address: this.address, ...this.stats() };
+  }
+
+  async close(options?: { readonly timeoutMs?: number }): Promise<void> {
+    const { timeoutMs = 0 } = checkOptional(transportCloseTable, options);
+    await this.connector.close(timeoutMs);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  private addMethod(method: DescMethod): ClientMethod {
+    const codec = codecOf(this.options);
+    const path = methodPath(method);
+    if (path.length > PATH_BYTES_MAX) throw new ConnectError(`the path of a method, ${path.slice(0, 40)}…, has ${path.length} characters; the limit is ${PATH_BYTES_MAX}`, Code.InvalidArgument);
+    const added: ClientMethod = {
+      method,
+      id: this.methods.size,
+      path,
+      input: codec(method.input),
+      output: codec(method.output),
+      reception: { lifetime: this.lifetime, taker: path },
+    };
+    if (added.id >= METHODS_MAX) throw new ConnectError(`a transport can call at most ${METHODS_MAX} different methods`, Code.ResourceExhausted);
+    this.methods.set(method, added);
+    return added;
+  }
+
+  private call(
+    method: ClientMethod,
+    input: unknown,
+    header: Headers | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+    contextValues: ContextValues | undefined,
+  ): Promise<UnaryResponse> {
+    const { ready } = this.connector;
+    if (ready !== undefined) return ready.call(method, input, header, timeoutMs, signal, contextValues);
+    return this.callOnceConnected(method, input, header, timeoutMs, signal, contextValues);
+  }
+
+  private async callOnceConnected(
+    method: ClientMethod,
+    input: unknown,
+    header: Headers | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+    contextValues: ContextValues | undefined,
+  ): Promise<UnaryResponse> {
+    const { connection, leftMs } = await this.connector.connection(boundedTimeout(timeoutMs), signal, contextValues?.get(waitForReady));
+    return connection.call(method, input, header, leftMs, signal, contextValues);
+  }
+
+  private async openStream(
+    method: ClientMethod,
+    input: AsyncIterator<unknown>,
+    header: Headers | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+    contextValues: ContextValues | undefined,
+  ): Promise<StreamResponse> {
+    const { ready } = this.connector;
+    if (ready !== undefined) return ready.openStream(method, input, header, timeoutMs, signal, contextValues);
+    let made: { connection: ClientConnection; leftMs: number | undefined };
+    try {
+      made = await this.connector.connection(boundedTimeout(timeoutMs), signal, contextValues?.get(waitForReady));
+    } catch (error) {
+      void closeIterator(input, error as Error);
+      throw error;
+    }
+    return made.connection.openStream(method, input, header, made.leftMs, signal, contextValues);
+  }
+}

@@ -1,0 +1,449 @@
+/**
+ * A transport to an address of HTTP: Connect's own, over one HTTP/2 connection at a time that is made when first needed. What is added is what
+ * the other carriers have: errors that name the address, an end of patience with connecting, payloads, state, `close`.
+ *
+ * HTTP-1  A call is given to Connect only once there is a connection. So a connection that cannot be made is told apart from a call that was
+ *         sent, and only the former may move on to another address.
+ */
+import type { DescMessage, DescMethodStreaming, DescMethodUnary, Message, MessageInitShape } from "@bufbuild/protobuf";
+import type { ContextValues, Interceptor, StreamResponse, Transport, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { Compression } from "@connectrpc/connect/protocol";
+import type { Http2SessionManager } from "@connectrpc/connect-node";
+import type { ClientSessionOptions, SecureClientSessionOptions } from "node:http2";
+import { connect } from "node:http2";
+import type { HttpAddress } from "../../carrier/address.js";
+import { formatAddress } from "../../carrier/address.js";
+import { inRootContext } from "../../carrier/poll/root-context.js";
+import { clearTimeout, setImmediate, setTimeout } from "../../os/timers.js";
+import { onAbortOf, ownSignal } from "../../rpc/abort.js";
+import { boundedTimeout, timedOut } from "../../rpc/deadline.js";
+import { abortError, connectErrorOf } from "../../rpc/errors.js";
+import { loadConnectNode, SESSION_MEGABYTES } from "./connect-node.js";
+import { connectionFailure, isReset, lostConnection } from "./client-errors.js";
+import { ownPayloads, ownPayloadsOfAll } from "./payloads.js";
+import { checkOptional } from "../options/check.js";
+import { connectTable, DEFAULTS, transportCloseTable } from "../options/table.js";
+import { callTimeout, checkCarrier, checkLimits, given, handshakeTimeoutOf } from "../options/options.js";
+import { methodPath } from "../server/routes.js";
+import type { HeadersInit } from "../client/interceptors.js";
+import { drain } from "../interception.js";
+import type { AddressedTransport, ConnectionState, ConnectOptions, IsthmusTransportOptions, TransportStats } from "../client/transport.js";
+
+/** Options for addresses of HTTP. Others ignore them. */
+export interface HttpTransportOptions {
+  /** What is spoken: gRPC by default. */
+  readonly protocol?: "grpc" | "grpc-web" | "connect";
+  /** For `http2.connect`: `ca`, `cert`, `key`, `servername`, `settings`, … */
+  readonly nodeOptions?: ClientSessionOptions | SecureClientSessionOptions;
+  /**
+   * How often an HTTP/2 connection with open calls is asked whether it is alive while nothing comes from it, in milliseconds; and after how
+   * long a pause the next call asks first. 360,000 by default, since many gRPC servers take more than one PING in five minutes for abuse; an Isthmus
+   * server allows any.
+   */
+  readonly pingIntervalMs?: number;
+  /** How long the answer may take before the connection is given up, in milliseconds; 15,000 by default. */
+  readonly pingTimeoutMs?: number;
+  /** Whether a connection without calls is asked too; it is not by default. */
+  readonly pingIdleConnection?: boolean;
+  /** After how long without calls the connection is closed, in milliseconds; 900,000 by default. */
+  readonly idleConnectionTimeoutMs?: number;
+  /** Compressions that answers may have, from `@connectrpc/connect-node`; none by default. */
+  readonly acceptCompression?: readonly Compression[];
+  /** Compresses requests. */
+  readonly sendCompression?: Compression;
+  /** From what size on requests are compressed, in bytes; 1024 by default. */
+  readonly compressMinBytes?: number;
+}
+
+const TIMEOUT_HEADERS = ["grpc-timeout", "connect-timeout-ms"];
+/** How much earlier than ours the server's timer may fire. */
+const DEADLINE_SLACK_MS = 50;
+
+type Sent = Pick<UnaryRequest, "signal" | "header">;
+
+interface Loaded {
+  readonly manager: Http2SessionManager;
+  readonly transport: Transport;
+}
+
+export class HttpTransport implements AddressedTransport {
+  private readonly options: IsthmusTransportOptions;
+  private readonly name: string;
+  private readonly loading: Promise<Loaded>;
+  private loaded: Loaded | undefined;
+  private connecting: Promise<void> | undefined;
+  private connections = 0;
+  private closedBecause: ConnectError | undefined;
+  private readonly calls = new Set<HttpCall>();
+
+  constructor(options: IsthmusTransportOptions, address: HttpAddress) {
+    this.options = options;
+    this.name = formatAddress(address);
+    checkCarrier(options, address);
+    const limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
+    this.loading = inRootContext(() => this.load(limits));
+    // Told to whoever calls.
+    this.loading.catch(() => undefined);
+  }
+
+  private async load(limits: { readMaxBytes: number; writeMaxBytes: number }): Promise<Loaded> {
+    const { options, name } = this;
+    const connectNode = await loadConnectNode(`connect to ${name}`);
+    const manager = new connectNode.Http2SessionManager(
+      name,
+      {
+        pingIntervalMs: options.pingIntervalMs ?? DEFAULTS.pingIntervalMs,
+        ...given({ pingTimeoutMs: options.pingTimeoutMs, pingIdleConnection: options.pingIdleConnection, idleConnectionTimeoutMs: options.idleConnectionTimeoutMs }),
+      },
+      { maxSessionMemory: SESSION_MEGABYTES, ...options.nodeOptions },
+    );
+    const all = {
+      baseUrl: name,
+      httpVersion: "2" as const,
+      sessionManager: manager,
+      ...limits,
+      interceptors: [...(options.interceptors ?? []), this.innermost],
+      acceptCompression: [...(options.acceptCompression ?? [])],
+      ...given({ sendCompression: options.sendCompression, compressMinBytes: options.compressMinBytes, binaryOptions: options.binaryOptions }),
+    };
+    const make = { "grpc": connectNode.createGrpcTransport, "grpc-web": connectNode.createGrpcWebTransport, "connect": connectNode.createConnectTransport }[options.protocol ?? "grpc"];
+    this.loaded = { manager, transport: make({ useBinaryFormat: true, ...all }) };
+    return this.loaded;
+  }
+
+  get state(): ConnectionState {
+    if (this.closedBecause !== undefined) return "closed";
+    if (this.connecting !== undefined) return "connecting";
+    return this.isReady() ? "ready" : "idle";
+  }
+
+  get carrierReason(): string | undefined {
+    return this.carrier === undefined ? undefined : "the address is one of HTTP";
+  }
+
+  get carrier(): "http" | undefined {
+    return this.state === "ready" ? "http" : undefined;
+  }
+
+  toJSON() {
+    return { address: this.name, ...this.stats() };
+  }
+
+  stats(): TransportStats {
+    return { state: this.state, carrier: this.carrier, carrierReason: this.carrierReason, pendingCalls: this.calls.size, connections: this.connections, connection: undefined };
+  }
+
+  async unary<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodUnary<I, O>,
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+    header: HeadersInit | undefined,
+    input: MessageInitShape<I>,
+    contextValues?: ContextValues,
+  ): Promise<UnaryResponse<I, O>> {
+    const call = this.begin(signal);
+    try {
+      const { transport } = this.loaded ?? (await this.loading);
+      return await transport.unary(method, call.signal, this.timeoutOf(timeoutMs), header, input, contextValues);
+    } finally {
+      call.end();
+    }
+  }
+
+  async stream<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodStreaming<I, O>,
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+    header: HeadersInit | undefined,
+    input: AsyncIterable<MessageInitShape<I>>,
+    contextValues?: ContextValues,
+  ): Promise<StreamResponse<I, O>> {
+    const messages = iteratedOnce(input);
+    const call = this.begin(signal);
+    try {
+      const { transport } = this.loaded ?? (await this.loading);
+      const response = await transport.stream(method, call.signal, this.timeoutOf(timeoutMs), header, messages, contextValues);
+      return { ...response, message: call.endingWith(response.message) };
+    } catch (error) {
+      call.end();
+      throw error;
+    }
+  }
+
+  /**
+   * Makes the connection, if there is none, once the server has shown that it is alive and speaks HTTP/2.
+   * SUBTLE: Node's session is connected when its socket is, and the kernel accepts for a server that hangs.
+   * @throws ConnectError that names the address
+   */
+  connectNow(signal?: AbortSignal): Promise<void> {
+    return this.ensureConnection(true, signal);
+  }
+
+  async connect(options?: ConnectOptions): Promise<void> {
+    const { timeoutMs, signal: given } = checkOptional(connectTable, options);
+    const signal = given && ownSignal(given);
+    const timeout = boundedTimeout(timeoutMs);
+    if (timeout === undefined) return this.connectNow(signal);
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(timedOut(" before there was a connection")), timeout);
+    try {
+      await this.connectNow(signal === undefined ? late.signal : AbortSignal.any([signal, late.signal]));
+    } catch (error) {
+      throw late.signal.aborted ? late.signal.reason : error;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  private async ensureConnection(greeted: boolean, signal: AbortSignal | undefined): Promise<void> {
+    const { manager } = this.loaded ?? (await this.loading);
+    if (this.closedBecause !== undefined) throw this.closedBecause;
+    if (this.isReady()) return;
+    this.connecting ??= inRootContext(() => this.makeConnection(manager, greeted)).finally(() => {
+      this.connecting = undefined;
+    });
+    await orAborted(this.connecting, signal);
+  }
+
+  async close(options?: { readonly timeoutMs?: number }): Promise<void> {
+    checkOptional(transportCloseTable, options);
+    if (this.closedBecause !== undefined) return;
+    const reason = new ConnectError("the transport was closed", Code.Unavailable);
+    this.closedBecause = reason;
+    for (const call of [...this.calls]) call.abort(reason);
+    await this.loading.then(
+      ({ manager }) => manager.abort(reason),
+      () => undefined,
+    );
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  private timeoutOf(timeoutMs: number | undefined): number | undefined {
+    return boundedTimeout(callTimeout(timeoutMs, this.options.defaultTimeoutMs));
+  }
+
+  private isReady(): boolean {
+    const state = this.loaded?.manager.state();
+    return state === "open" || state === "idle" || state === "verifying";
+  }
+
+  private begin(signal: AbortSignal | undefined): HttpCall {
+    if (this.closedBecause !== undefined) throw new ConnectError("the transport is closed", Code.Unavailable);
+    const call = new HttpCall(signal, (ended) => this.calls.delete(ended));
+    this.calls.add(call);
+    return call;
+  }
+
+  private async makeConnection(manager: Http2SessionManager, greeted: boolean): Promise<void> {
+    const timeoutMs = handshakeTimeoutOf(this.options);
+    const giveUp = new AbortController();
+    const timer = setTimeout(() => {
+      const late = new ConnectError(`no connection within ${timeoutMs} ms; is the server alive, and is nothing in between that drops packets?`, Code.Unavailable);
+      giveUp.abort(late);
+      manager.abort(late);
+    }, timeoutMs);
+    try {
+      if (greeted) {
+        await greeting(this.name, this.options.nodeOptions, giveUp.signal).catch((error: unknown) => {
+          throw connectionFailure(this.name, error);
+        });
+      }
+      if ((await manager.connect()) === "error") throw connectionFailure(this.name, manager.error());
+      this.connections++;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Right before the call is sent: all interceptors of the user's have run. */
+  private readonly innermost: Interceptor = (next) => async (request) => {
+    const { signal, method } = request;
+    await this.ensureConnection(false, signal);
+    const path = methodPath(method);
+    try {
+      if (request.stream) {
+        const response = await next({ ...request, message: ownPayloadsOfAll(method.input, request.message, "request", path, signal) });
+        return response.stream ? { ...response, message: this.explaining(response.message, request) } : response;
+      }
+      const owned = ownPayloads(method.input, request.message, "request", path, signal);
+      return await next(owned === request.message ? request : { ...request, message: await owned });
+    } catch (error) {
+      throw await this.explain(error, request);
+    }
+  };
+
+  private async *explaining(messages: AsyncIterable<Message>, request: Sent): AsyncGenerator<Message> {
+    try {
+      yield* messages;
+    } catch (error) {
+      throw await this.explain(error, request);
+    }
+  }
+
+  private async explain(error: unknown, { signal, header }: Sent): Promise<unknown> {
+    if (signal.aborted) return error;
+    // The end of a connection is told to its calls first.
+    await new Promise((resolve) => setImmediate(resolve));
+    // A server that finds first that the time is up may just cancel. Connect makes the timeout of it once our own timer has fired.
+    if (isReset(error) && TIMEOUT_HEADERS.some((name) => header.has(name))) await abortedWithin(signal, DEADLINE_SLACK_MS);
+    if (signal.aborted) return error;
+    return lostConnection(this.name, error, this.isReady());
+  }
+}
+
+/** SUBTLE: Connect asks for an iterator again when a call is aborted. Where that throws, it throws into the event loop. @throws ConnectError */
+function iteratedOnce<M>(messages: AsyncIterable<M>): AsyncIterable<M> {
+  try {
+    const iterator = messages[Symbol.asyncIterator]();
+    return { [Symbol.asyncIterator]: () => iterator };
+  } catch (error) {
+    throw connectErrorOf(error, Code.Internal);
+  }
+}
+
+function abortedWithin(signal: AbortSignal, timeoutMs: number): Promise<void> {
+  return new Promise((resolve) => {
+    const end = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", end);
+      resolve();
+    };
+    const timer = setTimeout(end, timeoutMs);
+    signal.addEventListener("abort", end);
+  });
+}
+
+/** Calls whose answers' users forgot them: a loop that is left with `break` is one where Connect is older than 2.3: its clients do not pass on that it ended. */
+const forgotten = new FinalizationRegistry<HttpCall>((call) => call.stopped());
+
+/** A call's signal: the user's, and the transport's end. */
+class HttpCall {
+  private readonly controller = new AbortController();
+  private readonly outer: AbortSignal | undefined;
+  private readonly onEnd: (call: HttpCall) => void;
+  private readonly onAbort = () => this.controller.abort(abortError(this.outer!));
+
+  constructor(outer: AbortSignal | undefined, onEnd: (call: HttpCall) => void) {
+    this.outer = outer === undefined ? undefined : ownSignal(outer);
+    this.onEnd = onEnd;
+    if (this.outer?.aborted === true) this.onAbort();
+    else if (this.outer !== undefined) onAbortOf(this.outer, this.onAbort);
+  }
+
+  get signal(): AbortSignal {
+    return this.controller.signal;
+  }
+
+  abort(reason: ConnectError): void {
+    this.controller.abort(reason);
+  }
+
+  end(): void {
+    this.outer?.removeEventListener("abort", this.onAbort);
+    this.onEnd(this);
+  }
+
+  /** Messages of the call, with which it ends. A reader that stops early cancels it, also one that took nothing. */
+  endingWith<M>(messages: AsyncIterable<M>): AsyncIterable<M> {
+    const iterator = new CallMessages(messages[Symbol.asyncIterator](), this);
+    forgotten.register(iterator, this, iterator);
+    return iterator;
+  }
+
+  stopped(): void {
+    this.abort(new ConnectError("the client stopped reading", Code.Canceled));
+    this.end();
+  }
+}
+
+/** What the user has of a stream. SUBTLE: who waits for a message holds it, also if nobody else does. */
+class CallMessages<M> implements AsyncIterableIterator<M> {
+  private readonly iterator: AsyncIterator<M>;
+  private readonly call: HttpCall;
+  private isOver = false;
+
+  constructor(iterator: AsyncIterator<M>, call: HttpCall) {
+    this.iterator = iterator;
+    this.call = call;
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async next(): Promise<IteratorResult<M>> {
+    if (this.isOver) return { done: true, value: undefined };
+    try {
+      const result = await this.iterator.next();
+      if (result.done === true) this.end();
+      return result;
+    } catch (error) {
+      this.end();
+      throw error;
+    }
+  }
+
+  /** Connect knows what it means since version 2.3. Before, the call is aborted, and the interceptors are told by an error. */
+  async return(value?: unknown): Promise<IteratorResult<M>> {
+    if (this.isOver) return { done: true, value };
+    this.isOver = true;
+    if (this.iterator.return === undefined) {
+      this.call.stopped();
+      await drain(this.iterator);
+    } else {
+      await this.iterator.return(value);
+    }
+    this.end();
+    return { done: true, value };
+  }
+
+  async throw(reason?: unknown): Promise<IteratorResult<M>> {
+    const error = ConnectError.from(reason);
+    if (!this.isOver) {
+      this.isOver = true;
+      this.call.abort(error);
+      await drain(this.iterator);
+      this.end();
+    }
+    throw error;
+  }
+
+  private end(): void {
+    this.isOver = true;
+    forgotten.unregister(this);
+    this.call.end();
+  }
+}
+
+/** Waits for a server's first words on a connection of its own, since the one that calls take belongs to Connect. */
+async function greeting(url: string, options: HttpTransportOptions["nodeOptions"], giveUp: AbortSignal): Promise<void> {
+  const session = connect(url, options);
+  const onAbort = () => session.destroy(giveUp.reason as ConnectError);
+  giveUp.addEventListener("abort", onAbort, { once: true });
+  try {
+    await new Promise<void>((resolve, reject) => {
+      session.once("remoteSettings", () => resolve());
+      session.once("error", reject);
+      session.once("close", () => reject(new ConnectError("the server there ended the connection before it said anything", Code.Unavailable)));
+    });
+  } finally {
+    giveUp.removeEventListener("abort", onAbort);
+    session.on("error", () => {});
+    session.destroy();
+  }
+}
+
+/** Waits no longer than the signal allows. */
+function orAborted(promise: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+  if (signal === undefined) return promise;
+  return new Promise((resolve, reject) => {
+    const onAbort = () => reject(abortError(signal));
+    if (signal.aborted) onAbort();
+    signal.addEventListener("abort", onAbort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+  });
+}

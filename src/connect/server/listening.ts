@@ -1,0 +1,54 @@
+/** How a server listens: with the addon where there is one, else with Node's own means; and what it insists on first. */
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { Address } from "../../carrier/address.js";
+import { nameOf } from "../../carrier/address.js";
+import type { Listener, ListenOptions } from "../../carrier/handshake/listen.js";
+import { listen } from "../../carrier/handshake/listen.js";
+import { listenPlain, listenTcp } from "../../carrier/handshake/listen-plain.js";
+import type { StreamSocket } from "../../carrier/socket/stream-socket.js";
+import type { Addon } from "../../os/addon.js";
+import { checkCarrier, meansFor } from "../options/options.js";
+import type { IsthmusServerOptions } from "./server.js";
+
+export interface Accepting {
+  /** A connection whose peer the kernel can name. Owns the descriptor. */
+  onDescriptor(addon: Addon, descriptor: number, refusal: ConnectError | undefined): void;
+  /** A connection of which nothing is known but that it could be made. Owns the socket. */
+  onStream(stream: StreamSocket): void;
+}
+
+/** @throws ConnectError */
+export async function openListener(options: IsthmusServerOptions, address: Address, listenOptions: ListenOptions, accepting: Accepting): Promise<Listener> {
+  checkCarrier(options, address);
+  if (address.kind === "tcp") {
+    requireNoCredentials(options, address, "there are none over TCP");
+    return listenTcp(address, (stream) => accepting.onStream(stream));
+  }
+  const { addon } = meansFor(options, address);
+  if (addon === undefined) {
+    requireNoCredentials(options, address, "without the addon there are none");
+    // The socket's mode is all that keeps others out.
+    const mode = listenOptions.mode ?? 0o600;
+    if ((mode & 0o077) !== 0) {
+      throw new ConnectError(
+        `listen on ${nameOf(address)}: mode 0${mode.toString(8)} lets other users connect, and without the addon nobody can tell who they are; leave it at 0600`,
+        Code.FailedPrecondition,
+      );
+    }
+    return listenPlain(address.path, listenOptions, (stream) => accepting.onStream(stream));
+  }
+  return listen(
+    addon,
+    address.path,
+    listenOptions,
+    (descriptor) => accepting.onDescriptor(addon, descriptor, undefined),
+    (descriptor, error) => {
+      accepting.onDescriptor(addon, descriptor, new ConnectError(`the server cannot take another connection: ${error.message}`, Code.ResourceExhausted));
+    },
+  );
+}
+
+function requireNoCredentials({ allow }: IsthmusServerOptions, address: Address, because: string): void {
+  if (allow === undefined) return;
+  throw new ConnectError(`listen on ${nameOf(address)}: option \`allow\` decides by the credentials of clients, and ${because}`, Code.FailedPrecondition);
+}

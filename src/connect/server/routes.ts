@@ -1,0 +1,150 @@
+/** Connect's router, as the user's `routes` function sees it: collects implementations, makes no HTTP handlers. */
+import type { DescMethod, DescService } from "@bufbuild/protobuf";
+import type { ConnectRouter, Interceptor, MethodImpl, MethodImplSpec, ServiceImpl } from "@connectrpc/connect";
+import { createMethodImplSpec, createServiceImplSpec } from "@connectrpc/connect";
+import type { MessageCodec, MessageCodecFactory } from "../../codec/codec.js";
+import type { LeaseLifetime } from "../../memory/payload/lease.js";
+import { ownSignal } from "../../rpc/abort.js";
+import type { CallContext } from "../../rpc/server/context.js";
+import type { RequestGate } from "../../rpc/server/gate.js";
+import type { ServerMethod, ServerMethodOptions, StreamAnswer } from "../../rpc/server/server-method.js";
+import { takeSingle } from "../../rpc/stream/stream-reader.js";
+import { checkOptional } from "../options/check.js";
+import { routeTable } from "../options/table.js";
+import type { CallLimits } from "../options/options.js";
+import { checkLimits } from "../options/options.js";
+import type { Handle, StreamHandle, StreamSpec } from "./interceptors.js";
+import { intercept, interceptStream } from "./interceptors.js";
+
+type ConnectRouteOptions = NonNullable<Parameters<ConnectRouter["rpc"]>[2]>;
+
+/** Options of a service or method: Connect's, and Isthmus's own. */
+export interface IsthmusRouteOptions extends Omit<ConnectRouteOptions, "requestGate"> {
+  /** How long large values of its requests stay valid; the server's `leases` by default. */
+  leases?: LeaseLifetime;
+  /** As Connect's own since version 2.3; with Isthmus's servers whatever version is installed. */
+  requestGate?: RequestGate;
+}
+
+/**
+ * What a server's `routes` is given: Connect's router, with Isthmus's options besides Connect's. A function that takes a `ConnectRouter` serves as
+ * `routes`, too.
+ */
+export interface IsthmusRouter extends ConnectRouter {
+  service: <T extends DescService>(service: T, implementation: Partial<ServiceImpl<T>>, options?: IsthmusRouteOptions) => this;
+  rpc: <M extends DescMethod>(method: M, implementation: MethodImpl<M>, options?: IsthmusRouteOptions) => this;
+}
+
+/** A codec of its own that a message's descriptor may have, for messages that are not protobuf-es's. */
+export const OWN_CODEC = Symbol("isthmus.codec");
+
+/** A path of its own that a method's descriptor may have, where it is not made of the names of service and method. */
+export const OWN_PATH = Symbol("isthmus.path");
+
+const ownRouters = new WeakSet<ConnectRouter>();
+
+/** Whether what is registered here is served by Isthmus itself. */
+export function isOwnRouter(router: ConnectRouter): boolean {
+  return ownRouters.has(router);
+}
+
+/** Options of a service, as Connect's router takes them; those that concern HTTP only are ignored. */
+export interface RouteDefaults extends CallLimits {
+  readonly interceptors: readonly Interceptor[];
+  readonly requestGate: RequestGate | undefined;
+  readonly maxTimeoutMs: number;
+  readonly shutdownSignal: AbortSignal | undefined;
+  readonly leases: LeaseLifetime;
+  readonly codecFor: (options: IsthmusRouteOptions | undefined) => MessageCodecFactory;
+}
+
+/** Runs the user's `routes` and returns what is served, by path. */
+export function collectRoutes(routes: (router: IsthmusRouter) => void, defaults: RouteDefaults): Map<string, ServerMethod> {
+  const served = new Map<string, ServerMethod>();
+  const add = (spec: MethodImplSpec, options: IsthmusRouteOptions | undefined) => {
+    const path = methodPath(spec.method);
+    served.set(path, serve(spec, path, defaults, options));
+  };
+  const router: IsthmusRouter = {
+    handlers: [],
+    service(service, implementation, options) {
+      const checked = checkOptional<IsthmusRouteOptions>(routeTable, options, `service ${service.typeName}: `);
+      for (const spec of Object.values(createServiceImplSpec(service, implementation).methods)) add(spec, checked);
+      return router;
+    },
+    rpc(method, implementation, options) {
+      add(createMethodImplSpec(method, implementation), checkOptional<IsthmusRouteOptions>(routeTable, options, `method ${methodPath(method)}: `));
+      return router;
+    },
+  };
+  ownRouters.add(router);
+  routes(router);
+  return served;
+}
+
+export function methodPath(method: DescMethod): string {
+  return (method as { [OWN_PATH]?: string })[OWN_PATH] ?? `/${method.parent.typeName}/${method.name}`;
+}
+
+function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, options: IsthmusRouteOptions | undefined): ServerMethod {
+  const limits = checkLimits({
+    readMaxBytes: options?.readMaxBytes ?? defaults.readMaxBytes,
+    writeMaxBytes: options?.writeMaxBytes ?? defaults.writeMaxBytes,
+  });
+  const merged: ServerMethodOptions = {
+    ...limits,
+    maxTimeoutMs: options?.maxTimeoutMs ?? defaults.maxTimeoutMs,
+    leases: options?.leases ?? defaults.leases,
+    interceptors: options?.interceptors ?? defaults.interceptors,
+    shutdownSignal: options?.shutdownSignal === undefined ? defaults.shutdownSignal : ownSignal(options.shutdownSignal),
+  };
+  const codecOfAll = defaults.codecFor(options);
+  const codec: MessageCodecFactory = (schema) => (schema as { [OWN_CODEC]?: MessageCodec })[OWN_CODEC] ?? codecOfAll(schema);
+  const { interceptors } = merged;
+  const handle = spec.kind === "unary" ? (interceptors.length === 0 ? (spec.impl as Handle) : intercept(spec, path, interceptors)) : undefined;
+  return {
+    method: spec.method,
+    path,
+    gate: options?.requestGate ?? defaults.requestGate,
+    handle,
+    open: spec.kind === "unary" ? openUnary(handle!) : interceptors.length === 0 ? openStream(spec) : interceptStream(spec.method, implementationOf(spec), path, interceptors),
+    answersOnce: spec.kind === "unary" || spec.kind === "client_streaming",
+    takesOne: spec.kind === "unary" || spec.kind === "server_streaming",
+    input: codec(spec.method.input),
+    output: codec(spec.method.output),
+    options: merged,
+    reception: { lifetime: merged.leases, taker: path },
+  };
+}
+
+/** A unary method for a client that opens it as a stream. */
+function openUnary(handle: Handle): ServerMethod["open"] {
+  return async (requests, context) => answerOf(once(await handle(await takeSingle(requests), context)));
+}
+
+function openStream(spec: StreamSpec): ServerMethod["open"] {
+  const implement = implementationOf(spec);
+  if (spec.kind === "bidi_streaming") return (requests, context) => answerOf(implement(requests, context) as AsyncIterable<unknown>);
+  return async (requests, context) => answerOf(await implement(requests, context));
+}
+
+/** The user's function as one from a stream to a stream. */
+function implementationOf(spec: StreamSpec): StreamHandle {
+  const implement = spec.impl as (input: unknown, context: CallContext) => unknown;
+  switch (spec.kind) {
+    case "server_streaming":
+      return async (requests, context) => implement(await takeSingle(requests), context) as AsyncIterable<unknown>;
+    case "client_streaming":
+      return async (requests, context) => once(await implement(requests, context));
+    case "bidi_streaming":
+      return implement as StreamHandle;
+  }
+}
+
+function answerOf(message: AsyncIterable<unknown>): StreamAnswer {
+  return { message, trailer: undefined };
+}
+
+async function* once(message: unknown): AsyncGenerator<unknown> {
+  yield await Promise.resolve(message);
+}

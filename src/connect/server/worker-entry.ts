@@ -1,0 +1,88 @@
+/**
+ * A worker of a server: loads the user's routes and serves the connections that the main thread hands over. See workers.ts
+ * for who owns a descriptor when.
+ */
+import { parentPort } from "node:worker_threads";
+import { leaveWarningToOthers } from "../../carrier/handshake/lack.js";
+import { requireAddon } from "../../os/addon.js";
+import { clearInterval, queueMicrotask, setInterval } from "../../os/timers.js";
+import { MODULE_OPTIONS } from "../options/table.js";
+import type { IsthmusServerOptions } from "./server.js";
+import { LocalServer } from "./server.js";
+import type { FromWorker, ToWorker, WorkerSetup } from "./worker-link.js";
+
+/** How old what `stats()` of the main thread knows may be. */
+const STATS_INTERVAL_MS = 250;
+/** What a module may export as `options`. */
+const EXPORTED = MODULE_OPTIONS.filter((name) => name !== "routes") as readonly string[];
+
+function serve({ port, options }: WorkerSetup, module: Partial<IsthmusServerOptions>): void {
+  const addon = requireAddon();
+  // The thread that listens has warned.
+  leaveWarningToOthers();
+  const server = new LocalServer({ ...options, ...module } as IsthmusServerOptions);
+  const tell = (message: FromWorker) => port.postMessage(message);
+  let told = "";
+  let ticking: NodeJS.Timeout | undefined;
+  const tellStats = () => {
+    const stats = server.stats();
+    const text = JSON.stringify(stats);
+    if (text !== told) tell({ kind: "stats", stats });
+    told = text;
+    if (stats.connections > 0) {
+      ticking ??= setInterval(tellStats, STATS_INTERVAL_MS).unref();
+    } else {
+      clearInterval(ticking);
+      ticking = undefined;
+    }
+  };
+  port.on("message", (message: ToWorker) => {
+    if (message.kind === "close") {
+      void server.close({ timeoutMs: message.timeoutMs }).finally(() => tell({ kind: "closed" }));
+      return;
+    }
+    const { id, descriptor, peer, leftMs } = message;
+    let own: number;
+    try {
+      own = addon.duplicateDescriptor(descriptor);
+    } catch (error) {
+      tell({ kind: "declined", id, reason: error instanceof Error ? error.message : String(error) });
+      return;
+    }
+    // Before the first byte is read: unless this is heard, the client can still be handed to another worker.
+    tell({ kind: "took", id });
+    server.take(addon, own, peer, undefined, leftMs, (gone) => {
+      // When it is gone, the server counts it no more only after this returns.
+      queueMicrotask(tellStats);
+      if (gone) tell({ kind: "gone", id });
+    });
+  });
+  tell({ kind: "ready" });
+}
+
+/** @throws Error that says what is wrong with the module */
+function partsOf(module: { readonly default?: unknown; readonly routes?: unknown; readonly options?: unknown }): Partial<IsthmusServerOptions> {
+  const routes = module.default ?? module.routes;
+  if (typeof routes !== "function") throw new Error("it has no routes: export a function that registers services, as `default` or as `routes`");
+  const { options = {} } = module;
+  if (typeof options !== "object" || options === null) throw new Error("its export `options` is not an object");
+  for (const name of Object.keys(options)) {
+    if (EXPORTED.includes(name)) continue;
+    throw new Error(`its export \`options\` has ${name}; there may be ${EXPORTED.join(", ")}, and all else belongs to createIsthmusServer`);
+  }
+  return { ...options, routes: routes as IsthmusServerOptions["routes"] };
+}
+
+parentPort!.once("message", (setup: WorkerSetup) => {
+  // The parent's port is the routes module's own business from here on, and keeps nothing alive.
+  parentPort!.unref();
+  setup.port.ref();
+  void (async () => {
+    try {
+      serve(setup, partsOf((await import(setup.routes)) as object));
+    } catch (error) {
+      const reason = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+      setup.port.postMessage({ kind: "failed", reason, error: error instanceof Error ? new Error(error.stack ?? error.message) : undefined } satisfies FromWorker);
+    }
+  })();
+});

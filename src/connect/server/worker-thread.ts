@@ -1,0 +1,210 @@
+/**
+ * One worker thread of a server, from its start to its end: loads the routes, is ready, takes clients, is closed or dies. It is never started again;
+ * `workers.ts` makes another one.
+ *
+ * THREAD-1  A thread that is not ready within its time to load is terminated, also if its module never returns.
+ * THREAD-2  `onEnd` is called once, after everything that the thread has said. `ready` has settled then.
+ */
+import { MessageChannel, receiveMessageOnPort, Worker } from "node:worker_threads";
+import type { MessagePort } from "node:worker_threads";
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { Addon, PeerCredentials } from "../../os/addon.js";
+import { clearTimeout, nowMs, setTimeout, sleep } from "../../os/timers.js";
+import { TIMER_MS_MAX } from "../../rpc/deadline.js";
+import type { ServerStats } from "./server.js";
+import type { FromWorker, ToWorker, WorkerSetup } from "./worker-link.js";
+import type { WorkersOptions } from "./workers.js";
+
+export const NO_STATS: ServerStats = { connections: 0, carriers: { shm: 0, socket: 0, http: 0 }, carrierReason: undefined, pendingCalls: 0, openStreams: 0, refused: 0, violations: 0 };
+
+/** What a worker that cuts its calls off may need on top of what it was given. */
+const CLOSE_SLACK_MS = 1000;
+/** A thread that is in a system call does not end before that returns; it is not waited for any longer. */
+const STOP_MS_MAX = 5000;
+
+export interface WorkerClient {
+  readonly id: number;
+  readonly addon: Addon;
+  readonly peer: PeerCredentials;
+  /** This thread's number; undefined once a worker has its own. */
+  descriptor: number | undefined;
+  /** Until when its handshake may take, by this thread's `nowMs`. */
+  readonly until: number;
+}
+
+/** What is left of a client's time for the handshake. */
+export function leftMsOf({ until }: WorkerClient): number {
+  return Math.max(until - nowMs(), 1);
+}
+
+export interface WorkerThreadOwner {
+  onReady(): void;
+  onTook(client: WorkerClient): void;
+  onDeclined(client: WorkerClient, reason: string): void;
+  /** The thread has ended, with what is left in `clients`. Called once. @param reason why, if it was not asked to */
+  onEnd(reason: string): void;
+}
+
+export interface WorkerThreadSetup extends Omit<WorkerSetup, "port"> {
+  readonly worker: Pick<WorkersOptions, "env" | "execArgv" | "resourceLimits" | "workerData">;
+  readonly loadTimeoutMs: number;
+}
+
+export class WorkerThread {
+  /** SUBTLE: Node's own says −1 once the thread has ended. */
+  readonly threadId: number;
+  readonly clients = new Map<number, WorkerClient>();
+  /** Resolves when it can take clients; rejects with a ConnectError if it ends before. */
+  readonly ready: Promise<void>;
+  stats = NO_STATS;
+  /** By `performance.now()`. */
+  readySince: number | undefined;
+  /** It is to end: its end is no death. */
+  dismissed = false;
+  private readonly worker: Worker;
+  private readonly port: MessagePort;
+  private readonly owner: WorkerThreadOwner;
+  private readonly routes: string;
+  private readonly ended: Promise<void>;
+  private readonly loading: NodeJS.Timeout;
+  private settleReady!: (failure: ConnectError | undefined) => void;
+  private resolveEnded!: () => void;
+  private reason: string | undefined;
+  private hasEnded = false;
+
+  /** @throws ConnectError `InvalidArgument` for options that no thread can have; or that there is no thread to be had */
+  constructor({ worker, routes, options, loadTimeoutMs }: WorkerThreadSetup, owner: WorkerThreadOwner) {
+    const { port1, port2 } = new MessageChannel();
+    this.worker = startWorker(worker, { port: port2, routes, options });
+    this.threadId = this.worker.threadId;
+    this.port = port1;
+    this.owner = owner;
+    this.routes = routes;
+    this.ready = new Promise((resolve, reject) => {
+      this.settleReady = (failure) => (failure === undefined ? resolve() : reject(failure));
+    });
+    // Only the first start is waited for.
+    this.ready.catch(() => undefined);
+    this.ended = new Promise((resolve) => (this.resolveEnded = resolve));
+    this.port.on("message", (message: FromWorker) => this.onMessage(message));
+    this.worker.on("error", (error: unknown) => (this.reason ??= error instanceof Error ? (error.stack ?? error.message) : String(error)));
+    this.worker.on("messageerror", (error) => (this.reason ??= error.message));
+    this.worker.on("exit", (code) => this.onExit(code));
+    const tooLong = `${routes} was not loaded within ${loadTimeoutMs} ms (option workers.loadTimeoutMs); does it wait for something at its top level, or never return?`;
+    this.loading = setTimeout(() => this.failLoading(tooLong, undefined), loadTimeoutMs).unref();
+  }
+
+  /** Whether it can take clients now. */
+  get isReady(): boolean {
+    return this.readySince !== undefined && !this.hasEnded && !this.dismissed;
+  }
+
+  take(client: WorkerClient): void {
+    this.clients.set(client.id, client);
+    this.post({ kind: "take", id: client.id, descriptor: client.descriptor!, peer: client.peer, leftMs: leftMsOf(client) });
+  }
+
+  /** Lets its calls finish, and ends it; after `timeoutMs` they are cut off. Resolves when the thread is gone. */
+  async close(timeoutMs: number): Promise<void> {
+    if (!this.isReady) return this.stop();
+    this.dismissed = true;
+    this.keepProcessAlive(true);
+    this.post({ kind: "close", timeoutMs });
+    const timer = setTimeout(() => void this.worker.terminate(), Math.min(timeoutMs + CLOSE_SLACK_MS, TIMER_MS_MAX));
+    await this.ended;
+    clearTimeout(timer);
+  }
+
+  /** Ends it at once. Resolves when the thread is gone, or cannot be ended. */
+  async stop(): Promise<void> {
+    this.dismissed = true;
+    void this.worker.terminate();
+    const abort = new AbortController();
+    await Promise.race([this.ended, sleep(STOP_MS_MAX, undefined, { signal: abort.signal }).catch(() => undefined)]);
+    abort.abort();
+  }
+
+  /** Whether the process stays for it. */
+  keepProcessAlive(on: boolean): void {
+    for (const handle of [this.worker, this.port]) {
+      if (on) handle.ref();
+      else handle.unref();
+    }
+  }
+
+  private post(message: ToWorker): void {
+    this.port.postMessage(message);
+  }
+
+  private onMessage(message: FromWorker): void {
+    switch (message.kind) {
+      case "ready":
+        // Too late: it is being terminated.
+        if (this.reason !== undefined) break;
+        clearTimeout(this.loading);
+        this.readySince = nowMs();
+        // Listening is what keeps the process alive from now on.
+        this.keepProcessAlive(this.dismissed);
+        this.settleReady(undefined);
+        if (this.isReady) this.owner.onReady();
+        break;
+      case "failed":
+        this.failLoading(`${this.routes} could not be loaded: ${message.reason}`, message.error);
+        break;
+      case "took":
+      case "declined": {
+        const client = this.clients.get(message.id);
+        if (client?.descriptor === undefined) break;
+        if (message.kind === "took") {
+          this.owner.onTook(client);
+        } else {
+          this.clients.delete(message.id);
+          this.owner.onDeclined(client, message.reason);
+        }
+        break;
+      }
+      case "gone":
+        this.clients.delete(message.id);
+        break;
+      case "stats":
+        this.stats = message.stats;
+        break;
+      case "closed":
+        void this.worker.terminate();
+        break;
+    }
+  }
+
+  private failLoading(reason: string, cause: unknown): void {
+    clearTimeout(this.loading);
+    this.reason ??= reason;
+    this.settleReady(new ConnectError(`a worker thread: ${reason}`, Code.FailedPrecondition, undefined, undefined, cause));
+    void this.worker.terminate();
+  }
+
+  private onExit(code: number): void {
+    clearTimeout(this.loading);
+    this.hasEnded = true;
+    for (let left; (left = receiveMessageOnPort(this.port)) !== undefined; ) this.onMessage(left.message as FromWorker);
+    this.port.close();
+    const reason = this.reason ?? `it ended with exit code ${code}`;
+    this.settleReady(new ConnectError(`a worker thread ended before it had loaded ${this.routes}: ${reason}`, Code.FailedPrecondition));
+    this.owner.onEnd(reason);
+    this.resolveEnded();
+  }
+}
+
+function startWorker({ env, execArgv, resourceLimits, workerData }: WorkerThreadSetup["worker"], setup: WorkerSetup): Worker {
+  let worker: Worker | undefined;
+  try {
+    worker = new Worker(new URL("./worker-entry.js", import.meta.url), { name: "isthmus", env, execArgv, resourceLimits, workerData });
+    worker.postMessage(setup, [setup.port]);
+    return worker;
+  } catch (error) {
+    // Closes the other end, too.
+    setup.port.close();
+    void worker?.terminate();
+    const text = error instanceof Error ? error.message : String(error);
+    throw new ConnectError(`a worker thread cannot be started with these options: ${text}`, Code.InvalidArgument, undefined, undefined, error);
+  }
+}

@@ -1,0 +1,259 @@
+/**
+ * Makes this side's two segments of a connection, and maps the peer's two. Identity is the descriptor: a segment has
+ * no name, so nothing is left behind when a process dies.
+ *
+ * SEGMENT-1  A ring segment is sealed SHRINK|GROW|FUTURE_WRITE|SEAL: its owner keeps the one writable mapping, nobody
+ *            can make another. An arena is sealed SHRINK|GROW|SEAL. Neither can be truncated under a reader.
+ * SEGMENT-2  Seals and real size are asked of the kernel before a peer's descriptor is mapped; its header is copied
+ *            once, checked, and not looked at again.
+ * SEGMENT-3  No view of a ring, and none of any read-only mapping, is ever handed to user code: a stray store there is SIGSEGV. The
+ *            peer's ring is mapped read-only; its arena too, unless blocks of it are leased to user code. Of our own ring, a
+ *            codec that the user gave sees what it is to write into.
+ */
+import type { Addon } from "../../os/addon.js";
+import { SEALS } from "../../os/addon.js";
+import { memoryLimitBytes } from "../../os/cgroup.js";
+import type { ArenaPages } from "./arena.js";
+import type { CommitBudget } from "./budget.js";
+import { onViewFreed } from "../payload/block-views.js";
+import { createCommitBudget } from "./budget.js";
+import type { ArenaGeometry, RingGeometry } from "./layout.js";
+import {
+  ARENA_UNIT_BYTES,
+  HEADER_BYTES,
+  RING_DATA_OFFSET,
+  readArenaHeader,
+  readRingHeader,
+  ringSegmentBytes,
+  writeArenaHeader,
+  writeRingHeader,
+} from "./layout.js";
+import { useExternalMemoryMeter } from "../v8/transfer.js";
+import { assertOwn, Violation } from "./violation.js";
+
+/** A multiple of every page size. */
+const MAPPED_BYTES_MIN = 2 << 20;
+const ARENA_SEALS = SEALS.SHRINK | SEALS.GROW | SEALS.SEAL;
+const RING_SEALS = ARENA_SEALS | SEALS.FUTURE_WRITE;
+
+/** All memory of one connection, as the carrier uses it. */
+export interface ConnectionMemory {
+  readonly ownRing: ArrayBuffer;
+  readonly ownArena: ArenaView;
+  readonly ownGeometry: RingGeometry;
+  readonly ownPages: ArenaPages;
+  readonly peerRing: ArrayBuffer;
+  readonly peerArena: ArenaView;
+  readonly peerGeometry: RingGeometry;
+  readonly budget: CommitBudget;
+  /** Whether blocks of the peer's arena may be shown to user code. */
+  readonly leasable: boolean;
+  /** Detaches every view and unmaps; the kernel frees the pages when the peer has unmapped them too. */
+  close(): void;
+}
+
+/** What is mapped of an arena: a part that grows with use. */
+export interface ArenaView {
+  /** Size of the whole arena. */
+  readonly byteLength: number;
+  /** The arena's bytes, at least up to `end`; valid until the next call. @throws SystemError when they cannot be mapped */
+  upTo(end: number): Uint8Array;
+  /**
+   * An ArrayBuffer of its own over some bytes of the arena; the memory stays mapped as long as it lives. When that ends,
+   * `onViewFreed` hears the token. @throws SystemError when they cannot be mapped
+   */
+  viewOf(offset: number, byteLength: number, token: number): ArrayBuffer;
+  /** Empties all views on a buffer that `viewOf` made. */
+  detach(buffer: ArrayBuffer): void;
+}
+
+/**
+ * SEGMENT-4  Of an arena only what has been used is mapped, in doubling steps. V8 counts a mapping's whole length as
+ *            external memory: mapping 64 MiB twice per connection cost 20 to 45 ms of garbage collection each time.
+ */
+class ArenaMapping implements ArenaView {
+  readonly byteLength: number;
+  private readonly addon: Addon;
+  private readonly descriptor: number;
+  private readonly writable: boolean;
+  buffer: ArrayBuffer;
+  private bytes: Uint8Array;
+  private mappedBytes: number;
+
+  constructor(addon: Addon, descriptor: number, byteLength: number, writable: boolean) {
+    this.addon = addon;
+    this.descriptor = descriptor;
+    this.byteLength = byteLength;
+    this.writable = writable;
+    this.mappedBytes = Math.min(byteLength, MAPPED_BYTES_MIN);
+    this.buffer = addon.mapSegment(descriptor, this.mappedBytes, 0, writable);
+    this.bytes = new Uint8Array(this.buffer);
+  }
+
+  upTo(end: number): Uint8Array {
+    if (end > this.mappedBytes) {
+      let byteLength = this.mappedBytes;
+      while (byteLength < end) byteLength *= 2;
+      byteLength = Math.min(byteLength, this.byteLength);
+      assertOwn(end <= byteLength, "SEGMENT-4: no byte past the end of an arena is asked for");
+      const buffer = this.addon.mapSegment(this.descriptor, byteLength, 0, this.writable);
+      this.addon.detachMapping(this.buffer);
+      this.buffer = buffer;
+      this.bytes = new Uint8Array(buffer);
+      this.mappedBytes = byteLength;
+    }
+    return this.bytes;
+  }
+
+  viewOf(offset: number, byteLength: number, token: number): ArrayBuffer {
+    this.upTo(offset + byteLength);
+    return this.addon.viewMapping(this.buffer, offset, byteLength, token);
+  }
+
+  detach(buffer: ArrayBuffer): void {
+    this.addon.detachMapping(buffer);
+  }
+
+  close(): void {
+    this.addon.detachMapping(this.buffer);
+  }
+}
+
+const listening = new WeakSet<Addon>();
+
+export function listenToFreedViews(addon: Addon): void {
+  if (listening.has(addon)) return;
+  listening.add(addon);
+  addon.onViewFreed(onViewFreed);
+  useExternalMemoryMeter((change) => addon.adjustExternalMemory(change));
+}
+
+/** This side's segments before the peer's are known. The descriptors of both are to be sent to the peer, ring first. */
+export interface OwnMemory {
+  readonly ringDescriptor: number;
+  readonly arenaDescriptor: number;
+  readonly ring: ArrayBuffer;
+  readonly arena: ArenaView;
+  readonly geometry: RingGeometry & ArenaGeometry;
+  /** The peer has them: closes the ring's descriptor. The arena's stays, for committing and giving back pages. */
+  descriptorsSent(): void;
+  close(): void;
+}
+
+let sharedBudget: CommitBudget | undefined;
+
+/** What this process may commit, over all connections and regions. */
+export function commitBudget(): CommitBudget {
+  return (sharedBudget ??= createCommitBudget(memoryLimitBytes()));
+}
+
+/** @throws SystemError when the kernel refuses memory, descriptors or mappings; nothing is left open then */
+export function createOwnMemory(addon: Addon, geometry: RingGeometry & ArenaGeometry): OwnMemory {
+  /** The ring's, then the arena's. */
+  const descriptors: number[] = [];
+  const mappings: ArrayBuffer[] = [];
+  let arena: ArenaMapping | undefined;
+  const close = () => {
+    for (const mapping of mappings.splice(0)) addon.detachMapping(mapping);
+    arena?.close();
+    for (const descriptor of descriptors.splice(0)) addon.closeDescriptor(descriptor);
+  };
+  const descriptorsSent = () => {
+    for (const descriptor of descriptors.splice(0, 1)) addon.closeDescriptor(descriptor);
+  };
+  try {
+    const ringBytes = ringSegmentBytes(geometry);
+    const ringDescriptor = addon.createSegment("isthmus-ring", ringBytes);
+    descriptors.push(ringDescriptor);
+    addon.commitPages(ringDescriptor, 0, ringBytes);
+    const ring = addon.mapSegment(ringDescriptor, ringBytes, geometry.ringBytes, true);
+    mappings.push(ring);
+    writeRingHeader(ring, geometry);
+    addon.sealSegment(ringDescriptor, RING_SEALS);
+
+    const arenaDescriptor = addon.createSegment("isthmus-arena", geometry.arenaBytes);
+    descriptors.push(arenaDescriptor);
+    addon.commitPages(arenaDescriptor, 0, ARENA_UNIT_BYTES);
+    arena = new ArenaMapping(addon, arenaDescriptor, geometry.arenaBytes, true);
+    writeArenaHeader(arena.buffer, geometry);
+    addon.sealSegment(arenaDescriptor, ARENA_SEALS);
+    return { ringDescriptor, arenaDescriptor, ring, arena, geometry, descriptorsSent, close };
+  } catch (error) {
+    close();
+    throw error;
+  }
+}
+
+/**
+ * Maps the peer's segments. `own` and the peer's descriptors belong to the result, or are closed when it throws.
+ * @param leasing whether user code will see blocks of the peer's arena: then it is mapped writable (SEGMENT-3)
+ * @throws Violation if the segments are not what the protocol asks for; SystemError when they cannot be mapped
+ */
+export function joinMemory(addon: Addon, own: OwnMemory, peerDescriptors: readonly number[], leasing: boolean): ConnectionMemory {
+  const open = [...peerDescriptors];
+  let peerRing: ArrayBuffer | undefined;
+  let peerArena: ArenaMapping | undefined;
+  const close = () => {
+    if (peerRing !== undefined) addon.detachMapping(peerRing);
+    peerArena?.close();
+    for (const descriptor of open.splice(0)) addon.closeDescriptor(descriptor);
+    own.close();
+  };
+  try {
+    if (peerDescriptors.length !== 2) {
+      throw new Violation("SEGMENT-5", `${peerDescriptors.length} descriptors came with the handshake instead of 2`);
+    }
+    const [ringDescriptor, arenaDescriptor] = peerDescriptors;
+    const ringSize = checkSegment(addon, ringDescriptor, RING_SEALS, "ring");
+    const arenaSize = checkSegment(addon, arenaDescriptor, ARENA_SEALS, "arena");
+    const peerGeometry = readRingHeader(peekHeader(addon, ringDescriptor), ringSize);
+    peerRing = addon.mapSegment(ringDescriptor, ringSize, peerGeometry.ringBytes, false);
+    readArenaHeader(peekHeader(addon, arenaDescriptor), arenaSize);
+    peerArena = new ArenaMapping(addon, arenaDescriptor, arenaSize, leasing);
+    listenToFreedViews(addon);
+    // The arena's is needed again when more of it is mapped.
+    for (const descriptor of open.splice(0, 1)) addon.closeDescriptor(descriptor);
+    return {
+      ownRing: own.ring,
+      ownArena: own.arena,
+      ownGeometry: own.geometry,
+      ownPages: {
+        byteLength: own.geometry.arenaBytes,
+        commit: (offset, byteLength) => addon.commitPages(own.arenaDescriptor, offset, byteLength),
+        giveBack: (offset, byteLength) => addon.returnPages(own.arenaDescriptor, offset, byteLength),
+      },
+      peerRing,
+      peerArena,
+      peerGeometry,
+      budget: commitBudget(),
+      leasable: leasing,
+      close,
+    };
+  } catch (error) {
+    close();
+    throw error;
+  }
+}
+
+function checkSegment(addon: Addon, descriptor: number, seals: number, what: string): number {
+  const found = addon.inspectSegment(descriptor);
+  // A mask: newer kernels add NOEXEC.
+  if ((found.seals & seals) !== seals) {
+    throw new Violation("SEGMENT-1", `the peer's ${what} has seals ${found.seals}, not all of ${seals}`);
+  }
+  // Before anything is mapped: reading past the end of a segment would be a SIGBUS.
+  if (found.byteLength < 2 * RING_DATA_OFFSET || found.byteLength % RING_DATA_OFFSET !== 0) {
+    throw new Violation("LAYOUT-3", `the peer's ${what} has ${found.byteLength} bytes, which is no size of a segment`);
+  }
+  return found.byteLength;
+}
+
+/** The header of a segment that is not mapped yet, copied to private memory: its geometry says how to map the rest. */
+function peekHeader(addon: Addon, descriptor: number): Uint8Array {
+  const page = addon.mapSegment(descriptor, addon.pageSize(), 0, false);
+  try {
+    return new Uint8Array(page, 0, HEADER_BYTES).slice();
+  } finally {
+    addon.detachMapping(page);
+  }
+}

@@ -1,0 +1,77 @@
+/**
+ * Calls that are kept back because the peer takes no more at once. They start in the order they came; one whose
+ * deadline passes or whose signal aborts meanwhile leaves the queue then and there.
+ */
+import type { ConnectError } from "@connectrpc/connect";
+import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
+import { onAbortOf } from "../abort.js";
+import { timedOut } from "../deadline.js";
+import { abortError } from "../errors.js";
+
+interface QueuedCall {
+  readonly start: (timeoutMs: number | undefined) => void;
+  readonly deadline: number | undefined;
+  readonly stopWatching: () => void;
+  gone: boolean;
+}
+
+/** Places that were left are cleared away in batches of at least this many. */
+const CLEAR_MIN = 1024;
+
+export class CallQueue {
+  /** From `first` on, in order of arrival. */
+  private calls: QueuedCall[] = [];
+  private first = 0;
+  private waiting = 0;
+
+  get size(): number {
+    return this.waiting;
+  }
+
+  /**
+   * @param timeoutMs undefined: no deadline
+   * @param start called with what is left of the timeout when it is the call's turn
+   * @param giveUp called instead if the call ends before
+   */
+  add(
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+    start: (timeoutMs: number | undefined) => void,
+    giveUp: (error: ConnectError) => void,
+  ): void {
+    if (signal?.aborted === true) return giveUp(abortError(signal));
+    const leave = (error: ConnectError) => {
+      call.gone = true;
+      call.stopWatching();
+      this.waiting--;
+      giveUp(error);
+    };
+    const onAbort = () => leave(abortError(signal!));
+    const timer = timeoutMs === undefined ? undefined : setTimeout(() => leave(timedOut(" while it waited for other calls to end")), timeoutMs);
+    if (signal !== undefined) onAbortOf(signal, onAbort);
+    const call: QueuedCall = {
+      start,
+      deadline: timeoutMs === undefined ? undefined : nowMs() + timeoutMs,
+      stopWatching() {
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", onAbort);
+      },
+      gone: false,
+    };
+    this.calls.push(call);
+    this.waiting++;
+  }
+
+  /** Starts the call that has waited longest. There must be one. */
+  startNext(): void {
+    while (this.calls[this.first].gone) this.first++;
+    const call = this.calls[this.first++];
+    if (this.first >= CLEAR_MIN && this.first * 2 >= this.calls.length) {
+      this.calls = this.calls.slice(this.first);
+      this.first = 0;
+    }
+    this.waiting--;
+    call.stopWatching();
+    call.start(call.deadline === undefined ? undefined : Math.max(call.deadline - nowMs(), 1));
+  }
+}

@@ -1,0 +1,86 @@
+/** A slot of a client's table of open calls, a request's headers, and what a unary call is answered with. */
+import type { DescMethod, DescMethodUnary } from "@bufbuild/protobuf";
+import type { UnaryResponse } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { MessageCodec } from "../../codec/codec.js";
+import { decodeHeaders, encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
+import type { ClientStream } from "./client-stream.js";
+import type { Assembly, Reception } from "../inbound.js";
+
+/** A method as this client calls it. */
+export interface ClientMethod {
+  readonly method: DescMethod;
+  /** Number that stands for the method on every connection of this client, once it is defined there. */
+  readonly id: number;
+  /** "/package.Service/Method" */
+  readonly path: string;
+  readonly input: MessageCodec;
+  readonly output: MessageCodec;
+  readonly reception: Reception;
+}
+
+// SUBTLE: a promise's functions hold its result, and what is leased with it; so they are not kept beyond their call.
+export const nothing = () => undefined;
+
+/** Reused for call after call. */
+export class ClientCall {
+  readonly slot: number;
+  generation = 0;
+  streamId = 0;
+  active = false;
+  /** The call is a stream, and this is all that there is to it. */
+  stream: ClientStream | undefined;
+  method!: ClientMethod;
+  resolve: (response: UnaryResponse) => void = nothing;
+  reject: (error: ConnectError) => void = nothing;
+  timer: NodeJS.Timeout | undefined;
+  signal: AbortSignal | undefined;
+  onAbort: (() => void) | undefined;
+  assembly: Assembly | undefined;
+  // Of an answer that comes in pieces, from its first frame.
+  code = 0;
+  metadata: Uint8Array | undefined;
+  headerLength = 0;
+
+  constructor(slot: number) {
+    this.slot = slot;
+  }
+}
+
+/** A response whose headers are read only if somebody looks. */
+export class LeanResponse implements UnaryResponse {
+  readonly stream = false;
+  readonly method: DescMethodUnary;
+  readonly message: UnaryResponse["message"];
+  private readonly metadata: Uint8Array | undefined;
+  private readonly headerLength: number;
+  private headerRead: Headers | undefined;
+  private trailerRead: Headers | undefined;
+
+  constructor(method: DescMethodUnary, message: unknown, metadata: Uint8Array | undefined, headerLength: number) {
+    this.method = method;
+    this.message = message as UnaryResponse["message"];
+    this.metadata = metadata;
+    this.headerLength = headerLength;
+  }
+
+  get service() {
+    return this.method.parent;
+  }
+
+  get header(): Headers {
+    return (this.headerRead ??= decodeHeaders(this.metadata?.subarray(0, this.headerLength)));
+  }
+
+  get trailer(): Headers {
+    return (this.trailerRead ??= decodeHeaders(this.metadata?.subarray(this.headerLength)));
+  }
+}
+
+/** A request's headers as they are sent. @throws ConnectError if they are too large */
+export function requestMetadata(header: Headers): Uint8Array {
+  const metadata = encodeMetadata(header);
+  const complaint = metadataComplaint(metadata.length);
+  if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
+  return metadata;
+}

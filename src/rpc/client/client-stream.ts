@@ -1,0 +1,423 @@
+/**
+ * A streaming call of a client, from its first frame to its end: `ClientConnection` finds it by its slot and hands it its frames.
+ *
+ * STREAM-C  It ends exactly once: by the server's answer, or by `giveUp` for every other reason, which tells the server. Then its slot is
+ *           free; what the server sent is still there to be pulled, unless this side gave up.
+ */
+import type { DescMethodStreaming } from "@bufbuild/protobuf";
+import type { StreamResponse } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { createAsyncIterable } from "@connectrpc/connect/protocol";
+import type { ReceivedFrame } from "../../carrier/carrier.js";
+import type { MessageCodec } from "../../codec/codec.js";
+import { Violation } from "../../memory/shared/violation.js";
+import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
+import { FLAG, KIND, STATUS_BYTES_MAX } from "../../wire/frame.js";
+import { decodeHeaders } from "../../wire/metadata.js";
+import { onAbortOf } from "../abort.js";
+import type { ClientMethod } from "./client-call.js";
+import { nothing } from "./client-call.js";
+import { timedOut } from "../deadline.js";
+import { abortError, connectErrorOf, decodeError, noMemory, rememberParts, serializeError } from "../errors.js";
+import { Assembly, takeMetadata, takePiece } from "../inbound.js";
+import { encodedBytes } from "../../send/send-queue.js";
+import type { Intake } from "../stream/stream-reader.js";
+import { StreamReader } from "../stream/stream-reader.js";
+import type { MessageSource } from "../stream/stream-writer.js";
+import { StreamWriter } from "../stream/stream-writer.js";
+
+/** The connection as a stream of it sees it. */
+export interface ClientStreamHost {
+  /** Sends the first frame, with the only message or without. False: it is kept. @param codec of the message; undefined: there is none */
+  sendRequest(stream: ClientStream, codec: MessageCodec | undefined, message: unknown, timeoutMs: number | undefined): boolean;
+  /** As `Outbox.encodeSmall`. */
+  encodeSmall(stream: ClientStream, message: unknown): Uint8Array | undefined;
+  /** As `Outbox.send`. */
+  sendMessage(stream: ClientStream, message: unknown): number;
+  sendEnd(stream: ClientStream): void;
+  grant(stream: ClientStream, bytes: number): void;
+  /** What is left to send is not sent: as `Outbox.drop`. */
+  drop(stream: ClientStream): "unsent" | "sent";
+  reset(stream: ClientStream, code: Code): void;
+  /** Its slot is free. */
+  release(stream: ClientStream): void;
+}
+
+/** How a stream ended, from the first frame that says so. */
+interface Final {
+  readonly isMessage: boolean;
+  /** There was no stream. */
+  readonly isRefusal: boolean;
+  readonly code: number;
+  readonly metadata: Uint8Array | undefined;
+  readonly headerLength: number;
+}
+
+const NO_BYTES: Uint8Array = new Uint8Array(0);
+
+/** Streams whose users forgot them: nobody can pull their messages any more. */
+const forgotten = new FinalizationRegistry<ClientStream>((stream) => stream.giveUp(new ConnectError("nobody reads the stream any more", Code.Canceled)));
+
+export class ClientStream implements MessageSource {
+  readonly host: ClientStreamHost;
+  readonly method: ClientMethod;
+  readonly streamId: number;
+  readonly metadata: Uint8Array | undefined;
+  /** The first frame was sent, … */
+  private requested = false;
+  /** … and is still here. */
+  private requestKept = false;
+  private readonly reader: StreamReader;
+  private readonly writer: StreamWriter;
+  private readonly iterator: AsyncIterator<unknown>;
+  private resolve: (response: StreamResponse) => void;
+  private reject: (error: ConnectError) => void;
+  private responded = false;
+  private header: Uint8Array | undefined;
+  private headersCame = false;
+  private readonly trailer = new Headers();
+  private over = false;
+  /** The server is done with it, but its reader is not: signal and deadline still count. */
+  private lingers = false;
+  private readonly deadline: number | undefined;
+  private readonly timer: NodeJS.Timeout | undefined;
+  private readonly signal: AbortSignal | undefined;
+  private readonly onAbort: (() => void) | undefined;
+  private final: Final | undefined;
+  private finalAssembly: Assembly | undefined;
+
+  constructor(
+    host: ClientStreamHost,
+    method: ClientMethod,
+    streamId: number,
+    iterator: AsyncIterator<unknown>,
+    metadata: Uint8Array | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+    intake: Intake,
+    peerWindowBytes: number,
+    resolve: (response: StreamResponse) => void,
+    reject: (error: ConnectError) => void,
+  ) {
+    this.host = host;
+    this.method = method;
+    this.streamId = streamId;
+    this.iterator = iterator;
+    this.metadata = metadata;
+    this.resolve = resolve;
+    this.reject = reject;
+    this.reader = new StreamReader(intake, (bytes) => host.grant(this, bytes));
+    this.writer = new StreamWriter(this, peerWindowBytes);
+    if (timeoutMs !== undefined) {
+      this.deadline = nowMs() + timeoutMs;
+      this.timer = setTimeout(() => this.giveUp(timedOut()), timeoutMs);
+    }
+    if (signal !== undefined) {
+      this.signal = signal;
+      this.onAbort = () => this.giveUp(abortError(signal));
+      onAbortOf(signal, this.onAbort);
+    }
+  }
+
+  /** Whether its first frame has left. */
+  get isRequested(): boolean {
+    return this.requested && !this.requestKept;
+  }
+
+  /** Sends the request, and starts to pull the user's messages. */
+  start(): void {
+    if (this.method.method.methodKind === "server_streaming") void this.sendSingle();
+    else this.open(this.iterator);
+  }
+
+  private open(iterator: AsyncIterator<unknown>): void {
+    this.request(undefined, undefined);
+    if (!this.over) this.writer.start(iterator);
+  }
+
+  private request(codec: MessageCodec | undefined, message: unknown): void {
+    this.requested = true;
+    const leftMs = this.deadline === undefined ? undefined : Math.max(this.deadline - nowMs(), 1);
+    if (this.host.sendRequest(this, codec, message, leftMs)) return;
+    this.requestKept = true;
+    this.writer.hold();
+  }
+
+  /**
+   * The only message of the request goes with it. What is wrong with any other number of messages the server says. SUBTLE: that it is the only one shows when
+   * the next is asked for; then its memory is its user's again (BORROW-1), so it is encoded before, or, if that would mean to copy much, sent before.
+   */
+  private async sendSingle(): Promise<void> {
+    const { iterator } = this;
+    const { input } = this.method;
+    let isSending = false;
+    try {
+      const first = await iterator.next();
+      if (this.over) return;
+      let bytes: Uint8Array | undefined;
+      if (first.done !== true && !keepsMessages(iterator)) {
+        isSending = true;
+        bytes = this.host.encodeSmall(this, first.value);
+        isSending = false;
+        if (bytes === undefined) return this.open(resumed([first.value], iterator));
+      }
+      const second = first.done === true ? first : await iterator.next();
+      if (this.over) return;
+      if (first.done === true) return this.open(resumed([], iterator));
+      if (second.done !== true) return this.open(resumed([first.value, second.value], iterator));
+      isSending = true;
+      if (bytes === undefined) this.request(input, first.value);
+      else this.request(encodedBytes, bytes);
+    } catch (error) {
+      this.requested &&= !isSending;
+      this.onBroken(error, isSending);
+    }
+  }
+
+  // What the writer asks for.
+
+  sendMessage(message: unknown): number {
+    return this.host.sendMessage(this, message);
+  }
+
+  onDrained(): void {
+    this.host.sendEnd(this);
+  }
+
+  onBroken(error: unknown, isSending: boolean): void {
+    this.giveUp(isSending ? serializeError(error, "request", this.method.path) : connectErrorOf(error, Code.Internal));
+  }
+
+  // What the connection tells.
+
+  onSent(messageLength: number): void {
+    if (!this.requestKept) return this.writer.onSent(messageLength);
+    this.requestKept = false;
+    this.writer.release();
+  }
+
+  onCredit(bytes: number): void {
+    this.writer.onCredit(bytes);
+  }
+
+  onHeaders(frame: ReceivedFrame): void {
+    if (this.headersCame || this.reader.began || this.final !== undefined) throw new Violation("STREAM-7", "headers after headers, or after messages");
+    this.headersCame = true;
+    this.header = takeMetadata(frame);
+    this.respond();
+  }
+
+  onMessage(frame: ReceivedFrame): void {
+    // The answer's only message may come in pieces; pieces of any other message ended with the stream.
+    if (this.final !== undefined && !(this.final.isMessage && this.reader.isAssembling)) {
+      if (this.finalAssembly === undefined) throw new Violation("STREAM-8", "a message after the stream's end");
+      if (this.finalAssembly.add(frame)) this.onFinalWhole();
+      return;
+    }
+    this.onTaken(this.reader.take(frame));
+  }
+
+  /** Goes on after the reader has taken something. @param error why the call fails */
+  private onTaken(error: ConnectError | undefined): void {
+    if (error !== undefined) this.giveUp(error, true);
+    else if (this.final === undefined) this.respond();
+    else if (!this.reader.isAssembling) this.finish();
+  }
+
+  onFilled(): void {
+    if (this.finalAssembly !== undefined) {
+      if (this.finalAssembly.filledUp()) this.onFinalWhole();
+      return;
+    }
+    this.onTaken(this.reader.onFilled());
+  }
+
+  /** The server's last word: an `end`, or a `response`, whose message is the only one. */
+  onFinal(frame: ReceivedFrame): void {
+    if (this.final !== undefined) throw new Violation("STREAM-2", "a second end of one stream");
+    const { code } = frame;
+    const isMessage = frame.kind === KIND.response && code === 0;
+    if (frame.argument > frame.metadataLength) throw new Violation("FRAME-7", "headers reach past the metadata");
+    if (isMessage && (this.headersCame || this.reader.began)) throw new Violation("STREAM-7", "a response after headers or messages");
+    if (code === 0 && !isMessage && this.reader.isAssembling) throw new Violation("STREAM-9", "a stream ended within a message");
+    if (!isMessage && frame.messageLength > (code === 0 ? 0 : STATUS_BYTES_MAX)) throw new Violation("STATUS-1", `a status of ${frame.messageLength} bytes`);
+    this.final = { isMessage, isRefusal: frame.kind === KIND.response && code !== 0, code, metadata: takeMetadata(frame), headerLength: frame.argument };
+    if (isMessage) return this.onTaken(this.reader.takeOnly(frame));
+    if ((frame.flags & FLAG.more) !== 0 || frame.following) {
+      try {
+        this.finalAssembly = Assembly.start(frame, undefined, this.method.reception);
+      } catch (error) {
+        if (error instanceof Violation) throw error;
+        return this.giveUp(noMemory(frame.messageLength, error));
+      }
+      if (this.finalAssembly.add(frame)) this.onFinalWhole();
+      return;
+    }
+    this.finish(takePiece(frame));
+  }
+
+  private onFinalWhole(): void {
+    this.finish(this.finalAssembly!.bytes);
+  }
+
+  /** The stream has ended as the server says. */
+  private finish(status: Uint8Array = NO_BYTES): void {
+    const { code, metadata, headerLength, isMessage, isRefusal } = this.final!;
+    if (headerLength > 0) this.header ??= metadata!.subarray(0, headerLength);
+    const trailer = metadata?.subarray(headerLength);
+    let error: ConnectError | undefined;
+    if (code !== 0) {
+      const all = this.header === undefined ? trailer : Buffer.concat([this.header, trailer ?? NO_BYTES]);
+      error = decodeError(code, status, all);
+      if (isRefusal && this.header !== undefined) rememberParts(error, this.header, trailer);
+    }
+    decodeHeaders(trailer).forEach((value, name) => this.trailer.append(name, value));
+    this.host.drop(this);
+    if (!isMessage) this.reader.end(error);
+    this.endHere(undefined, !isRefusal && !this.reader.isAtEnd && (this.signal !== undefined || this.timer !== undefined));
+    if (isRefusal) this.settleFailed(error!);
+    else this.respond();
+    this.host.release(this);
+  }
+
+  /** The server cannot go on. */
+  onReset(error: ConnectError): void {
+    this.host.drop(this);
+    this.endHere(error);
+    this.reader.end(error);
+    this.settleFailed(error);
+    this.host.release(this);
+  }
+
+  /** The connection is over. What has arrived is still there. */
+  onLost(error: ConnectError): void {
+    if (this.over) return;
+    this.endHere(error);
+    this.reader.end(error);
+    this.settleFailed(error);
+    this.host.release(this);
+  }
+
+  /** Ends the stream from this side. @param isTaken what has arrived is there to be pulled, before the error; else it is dropped */
+  giveUp(error: ConnectError, isTaken = false): void {
+    if (this.lingers) {
+      this.unlisten();
+      this.reader.drop(error);
+    }
+    if (this.over) return;
+    this.over = true;
+    // Before the iterable is ended: its memory is its user's again then (BORROW-1).
+    const isUnknown = this.host.drop(this) === "unsent" && this.requestKept;
+    this.endHere(error);
+    if (this.requested && !isUnknown) this.host.reset(this, error.code);
+    if (isTaken) {
+      this.reader.end(error);
+      this.respond();
+    } else {
+      this.reader.drop(error);
+      this.settleFailed(error);
+    }
+    this.host.release(this);
+  }
+
+  // What the user does.
+
+  next(reading: ResponseMessages): Promise<IteratorResult<unknown, undefined>> {
+    const result = this.reader.next(reading);
+    if (this.lingers && this.reader.isAtEnd) this.unlisten();
+    return result;
+  }
+
+  /** The user wants no more: as when the stream had ended by itself, but the server is told. @param error what the user gave as reason */
+  leave(error?: ConnectError): void {
+    // What it sends ends without an error.
+    if (error === undefined && !this.over) void this.writer.stop(undefined);
+    this.giveUp(error ?? new ConnectError("the stream was left before its end", Code.Canceled));
+    this.reader.drop(undefined);
+    this.reader.endScope();
+  }
+
+  /** @param lingers whether signal and deadline still count */
+  private endHere(error: ConnectError | undefined, lingers = false): void {
+    this.over = true;
+    this.lingers = lingers;
+    if (lingers) this.timer?.unref();
+    else this.unlisten();
+    void this.writer.stop(error);
+    // The writer knows it only once it has begun.
+    if (!this.requested) void this.writer.close(this.iterator, error);
+    this.finalAssembly = undefined;
+  }
+
+  private unlisten(): void {
+    this.lingers = false;
+    clearTimeout(this.timer);
+    this.signal?.removeEventListener("abort", this.onAbort!);
+    forgotten.unregister(this);
+  }
+
+  private settleFailed(error: ConnectError): void {
+    if (this.responded) return;
+    this.responded = true;
+    const { reject } = this;
+    this.resolve = this.reject = nothing;
+    reject(error);
+  }
+
+  private respond(): void {
+    if (this.responded) return;
+    this.responded = true;
+    const { resolve } = this;
+    this.resolve = this.reject = nothing;
+    const method = this.method.method as DescMethodStreaming;
+    const message = new ResponseMessages(this);
+    if (!this.over || this.lingers) forgotten.register(message, this, this);
+    resolve({ stream: true, service: method.parent, method, header: decodeHeaders(this.header), trailer: this.trailer, message: message as StreamResponse["message"] });
+  }
+}
+
+/** What the user has of a stream. SUBTLE: nothing of ours refers to it, but while it waits for a message, so that it is garbage once the user has forgotten it. */
+class ResponseMessages implements AsyncIterableIterator<unknown> {
+  private readonly stream: ClientStream;
+
+  constructor(stream: ClientStream) {
+    this.stream = stream;
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  next(): Promise<IteratorResult<unknown>> {
+    return this.stream.next(this);
+  }
+
+  return(value?: unknown): Promise<IteratorResult<unknown>> {
+    this.stream.leave();
+    return Promise.resolve({ done: true, value });
+  }
+
+  throw(error?: unknown): Promise<IteratorResult<unknown>> {
+    const failure = connectErrorOf(error);
+    this.stream.leave(failure);
+    return Promise.reject(failure);
+  }
+}
+
+/** Iterators with this property leave their messages as they are when the next is asked for. */
+export const KEEPS_MESSAGES = Symbol("isthmus.keepsMessages");
+
+/** Also those of Connect's clients. */
+function keepsMessages(iterator: AsyncIterator<unknown>): boolean {
+  return Object.getPrototypeOf(iterator) === createAsyncIterable.prototype || KEEPS_MESSAGES in iterator;
+}
+
+/** Goes on with an iterator of which some values were pulled. */
+async function* resumed(values: readonly unknown[], iterator: AsyncIterator<unknown>): AsyncGenerator<unknown> {
+  try {
+    yield* values;
+    for (let result = await iterator.next(); result.done !== true; result = await iterator.next()) yield result.value;
+  } finally {
+    await iterator.return?.();
+  }
+}

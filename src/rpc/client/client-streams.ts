@@ -1,0 +1,123 @@
+/**
+ * The streams of a client's connection: opens them, sends what they have to send, and hands them the frames that only streams have. Unary calls do not
+ * come here. The slots are the connection's (CALL-1); a stream has one from its start until it is released.
+ */
+import type { StreamResponse } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { Carrier, ReceivedFrame } from "../../carrier/carrier.js";
+import type { MessageCodec } from "../../codec/codec.js";
+import { FLAG, KIND } from "../../wire/frame.js";
+import type { ClientCall, ClientMethod } from "./client-call.js";
+import { requestMetadata } from "./client-call.js";
+import type { ClientLimits } from "./client-owner.js";
+import type { ClientStreamHost } from "./client-stream.js";
+import { ClientStream } from "./client-stream.js";
+import { serializeError } from "../errors.js";
+import type { Outbox } from "../../send/send-queue.js";
+import { KEPT } from "../../send/send-queue.js";
+
+/** What a connection does for its streams. */
+export interface StreamSlots {
+  take(): ClientCall;
+  /** Frees the slot of a stream that is over. */
+  release(streamId: number): void;
+  /** Tells the server of a method, unless it knows. */
+  define(method: ClientMethod): void;
+  /** The stream's first frame has left. */
+  requested(streamId: number): void;
+}
+
+export class ClientStreams implements ClientStreamHost {
+  /** How many are open. */
+  open = 0;
+  private readonly carrier: Carrier;
+  private readonly outbox: Outbox;
+  private readonly limits: ClientLimits;
+  private readonly slots: StreamSlots;
+
+  constructor(carrier: Carrier, outbox: Outbox, limits: ClientLimits, slots: StreamSlots) {
+    this.carrier = carrier;
+    this.outbox = outbox;
+    this.limits = limits;
+    this.slots = slots;
+  }
+
+  /** Opens one; there must be a slot. @param refuse called instead if it cannot be */
+  start(
+    method: ClientMethod,
+    input: AsyncIterator<unknown>,
+    header: Headers | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+    resolve: (response: StreamResponse) => void,
+    refuse: (error: ConnectError) => void,
+  ): void {
+    const { windows, readMaxBytes } = this.limits;
+    if (windows === undefined) return refuse(new ConnectError(`${method.path} is a streaming method; the server's version of isthmus knows unary calls only`, Code.Unimplemented));
+    let metadata: Uint8Array | undefined;
+    try {
+      metadata = header === undefined ? undefined : requestMetadata(header);
+    } catch (error) {
+      return refuse(serializeError(error, "request", method.path));
+    }
+    const call = this.slots.take();
+    const intake = {
+      codec: method.output,
+      reception: method.reception,
+      readMaxBytes,
+      windowBytes: windows.own,
+      spanSource: this.carrier.spanSource,
+      isSingle: method.method.methodKind === "client_streaming",
+      statusFollows: true,
+    };
+    call.stream = new ClientStream(this, method, call.streamId, input, metadata, timeoutMs, signal, intake, windows.peer, resolve, refuse);
+    this.open++;
+    call.stream.start();
+  }
+
+  /** A frame that only streams have. */
+  onFrame(stream: ClientStream, frame: ReceivedFrame): void {
+    if (frame.kind === KIND.credit) stream.onCredit(frame.argument);
+    else if (frame.kind === KIND.headers) stream.onHeaders(frame);
+    else stream.onFinal(frame);
+  }
+
+  // What a stream asks for.
+
+  sendRequest({ streamId, method, metadata }: ClientStream, codec: MessageCodec | undefined, message: unknown, timeoutMs: number | undefined): boolean {
+    this.slots.define(method);
+    const argument = timeoutMs === undefined ? 0 : Math.ceil(timeoutMs);
+    const flags = codec === undefined ? 0 : FLAG.endStream;
+    const isOut = KEPT !== this.outbox.send(KIND.request, flags, method.id, streamId, argument, metadata, codec, message, this.limits.writeMaxBytes, method.path);
+    if (isOut) this.slots.requested(streamId);
+    return isOut;
+  }
+
+  encodeSmall({ method }: ClientStream, message: unknown): Uint8Array | undefined {
+    return this.outbox.encodeSmall(method.input, message);
+  }
+
+  sendMessage({ streamId, method }: ClientStream, message: unknown): number {
+    return this.outbox.send(KIND.message, 0, 0, streamId, 0, undefined, method.input, message, this.limits.writeMaxBytes, method.path);
+  }
+
+  sendEnd({ streamId }: ClientStream): void {
+    this.outbox.send(KIND.end, FLAG.endStream, 0, streamId, 0, undefined, undefined, undefined, 0, "");
+  }
+
+  grant({ streamId }: ClientStream, bytes: number): void {
+    this.outbox.grant(streamId, bytes);
+  }
+
+  drop({ streamId }: ClientStream): "unsent" | "sent" {
+    return this.outbox.drop(streamId);
+  }
+
+  reset({ streamId }: ClientStream, code: Code): void {
+    this.outbox.sendControl(KIND.reset, code, streamId, 0);
+  }
+
+  release({ streamId }: ClientStream): void {
+    this.slots.release(streamId);
+  }
+}

@@ -1,0 +1,150 @@
+/**
+ * What a handler learns about its call: Connect's HandlerContext, each part made when somebody looks at it, so a
+ * handler that looks at nothing costs no Headers and no AbortController.
+ */
+import type { DescMethod, DescService } from "@bufbuild/protobuf";
+import type { ContextKey, ContextValues, HandlerContext } from "@connectrpc/connect";
+import { createContextKey } from "@connectrpc/connect";
+import type { Carrier } from "../../carrier/carrier.js";
+import type { PeerCredentials } from "../../os/addon.js";
+import { nowMs } from "../../os/timers.js";
+import { decodeHeaders } from "../../wire/metadata.js";
+import { onAbortOf } from "../abort.js";
+import { abortError } from "../errors.js";
+import type { ServerConnectionOptions } from "./server.js";
+import type { ServerMethod } from "./server-method.js";
+
+/**
+ * Context value with the credentials of the process that made a call, as the kernel vouched for them when it connected:
+ * `context.values.get(peerCredentials)`. Undefined for calls that did not come through a Unix socket.
+ */
+export const peerCredentials: ContextKey<PeerCredentials | undefined> = createContextKey<PeerCredentials | undefined>(undefined, {
+  description: "credentials of the calling process",
+});
+
+/** The URL that interceptors and handlers see; no HTTP is spoken, but they may parse it. */
+export const URL_BASE = "http://localhost";
+
+/** One call's values: what is set stays here, since the user may give the same values to many calls. */
+class CallValues implements ContextValues {
+  private readonly given: ContextValues;
+  private readonly own = new Map<symbol, unknown>();
+
+  constructor(given: ContextValues) {
+    this.given = given;
+  }
+
+  get<T>(key: ContextKey<T>): T {
+    return this.own.has(key.id) ? (this.own.get(key.id) as T) : this.given.get(key);
+  }
+
+  set<T>(key: ContextKey<T>, value: T): this {
+    this.own.set(key.id, value);
+    return this;
+  }
+
+  delete(key: ContextKey<unknown>): this {
+    return this.set(key, key.defaultValue);
+  }
+}
+
+/** The connection that a call came over, as its context sees it. */
+export interface ServedConnection {
+  readonly carrier: Carrier;
+  readonly options: ServerConnectionOptions;
+}
+
+export class CallContext implements HandlerContext {
+  readonly protocolName = "isthmus";
+  readonly requestMethod = "POST";
+  private readonly served: ServerMethod;
+  private readonly connection: ServedConnection;
+  private readonly metadata: Uint8Array | undefined;
+  private readonly deadline: number;
+  private controller: AbortController | undefined;
+  private unlink: (() => void) | undefined;
+  private ended: { reason: unknown } | undefined;
+  private requestHeaderRead: Headers | undefined;
+  private valuesMade: ContextValues | undefined;
+  responseHeaderIfAny: Headers | undefined;
+  responseTrailerIfAny: Headers | undefined;
+
+  constructor(served: ServerMethod, connection: ServedConnection, metadata: Uint8Array | undefined, timeoutMs: number) {
+    this.served = served;
+    this.connection = connection;
+    this.metadata = metadata;
+    this.deadline = timeoutMs > 0 ? nowMs() + timeoutMs : 0;
+  }
+
+  get method(): DescMethod {
+    return this.served.method;
+  }
+
+  get service(): DescService {
+    return this.served.method.parent;
+  }
+
+  get url(): string {
+    return URL_BASE + this.served.path;
+  }
+
+  /** Made when asked for, so that it also works when it is taken off the context, and costs nothing otherwise. */
+  get timeoutMs(): () => number | undefined {
+    return () => (this.deadline === 0 ? undefined : this.deadline - nowMs());
+  }
+
+  get signal(): AbortSignal {
+    if (this.controller === undefined) {
+      this.controller = new AbortController();
+      if (this.ended !== undefined) this.controller.abort(this.ended.reason);
+      else this.linkShutdown(this.controller);
+    }
+    return this.controller.signal;
+  }
+
+  get requestHeader(): Headers {
+    return (this.requestHeaderRead ??= decodeHeaders(this.metadata));
+  }
+
+  get responseHeader(): Headers {
+    return (this.responseHeaderIfAny ??= new Headers());
+  }
+
+  get responseTrailer(): Headers {
+    return (this.responseTrailerIfAny ??= new Headers());
+  }
+
+  get values(): ContextValues {
+    if (this.valuesMade === undefined) {
+      const { contextValues, peer } = this.connection.options;
+      this.valuesMade = new CallValues(contextValues(peer)).set(peerCredentials, peer);
+    }
+    return this.valuesMade;
+  }
+
+  /** Host and port of a client over TCP. */
+  get peerAddress(): string | undefined {
+    return this.connection.options.peerAddress;
+  }
+
+  /** What replies to this call are sent through. */
+  get carrier(): Carrier {
+    return this.connection.carrier;
+  }
+
+  /** The call is over: the signal aborts, as Connect's does. */
+  end(reason: unknown): void {
+    this.ended = { reason };
+    this.unlink?.();
+    this.controller?.abort(reason);
+  }
+
+  private linkShutdown(controller: AbortController): void {
+    const shutdown = this.served.options.shutdownSignal;
+    if (shutdown === undefined) return;
+    const onShutdown = () => controller.abort(abortError(shutdown));
+    if (shutdown.aborted) return onShutdown();
+    onAbortOf(shutdown, onShutdown);
+    this.unlink = () => shutdown.removeEventListener("abort", onShutdown);
+  }
+}

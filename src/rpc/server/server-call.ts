@@ -1,0 +1,147 @@
+/**
+ * A unary call of a server, from the arrival of its request to its answer.
+ *
+ * CALL-3  A call is over when its answer has been handed over, and not before: whatever a handler returns or throws, one answer leaves. Making an
+ *         error's answer cannot fail (ERROR-1).
+ */
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { Holding } from "../../memory/payload/lease.js";
+import { clearTimeout, setTimeout } from "../../os/timers.js";
+import { encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
+import { CallContext } from "./context.js";
+import { boundedTimeout, timedOut } from "../deadline.js";
+import { handlerError, serializeError } from "../errors.js";
+import { adopt } from "../foreign.js";
+import type { RequestGate } from "./gate.js";
+import { askGate } from "./gate.js";
+import type { Assembly } from "../inbound.js";
+import type { ServerConnection } from "./server.js";
+import type { ServerMethod } from "./server-method.js";
+
+/** A request whose gate is being asked. */
+interface WaitingRequest {
+  /** What it is refused with if the gate lets it in: then nothing of it is kept. */
+  readonly refusal: ConnectError | undefined;
+  /** It is here, all of it. */
+  isWhole: boolean;
+}
+
+/** One request from its arrival to its answer. */
+export class ServerCall {
+  private readonly connection: ServerConnection;
+  readonly served: ServerMethod;
+  readonly streamId: number;
+  assembly: Assembly | undefined;
+  /** What the request has leased, if that ends with the handler. */
+  scope: Holding | undefined;
+  /** While the method's gate is being asked. */
+  waiting: WaitingRequest | undefined;
+  private readonly context: CallContext;
+  private readonly timer: NodeJS.Timeout | undefined;
+  private done = false;
+  private settled = false;
+
+  constructor(connection: ServerConnection, served: ServerMethod, streamId: number, metadata: Uint8Array | undefined, timeoutMs: number) {
+    this.connection = connection;
+    this.served = served;
+    this.streamId = streamId;
+    this.context = new CallContext(served, connection, metadata, timeoutMs);
+    const timeout = boundedTimeout(timeoutMs);
+    if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
+  }
+
+  /** Asks the method's gate. @returns whether the call is in; if it is not, it has failed or waits */
+  ask(gate: RequestGate, refusal: ConnectError | undefined): boolean {
+    let isAnswered = false;
+    const waiting: WaitingRequest = { refusal, isWhole: false };
+    askGate(gate, this.context, (error) => {
+      isAnswered = true;
+      this.waiting = undefined;
+      if (this.done) return;
+      const reason = error ?? refusal;
+      if (reason !== undefined) this.fail(reason);
+      else if (waiting.isWhole) this.connection.onWhole(this);
+    });
+    if (!isAnswered) this.waiting = waiting;
+    return isAnswered && !this.done;
+  }
+
+  /** Runs the handler, in a context of the request's own (CONTEXT-2). Nothing that the handler throws gets past here. */
+  run(message: unknown): void {
+    let promise: Promise<unknown> | undefined;
+    let result: unknown;
+    try {
+      result = this.served.handle!(message, this.context);
+      promise = adopt(result);
+    } catch (error) {
+      return this.settle(undefined, handlerError(error));
+    }
+    if (promise === undefined) return this.settle(result, undefined);
+    promise.then(
+      (answer) => this.settle(answer, undefined),
+      (error: unknown) => this.settle(undefined, handlerError(error)),
+    );
+  }
+
+  /** The handler is done; perhaps long after the call is. What was lent to it ends when its answer has been taken. */
+  private settle(answer: unknown, error: ConnectError | undefined): void {
+    if (this.settled) return;
+    this.settled = true;
+    if (error !== undefined) this.fail(error);
+    else this.answer(answer);
+    if (this.scope === undefined) return;
+    // Taking bytes away takes microseconds; the client need not wait for that.
+    if (!this.connection.closed) this.connection.carrier.publish();
+    this.scope.endScope();
+  }
+
+  private answer(message: unknown): void {
+    if (this.done) return;
+    const { connection } = this;
+    try {
+      const { metadata, headerLength } = responseMetadata(this.context, true);
+      connection.send(this, metadata, headerLength, message);
+    } catch (error) {
+      return this.fail(serializeError(error, "response", this.served.path));
+    }
+    this.finish(undefined);
+  }
+
+  /** Answers with an error. */
+  fail(error: ConnectError): void {
+    if (this.done) return;
+    this.connection.sendError(this.streamId, error, this.context);
+    this.finish(error);
+  }
+
+  /** Nobody waits for the answer any more. */
+  abandon(reason: ConnectError): void {
+    this.finish(reason);
+  }
+
+  private finish(reason: ConnectError | undefined): void {
+    // Sending may have run code of the user's that ended the connection, and with it this call.
+    if (this.done) return;
+    this.done = true;
+    this.connection.forget(this);
+    this.assembly?.received.drop();
+    this.assembly = undefined;
+    if (this.timer !== undefined) clearTimeout(this.timer);
+    this.context.end(reason);
+  }
+}
+
+/** Joins response headers and trailers into one block. @throws ConnectError `ResourceExhausted` if they are too large; whatever odd ones throw */
+export function responseMetadata(context: CallContext, withHeaders: boolean): { metadata: Uint8Array | undefined; headerLength: number } {
+  const header = withHeaders ? context.responseHeaderIfAny : undefined;
+  const trailer = context.responseTrailerIfAny;
+  if (header === undefined && trailer === undefined) return NO_METADATA;
+  const parts = [header, trailer].map((headers) => (headers === undefined ? NO_BYTES : encodeMetadata(headers)));
+  const metadata = Buffer.concat(parts);
+  const complaint = metadataComplaint(metadata.length);
+  if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
+  return { metadata, headerLength: parts[0].length };
+}
+
+const NO_BYTES: Uint8Array = new Uint8Array(0);
+const NO_METADATA = { metadata: undefined, headerLength: 0 };

@@ -1,0 +1,408 @@
+/**
+ * The server's end of a connection: finds the method, runs the handler, sends the answer. Handlers run in the order
+ * their requests arrive; answers leave in the order they are ready.
+ *
+ * CALL-2  Every request is answered exactly once, unless the client gave it up or the connection is over; then its
+ *         handler's signal aborts and what the handler returns is dropped.
+ * DRAIN-1 A connection that goes away still takes requests until the client has said `goAway`, too: they were sent before the client knew. So no request
+ *         is refused that a client could have sent in good faith, and none has to be sent twice. It is closed when all are answered and that was
+ *         said; or some time after the last answer, if the client does not say it.
+ */
+import type { ContextValues } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../../carrier/carrier.js";
+import type { StreamWindows } from "../../carrier/handshake/handshake.js";
+import { inOwnContext, inRootContext } from "../../carrier/poll/root-context.js";
+import { holdingOf, isScoped } from "../../memory/payload/lease.js";
+import { Violation } from "../../memory/shared/violation.js";
+import type { PeerCredentials } from "../../os/addon.js";
+import { clearTimeout, setImmediate, setTimeout } from "../../os/timers.js";
+import { FLAG, KIND, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX } from "../../wire/frame.js";
+import type { CallContext } from "./context.js";
+import { noMemory, parseError, serializeError, tooLarge } from "../errors.js";
+import type { Outgoing } from "../../send/frame-writer.js";
+import { Assembly, decodeWhole, takeMetadata } from "../inbound.js";
+import type { KeepAliveOptions } from "../keepalive.js";
+import { hangs, KeepAlive } from "../keepalive.js";
+import { encodedBytes, Outbox } from "../../send/send-queue.js";
+import { encodeError } from "../outgoing-error.js";
+import { ServerCall } from "./server-call.js";
+import type { ServerMethod } from "./server-method.js";
+import { ServerStream } from "./server-stream.js";
+
+export interface ServerConnectionOptions {
+  /** By path. */
+  readonly methods: ReadonlyMap<string, ServerMethod>;
+  /** Undefined where nobody vouches for it. */
+  readonly peer: PeerCredentials | undefined;
+  /** Host and port, over TCP. */
+  readonly peerAddress?: string | undefined;
+  readonly maxStreams: number;
+  /** Undefined: the client knows unary calls only. */
+  readonly windows: StreamWindows | undefined;
+  readonly contextValues: (peer: PeerCredentials | undefined) => ContextValues;
+  /** Undefined: a client that hangs is waited for. */
+  readonly keepAlive?: Required<KeepAliveOptions> | undefined;
+}
+
+/** Frames of the connection itself that may wait to be sent besides answers. */
+const BACKLOG_SLACK = 256;
+/** How long a client may take to read its last answers before the connection is closed under it. */
+const GO_AWAY_GRACE_MS = 100;
+/** How long one without open calls may take to say that it sends no more. Its event loop may be late; if it hangs, it does not say it. */
+const CONSENT_GRACE_MS = 5000;
+/** The same for one that knows unary calls only: one that blocks its thread between calls, which says it with its next call, and sends again what was not taken; or an older one, which never says it. */
+const CONSENT_GRACE_UNARY_MS = 1000;
+/** Turns of the event loop in which what has arrived is read. */
+const TURNS = 3;
+
+export class ServerConnection implements FrameReceiver {
+  readonly carrier: Carrier;
+  readonly options: ServerConnectionOptions;
+  private readonly outbox: Outbox;
+  private readonly onEnded: (reason: CarrierClosed) => void;
+  private readonly methods: (ServerMethod | string | undefined)[] = [];
+  private readonly calls: (ServerCall | ServerStream | undefined)[] = [];
+  private openCalls = 0;
+  private streams = 0;
+  private draining: Promise<void> | undefined;
+  private onDrained: (() => void) | undefined;
+  private goodbye: NodeJS.Timeout | undefined;
+  /** The client sends no more requests. */
+  private clientLeft = false;
+  private readonly keepAlive: KeepAlive | undefined;
+  private framesReceived = 0;
+  private lastPing = 0;
+  closed = false;
+
+  constructor(carrier: Carrier, options: ServerConnectionOptions, onEnded: (reason: CarrierClosed) => void) {
+    this.carrier = carrier;
+    this.options = options;
+    this.onEnded = onEnded;
+    this.outbox = new Outbox(carrier, {
+      onSent: (streamId, messageLength) => this.findStream(streamId)?.onSent(messageLength),
+      onFailed: (first, thrown, wasStarted) => this.onFailed(first, serializeError(thrown, "response", first.label), wasStarted),
+    });
+    if (options.keepAlive === undefined) return;
+    this.keepAlive = new KeepAlive(options.keepAlive, {
+      framesReceived: () => this.framesReceived,
+      hasCalls: () => this.openCalls > 0,
+      ping: () => this.outbox.sendControl(KIND.ping, 0, 0, (this.lastPing = (this.lastPing + 1) >>> 0)),
+      giveUp: (silentMs) => this.carrier.close({ cause: "failure", detail: hangs("client", silentMs) }),
+    });
+  }
+
+  get pendingCalls(): number {
+    return this.openCalls;
+  }
+
+  /** How many of them are streams. */
+  get openStreams(): number {
+    return this.streams;
+  }
+
+  /** Tells the client to go, and closes once its calls are answered. Resolves then. */
+  drain(): Promise<void> {
+    if (this.closed) return Promise.resolve();
+    if (this.draining === undefined) {
+      this.draining = new Promise((resolve) => {
+        this.onDrained = resolve;
+      });
+      this.outbox.sendControl(KIND.goAway, 0, 0, 0);
+      this.closeIfDrained();
+    }
+    return this.draining;
+  }
+
+  private get isDrained(): boolean {
+    return this.draining !== undefined && !this.closed && this.openCalls === 0 && this.outbox.idle;
+  }
+
+  /** DRAIN-1. The client closes when it has read its last answer and that we go away; if it does not, we do a little later. */
+  private closeIfDrained(): void {
+    if (this.goodbye !== undefined || !this.isDrained) return;
+    const consentMs = this.options.windows === undefined ? CONSENT_GRACE_UNARY_MS : CONSENT_GRACE_MS;
+    const onTime = () => {
+      this.goodbye = undefined;
+      this.lookAndClose(TURNS);
+    };
+    this.goodbye = setTimeout(onTime, this.clientLeft ? GO_AWAY_GRACE_MS : consentMs);
+  }
+
+  /** SUBTLE: if this process has not run for a while, its timers come before what has arrived meanwhile. */
+  private lookAndClose(turns: number): void {
+    if (!this.isDrained || this.goodbye !== undefined) return;
+    if (turns === 0) this.close("the server has shut down");
+    else setImmediate(() => this.lookAndClose(turns - 1));
+  }
+
+  private onGoAway(): void {
+    if (this.draining === undefined || this.clientLeft) return;
+    this.clientLeft = true;
+    this.stayOpen();
+    this.closeIfDrained();
+  }
+
+  private stayOpen(): void {
+    clearTimeout(this.goodbye);
+    this.goodbye = undefined;
+  }
+
+  close(detail: string): void {
+    this.carrier.close({ cause: "local", detail });
+  }
+
+  // What the carrier tells.
+
+  onFrame(frame: ReceivedFrame): void {
+    this.framesReceived++;
+    // Answers wait for calls that are open, so there are never more of them than streams; a client that sends on and
+    // on without reading would have us keep refusals and pongs without bound.
+    if (this.outbox.backlog > this.options.maxStreams + BACKLOG_SLACK) throw new Violation("STREAM-5", "the client sends but does not read its answers");
+    switch (frame.kind) {
+      case KIND.request:
+        return inOwnContext(this.onRequest, frame);
+      case KIND.message:
+        return this.onMessage(frame);
+      case KIND.method:
+        return this.onMethod(frame);
+      case KIND.reset:
+        return this.onReset(frame);
+      case KIND.ping:
+        return this.outbox.sendControl(KIND.pong, 0, 0, frame.argument);
+      case KIND.goAway:
+        return this.onGoAway();
+      case KIND.pong:
+        return;
+      case KIND.end:
+      case KIND.credit:
+        if (this.options.windows !== undefined) return this.onStreamFrame(frame);
+    }
+    throw new Violation("FRAME-6", `frame kind ${frame.kind} from a client`);
+  }
+
+  /** A frame that only streams have. A unary call has nothing to end, and needs no credit. */
+  private onStreamFrame(frame: ReceivedFrame): void {
+    const stream = this.findStream(frame.streamId);
+    if (frame.kind === KIND.credit) stream?.onCredit(frame.argument);
+    else stream?.onEnd();
+  }
+
+  onFilled(streamId: number): void {
+    const call = this.find(streamId);
+    if (call instanceof ServerStream) return call.onFilled();
+    if (call?.assembly?.filledUp() === true) inOwnContext(this.onWhole, call);
+  }
+
+  onRoom(): boolean {
+    // What waited is encoded now, which can run code of the user's.
+    const sent = inRootContext(() => this.outbox.pump());
+    this.closeIfDrained();
+    return sent;
+  }
+
+  onClosed(reason: CarrierClosed): void {
+    this.closed = true;
+    this.outbox.close();
+    const open = this.calls.splice(0);
+    for (const call of open) if (call !== undefined) inRootContext(() => call.abandon(new ConnectError(`the client is gone: ${reason.detail}`, Code.Canceled)));
+    this.openCalls = this.streams = 0;
+    clearTimeout(this.goodbye);
+    this.keepAlive?.stop();
+    this.onEnded(reason);
+    this.onDrained?.();
+  }
+
+  private onMethod(frame: ReceivedFrame): void {
+    if (frame.code >= METHODS_MAX) throw new Violation("METHOD-1", `method number ${frame.code} is past the limit of ${METHODS_MAX}`);
+    if (frame.metadataLength > PATH_BYTES_MAX) throw new Violation("METHOD-3", `a method's path of ${frame.metadataLength} bytes`);
+    const path = Buffer.from(takeMetadata(frame) ?? []).toString("latin1");
+    this.methods[frame.code] = this.options.methods.get(path) ?? `${path} is not served here; check the service and method name, and that the server registers it`;
+  }
+
+  private readonly onRequest = (frame: ReceivedFrame): void => {
+    const slot = frame.streamId & (SLOTS_MAX - 1);
+    if (slot >= this.options.maxStreams) throw new Violation("STREAM-4", `stream slot ${slot} is past the limit of ${this.options.maxStreams}`);
+    if (this.calls[slot] !== undefined) throw new Violation("STREAM-1", `stream slot ${slot} was opened while it is open`);
+    // Else answers that nobody takes would pile up without bound.
+    if (this.outbox.holds(slot)) throw new Violation("STREAM-6", `stream slot ${slot} was opened before its last answer was taken`);
+    const method = this.methods[frame.code];
+    if (method === undefined) throw new Violation("METHOD-2", `method number ${frame.code} was not defined`);
+    const opensStream = (frame.flags & FLAG.endStream) === 0 && this.options.windows !== undefined;
+    if (opensStream && frame.messageLength > 0) throw new Violation("STREAM-7", "a request that opens a stream brings a message");
+    const refusal = this.refusal(method) ?? (typeof method === "string" || method.gate !== undefined ? undefined : excess(method, frame));
+    if (refusal !== undefined || typeof method === "string") return this.sendError(frame.streamId, refusal!, undefined);
+    if (opensStream || method.handle === undefined) return this.openStream(method, frame, opensStream);
+    const call = new ServerCall(this, method, frame.streamId, takeMetadata(frame), frame.argument);
+    this.calls[slot] = call;
+    this.countCall();
+    if (method.gate !== undefined && !call.ask(method.gate, excess(method, frame))) {
+      if (call.waiting !== undefined && call.waiting.refusal === undefined) this.assemble(call, frame);
+      return;
+    }
+    if ((frame.flags & FLAG.more) !== 0 || frame.following) return this.assemble(call, frame);
+    const scoped = isScoped(method.reception.lifetime) && (frame.spanCount > 0 || method.reception.lifetime === "strict");
+    let message: unknown;
+    try {
+      message = decodeWhole(method.input, frame, this.carrier.spanSource, method.reception);
+    } catch (error) {
+      if (error instanceof Violation) throw error;
+      return call.fail(parseError(error, "request", method.path));
+    }
+    if (scoped) call.scope = holdingOf(message as object);
+    call.run(message);
+  };
+
+  /** Keeps a request's bytes, as many as the frame brings. */
+  private assemble(call: ServerCall, frame: ReceivedFrame): void {
+    try {
+      call.assembly = Assembly.start(frame, this.carrier.spanSource, call.served.reception);
+    } catch (error) {
+      if (error instanceof Violation) throw error;
+      return call.fail(noMemory(frame.messageLength, error));
+    }
+    if (call.assembly.add(frame)) this.onWhole(call);
+  }
+
+  /** @param isOpen messages follow; else the only one is in the frame */
+  private openStream(method: ServerMethod, frame: ReceivedFrame, isOpen: boolean): void {
+    const stream = new ServerStream(this, method, frame.streamId, takeMetadata(frame), frame.argument, this.options.windows!);
+    this.calls[frame.streamId & (SLOTS_MAX - 1)] = stream;
+    this.countCall();
+    this.streams++;
+    if (method.gate !== undefined) stream.ask(method.gate, excess(method, frame));
+    if (!isOpen && !stream.isOver) stream.onOnly(frame);
+    stream.run();
+  }
+
+  private countCall(): void {
+    if (this.openCalls++ > 0) return;
+    this.keepAlive?.start();
+    if (this.goodbye !== undefined) this.stayOpen();
+  }
+
+  private refusal(method: ServerMethod | string): ConnectError | undefined {
+    if (typeof method === "string") return new ConnectError(method, Code.Unimplemented);
+    if (this.clientLeft) return new ConnectError("the server is shutting down, and this client had said that it knows", Code.Unavailable);
+    if (method.handle === undefined && this.options.windows === undefined) {
+      return new ConnectError(`${method.path} is a streaming method; the client's version of isthmus knows unary calls only`, Code.Unimplemented);
+    }
+    return undefined;
+  }
+
+  private onMessage(frame: ReceivedFrame): void {
+    const call = this.find(frame.streamId);
+    // The rest of a request that was refused or given up.
+    if (call === undefined) return;
+    if (call instanceof ServerStream) return call.onMessage(frame);
+    if (call.waiting?.refusal !== undefined) return;
+    if (call.assembly === undefined || call.waiting?.isWhole === true) throw new Violation("STREAM-3", "a piece without its message's first frame");
+    if (call.assembly.add(frame)) inOwnContext(this.onWhole, call);
+  }
+
+  /** The request is here, all of it, or its gate has let it in. */
+  readonly onWhole = (call: ServerCall): void => {
+    if (call.waiting !== undefined) {
+      call.waiting.isWhole = true;
+      return;
+    }
+    const { bytes, received } = call.assembly!;
+    call.assembly = undefined;
+    let message: unknown;
+    try {
+      message = received.decode(call.served.input, bytes, 0, bytes.length, true);
+    } catch (error) {
+      return call.fail(parseError(error, "request", call.served.path));
+    }
+    if (isScoped(call.served.reception.lifetime)) call.scope = holdingOf(message as object);
+    call.run(message);
+  };
+
+  private onReset(frame: ReceivedFrame): void {
+    const call = this.find(frame.streamId);
+    if (call === undefined) {
+      this.outbox.drop(frame.streamId);
+      return this.closeIfDrained();
+    }
+    const code = (frame.code as Code) === Code.DeadlineExceeded ? Code.DeadlineExceeded : Code.Canceled;
+    inRootContext(() => call.abandon(new ConnectError(code === Code.Canceled ? "the client canceled the call" : "the operation timed out", code)));
+  }
+
+  /** A message that was kept cannot be sent. */
+  private onFailed({ streamId }: Outgoing, error: ConnectError, wasStarted: boolean): void {
+    const stream = this.findStream(streamId);
+    if (stream !== undefined) stream.fail(error);
+    else if (!wasStarted) this.sendError(streamId, error, undefined);
+  }
+
+  private findStream(streamId: number): ServerStream | undefined {
+    const call = this.find(streamId);
+    return call instanceof ServerStream ? call : undefined;
+  }
+
+  private find(streamId: number): ServerCall | ServerStream | undefined {
+    const call = this.calls[streamId & (SLOTS_MAX - 1)];
+    return call !== undefined && call.streamId === streamId ? call : undefined;
+  }
+
+  /** The call's slot is free for the client's next one. */
+  forget(call: ServerCall | ServerStream): void {
+    if (this.closed) return;
+    this.calls[call.streamId & (SLOTS_MAX - 1)] = undefined;
+    this.openCalls--;
+    if (call instanceof ServerStream) this.streams--;
+    this.closeIfDrained();
+  }
+
+  send(call: ServerCall | ServerStream, metadata: Uint8Array | undefined, headerLength: number, message: unknown): void {
+    this.outbox.send(
+      KIND.response,
+      FLAG.endStream,
+      0,
+      call.streamId,
+      headerLength,
+      metadata,
+      call.served.output,
+      message,
+      call.served.options.writeMaxBytes,
+      call.served.path,
+    );
+  }
+
+  // What a stream asks for.
+
+  sendHeaders({ streamId }: ServerStream, metadata: Uint8Array): number {
+    return this.outbox.send(KIND.headers, 0, 0, streamId, 0, metadata, undefined, undefined, 0, "");
+  }
+
+  sendMessage({ streamId, served }: ServerStream, message: unknown): number {
+    return this.outbox.send(KIND.message, 0, 0, streamId, 0, undefined, served.output, message, served.options.writeMaxBytes, served.path);
+  }
+
+  sendEnd({ streamId }: ServerStream, metadata: Uint8Array | undefined, headerLength: number): void {
+    this.outbox.send(KIND.end, FLAG.endStream, 0, streamId, headerLength, metadata, undefined, undefined, 0, "");
+  }
+
+  grant({ streamId }: ServerStream, bytes: number): void {
+    this.outbox.grant(streamId, bytes);
+  }
+
+  drop({ streamId }: ServerStream): "unsent" | "sent" {
+    return this.outbox.drop(streamId);
+  }
+
+  /** Never throws, whatever the error is. @param kind of the frame: how the client expects to be told */
+  sendError(streamId: number, error: ConnectError, context: CallContext | undefined, kind: number = KIND.response, withHeaders = true): void {
+    if (this.closed) return;
+    const { code, status, metadata, headerLength } = encodeError(error, context, withHeaders);
+    this.outbox.send(kind, FLAG.endStream, code, streamId, headerLength, metadata, encodedBytes, status, status.length, "");
+  }
+}
+
+/** Why a request is refused by the limits of its method. */
+function excess({ options }: ServerMethod, { messageLength, argument }: ReceivedFrame): ConnectError | undefined {
+  const { readMaxBytes, maxTimeoutMs } = options;
+  if (messageLength > readMaxBytes) return tooLarge(messageLength, readMaxBytes);
+  if (argument > maxTimeoutMs) return new ConnectError(`timeout ${argument}ms must be <= ${maxTimeoutMs}`, Code.InvalidArgument);
+  return undefined;
+}

@@ -1,0 +1,314 @@
+/**
+ * One direction of a stream as its receiver sees it: takes the frames of its messages, keeps decoded messages until they are
+ * pulled, and grants the sender credit for those that were.
+ *
+ * CREDIT-2  Granted is what was pulled, and nothing else: the window and one message bound what is kept here, also if the consumer is slow.
+ * STREAM-R  A message's scope ends when the next one is pulled, before that one arrives: a sender may need the memory for it.
+ */
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { ReceivedFrame, SpanSource } from "../../carrier/carrier.js";
+import type { MessageCodec } from "../../codec/codec.js";
+import type { Holding } from "../../memory/payload/lease.js";
+import { holdingOf, isScoped } from "../../memory/payload/lease.js";
+import { Violation } from "../../memory/shared/violation.js";
+import { FLAG, MESSAGE_COST_BYTES } from "../../wire/frame.js";
+import { noMemory, parseError, tooLarge } from "../errors.js";
+import type { Received, Reception } from "../inbound.js";
+import { Assembly, decodeWhole } from "../inbound.js";
+
+/** What messages are, and how much of them is taken. */
+export interface Intake {
+  readonly codec: MessageCodec;
+  readonly reception: Reception;
+  readonly readMaxBytes: number;
+  readonly windowBytes: number;
+  readonly spanSource: SpanSource | undefined;
+  /** The only message of this direction lives as long as the call. */
+  readonly isSingle: boolean;
+  /** Something is still to be said after the last message: the server's status. */
+  readonly statusFollows: boolean;
+}
+
+type Result = IteratorResult<unknown, undefined>;
+interface Waiter {
+  readonly resolve: (result: Result) => void;
+  readonly reject: (error: ConnectError) => void;
+  /** Kept alive by waiting: who waits may hold nothing but the promise. */
+  holder: unknown;
+}
+
+const DONE: Result = Object.freeze({ done: true, value: undefined });
+/** Pulled places are cleared away in batches of at least this many. */
+const CLEAR_MIN = 1024;
+
+let newWaiter: Waiter;
+const executor = (resolve: (result: Result) => void, reject: (error: ConnectError) => void) => {
+  newWaiter = { resolve, reject, holder: undefined };
+};
+const nobody: Waiter = { resolve: () => undefined, reject: () => undefined, holder: undefined };
+
+export class StreamReader implements AsyncIterableIterator<unknown> {
+  private readonly intake: Intake;
+  private readonly grant: (bytes: number) => void;
+  private readonly scopes: boolean;
+  private readonly grantFromBytes: number;
+  /** What the sender may still send before it is granted more. */
+  private credit: number;
+  /** Cost of messages that were pulled and not granted again. */
+  private pulled = 0;
+  /** From `first` on, in order of arrival, each with its cost. */
+  private messages: unknown[] = [];
+  private costs: number[] = [];
+  private first = 0;
+  private readonly waiters: Waiter[] = [];
+  private assembly: Assembly | undefined;
+  private assemblyCost = 0;
+  /** Messages that are not decoded yet; undefined: they are decoded as they arrive. */
+  private held: { readonly bytes: Uint8Array; readonly received: Received; readonly cost: number }[] | undefined;
+  /** The last message has begun, … */
+  private lastBegun = false;
+  /** … and ends the direction. */
+  private lastIsEnd = false;
+  /** No more comes. */
+  private over = false;
+  private error: ConnectError | undefined;
+  /** Of the message that was pulled last. */
+  private scope: Holding | undefined;
+  /** Whether any message has begun. */
+  began = false;
+  /** Whether who pulls has been told that no more comes. */
+  isAtEnd = false;
+
+  /** @param grant sends credit */
+  constructor(intake: Intake, grant: (bytes: number) => void) {
+    this.intake = intake;
+    this.grant = grant;
+    this.scopes = isScoped(intake.reception.lifetime);
+    this.credit = intake.windowBytes;
+    this.grantFromBytes = Math.ceil(intake.windowBytes / 2);
+  }
+
+  // What arrives.
+
+  /**
+   * Takes a message of the stream, or a piece of one.
+   * @returns why the call fails, if it does
+   * @throws Violation
+   */
+  take(frame: ReceivedFrame): ConnectError | undefined {
+    if (this.assembly !== undefined) return this.assembly.add(frame) ? this.onWhole() : undefined;
+    if (this.lastBegun) throw new Violation("STREAM-8", "a message after the last one");
+    if (this.credit <= 0) throw new Violation("CREDIT-1", `a message of ${frame.messageLength} bytes without credit`);
+    const cost = frame.messageLength + MESSAGE_COST_BYTES;
+    this.credit -= cost;
+    if ((frame.flags & FLAG.endStream) !== 0) {
+      this.lastBegun = true;
+      this.lastIsEnd = !this.intake.statusFollows;
+    }
+    return this.begin(frame, cost);
+  }
+
+  /** Takes the first frame of the only message of this direction, which came with a frame of another kind and costs no credit. */
+  takeOnly(frame: ReceivedFrame): ConnectError | undefined {
+    this.lastBegun = this.lastIsEnd = true;
+    return this.begin(frame, 0);
+  }
+
+  private begin(frame: ReceivedFrame, cost: number): ConnectError | undefined {
+    const { codec, reception, readMaxBytes, spanSource } = this.intake;
+    this.began = true;
+    if (frame.messageLength > readMaxBytes) return tooLarge(frame.messageLength, readMaxBytes);
+    if ((frame.flags & FLAG.more) !== 0 || frame.following || this.held !== undefined) {
+      try {
+        this.assembly = Assembly.start(frame, spanSource, reception);
+      } catch (error) {
+        if (error instanceof Violation) throw error;
+        return noMemory(frame.messageLength, error);
+      }
+      this.assemblyCost = cost;
+      return this.assembly.add(frame) ? this.onWhole() : undefined;
+    }
+    let message: unknown;
+    try {
+      message = decodeWhole(codec, frame, spanSource, reception);
+    } catch (error) {
+      if (error instanceof Violation) throw error;
+      return this.unreadable(error);
+    }
+    this.deliver(message, cost);
+    return undefined;
+  }
+
+  /** A piece that followed its frame is there. Returns and throws as `take` does. */
+  onFilled(): ConnectError | undefined {
+    return this.assembly?.filledUp() === true ? this.onWhole() : undefined;
+  }
+
+  private onWhole(): ConnectError | undefined {
+    const { bytes, received } = this.assembly!;
+    this.assembly = undefined;
+    if (this.held !== undefined) {
+      this.held.push({ bytes, received, cost: this.assemblyCost });
+      return undefined;
+    }
+    return this.decode(bytes, received, this.assemblyCost);
+  }
+
+  private decode(bytes: Uint8Array, received: Received, cost: number): ConnectError | undefined {
+    let message: unknown;
+    try {
+      message = received.decode(this.intake.codec, bytes, 0, bytes.length, true);
+    } catch (error) {
+      return this.unreadable(error);
+    }
+    this.deliver(message, cost);
+    return undefined;
+  }
+
+  /** Keeps messages as they arrive, undecoded, until `release`. */
+  hold(): void {
+    this.held = [];
+  }
+
+  /** Decodes what was kept. @returns why the call fails, if it does */
+  release(): ConnectError | undefined {
+    const held = this.held ?? [];
+    this.held = undefined;
+    for (const [i, { bytes, received, cost }] of held.entries()) {
+      const error = this.decode(bytes, received, cost);
+      if (error === undefined) continue;
+      for (const rest of held.slice(i + 1)) rest.received.drop();
+      // Behind it nothing is read, whatever has arrived.
+      if (this.over) this.error = error;
+      return error;
+    }
+    return undefined;
+  }
+
+  private unreadable(error: unknown): ConnectError {
+    return parseError(error, this.intake.statusFollows ? "response" : "request", this.intake.reception.taker);
+  }
+
+  private deliver(message: unknown, cost: number): void {
+    const waiter = this.waiters.shift();
+    if (waiter === undefined) {
+      this.messages.push(message);
+      this.costs.push(cost);
+    } else {
+      this.onPulled(message, cost);
+      waiter.resolve({ done: false, value: message });
+    }
+    if (this.lastIsEnd) this.end(undefined);
+  }
+
+  /** Whether a message has begun and is not whole. */
+  get isAssembling(): boolean {
+    return this.assembly !== undefined;
+  }
+
+  /** The sender has half-closed. @throws Violation */
+  onEnd(): void {
+    if (this.lastBegun) throw new Violation("STREAM-8", "a stream ended twice");
+    if (this.assembly !== undefined) throw new Violation("STREAM-9", "a stream ended within a message");
+    this.lastBegun = true;
+    this.end(undefined);
+  }
+
+  /** No more comes: after what is there, the iterator ends, or throws. */
+  end(error: ConnectError | undefined): void {
+    if (this.over) return;
+    this.over = true;
+    this.lastBegun = true;
+    this.error = error;
+    this.assembly?.received.drop();
+    this.assembly = undefined;
+    while (this.waiters.length > 0) this.settleOver(this.waiters.shift()!);
+  }
+
+  /** The rest is not wanted: what is there is dropped. The iterator ends, or throws. */
+  drop(error: ConnectError | undefined): void {
+    for (; this.first < this.messages.length; this.first++) {
+      const message = this.messages[this.first];
+      if (typeof message === "object" && message !== null) holdingOf(message)?.end("its message was not delivered");
+    }
+    for (const { received } of this.held ?? []) received.drop();
+    this.held = undefined;
+    this.messages = [];
+    this.costs = [];
+    this.first = 0;
+    if (this.over) this.error = error;
+    else this.end(error);
+  }
+
+  /** What was lent to the consumer of this direction ends. */
+  endScope(): void {
+    const { scope } = this;
+    this.scope = undefined;
+    scope?.endScope();
+  }
+
+  // What is pulled.
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  /** @param holder is not garbage while this waits for a message */
+  next(holder?: unknown): Promise<Result> {
+    if (this.scope !== undefined && !this.intake.isSingle) this.endScope();
+    const { first } = this;
+    if (first < this.messages.length) {
+      const message = this.messages[first];
+      const cost = this.costs[first];
+      this.messages[first] = undefined;
+      this.first = first + 1;
+      if (this.first === this.messages.length) {
+        this.messages.length = this.costs.length = this.first = 0;
+      } else if (this.first >= CLEAR_MIN && this.first * 2 >= this.messages.length) {
+        this.messages = this.messages.slice(this.first);
+        this.costs = this.costs.slice(this.first);
+        this.first = 0;
+      }
+      this.onPulled(message, cost);
+      return Promise.resolve({ done: false, value: message });
+    }
+    const promise = new Promise<Result>(executor);
+    const waiter = newWaiter;
+    newWaiter = nobody;
+    waiter.holder = holder;
+    if (this.over) this.settleOver(waiter);
+    else this.waiters.push(waiter);
+    return promise;
+  }
+
+  private settleOver(waiter: Waiter): void {
+    const { error } = this;
+    this.error = undefined;
+    this.isAtEnd = true;
+    if (error === undefined) waiter.resolve(DONE);
+    else waiter.reject(error);
+  }
+
+  private onPulled(message: unknown, cost: number): void {
+    if (this.scopes) {
+      this.endScope();
+      this.scope = holdingOf(message as object);
+    }
+    this.pulled += cost;
+    if (this.pulled < this.grantFromBytes || this.lastBegun) return;
+    const bytes = this.pulled;
+    this.pulled = 0;
+    this.credit += bytes;
+    this.grant(bytes);
+  }
+}
+
+/** The only message that comes. @throws ConnectError `Unimplemented` if there is none, or a second one */
+export async function takeSingle(messages: AsyncIterable<unknown>): Promise<unknown> {
+  const iterator = messages[Symbol.asyncIterator]();
+  const first = await iterator.next();
+  if (first.done === true) throw new ConnectError("protocol error: missing input message", Code.Unimplemented);
+  const second = await iterator.next();
+  if (second.done !== true) throw new ConnectError("protocol error: received extra input message", Code.Unimplemented);
+  return first.value;
+}
