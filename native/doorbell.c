@@ -54,11 +54,11 @@ napi_value send_descriptor(napi_env env, napi_callback_info info) {
   }
   if (fd >= 0 && descriptor >= 0) {
     char byte = DESCRIPTOR;
-    struct iovec piece = {.iov_base = &byte, .iov_len = sizeof byte};
+    struct iovec fragment = {.iov_base = &byte, .iov_len = sizeof byte};
     union control control;
     memset(&control, 0, sizeof control);
     struct msghdr message = {
-        .msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+        .msg_iov = &fragment, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
     control.header.cmsg_level = SOL_SOCKET;
     control.header.cmsg_type = SCM_RIGHTS;
     control.header.cmsg_len = CMSG_LEN(sizeof descriptor);
@@ -106,10 +106,10 @@ static bool clear(int fd, struct cleared *cleared) {
   for (int round = 0; round < ROUNDS_MAX; round++) {
     unsigned char bytes[ROUND_BYTES];
     union control control;
-    struct iovec piece = {.iov_base = bytes, .iov_len = sizeof bytes};
+    struct iovec fragment = {.iov_base = bytes, .iov_len = sizeof bytes};
     // SUBTLE: not the buffer's size. That is rounded up and has room for a second descriptor, which nobody would close.
     struct msghdr message = {
-        .msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = CMSG_LEN(sizeof(int))};
+        .msg_iov = &fragment, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = CMSG_LEN(sizeof(int))};
     ssize_t received = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (received < 0) {
       if (errno == EINTR) continue;

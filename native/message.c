@@ -58,9 +58,9 @@ napi_value send_message(napi_env env, napi_callback_info info) {
   // A stream carries descriptors with a byte; without one the kernel would accept them and deliver nothing.
   if (byte_length == 0) return throw_range_error(env, "a message needs at least one byte");
 
-  struct iovec piece = {.iov_base = bytes, .iov_len = byte_length};
+  struct iovec fragment = {.iov_base = bytes, .iov_len = byte_length};
   union control control;
-  struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1};
+  struct msghdr message = {.msg_iov = &fragment, .msg_iovlen = 1};
   if (count > 0) {
     memset(&control, 0, sizeof control);
     message.msg_control = control.bytes;
@@ -127,10 +127,10 @@ napi_value receive_message(napi_env env, napi_callback_info info) {
   // Into no room the kernel reads 0 bytes, which would pass for the peer's goodbye.
   if (capacity == 0) return throw_range_error(env, "into must have room for at least one byte");
 
-  struct iovec piece = {.iov_base = into, .iov_len = capacity};
+  struct iovec fragment = {.iov_base = into, .iov_len = capacity};
   union control control;
   struct msghdr message = {
-      .msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+      .msg_iov = &fragment, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
   ssize_t received;
   do {
     received = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);

@@ -67,7 +67,7 @@ function stretch(row: Timed, ms: number): { count: number; elapsedMs: number } {
 
 function prepare(shape: Shape, contestant: Contestant, timed: Map<string, Timed>): PreparedRow[] {
   const inputs = shape.messages().map((message) => toBinary(shape.schema, message));
-  // Decoded, so that strings lie in one piece, as they do for contestants with messages of their own: those put together of
+  // Decoded, so that strings lie in one fragment, as they do for contestants with messages of their own: those put together of
   // parts take V8 twice as long to read, until it happens to move them.
   const messages = inputs.map((input) => fromBinary(shape.schema, input.slice()));
   const subject = contestant(shape, messages, inputs);

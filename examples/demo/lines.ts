@@ -1,4 +1,4 @@
-/** Cuts a stream of bytes into whole lines: pure, no I/O. What comes in pieces is put together once, when it is whole. */
+/** Cuts a stream of bytes into whole lines: pure, no I/O. What comes in fragments is put together once, when it is whole. */
 
 const NEWLINE = 0x0a;
 

@@ -17,24 +17,24 @@ export interface ReceivedFrame {
   streamId: number;
   argument: number;
   messageLength: number;
-  pieceLength: number;
-  /** Private memory that holds metadata and inline piece; valid until the receiver returns. */
+  fragmentLength: number;
+  /** Private memory that holds metadata and inline fragment; valid until the receiver returns. */
   scratch: Uint8Array;
   metadataOffset: number;
   metadataLength: number;
-  /** Bytes of the message that come in pieces: all but its spans. */
+  /** Bytes of the message that come in fragments: all but its spans. */
   inlineLength: number;
   /** The first `spanCount` tell which bytes of the message lie elsewhere. */
   readonly spans: readonly SpanEntry[];
   spanCount: number;
-  /** Where the piece lies: `scratch`, or the peer's arena. Copy from it, once. */
-  pieceSource: Uint8Array;
-  pieceOffset: number;
-  /** The piece is not here yet: the carrier reads it into `destination`, and tells the receiver when it is there. */
+  /** Where the fragment lies: `scratch`, or the peer's arena. Copy from it, once. */
+  fragmentSource: Uint8Array;
+  fragmentOffset: number;
+  /** The fragment is not here yet: the carrier reads it into `destination`, and tells the receiver when it is there. */
   following: boolean;
-  /** Set by the receiver of a frame whose piece follows: `pieceLength` bytes. Left undefined, the piece is dropped. */
+  /** Set by the receiver of a frame whose fragment follows: `fragmentLength` bytes. Left undefined, the fragment is dropped. */
   destination: Uint8Array | undefined;
-  /** What `destination` lies in, if it is to be held until the piece is there. */
+  /** What `destination` lies in, if it is to be held until the fragment is there. */
   destinationMemory: ReceiveMemory | undefined;
 }
 
@@ -45,17 +45,17 @@ export interface SpanSource {
   /**
    * The bytes of a span of the current frame, leased or copied. Called at most once for each; those that are not taken when the
    * receiver returns go back by themselves.
-   * @param taker the call, for messages
+   * @param callLabel the call, for messages
    * @param handles a lease is added to them
    * @throws Violation
    */
-  takeSpan(index: number, lifetime: LeaseLifetime, taker: string, handles: LeaseHandle[]): Uint8Array;
+  takeSpan(index: number, lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[]): Uint8Array;
 }
 
 export interface FrameReceiver {
   /** @throws Violation if the frame breaks the protocol: ends the connection */
   onFrame(frame: ReceivedFrame): void;
-  /** The piece that followed a frame of this stream is in its `destination`. @throws Violation */
+  /** The fragment that followed a frame of this stream is in its `destination`. @throws Violation */
   onFilled(streamId: number): void;
   /** There may be room again for what waits to be sent. Returns true if anything was sent. */
   onRoom(): boolean;
@@ -86,10 +86,10 @@ export interface Carrier {
   /** … and the same memory in 32-bit words. */
   readonly ringWords: Int32Array;
   readonly index: number;
-  /** Largest piece of a large message, in bytes. */
-  readonly pieceBytesMax: number;
-  /** The flag of frames whose piece `placePiece` has placed. */
-  readonly pieceFlag: number;
+  /** Largest fragment of a large message, in bytes. */
+  readonly fragmentBytesMax: number;
+  /** The flag of frames whose fragment `placeFragment` has placed. */
+  readonly fragmentFlag: number;
   readonly closed: boolean;
   /**
    * Starts to deliver frames.
@@ -100,37 +100,37 @@ export interface Carrier {
   freeBytes(): number;
   commit(byteLength: number): void;
   /**
-   * Takes the next `byteLength` bytes of a large message as the piece of the frame that is about to be committed.
+   * Takes the next `byteLength` bytes of a large message as the fragment of the frame that is about to be committed.
    * @param at where in the ring the frame's body starts; there is room for `BLOCK_REFERENCE_BYTES`
-   * @returns bytes of body written in the ring; −1: nothing was taken, and the sender has to wait; −2: waiting may be in vain, so the piece
+   * @returns bytes of body written in the ring; −1: nothing was taken, and the sender has to wait; −2: waiting may be in vain, so the fragment
    *   has to go into the ring itself
    */
-  placePiece(source: Parts, byteLength: number, at: number): number;
+  placeFragment(source: Parts, byteLength: number, at: number): number;
   /** Sends what was committed now instead of at the end of the tick, where borrowed bytes wait for that. */
   hurry(): void;
   /** Sends the source's borrowed bytes now, and copies what does not leave (BORROW-1). */
   keep(source: Parts): void;
-  /** The memory in which large values are moved without copying them twice; undefined: all of a message travels in pieces. */
+  /** The memory in which large values are moved without copying them twice; undefined: all of a message travels in fragments. */
   readonly blocks: Blocks | undefined;
   /**
    * A loan, now or when there is room.
-   * @param patience called when it has to wait: a signal that gives up
+   * @param makeSignal called when it has to wait: a signal that gives up
    * @throws ConnectError `ResourceExhausted` if there is none before that, or can never be
    */
-  loan(byteLength: number, patience: () => AbortSignal): Promise<Uint8Array>;
+  loan(byteLength: number, makeSignal: () => AbortSignal): Promise<Uint8Array>;
   readonly spanSource: SpanSource | undefined;
   /** Why no block will ever be had as things are, if so. */
   readonly exhausted: string | undefined;
   /** Shows committed frames to the peer now instead of with the next step of the poller. */
   publish(): void;
   /** A frame follows after some copying: a peer that sleeps may wake up meanwhile. */
-  alert(): void;
+  prewake(): void;
   /** What was committed would reach the peer although this process closed the connection now; `onRoom` tells when that comes true. */
   readonly idle: boolean;
   /** What `onRoom` waits for; zero: nothing. */
-  await(space: boolean, blocks: boolean): void;
+  setWaitFor(space: boolean, blocks: boolean): void;
   /** What waited may go on: `onRoom` follows. */
-  lookAgain(): void;
+  requestPump(): void;
   /** Whether this connection keeps the process alive. */
   keepAlive(on: boolean): void;
   close(reason: CarrierClosed): void;
@@ -142,7 +142,7 @@ export interface CarrierStats {
   readonly arenaBytes: number;
   readonly arenaCommittedBytes: number;
   readonly arenaInUseBytes: number;
-  /** Bytes of frames and pieces that wait for the socket to take them; 0 in shared memory. */
+  /** Bytes of frames and fragments that wait for the socket to take them; 0 in shared memory. */
   readonly unsentBytes: number;
   /** Loans that are neither sent nor returned, and the bytes of their blocks. */
   readonly loans: number;

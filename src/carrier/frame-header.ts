@@ -27,15 +27,15 @@ export function newReceivedFrame(scratch: Uint8Array): ReceivedFrame {
     streamId: 0,
     argument: 0,
     messageLength: 0,
-    pieceLength: 0,
+    fragmentLength: 0,
     scratch,
     metadataOffset: 0,
     metadataLength: 0,
     inlineLength: 0,
     spans: Array.from({ length: SPANS_MAX }, () => ({ position: 0, byteLength: 0, unit: 0, generation: 0, offset: 0, flags: 0 })),
     spanCount: 0,
-    pieceSource: scratch,
-    pieceOffset: 0,
+    fragmentSource: scratch,
+    fragmentOffset: 0,
     following: false,
     destination: undefined,
     destinationMemory: undefined,
@@ -53,7 +53,7 @@ export function paddedLength(words: Int32Array, word: number): number {
 
 /**
  * Fills `frame` in from the header at `word` of `words`; the frame itself starts at `at` of the frame's scratch.
- * @param foreignFlag the flag for a piece that is elsewhere in a way that this carrier does not have
+ * @param foreignFlag the flag for a fragment that is elsewhere in a way that this carrier does not have
  * @param spansAgreed whether frames may have a splice table
  * @throws Violation
  */
@@ -67,9 +67,9 @@ export function openHeader(frame: ReceivedFrame, words: Int32Array, word: number
   frame.metadataOffset = at + FRAME_HEADER_BYTES;
   frame.metadataLength = words[word + FIELD.metadataLength] >>> 0;
   frame.messageLength = words[word + FIELD.messageLength] >>> 0;
-  frame.pieceLength = words[word + FIELD.pieceLength] >>> 0;
+  frame.fragmentLength = words[word + FIELD.fragmentLength] >>> 0;
   const { flags } = frame;
-  if ((flags & foreignFlag) !== 0) throw new Violation("FRAME-8", `a piece placed with flag ${foreignFlag}, which this carrier does not have`);
+  if ((flags & foreignFlag) !== 0) throw new Violation("FRAME-8", `a fragment placed with flag ${foreignFlag}, which this carrier does not have`);
   const byteLength = words[word + FIELD.byteLength] >>> 0;
   const spanCount = words[word + FIELD.spanCount] >>> 0;
   let bodyOffset = frame.metadataOffset + frame.metadataLength;
@@ -84,15 +84,15 @@ export function openHeader(frame: ReceivedFrame, words: Int32Array, word: number
   frame.spanCount = spanCount;
   frame.inlineLength = frame.messageLength - spanBytes;
   const bodyLength = at + byteLength - bodyOffset;
-  const expected = (flags & FLAG.inBlock) !== 0 ? BLOCK_REFERENCE_BYTES : (flags & FLAG.follows) !== 0 ? 0 : frame.pieceLength;
+  const expected = (flags & FLAG.inBlock) !== 0 ? BLOCK_REFERENCE_BYTES : (flags & FLAG.follows) !== 0 ? 0 : frame.fragmentLength;
   if (bodyLength !== expected) {
-    throw new Violation("FRAME-2", `${bodyLength} bytes after the metadata where ${frame.pieceLength} were announced`);
+    throw new Violation("FRAME-2", `${bodyLength} bytes after the metadata where ${frame.fragmentLength} were announced`);
   }
-  if (frame.messageLength > MESSAGE_BYTES_MAX || frame.pieceLength > frame.inlineLength) {
-    throw new Violation("FRAME-3", `a piece of ${frame.pieceLength} bytes in a message of ${frame.messageLength}`);
+  if (frame.messageLength > MESSAGE_BYTES_MAX || frame.fragmentLength > frame.inlineLength) {
+    throw new Violation("FRAME-3", `a fragment of ${frame.fragmentLength} bytes in a message of ${frame.messageLength}`);
   }
-  frame.pieceSource = frame.scratch;
-  frame.pieceOffset = bodyOffset;
+  frame.fragmentSource = frame.scratch;
+  frame.fragmentOffset = bodyOffset;
   frame.following = false;
   frame.destination = undefined;
 }

@@ -25,7 +25,7 @@ export type Encodable<D extends DescMessage> = MessageShape<D> | MessageInitShap
 /**
  * Measured (2-core VM, Node 20): encoding a value to a rope takes 0.3 µs as a span of any size; copied to the new inline
  * memory it takes 0.9 µs at 1 KiB, 2.3 µs at 4 KiB and 5.6 µs at 16 KiB. Whoever moves the rope pays for each span once more (a
- * piece of its own, later a lease), so there have to be a few KiB in it.
+ * fragment of its own, later a lease), so there have to be a few KiB in it.
  */
 export const SPAN_BYTES_MIN_DEFAULT = 4096;
 
@@ -159,14 +159,14 @@ function enter(type: MessageType, message: Values, writeUnknown: boolean): typeo
   W.next = W.top;
   W.keysNext = W.keysTop;
   // Asked for this encoding only, and not for those that getters start within it.
-  W.noting = bytesHooks.noting;
-  bytesHooks.noting = false;
+  W.tracking = bytesHooks.tracking;
+  bytesHooks.tracking = false;
   return outer;
 }
 
 /** Ends an encoding. What the one around it had in memory that has grown since is still there. */
 function leave(outer: typeof W | undefined): void {
-  bytesHooks.noting = W.noting;
+  bytesHooks.tracking = W.tracking;
   if (outer !== undefined) {
     const { memo } = W;
     Object.assign(W, outer, { memo });

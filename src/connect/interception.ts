@@ -3,7 +3,7 @@ import type { DescMessage, MessageInitShape, MessageShape } from "@bufbuild/prot
 import { create, isMessage } from "@bufbuild/protobuf";
 import type { Interceptor, StreamRequest, StreamResponse, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { inNextTurn, mayPull } from "../rpc/stream/pull-budget.js";
+import { inNextTurn, pullBudgetLeft } from "../rpc/stream/pull-budget.js";
 
 /** The functions that interceptors wrap: `innermost` behind all of them, the first one outermost. */
 export function chain(interceptors: readonly Interceptor[], innermost: ((request: UnaryRequest) => Promise<UnaryResponse>) | ((request: StreamRequest) => Promise<StreamResponse>)): ReturnType<Interceptor> {
@@ -49,7 +49,7 @@ export function checkedMessages(messages: AsyncIterable<unknown>, path: string):
 export async function drain(iterator: AsyncIterator<unknown>): Promise<void> {
   try {
     while ((await iterator.next()).done !== true) {
-      if (!mayPull()) await new Promise<void>(inNextTurn);
+      if (!pullBudgetLeft()) await new Promise<void>(inNextTurn);
     }
   } catch {
     // The outcome is the call's.

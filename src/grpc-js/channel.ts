@@ -11,8 +11,8 @@ import type { IsthmusTransport, IsthmusTransportOptions } from "../connect/clien
 import { createIsthmusTransport } from "../connect/client/transport.js";
 import { nowMs, setImmediate, setTimeout } from "../os/timers.js";
 import { createBytesCodec } from "./bytes-codec.js";
-import type { ChannelCall, PathMethods } from "./client-call.js";
-import { ClientCall, pathMethodsOf } from "./client-call.js";
+import type { ChannelCall, PathMethods } from "./grpc-client-call.js";
+import { GrpcClientCall, pathMethodsOf } from "./grpc-client-call.js";
 
 /** Those of a transport, but for what grpc-js's clients do themselves. */
 export type IsthmusChannelOptions = Omit<IsthmusTransportOptions, "address" | "codec" | "binaryOptions" | "interceptors" | "leases" | keyof HttpTransportOptions> & {
@@ -142,10 +142,10 @@ class Channel implements ChannelInterface {
     let methods = this.paths.get(path);
     if (methods === undefined) this.paths.set(path, (methods = pathMethodsOf(path)));
     let timeoutMs = timeoutUntil(deadline);
-    if (parentCall === null || parentCall === undefined) return new ClientCall(this.transport, methods, path, this.peer, timeoutMs);
+    if (parentCall === null || parentCall === undefined) return new GrpcClientCall(this.transport, methods, path, this.peer, timeoutMs);
     const flags = propagateFlags ?? Propagate.DEFAULTS;
     if ((flags & Propagate.DEADLINE) !== 0) timeoutMs = Math.min(timeoutMs, timeoutUntil(parentCall.getDeadline()));
-    const call = new ClientCall(this.transport, methods, path, this.peer, timeoutMs);
+    const call = new GrpcClientCall(this.transport, methods, path, this.peer, timeoutMs);
     if ((flags & Propagate.CANCELLATION) !== 0) {
       const onCancelled = () => call.cancelWithStatus(Status.CANCELLED, "Cancelled by parent call");
       parentCall.once("cancelled", onCancelled);

@@ -24,10 +24,10 @@ function file(context: TestContext, byteLength: number): { path: string; fd: num
 
 /** What is there to be read now. */
 function receiveAll(fd: number): Buffer {
-  const pieces: Buffer[] = [];
+  const fragments: Buffer[] = [];
   const into = Buffer.alloc(1 << 20);
-  for (let length: number; (length = requireAddon().receiveMessage(fd, into).byteLength) > 0; ) pieces.push(Buffer.from(into.subarray(0, length)));
-  return Buffer.concat(pieces);
+  for (let length: number; (length = requireAddon().receiveMessage(fd, into).byteLength) > 0; ) fragments.push(Buffer.from(into.subarray(0, length)));
+  return Buffer.concat(fragments);
 }
 
 test("a part of a file is sent, and at the end of the file there is nothing to send", { skip }, (context) => {

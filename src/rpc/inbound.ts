@@ -1,11 +1,11 @@
-/** Turns the pieces of a message that arrive into the message. */
+/** Turns the fragments of a message that arrive into the message. */
 import type { ReceivedFrame, SpanSource } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
 import { collectingBytes, lending } from "../codec/wire/read.js";
 import type { Span } from "../codec/rope/rope.js";
 import { countCopied, memoryToFill } from "../memory/v8/gc.js";
 import type { LeaseHandle, LeaseLifetime } from "../memory/payload/lease.js";
-import { Holding } from "../memory/payload/lease.js";
+import { MessageLeases } from "../memory/payload/lease.js";
 import type { ReceiveMemory, Receiving } from "../memory/v8/receive-memory.js";
 import { KEPT_BYTES_MIN } from "../memory/v8/receive-memory.js";
 import { Violation } from "../memory/shared/violation.js";
@@ -13,8 +13,8 @@ import { FLAG, KIND } from "../wire/frame.js";
 
 const NO_SPANS: readonly Span[] = [];
 
-/** A message that comes in several pieces: private memory that fills up. The memory is `received`'s. */
-export class Assembly {
+/** A message that comes in several fragments: private memory that fills up. The memory is `received`'s. */
+export class Reassembler {
   readonly bytes: Uint8Array;
   /** Bytes that are there or on their way. */
   private announced = 0;
@@ -22,14 +22,14 @@ export class Assembly {
   private following = 0;
 
   private readonly messageLength: number;
-  readonly received: Received;
+  readonly received: ReceivedParts;
 
   /** @throws RangeError if the memory cannot be had, then nothing is leased; Violation */
-  static start(frame: ReceivedFrame, source: SpanSource | undefined, reception: Reception): Assembly {
-    const received = Received.of(frame, source, reception);
+  static start(frame: ReceivedFrame, source: SpanSource | undefined, receivePolicy: ReceivePolicy): Reassembler {
+    const received = ReceivedParts.of(frame, source, receivePolicy);
     try {
       received.takeMemory(frame, source?.receiving);
-      return new Assembly(frame, received);
+      return new Reassembler(frame, received);
     } catch (error) {
       received.drop();
       throw error;
@@ -37,23 +37,23 @@ export class Assembly {
   }
 
   /** @throws RangeError if the memory cannot be had */
-  constructor(frame: ReceivedFrame, received: Received) {
+  constructor(frame: ReceivedFrame, received: ReceivedParts) {
     this.bytes = received.memory?.bytes ?? memoryToFill(frame.inlineLength);
     this.messageLength = frame.messageLength;
     this.received = received;
   }
 
-  /** Takes a piece, or says where one that follows is to be read to. True once the message is whole. @throws Violation */
+  /** Takes a fragment, or says where one that follows is to be read to. True once the message is whole. @throws Violation */
   add(frame: ReceivedFrame): boolean {
-    const { pieceLength, messageLength, pieceSource, pieceOffset } = frame;
+    const { fragmentLength, messageLength, fragmentSource, fragmentOffset } = frame;
     const inlineLength = this.bytes.length;
-    if (messageLength !== this.messageLength || pieceLength > inlineLength - this.announced) {
-      throw new Violation("PIECE-1", `a piece of ${pieceLength} bytes for a message of ${this.messageLength} that has ${this.announced}`);
+    if (messageLength !== this.messageLength || fragmentLength > inlineLength - this.announced) {
+      throw new Violation("PIECE-1", `a fragment of ${fragmentLength} bytes for a message of ${this.messageLength} that has ${this.announced}`);
     }
     const from = this.announced;
-    this.announced += pieceLength;
+    this.announced += fragmentLength;
     const more = (frame.flags & FLAG.more) !== 0;
-    if (more && pieceLength === 0) throw new Violation("PIECE-3", "an empty piece of a message that goes on");
+    if (more && fragmentLength === 0) throw new Violation("PIECE-3", "an empty fragment of a message that goes on");
     if (more === (this.announced === inlineLength)) {
       throw new Violation("PIECE-2", `${this.announced} of ${inlineLength} bytes came, and ${more ? "more" : "no more"} are announced`);
     }
@@ -63,11 +63,11 @@ export class Assembly {
       frame.destinationMemory = this.received.memory;
       return false;
     }
-    this.bytes.set(pieceSource.subarray(pieceOffset, pieceOffset + pieceLength), from);
+    this.bytes.set(fragmentSource.subarray(fragmentOffset, fragmentOffset + fragmentLength), from);
     return !more;
   }
 
-  /** A piece that followed is there. True once the message is whole. */
+  /** A fragment that followed is there. True once the message is whole. */
   filledUp(): boolean {
     this.following--;
     return this.following === 0 && this.announced === this.bytes.length;
@@ -75,35 +75,35 @@ export class Assembly {
 }
 
 /** How the bytes of received messages live, and on whose behalf they were taken. */
-export interface Reception {
+export interface ReceivePolicy {
   readonly lifetime: LeaseLifetime;
   /** The method's path. */
-  readonly taker: string;
+  readonly callLabel: string;
 }
 
 /** What came with a message besides its inline bytes. */
-export class Received {
+export class ReceivedParts {
   readonly spans: readonly Span[];
   /** Where its inline bytes are received, if that is used again for other messages. */
   memory: ReceiveMemory | undefined;
   private readonly handles: LeaseHandle[];
-  private readonly reception: Reception;
+  private readonly receivePolicy: ReceivePolicy;
 
-  private constructor(spans: readonly Span[], handles: LeaseHandle[], reception: Reception) {
+  private constructor(spans: readonly Span[], handles: LeaseHandle[], receivePolicy: ReceivePolicy) {
     this.spans = spans;
     this.handles = handles;
-    this.reception = reception;
+    this.receivePolicy = receivePolicy;
   }
 
   /** Takes the spans of a message's first frame. @throws Violation */
-  static of(frame: ReceivedFrame, source: SpanSource | undefined, reception: Reception): Received {
+  static of(frame: ReceivedFrame, source: SpanSource | undefined, receivePolicy: ReceivePolicy): ReceivedParts {
     const handles: LeaseHandle[] = [];
     const spans: Span[] = [];
-    const received = new Received(spans, handles, reception);
+    const received = new ReceivedParts(spans, handles, receivePolicy);
     try {
       for (let i = 0; i < frame.spanCount; i++) {
         const { position } = frame.spans[i];
-        spans.push({ position, bytes: source!.takeSpan(i, reception.lifetime, reception.taker, handles) });
+        spans.push({ position, bytes: source!.takeSpan(i, receivePolicy.lifetime, receivePolicy.callLabel, handles) });
       }
     } catch (error) {
       received.drop();
@@ -116,24 +116,24 @@ export class Received {
   takeMemory(frame: ReceivedFrame, receiving: Receiving | undefined): void {
     // An error's bytes, and those that are to last, are the message's own.
     const isError = frame.kind === KIND.response && frame.code !== 0;
-    if (isError || this.reception.lifetime === "copied" || frame.inlineLength < KEPT_BYTES_MIN) return;
+    if (isError || this.receivePolicy.lifetime === "copied" || frame.inlineLength < KEPT_BYTES_MIN) return;
     this.memory = receiving?.take(frame.inlineLength);
   }
 
   /**
-   * Decodes the message; `holdingOf` it are its leases.
+   * Decodes the message; `leasesOf` it are its leases.
    * @param isOwned whether the inline bytes are the message's own from now on
    * @throws what the codec throws; then nothing is leased any more
    */
   decode(codec: MessageCodec, input: Uint8Array, offset: number, byteLength: number, isOwned: boolean): unknown {
-    const { lifetime, taker } = this.reception;
+    const { lifetime, callLabel } = this.receivePolicy;
     const strict: Uint8Array[] | undefined = lifetime === "strict" ? [] : undefined;
     try {
       const message = collectingBytes(strict, () =>
         this.memory === undefined ? codec.decode(input, offset, byteLength, isOwned && strict === undefined, this.spans) : this.decodeLent(this.memory, codec),
       );
       strict?.push(...this.spans.map(({ bytes }) => bytes));
-      if (this.handles.length > 0 || strict !== undefined) Holding.of(message as object, this.handles, strict ?? [], taker);
+      if (this.handles.length > 0 || strict !== undefined) MessageLeases.of(message as object, this.handles, strict ?? [], callLabel);
       return message;
     } catch (error) {
       this.drop();
@@ -144,47 +144,47 @@ export class Received {
   /** Decodes what lies in memory that is used again: large values stay there until their leases end, the rest is copied. */
   private decodeLent(memory: ReceiveMemory, codec: MessageCodec): unknown {
     const { bytes } = memory;
-    const { lifetime, taker } = this.reception;
+    const { lifetime, callLabel } = this.receivePolicy;
     const lend = (input: Uint8Array, at: number, byteLength: number) =>
-      input.buffer === bytes.buffer ? memory.lend(input.byteOffset + at - bytes.byteOffset, byteLength, lifetime, taker, this.handles) : undefined;
+      input.buffer === bytes.buffer ? memory.lend(input.byteOffset + at - bytes.byteOffset, byteLength, lifetime, callLabel, this.handles) : undefined;
     const message = lending(KEPT_BYTES_MIN, lend, () => codec.decode(bytes, 0, bytes.length, false, this.spans));
-    memory.lent(lifetime, taker, this.handles);
-    this.letGo();
+    memory.lent(lifetime, callLabel, this.handles);
+    this.releaseMemory();
     return message;
   }
 
-  private letGo(): void {
-    this.memory?.letGo();
+  private releaseMemory(): void {
+    this.memory?.unhold();
     this.memory = undefined;
   }
 
   /** The message is not wanted any more. */
   drop(): void {
-    this.letGo();
+    this.releaseMemory();
     for (const { lease, buffer } of this.handles) lease.end(buffer, "its message was not delivered");
   }
 }
 
-/** Decodes a message that a single frame brings whole; `holdingOf` it are its leases. @throws what the codec throws; Violation if it is not whole */
-export function decodeWhole(codec: MessageCodec, frame: ReceivedFrame, source: SpanSource | undefined, reception: Reception): unknown {
-  const { pieceSource, pieceOffset, pieceLength, spanCount } = frame;
-  if (pieceLength !== frame.inlineLength) throw new Violation("PIECE-2", `${pieceLength} of ${frame.inlineLength} bytes came, and no more are announced`);
-  const isPrivate = pieceSource === frame.scratch;
+/** Decodes a message that a single frame brings whole; `leasesOf` it are its leases. @throws what the codec throws; Violation if it is not whole */
+export function decodeWhole(codec: MessageCodec, frame: ReceivedFrame, source: SpanSource | undefined, receivePolicy: ReceivePolicy): unknown {
+  const { fragmentSource, fragmentOffset, fragmentLength, spanCount } = frame;
+  if (fragmentLength !== frame.inlineLength) throw new Violation("PIECE-2", `${fragmentLength} of ${frame.inlineLength} bytes came, and no more are announced`);
+  const isPrivate = fragmentSource === frame.scratch;
   // The codec copies what is to last.
-  if (isPrivate) countCopied(pieceLength);
-  if (spanCount > 0 || reception.lifetime === "strict") {
-    const received = Received.of(frame, source, reception);
-    if (isPrivate) return received.decode(codec, pieceSource, pieceOffset, pieceLength, false);
-    return received.decode(codec, copyOf(pieceSource, pieceOffset, pieceLength), 0, pieceLength, true);
+  if (isPrivate) countCopied(fragmentLength);
+  if (spanCount > 0 || receivePolicy.lifetime === "strict") {
+    const received = ReceivedParts.of(frame, source, receivePolicy);
+    if (isPrivate) return received.decode(codec, fragmentSource, fragmentOffset, fragmentLength, false);
+    return received.decode(codec, copyOf(fragmentSource, fragmentOffset, fragmentLength), 0, fragmentLength, true);
   }
-  if (isPrivate) return codec.decode(pieceSource, pieceOffset, pieceLength, false, NO_SPANS);
+  if (isPrivate) return codec.decode(fragmentSource, fragmentOffset, fragmentLength, false, NO_SPANS);
   // A block is the peer's memory, which it can change while it is read.
-  return codec.decode(copyOf(pieceSource, pieceOffset, pieceLength), 0, pieceLength, true, NO_SPANS);
+  return codec.decode(copyOf(fragmentSource, fragmentOffset, fragmentLength), 0, fragmentLength, true, NO_SPANS);
 }
 
-/** The frame's piece, copied. */
-export function takePiece({ pieceSource, pieceOffset, pieceLength }: ReceivedFrame): Uint8Array {
-  return copyOf(pieceSource, pieceOffset, pieceLength);
+/** The frame's fragment, copied. */
+export function takeFragment({ fragmentSource, fragmentOffset, fragmentLength }: ReceivedFrame): Uint8Array {
+  return copyOf(fragmentSource, fragmentOffset, fragmentLength);
 }
 
 /** Below, in bytes, an array of its own costs no more filled with zeros than not. */

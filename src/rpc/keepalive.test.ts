@@ -17,7 +17,7 @@ function watched(context: TestContext, options: KeepAliveOptions, onPing: (peer:
         peer.pings++;
         onPing(peer);
       },
-      giveUp: (silentMs) => peer.givenUp.push(silentMs),
+      cancel: (silentMs) => peer.givenUp.push(silentMs),
     },
   );
   context.after(() => watch.stop());

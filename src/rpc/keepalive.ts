@@ -23,7 +23,7 @@ export interface Watched {
   hasCalls(): boolean;
   ping(): void;
   /** It has been silent for too long. */
-  giveUp(silentMs: number): void;
+  cancel(silentMs: number): void;
 }
 
 /** What a peer that was given up is said to have done. */
@@ -91,7 +91,7 @@ export class KeepAlive {
       return;
     }
     this.stop();
-    this.peer.giveUp(this.options.intervalMs + this.options.timeoutMs);
+    this.peer.cancel(this.options.intervalMs + this.options.timeoutMs);
   }
 
   /** Unless there was a sign of life, or nobody wants to know any more. */

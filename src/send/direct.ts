@@ -1,6 +1,6 @@
 /**
  * The short ways for large messages that need no waiting: one with a single large value (a loan, bytes of the peer's that go back to it, or bytes
- * on the heap that are copied in one go), and one of ordinary memory that leaves in one piece. Does at once what `Payload` and `Bulks` do in steps
+ * on the heap that are copied in one go), and one of ordinary memory that leaves in one fragment. Does at once what `Payload` and `FragmentedSends` do in steps
  * for all others. Code that has not run for a while costs a hundred times what it costs hot, and who has just filled a large value has little
  * else left in the caches; so less of it is worth having.
  */
@@ -8,7 +8,7 @@ import type { Blocks } from "../carrier/shm/blocks.js";
 import type { Carrier } from "../carrier/carrier.js";
 import { SPAN_COPY_BYTES_MIN } from "./payload.js";
 import type { Rope } from "../codec/rope/rope.js";
-import { isFleeting, Lease } from "../memory/payload/lease.js";
+import { isEphemeral, Lease } from "../memory/payload/lease.js";
 import { Loan } from "../memory/payload/loan.js";
 import { originOf } from "../memory/payload/origin.js";
 import { BLOCK_REFERENCE_BYTES, FRAME_HEADER_BYTES, INLINE_BYTES_MAX, SPAN, SPAN_ENTRY_BYTES, tableOffset } from "../wire/frame.js";
@@ -26,18 +26,18 @@ const ALL_SENT = new Parts([]);
  * @returns what the carrier has of it; undefined: nothing was done
  */
 export function sendAtOnce(carrier: Carrier, first: Outgoing, rope: Rope, copyBytesMax: number): Parts | undefined {
-  return sendLoneSpan(carrier, first, rope, copyBytesMax) ? ALL_SENT : sendInOnePiece(carrier, first, rope, copyBytesMax);
+  return sendLoneSpan(carrier, first, rope, copyBytesMax) ? ALL_SENT : sendInOneFragment(carrier, first, rope, copyBytesMax);
 }
 
 /** Nothing but the message's own bytes and values on the heap: they go into one block, or with the socket as they lie. */
-function sendInOnePiece(carrier: Carrier, first: Outgoing, rope: Rope, copyBytesMax: number): Parts | undefined {
+function sendInOneFragment(carrier: Carrier, first: Outgoing, rope: Rope, copyBytesMax: number): Parts | undefined {
   const { blocks } = carrier;
   const { byteLength, spans } = rope;
   // Without blocks nothing is copied.
-  if (byteLength > carrier.pieceBytesMax || (blocks !== undefined && byteLength > copyBytesMax)) return undefined;
+  if (byteLength > carrier.fragmentBytesMax || (blocks !== undefined && byteLength > copyBytesMax)) return undefined;
   const spanBytesMax = blocks === undefined ? byteLength : SPAN_COPY_BYTES_MIN - 1;
   for (const { bytes } of spans) {
-    if (bytes.length > spanBytesMax || originOf(bytes) !== undefined || isFleeting(bytes)) return undefined;
+    if (bytes.length > spanBytesMax || originOf(bytes) !== undefined || isEphemeral(bytes)) return undefined;
   }
   const parts = new Parts(lent(rope));
   // A getter of the message may have changed it meanwhile: that is said by who does it in steps.
@@ -45,19 +45,19 @@ function sendInOnePiece(carrier: Carrier, first: Outgoing, rope: Rope, copyBytes
   const { metadata } = first;
   const metadataLength = metadata === undefined ? 0 : metadata.length;
   if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) return undefined;
-  carrier.alert();
+  carrier.prewake();
   const start = carrier.index + FRAME_HEADER_BYTES;
-  const bodyLength = carrier.placePiece(parts, byteLength, start + metadataLength);
+  const bodyLength = carrier.placeFragment(parts, byteLength, start + metadataLength);
   if (bodyLength < 0) return undefined;
   if (metadataLength > 0) carrier.ringBytes.set(metadata!, start);
   const { kind, code, streamId, argument } = first;
   const frameLength = FRAME_HEADER_BYTES + metadataLength + bodyLength;
-  commitFrame(carrier, kind, first.flags | carrier.pieceFlag, code, streamId, argument, metadataLength, byteLength, byteLength, 0, frameLength);
+  commitFrame(carrier, kind, first.flags | carrier.fragmentFlag, code, streamId, argument, metadataLength, byteLength, byteLength, 0, frameLength);
   carrier.publish();
   return parts;
 }
 
-/** The rope's pieces, of which the spans are its user's. */
+/** The rope's fragments, of which the spans are its user's. */
 function lent({ inline, spans }: Rope): readonly Part[] {
   const parts: Part[] = [];
   let from = 0;
@@ -134,7 +134,7 @@ function sendLoneSpan(carrier: Carrier, first: Outgoing, { inline, spans, byteLe
 function copyToBlock(carrier: Carrier, blocks: Blocks, bytes: Uint8Array): number {
   const unit = blocks.allocate(bytes.length);
   if (unit < 0) return unit;
-  carrier.alert();
+  carrier.prewake();
   blocks.bytesOf(unit, bytes.length).set(bytes);
   blocks.copies.spansCopiedIn++;
   return unit;

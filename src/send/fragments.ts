@@ -1,6 +1,6 @@
 /**
- * The large messages that one end of a connection has under way: each travels in pieces through arena blocks or behind its
- * frames, in turns with the others. The outbox owns them, and says when one may begin.
+ * The large messages that one end of a connection has under way: each travels in fragments through arena blocks or behind its
+ * frames, in turns with the others. The sendQueue owns them, and says when one may begin.
  *
  * OUTBOX-3  A message that is given up half-sent is not left behind without the peer being told.
  */
@@ -15,7 +15,7 @@ import { BLOCK_REFERENCE_BYTES, FLAG, FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND
 import type { Outgoing } from "./frame-writer.js";
 import { commitFrame } from "./frame-writer.js";
 
-interface Bulk {
+interface FragmentedSend {
   readonly first: Outgoing;
   readonly payload: Payload;
   /** The place of the last frame that was waiting when it came: those leave before it (OUTBOX-1). */
@@ -24,9 +24,9 @@ interface Bulk {
   started: boolean;
 }
 
-/** What the outbox is told. */
+/** What the sendQueue is told. */
 export interface BulkEvents {
-  /** The first frame behind which messages wait, as a place in the outbox's queue; undefined: nothing waits. */
+  /** The first frame behind which messages wait, as a place in the sendQueue's queue; undefined: nothing waits. */
   readonly firstWaiting: () => number | undefined;
   /** All of it is with the carrier, which may still read what it has borrowed. */
   readonly onPlaced: (first: Outgoing, parts: Parts, messageLength: number) => void;
@@ -34,22 +34,22 @@ export interface BulkEvents {
   readonly onFailed: (first: Outgoing, thrown: unknown, wasStarted: boolean) => void;
 }
 
-/** What `Carrier.placePiece` answers if a piece has to go into the ring itself. */
-const RING_PIECE = -2;
+/** What `Carrier.placeFragment` answers if a fragment has to go into the ring itself. */
+const RING_FRAGMENT = -2;
 /** Payload bytes copied in one go before the clock is looked at, … */
 export const PUMP_BYTES = 1 << 20;
 /** … and for how long it goes on before others get their turn; each such turn costs what is no longer in the caches. */
 const PUMP_MICROS = 100;
 /** A peer that sleeps is rung when this is left to copy: what takes about as long as it takes to wake up, and as it then looks for more. */
-const ALERT_BYTES = 2 << 20;
+const PREWAKE_BYTES = 2 << 20;
 /** It is not this message's turn, for whatever reason: others may go on. */
 const NOT_NOW = WAITS_FOR_FILE;
 
-export class Bulks {
+export class FragmentedSends {
   private readonly carrier: Carrier;
   private readonly events: BulkEvents;
   /** The first is next. */
-  private readonly bulks: Bulk[] = [];
+  private readonly fragmented: FragmentedSend[] = [];
   /** How many of them wait for something else than memory, if all do. */
   private idle = 0;
   /** Whether the last attempt to send failed for want of room in the ring. */
@@ -61,89 +61,89 @@ export class Bulks {
   }
 
   get size(): number {
-    return this.bulks.length;
+    return this.fragmented.length;
   }
 
   /** Who waits for a file only, or for its turn, is not helped by memory. */
   get awaitBlocks(): boolean {
-    return this.bulks.length > this.idle;
+    return this.fragmented.length > this.idle;
   }
 
   has(streamId: number): boolean {
-    return this.bulks.some((bulk) => bulk.first.streamId === streamId);
+    return this.fragmented.some((fragmentedSend) => fragmentedSend.first.streamId === streamId);
   }
 
   add(first: Outgoing, payload: Payload, after: number): void {
-    this.bulks.push({ first, payload, after, started: false });
+    this.fragmented.push({ first, payload, after, started: false });
   }
 
   /** Whether none waits for the frames in the queue. */
   get allStarted(): boolean {
-    return this.bulks.every(({ started }) => started);
+    return this.fragmented.every(({ started }) => started);
   }
 
   /** Gives a stream's message up, if there is one. */
   drop(streamId: number): "none" | "unsent" | "sent" {
-    const at = this.bulks.findIndex((bulk) => bulk.first.streamId === streamId);
+    const at = this.fragmented.findIndex((fragmentedSend) => fragmentedSend.first.streamId === streamId);
     if (at < 0) return "none";
-    const [bulk] = this.bulks.splice(at, 1);
-    this.cancel(bulk);
-    return bulk.started ? "sent" : "unsent";
+    const [fragmentedSend] = this.fragmented.splice(at, 1);
+    this.cancel(fragmentedSend);
+    return fragmentedSend.started ? "sent" : "unsent";
   }
 
   /** A stream's message is its user's again: what of it was not sent yet is copied. */
   keep(streamId: number): void {
-    const at = this.bulks.findIndex((bulk) => bulk.first.streamId === streamId);
+    const at = this.fragmented.findIndex((fragmentedSend) => fragmentedSend.first.streamId === streamId);
     if (at < 0) return;
-    const bulk = this.bulks[at];
+    const fragmentedSend = this.fragmented[at];
     try {
-      bulk.payload.keep(this.carrier.spanSource?.receiving);
-      if (bulk.started) this.carrier.keep(bulk.payload.inline);
+      fragmentedSend.payload.keep(this.carrier.spanSource?.receiving);
+      if (fragmentedSend.started) this.carrier.keep(fragmentedSend.payload.inline);
     } catch (error) {
-      this.bulks.splice(at, 1);
-      this.fail(bulk, ConnectError.from(error, Code.Internal));
+      this.fragmented.splice(at, 1);
+      this.fail(fragmentedSend, ConnectError.from(error, Code.Internal));
     }
   }
 
-  private cancel({ payload, started }: Bulk): void {
+  private cancel({ payload, started }: FragmentedSend): void {
     payload.cancel();
     if (started) this.carrier.keep(payload.inline);
   }
 
   close(): void {
-    for (const { payload } of this.bulks.splice(0)) payload.cancel();
+    for (const { payload } of this.fragmented.splice(0)) payload.cancel();
   }
 
   /** Moves them on, as far as there is room, and up to a bounded amount of copying. True if anything was sent. */
   pump(): boolean {
     this.idle = 0;
     this.ringIsFull = false;
-    if (this.bulks.length === 0) return false;
+    if (this.fragmented.length === 0) return false;
     const until = nowMs() + PUMP_MICROS / 1000;
     let progress = false;
     let moved = 0;
     let idle = 0;
-    while (this.bulks.length > 0 && !this.carrier.closed) {
+    while (this.fragmented.length > 0 && !this.carrier.closed) {
       if (moved >= PUMP_BYTES) {
         if (nowMs() >= until) break;
         moved = 0;
       }
-      const bulk = this.bulks.shift()!;
+      const fragmentedSend = this.fragmented.shift()!;
       let step: number;
       try {
-        step = this.advance(bulk, PUMP_BYTES - moved);
+        step = this.advance(fragmentedSend, PUMP_BYTES - moved);
       } catch (error) {
         if (error instanceof Violation) {
-          bulk.payload.cancel();
+          fragmentedSend.payload.cancel();
           throw error;
         }
-        this.fail(bulk, error);
+        this.fail(fragmentedSend, error);
         continue;
       }
       if (step === NOT_NOW) {
         // Others get their turn; when the read is done there will be room.
-        this.bulks.push(bulk);
-        if (++idle >= this.bulks.length) {
+        this.fragmented.push(fragmentedSend);
+        if (++idle >= this.fragmented.length) {
           this.idle = idle;
           break;
         }
@@ -151,52 +151,52 @@ export class Bulks {
       }
       idle = 0;
       if (step < 0) {
-        this.bulks.unshift(bulk);
+        this.fragmented.unshift(fragmentedSend);
         if (this.ringIsFull || this.carrier.exhausted === undefined) break;
-        this.bulks.shift();
-        this.fail(bulk, new ConnectError(`no shared memory for the message: ${this.carrier.exhausted}`, Code.ResourceExhausted));
+        this.fragmented.shift();
+        this.fail(fragmentedSend, new ConnectError(`no shared memory for the message: ${this.carrier.exhausted}`, Code.ResourceExhausted));
         continue;
       }
       moved += step;
       progress = true;
-      if (!bulk.started || bulk.payload.inline.leftBytes > 0) {
-        this.bulks.push(bulk);
+      if (!fragmentedSend.started || fragmentedSend.payload.inline.leftBytes > 0) {
+        this.fragmented.push(fragmentedSend);
       } else {
-        bulk.payload.done();
-        this.events.onPlaced(bulk.first, bulk.payload.inline, bulk.payload.byteLength);
+        fragmentedSend.payload.done();
+        this.events.onPlaced(fragmentedSend.first, fragmentedSend.payload.inline, fragmentedSend.payload.byteLength);
       }
     }
     return progress;
   }
 
-  private fail(bulk: Bulk, error: unknown): void {
-    this.cancel(bulk);
-    this.events.onFailed(bulk.first, error, bulk.started);
+  private fail(fragmentedSend: FragmentedSend, error: unknown): void {
+    this.cancel(fragmentedSend);
+    this.events.onFailed(fragmentedSend.first, error, fragmentedSend.started);
   }
 
   /** Moves a large message on by a step. Returns about the bytes moved, at least 1; −1: there is no room. */
-  private advance(bulk: Bulk, bytesMax: number): number {
-    const { payload } = bulk;
-    if (!bulk.started) {
+  private advance(fragmentedSend: FragmentedSend, bytesMax: number): number {
+    const { payload } = fragmentedSend;
+    if (!fragmentedSend.started) {
       const waiting = this.events.firstWaiting();
-      if (waiting !== undefined && waiting <= bulk.after) return NOT_NOW;
+      if (waiting !== undefined && waiting <= fragmentedSend.after) return NOT_NOW;
       const left = payload.bytesToCopy;
-      if (left > 0 && left <= ALERT_BYTES) this.carrier.alert();
+      if (left > 0 && left <= PREWAKE_BYTES) this.carrier.prewake();
       const placed = payload.place(bytesMax);
       if (placed === -2) return -1;
       if (placed === WAITS_FOR_FILE) return placed;
       // What was copied last is announced at once, not in the next step.
       if (placed >= 0 && payload.place(0) !== -1) return placed + 1;
-      const sent = this.sendFirst(bulk);
+      const sent = this.sendFirst(fragmentedSend);
       return sent < 0 && placed >= 0 ? placed + 1 : sent;
     }
-    return this.sendPiece(bulk);
+    return this.sendFragment(fragmentedSend);
   }
 
-  private sendFirst(bulk: Bulk): number {
-    const { spanCount, inline, tableBytes } = bulk.payload;
-    if (spanCount === 0) return this.sendPiece(bulk);
-    return this.sendWithSpans(bulk, inline.byteLength <= INLINE_BYTES_MAX - tableBytes);
+  private sendFirst(fragmentedSend: FragmentedSend): number {
+    const { spanCount, inline, tableBytes } = fragmentedSend.payload;
+    if (spanCount === 0) return this.sendFragment(fragmentedSend);
+    return this.sendWithSpans(fragmentedSend, inline.byteLength <= INLINE_BYTES_MAX - tableBytes);
   }
 
   private noRoom(): number {
@@ -204,57 +204,57 @@ export class Bulks {
     return -1;
   }
 
-  /** Writes the first frame of a message with spans, with all of its inline part or with the first piece of it. */
-  private sendWithSpans(bulk: Bulk, isWhole: boolean): number {
+  /** Writes the first frame of a message with spans, with all of its inline part or with the first fragment of it. */
+  private sendWithSpans(fragmentedSend: FragmentedSend, isWhole: boolean): number {
     const carrier = this.carrier;
-    const { first, payload } = bulk;
+    const { first, payload } = fragmentedSend;
     const { metadata } = first;
     const { spanCount, inline } = payload;
     const metadataLength = metadata === undefined ? 0 : metadata.length;
     const start = carrier.index;
     const table = tableOffset(start + FRAME_HEADER_BYTES + metadataLength);
     const body = table + payload.tableBytes;
-    let pieceLength = isWhole ? inline.byteLength : Math.min(carrier.pieceBytesMax, inline.byteLength);
-    if (carrier.freeBytes() < body - start + (isWhole ? pieceLength : BLOCK_REFERENCE_BYTES)) return this.noRoom();
+    let fragmentLength = isWhole ? inline.byteLength : Math.min(carrier.fragmentBytesMax, inline.byteLength);
+    if (carrier.freeBytes() < body - start + (isWhole ? fragmentLength : BLOCK_REFERENCE_BYTES)) return this.noRoom();
     if (!payload.sendDescriptors()) return WAITS_FOR_SOCKET;
-    let bodyLength = isWhole ? RING_PIECE : carrier.placePiece(inline, pieceLength, body);
+    let bodyLength = isWhole ? RING_FRAGMENT : carrier.placeFragment(inline, fragmentLength, body);
     if (bodyLength === -1) return -1;
-    const inRing = bodyLength === RING_PIECE;
+    const inRing = bodyLength === RING_FRAGMENT;
     if (inRing) {
-      bodyLength = pieceLength = Math.min(pieceLength, INLINE_BYTES_MAX - payload.tableBytes);
+      bodyLength = fragmentLength = Math.min(fragmentLength, INLINE_BYTES_MAX - payload.tableBytes);
       if (carrier.freeBytes() < body - start + bodyLength) return this.noRoom();
       inline.copyTo(carrier.ringBytes, body, bodyLength);
     }
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
     payload.writeTable(carrier.ringWords, table >> 2);
     payload.spansSent();
-    const flags = first.flags | (inRing ? 0 : carrier.pieceFlag) | (inline.leftBytes > 0 ? FLAG.more : 0);
-    commitFrame(carrier, first.kind, flags, first.code, first.streamId, first.argument, metadataLength, payload.byteLength, pieceLength, spanCount, body - start + bodyLength);
-    bulk.started = true;
+    const flags = first.flags | (inRing ? 0 : carrier.fragmentFlag) | (inline.leftBytes > 0 ? FLAG.more : 0);
+    commitFrame(carrier, first.kind, flags, first.code, first.streamId, first.argument, metadataLength, payload.byteLength, fragmentLength, spanCount, body - start + bodyLength);
+    fragmentedSend.started = true;
     carrier.publish();
-    return pieceLength + 1;
+    return fragmentLength + 1;
   }
 
-  /** Hands the next piece to the carrier and announces it. */
-  private sendPiece(bulk: Bulk): number {
+  /** Hands the next fragment to the carrier and announces it. */
+  private sendFragment(fragmentedSend: FragmentedSend): number {
     const carrier = this.carrier;
-    const { first, payload, started } = bulk;
+    const { first, payload, started } = fragmentedSend;
     const parts = payload.inline;
     const metadata = started ? undefined : first.metadata;
     const metadataLength = metadata === undefined ? 0 : metadata.length;
     if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) return this.noRoom();
-    let length = parts.nextLength(carrier.pieceBytesMax);
+    let length = parts.nextLength(carrier.fragmentBytesMax);
     const start = carrier.index + FRAME_HEADER_BYTES;
-    let bodyLength = carrier.placePiece(parts, length, start + metadataLength);
+    let bodyLength = carrier.placeFragment(parts, length, start + metadataLength);
     if (bodyLength === -1) return -1;
-    const inRing = bodyLength === RING_PIECE;
+    const inRing = bodyLength === RING_FRAGMENT;
     if (inRing) {
       bodyLength = length = Math.min(length, INLINE_BYTES_MAX);
       if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + bodyLength) return this.noRoom();
       parts.copyTo(carrier.ringBytes, start + metadataLength, bodyLength);
     }
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start);
-    const flags = (started ? 0 : first.flags) | (inRing ? 0 : carrier.pieceFlag) | (parts.leftBytes > 0 ? FLAG.more : 0);
+    const flags = (started ? 0 : first.flags) | (inRing ? 0 : carrier.fragmentFlag) | (parts.leftBytes > 0 ? FLAG.more : 0);
     commitFrame(
       carrier,
       started ? KIND.message : first.kind,
@@ -268,8 +268,8 @@ export class Bulks {
       0,
       FRAME_HEADER_BYTES + metadataLength + bodyLength,
     );
-    bulk.started = true;
-    // The peer can copy this piece while the next one is being written.
+    fragmentedSend.started = true;
+    // The peer can copy this fragment while the next one is being written.
     carrier.publish();
     return length;
   }

@@ -28,7 +28,7 @@ export function commitFrame(
   argument: number,
   metadataLength: number,
   messageLength: number,
-  pieceLength: number,
+  fragmentLength: number,
   spanCount: number,
   byteLength: number,
 ): void {
@@ -40,7 +40,7 @@ export function commitFrame(
   words[at + FIELD.argument] = argument;
   words[at + FIELD.metadataLength] = metadataLength;
   words[at + FIELD.messageLength] = messageLength;
-  words[at + FIELD.pieceLength] = pieceLength;
+  words[at + FIELD.fragmentLength] = fragmentLength;
   words[at + FIELD.spanCount] = spanCount;
   carrier.commit(byteLength);
 }

@@ -1,30 +1,30 @@
 /**
- * What an encoding meets of memory that is not ordinary: loans of which it copies a small part are noted, so that they can be taken
+ * What an encoding meets of memory that is not ordinary: loans of which it copies a small part are tracked, so that they can be taken
  * from their users; mapped files are read.
  */
 import { bytesHooks } from "../codec/rope/bytes-hooks.js";
 import { Loan } from "../memory/payload/loan.js";
 import { MappedFile } from "../memory/payload/mapped-file.js";
-import { explainGone, originOf, perishable } from "../memory/payload/origin.js";
+import { explainGone, originOf, ephemeral } from "../memory/payload/origin.js";
 import { INLINE_BYTES_MAX } from "../wire/frame.js";
 
 export function sentBy(label: string): string {
   return `it was sent by an earlier call of ${label}`;
 }
 
-export type Noted = Map<ArrayBufferLike, Loan>;
+export type TrackedLoans = Map<ArrayBufferLike, Loan>;
 
 /** Not one so far. */
-const NONE: Noted = new Map();
+const NONE: TrackedLoans = new Map();
 /** Loans of which the encoding under way wrote bytes; undefined while none can be. */
-let noted: Noted | undefined;
+let tracked: TrackedLoans | undefined;
 
 bytesHooks.explainGone = explainGone;
 bytesHooks.note = (bytes) => {
   const origin = originOf(bytes);
-  if (origin instanceof Loan && noted !== undefined) {
-    if (noted === NONE) noted = new Map();
-    noted.set(bytes.buffer, origin);
+  if (origin instanceof Loan && tracked !== undefined) {
+    if (tracked === NONE) tracked = new Map();
+    tracked.set(bytes.buffer, origin);
   }
   // FILE-1: it would be read where it is mapped. A larger one is not copied here.
   if (origin instanceof MappedFile && bytes.length <= INLINE_BYTES_MAX) return origin.readNow(bytes.byteOffset, bytes.length);
@@ -36,23 +36,23 @@ bytesHooks.readable = (bytes) => {
   return origin instanceof MappedFile ? origin.readNow(bytes.byteOffset, bytes.length) : bytes;
 };
 
-/** Returns what is noted for the encoding around this one: a getter of a message may send one of its own. */
-export function startNoting(): Noted | undefined {
-  const outer = noted;
-  noted = perishable.count > 0 ? NONE : undefined;
-  bytesHooks.noting = noted !== undefined;
+/** Returns what is tracked for the encoding around this one: a getter of a message may send one of its own. */
+export function startTracking(): TrackedLoans | undefined {
+  const outer = tracked;
+  tracked = ephemeral.count > 0 ? NONE : undefined;
+  bytesHooks.tracking = tracked !== undefined;
   return outer;
 }
 
 /** The loans, if there are any. */
-export function endNoting(outer: Noted | undefined): Noted | undefined {
-  const loans = noted === NONE ? undefined : noted;
-  noted = outer;
-  bytesHooks.noting = false;
+export function endTracking(outer: TrackedLoans | undefined): TrackedLoans | undefined {
+  const loans = tracked === NONE ? undefined : tracked;
+  tracked = outer;
+  bytesHooks.tracking = false;
   return loans;
 }
 
 /** Sending a part of a loan takes all of it. */
-export function giveBackNoted(loans: Noted, why: string): void {
-  for (const [buffer, loan] of loans) loan.giveBack(buffer as ArrayBuffer, why);
+export function releaseTracked(loans: TrackedLoans, why: string): void {
+  for (const [buffer, loan] of loans) loan.release(buffer as ArrayBuffer, why);
 }

@@ -6,7 +6,7 @@
  *            committed, or ends when the payload is canceled: exactly once.
  */
 import type { Rope } from "../codec/rope/rope.js";
-import { isFleeting, Lease } from "../memory/payload/lease.js";
+import { isEphemeral, Lease } from "../memory/payload/lease.js";
 import { Loan } from "../memory/payload/loan.js";
 import { MappedFile } from "../memory/payload/mapped-file.js";
 import { explainGone, originOf } from "../memory/payload/origin.js";
@@ -18,7 +18,7 @@ import { Borrowed, copyOf, goneMeanwhile, Parts } from "../wire/parts.js";
 import type { Blocks } from "../carrier/shm/blocks.js";
 import type { SendableFile } from "../carrier/socket/file-read.js";
 import { FileRead } from "../carrier/socket/file-read.js";
-import type { RegionSender } from "../carrier/shm/regions.js";
+import type { RegionSender } from "../carrier/shm/region-exchange.js";
 
 /**
  * From this size on, in bytes, a value on the heap gets a block of its own; smaller ones are copied together with the rest of the
@@ -138,7 +138,7 @@ export class Payload implements RegionSender, PartsOwner {
     return this.places * SPAN_ENTRY_BYTES;
   }
 
-  /** What of the message travels in pieces, once `place` has come to an end. */
+  /** What of the message travels in fragments, once `place` has come to an end. */
   get inline(): Parts {
     return (this.inlineMade ??= new Parts(this.inlineParts(), this));
   }
@@ -156,7 +156,7 @@ export class Payload implements RegionSender, PartsOwner {
     }
     const { blocks } = this;
     const owner = blocks !== undefined && origin instanceof Lease && this.places < SPANS_MAX ? blocks.ownerOf(origin) : undefined;
-    if (blocks !== undefined && owner !== undefined && !this.sharesLeases && !isFleeting(bytes)) return this.copyLease(blocks, value, origin as Lease, owner);
+    if (blocks !== undefined && owner !== undefined && !this.sharesLeases && !isEphemeral(bytes)) return this.copyLease(blocks, value, origin as Lease, owner);
     const mayGoBack = owner !== "own" || blocks!.promiseLend();
     if (blocks !== undefined && owner !== undefined && mayGoBack) {
       const lease = origin as Lease;
@@ -173,7 +173,7 @@ export class Payload implements RegionSender, PartsOwner {
       value.borrowed = false;
     } else if (origin instanceof MappedFile && byteLength > 0) {
       origin.hold();
-      this.cleanUps.push(() => origin.letGo());
+      this.cleanUps.push(() => origin.unhold());
       this.files.push({ value, file: origin, read: undefined });
       value.borrowed = false;
       return;
@@ -186,7 +186,7 @@ export class Payload implements RegionSender, PartsOwner {
       this.cleanUps.push(() => lease.unpin());
       value.bytes = pinned;
       value.borrowed = !this.sharesLeases;
-    } else if (isFleeting(bytes)) {
+    } else if (isEphemeral(bytes)) {
       // They may end before all is sent.
       value.bytes = copyOf(bytes);
       value.borrowed = false;
@@ -301,7 +301,7 @@ export class Payload implements RegionSender, PartsOwner {
       source: undefined,
       copiedBytes: 0,
       onSent: () => arena.handOver(unit),
-      onCanceled: () => blocks.dropOwn(unit),
+      onCanceled: () => blocks.freeOwn(unit),
     });
   }
 
@@ -320,7 +320,7 @@ export class Payload implements RegionSender, PartsOwner {
       copiedBytes: 0,
       onSent: () => blocks.arena.handOver(place.unit),
       onCanceled: () => {
-        if (place.unit !== 0) blocks.dropOwn(place.unit);
+        if (place.unit !== 0) blocks.freeOwn(place.unit);
       },
     };
     this.set(value, place);
@@ -380,7 +380,7 @@ export class Payload implements RegionSender, PartsOwner {
       if (receiving === undefined || bytes.length < SPAN_COPY_BYTES_MIN) return copyOf(bytes);
       const memory = receiving.take(bytes.length);
       memory.bytes.set(bytes);
-      this.cleanUps.push(() => memory.letGo());
+      this.cleanUps.push(() => memory.unhold());
       return memory.bytes;
     };
     for (const value of this.values) {
@@ -501,7 +501,7 @@ export class Payload implements RegionSender, PartsOwner {
     for (const { value, read } of this.files) {
       // Its block is not ours to give back before nothing writes to it any more.
       const drop = read !== undefined && read.unit !== 0 && value.place === undefined && !this.sent;
-      read?.giveUp(drop ? () => this.blocks?.dropOwn(read.unit) : nothing);
+      read?.cancel(drop ? () => this.blocks?.freeOwn(read.unit) : nothing);
     }
     this.files.length = 0;
     const numbers = this.regions.splice(0).map(({ place }) => place.unit);
@@ -542,7 +542,7 @@ const still = { source: undefined, copiedBytes: 0 };
 
 function unlend(blocks: Blocks, unit: number): void {
   blocks.breakPromise();
-  blocks.dropOwn(unit);
+  blocks.freeOwn(unit);
 }
 
 /** A getter of the message may have released, or resized, what the encoder had met before. @throws Error */

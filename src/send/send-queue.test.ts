@@ -1,21 +1,21 @@
-/** The outbox over a carrier with little room: everything leaves, as long as what it says it waits for comes. */
+/** The sendQueue over a carrier with little room: everything leaves, as long as what it says it waits for comes. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Carrier, CarrierStats } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
-import { perishable } from "../memory/payload/origin.js";
+import { ephemeral } from "../memory/payload/origin.js";
 import { BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
-import { KEPT, Outbox } from "./send-queue.js";
+import { KEPT, SendQueue } from "./send-queue.js";
 
 const RING_BYTES = 20 << 10;
 const BLOCKS = 3;
-const PIECE_BYTES = 16 << 10;
+const FRAGMENT_BYTES = 16 << 10;
 const RUNS = 2000;
 
 interface Sent {
   readonly streamId: number;
-  readonly pieceLength: number;
+  readonly fragmentLength: number;
   readonly byteLength: number;
   readonly block: boolean;
 }
@@ -27,8 +27,8 @@ class NarrowCarrier implements Carrier {
   readonly ringBytes = new Uint8Array(2 * FRAME_BYTES_MAX);
   readonly ringWords = new Int32Array(this.ringBytes.buffer);
   readonly index = 0;
-  readonly pieceBytesMax = PIECE_BYTES;
-  readonly pieceFlag = FLAG.inBlock;
+  readonly fragmentBytesMax = FRAGMENT_BYTES;
+  readonly fragmentFlag = FLAG.inBlock;
   readonly closed = false;
   readonly blocks = undefined;
   readonly spanSource = undefined;
@@ -41,7 +41,7 @@ class NarrowCarrier implements Carrier {
   readonly sent: Sent[] = [];
   private usedBytes = 0;
   private usedBlocks = 0;
-  private readonly block = new Uint8Array(PIECE_BYTES);
+  private readonly block = new Uint8Array(FRAGMENT_BYTES);
   private placed = false;
 
   freeBytes(): number {
@@ -50,7 +50,7 @@ class NarrowCarrier implements Carrier {
 
   commit(byteLength: number): void {
     const words = this.ringWords;
-    const frame = { streamId: words[FIELD.streamId], pieceLength: words[FIELD.pieceLength], byteLength, block: this.placed };
+    const frame = { streamId: words[FIELD.streamId], fragmentLength: words[FIELD.fragmentLength], byteLength, block: this.placed };
     assert.ok(byteLength <= this.freeBytes());
     this.placed = false;
     this.usedBytes += byteLength;
@@ -58,7 +58,7 @@ class NarrowCarrier implements Carrier {
     this.sent.push(frame);
   }
 
-  placePiece(source: Parts, byteLength: number): number {
+  placeFragment(source: Parts, byteLength: number): number {
     if (this.usedBlocks === BLOCKS) return -1;
     source.copyTo(this.block, 0, byteLength);
     this.usedBlocks++;
@@ -73,7 +73,7 @@ class NarrowCarrier implements Carrier {
     if (frame.block) this.usedBlocks--;
   }
 
-  await(space: boolean, blocks: boolean): void {
+  setWaitFor(space: boolean, blocks: boolean): void {
     this.awaits = { space, blocks };
   }
 
@@ -81,8 +81,8 @@ class NarrowCarrier implements Carrier {
   publish(): void {}
   hurry(): void {}
   keep(): void {}
-  alert(): void {}
-  lookAgain(): void {}
+  prewake(): void {}
+  requestPump(): void {}
   keepAlive(): void {}
   close(): void {}
   loan(): Promise<Uint8Array> {
@@ -103,15 +103,15 @@ const codec: MessageCodec = {
 function newOutbox() {
   const carrier = new NarrowCarrier();
   const left: number[] = [];
-  const outbox = new Outbox(carrier, { onSent: (streamId) => left.push(streamId), onFailed: (_, thrown) => assert.fail(String(thrown)) });
+  const sendQueue = new SendQueue(carrier, { onSent: (streamId) => left.push(streamId), onFailed: (_, thrown) => assert.fail(String(thrown)) });
   const send = (streamId: number, byteLength: number) => {
-    if (outbox.send(KIND.request, FLAG.endStream, 0, streamId, 0, undefined, codec, byteLength, 1 << 30, "") !== KEPT) left.push(streamId);
+    if (sendQueue.send(KIND.request, FLAG.endStream, 0, streamId, 0, undefined, codec, byteLength, 1 << 30, "") !== KEPT) left.push(streamId);
   };
   /** As the carrier's step: what was waited for has come. */
   const goOn = () => {
-    if (carrier.awaits.space || carrier.awaits.blocks) outbox.pump();
+    if (carrier.awaits.space || carrier.awaits.blocks) sendQueue.pump();
   };
-  return { carrier, left, outbox, send, goOn };
+  return { carrier, left, sendQueue, send, goOn };
 }
 
 /** Repeatable numbers from 0 to 1. */
@@ -132,7 +132,7 @@ test("whatever is sent in whatever order, everything leaves, as one whole each, 
     while (lengths.size < messages) {
       if (random() < 0.7) {
         const streamId = lengths.size + 1;
-        const byteLength = random() < 0.3 ? INLINE_BYTES_MAX + 1 + Math.floor(random() * 4 * PIECE_BYTES) : Math.floor(random() * INLINE_BYTES_MAX * (random() < 0.5 ? 1 : 0.2));
+        const byteLength = random() < 0.3 ? INLINE_BYTES_MAX + 1 + Math.floor(random() * 4 * FRAGMENT_BYTES) : Math.floor(random() * INLINE_BYTES_MAX * (random() < 0.5 ? 1 : 0.2));
         lengths.set(streamId, byteLength);
         send(streamId, byteLength);
       } else {
@@ -146,7 +146,7 @@ test("whatever is sent in whatever order, everything leaves, as one whole each, 
     }
     assert.deepEqual(carrier.awaits, { space: false, blocks: false }, `run ${run}: it waits although the peer has taken everything`);
     const arrived = new Map<number, number>();
-    for (const { streamId, pieceLength } of carrier.sent) arrived.set(streamId, (arrived.get(streamId) ?? 0) + pieceLength);
+    for (const { streamId, fragmentLength } of carrier.sent) arrived.set(streamId, (arrived.get(streamId) ?? 0) + fragmentLength);
     assert.deepEqual(new Map([...arrived].sort(([a], [b]) => a - b)), lengths, `run ${run}`);
     assert.deepEqual([...left].sort((a, b) => a - b), [...lengths.keys()], `run ${run}`);
   }
@@ -154,13 +154,13 @@ test("whatever is sent in whatever order, everything leaves, as one whole each, 
 
 test("a large message goes on when the small ones before it have left behind another large one", () => {
   const { carrier, left, send, goOn } = newOutbox();
-  // A frame of the one and a frame of the other leave room for a header, but not for a piece.
+  // A frame of the one and a frame of the other leave room for a header, but not for a fragment.
   const [most, rest] = [INLINE_BYTES_MAX, RING_BYTES - INLINE_BYTES_MAX - 3 * FRAME_HEADER_BYTES];
   send(1, rest);
   send(2, most);
-  send(3, 2 * PIECE_BYTES);
+  send(3, 2 * FRAGMENT_BYTES);
   send(4, rest);
-  send(5, 2 * PIECE_BYTES);
+  send(5, 2 * FRAGMENT_BYTES);
   send(6, 100);
   assert.equal(carrier.freeBytes(), FRAME_HEADER_BYTES);
   carrier.take();
@@ -172,28 +172,28 @@ test("a large message goes on when the small ones before it have left behind ano
 });
 
 test("so does one whose bytes could not wait, and which is behind small ones", () => {
-  const { carrier, left, outbox, send, goOn } = newOutbox();
+  const { carrier, left, sendQueue, send, goOn } = newOutbox();
   send(1, INLINE_BYTES_MAX);
   send(2, RING_BYTES - INLINE_BYTES_MAX - 3 * FRAME_HEADER_BYTES);
-  send(3, 2 * PIECE_BYTES);
+  send(3, 2 * FRAGMENT_BYTES);
   send(4, 100);
-  perishable.count++;
+  ephemeral.count++;
   try {
-    send(5, 2 * PIECE_BYTES);
+    send(5, 2 * FRAGMENT_BYTES);
   } finally {
-    perishable.count--;
+    ephemeral.count--;
   }
   // Woken for nothing.
-  outbox.pump();
+  sendQueue.pump();
   assert.deepEqual(left, [1, 2]);
   for (; carrier.frames.length > 0; goOn()) carrier.take();
   assert.deepEqual(left, [1, 2, 3, 4, 5]);
 });
 
-test("large messages take turns piece by piece, and small ones pass them", () => {
+test("large messages take turns fragment by fragment, and small ones pass them", () => {
   const { carrier, send, goOn } = newOutbox();
-  send(1, 6 * PIECE_BYTES);
-  send(2, 6 * PIECE_BYTES);
+  send(1, 6 * FRAGMENT_BYTES);
+  send(2, 6 * FRAGMENT_BYTES);
   for (let streamId = 3; carrier.frames.length > 0; streamId++) {
     carrier.take();
     goOn();
@@ -202,7 +202,7 @@ test("large messages take turns piece by piece, and small ones pass them", () =>
   const order = carrier.sent.map(({ streamId }) => streamId);
   assert.equal(order.filter((streamId) => streamId === 1).length, 6);
   assert.equal(order.filter((streamId) => streamId === 2).length, 6);
-  // Its first pieces went before the other was there.
+  // Its first fragments went before the other was there.
   const large = order.filter((streamId) => streamId <= 2).slice(order.indexOf(2));
   for (let i = 1; i < large.length && large.slice(i).includes(3 - large[i - 1]); i++) assert.notEqual(large[i], large[i - 1], order.join());
   for (const small of [3, 4, 5, 6]) assert.ok(order.indexOf(small) < order.lastIndexOf(1), order.join());

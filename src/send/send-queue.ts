@@ -1,7 +1,7 @@
 /**
  * Everything that one end of a connection sends: writes frames into the carrier's ring, and keeps what does not fit
- * yet. Small messages are encoded straight into the ring; a large one is encoded once and travels in pieces
- * (`Bulks`), round robin with other large ones, while small ones keep flowing past it.
+ * yet. Small messages are encoded straight into the ring; a large one is encoded once and travels in fragments
+ * (`FragmentedSends`), round robin with other large ones, while small ones keep flowing past it.
  *
  * OUTBOX-1  Frames of one stream leave in the order they were given. At most one of a stream is kept here: who has more to send for
  *           it waits for `onSent`. So streams take turns: the next message of one goes behind what waits of the others.
@@ -18,16 +18,16 @@ import type { MessageCodec } from "../codec/codec.js";
 import type { Rope } from "../codec/rope/rope.js";
 import { joinRope } from "../codec/rope/rope.js";
 import { BitSet } from "../memory/shared/bit-set.js";
-import { originOf, perishable } from "../memory/payload/origin.js";
+import { originOf, ephemeral } from "../memory/payload/origin.js";
 import { Violation } from "../memory/shared/violation.js";
 import { FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, MESSAGE_BYTES_MAX, SLOTS_MAX } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
 import { copyOf } from "../wire/parts.js";
-import { Bulks, PUMP_BYTES } from "./fragments.js";
+import { FragmentedSends, PUMP_BYTES } from "./fragments.js";
 import type { Outgoing } from "./frame-writer.js";
 import { commitFrame } from "./frame-writer.js";
-import type { Noted } from "./loan-tracker.js";
-import { endNoting, giveBackNoted, sentBy, startNoting } from "./loan-tracker.js";
+import type { TrackedLoans } from "./loan-tracker.js";
+import { endTracking, releaseTracked, sentBy, startTracking } from "./loan-tracker.js";
 import { sendAtOnce } from "./direct.js";
 
 /** What `send` returns for a message that is not out yet. */
@@ -50,7 +50,7 @@ interface Waiting extends Outgoing {
   readonly place: number;
 }
 
-export class Outbox {
+export class SendQueue {
   private readonly carrier: Carrier;
   private readonly events: OutboxEvents;
   /** Waiting for room in the ring, in order of arrival; by stream, or, for frames of the connection itself, by a negative number. */
@@ -59,12 +59,12 @@ export class Outbox {
   private connectionFrames = 0;
   /** Credit that is to be granted, by stream: it needs no order, so it goes before everything else. */
   private readonly grants = new Map<number, number>();
-  /** Slots of the streams that have something in `waiting` or `bulks`. */
+  /** Slots of the streams that have something in `waiting` or `fragmented`. */
   private readonly heldSlots = new BitSet();
   private encoding = false;
   /** Whether the last attempt to send failed for want of room in the ring, which then is worth waiting for. */
   private ringIsFull = false;
-  private readonly bulks: Bulks;
+  private readonly fragmented: FragmentedSends;
   /** The ring was full when it was their turn. */
   private bulksGoFirst = false;
   /** A message that is not out yet, but may be before `send` returns: its sender learns it from that. */
@@ -76,7 +76,7 @@ export class Outbox {
   constructor(carrier: Carrier, events: OutboxEvents) {
     this.carrier = carrier;
     this.events = events;
-    this.bulks = new Bulks(carrier, {
+    this.fragmented = new FragmentedSends(carrier, {
       firstWaiting: () => this.firstPlace(),
       onPlaced: (first, parts, messageLength) => this.onBulkPlaced(first, parts, messageLength),
       onFailed: (first, error, wasStarted) => this.onBulkFailed(first, error, wasStarted),
@@ -109,7 +109,7 @@ export class Outbox {
       }
       if (this.carrier.closed) return KEPT;
       // Later some of its bytes may be gone, or be others.
-      if (codec !== undefined && (perishable.count > 0 || kind === KIND.response)) {
+      if (codec !== undefined && (ephemeral.count > 0 || kind === KIND.response)) {
         return this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message, this.lastPlace);
       }
     } catch (error) {
@@ -132,9 +132,9 @@ export class Outbox {
 
   /** A message as bytes, to be sent with `encodedBytes`. Undefined: it is large, or may refer to memory that is taken when it is sent. @throws what the codec throws */
   encodeSmall(codec: MessageCodec, message: unknown): Uint8Array | undefined {
-    if (perishable.count > 0) return undefined;
+    if (ephemeral.count > 0) return undefined;
     const target = Buffer.allocUnsafe(ENCODED_BYTES);
-    const outer = startNoting();
+    const outer = startTracking();
     try {
       const length = codec.encodeInto(message, target, 0, target.length, true);
       if (length >= 0) return target.subarray(0, length);
@@ -142,7 +142,7 @@ export class Outbox {
       const larger = Buffer.allocUnsafe(-1 - length);
       return codec.encodeInto(message, larger, 0, larger.length, true) === larger.length ? larger : undefined;
     } finally {
-      endNoting(outer);
+      endTracking(outer);
     }
   }
 
@@ -166,7 +166,7 @@ export class Outbox {
     this.grants.delete(streamId);
     if (this.borrowed.size > 0) this.release(streamId);
     if (this.waiting.delete(streamId)) return "unsent";
-    return this.bulks.drop(streamId) === "unsent" ? "unsent" : "sent";
+    return this.fragmented.drop(streamId) === "unsent" ? "unsent" : "sent";
   }
 
   /** Whether the carrier reads any user's memory. */
@@ -181,13 +181,13 @@ export class Outbox {
     this.borrowed.delete(streamId);
     parts.onReturned = undefined;
     this.carrier.keep(parts);
-    this.letGo(streamId);
+    this.releaseSlot(streamId);
   }
 
   /** The connection is over: nothing more is sent. */
   close(): void {
     this.borrowed.clear();
-    this.bulks.close();
+    this.fragmented.close();
     this.waiting.clear();
     this.grants.clear();
   }
@@ -199,12 +199,12 @@ export class Outbox {
 
   /** Nothing waits to be sent, here or in the carrier. */
   get idle(): boolean {
-    return this.waiting.size === 0 && this.bulks.size === 0 && this.carrier.idle;
+    return this.waiting.size === 0 && this.fragmented.size === 0 && this.carrier.idle;
   }
 
   /** Messages and frames that wait for room. */
   get backlog(): number {
-    return this.waiting.size + this.bulks.size;
+    return this.waiting.size + this.fragmented.size;
   }
 
   /** Sends what waits, as far as there is room, and up to a bounded amount of copying. True if anything was sent. @throws Violation */
@@ -213,13 +213,13 @@ export class Outbox {
     this.ringIsFull = false;
     if (this.grants.size > 0 && this.pumpGrants()) progress = true;
     const bulksFirst = this.bulksGoFirst;
-    if (bulksFirst && this.bulks.pump()) progress = true;
+    if (bulksFirst && this.fragmented.pump()) progress = true;
     if (this.pumpWaiting()) progress = true;
     // SUBTLE: also those that went first, if one of them was behind frames that have left only now: nothing else would call for it.
-    if ((!bulksFirst || (!this.bulks.ringIsFull && !this.bulks.allStarted)) && this.bulks.pump()) progress = true;
-    this.bulksGoFirst = this.bulks.ringIsFull && !bulksFirst;
-    this.ringIsFull ||= this.bulks.ringIsFull || this.waiting.size > 0 || this.grants.size > 0;
-    if (this.waiting.size === 0 && this.bulks.allStarted) this.lastPlace = 0;
+    if ((!bulksFirst || (!this.fragmented.ringIsFull && !this.fragmented.allStarted)) && this.fragmented.pump()) progress = true;
+    this.bulksGoFirst = this.fragmented.ringIsFull && !bulksFirst;
+    this.ringIsFull ||= this.fragmented.ringIsFull || this.waiting.size > 0 || this.grants.size > 0;
+    if (this.waiting.size === 0 && this.fragmented.allStarted) this.lastPlace = 0;
     this.declare();
     return progress;
   }
@@ -244,7 +244,7 @@ export class Outbox {
         if (error instanceof Violation) throw error;
         const first = this.waiting.get(key)!;
         this.waiting.delete(key);
-        this.letGo(streamId);
+        this.releaseSlot(streamId);
         this.events.onFailed(first, error, false);
         continue;
       }
@@ -252,21 +252,21 @@ export class Outbox {
       this.waiting.delete(key);
       progress = true;
       if (written === KEPT) continue;
-      this.letGo(streamId);
+      this.releaseSlot(streamId);
       if (streamId !== 0) this.events.onSent(streamId, written);
     }
     return progress;
   }
 
   /** The stream's slot is free again, unless more is to be sent for it. */
-  private letGo(streamId: number): void {
-    if (this.waiting.has(streamId) || this.bulks.has(streamId)) return;
+  private releaseSlot(streamId: number): void {
+    if (this.waiting.has(streamId) || this.fragmented.has(streamId)) return;
     this.heldSlots.delete(streamId & (SLOTS_MAX - 1));
   }
 
   /** Tells the carrier what this side waits for. */
   private declare(): void {
-    this.carrier.await(this.ringIsFull, this.bulks.awaitBlocks);
+    this.carrier.setWaitFor(this.ringIsFull, this.fragmented.awaitBlocks);
   }
 
   private firstPlace(): number | undefined {
@@ -295,17 +295,17 @@ export class Outbox {
     const room = carrier.freeBytes() - FRAME_HEADER_BYTES - metadataLength;
     if (room < 0) return NO_ROOM;
     let length = 0;
-    let loans: Noted | undefined;
+    let loans: TrackedLoans | undefined;
     if (codec !== undefined) {
       // A loan or lease is most of a large message: what is not in place is measured when the rope is made.
-      const measures = room < INLINE_BYTES_MAX || perishable.count === 0;
-      const outer = startNoting();
+      const measures = room < INLINE_BYTES_MAX || ephemeral.count === 0;
+      const outer = startTracking();
       this.encoding = true;
       try {
         length = codec.encodeInto(message, carrier.ringBytes, bodyStart, bodyStart + Math.min(room, INLINE_BYTES_MAX), measures);
       } finally {
         this.encoding = false;
-        loans = endNoting(outer);
+        loans = endTracking(outer);
       }
       if (length < 0) {
         const needed = -1 - length;
@@ -318,7 +318,7 @@ export class Outbox {
     }
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
     commitFrame(carrier, kind, flags, code, streamId, argument, metadataLength, length, length, 0, FRAME_HEADER_BYTES + metadataLength + length);
-    if (loans !== undefined) giveBackNoted(loans, sentBy(label));
+    if (loans !== undefined) releaseTracked(loans, sentBy(label));
     return length;
   }
 
@@ -328,14 +328,14 @@ export class Outbox {
    */
   private startBulk(first: Outgoing, message: unknown, after: number): number {
     // A peer that sleeps wakes up meanwhile. Without loans there is something to copy first, and it is rung during that.
-    if (perishable.count > 0 && this.bulks.size === 0) this.carrier.alert();
-    const outer = startNoting();
-    let loans: Noted | undefined;
+    if (ephemeral.count > 0 && this.fragmented.size === 0) this.carrier.prewake();
+    const outer = startTracking();
+    let loans: TrackedLoans | undefined;
     let rope: Rope;
     try {
       rope = first.codec!.encode(message);
     } finally {
-      loans = endNoting(outer);
+      loans = endTracking(outer);
     }
     // Encoding may have run user code, and that may have closed the connection.
     if (this.carrier.closed) return KEPT;
@@ -347,29 +347,29 @@ export class Outbox {
       this.wait({ ...first, codec: encodedBytes, message: joinRope(rope) });
       return KEPT;
     }
-    if (this.waiting.size === 0 && this.bulks.size === 0 && !this.encoding) {
+    if (this.waiting.size === 0 && this.fragmented.size === 0 && !this.encoding) {
       const sent = sendAtOnce(this.carrier, first, rope, PUMP_BYTES);
       if (sent !== undefined) {
-        if (loans !== undefined) giveBackNoted(loans, sentBy(first.label));
+        if (loans !== undefined) releaseTracked(loans, sentBy(first.label));
         return this.placed(first, sent, rope.byteLength);
       }
     }
     // It may have found the connection broken.
     if (this.carrier.closed) return KEPT;
-    const payload = new Payload(this.carrier.blocks, rope, sentBy(first.label), first.kind !== KIND.message, () => this.carrier.lookAgain());
+    const payload = new Payload(this.carrier.blocks, rope, sentBy(first.label), first.kind !== KIND.message, () => this.carrier.requestPump());
     // Those of which only small parts are in the message, copied.
-    if (loans !== undefined) giveBackNoted(loans, sentBy(first.label));
+    if (loans !== undefined) releaseTracked(loans, sentBy(first.label));
     this.heldSlots.add(first.streamId & (SLOTS_MAX - 1));
-    this.bulks.add(first, payload, after);
+    this.fragmented.add(first, payload, after);
     this.ringIsFull = this.waiting.size > 0 || this.grants.size > 0;
     const around = this.sending;
     this.sending = first;
     this.sentLength = KEPT;
     try {
       // SUBTLE: a call made by a getter of a message that is being written at the ring's tail; then later.
-      if (!this.encoding) this.bulks.pump();
-      if (isAnswer) this.bulks.keep(first.streamId);
-      this.ringIsFull ||= this.bulks.ringIsFull;
+      if (!this.encoding) this.fragmented.pump();
+      if (isAnswer) this.fragmented.keep(first.streamId);
+      this.ringIsFull ||= this.fragmented.ringIsFull;
     } finally {
       this.sending = around;
       payload.emptyTaken();
@@ -380,13 +380,13 @@ export class Outbox {
 
   /** Whether a small message of ordinary memory has to wait for room in the ring. */
   private mustWait({ metadata }: Outgoing, { byteLength, spans }: Rope): boolean {
-    if (byteLength > INLINE_BYTES_MAX || perishable.count > 0 || spans.some(({ bytes }) => originOf(bytes) !== undefined)) return false;
+    if (byteLength > INLINE_BYTES_MAX || ephemeral.count > 0 || spans.some(({ bytes }) => originOf(bytes) !== undefined)) return false;
     return this.encoding || this.waiting.size > 0 || this.carrier.freeBytes() < FRAME_HEADER_BYTES + (metadata?.length ?? 0) + byteLength;
   }
 
   private onBulkPlaced(first: Outgoing, parts: Parts, messageLength: number): void {
     const { streamId } = first;
-    this.letGo(streamId);
+    this.releaseSlot(streamId);
     const sent = this.placed(first, parts, messageLength);
     if (this.sending?.streamId === streamId) this.sentLength = sent;
     else if (sent !== KEPT) this.events.onSent(streamId, sent);
@@ -402,7 +402,7 @@ export class Outbox {
     this.borrowed.set(streamId, parts);
     parts.onReturned = () => {
       this.borrowed.delete(streamId);
-      this.letGo(streamId);
+      this.releaseSlot(streamId);
       this.events.onSent(streamId, messageLength);
     };
     return KEPT;
@@ -410,7 +410,7 @@ export class Outbox {
 
   private onBulkFailed(first: Outgoing, thrown: unknown, wasStarted: boolean): void {
     const { streamId, kind } = first;
-    this.letGo(streamId);
+    this.releaseSlot(streamId);
     // OUTBOX-3. A stream's owner tells the peer what is wrong.
     if (wasStarted && kind !== KIND.message) this.sendControl(KIND.reset, Code.Internal, streamId, 0);
     this.events.onFailed(first, thrown, wasStarted);

@@ -22,7 +22,7 @@ test("kinds, flags and method numbers fit their fields and differ", () => {
   assert.ok(METHODS_MAX <= 65536);
 });
 
-test("the largest metadata and the largest inline piece make a frame together", () => {
+test("the largest metadata and the largest inline fragment make a frame together", () => {
   assert.equal(FRAME_HEADER_BYTES + METADATA_BYTES_MAX + INLINE_BYTES_MAX, FRAME_BYTES_MAX);
   assert.ok(BLOCK_REFERENCE_BYTES <= INLINE_BYTES_MAX);
 });

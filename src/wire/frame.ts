@@ -9,15 +9,15 @@
  *   12 │ argument          u32        │ REQUEST: timeout in ms, 0 = none · RESPONSE, END: bytes of metadata that are headers
  *      │                              │ CREDIT: bytes granted
  *   16 │ metadataLength    u32        │
- *   20 │ messageLength     u32        │ of the whole message, however many pieces it comes in
- *   24 │ pieceLength       u32        │ bytes of the message that this frame brings
+ *   20 │ messageLength     u32        │ of the whole message, however many fragments it comes in
+ *   24 │ fragmentLength       u32        │ bytes of the message that this frame brings
  *   28 │ spanCount         u32        │ entries of the splice table; 0 unless spans were negotiated
  *   32 ├──────────────────────────────┤
  *      │ metadata                     │
  *      ├──────────────────────────────┤
  *      │ splice table                 │ 24 bytes each, see SpanEntry; padded before it to a multiple of 4
  *      ├──────────────────────────────┤
- *      │ the piece itself, or, with   │
+ *      │ the fragment itself, or, with   │
  *      │ inBlock: unit u32,           │ the arena block that holds it
  *      │          generation u32      │
  *      └──────────────────────────────┘
@@ -33,16 +33,16 @@ export const FIELD = {
   argument: 3,
   metadataLength: 4,
   messageLength: 5,
-  pieceLength: 6,
+  fragmentLength: 6,
   spanCount: 7,
 } as const;
 
 export const KIND = {
-  /** Opens a stream: method, deadline, metadata; with `endStream` also its only message or the first piece of that. */
+  /** Opens a stream: method, deadline, metadata; with `endStream` also its only message or the first fragment of that. */
   request: 1,
-  /** The whole answer of a call that is answered with one message, or its first piece: status, metadata, message. */
+  /** The whole answer of a call that is answered with one message, or its first fragment: status, metadata, message. */
   response: 2,
-  /** A further piece of the message under way, or, if there is none, a message of a stream or its first piece. */
+  /** A further fragment of the message under way, or, if there is none, a message of a stream or its first fragment. */
   message: 3,
   /** Response headers of a stream, before its first message. */
   headers: 4,
@@ -69,17 +69,17 @@ export const KIND = {
 export const FLAG = {
   /** The last message of this direction of the stream. */
   endStream: 1,
-  /** The piece lies in an arena block. */
+  /** The fragment lies in an arena block. */
   inBlock: 2,
-  /** Further pieces of this message follow. */
+  /** Further fragments of this message follow. */
   more: 4,
-  /** The piece comes right behind the frame, which does not count it (on a stream socket). */
+  /** The fragment comes right behind the frame, which does not count it (on a stream socket). */
   follows: 8,
 } as const;
 
 /**
  * An entry of the splice table: bytes of the message that lie elsewhere. The message's other bytes, its inline part, are what
- * frames bring as pieces.
+ * frames bring as fragments.
  */
 export interface SpanEntry {
   /** Where in the joined message the bytes belong. */
@@ -114,15 +114,15 @@ export const SPANS_MAX = 64;
 
 /** Largest frame: the reader copies frames to scratch memory of a few times this size. */
 export const FRAME_BYTES_MAX = 32768;
-/** Largest piece that travels in the ring; a larger one goes into an arena block. */
+/** Largest fragment that travels in the ring; a larger one goes into an arena block. */
 export const INLINE_BYTES_MAX = 16384;
-/** Largest piece that an arena block brings, so that the work of taking one frame is bounded. */
+/** Largest fragment that an arena block brings, so that the work of taking one frame is bounded. */
 export const BLOCK_PIECE_BYTES_MAX = 1 << 20;
 /** Largest encoded status of a failed call. */
 export const STATUS_BYTES_MAX = 1 << 20;
 /** Longest path of a method. */
 export const PATH_BYTES_MAX = 1024;
-/** Largest metadata block of a frame; with an inline piece of the largest size it still fits a frame. */
+/** Largest metadata block of a frame; with an inline fragment of the largest size it still fits a frame. */
 export const METADATA_BYTES_MAX = FRAME_BYTES_MAX - INLINE_BYTES_MAX - FRAME_HEADER_BYTES;
 
 /** Largest single value: 2 GiB less a margin for the rest of its message. */

@@ -16,12 +16,12 @@ import {
 const hello: Hello = { kind: "hello", minVersion: 1, maxVersion: 3, featuresSupported: 0xffffffff, featuresRequired: 0x80000000, maxStreams: 17, streamWindowBytes: 4096 };
 const messages: HandshakeMessage[] = [
   hello,
-  { kind: "welcome", version: 65535, features: 5, maxStreams: 65536, streamWindowBytes: 1 << 30 },
+  { kind: "accepted", version: 65535, features: 5, maxStreams: 65536, streamWindowBytes: 1 << 30 },
   { ...hello, lack: "memfd_create: ✗" },
-  { kind: "welcome", version: 1, features: 4, maxStreams: 1, streamWindowBytes: 65536, lack: "its option" },
+  { kind: "accepted", version: 1, features: 4, maxStreams: 1, streamWindowBytes: 65536, lack: "its option" },
   { kind: "refused", code: 7, message: "not you, Ünä 🌉" },
-  { kind: "refused", code: 14, outlook: "lasting", message: "never" },
-  { kind: "refused", code: 14, outlook: "leaving", message: "not here" },
+  { kind: "refused", code: 14, retryability: "permanent", message: "never" },
+  { kind: "refused", code: 14, retryability: "draining", message: "not here" },
   { kind: "refused", code: 0, message: "" },
 ];
 
@@ -81,7 +81,7 @@ test("a greeting of a release without streams has no window, and one with stream
   const read = decodeHandshake(bytes);
   assert.ok(read?.kind === "hello" && read.streamWindowBytes === 0 && read.maxStreams === 17);
   assert.equal(decodeHandshake(encodeHandshake({ ...hello, featuresSupported: FEATURE.streams, streamWindowBytes: 0 })), undefined);
-  assert.equal(decodeHandshake(encodeHandshake({ kind: "welcome", version: 1, features: FEATURE.streams, maxStreams: 1 })), undefined);
+  assert.equal(decodeHandshake(encodeHandshake({ kind: "accepted", version: 1, features: FEATURE.streams, maxStreams: 1 })), undefined);
   const large = decodeHandshake(encodeHandshake({ ...hello, streamWindowBytes: 0xffffffff }));
   assert.ok(large?.kind === "hello" && large.streamWindowBytes === 2 ** 30);
 });
@@ -142,8 +142,8 @@ test("a greeting whose reason reaches past its end is none, and a reason is cut 
   assert.ok(long?.kind === "hello" && long.lack === "ü".repeat(512));
 });
 
-test("an outlook that this version does not know counts as none", () => {
-  const bytes = encodeHandshake({ kind: "refused", code: 14, outlook: "leaving", message: "" });
+test("an retryability that this version does not know counts as none", () => {
+  const bytes = encodeHandshake({ kind: "refused", code: 14, retryability: "draining", message: "" });
   new DataView(bytes.buffer).setUint16(14, 3, true);
   assert.deepEqual(decodeHandshake(bytes), { kind: "refused", code: 14, message: "" });
 });

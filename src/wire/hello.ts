@@ -3,16 +3,16 @@
  * (zeros) only if shared memory was agreed on, else frames.
  *
  *   client → server  HELLO    (with the client's two descriptors if it offers shared memory)
- *   server → client  WELCOME  (with the server's two descriptors if both have it)   or   REFUSED
+ *   server → client  ACCEPTED  (with the server's two descriptors if both have it)   or   REFUSED
  *
  *    0 magic "ISTM" u32 · 4 byteLength u32, all of it · 8 kind u16 · 10 reserved u16
  *   HELLO:    12 minVersion u16 · 14 maxVersion u16 · 16 features supported u32 · 20 features required u32 · 24 maxStreams u32
  *             28 streamWindowBytes u32 · 32 lack length u16 · 34 reserved u16 · 36 lack, UTF-8
- *   WELCOME:  12 version u16    · 14 reserved u16   · 16 features in use u32   · 20 reserved u32          · 24 maxStreams u32
+ *   ACCEPTED:  12 version u16    · 14 reserved u16   · 16 features in use u32   · 20 reserved u32          · 24 maxStreams u32
  *             28 streamWindowBytes u32 · 32 lack length u16 · 34 reserved u16 · 36 lack, UTF-8
- *   REFUSED:  12 status code u16 (gRPC's numbers) · 14 outlook u16 · 16 message, UTF-8
+ *   REFUSED:  12 status code u16 (gRPC's numbers) · 14 retryability u16 · 16 message, UTF-8
  *
- * A receiver ignores bytes of HELLO and WELCOME past those it knows, so later versions can append fields; what a shorter
+ * A receiver ignores bytes of HELLO and ACCEPTED past those it knows, so later versions can append fields; what a shorter
  * message leaves out counts as 0.
  */
 import { SLOTS_MAX, STREAM_WINDOW_BYTES_MAX } from "./frame.js";
@@ -21,7 +21,7 @@ export const PROTOCOL_VERSION_MIN = 1;
 export const PROTOCOL_VERSION_MAX = 1;
 /** Feature bits. */
 export const FEATURE = {
-  /** Frames lie in shared memory, whose descriptors come with HELLO and WELCOME; without it they follow on the socket. */
+  /** Frames lie in shared memory, whose descriptors come with HELLO and ACCEPTED; without it they follow on the socket. */
   sharedMemory: 1,
   /** Frames may have splice tables; only with shared memory. */
   spans: 2,
@@ -39,7 +39,7 @@ const LACK_TEXT_OFFSET = 36;
 const LACK_BYTES_MAX = 1024;
 const REFUSED_TEXT_OFFSET = 16;
 const BYTES_MAX = 4096;
-const KIND = { hello: 1, welcome: 2, refused: 3 } as const;
+const KIND = { hello: 1, accepted: 2, refused: 3 } as const;
 
 export interface Hello {
   readonly kind: "hello";
@@ -55,8 +55,8 @@ export interface Hello {
   readonly lack?: string | undefined;
 }
 
-export interface Welcome {
-  readonly kind: "welcome";
+export interface Accepted {
+  readonly kind: "accepted";
   readonly version: number;
   readonly features: number;
   readonly maxStreams: number;
@@ -65,20 +65,20 @@ export interface Welcome {
   readonly lack?: string | undefined;
 }
 
-/** What a refused client may expect of another attempt: no more ("lasting"), or that a server which takes this one's place lets it in ("leaving"). */
-export type RefusedOutlook = "lasting" | "leaving";
-const OUTLOOKS: readonly (RefusedOutlook | undefined)[] = [undefined, "lasting", "leaving"];
+/** What a refused client may expect of another attempt: no more ("permanent"), or that a server which takes this one's place lets it in ("draining"). */
+export type RefusedRetryability = "permanent" | "draining";
+const RETRYABILITIES: readonly (RefusedRetryability | undefined)[] = [undefined, "permanent", "draining"];
 
 export interface Refused {
   readonly kind: "refused";
   /** A gRPC status code. */
   readonly code: number;
   /** Undefined: it is not said. */
-  readonly outlook?: RefusedOutlook | undefined;
+  readonly retryability?: RefusedRetryability | undefined;
   readonly message: string;
 }
 
-export type HandshakeMessage = Hello | Welcome | Refused;
+export type HandshakeMessage = Hello | Accepted | Refused;
 
 export function encodeHandshake(message: HandshakeMessage): Uint8Array {
   const isRefusal = message.kind === "refused";
@@ -100,7 +100,7 @@ export function encodeHandshake(message: HandshakeMessage): Uint8Array {
       view.setUint32(28, message.streamWindowBytes ?? 0, true);
       if (text.length > 0) view.setUint16(HELLO_BYTES, text.length, true);
       break;
-    case "welcome":
+    case "accepted":
       view.setUint16(12, message.version, true);
       view.setUint32(16, message.features, true);
       view.setUint32(24, message.maxStreams, true);
@@ -109,7 +109,7 @@ export function encodeHandshake(message: HandshakeMessage): Uint8Array {
       break;
     case "refused":
       view.setUint16(12, message.code, true);
-      view.setUint16(14, OUTLOOKS.indexOf(message.outlook), true);
+      view.setUint16(14, RETRYABILITIES.indexOf(message.retryability), true);
       break;
   }
   return bytes;
@@ -135,8 +135,8 @@ export function decodeHandshake(bytes: Uint8Array): HandshakeMessage | undefined
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const kind = view.getUint16(8, true);
   if (kind === KIND.refused) {
-    const outlook = OUTLOOKS[view.getUint16(14, true)];
-    return { kind: "refused", code: view.getUint16(12, true), ...(outlook !== undefined && { outlook }), message: textOf(bytes, REFUSED_TEXT_OFFSET, bytes.length) };
+    const retryability = RETRYABILITIES[view.getUint16(14, true)];
+    return { kind: "refused", code: view.getUint16(12, true), ...(retryability !== undefined && { retryability }), message: textOf(bytes, REFUSED_TEXT_OFFSET, bytes.length) };
   }
   if (bytes.length < HELLO_BYTES_MIN) return undefined;
   const maxStreams = Math.min(view.getUint32(24, true), SLOTS_MAX);
@@ -146,8 +146,8 @@ export function decodeHandshake(bytes: Uint8Array): HandshakeMessage | undefined
   const lackBytes = bytes.length < LACK_TEXT_OFFSET ? 0 : Math.min(view.getUint16(HELLO_BYTES, true), LACK_BYTES_MAX);
   if (LACK_TEXT_OFFSET + lackBytes > Math.max(bytes.length, LACK_TEXT_OFFSET)) return undefined;
   const lack = lackBytes === 0 ? {} : { lack: textOf(bytes, LACK_TEXT_OFFSET, LACK_TEXT_OFFSET + lackBytes) };
-  if (kind === KIND.welcome) {
-    return { kind: "welcome", version: view.getUint16(12, true), features: view.getUint32(16, true), maxStreams, streamWindowBytes, ...lack };
+  if (kind === KIND.accepted) {
+    return { kind: "accepted", version: view.getUint16(12, true), features: view.getUint32(16, true), maxStreams, streamWindowBytes, ...lack };
   }
   if (kind !== KIND.hello) return undefined;
   return {

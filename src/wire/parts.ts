@@ -1,7 +1,7 @@
 /**
  * A large message on its way: parts that, joined up, are the message, and how far they are taken.
  *
- * PARTS-1  A file may turn out to be shorter when its bytes have been announced. So no message ends with a file's bytes, and its last piece has none of them: it is
+ * PARTS-1  A file may turn out to be shorter when its bytes have been announced. So no message ends with a file's bytes, and its last fragment has none of them: it is
  *          taken only when all of them were sent, and without it the receiver has no message.
  * BORROW-1  A user's memory is read only until it is his again: until the call has settled that a request was given to, until the next message of a stream is asked
  *           for or its iterable is ended, until `send` returns for an answer. What has not left by then is copied. What the kernel is given to write later is never borrowed.
@@ -100,7 +100,7 @@ export class Parts {
     return this.byteLength - this.taken;
   }
 
-  /** How long the next piece is to be, at most `bytesMax`. The last one has nothing of a file (PARTS-1). */
+  /** How long the next fragment is to be, at most `bytesMax`. The last one has nothing of a file (PARTS-1). */
   nextLength(bytesMax: number): number {
     return Math.min(bytesMax, this.taken < this.filesEnd ? this.filesEnd - this.taken : this.leftBytes);
   }

@@ -110,7 +110,7 @@ for (const place of PLACES) {
     });
 
     test("a large call that is canceled halfway leaves the connection and the arena in order", async (context) => {
-      // Copied, so that it travels in pieces: leased on arrival it would be there at once, and its blocks would wait for the collector.
+      // Copied, so that it travels in fragments: leased on arrival it would be there at once, and its blocks would wait for the collector.
       const copying = await startServer(context, place, { leases: "copied", isolation: "snapshot", memory: { arenaBytes: 8 << 20 } });
       const { client, transport } = connectTo(context, copying, { leases: "copied", memory: { arenaBytes: 8 << 20 } });
       const data = patternBytes(24 << 20, 1);

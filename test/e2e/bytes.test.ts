@@ -23,7 +23,7 @@ import type { BytesServerData } from "../support/servers/bytes-server.js";
 import type { Owner } from "../support/temp.js";
 import { tempSocket } from "../support/temp.js";
 
-/** Around the sizes at which values, messages and pieces begin to travel in other ways. */
+/** Around the sizes at which values, messages and fragments begin to travel in other ways. */
 const SIZES = [1, 4095, 4096, 16_370, 16_379, 16_380, 16_384, 32_760, 32_768, 40_000, 65_536, 200_000, (1 << 20) + 3, (4 << 20) + 20_000];
 
 interface Scene {

@@ -252,7 +252,7 @@ describe("over the socket", () => {
       most = Math.max(most, unsentBytes());
       await sleep(5);
     }
-    // Staging memory, 1 MiB of pieces, and the piece that reaches past it.
+    // Staging memory, 1 MiB of fragments, and the fragment that reaches past it.
     assert.ok(most < 6 << 20, `${most} bytes waited in the socket's queue`);
     process.kill(server.child.pid, "SIGCONT");
     const replies = await Promise.all(calls);

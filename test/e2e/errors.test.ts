@@ -90,7 +90,7 @@ for (const place of PLACES) {
       assert.equal((await client.echo({ data: new Uint8Array(997) })).data.length, 997);
     });
 
-    test("large answers over readMaxBytes are refused at their first piece", async (context) => {
+    test("large answers over readMaxBytes are refused at their first fragment", async (context) => {
       const { client } = connectTo(context, server, { readMaxBytes: 100_000 });
       for (let i = 0; i < 5; i++) await failure(client.echo({ data: new Uint8Array(400_000) }), Code.ResourceExhausted, /readMaxBytes 100000/);
       assert.equal((await client.echo({ text: "on" })).text, "on");

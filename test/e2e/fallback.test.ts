@@ -326,12 +326,12 @@ describe("a refusal", () => {
   const refused = { kind: "refused", code: Code.Unavailable, message: "not now" } as const;
 
   test("that says it is lasting is not tried again, also by a call that would wait", async (context) => {
-    assert.equal(await attemptsOf(context, encodeHandshake({ ...refused, outlook: "lasting" })), 1);
-    assert.equal(await attemptsOf(context, encodeHandshake({ ...refused, outlook: "lasting" }), true), 1);
+    assert.equal(await attemptsOf(context, encodeHandshake({ ...refused, retryability: "permanent" })), 1);
+    assert.equal(await attemptsOf(context, encodeHandshake({ ...refused, retryability: "permanent" }), true), 1);
   });
 
   test("by a server that is leaving, or does not say, is tried again a few times", async (context) => {
-    assert.equal(await attemptsOf(context, encodeHandshake({ ...refused, outlook: "leaving" })), 4);
+    assert.equal(await attemptsOf(context, encodeHandshake({ ...refused, retryability: "draining" })), 4);
     assert.equal(await attemptsOf(context, encodeHandshake(refused)), 4);
   });
 
@@ -339,7 +339,7 @@ describe("a refusal", () => {
     let attempts = 0;
     const { path } = await serveRaw(context, (socket) => {
       attempts++;
-      if (attempts < 3) return socket.end(encodeHandshake({ ...refused, outlook: "leaving" }));
+      if (attempts < 3) return socket.end(encodeHandshake({ ...refused, retryability: "draining" }));
       return socket.end(encodeHandshake({ kind: "refused", code: Code.PermissionDenied, message: "not you" }));
     });
     await failure(connectTo(context, { path }).client.echo({}), Code.PermissionDenied, /not you/);

@@ -60,12 +60,12 @@ describe("a client that lies about streams", () => {
     ["a message after its end", open(SUM), end, message()],
     ["a message after its last", open(SUM), message(item, { flags: FLAG.endStream }), message()],
     ["two ends", open(CHAT), message(), end, end],
-    ["an end within a message", open(SUM), message(item.subarray(0, 1), { flags: FLAG.more, messageLength: 10, pieceLength: 1 }), end],
+    ["an end within a message", open(SUM), message(item.subarray(0, 1), { flags: FLAG.more, messageLength: 10, fragmentLength: 1 }), end],
     ["a request that opens a stream with a message in it", frameBytes({ kind: KIND.request, code: SUM, streamId, body: item })],
     ["headers", open(SUM), frameBytes({ kind: KIND.headers, streamId })],
     ["a stream in an open slot", open(SUM), frameBytes({ kind: KIND.request, code: SUM, streamId: 0x20005 })],
     ["a stream past its slots", frameBytes({ kind: KIND.request, code: SUM, streamId: 0x10000 + 1000 })],
-    ["pieces that do not add up", open(SUM), message(item.subarray(0, 1), { flags: FLAG.more, messageLength: 10, pieceLength: 1 }), message(item)],
+    ["fragments that do not add up", open(SUM), message(item.subarray(0, 1), { flags: FLAG.more, messageLength: 10, fragmentLength: 1 }), message(item)],
   ];
   for (const [what, ...bytes] of violations) {
     test(`${what} ends its connection and no other`, async (context) => {
@@ -95,7 +95,7 @@ describe("a client that lies about streams", () => {
     const { encodeHandshake } = await import("../../src/wire/hello.js");
     peer.socket.write(encodeHandshake({ kind: "hello", minVersion: 1, maxVersion: 1, featuresSupported: FEATURE.streams, featuresRequired: 0, maxStreams: 5 }));
     const answer = await peer.handshake();
-    assert.ok(answer?.kind !== "welcome");
+    assert.ok(answer?.kind !== "accepted");
   });
 
   const answers = async (peer: StreamPeer, until: (frame: StreamFrame) => boolean) => {
@@ -155,7 +155,7 @@ describe("a client that lies about streams", () => {
     const tooMuch = (1 << 20) + 100;
     const peer = await say(context, [
       open(SUM),
-      frameBytes({ kind: KIND.message, flags: FLAG.follows, streamId, messageLength: tooMuch, pieceLength: tooMuch }),
+      frameBytes({ kind: KIND.message, flags: FLAG.follows, streamId, messageLength: tooMuch, fragmentLength: tooMuch }),
       new Uint8Array(tooMuch),
       message(),
       end,
@@ -174,7 +174,7 @@ describe("a server that lies about streams", () => {
       const peer = new StreamPeer(context, socket);
       void (async () => {
         await peer.handshake();
-        socket.write(encodeHandshake({ kind: "welcome", version: 1, features, maxStreams: 100, streamWindowBytes: WINDOW }));
+        socket.write(encodeHandshake({ kind: "accepted", version: 1, features, maxStreams: 100, streamWindowBytes: WINDOW }));
         for (;;) {
           const { frame } = await peer.frame();
           if (frame.kind === KIND.request) socket.write(Buffer.concat(bytes(frame)));

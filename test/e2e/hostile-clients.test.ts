@@ -46,10 +46,10 @@ describe("a lying client", () => {
   };
 
   describe("in the handshake", () => {
-    const isRefused = async (context: TestContext, message: RegExp, greet: (peer: RawPeer) => void, code = Code.Unavailable) => {
+    const isRefused = async (context: TestContext, message: RegExp, shakeHands: (peer: RawPeer) => void, code = Code.Unavailable) => {
       const before = (await server.stats()).refused;
       const peer = RawPeer.connect(context, server.path);
-      greet(peer);
+      shakeHands(peer);
       const answer = (await peer.receiveHandshake()).message;
       assert.equal(answer?.kind, "refused");
       assert.ok(answer.kind === "refused");
@@ -126,7 +126,7 @@ describe("a lying client", () => {
       });
     });
     test("that welcomes the server", (context) =>
-      isRefused(context, /did not start with a greeting/, (peer) => peer.send(encodeHandshake({ kind: "welcome", version: 1, features: 0, maxStreams: 5 }), peer.makeSegments()), Code.InvalidArgument));
+      isRefused(context, /did not start with a greeting/, (peer) => peer.send(encodeHandshake({ kind: "accepted", version: 1, features: 0, maxStreams: 5 }), peer.makeSegments()), Code.InvalidArgument));
     test("that requires what this server does not have", (context) =>
       isRefused(context, /requires features 0x80000000 that this server does not have/, (peer) => peer.send(encodeHandshake({ ...HELLO, featuresRequired: 0x80000001 }), peer.makeSegments()), Code.FailedPrecondition));
     test("that never finishes its greeting", (context) => isRefused(context, /no greeting within 3000 ms/, (peer) => peer.send(hello.subarray(0, 20), peer.makeSegments()), Code.DeadlineExceeded));
@@ -161,7 +161,7 @@ describe("a lying client", () => {
         await sleep(1);
         peer.send(hello.subarray(i, i + 1));
       }
-      await peer.join("welcome");
+      await peer.join("accepted");
     });
   });
 
@@ -200,8 +200,8 @@ describe("a lying client", () => {
       ["a frame that reaches past the tail", afterFrame({ ...request, byteLength: 4096 })],
       ["metadata longer than its frame", afterFrame({ ...request, metadataLength: 1000 })],
       ["metadata of the largest number", afterFrame({ ...request, metadataLength: -1 })],
-      ["a piece longer than its frame", afterFrame({ ...request, body: new Uint8Array(8), pieceLength: 5000, messageLength: 5000 })],
-      ["a piece longer than its message", afterFrame({ ...request, body: new Uint8Array(8), messageLength: 4 })],
+      ["a fragment longer than its frame", afterFrame({ ...request, body: new Uint8Array(8), fragmentLength: 5000, messageLength: 5000 })],
+      ["a fragment longer than its message", afterFrame({ ...request, body: new Uint8Array(8), messageLength: 4 })],
       ["a message longer than messages may be", afterFrame({ ...request, body: new Uint8Array(8), messageLength: -1 })],
       ["part of a message, and no more", afterFrame({ ...request, body: new Uint8Array(8), messageLength: 9 })],
       ["all of a message, and more", afterFrame({ ...request, flags: FLAG.more, body: new Uint8Array(8) })],
@@ -221,7 +221,7 @@ describe("a lying client", () => {
         },
       ],
       [
-        "a further piece of a message that is whole",
+        "a further fragment of a message that is whole",
         (peer) => {
           peer.frame(openWait);
           peer.frame({ kind: KIND.message, streamId: 0x10005, body: new Uint8Array(8) });
@@ -229,7 +229,7 @@ describe("a lying client", () => {
         },
       ],
       [
-        "pieces that are more than their message",
+        "fragments that are more than their message",
         (peer) => {
           peer.frame({ ...request, flags: FLAG.more, streamId: 0x10005, body: new Uint8Array(8), messageLength: 12 });
           peer.frame({ kind: KIND.message, streamId: 0x10005, body: new Uint8Array(8), messageLength: 12 });
@@ -237,18 +237,18 @@ describe("a lying client", () => {
         },
       ],
       [
-        "pieces that differ about their message's length",
+        "fragments that differ about their message's length",
         (peer) => {
           peer.frame({ ...request, flags: FLAG.more, streamId: 0x10005, body: new Uint8Array(8), messageLength: 16 });
           peer.frame({ kind: KIND.message, streamId: 0x10005, body: new Uint8Array(8), messageLength: 17 });
           peer.publish();
         },
       ],
-      ["a block in the arena's header", afterFrame({ ...request, flags: FLAG.inBlock, body: blockReference(0, 1), messageLength: 100, pieceLength: 100 })],
-      ["a block past the arena", afterFrame({ ...request, flags: FLAG.inBlock, body: blockReference(256, 1), messageLength: 100, pieceLength: 100 })],
-      ["a block of the largest number", afterFrame({ ...request, flags: FLAG.inBlock, body: blockReference(0xffffffff, 1), messageLength: 100, pieceLength: 100 })],
-      ["a block that reaches past the arena", afterFrame({ ...request, flags: FLAG.inBlock, body: blockReference(255, 1), messageLength: ARENA_UNIT_BYTES + 1, pieceLength: ARENA_UNIT_BYTES + 1 })],
-      ["a block reference that is cut off", afterFrame({ ...request, flags: FLAG.inBlock, body: new Uint8Array(4), messageLength: 100, pieceLength: 100 })],
+      ["a block in the arena's header", afterFrame({ ...request, flags: FLAG.inBlock, body: blockReference(0, 1), messageLength: 100, fragmentLength: 100 })],
+      ["a block past the arena", afterFrame({ ...request, flags: FLAG.inBlock, body: blockReference(256, 1), messageLength: 100, fragmentLength: 100 })],
+      ["a block of the largest number", afterFrame({ ...request, flags: FLAG.inBlock, body: blockReference(0xffffffff, 1), messageLength: 100, fragmentLength: 100 })],
+      ["a block that reaches past the arena", afterFrame({ ...request, flags: FLAG.inBlock, body: blockReference(255, 1), messageLength: ARENA_UNIT_BYTES + 1, fragmentLength: ARENA_UNIT_BYTES + 1 })],
+      ["a block reference that is cut off", afterFrame({ ...request, flags: FLAG.inBlock, body: new Uint8Array(4), messageLength: 100, fragmentLength: 100 })],
       ["bytes on the doorbell line that are no doorbells", (peer) => void peer.send(Uint8Array.of(0, 0, 1))],
       [
         "a doorbell that never stops",
@@ -265,7 +265,7 @@ describe("a lying client", () => {
           Atomics.store(peer.words, WORD.released, 1);
           // A large answer makes the server look at them.
           new Uint8Array(peer.arena, 4096).set(toBinary(EchoRequestSchema, create(EchoRequestSchema, { data: new Uint8Array(300_000) })));
-          peer.frame({ ...request, flags: FLAG.inBlock, streamId: 0x10001, body: blockReference(1, 1), messageLength: 300_004, pieceLength: 300_004 });
+          peer.frame({ ...request, flags: FLAG.inBlock, streamId: 0x10001, body: blockReference(1, 1), messageLength: 300_004, fragmentLength: 300_004 });
           peer.publish();
           await sleep(1);
         },
@@ -275,7 +275,7 @@ describe("a lying client", () => {
         async (peer) => {
           Atomics.store(peer.words, WORD.released, 100_000);
           new Uint8Array(peer.arena, 4096).set(toBinary(EchoRequestSchema, create(EchoRequestSchema, { data: new Uint8Array(300_000) })));
-          peer.frame({ ...request, flags: FLAG.inBlock, streamId: 0x10001, body: blockReference(1, 1), messageLength: 300_004, pieceLength: 300_004 });
+          peer.frame({ ...request, flags: FLAG.inBlock, streamId: 0x10001, body: blockReference(1, 1), messageLength: 300_004, fragmentLength: 300_004 });
           peer.publish();
           await sleep(1);
         },

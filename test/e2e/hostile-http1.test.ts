@@ -1,4 +1,4 @@
-/** Clients of HTTP/1.1, and of TLS, that stop midway: their connections are let go of, their handlers aborted, and `close` waits for none of them. */
+/** Clients of HTTP/1.1, and of TLS, that stop midway: their connections are released, their handlers aborted, and `close` waits for none of them. */
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import type { Socket } from "node:net";
@@ -48,11 +48,11 @@ async function serve(owner: Owner, options: Partial<IsthmusServerOptions> = {}, 
   });
   owner.after(() => server.close({ timeoutMs: 0 }));
   const { address } = await server.listen(tls === undefined ? "http://127.0.0.1:0" : "https://127.0.0.1:0", tls && { tls });
-  const letGo = () => {
+  const isReleased = () => {
     const { connections, pendingCalls } = server.stats();
     return (connections === 0 && pendingCalls === 0 && handlers.aborted === handlers.begun) || `${connections} connections, ${pendingCalls} calls, ${handlers.begun - handlers.aborted} handlers`;
   };
-  return { server, address, port: Number(new URL(address).port), handlers, letGo };
+  return { server, address, port: Number(new URL(address).port), handlers, isReleased };
 }
 
 /** All that comes until the other side ends. */
@@ -63,7 +63,7 @@ async function answer(socket: Socket): Promise<string> {
   return text;
 }
 
-describe("a client of HTTP/1.1 is let go of", { concurrency: true }, () => {
+describe("a client of HTTP/1.1 is released", { concurrency: true }, () => {
   test("when its headers do not end in time", async (t) => {
     const served = await serve(t, { http: { headersTimeoutMs: 200 } });
     const [silent, dripping] = [await rawConnection(t, served.port), await rawConnection(t, served.port)];
@@ -71,7 +71,7 @@ describe("a client of HTTP/1.1 is let go of", { concurrency: true }, () => {
     const drip = setInterval(() => dripping.write("X-Slow: 1\r\n"), 50);
     t.after(() => clearInterval(drip));
     assert.match(await answer(silent), /^HTTP\/1.1 408 /);
-    await waitUntil("it to be let go of", served.letGo);
+    await waitUntil("it to be released", served.isReleased);
   });
 
   test("when its request does not end in time, which aborts the handler", async (t) => {
@@ -80,7 +80,7 @@ describe("a client of HTTP/1.1 is let go of", { concurrency: true }, () => {
     socket.resume();
     socket.write(`${POST}/Sum HTTP/1.1\r\nHost: x\r\nContent-Type: application/connect+proto\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n\0\0\0\0\0\r\n`);
     await waitUntil("the call to be there", () => served.handlers.begun === 1);
-    await waitUntil("it to be let go of", served.letGo);
+    await waitUntil("it to be released", served.isReleased);
   });
 
   test("over TLS too", async (t) => {
@@ -93,7 +93,7 @@ describe("a client of HTTP/1.1 is let go of", { concurrency: true }, () => {
       await once(socket, "secureConnect");
       socket.write(`${POST}/Echo HTTP/1.1\r\n`);
       assert.match(await answer(socket), /^HTTP\/1.1 408 /);
-      await waitUntil("it to be let go of", served.letGo);
+      await waitUntil("it to be released", served.isReleased);
     }
   });
 
@@ -114,7 +114,7 @@ describe("a client of HTTP/1.1 is let go of", { concurrency: true }, () => {
         await waitUntil("the calls to be there", () => served.handlers.begun === before + handlers || served.handlers.begun - before);
         socket[go]();
         if (go === "end") socket.resume();
-        await waitUntil(`it to be let go of after ${go} and ${JSON.stringify(text)}`, served.letGo);
+        await waitUntil(`it to be released after ${go} and ${JSON.stringify(text)}`, served.isReleased);
       }
     }
   });
@@ -127,7 +127,7 @@ describe("a client of HTTP/1.1 is let go of", { concurrency: true }, () => {
     const upgrading = await rawConnection(t, served.port);
     upgrading.write(`GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n`);
     assert.match(await answer(upgrading), /^HTTP\/1.1 404 /);
-    await waitUntil("both to be let go of", served.letGo);
+    await waitUntil("both to be released", served.isReleased);
   });
 
   test("when it says nothing, or half of what it speaks", async (t) => {
@@ -138,7 +138,7 @@ describe("a client of HTTP/1.1 is let go of", { concurrency: true }, () => {
       await waitUntil("it to be there", () => served.server.stats().connections > 0);
       await within(PROMPT_MS, "the end", once(socket.resume(), "end"));
     }
-    await waitUntil("both to be let go of", served.letGo);
+    await waitUntil("both to be released", served.isReleased);
   });
 });
 
@@ -147,14 +147,14 @@ test("close waits for no client that says nothing, is slow with its headers, or 
   for (const text of ["", "PRI * HT", `${POST}/Echo HTTP/1.1\r\n`]) (await rawConnection(t, plain.port)).write(text);
   await waitUntil("all to be there", () => plain.server.stats().connections === 3);
   await within(PROMPT_MS, "close", plain.server.close({ timeoutMs: 60_000 }));
-  assert.equal(plain.letGo(), true);
+  assert.equal(plain.isReleased(), true);
   const certificate = makeCertificate(t);
   if (certificate === undefined) return;
   const secure = await serve(t, { handshakeTimeoutMs: 60_000 }, certificate);
   (await rawConnection(t, secure.port)).write("\x16\x03\x01");
   await waitUntil("it to be there", () => secure.server.stats().connections === 1);
   await within(PROMPT_MS, "close", secure.server.close({ timeoutMs: 60_000 }));
-  assert.equal(secure.letGo(), true);
+  assert.equal(secure.isReleased(), true);
 });
 
 test("TLS: a handshake that never ends, and a violation of HTTP/2, end the connection", async (t) => {
@@ -163,7 +163,7 @@ test("TLS: a handshake that never ends, and a violation of HTTP/2, end the conne
   const served = await serve(t, { handshakeTimeoutMs: 500 }, certificate);
   (await rawConnection(t, served.port)).write("\x16\x03\x01");
   await waitUntil("it to be there", () => served.server.stats().connections === 1);
-  await waitUntil("it to be let go of", served.letGo);
+  await waitUntil("it to be released", served.isReleased);
   const secure = async () => {
     const socket = connectTls({ port: served.port, host: "127.0.0.1", ca: certificate.cert, ALPNProtocols: ["h2"] });
     t.after(() => socket.destroy());
@@ -177,7 +177,7 @@ test("TLS: a handshake that never ends, and a violation of HTTP/2, end the conne
   await waitUntil("the call to be there", () => served.handlers.begun === 1);
   breaking.write(frame(TYPE.ping, 0, 0, Buffer.alloc(7)));
   silent.resume();
-  await waitUntil("both to be let go of", served.letGo);
+  await waitUntil("both to be released", served.isReleased);
 });
 
 test("times can be turned off, and those that cannot be are refused", async (t) => {

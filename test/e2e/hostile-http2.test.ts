@@ -1,5 +1,5 @@
 /**
- * Clients that break the rules of HTTP/2, or go without a word: their connections are let go of, their handlers aborted, and `close` waits for none of them.
+ * Clients that break the rules of HTTP/2, or go without a word: their connections are released, their handlers aborted, and `close` waits for none of them.
  */
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -41,11 +41,11 @@ async function serve(owner: Owner, options: Partial<IsthmusServerOptions> = {}) 
   });
   owner.after(() => server.close({ timeoutMs: 0 }));
   const { address } = await server.listen("http://127.0.0.1:0");
-  const letGo = () => {
+  const isReleased = () => {
     const { connections, pendingCalls } = server.stats();
     return (connections === 0 && pendingCalls === 0 && handlers.aborted === handlers.begun) || `${connections} connections, ${pendingCalls} calls, ${handlers.begun - handlers.aborted} handlers`;
   };
-  return { server, address, port: Number(new URL(address).port), handlers, letGo };
+  return { server, address, port: Number(new URL(address).port), handlers, isReleased };
 }
 
 /** A connection with one open call. */
@@ -87,7 +87,7 @@ const VIOLATIONS: Record<string, Buffer> = {
   "HTTP/1.1 in the middle": Buffer.from("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
 };
 
-describe("a connection of HTTP/2 is let go of, and what it had open is aborted, after", { concurrency: true }, () => {
+describe("a connection of HTTP/2 is released, and what it had open is aborted, after", { concurrency: true }, () => {
   for (const [what, bytes] of Object.entries(VIOLATIONS)) {
     test(`${what}, also if the client stays`, async (t) => {
       const served = await serve(t);
@@ -95,7 +95,7 @@ describe("a connection of HTTP/2 is let go of, and what it had open is aborted, 
       for (const socket of [staying, halfClosed, leaving]) socket.write(bytes);
       halfClosed.end();
       setTimeout(() => leaving.destroy(), 50);
-      await waitUntil("all to be let go of", served.letGo);
+      await waitUntil("all to be released", served.isReleased);
       await within(PROMPT_MS, "close", served.server.close({ timeoutMs: 60_000 }));
     });
   }
@@ -112,7 +112,7 @@ describe("a connection of HTTP/2 is let go of, and what it had open is aborted, 
         await waitUntil("the call to be there", () => served.handlers.begun === 1);
         await new Promise((resolve) => setTimeout(resolve, 100));
         socket[go]();
-        await waitUntil("it to be let go of", served.letGo);
+        await waitUntil("it to be released", served.isReleased);
       }
     }
   });
@@ -123,7 +123,7 @@ describe("a connection of HTTP/2 is let go of, and what it had open is aborted, 
     socket.write(Buffer.concat([preface(), call(1, COUNT), frame(TYPE.data, 1, 1, Buffer.alloc(5))]));
     await waitUntil("the call to be there", () => served.handlers.begun === 1);
     socket.write(frame(TYPE.ping, 0, 0, Buffer.alloc(7)));
-    await waitUntil("it to be let go of", served.letGo);
+    await waitUntil("it to be released", served.isReleased);
   });
 
   test("a preface that nothing follows", async (t) => {
@@ -132,7 +132,7 @@ describe("a connection of HTTP/2 is let go of, and what it had open is aborted, 
     socket.resume();
     socket.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     await waitUntil("it to be there", () => served.server.stats().connections === 1);
-    await waitUntil("it to be let go of", served.letGo);
+    await waitUntil("it to be released", served.isReleased);
   });
 });
 
@@ -141,7 +141,7 @@ test("a violation in the same packet as the answer to a PING is found too", asyn
   const socket = await openCall(t, served);
   const ping = await within(PROMPT_MS, "a PING of the server", nextPing(socket));
   socket.write(Buffer.concat([frame(TYPE.ping, FLAG.ack, 0, ping), frame(TYPE.ping, 0, 0, Buffer.alloc(7))]));
-  await waitUntil("it to be let go of", served.letGo);
+  await waitUntil("it to be released", served.isReleased);
 });
 
 test("a client that is quiet, or answers no PING, keeps its connection and its calls", async (t) => {
@@ -190,7 +190,7 @@ test("CONNECT over HTTP/2 is refused, and its connection goes on", async (t) => 
   socket.write(frame(TYPE.headers, FLAG.endHeaders, 3, Buffer.concat([literal(":method", "CONNECT"), literal(":authority", "x:1")])));
   await waitUntil("only the first call to be left", () => served.server.stats().pendingCalls === 1);
   socket.destroy();
-  await waitUntil("it to be let go of", served.letGo);
+  await waitUntil("it to be released", served.isReleased);
 });
 
 test("connections of HTTP take no place of local clients, and have a limit of their own", async (t) => {

@@ -51,7 +51,7 @@ function request(peer: RawPeer, number: number, more: { flags?: number; offset?:
     streamId: more.streamId ?? 0x10001,
     body: Buffer.concat([new Uint8Array(entry.buffer), HEAD]),
     spanCount: 1,
-    pieceLength: HEAD.length,
+    fragmentLength: HEAD.length,
     messageLength: HEAD.length + REGION_BYTES,
   });
   peer.publish();

@@ -17,15 +17,15 @@ import type { TestClient } from "../support/test-server.js";
 import { connectTo, serveInChild } from "../support/test-server.js";
 import { failure, waitUntil } from "../support/waiting.js";
 
-const welcome = encodeHandshake({ kind: "welcome", version: 1, features: FEATURE.sharedMemory, maxStreams: 100 });
+const welcome = encodeHandshake({ kind: "accepted", version: 1, features: FEATURE.sharedMemory, maxStreams: 100 });
 const reply = toBinary(EchoReplySchema, create(EchoReplySchema, { text: "honest" }));
 
-function welcomeWith(context: TestContext, greet: (peer: RawPeer) => void): TestClient {
+function acceptedBy(context: TestContext, shakeHands: (peer: RawPeer) => void): TestClient {
   const path = tempSocket(context);
   const listener = rawListener(context, path);
   void listener.next().then(async (peer) => {
     await peer.join("hello");
-    greet(peer);
+    shakeHands(peer);
   });
   return connectTo(context, { path });
 }
@@ -44,13 +44,13 @@ describe("a lying server in the handshake", () => {
   ];
   for (const [what, lies, message] of segments) {
     test(what, async (context) => {
-      const { client, transport } = welcomeWith(context, (peer) => peer.send(welcome, peer.makeSegments(lies)));
+      const { client, transport } = acceptedBy(context, (peer) => peer.send(welcome, peer.makeSegments(lies)));
       await failure(client.echo({}), Code.Unavailable, message);
       assert.equal(transport.state, "idle");
     });
   }
   test("sends one descriptor", async (context) => {
-    const { client } = welcomeWith(context, (peer) => peer.send(welcome, peer.makeSegments().slice(1)));
+    const { client } = acceptedBy(context, (peer) => peer.send(welcome, peer.makeSegments().slice(1)));
     await failure(client.echo({}), Code.Unavailable, /1 descriptors/);
   });
   test("hangs up after any number of its answer's bytes", async (context) => {
@@ -87,7 +87,7 @@ describe("what a client finds when it looks for room for a message", () => {
         const first = failure(client.echo({ data: new Uint8Array(100_000) }), Code.Unavailable, /RELEASE-/);
         const peer = await listener.next();
         await peer.join("hello");
-        peer.send(encodeHandshake({ kind: "welcome", version: 1, features: FEATURE.sharedMemory | FEATURE.spans, maxStreams: 100 }), peer.makeSegments());
+        peer.send(encodeHandshake({ kind: "accepted", version: 1, features: FEATURE.sharedMemory | FEATURE.spans, maxStreams: 100 }), peer.makeSegments());
         await waitUntil("the client's request", () => peer.read().some(({ kind }) => kind === KIND.request));
         lie(peer);
         await failure(client.echo({ data: new Uint8Array(byteLength) }), Code.Unavailable, /RELEASE-/);
@@ -148,13 +148,13 @@ describe("a lying server on a connection", () => {
   isViolation("a request", /FRAME-6: frame kind 1 from a server/, afterFrame({ ...answer, kind: KIND.request }));
   isViolation("headers that reach past the metadata", /FRAME-7/, afterFrame({ ...answer, argument: 100, metadata: new Uint8Array(8) }));
   isViolation("headers without metadata that reach past it", /FRAME-7/, afterFrame({ ...answer, argument: 100 }));
-  isViolation("a block past the arena", /FRAME-5/, afterFrame({ ...answer, flags: FLAG.inBlock, body: blockReference(4096, 1), messageLength: 9, pieceLength: 9 }));
-  isViolation("a second first piece of one answer", /STREAM-2/, (peer) => {
+  isViolation("a block past the arena", /FRAME-5/, afterFrame({ ...answer, flags: FLAG.inBlock, body: blockReference(4096, 1), messageLength: 9, fragmentLength: 9 }));
+  isViolation("a second first fragment of one answer", /STREAM-2/, (peer) => {
     peer.frame({ ...answer, flags: FLAG.more, messageLength: 1000 });
     peer.frame({ ...answer, flags: FLAG.more, messageLength: 1000 });
     peer.publish();
   });
-  isViolation("a further piece without a first", /STREAM-3/, afterFrame({ ...answer, kind: KIND.message }));
+  isViolation("a further fragment without a first", /STREAM-3/, afterFrame({ ...answer, kind: KIND.message }));
   isViolation("releases of blocks that were never given out", /RELEASE-/, async (peer, { client }) => {
     peer.words[WORD.releaseEntries] = 200;
     Atomics.store(peer.words, WORD.released, 1);

@@ -18,7 +18,7 @@ import type { TestClient, TestServerProcess } from "../support/test-server.js";
 import { connectTo, serveInChild } from "../support/test-server.js";
 import { failure, waitUntil, within } from "../support/waiting.js";
 
-const welcome = encodeHandshake({ kind: "welcome", version: 1, features: FEATURE.sharedMemory | FEATURE.spans, maxStreams: 1000 });
+const welcome = encodeHandshake({ kind: "accepted", version: 1, features: FEATURE.sharedMemory | FEATURE.spans, maxStreams: 1000 });
 const SPAN_BYTES = 100_000;
 const UNITS = Math.ceil(SPAN_BYTES / ARENA_UNIT_BYTES);
 
@@ -98,7 +98,7 @@ describe("a client that lies about large values", () => {
     peer.define(0, "Echo");
     // In a block and not as a span, so that the answer has to be copied to a block of the server's.
     new Uint8Array(peer.arena, ARENA_UNIT_BYTES).set(inline);
-    peer.frame({ kind: KIND.request, flags: FLAG.endStream | FLAG.inBlock, streamId: 0x10000, body: reference(1, 1), messageLength: inline.length + SPAN_BYTES, pieceLength: inline.length + SPAN_BYTES });
+    peer.frame({ kind: KIND.request, flags: FLAG.endStream | FLAG.inBlock, streamId: 0x10000, body: reference(1, 1), messageLength: inline.length + SPAN_BYTES, fragmentLength: inline.length + SPAN_BYTES });
     peer.publish();
     const frames: ReturnType<RawPeer["read"]> = [];
     await waitUntil("the answer", () => frames.push(...peer.read()) > 0);

@@ -40,12 +40,12 @@ describe("a peer on the socket that lies", () => {
     ["a frame longer than frames may be", frameBytes({ ...request, byteLength: 32_776 })],
     ["a frame of the largest number", frameBytes({ ...request, byteLength: -1 })],
     ["metadata longer than its frame", frameBytes({ ...request, metadataLength: 1000 })],
-    ["a piece longer than its message", frameBytes({ ...request, body: new Uint8Array(8), messageLength: 4 })],
+    ["a fragment longer than its message", frameBytes({ ...request, body: new Uint8Array(8), messageLength: 4 })],
     ["a message longer than messages may be", frameBytes({ ...request, body: new Uint8Array(8), messageLength: -1 })],
     ["spans, which were not negotiated", frameBytes({ ...request, spanCount: 1 })],
-    ["a piece in a block, which there are none of", frameBytes({ ...request, flags: FLAG.inBlock, body: new Uint8Array(8), messageLength: 100, pieceLength: 100 })],
-    ["a piece that follows and is in the frame", frameBytes({ ...follows, body: new Uint8Array(8) })],
-    ["a piece that follows for a message that is not whole", frameBytes({ ...follows, messageLength: 100, pieceLength: 10 })],
+    ["a fragment in a block, which there are none of", frameBytes({ ...request, flags: FLAG.inBlock, body: new Uint8Array(8), messageLength: 100, fragmentLength: 100 })],
+    ["a fragment that follows and is in the frame", frameBytes({ ...follows, body: new Uint8Array(8) })],
+    ["a fragment that follows for a message that is not whole", frameBytes({ ...follows, messageLength: 100, fragmentLength: 10 })],
     ["a kind of frame that only servers send", frameBytes({ kind: KIND.response })],
     ["an open stream slot", frameBytes({ ...request, code: 1, streamId: 0x10005, body: waitForever }), frameBytes({ ...request, code: 1, streamId: 0x20005, body: waitForever })],
   ];
@@ -60,12 +60,12 @@ describe("a peer on the socket that lies", () => {
     });
   }
 
-  test("half a frame, and a piece that never comes, keep nobody waiting", async (context) => {
+  test("half a frame, and a fragment that never comes, keep nobody waiting", async (context) => {
     const half = await StreamPeer.open(context, server.path);
     half.socket.write(frameBytes({ ...request, body: new Uint8Array(8) }).subarray(0, 20));
     const missing = await StreamPeer.open(context, server.path);
-    missing.socket.write(Buffer.concat([methodFrame(0, "Echo"), frameBytes({ ...follows, messageLength: 500_000, pieceLength: 500_000 }), new Uint8Array(1000)]));
-    await waitUntil("the server to wait for the piece", async () => (await server.stats()).pendingCalls === 1);
+    missing.socket.write(Buffer.concat([methodFrame(0, "Echo"), frameBytes({ ...follows, messageLength: 500_000, fragmentLength: 500_000 }), new Uint8Array(1000)]));
+    await waitUntil("the server to wait for the fragment", async () => (await server.stats()).pendingCalls === 1);
     await stillServes();
     half.socket.destroy();
     missing.socket.destroy();
@@ -74,13 +74,13 @@ describe("a peer on the socket that lies", () => {
     await stillServes();
   });
 
-  test("a piece of a message that is refused is read past, and the connection goes on", async (context) => {
+  test("a fragment of a message that is refused is read past, and the connection goes on", async (context) => {
     const peer = await StreamPeer.open(context, server.path);
     const tooMuch = (1 << 20) + 1000;
     peer.socket.write(
       Buffer.concat([
         methodFrame(0, "Echo"),
-        frameBytes({ ...follows, streamId: 0x10001, messageLength: tooMuch, pieceLength: tooMuch }),
+        frameBytes({ ...follows, streamId: 0x10001, messageLength: tooMuch, fragmentLength: tooMuch }),
         new Uint8Array(tooMuch).fill(0xff),
         frameBytes({ ...request, streamId: 0x10002, body: toBinary(EchoRequestSchema, create(EchoRequestSchema, { text: "after" })) }),
       ]),
@@ -89,15 +89,15 @@ describe("a peer on the socket that lies", () => {
     assert.deepEqual([refused.frame.kind, refused.frame.code, refused.frame.streamId], [KIND.response, Code.ResourceExhausted, 0x10001]);
     const answer = await peer.frame();
     assert.deepEqual([answer.frame.code, answer.frame.streamId], [0, 0x10002]);
-    assert.match(answer.piece.toString("latin1"), /after/);
+    assert.match(answer.fragment.toString("latin1"), /after/);
   });
 
-  test("frames that come byte by byte, behind a piece of odd length, are frames all the same", async (context) => {
+  test("frames that come byte by byte, behind a fragment of odd length, are frames all the same", async (context) => {
     const peer = await StreamPeer.open(context, server.path);
     const message = toBinary(EchoRequestSchema, create(EchoRequestSchema, { text: "x".repeat(101) }));
     const bytes = Buffer.concat([
       methodFrame(0, "Echo"),
-      frameBytes({ ...follows, streamId: 0x10001, messageLength: message.length, pieceLength: message.length }),
+      frameBytes({ ...follows, streamId: 0x10001, messageLength: message.length, fragmentLength: message.length }),
       message,
       frameBytes({ ...request, streamId: 0x10002, body: message }),
     ]);
@@ -173,10 +173,10 @@ describe("a server on the socket that lies", () => {
   const answer = { kind: KIND.response, flags: FLAG.endStream, streamId: 0x10000, body: reply };
   for (const [what, message, bytes] of [
     ["garbage", /FRAME-1/, Buffer.from("garbage, and enough of it to be a header")],
-    ["a block", /FRAME-8/, frameBytes({ ...answer, flags: FLAG.inBlock, body: new Uint8Array(8), messageLength: 9, pieceLength: 9 })],
+    ["a block", /FRAME-8/, frameBytes({ ...answer, flags: FLAG.inBlock, body: new Uint8Array(8), messageLength: 9, fragmentLength: 9 })],
     ["a request", /FRAME-6/, frameBytes({ ...answer, kind: KIND.request })],
     ["half an answer and a hang-up", /connection lost/, frameBytes(answer).subarray(0, 36)],
-    ["half a piece and a hang-up", /connection lost/, Buffer.concat([frameBytes({ ...answer, flags: FLAG.follows, body: new Uint8Array(0), messageLength: 100_000, pieceLength: 100_000 }), new Uint8Array(5)])],
+    ["half a fragment and a hang-up", /connection lost/, Buffer.concat([frameBytes({ ...answer, flags: FLAG.follows, body: new Uint8Array(0), messageLength: 100_000, fragmentLength: 100_000 }), new Uint8Array(5)])],
   ] as const) {
     test(`${what} fails the call, once`, async (context) => {
       const path = tempSocket(context);
@@ -184,7 +184,7 @@ describe("a server on the socket that lies", () => {
         const peer = new StreamPeer(context, socket);
         void (async () => {
           await peer.handshake();
-          socket.write(encodeHandshake({ kind: "welcome", version: 1, features: 0, maxStreams: 100 }));
+          socket.write(encodeHandshake({ kind: "accepted", version: 1, features: 0, maxStreams: 100 }));
           while ((await peer.frame()).frame.kind !== KIND.request);
           socket.write(bytes);
           if (what.endsWith("hang-up")) socket.end();

@@ -133,14 +133,14 @@ test("a side is settled when it has answered what came, and not before", { skip:
   const seen = new Set<Pollable>();
   const unsettled = () => [...seen].filter((pollable) => !pollable.settled);
   const settledWhenTouched: boolean[] = [];
-  const touch = poller.touch.bind(poller);
-  // A carrier touches the poller when a frame of its own is complete, and when it is woken.
-  poller.touch = (pollable, rung) => {
+  const schedule = poller.schedule.bind(poller);
+  // A carrier schedules a step when a frame of its own is complete, and when it is woken.
+  poller.schedule = (pollable, rung) => {
     seen.add(pollable);
     settledWhenTouched.push(pollable.settled);
-    touch(pollable, rung);
+    schedule(pollable, rung);
   };
-  context.after(() => Reflect.deleteProperty(poller, "touch"));
+  context.after(() => Reflect.deleteProperty(poller, "schedule"));
 
   const inHandler: Pollable[][] = [];
   const path = tempSocket(context);

@@ -164,7 +164,7 @@ test("the rest of a request that was given up is not read into another's memory"
   const flags = FLAG.endStream | FLAG.follows;
   peer.socket.write(methodFrame(0, "Echo"));
   // Its time runs out while half of it is there.
-  peer.socket.write(frameBytes({ kind: KIND.request, flags, streamId: 0x10001, argument: 30, messageLength: byteLength, pieceLength: byteLength }));
+  peer.socket.write(frameBytes({ kind: KIND.request, flags, streamId: 0x10001, argument: 30, messageLength: byteLength, fragmentLength: byteLength }));
   peer.socket.write(Buffer.alloc(byteLength / 2, 0xaa));
   assert.equal((await peer.frame()).frame.code, Code.DeadlineExceeded);
   for (let i = 0; i < 5; i++) await client.echo({ data: patternBytes(byteLength - 100, 3), number: 3n });

@@ -79,7 +79,7 @@ describe("a path", () => {
   });
 
   test("of a server that sends half an answer", async (context) => {
-    const welcome = encodeHandshake({ kind: "welcome", version: 1, features: 0, maxStreams: 1 });
+    const welcome = encodeHandshake({ kind: "accepted", version: 1, features: 0, maxStreams: 1 });
     const { path } = await serveRaw(context, (socket) => socket.write(welcome.subarray(0, 13)));
     const { client } = connectTo(context, { path }, { handshakeTimeoutMs: 100 });
     await failure(client.echo({}), Code.Unavailable, /no answer to the handshake within 100 ms/);
@@ -91,7 +91,7 @@ describe("a path", () => {
   });
 
   test("of a server that chose a protocol version that this client does not have", async (context) => {
-    const { path } = await serveRaw(context, (socket) => socket.write(encodeHandshake({ kind: "welcome", version: 99, features: 0, maxStreams: 1 })));
+    const { path } = await serveRaw(context, (socket) => socket.write(encodeHandshake({ kind: "accepted", version: 99, features: 0, maxStreams: 1 })));
     await refused(context, path, Code.Unavailable, /protocol version 99, which this client does not speak/);
   });
 
@@ -102,12 +102,12 @@ describe("a path", () => {
   });
 
   test("of a server that welcomes with shared memory, but without its descriptors", async (context) => {
-    const { path } = await serveRaw(context, (socket) => socket.write(encodeHandshake({ kind: "welcome", version: 1, features: FEATURE.sharedMemory, maxStreams: 1 })));
+    const { path } = await serveRaw(context, (socket) => socket.write(encodeHandshake({ kind: "accepted", version: 1, features: FEATURE.sharedMemory, maxStreams: 1 })));
     await refused(context, path, Code.Unavailable, /0 descriptors|features 0x1, which this client did not offer/);
   });
 
   test("of a server that chose features that were not offered", async (context) => {
-    const { path } = await serveRaw(context, (socket) => socket.write(encodeHandshake({ kind: "welcome", version: 1, features: 0x40000000, maxStreams: 1 })));
+    const { path } = await serveRaw(context, (socket) => socket.write(encodeHandshake({ kind: "accepted", version: 1, features: 0x40000000, maxStreams: 1 })));
     await refused(context, path, Code.Unavailable, /features 0x40000000, which this client did not offer/);
   });
 
@@ -123,7 +123,7 @@ describe("a path", () => {
 
   test("none of these leaves a descriptor or mapping behind", async (context) => {
     const answers = [
-      encodeHandshake({ kind: "welcome", version: 1, features: FEATURE.sharedMemory, maxStreams: 1 }),
+      encodeHandshake({ kind: "accepted", version: 1, features: FEATURE.sharedMemory, maxStreams: 1 }),
       encodeHandshake({ kind: "refused", code: Code.PermissionDenied, message: "not you" }),
       Buffer.from("garbage, and more than sixteen bytes of it"),
       new Uint8Array(8),

@@ -84,10 +84,10 @@ async function call(): Promise<void> {
     for await (const { data } of client.chat(items(count, dataBytes))) if (isPattern(data, dataBytes, next)) next++;
     check(`a bidirectional stream of ${count} items of ${dataBytes} bytes`, next === count);
   }
-  const giveUp = new AbortController();
+  const stop = new AbortController();
   await checkFailure("a stream that is given up", Code.Canceled, /enough/, async () => {
-    const endless = client.count({ count: 1_000_000n, pauseMs: 1 }, { signal: giveUp.signal })[Symbol.asyncIterator]();
-    while ((await endless.next()).done !== true) giveUp.abort(new ConnectError("enough", Code.Canceled));
+    const endless = client.count({ count: 1_000_000n, pauseMs: 1 }, { signal: stop.signal })[Symbol.asyncIterator]();
+    while ((await endless.next()).done !== true) stop.abort(new ConnectError("enough", Code.Canceled));
   });
   await checkFailure("a stream past its deadline", Code.DeadlineExceeded, /timed out/, async () => {
     const endless = client.count({ count: 1_000_000n, pauseMs: 1 }, { timeoutMs: 200 })[Symbol.asyncIterator]();

@@ -49,7 +49,7 @@ function oneOfEachKind(): Kinds {
   });
 }
 
-const PIECE_EDGES = [16 << 10, 128 << 10, 256 << 10].flatMap((edge) => [edge - 1, edge, edge + 1]);
+const FRAGMENT_EDGES = [16 << 10, 128 << 10, 256 << 10].flatMap((edge) => [edge - 1, edge, edge + 1]);
 
 for (const place of PLACES) {
   describe(`unary calls, ${place}`, () => {
@@ -92,7 +92,7 @@ for (const place of PLACES) {
     });
 
     test("an encoded size just below, at and above each edge of the transport survives", async () => {
-      for (const edge of PIECE_EDGES) {
+      for (const edge of FRAGMENT_EDGES) {
         // Once with the field's own header counted in, once with the whole message's.
         for (const byteLength of [edge - 10, edge - 4, edge - 3, edge]) {
           const data = patternBytes(byteLength, edge);

@@ -79,7 +79,7 @@ function goOn(): void {
     // Mostly where the other process is; what it publishes is as little trusted as anything of a peer's.
     const slot = random.once(8) ? random.below(SLOTS) : (peerWords[WORD.head] >>> 0) % SLOTS;
     const draft = random.pick(drafts[slot]);
-    // The same frame for a while: its header and its table have to be of one piece for the reader to get further.
+    // The same frame for a while: its header and its table have to be of one fragment for the reader to get further.
     for (let rounds = random.below(ROUNDS_MAX); rounds >= 0; rounds--) {
       put(slot, draft);
       for (let left = random.below(4); left > 0; left--) {
@@ -112,7 +112,7 @@ function put(slot: number, { schema, rope, offsets }: Draft): void {
 interface Place {
   bytes: Uint8Array;
   at: number;
-  /** Bytes in one piece from there on. */
+  /** Bytes in one fragment from there on. */
   room: number;
 }
 const place: Place = { bytes: ringBytes, at: 0, room: 0 };

@@ -8,7 +8,7 @@ import type { Shared } from "./cells.js";
 import { CELL_BYTES, Cells, Octets } from "./cells.js";
 import type { Exploration, Model } from "./explorer.js";
 import { explore } from "./explorer.js";
-import { PIECE_BYTES } from "./payload.js";
+import { FRAGMENT_BYTES } from "./payload.js";
 import type { Scenario } from "./scenario.js";
 import { SERVER } from "./scenario.js";
 import { Side } from "./side.js";
@@ -16,7 +16,7 @@ import { Side } from "./side.js";
 /** Runs a scenario through the explorer. */
 export function exploreScenario(scenario: Scenario): Exploration {
   const { stackTraceLimit } = Error;
-  poller.touch = (pollable: Pollable) => {
+  poller.schedule = (pollable: Pollable) => {
     if (pollable.awake) return;
     pollable.awake = true;
     pollable.wake();
@@ -28,7 +28,7 @@ export function exploreScenario(scenario: Scenario): Exploration {
   try {
     return explore(modelOf(scenario));
   } finally {
-    Reflect.deleteProperty(poller, "touch");
+    Reflect.deleteProperty(poller, "schedule");
     Reflect.deleteProperty(poller, "remove");
     goOn();
     Error.stackTraceLimit = stackTraceLimit;
@@ -41,8 +41,8 @@ function modelOf(scenario: Scenario): Model {
   const { cells } = shared;
   const program = (side: number): Program => {
     const ring = () => new ArrayBuffer(RING_DATA_OFFSET + 2 * ringBytes);
-    // As large as makes the outbox cut messages into pieces of PIECE_BYTES.
-    const arena = () => new ArrayBuffer(4 * PIECE_BYTES);
+    // As large as makes the sendQueue cut messages into fragments of FRAGMENT_BYTES.
+    const arena = () => new ArrayBuffer(4 * FRAGMENT_BYTES);
     const copies = { ownRing: ring(), peerRing: ring(), ownArena: arena(), peerArena: arena() };
     return (port) => new Side(shared, side, copies, port).live();
   };

@@ -49,9 +49,9 @@ export const publishesBeforeWriting: Defect = { storesFramesLate: true };
 /** RING-2: the head passes frames that are not copied out yet. */
 export const consumesBeforeReading: Defect = {
   patch(_carrier, inner) {
-    const { intake, reader } = inner;
-    const take = intake.take.bind(intake);
-    intake.take = (index, available) => {
+    const { frameReader, reader } = inner;
+    const take = frameReader.take.bind(frameReader);
+    frameReader.take = (index, available) => {
       reader.words.store(reader.ownWords, WORD.head, reader.head + available);
       return take(index, available);
     };

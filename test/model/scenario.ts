@@ -50,7 +50,7 @@ export interface CarrierParts {
   readonly reader: RingParts;
   awaiting: number;
   watchStarvation(delayMs: number): void;
-  readonly intake: {
+  readonly frameReader: {
     take(index: number, available: number): number;
     snapshot(index: number, to: number, byteLength: number): void;
   };

@@ -1,13 +1,13 @@
 /**
  * One side of the model: the shipped carrier (rings, releases, arena, sleep words, drain) under the
- * shipped outbox. What is swapped is what the kernel and the processor do between them:
+ * shipped sendQueue. What is swapped is what the kernel and the processor do between them:
  *
  *   words        through the carrier's `WordAccess`; a step each
  *   ring data    stored when a frame is committed, loaded when the carrier takes its snapshot; each frame in `frameSteps` steps
  *   releases     the entries of one `publish` in a step before the count, all slots in a step after it was loaded
  *   blocks       one step to fill a block, one to copy it out
  *   doorbell     a counter: ringing is a step, taking is a step
- *   poller       its `touch` marks a connection awake at once; `live` below is its loop: step while something is found,
+ *   poller       its `schedule` marks a connection awake at once; `live` below is its loop: step while something is found,
  *                then park; asleep, only a doorbell, the hang-up or the user's next message goes on
  *
  * Each actor has private copies of all segments, brought up to date by its own loads: it sees nothing else.
@@ -19,13 +19,13 @@ import { ShmCarrier } from "../../src/carrier/shm/shm.js";
 import { ARENA_UNIT_BYTES, RING_DATA_OFFSET, WORD } from "../../src/memory/shared/layout.js";
 import type { ArenaView, ConnectionMemory } from "../../src/memory/shared/segment.js";
 import type { WordAccess } from "../../src/memory/shared/words.js";
-import { Outbox } from "../../src/send/send-queue.js";
+import { SendQueue } from "../../src/send/send-queue.js";
 import { FIELD, FLAG, FRAME_HEADER_BYTES, KIND, MESSAGE_BYTES_MAX } from "../../src/wire/frame.js";
 import type { Port, Turn } from "./actor.js";
 import { EVENT } from "./actor.js";
 import type { Copies, Shared } from "./cells.js";
 import { CELL_BYTES } from "./cells.js";
-import { PIECE_BYTES, Received, blockOf, bulkCodec, markOf } from "./payload.js";
+import { FRAGMENT_BYTES, Received, blockOf, bulkCodec, markOf } from "./payload.js";
 import type { CarrierParts, Scenario, Send } from "./scenario.js";
 import { SERVER } from "./scenario.js";
 
@@ -51,7 +51,7 @@ export class Side {
   private readonly copies: Copies;
   private readonly port: Port;
   private readonly carrier: ModelCarrier;
-  private readonly outbox: Outbox;
+  private readonly sendQueue: SendQueue;
   private readonly received: Received;
   /** Bursts that the user has sent, and messages in all. */
   private bursts = 0;
@@ -72,20 +72,20 @@ export class Side {
     const inner = this.carrier as unknown as CarrierParts;
     // No outcome may rest on a timer.
     inner.watchStarvation = () => undefined;
-    const { intake } = inner;
-    assert.equal(typeof intake.snapshot, "function", "ring data is read in `snapshot` of the intake");
-    const snapshot = intake.snapshot.bind(intake);
-    intake.snapshot = (index, to, byteLength) => {
+    const { frameReader } = inner;
+    assert.equal(typeof frameReader.snapshot, "function", "ring data is read in `snapshot` of the frameReader");
+    const snapshot = frameReader.snapshot.bind(frameReader);
+    frameReader.snapshot = (index, to, byteLength) => {
       this.loadData(index, byteLength);
       snapshot(index, to, byteLength);
     };
     this.carrier.onCommit = (byteLength) => this.storeFrame(this.carrier.index, byteLength);
     scenario.defect?.patch?.(this.carrier, inner);
-    this.outbox = new Outbox(this.carrier, { onSent: () => undefined, onFailed: (_, thrown) => this.fail(String(thrown)) });
+    this.sendQueue = new SendQueue(this.carrier, { onSent: () => undefined, onFailed: (_, thrown) => this.fail(String(thrown)) });
     const receiver = {
       onFrame: (frame: ReceivedFrame) => this.onFrame(frame),
       onFilled: () => assert.fail("nothing follows a frame in shared memory"),
-      onRoom: () => this.outbox.pump(),
+      onRoom: () => this.sendQueue.pump(),
       onClosed: (reason: CarrierClosed) => this.onClosed(reason),
     };
     this.carrier.start(receiver, side === SERVER);
@@ -105,7 +105,7 @@ export class Side {
           break;
         case EVENT.rung:
           if (takesLate) {
-            poller.touch(carrier);
+            poller.schedule(carrier);
             this.goOn();
             port.unwind();
             port.take();
@@ -126,14 +126,14 @@ export class Side {
   }
 
   private digest(): string {
-    const { carrier, outbox, received, bursts, sent, deliveredBytes, entriesWritten } = this;
-    return digestOf([carrier, outbox, received, bursts, sent, deliveredBytes, entriesWritten], this.copies);
+    const { carrier, sendQueue, received, bursts, sent, deliveredBytes, entriesWritten } = this;
+    return digestOf([carrier, sendQueue, received, bursts, sent, deliveredBytes, entriesWritten], this.copies);
   }
 
   private turn(): Turn {
     const { carrier, bursts } = this;
     const maySend = bursts < this.shared.scenario.sends[this.side].length;
-    return { asleep: !carrier.awake, events: true, maySend, complete: !maySend && this.outbox.idle && this.received.whole };
+    return { asleep: !carrier.awake, events: true, maySend, complete: !maySend && this.sendQueue.idle && this.received.whole };
   }
 
   private goOn(): void {
@@ -154,8 +154,8 @@ export class Side {
 
   private send(what: Send): void {
     const streamId = ++this.sent;
-    if (what === "frame") this.outbox.sendControl(KIND.ping, 0, streamId, markOf(streamId, 0));
-    else this.outbox.send(KIND.request, 0, 0, streamId, markOf(streamId, 0), undefined, bulkCodec(streamId), undefined, MESSAGE_BYTES_MAX, "");
+    if (what === "frame") this.sendQueue.sendControl(KIND.ping, 0, streamId, markOf(streamId, 0));
+    else this.sendQueue.send(KIND.request, 0, 0, streamId, markOf(streamId, 0), undefined, bulkCodec(streamId), undefined, MESSAGE_BYTES_MAX, "");
   }
 
   private onFrame(frame: ReceivedFrame): void {
@@ -163,8 +163,8 @@ export class Side {
     this.deliveredBytes += FRAME_HEADER_BYTES + (inBlock ? CELL_BYTES : 0);
     let mark = frame.argument;
     if (inBlock) {
-      assert.equal(frame.pieceSource.buffer, this.copies.peerArena);
-      const unit = frame.pieceOffset / ARENA_UNIT_BYTES;
+      assert.equal(frame.fragmentSource.buffer, this.copies.peerArena);
+      const unit = frame.fragmentOffset / ARENA_UNIT_BYTES;
       [mark] = this.port.load([this.shared.cells.blocks[1 - this.side][blockOf(unit)]]);
     }
     this.received.take(frame, mark);
@@ -280,7 +280,7 @@ function memoryOf({ ringBytes, releaseSlots, blocks }: Scenario, copies: Copies)
     peerArena: viewOf(copies.peerArena),
     ownGeometry: geometry,
     peerGeometry: geometry,
-    ownPages: { byteLength: ARENA_UNIT_BYTES + blocks * PIECE_BYTES, commit: () => undefined, giveBack: () => undefined },
+    ownPages: { byteLength: ARENA_UNIT_BYTES + blocks * FRAGMENT_BYTES, commit: () => undefined, decommit: () => undefined },
     budget: { take: () => true, give: () => undefined, explanation: "" },
     leasable: false,
     close: () => undefined,

@@ -101,7 +101,7 @@ let load: Promise<EndedStreams>;
 
 type ItemInit = MessageInitShape<typeof ItemSchema>;
 
-/** Mostly small; some go in blocks, some in pieces. */
+/** Mostly small; some go in blocks, some in fragments. */
 function sizeOf(seed: number, direction: number, stream: number, number: number): number {
   const hash = hash32(seed + stream, number, direction);
   const kind = hash & 0xff;

@@ -36,7 +36,7 @@ export interface VolumeCalled {
   readonly samples: MemorySample[];
 }
 
-/** A request whose data is at most this long travels whole in the ring; larger ones go in pieces and may be overtaken. */
+/** A request whose data is at most this long travels whole in the ring; larger ones go in fragments and may be overtaken. */
 const INLINE_DATA_BYTES_MAX = 16_000;
 const SAMPLES = 100;
 

@@ -3,7 +3,7 @@
  *
  * Checked: every request is handled exactly once (a bit per sequence number) and undamaged; every answer belongs to its
  * call and is undamaged; requests that travel whole in the ring are handled in the order in which they were issued (larger
- * ones go in pieces, and smaller ones may overtake them); and the memory of neither process grows after the warm-up.
+ * ones go in fragments, and smaller ones may overtake them); and the memory of neither process grows after the warm-up.
  */
 import assert from "node:assert/strict";
 import { join } from "node:path";

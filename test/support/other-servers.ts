@@ -15,9 +15,9 @@ export function serveSilently(owner: Owner): Promise<OtherServer> {
   return listenOn(owner, createServer(() => {}));
 }
 
-/** Does `greet` with every connection. */
-export function serveRaw(owner: Owner, greet: (socket: Socket) => void): Promise<OtherServer> {
-  return listenOn(owner, createServer(greet));
+/** Does `clientHandshake` with every connection. */
+export function serveRaw(owner: Owner, onConnection: (socket: Socket) => void): Promise<OtherServer> {
+  return listenOn(owner, createServer(onConnection));
 }
 
 export function serveHttp(owner: Owner): Promise<OtherServer> {

@@ -49,7 +49,7 @@ export interface RawFrame {
   byteLength?: number;
   metadataLength?: number;
   messageLength?: number;
-  pieceLength?: number;
+  fragmentLength?: number;
   spanCount?: number;
   spans?: readonly RawSpan[];
 }
@@ -105,7 +105,7 @@ export class RawPeer {
   static async open(owner: Owner, path: string, features = 0): Promise<RawPeer> {
     const peer = RawPeer.connect(owner, path);
     peer.send(encodeHandshake({ ...HELLO, featuresSupported: HELLO.featuresSupported | features }), peer.makeSegments());
-    await peer.join("welcome");
+    await peer.join("accepted");
     return peer;
   }
 
@@ -176,7 +176,7 @@ export class RawPeer {
   }
 
   /** Receives the other side's greeting of this kind and maps its ring. */
-  async join(kind: "hello" | "welcome"): Promise<void> {
+  async join(kind: "hello" | "accepted"): Promise<void> {
     const { message, descriptors } = await this.receiveHandshake();
     assert.equal(message?.kind, kind, JSON.stringify(message));
     assert.equal(descriptors.length, 2);
@@ -206,7 +206,7 @@ export class RawPeer {
     words[FIELD.argument] = frame.argument ?? 0;
     words[FIELD.metadataLength] = frame.metadataLength ?? metadata.length;
     words[FIELD.messageLength] = frame.messageLength ?? body.length + spanBytes;
-    words[FIELD.pieceLength] = frame.pieceLength ?? body.length;
+    words[FIELD.fragmentLength] = frame.fragmentLength ?? body.length;
     words[FIELD.spanCount] = frame.spanCount ?? spans.length;
     const bytes = new Uint8Array(this.ring, index, honest);
     bytes.set(metadata, FRAME_HEADER_BYTES);

@@ -19,7 +19,7 @@ export interface StreamFrame {
   streamId: number;
   argument: number;
   messageLength: number;
-  pieceLength: number;
+  fragmentLength: number;
 }
 
 /** The bytes of a frame, padded to 8; what is left out is what it would honestly be. */
@@ -35,7 +35,7 @@ export function frameBytes(frame: RawFrame): Buffer {
   words[FIELD.argument] = frame.argument ?? 0;
   words[FIELD.metadataLength] = frame.metadataLength ?? metadata.length;
   words[FIELD.messageLength] = frame.messageLength ?? body.length;
-  words[FIELD.pieceLength] = frame.pieceLength ?? body.length;
+  words[FIELD.fragmentLength] = frame.fragmentLength ?? body.length;
   words[FIELD.spanCount] = frame.spanCount ?? 0;
   bytes.set(new Uint8Array(words.buffer));
   bytes.set(metadata, FRAME_HEADER_BYTES);
@@ -73,7 +73,7 @@ export class StreamPeer {
   static async open(owner: Owner, path: string, hello: Partial<Hello> = {}): Promise<StreamPeer> {
     const peer = await StreamPeer.connect(owner, path);
     peer.socket.write(encodeHandshake({ ...STREAM_HELLO, ...hello }));
-    assert.equal((await peer.handshake())?.kind, "welcome");
+    assert.equal((await peer.handshake())?.kind, "accepted");
     return peer;
   }
 
@@ -91,8 +91,8 @@ export class StreamPeer {
     return taken;
   }
 
-  /** The next frame and the piece that came in it or behind it. */
-  async frame(): Promise<{ frame: StreamFrame; piece: Buffer }> {
+  /** The next frame and the fragment that came in it or behind it. */
+  async frame(): Promise<{ frame: StreamFrame; fragment: Buffer }> {
     await waitUntil("a frame's header", () => this.bytes.length >= FRAME_HEADER_BYTES);
     const { bytes } = this;
     const byteLength = bytes.readUInt32LE(0);
@@ -103,15 +103,15 @@ export class StreamPeer {
       streamId: bytes.readUInt32LE(8),
       argument: bytes.readUInt32LE(12),
       messageLength: bytes.readUInt32LE(20),
-      pieceLength: bytes.readUInt32LE(24),
+      fragmentLength: bytes.readUInt32LE(24),
     };
     const metadataLength = bytes.readUInt32LE(16);
     const follows = (frame.flags & 8) !== 0;
     const padded = (byteLength + 7) & -8;
-    await waitUntil("the whole frame", () => this.bytes.length >= padded + (follows ? frame.pieceLength : 0));
+    await waitUntil("the whole frame", () => this.bytes.length >= padded + (follows ? frame.fragmentLength : 0));
     const whole = this.take(padded);
-    const piece = follows ? this.take(frame.pieceLength) : whole.subarray(FRAME_HEADER_BYTES + metadataLength, byteLength);
-    return { frame, piece };
+    const fragment = follows ? this.take(frame.fragmentLength) : whole.subarray(FRAME_HEADER_BYTES + metadataLength, byteLength);
+    return { frame, fragment };
   }
 
   async hungUp(): Promise<void> {

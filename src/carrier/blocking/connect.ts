@@ -13,7 +13,7 @@ import { connectError } from "../handshake/connect.js";
 import type { LinkOptions } from "../handshake/handshake.js";
 import { checkAnswer, greeting, handshakeError, hasSharedMemory, isSameUser, sendGreeting } from "../handshake/handshake.js";
 import { isServedByThisThread } from "../handshake/listen.js";
-import { outlookOf } from "../handshake/retryability.js";
+import { retryabilityOf } from "../handshake/retryability.js";
 import { ShmCarrier } from "../shm/shm.js";
 
 export interface BlockingLink {
@@ -37,7 +37,7 @@ export function connectNow(addon: Addon, path: string, options: LinkOptions, dea
     try {
       return attemptNow(addon, path, options, deadline);
     } catch (error) {
-      if (attempt === ATTEMPTS_MAX || outlookOf(error as ConnectError) !== "leaving" || nowMs() >= deadline) throw error;
+      if (attempt === ATTEMPTS_MAX || retryabilityOf(error as ConnectError) !== "draining" || nowMs() >= deadline) throw error;
     }
     Atomics.wait(NEVER, 0, 0, Math.max(Math.min(PAUSE_MS * attempt, deadline - nowMs()), 0));
   }
@@ -87,7 +87,7 @@ function open(addon: Addon, path: string, until: number, tooLate: () => ConnectE
 /** Nobody notifies it. */
 const NEVER = new Int32Array(new SharedArrayBuffer(4));
 
-/** As `greet`, step by step. HANDSHAKE-1 and HANDSHAKE-2 hold. */
+/** As `clientHandshake`, step by step. HANDSHAKE-1 and HANDSHAKE-2 hold. */
 function greetNow(socket: BlockingSocket, options: LinkOptions, until: number, tooLate: () => ConnectError): BlockingLink {
   const { addon } = socket;
   const received: number[] = [];

@@ -56,7 +56,7 @@ export class BlockingDriver implements Driver {
 
   // What the carrier asks for.
 
-  touch(pollable: Pollable): void {
+  schedule(pollable: Pollable): void {
     // `serve` looks at everything anyway.
     void pollable;
   }
@@ -111,21 +111,21 @@ export class BlockingDriver implements Driver {
   /** Looks for work in place, for as long as that pays. True: there is some. */
   private look(deadline: number): boolean {
     const { carrier } = this;
-    const { patience } = carrier;
+    const { idleStrategy } = carrier;
     if (carrier.sharesCore()) return this.giveWay();
     for (let looks = 1; ; looks++) {
       if (carrier.hasWork()) {
-        if (looks > LOOKS_PER_CLOCK) patience.work(nowMs());
+        if (looks > LOOKS_PER_CLOCK) idleStrategy.work(nowMs());
         return true;
       }
       if (looks % LOOKS_PER_CLOCK !== 0) continue;
       const now = nowMs();
       if (looks === LOOKS_PER_CLOCK) {
-        patience.work(now);
+        idleStrategy.work(now);
         carrier.runsOn(this.addon.currentCpu());
         if (carrier.sharesCore()) return this.giveWay();
       }
-      if (now >= deadline || !patience.lasts(now)) return false;
+      if (now >= deadline || !idleStrategy.lasts(now)) return false;
     }
   }
 
@@ -139,7 +139,7 @@ export class BlockingDriver implements Driver {
     const { carrier } = this;
     carrier.runsOn(this.addon.currentCpu());
     if (!carrier.tryPark()) return;
-    carrier.patience.sleep(now, true);
+    carrier.idleStrategy.sleep(now, true);
     let until = deadline;
     for (const { at } of this.due) until = Math.min(until, at);
     const found = this.line.wait(until);
@@ -148,7 +148,7 @@ export class BlockingDriver implements Driver {
     this.line.deliver(found);
     // BLOCKING-2
     carrier.wake();
-    carrier.patience.wake(nowMs());
+    carrier.idleStrategy.wake(nowMs());
   }
 
   private runDue(now: number): void {

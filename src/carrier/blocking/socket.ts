@@ -5,7 +5,7 @@ import { nowMs } from "../../os/timers.js";
 import type { HandshakeMessage } from "../../wire/hello.js";
 import { DoorbellSocket } from "../shm/doorbell-socket.js";
 import { HandshakeReader } from "../handshake/handshake-reader.js";
-import { withOutlook } from "../handshake/retryability.js";
+import { withRetryability } from "../handshake/retryability.js";
 import type { ShmCarrier } from "../shm/shm.js";
 
 /** What `waitReadable` reports. */
@@ -27,7 +27,7 @@ export class BlockingSocket extends DoorbellSocket {
       const found = this.wait(deadline);
       if (found === 0) throw tooLate();
       // A hang-up alone: there is nothing more to read.
-      if (found === HUNG_UP) throw withOutlook(new ConnectError("the peer closed the connection during the handshake", Code.Unavailable), "leaving");
+      if (found === HUNG_UP) throw withRetryability(new ConnectError("the peer closed the connection during the handshake", Code.Unavailable), "draining");
     }
   }
 

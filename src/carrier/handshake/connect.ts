@@ -8,8 +8,8 @@ import type { HandshakeSocket, Link, LinkOptions } from "./handshake.js";
 import type { Address } from "../address.js";
 import { nameOf, reachable } from "../address.js";
 import { ControlSocket } from "../shm/control-socket.js";
-import { greet } from "./handshake.js";
-import { withOutlook } from "./retryability.js";
+import { clientHandshake } from "./handshake.js";
+import { withRetryability } from "./retryability.js";
 import { StreamSocket } from "../socket/stream-socket.js";
 
 /**
@@ -34,7 +34,7 @@ export async function connect(addon: Addon | undefined, address: Address, option
       addon === undefined || options.lack !== undefined || address.kind === "tcp" ? StreamSocket.connect(address, abort.signal) : new ControlSocket(addon, addon.connectSocket(reachable(address.path)));
     const socket = await openPatiently(open, address, abort.signal);
     connected = true;
-    return await greet(socket, options, abort.signal);
+    return await clientHandshake(socket, options, abort.signal);
   } catch (error) {
     const failure = ConnectError.from(error);
     if (failure.rawMessage.startsWith(`connect to ${name}`)) throw failure;
@@ -62,7 +62,7 @@ async function openPatiently(open: () => HandshakeSocket | Promise<HandshakeSock
 export function connectError(address: Address, error: unknown): ConnectError {
   const { code } = error as NodeJS.ErrnoException;
   const make = (text: string, status: Code) => new ConnectError(`connect to ${nameOf(address)}: ${text}`, status, undefined, undefined, error);
-  const mistyped = (text: string) => withOutlook(make(text, Code.Unavailable), "lasting");
+  const mistyped = (text: string) => withRetryability(make(text, Code.Unavailable), "permanent");
   switch (code) {
     case "ENOENT":
       return make("no such path; is the server running, and is this the path that it listens on?", Code.Unavailable);

@@ -2,7 +2,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { HandshakeMessage } from "../../wire/hello.js";
 import { decodeHandshake, handshakeLength, PREFIX_BYTES } from "../../wire/hello.js";
-import { withOutlook } from "./retryability.js";
+import { withRetryability } from "./retryability.js";
 
 export class HandshakeReader {
   private buffer = new Uint8Array(PREFIX_BYTES);
@@ -34,10 +34,10 @@ export class HandshakeReader {
 
   /** What it means that the peer sends no more. */
   ended(): ConnectError {
-    return withOutlook(notIsthmus(this.filled === 0 ? "the peer closed the connection without an answer" : "the peer closed the connection during the handshake"), "leaving");
+    return withRetryability(notIsthmus(this.filled === 0 ? "the peer closed the connection without an answer" : "the peer closed the connection during the handshake"), "draining");
   }
 }
 
 export function notIsthmus(what: string): ConnectError {
-  return withOutlook(new ConnectError(`${what}; is this the socket of an Isthmus peer?`, Code.Unavailable), "lasting");
+  return withRetryability(new ConnectError(`${what}; is this the socket of an Isthmus peer?`, Code.Unavailable), "permanent");
 }

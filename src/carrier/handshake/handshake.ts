@@ -1,5 +1,5 @@
 /**
- * From a connected socket to a running carrier, at both ends: exchanges HELLO and WELCOME, with the segments' descriptors
+ * From a connected socket to a running carrier, at both ends: exchanges HELLO and ACCEPTED, with the segments' descriptors
  * where both ends have shared memory, checks what the peer sent, and hands the socket over: to be the doorbell line, or to
  * carry the frames itself.
  *
@@ -15,7 +15,7 @@ import { createOwnMemory, joinMemory } from "../../memory/shared/segment.js";
 import { Violation } from "../../memory/shared/violation.js";
 import type { Addon, PeerCredentials } from "../../os/addon.js";
 import { isSystemError } from "../../os/addon.js";
-import type { HandshakeMessage, Hello, Refused, Welcome } from "../../wire/hello.js";
+import type { HandshakeMessage, Hello, Refused, Accepted } from "../../wire/hello.js";
 import { FEATURE, LACK_UNSAID, negotiate, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, reasonWithoutMemory } from "../../wire/hello.js";
 import type { Carrier } from "../carrier.js";
 import { ControlSocket } from "../shm/control-socket.js";
@@ -23,7 +23,7 @@ import type { DoorbellSocket } from "../shm/doorbell-socket.js";
 import { ShmCarrier } from "../shm/shm.js";
 import { SocketCarrier } from "../socket/socket.js";
 import { warnOfLack } from "./lack.js";
-import { isPeerGone, outlookOf, withOutlook } from "./retryability.js";
+import { isPeerGone, retryabilityOf, withRetryability } from "./retryability.js";
 import type { StreamSocket } from "../socket/stream-socket.js";
 
 export type End = "client" | "server";
@@ -81,7 +81,7 @@ export interface StreamWindows {
 export type HandshakeSocket = ControlSocket | StreamSocket;
 
 /** The client's half. Takes `socket` over, also when it throws. @throws ConnectError */
-export async function greet(socket: HandshakeSocket, options: LinkOptions, signal: AbortSignal): Promise<Link> {
+export async function clientHandshake(socket: HandshakeSocket, options: LinkOptions, signal: AbortSignal): Promise<Link> {
   const received: number[] = [];
   let own: OwnMemory | undefined;
   try {
@@ -143,10 +143,10 @@ export function sendGreeting(socket: DoorbellSocket, hello: Hello, own: OwnMemor
 }
 
 /** What the server agreed to. @throws ConnectError if it refuses, or chose what was not on offer */
-export function checkAnswer(answer: HandshakeMessage, hello: Hello): Welcome {
-  const unfit = (text: string) => withOutlook(new ConnectError(text, Code.Unavailable), "lasting");
+export function checkAnswer(answer: HandshakeMessage, hello: Hello): Accepted {
+  const unfit = (text: string) => withRetryability(new ConnectError(text, Code.Unavailable), "permanent");
   if (answer.kind === "refused") throw refusedBy(answer);
-  if (answer.kind !== "welcome") throw unfit("the server answered the handshake with a greeting of its own");
+  if (answer.kind !== "accepted") throw unfit("the server answered the handshake with a greeting of its own");
   if (answer.version < PROTOCOL_VERSION_MIN || answer.version > PROTOCOL_VERSION_MAX) {
     throw unfit(`the server chose protocol version ${answer.version}, which this client does not speak`);
   }
@@ -157,9 +157,9 @@ export function checkAnswer(answer: HandshakeMessage, hello: Hello): Welcome {
 }
 
 /** What a server said that lets this client not in. One of a release that does not say what to expect of another attempt is taken to be leaving if it is unavailable. */
-function refusedBy({ code, outlook, message }: Refused): ConnectError {
+function refusedBy({ code, retryability, message }: Refused): ConnectError {
   const error = new ConnectError(message, statusCode(code));
-  return withOutlook(error, outlook ?? (error.code === Code.Unavailable ? "leaving" : "lasting"));
+  return withRetryability(error, retryability ?? (error.code === Code.Unavailable ? "draining" : "permanent"));
 }
 
 /**
@@ -167,7 +167,7 @@ function refusedBy({ code, outlook, message }: Refused): ConnectError {
  * @param refusal why this peer is not let in, if so
  * @throws ConnectError
  */
-export async function welcome(
+export async function serverHandshake(
   socket: HandshakeSocket,
   peer: PeerCredentials | undefined,
   refusal: ConnectError | undefined,
@@ -190,7 +190,7 @@ export async function welcome(
       if (typeof made === "string") agreed = agree(hello, socket, options, (lack = made));
       else own = made;
     }
-    const answer: Welcome = { kind: "welcome", version: agreed.version, features: agreed.features, maxStreams: options.maxStreams, streamWindowBytes: options.streamWindowBytes, lack };
+    const answer: Accepted = { kind: "accepted", version: agreed.version, features: agreed.features, maxStreams: options.maxStreams, streamWindowBytes: options.streamWindowBytes, lack };
     const windows = windowsOf(agreed.features, options, hello.streamWindowBytes);
     if (!hasSharedMemory(agreed.features)) {
       // A client that offered memory to a server without it sent descriptors; they are not needed.
@@ -200,7 +200,7 @@ export async function welcome(
       return { carrier: streamFrames(socket, reasonWithoutMemory(hello.lack ?? (offered ? undefined : LACK_UNSAID), lack)), peer, maxStreams, windows };
     }
     const control = socket as ControlSocket;
-    // Joined before WELCOME: a peer whose memory cannot be mapped is refused with the reason.
+    // Joined before ACCEPTED: a peer whose memory cannot be mapped is refused with the reason.
     const shared = shareMemory(control, own!, received, peer!, options, agreed.features);
     memory = shared.memory;
     control.send(answer, [own!.ringDescriptor, own!.arenaDescriptor]);
@@ -212,8 +212,8 @@ export async function welcome(
     memory?.close();
     own?.close();
     closeDescriptors(socket, received);
-    // The client reads this, and goes by the outlook.
-    socket.refuse({ kind: "refused", code: refused.code, outlook: outlookOf(refused) === "leaving" ? "leaving" : "lasting", message: refused.rawMessage });
+    // The client reads this, and goes by the retryability.
+    socket.refuse({ kind: "refused", code: refused.code, retryability: retryabilityOf(refused) === "draining" ? "draining" : "permanent", message: refused.rawMessage });
     throw refused;
   }
 }
@@ -283,11 +283,11 @@ function closeDescriptors(socket: HandshakeSocket, descriptors: number[]): void 
 /** @param end this one: whose limit was reached must be plain */
 export function handshakeError(error: unknown, end: End): ConnectError {
   if (error instanceof ConnectError) return error;
-  if (error instanceof Violation) return withOutlook(new ConnectError(error.message, Code.Unavailable), "lasting");
+  if (error instanceof Violation) return withRetryability(new ConnectError(error.message, Code.Unavailable), "permanent");
   if (!isSystemError(error)) return ConnectError.from(error, Code.Internal);
   const make = (text: string, code: Code) => new ConnectError(text, code, undefined, undefined, error);
   if (isPeerGone(error)) return make(error.message, Code.Unavailable);
-  return withOutlook(make(`the ${end}: ${error.message}`, isLimit(error) ? Code.ResourceExhausted : Code.Unavailable), "lasting");
+  return withRetryability(make(`the ${end}: ${error.message}`, isLimit(error) ? Code.ResourceExhausted : Code.Unavailable), "permanent");
 }
 
 function statusCode(code: Code): Code {

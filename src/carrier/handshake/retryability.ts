@@ -3,27 +3,27 @@ import type { ConnectError } from "@connectrpc/connect";
 import { Code } from "@connectrpc/connect";
 
 /**
- * - "lasting": the next attempt would fail too, until somebody changes something: a mistyped address, missing rights, another program's socket.
- * - "absent": nobody serves there now, or nobody answers.
- * - "leaving": there was a server, which went away meanwhile.
+ * - "permanent": the next attempt would fail too, until somebody changes something: a mistyped address, missing rights, another program's socket.
+ * - "unavailable": nobody serves there now, or nobody answers.
+ * - "draining": there was a server, which went away meanwhile.
  */
-export type Outlook = "lasting" | "absent" | "leaving";
+export type Retryability = "permanent" | "unavailable" | "draining";
 
-const known = new WeakMap<Error, Outlook>();
+const known = new WeakMap<Error, Retryability>();
 
 /** Notes what `error` says of the next attempt. Errors of which it is the cause say the same. */
-export function withOutlook<E extends Error>(error: E, outlook: Outlook): E {
-  known.set(error, outlook);
+export function withRetryability<E extends Error>(error: E, retryability: Retryability): E {
+  known.set(error, retryability);
   return error;
 }
 
-export function outlookOf(error: ConnectError): Outlook {
+export function retryabilityOf(error: ConnectError): Retryability {
   for (let one: unknown = error; one instanceof Error; one = one.cause) {
-    const outlook = known.get(one);
-    if (outlook !== undefined) return outlook;
-    if (isPeerGone(one)) return "leaving";
+    const retryability = known.get(one);
+    if (retryability !== undefined) return retryability;
+    if (isPeerGone(one)) return "draining";
   }
-  return error.code === Code.Unavailable ? "absent" : "lasting";
+  return error.code === Code.Unavailable ? "unavailable" : "permanent";
 }
 
 /** Whether a system call failed because the other end went away. */

@@ -1,15 +1,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Patience } from "./idle-strategy.js";
+import { IdleStrategy } from "./idle-strategy.js";
 
-/** A connection that gets work after one wait after the other, and looks for it every 10 µs for as long as it has patience. */
+/** A connection that gets work after one wait after the other, and looks for it every 10 µs for as long as it has idleStrategy. */
 class Waiter {
   now = 1;
-  readonly patience: Patience;
+  readonly idleStrategy: IdleStrategy;
 
   constructor(maxMicros: number) {
-    this.patience = new Patience(maxMicros);
-    this.patience.work(this.now);
+    this.idleStrategy = new IdleStrategy(maxMicros);
+    this.idleStrategy.work(this.now);
   }
 
   /** Waits so long for the next work. Returns how much of it was spent looking. */
@@ -17,25 +17,25 @@ class Waiter {
     const start = this.now;
     const end = start + millis;
     let looking = true;
-    while (this.now < end && (looking = this.patience.lasts(this.now))) this.now += 0.01;
+    while (this.now < end && (looking = this.idleStrategy.lasts(this.now))) this.now += 0.01;
     const spent = this.now - start;
     if (!looking) {
-      this.patience.sleep(this.now, true);
+      this.idleStrategy.sleep(this.now, true);
       this.now = end;
-      this.patience.wake(this.now);
+      this.idleStrategy.wake(this.now);
     }
-    this.patience.work(this.now);
+    this.idleStrategy.work(this.now);
     return spent;
   }
 }
 
 test("who may not look never does", () => {
-  const patience = new Patience(0);
+  const idleStrategy = new IdleStrategy(0);
   for (let now = 1; now < 100; now++) {
-    patience.work(now);
-    assert.equal(patience.lasts(now), false);
-    patience.sleep(now, true);
-    patience.wake(now + 0.01);
+    idleStrategy.work(now);
+    assert.equal(idleStrategy.lasts(now), false);
+    idleStrategy.sleep(now, true);
+    idleStrategy.wake(now + 0.01);
   }
 });
 
@@ -71,21 +71,21 @@ test("looking is tried again when sleeps turn out to be short", () => {
 });
 
 test("time that the event loop was away does not count as waiting", () => {
-  const patience = new Patience(200);
-  patience.work(1);
-  patience.away(100);
-  assert.equal(patience.lasts(101), true);
+  const idleStrategy = new IdleStrategy(200);
+  idleStrategy.work(1);
+  idleStrategy.away(100);
+  assert.equal(idleStrategy.lasts(101), true);
 });
 
 test("a sleep with nothing awaited teaches nothing: a client that pauses between its calls learns from the calls", () => {
   const waiter = new Waiter(200);
-  const { patience } = waiter;
+  const { idleStrategy } = waiter;
   for (let i = 0; i < 50; i++) waiter.wait(10);
   let looked = 0;
   for (let i = 0; i < 1000 && looked === 0; i++) {
-    patience.sleep(waiter.now, false);
+    idleStrategy.sleep(waiter.now, false);
     waiter.now += 2;
-    patience.wake(waiter.now);
+    idleStrategy.wake(waiter.now);
     looked = waiter.wait(0.1);
   }
   assert.ok(looked > 0);
@@ -93,16 +93,16 @@ test("a sleep with nothing awaited teaches nothing: a client that pauses between
 
 test("who is rung and finds nothing looks for as long as is allowed, though looking has not paid; with the work that ends", () => {
   const waiter = new Waiter(200);
-  const { patience } = waiter;
+  const { idleStrategy } = waiter;
   for (let i = 0; i < 50; i++) waiter.wait(10);
-  patience.sleep(waiter.now, true);
+  idleStrategy.sleep(waiter.now, true);
   waiter.now += 10;
-  patience.wake(waiter.now);
-  assert.equal(patience.lasts(waiter.now), false);
-  patience.announced(waiter.now);
-  assert.equal(patience.lasts(waiter.now + 0.19), true);
-  assert.equal(patience.lasts(waiter.now + 0.21), false);
-  patience.announced(waiter.now);
-  patience.work(waiter.now + 0.1);
-  assert.equal(patience.lasts(waiter.now + 0.15), false);
+  idleStrategy.wake(waiter.now);
+  assert.equal(idleStrategy.lasts(waiter.now), false);
+  idleStrategy.announced(waiter.now);
+  assert.equal(idleStrategy.lasts(waiter.now + 0.19), true);
+  assert.equal(idleStrategy.lasts(waiter.now + 0.21), false);
+  idleStrategy.announced(waiter.now);
+  idleStrategy.work(waiter.now + 0.1);
+  assert.equal(idleStrategy.lasts(waiter.now + 0.15), false);
 });

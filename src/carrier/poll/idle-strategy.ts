@@ -22,7 +22,7 @@ const PAUSE_MILLIS_MAX = 256;
 const SHORT_SLEEPS = 2;
 
 /** All times are milliseconds as `performance.now()` has them. */
-export class Patience {
+export class IdleStrategy {
   private readonly allowedMillis: number;
   private expectedMillis = WINDOW_MICROS_MIN / 1000;
   private score = SCORE_MAX / 2;

@@ -3,7 +3,7 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { test } from "node:test";
 import { setImmediate as turn, setTimeout as sleep } from "node:timers/promises";
 import { whenIdle } from "../../memory/v8/gc.js";
-import { Patience } from "./idle-strategy.js";
+import { IdleStrategy } from "./idle-strategy.js";
 import type { Pollable } from "./poller.js";
 import { Poller } from "./poller.js";
 
@@ -13,7 +13,7 @@ class FakeConnection implements Pollable {
   yielded = false;
   expecting = true;
   settled = false;
-  readonly patience: Patience;
+  readonly idleStrategy: IdleStrategy;
   /** Steps that will find work. */
   work = 0;
   steps = 0;
@@ -24,7 +24,7 @@ class FakeConnection implements Pollable {
   onStep: () => void = () => {};
 
   constructor(maxMicros: number) {
-    this.patience = new Patience(maxMicros);
+    this.idleStrategy = new IdleStrategy(maxMicros);
   }
 
   flush(): void {
@@ -71,7 +71,7 @@ test("a connection that is touched is woken, served and put to sleep again", asy
   const poller = new Poller();
   const connection = new FakeConnection(200);
   connection.work = 3;
-  poller.touch(connection);
+  poller.schedule(connection);
   assert.equal(connection.awake, true);
   await asleep(connection);
   assert.equal(connection.work, 0);
@@ -83,7 +83,7 @@ test("without polling it parks when it has nothing to do, and never looks in pla
   const connection = new FakeConnection(0);
   for (let i = 0; i < 50; i++) {
     connection.work = 1;
-    poller.touch(connection);
+    poller.schedule(connection);
     await asleep(connection);
   }
   assert.equal(connection.looks, 0);
@@ -93,7 +93,7 @@ test("without polling it parks when it has nothing to do, and never looks in pla
 test("asleep it is not looked at", async () => {
   const poller = new Poller();
   const connection = new FakeConnection(1000);
-  poller.touch(connection);
+  poller.schedule(connection);
   await asleep(connection);
   const { steps, looks } = connection;
   await sleep(20);
@@ -110,7 +110,7 @@ test("a connection that cannot park, because work came meanwhile, is served on",
     connection.work = 1;
     return false;
   };
-  poller.touch(connection);
+  poller.schedule(connection);
   await asleep(connection);
   assert.equal(connection.work, 0);
   assert.ok(refusals >= 2);
@@ -120,7 +120,7 @@ test("endless work leaves immediates, timers and nextTick their turns (POLL-1)",
   const poller = new Poller();
   const connection = new FakeConnection(200);
   connection.work = Infinity;
-  poller.touch(connection);
+  poller.schedule(connection);
   const gaps: number[] = [];
   for (let i = 0; i < 50; i++) {
     const start = cpuMs();
@@ -142,9 +142,9 @@ test("the budget of a turn counts from its start and is not renewed by work or b
   let inTurn = cpuMs();
   const longest: number[] = [];
   connection.onStep = () => {
-    poller.touch(connection);
+    poller.schedule(connection);
   };
-  poller.touch(connection);
+  poller.schedule(connection);
   for (let i = 0; i < 100; i++) {
     await turn();
     longest.push(cpuMs() - inTurn);
@@ -160,8 +160,8 @@ test("a connection that is removed while it is served is not served again", asyn
   const [first, second] = [new FakeConnection(200), new FakeConnection(200)];
   first.work = second.work = Infinity;
   first.onStep = () => poller.remove(first);
-  poller.touch(first);
-  poller.touch(second);
+  poller.schedule(first);
+  poller.schedule(second);
   // Several turns: on a busy machine one step may use up a turn's whole budget.
   for (let turns = 0; turns < 10; turns++) await turn();
   // Before the assertions: what is left in a poller would keep it, and this process, going.
@@ -175,12 +175,12 @@ test("what is written after the turn's budget is spent is still shown in the sam
   const poller = new Poller();
   const connection = new FakeConnection(200);
   connection.work = Infinity;
-  poller.touch(connection);
+  poller.schedule(connection);
   await turn();
   // The budget is spent by now: the poller waits for the loop to come round.
   for (const end = performance.now() + 1; performance.now() < end; ) await Promise.resolve();
   const { flushes } = connection;
-  poller.touch(connection);
+  poller.schedule(connection);
   await Promise.resolve();
   await Promise.resolve();
   assert.equal(connection.flushes, flushes + 1);
@@ -195,7 +195,7 @@ test("steps see no AsyncLocalStorage store of whoever touched (POLL-3)", async (
   connection.onStep = () => seen.add(storage.getStore());
   for (let i = 0; i < 10; i++) {
     connection.work = 2;
-    storage.run(`touch ${i}`, () => poller.touch(connection));
+    storage.run(`touch ${i}`, () => poller.schedule(connection));
     await asleep(connection);
   }
   assert.deepEqual([...seen], [undefined]);
@@ -205,7 +205,7 @@ test("on the peer's core, a side that has answered what came goes on to sleep, a
   const poller = new Poller();
   const stepsOf = async (settled: boolean, onPeersCore: boolean): Promise<number> => {
     const connection = Object.assign(new FakeConnection(0), { work: 1, settled, onPeersCore });
-    poller.touch(connection);
+    poller.schedule(connection);
     await asleep(connection);
     assert.equal(connection.work, 0);
     return connection.steps;
@@ -221,7 +221,7 @@ test("idle time is used while peers work on other cores, before sleeping; not wh
     const connection = Object.assign(new FakeConnection(0), { work: 2, onPeersCore });
     const workLeft: number[] = [];
     whenIdle(() => workLeft.push(connection.work));
-    poller.touch(connection);
+    poller.schedule(connection);
     await asleep(connection);
     return workLeft;
   };

@@ -15,14 +15,14 @@ import { useIdleTime } from "../../memory/v8/gc.js";
 import type { Addon } from "../../os/addon.js";
 import { loadAddon } from "../../os/addon.js";
 import { clearTimeout, nowMs, queueMicrotask, setImmediate, setTimeout } from "../../os/timers.js";
-import type { Patience } from "./idle-strategy.js";
+import type { IdleStrategy } from "./idle-strategy.js";
 
 export interface Pollable {
   /** Set by the poller. */
   awake: boolean;
   /** Whether the core was given away since there was work. Set by the poller. */
   yielded: boolean;
-  readonly patience: Patience;
+  readonly idleStrategy: IdleStrategy;
   /** Whether anything is waited for: a client with no call open waits for nothing, a server always for requests. */
   readonly expecting: boolean;
   /** Shows what was written. Runs no user code. */
@@ -46,7 +46,7 @@ export interface Pollable {
 /** Who serves carriers: the poller of this event loop, or whoever blocks the thread meanwhile. */
 export interface Driver {
   /** Tells that `pollable` was written to or woken; cheap if it is awake already. @param rung the peer woke it: something is there, or comes soon */
-  touch(pollable: Pollable, rung?: boolean): void;
+  schedule(pollable: Pollable, rung?: boolean): void;
   /** Forgets a connection that is closed. */
   remove(pollable: Pollable): void;
   /** Calls `act` once, about `delayMs` from now. Does not keep the process alive. */
@@ -87,7 +87,7 @@ export class Poller implements Driver {
     if (!this.turning) return;
     this.turning = false;
     this.startTurn();
-    for (const pollable of this.awakeList) pollable.patience.away(this.turnStart - this.turnsFrom);
+    for (const pollable of this.awakeList) pollable.idleStrategy.away(this.turnStart - this.turnsFrom);
     this.hops = 0;
     this.look();
   };
@@ -117,7 +117,7 @@ export class Poller implements Driver {
     this.sleep();
   }
 
-  touch(pollable: Pollable, rung = false): void {
+  schedule(pollable: Pollable, rung = false): void {
     if (!pollable.awake) {
       this.activate(pollable, rung);
     } else if (this.turning && !this.flushQueued) {
@@ -134,8 +134,8 @@ export class Poller implements Driver {
     const now = nowMs();
     pollable.awake = true;
     pollable.wake();
-    pollable.patience.wake(now);
-    if (rung) pollable.patience.announced(now);
+    pollable.idleStrategy.wake(now);
+    if (rung) pollable.idleStrategy.announced(now);
     this.awakeList.push(pollable);
     const resume = this.resume;
     if (resume !== undefined) {
@@ -218,7 +218,7 @@ export class Poller implements Driver {
       if (!pollable.step()) continue;
       found = true;
       pollable.yielded = false;
-      pollable.patience.work(nowMs());
+      pollable.idleStrategy.work(nowMs());
     }
     return found;
   }
@@ -237,11 +237,11 @@ export class Poller implements Driver {
         // sleep and be woken.
         pollable.yielded = true;
         yielding = true;
-      } else if (!sharesCore && pollable.expecting && pollable.patience.lasts(now)) {
+      } else if (!sharesCore && pollable.expecting && pollable.idleStrategy.lasts(now)) {
         looking = true;
       } else if (pollable.tryPark()) {
         pollable.awake = false;
-        pollable.patience.sleep(now, pollable.expecting);
+        pollable.idleStrategy.sleep(now, pollable.expecting);
         continue;
       }
       list[kept++] = pollable;

@@ -1,6 +1,6 @@
 /**
  * The payload memory of one connection, both directions: blocks of this side's arena on their way to the peer, and blocks of the
- * peer's that are leased here. Who holds what is counted here; what is sent when is the carrier's and the outbox's.
+ * peer's that are leased here. Who holds what is counted here; what is sent when is the carrier's and the sendQueue's.
  *
  * BLOCKS-1  A block of ours is lent to the peer before the frame that names it is published, and a block that comes back in a
  *           frame is ours again only if the peer had it.
@@ -23,7 +23,7 @@ import type { ConnectionMemory } from "../../memory/shared/segment.js";
 import { Violation } from "../../memory/shared/violation.js";
 import type { WordAccess } from "../../memory/shared/words.js";
 import type { Parts } from "../../wire/parts.js";
-import type { Regions } from "./regions.js";
+import type { RegionExchange } from "./region-exchange.js";
 import type { SpanEntry } from "../../wire/frame.js";
 import { SPAN } from "../../wire/frame.js";
 
@@ -38,7 +38,7 @@ export interface BlocksPort {
 }
 
 /**
- * Bytes of large messages that are copied to blocks piece by piece at once: enough for one side to copy in while the other copies out,
+ * Bytes of large messages that are copied to blocks fragment by fragment at once: enough for one side to copy in while the other copies out,
  * little enough that a small message never waits long behind them.
  */
 const IN_FLIGHT_BYTES_MAX = 2 << 20;
@@ -54,7 +54,7 @@ export class Blocks {
   readonly arena: Arena;
   readonly ownViews: BlockViews;
   /** The way of values that are in no arena; undefined: there is none. Set by the carrier. */
-  regions: Regions | undefined;
+  regions: RegionExchange | undefined;
   /** Whoever sends keeps the event loop from turning until everything is sent. Set by who drives the carrier. */
   isBlocking = false;
   private readonly memory: ConnectionMemory;
@@ -65,10 +65,10 @@ export class Blocks {
   private readonly slotsOfPeer: number;
   private readonly peerViews: BlockViews;
   private readonly onRelease = (unit: number, generation: number) => this.released(unit, generation);
-  /** Units of the pieces on their way, … */
-  private readonly pieces = new BitSet();
+  /** Units of the fragments on their way, … */
+  private readonly fragments = new BitSet();
   /** … and the memory that they take. */
-  private pieceBytes = 0;
+  private fragmentBytes = 0;
   private closed = false;
   // Of the peer's arena.
   private leases = 0;
@@ -101,13 +101,13 @@ export class Blocks {
     this.peerViews = new BlockViews(memory.peerArena, ARENA_UNIT_BYTES);
     this.ownHome = {
       views: this.ownViews,
-      dropBlock: (unit) => this.dropLoan(unit),
-      giveBack: (lease) => {
+      dropBlock: (unit) => this.freeLoan(unit),
+      release: (lease) => {
         this.ownLeaseEnded(lease);
-        this.dropOwn(lease.unit);
+        this.freeOwn(lease.unit);
       },
     };
-    this.peerHome = { views: this.peerViews, giveBack: (lease, wasReturned) => this.giveBack(lease, wasReturned) };
+    this.peerHome = { views: this.peerViews, release: (lease, wasReturned) => this.release(lease, wasReturned) };
   }
 
   // Blocks of ours.
@@ -125,7 +125,7 @@ export class Blocks {
       return unit;
     } catch (error) {
       // No address space or no mapping left: like no memory.
-      this.arena.drop(unit, error);
+      this.arena.free(unit, error);
       return -1;
     }
   }
@@ -175,19 +175,19 @@ export class Blocks {
    * −2: there may never be, as all memory is in blocks that perhaps nobody gives back (loans, leases).
    * @throws Error if the bytes are gone
    */
-  placePiece(source: Parts, byteLength: number): number {
-    if (this.pieceBytes + byteLength > IN_FLIGHT_BYTES_MAX) return this.wait();
+  placeFragment(source: Parts, byteLength: number): number {
+    if (this.fragmentBytes + byteLength > IN_FLIGHT_BYTES_MAX) return this.wait();
     const unit = this.allocate(byteLength);
-    if (unit < 0) return this.pieces.size > 0 || this.mayGrow || this.arena.exhausted !== undefined ? -1 : -2;
+    if (unit < 0) return this.fragments.size > 0 || this.mayGrow || this.arena.exhausted !== undefined ? -1 : -2;
     try {
       source.copyTo(this.bytesOf(unit, byteLength), 0, byteLength);
     } catch (error) {
-      this.arena.drop(unit);
+      this.arena.free(unit);
       throw error;
     }
     this.arena.handOver(unit);
-    this.pieces.add(unit);
-    this.pieceBytes += this.arena.bytesOf(unit);
+    this.fragments.add(unit);
+    this.fragmentBytes += this.arena.bytesOf(unit);
     return unit;
   }
 
@@ -210,9 +210,9 @@ export class Blocks {
   }
 
   /** One hold of ours on a block ends. */
-  dropOwn(unit: number): void {
+  freeOwn(unit: number): void {
     if (this.closed) return;
-    this.arena.drop(unit);
+    this.arena.free(unit);
     this.port.onRoom();
   }
 
@@ -231,10 +231,10 @@ export class Blocks {
     this.loanedBytes -= this.arena.bytesOf(unit);
   }
 
-  private dropLoan(unit: number): void {
+  private freeLoan(unit: number): void {
     if (this.closed) return;
     this.loanSent(unit);
-    this.dropOwn(unit);
+    this.freeOwn(unit);
   }
 
   isOwnLoan(loan: Loan): boolean {
@@ -269,7 +269,7 @@ export class Blocks {
     const blockBytes = this.arena.bytesOf(unit);
     this.arena.release(unit, generation);
     this.releases++;
-    if (this.pieces.delete(unit)) this.pieceBytes -= blockBytes;
+    if (this.fragments.delete(unit)) this.fragmentBytes -= blockBytes;
   }
 
   // Blocks of the peer's.
@@ -282,7 +282,7 @@ export class Blocks {
     this.port.onReleased();
   }
 
-  private giveBack(lease: Lease, wasReturned: boolean): void {
+  private release(lease: Lease, wasReturned: boolean): void {
     this.leaseEnded(lease);
     if (this.closed) return;
     if (wasReturned) this.port.sendRelease(lease.unit, lease.generation);
@@ -316,7 +316,7 @@ export class Blocks {
    * @param handles the lease is added to them
    * @throws Violation if it names a block that this side does not have out, or more than there are slots for
    */
-  take(entry: SpanEntry, lifetime: LeaseLifetime, taker: string, handles: LeaseHandle[]): Uint8Array {
+  take(entry: SpanEntry, lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[]): Uint8Array {
     const { unit, generation, offset, byteLength } = entry;
     const isOwn = (entry.flags & SPAN.returned) !== 0;
     if (!isOwn && this.leases >= this.slotsOfPeer) throw new Violation("RELEASE-1", `more than ${this.slotsOfPeer} blocks are out`);
@@ -327,7 +327,7 @@ export class Blocks {
     if (isOwn) this.takeOwn(entry);
     if (leases) {
       try {
-        const bytes = Lease.open(isOwn ? this.ownHome : this.peerHome, unit, generation, offset, byteLength, lifetime, taker, handles);
+        const bytes = Lease.open(isOwn ? this.ownHome : this.peerHome, unit, generation, offset, byteLength, lifetime, callLabel, handles);
         if (isOwn) {
           this.ownLeases++;
           this.ownLeasedBytes += byteLength;
@@ -347,7 +347,7 @@ export class Blocks {
     const from = unit * ARENA_UNIT_BYTES + offset;
     copy ??= memoryToFill(byteLength);
     copy.set(arena.upTo(from + byteLength).subarray(from, from + byteLength));
-    if (isOwn) this.dropOwn(unit);
+    if (isOwn) this.freeOwn(unit);
     else this.releaseToPeer(unit, generation);
     return copy;
   }
@@ -364,7 +364,7 @@ export class Blocks {
   discard(entry: SpanEntry): void {
     if ((entry.flags & SPAN.returned) === 0) return this.releaseToPeer(entry.unit, entry.generation);
     this.takeOwn(entry);
-    this.dropOwn(entry.unit);
+    this.freeOwn(entry.unit);
   }
 
   /** A block of ours came back in a message: we hold it (again). */
@@ -413,8 +413,8 @@ export class Blocks {
     this.closed = true;
     // What is leased outlives the connection, and does not keep it in memory.
     this.port = NOBODY;
-    this.ownViews.forget();
-    this.peerViews.forget();
+    this.ownViews.clear();
+    this.peerViews.clear();
     this.arena.close();
   }
 }

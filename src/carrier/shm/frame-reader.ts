@@ -23,10 +23,10 @@ const STEP_FRAME_BYTES_SHARED = 8 * STEP_FRAME_BYTES;
 const STEP_COPY_BYTES = 1 << 20;
 const COPY_LOOP_BYTES_MAX = 512;
 
-export class Intake {
+export class FrameReader {
   /** The frame that was opened last; it and its memory are used again for the next. */
   readonly frame: ReceivedFrame = newReceivedFrame(scratch);
-  /** The arena block that holds the frame's piece, or 0, which is never one, … */
+  /** The arena block that holds the frame's fragment, or 0, which is never one, … */
   unit = 0;
   /** … and the generation to release it with. */
   generation = 0;
@@ -66,7 +66,7 @@ export class Intake {
         return end;
       }
       if (((scratchWords[word + FIELD.kindFlagsCode] >>> 8) & FLAG.inBlock) !== 0) {
-        payload += scratchWords[word + FIELD.pieceLength] >>> 0;
+        payload += scratchWords[word + FIELD.fragmentLength] >>> 0;
         if (payload > STEP_COPY_BYTES && at > 0) break;
       }
       at = end;
@@ -111,13 +111,13 @@ export class Intake {
   }
 
   private openBlock(frame: ReceivedFrame): void {
-    this.unit = readUint32(scratch, frame.pieceOffset);
-    this.generation = readUint32(scratch, frame.pieceOffset + 4);
+    this.unit = readUint32(scratch, frame.fragmentOffset);
+    this.generation = readUint32(scratch, frame.fragmentOffset + 4);
     const offset = this.unit * ARENA_UNIT_BYTES;
-    if (this.unit === 0 || frame.pieceLength > BLOCK_PIECE_BYTES_MAX || offset + frame.pieceLength > this.arena.byteLength) {
-      throw new Violation("FRAME-5", `${frame.pieceLength} bytes at unit ${this.unit} are too many, or reach past the arena`);
+    if (this.unit === 0 || frame.fragmentLength > BLOCK_PIECE_BYTES_MAX || offset + frame.fragmentLength > this.arena.byteLength) {
+      throw new Violation("FRAME-5", `${frame.fragmentLength} bytes at unit ${this.unit} are too many, or reach past the arena`);
     }
-    frame.pieceSource = this.arena.upTo(offset + frame.pieceLength);
-    frame.pieceOffset = offset;
+    frame.fragmentSource = this.arena.upTo(offset + frame.fragmentLength);
+    frame.fragmentOffset = offset;
   }
 }

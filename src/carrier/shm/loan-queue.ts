@@ -25,7 +25,7 @@ export class LoanQueue {
   }
 
   /** @throws ConnectError, see `Carrier.loan` */
-  take(byteLength: number, patience: () => AbortSignal, onWaiting: () => void): Promise<Uint8Array> {
+  take(byteLength: number, makeSignal: () => AbortSignal, onWaiting: () => void): Promise<Uint8Array> {
     const { blocks } = this;
     if (byteLength > blocks.blockBytesMax) {
       return Promise.reject(
@@ -39,7 +39,7 @@ export class LoanQueue {
       const bytes = blocks.loan(byteLength);
       if (bytes !== undefined) return Promise.resolve(bytes);
     }
-    const signal = patience();
+    const signal = makeSignal();
     if (signal.aborted) return Promise.reject(this.tooLate(byteLength, signal));
     return new Promise((resolve, reject) => {
       const entry: Waiting = {

@@ -2,10 +2,10 @@
  * The shared-memory carrier: one connection's two directions. Ties rings, arenas, releases and sleep words together, and
  * is what the poller serves.
  *
- * SHM-1  The inline part of a frame is copied to private scratch before anything looks at it (`Intake`); the read cursor
+ * SHM-1  The inline part of a frame is copied to private scratch before anything looks at it (`FrameReader`); the read cursor
  *        advances before user code runs.
  * SHM-2  A drain never waits for space, so two sides that only send cannot deadlock.
- * SHM-3  The work of one step is bounded (`Intake.take`), so POLL-1 holds with large payloads too.
+ * SHM-3  The work of one step is bounded (`FrameReader.take`), so POLL-1 holds with large payloads too.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import { COMMIT_STEP_BYTES } from "../../memory/shared/arena.js";
@@ -25,13 +25,13 @@ import type { Parts } from "../../wire/parts.js";
 import { Blocks } from "./blocks.js";
 import { closedBy } from "../carrier.js";
 import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, ReceivedFrame, SpanSource } from "../carrier.js";
-import { Intake } from "./frame-reader.js";
+import { FrameReader } from "./frame-reader.js";
 import { LoanQueue } from "./loan-queue.js";
-import { Patience } from "../poll/idle-strategy.js";
+import { IdleStrategy } from "../poll/idle-strategy.js";
 import type { Delayed, Driver, Pollable } from "../poll/poller.js";
 import { poller } from "../poll/poller.js";
-import type { DescriptorLine } from "./regions.js";
-import { Regions } from "./regions.js";
+import type { DescriptorLine } from "./region-exchange.js";
+import { RegionExchange } from "./region-exchange.js";
 
 /** The way to wake the peer and to hear from it; the control socket in production. */
 export interface DoorbellLine extends DescriptorLine {
@@ -46,7 +46,7 @@ export interface DoorbellLine extends DescriptorLine {
 const STARVED_AFTER_MS = 10;
 const STARVED_AGAIN_MS_MAX = 1000;
 /** Bytes of a large message that go into one block: large enough to copy at full speed, small enough to stay in the caches. */
-const PIECE_BYTES_MAX = 128 << 10;
+const FRAGMENT_BYTES_MAX = 128 << 10;
 /** An arena that nobody used for this long gives its memory back. */
 const TRIM_AFTER_MS = 10_000;
 /** After a ring for which the kernel had no memory. */
@@ -61,12 +61,12 @@ export class ShmCarrier implements Carrier, Pollable {
   readonly idle = true;
   readonly ringBytes: Uint8Array;
   readonly ringWords: Int32Array;
-  readonly pieceBytesMax: number;
-  readonly pieceFlag = FLAG.inBlock;
+  readonly fragmentBytesMax: number;
+  readonly fragmentFlag = FLAG.inBlock;
   awake = false;
   yielded = false;
   closed = false;
-  readonly patience: Patience;
+  readonly idleStrategy: IdleStrategy;
 
   private readonly driver: Driver;
   private readonly memory: ConnectionMemory;
@@ -77,22 +77,22 @@ export class ShmCarrier implements Carrier, Pollable {
   readonly blocks: Blocks | undefined;
   private readonly memoryBlocks: Blocks;
   private readonly loans: LoanQueue;
-  private readonly regions: Regions;
+  private readonly regions: RegionExchange;
   readonly spanSource: SpanSource;
   /** Releases that have to follow frames on their way, as unit and generation. */
   private readonly orderedReleases: number[] = [];
   private readonly sleeper: Sleeper;
   private readonly bell: Bell;
   private readonly cpuHint: CpuHint;
-  /** What the outbox waits for. */
+  /** What the sendQueue waits for. */
   private outboxAwaits: number = AWAIT.frames;
   private awaiting: number = AWAIT.frames;
-  /** What the outbox waited for besides has come. */
+  /** What the sendQueue waited for besides has come. */
   private mayGoOn = false;
   private servesPeer = false;
   private kept = false;
   private lineKept = false;
-  private readonly intake: Intake;
+  private readonly frameReader: FrameReader;
   /** Of the frame that is being delivered: which spans the receiver took. */
   private readonly spansTaken = new Uint8Array(SPANS_MAX);
   private starvation: Delayed | undefined;
@@ -107,7 +107,7 @@ export class ShmCarrier implements Carrier, Pollable {
   private rung = 0;
 
   /**
-   * @param spans whether large values may stay where they are, instead of travelling in pieces
+   * @param spans whether large values may stay where they are, instead of travelling in fragments
    * @param driver who calls `step` and puts this side to sleep
    */
   constructor(memory: ConnectionMemory, line: DoorbellLine, pollMicros: number, spans: boolean, words: WordAccess = Atomics, driver: Driver = poller) {
@@ -115,11 +115,11 @@ export class ShmCarrier implements Carrier, Pollable {
     this.driver = driver;
     this.memory = memory;
     this.line = line;
-    this.patience = new Patience(pollMicros);
+    this.idleStrategy = new IdleStrategy(pollMicros);
     this.ringBytes = new Uint8Array(ownRing, RING_DATA_OFFSET);
     this.ringWords = new Int32Array(ownRing, RING_DATA_OFFSET);
-    // A small arena still holds several pieces at once.
-    this.pieceBytesMax = Math.min(PIECE_BYTES_MAX, Math.floor(ownArena.byteLength / 4));
+    // A small arena still holds several fragments at once.
+    this.fragmentBytesMax = Math.min(FRAGMENT_BYTES_MAX, Math.floor(ownArena.byteLength / 4));
     const own = new Int32Array(ownRing, 0, RING_DATA_OFFSET / 4);
     const peer = new Int32Array(peerRing, 0, RING_DATA_OFFSET / 4);
     this.writer = new RingWriter(own, peer, ownGeometry.ringBytes, words);
@@ -128,29 +128,29 @@ export class ShmCarrier implements Carrier, Pollable {
     this.bell = new Bell(peer, words);
     this.cpuHint = new CpuHint(own, peer, words);
     const port = {
-      onRoom: () => this.driver.touch(this),
+      onRoom: () => this.driver.schedule(this),
       // SYNC release.publish, bell.park
       onReleased: () => {
         if (this.bell.mustRing(AWAIT.blocks)) this.ring();
       },
       sendRelease: (unit: number, generation: number) => {
         this.orderedReleases.push(unit, generation);
-        this.driver.touch(this);
+        this.driver.schedule(this);
       },
     };
     this.memoryBlocks = new Blocks(memory, port, words);
-    this.loans = new LoanQueue(this.memoryBlocks, () => this.driver.touch(this));
-    this.regions = new Regions(line, driver, () => this.driver.touch(this));
+    this.loans = new LoanQueue(this.memoryBlocks, () => this.driver.schedule(this));
+    this.regions = new RegionExchange(line, driver, () => this.driver.schedule(this));
     this.memoryBlocks.regions = this.regions;
     this.blocks = spans ? this.memoryBlocks : undefined;
-    this.intake = new Intake(peerRing, memory.peerArena, spans);
-    this.spanSource = { receiving: new Receiving(), takeSpan: (index, lifetime, taker, handles) => this.takeSpan(index, lifetime, taker, handles) };
+    this.frameReader = new FrameReader(peerRing, memory.peerArena, spans);
+    this.spanSource = { receiving: new Receiving(), takeSpan: (index, lifetime, callLabel, handles) => this.takeSpan(index, lifetime, callLabel, handles) };
   }
 
   start(receiver: FrameReceiver, servesPeer: boolean): void {
     this.receiver = receiver;
     this.servesPeer = servesPeer;
-    this.driver.touch(this);
+    this.driver.schedule(this);
   }
 
   // Sending.
@@ -173,7 +173,7 @@ export class ShmCarrier implements Carrier, Pollable {
     this.writer.commit(byteLength);
     this.framesSent++;
     if (this.unanswered > 0) this.unanswered--;
-    this.driver.touch(this);
+    this.driver.schedule(this);
   }
 
   publish(): void {
@@ -181,7 +181,7 @@ export class ShmCarrier implements Carrier, Pollable {
   }
 
   /** SUBTLE: rings before the store that the peer is to see. It looks for work after it woke, so it sees that, or its next sleep is rung (BELL-1). */
-  alert(): void {
+  prewake(): void {
     if (!this.closed && this.bell.mustRing(AWAIT.frames)) this.ring();
   }
 
@@ -189,8 +189,8 @@ export class ShmCarrier implements Carrier, Pollable {
     if (!this.closed) this.publish();
   }
 
-  placePiece(source: Parts, byteLength: number, at: number): number {
-    const unit = this.guarded(() => this.memoryBlocks.placePiece(source, byteLength));
+  placeFragment(source: Parts, byteLength: number, at: number): number {
+    const unit = this.guarded(() => this.memoryBlocks.placeFragment(source, byteLength));
     if (unit === undefined) return -1;
     if (unit < 0) return unit;
     writeUint32(this.ringBytes, at, unit);
@@ -202,8 +202,8 @@ export class ShmCarrier implements Carrier, Pollable {
   hurry(): void {}
   keep(): void {}
 
-  loan(byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
-    const loan = this.guarded(() => this.loans.take(byteLength, patience, () => this.sayAwaited()));
+  loan(byteLength: number, makeSignal: () => AbortSignal): Promise<Uint8Array> {
+    const loan = this.guarded(() => this.loans.take(byteLength, makeSignal, () => this.sayAwaited()));
     return loan ?? Promise.reject(new ConnectError("the connection is over", Code.Unavailable));
   }
 
@@ -223,15 +223,15 @@ export class ShmCarrier implements Carrier, Pollable {
     return this.memoryBlocks.arena.exhausted;
   }
 
-  await(space: boolean, blocks: boolean): void {
+  setWaitFor(space: boolean, blocks: boolean): void {
     if (this.closed) return;
     this.outboxAwaits = AWAIT.frames | (space ? AWAIT.space : 0) | (blocks ? AWAIT.blocks : 0);
     this.sayAwaited();
   }
 
-  lookAgain(): void {
+  requestPump(): void {
     this.mayGoOn = true;
-    if (!this.closed) this.driver.touch(this);
+    if (!this.closed) this.driver.schedule(this);
   }
 
   private sayAwaited(): void {
@@ -241,7 +241,7 @@ export class ShmCarrier implements Carrier, Pollable {
     const more = (awaiting & ~this.awaiting) !== 0;
     this.awaiting = awaiting;
     // Asleep, we said what we await; the poller parks again with the new answer.
-    if (more) this.driver.touch(this);
+    if (more) this.driver.schedule(this);
   }
 
   /** Garbage may hold what this side waits for: then it is collected here, and the peer is told. */
@@ -254,7 +254,7 @@ export class ShmCarrier implements Carrier, Pollable {
       if (isStarving) {
         if (this.memoryBlocks.holdsOwn) collectSoon();
         this.saysStarved = true;
-        this.driver.touch(this);
+        this.driver.schedule(this);
       }
       this.watchStarvation(isStarving ? Math.min(delayMs * 2, STARVED_AGAIN_MS_MAX) : STARVED_AFTER_MS);
     });
@@ -430,7 +430,7 @@ export class ShmCarrier implements Carrier, Pollable {
     } else if (++this.fruitlessWakes > FRUITLESS_WAKES_MAX) {
       this.close(closedBy(new Violation("BELL-4", `woken ${this.fruitlessWakes} times in a row without a frame`)));
     } else {
-      this.driver.touch(this, true);
+      this.driver.schedule(this, true);
     }
   }
 
@@ -438,7 +438,7 @@ export class ShmCarrier implements Carrier, Pollable {
   takesDescriptors(): boolean {
     if (this.closed || !this.regions.isCrowded) return true;
     if (this.reader.hasFrames()) {
-      this.driver.touch(this);
+      this.driver.schedule(this);
       return false;
     }
     this.close(closedBy(new Violation("SPAN-6", `more than ${SPANS_MAX} descriptors that no frame names`)));
@@ -476,7 +476,7 @@ export class ShmCarrier implements Carrier, Pollable {
     const available = this.reader.available();
     if (available === 0) return 0;
     this.fruitlessWakes = 0;
-    const taken = this.intake.take(this.reader.index, available, this.cpuHint.sharesCore());
+    const taken = this.frameReader.take(this.reader.index, available, this.cpuHint.sharesCore());
     this.reader.consume(taken);
     this.reader.publishHead();
     // SYNC ring.consume, bell.park
@@ -487,8 +487,8 @@ export class ShmCarrier implements Carrier, Pollable {
 
   /** Hands on the frame at `at`, and returns where the next one is. */
   private deliver(at: number): number {
-    const next = this.intake.open(at);
-    const { frame, unit, generation } = this.intake;
+    const next = this.frameReader.open(at);
+    const { frame, unit, generation } = this.frameReader;
     const { spanCount } = frame;
     this.framesReceived++;
     if (frame.kind === KIND.release) this.onReleaseFrame(frame);
@@ -505,12 +505,12 @@ export class ShmCarrier implements Carrier, Pollable {
     return next;
   }
 
-  private takeSpan(index: number, lifetime: LeaseLifetime, taker: string, handles: LeaseHandle[]): Uint8Array {
-    const entry = this.intake.frame.spans[index];
+  private takeSpan(index: number, lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[]): Uint8Array {
+    const entry = this.frameReader.frame.spans[index];
     const bytes =
       (entry.flags & SPAN.region) === 0
-        ? this.memoryBlocks.take(entry, lifetime, taker, handles)
-        : this.regions.take(entry, lifetime, taker, handles, (isLeased) => this.memoryBlocks.copies[isLeased ? "spansLeased" : "spansCopiedOut"]++);
+        ? this.memoryBlocks.take(entry, lifetime, callLabel, handles)
+        : this.regions.take(entry, lifetime, callLabel, handles, (isLeased) => this.memoryBlocks.copies[isLeased ? "spansLeased" : "spansCopiedOut"]++);
     this.spansTaken[index] = 1;
     return bytes;
   }
@@ -531,7 +531,7 @@ export class ShmCarrier implements Carrier, Pollable {
   private onReleaseFrame({ scratch, metadataOffset, metadataLength }: ReceivedFrame): void {
     if (metadataLength !== BLOCK_REFERENCE_BYTES) throw new Violation("FRAME-7", `a release of ${metadataLength} bytes`);
     this.memoryBlocks.released(readUint32(scratch, metadataOffset), readUint32(scratch, metadataOffset + 4));
-    if (this.awaiting !== AWAIT.frames) this.driver.touch(this);
+    if (this.awaiting !== AWAIT.frames) this.driver.schedule(this);
   }
 
   private onStarved(): void {

@@ -48,7 +48,7 @@ export class FileRead {
   }
 
   /**
-   * Where the carrier sends files itself, only the last byte is read before: it says that all of the file is there, and travels in a last piece of its own when the rest
+   * Where the carrier sends files itself, only the last byte is read before: it says that all of the file is there, and travels in a last fragment of its own when the rest
    * was sent. So of a file that becomes shorter meanwhile nobody gets to see a message (PARTS-1).
    */
   static lastByte({ file, byteOffset, byteLength }: FilePart, onEnd: (sendable: SendableFile) => void): FileRead {
@@ -59,7 +59,7 @@ export class FileRead {
   }
 
   /** Nobody wants it any more. @param onEnd called when nothing is read any more, at once if it has ended */
-  giveUp(onEnd: () => void): void {
+  cancel(onEnd: () => void): void {
     this.wanted = false;
     if (this.done || this.error !== undefined) onEnd();
     else this.onEnd = onEnd;

@@ -1,8 +1,8 @@
 /**
- * What arrives on a stream socket: frames, taken whole from a private buffer, and pieces that follow them, read straight
- * into their destination. Counterpart of `Intake`, whose checks it shares (`frame-header.ts`).
+ * What arrives on a stream socket: frames, taken whole from a private buffer, and fragments that follow them, read straight
+ * into their destination. Counterpart of `FrameReader`, whose checks it shares (`frame-header.ts`).
  *
- * SOCKET-1  Of what the peer announces nothing is allocated here: a frame fits the read buffer, and a piece's destination
+ * SOCKET-1  Of what the peer announces nothing is allocated here: a frame fits the read buffer, and a fragment's destination
  *           comes from the receiver, which has checked the message's length against its limits.
  * SOCKET-2  A frame's memory is valid until the receiver returns: nothing is read, and nothing moved, meanwhile.
  * SOCKET-3  One turn of the event loop delivers frames for a bounded time; what is left waits for the next one, and the
@@ -23,9 +23,9 @@ const TURN_MILLIS_MAX = 1;
 const TURN_FULL_READS_MAX = 4;
 /** Frames between two looks at the clock. */
 const FRAMES_PER_LOOK = 16;
-/** From this many missing bytes on, a piece is read straight into its destination; below, the frames behind it come along. */
+/** From this many missing bytes on, a fragment is read straight into its destination; below, the frames behind it come along. */
 const DIRECT_BYTES_MIN = 16 << 10;
-/** What the intake needs of the carrier. */
+/** What the frameReader needs of the carrier. */
 export interface IntakeOwner {
   isClosed(): boolean;
   /** The peer broke a rule, or something of ours failed: it is to be closed. */
@@ -34,7 +34,7 @@ export interface IntakeOwner {
   onPause(): void;
 }
 
-export class SocketIntake implements StreamReader {
+export class SocketFrameReader implements StreamReader {
   framesReceived = 0;
   private readonly owner: IntakeOwner;
   private readonly receiver: FrameReceiver;
@@ -46,10 +46,10 @@ export class SocketIntake implements StreamReader {
   // Bytes of the chunk that were received but not taken yet.
   private start = 0;
   private end = 0;
-  /** Bytes that are missing of the piece that is being read, or skipped if it has no destination. */
+  /** Bytes that are missing of the fragment that is being read, or skipped if it has no destination. */
   private missing = 0;
   private destination: Uint8Array | undefined;
-  /** What it lies in, held until the piece is there (RECEIVE-1). */
+  /** What it lies in, held until the fragment is there (RECEIVE-1). */
   private memory: ReceiveMemory | undefined;
   private streamId = 0;
   /** The last target was the destination. */
@@ -130,7 +130,7 @@ export class SocketIntake implements StreamReader {
     const from = nowMs() - this.spentMillis;
     try {
       let frames = 0;
-      while (!this.owner.isClosed() && this.takePiece() && this.takeFrame()) {
+      while (!this.owner.isClosed() && this.takeFragment() && this.takeFrame()) {
         if (++frames % FRAMES_PER_LOOK === 0 && nowMs() - from > TURN_MILLIS_MAX) return this.pause();
       }
       this.spentMillis = nowMs() - from;
@@ -148,8 +148,8 @@ export class SocketIntake implements StreamReader {
     this.owner.onPause();
   }
 
-  /** Moves bytes of the piece under way out of the chunk. False: some are missing. */
-  private takePiece(): boolean {
+  /** Moves bytes of the fragment under way out of the chunk. False: some are missing. */
+  private takeFragment(): boolean {
     if (this.missing > 0) {
       const taken = Math.min(this.missing, this.end - this.start);
       if (this.destination !== undefined && taken > 0) {
@@ -161,7 +161,7 @@ export class SocketIntake implements StreamReader {
     }
     if (this.destination !== undefined) {
       this.destination = undefined;
-      this.letGo();
+      this.releaseMemory();
       this.receiver.onFilled(this.streamId);
     }
     return !this.owner.isClosed();
@@ -190,12 +190,12 @@ export class SocketIntake implements StreamReader {
     }
     frame.following = true;
     this.streamId = frame.streamId;
-    this.missing = frame.pieceLength;
+    this.missing = frame.fragmentLength;
     this.receiver.onFrame(frame);
     const { destination, destinationMemory } = frame;
     frame.destination = undefined;
     frame.destinationMemory = undefined;
-    assertOwn(destination === undefined || destination.length === this.missing, "a piece's destination is as long as the piece");
+    assertOwn(destination === undefined || destination.length === this.missing, "a fragment's destination is as long as the fragment");
     if (this.owner.isClosed()) return false;
     this.destination = destination;
     this.memory = destinationMemory;
@@ -203,14 +203,14 @@ export class SocketIntake implements StreamReader {
     return true;
   }
 
-  private letGo(): void {
-    this.memory?.letGo();
+  private releaseMemory(): void {
+    this.memory?.unhold();
     this.memory = undefined;
   }
 
   /** The socket is closed: nothing is read any more. */
   close(): void {
     this.destination = undefined;
-    this.letGo();
+    this.releaseMemory();
   }
 }

@@ -21,7 +21,7 @@ interface Seen {
   kind: number;
   streamId: number;
   metadata: string;
-  piece: string;
+  fragment: string;
 }
 
 class Recorder implements FrameReceiver {
@@ -39,10 +39,10 @@ class Recorder implements FrameReceiver {
       kind: frame.kind,
       streamId: frame.streamId,
       metadata: text(frame.scratch, frame.metadataOffset, frame.metadataLength),
-      piece: frame.following ? `${frame.pieceLength} follow` : text(frame.pieceSource, frame.pieceOffset, frame.pieceLength),
+      fragment: frame.following ? `${frame.fragmentLength} follow` : text(frame.fragmentSource, frame.fragmentOffset, frame.fragmentLength),
     });
     if (frame.following && frame.streamId !== 0xdead) {
-      frame.destination = new Uint8Array(frame.pieceLength);
+      frame.destination = new Uint8Array(frame.fragmentLength);
       this.destinations.set(frame.streamId, frame.destination);
     }
     this.onFrameOf(frame);
@@ -71,7 +71,7 @@ async function pair(context: TestContext): Promise<{ carrier: SocketCarrier; rec
   const stream = await StreamSocket.connect({ kind: "unix", path }, new AbortController().signal);
   const [raw] = (await accepted) as [Socket];
   raw.on("error", () => {});
-  const welcome = encodeHandshake({ kind: "welcome", version: 1, features: 0, maxStreams: 1 });
+  const welcome = encodeHandshake({ kind: "accepted", version: 1, features: 0, maxStreams: 1 });
   raw.write(welcome);
   assert.deepEqual(await stream.receive([], new AbortController().signal), decodeHandshake(welcome));
   const carrier = new SocketCarrier(stream);
@@ -86,19 +86,19 @@ async function pair(context: TestContext): Promise<{ carrier: SocketCarrier; rec
   return { carrier, recorder, raw };
 }
 
-/** Writes a frame as the outbox does; a `piece` follows it. False if there was no room. */
-function send(carrier: SocketCarrier, streamId: number, body: string | undefined, piece?: Parts, pieceBytes = 0): boolean {
+/** Writes a frame as the sendQueue does; a `fragment` follows it. False if there was no room. */
+function send(carrier: SocketCarrier, streamId: number, body: string | undefined, fragment?: Parts, fragmentBytes = 0): boolean {
   const length = body?.length ?? 0;
   if (carrier.freeBytes() < FRAME_HEADER_BYTES + length) return false;
   const at = carrier.index;
-  if (piece !== undefined && carrier.placePiece(piece, pieceBytes) < 0) return false;
+  if (fragment !== undefined && carrier.placeFragment(fragment, fragmentBytes) < 0) return false;
   Buffer.from(carrier.ringBytes.buffer).write(body ?? "", at + FRAME_HEADER_BYTES, "latin1");
   const words = carrier.ringWords;
   words.fill(0, at >> 2, (at >> 2) + 8);
   words[(at >> 2) + FIELD.byteLength] = FRAME_HEADER_BYTES + length;
-  words[(at >> 2) + FIELD.kindFlagsCode] = packKindFlagsCode(KIND.message, piece === undefined ? 0 : carrier.pieceFlag, 0);
+  words[(at >> 2) + FIELD.kindFlagsCode] = packKindFlagsCode(KIND.message, fragment === undefined ? 0 : carrier.fragmentFlag, 0);
   words[(at >> 2) + FIELD.streamId] = streamId;
-  words[(at >> 2) + FIELD.messageLength] = words[(at >> 2) + FIELD.pieceLength] = piece === undefined ? length : pieceBytes;
+  words[(at >> 2) + FIELD.messageLength] = words[(at >> 2) + FIELD.fragmentLength] = fragment === undefined ? length : fragmentBytes;
   carrier.commit(FRAME_HEADER_BYTES + length);
   return true;
 }
@@ -109,7 +109,7 @@ function collect(raw: Socket): { bytes: () => Buffer } {
   return { bytes: () => Buffer.concat(chunks) };
 }
 
-test("frames of one tick leave together, each at a multiple of 8 bytes, with their pieces right behind", async (context) => {
+test("frames of one tick leave together, each at a multiple of 8 bytes, with their fragments right behind", async (context) => {
   const { carrier, raw } = await pair(context);
   const received = collect(raw);
   const parts = [Buffer.from("abc"), Buffer.from("defgh"), Buffer.from("ijklm")];
@@ -118,7 +118,7 @@ test("frames of one tick leave together, each at a multiple of 8 bytes, with the
   send(carrier, 3, "three");
   const expected = Buffer.concat([
     frameBytes({ kind: KIND.message, streamId: 1, body: Buffer.from("one") }),
-    frameBytes({ kind: KIND.message, flags: FLAG.follows, streamId: 2, messageLength: 13, pieceLength: 13 }),
+    frameBytes({ kind: KIND.message, flags: FLAG.follows, streamId: 2, messageLength: 13, fragmentLength: 13 }),
     Buffer.from("abcdefghijklm"),
     frameBytes({ kind: KIND.message, streamId: 3, body: Buffer.from("three") }),
   ]);
@@ -131,7 +131,7 @@ test("frames of one tick leave together, each at a multiple of 8 bytes, with the
   assert.equal(carrier.stats().unsentBytes, 0);
 });
 
-test("pieces that begin with little or much leave whole and in order, wherever in the staging memory their frames are", async (context) => {
+test("fragments that begin with little or much leave whole and in order, wherever in the staging memory their frames are", async (context) => {
   const { carrier, raw } = await pair(context);
   const received = collect(raw);
   const expected: Buffer[] = [];
@@ -149,7 +149,7 @@ test("pieces that begin with little or much leave whole and in order, wherever i
         if (body === undefined) break;
         await waitUntil("room", () => send(carrier, count, undefined, new Parts([begin, rest]), byteLength));
       }
-      expected.push(frameBytes({ kind: KIND.message, flags: FLAG.follows, streamId: count, messageLength: byteLength, pieceLength: byteLength }), begin, rest);
+      expected.push(frameBytes({ kind: KIND.message, flags: FLAG.follows, streamId: count, messageLength: byteLength, fragmentLength: byteLength }), begin, rest);
     }
     expectedBytes = expected.reduce((sum, { length }) => sum + length, 0);
     await waitUntil("all bytes", () => received.bytes().length >= expectedBytes);
@@ -158,18 +158,18 @@ test("pieces that begin with little or much leave whole and in order, wherever i
   assert.equal(carrier.stats().unsentBytes, 0);
 });
 
-test("a piece leaves whole behind a frame that ends with the staging memory, and what waits is counted to the byte", async (context) => {
+test("a fragment leaves whole behind a frame that ends with the staging memory, and what waits is counted to the byte", async (context) => {
   const { carrier, raw } = await pair(context);
   const received = collect(raw);
   const body = "y".repeat(FRAME_BYTES_MAX - FRAME_HEADER_BYTES);
-  const piece = [Buffer.alloc(100, 1), Buffer.alloc(5_000, 2)];
+  const fragment = [Buffer.alloc(100, 1), Buffer.alloc(5_000, 2)];
   const expected: Buffer[] = [];
   for (let streamId = 1; streamId <= 3; streamId++) {
     assert.equal(send(carrier, streamId, body), true);
     expected.push(frameBytes({ kind: KIND.message, streamId, body: Buffer.from(body) }));
   }
-  assert.equal(send(carrier, 4, body, new Parts(piece), 5_100), true);
-  expected.push(frameBytes({ kind: KIND.message, flags: FLAG.follows, streamId: 4, messageLength: 5_100, pieceLength: 5_100, body: Buffer.from(body) }), ...piece);
+  assert.equal(send(carrier, 4, body, new Parts(fragment), 5_100), true);
+  expected.push(frameBytes({ kind: KIND.message, flags: FLAG.follows, streamId: 4, messageLength: 5_100, fragmentLength: 5_100, body: Buffer.from(body) }), ...fragment);
   const joined = Buffer.concat(expected);
   assert.equal(carrier.stats().unsentBytes, joined.length);
   await waitUntil("all bytes", () => received.bytes().length >= joined.length);
@@ -177,15 +177,15 @@ test("a piece leaves whole behind a frame that ends with the staging memory, and
   assert.equal(carrier.stats().unsentBytes, 0);
 });
 
-test("frames and pieces are read however they are cut up", async (context) => {
-  const piece = Buffer.alloc(100_003, 7);
+test("frames and fragments are read however they are cut up", async (context) => {
+  const fragment = Buffer.alloc(100_003, 7);
   const bytes = Buffer.concat([
     frameBytes({ kind: KIND.message, streamId: 1, body: Buffer.from("first"), metadata: Buffer.from("meta") }),
-    frameBytes({ kind: KIND.message, streamId: 2, flags: FLAG.follows, messageLength: piece.length, pieceLength: piece.length }),
-    piece,
+    frameBytes({ kind: KIND.message, streamId: 2, flags: FLAG.follows, messageLength: fragment.length, fragmentLength: fragment.length }),
+    fragment,
     frameBytes({ kind: KIND.message, streamId: 3, body: Buffer.from("third") }),
-    frameBytes({ kind: KIND.message, streamId: 0xdead, flags: FLAG.follows, messageLength: piece.length, pieceLength: piece.length }),
-    piece,
+    frameBytes({ kind: KIND.message, streamId: 0xdead, flags: FLAG.follows, messageLength: fragment.length, fragmentLength: fragment.length }),
+    fragment,
     frameBytes({ kind: KIND.message, streamId: 4, flags: FLAG.follows }),
     frameBytes({ kind: KIND.message, streamId: 5, body: Buffer.alloc(32_000, "x") }),
   ]);
@@ -196,7 +196,7 @@ test("frames and pieces are read however they are cut up", async (context) => {
       if (step > 100 || at % (97 * 50) === 0) await new Promise((resolve) => setImmediate(resolve));
     }
     await waitUntil("the last frame", () => recorder.seen.length === 6);
-    assert.deepEqual(recorder.seen.map(({ streamId, metadata, piece: text }) => [streamId, metadata, text.slice(0, 10)]), [
+    assert.deepEqual(recorder.seen.map(({ streamId, metadata, fragment: text }) => [streamId, metadata, text.slice(0, 10)]), [
       [1, "meta", "first"],
       [2, "", "100003 fol"],
       [3, "", "third"],
@@ -205,7 +205,7 @@ test("frames and pieces are read however they are cut up", async (context) => {
       [5, "", "xxxxxxxxxx"],
     ]);
     assert.deepEqual(recorder.filled.map(({ streamId, bytes: { length } }) => [streamId, length]), [
-      [2, piece.length],
+      [2, fragment.length],
       [4, 0],
     ]);
     assert.ok(recorder.filled[0].bytes.every((byte) => byte === 7));
@@ -217,29 +217,29 @@ test("what waits for a peer that does not read is bounded, and room is told when
   const { carrier, recorder, raw } = await pair(context);
   raw.pause();
   const large = Buffer.alloc(1 << 20, 1);
-  let pieces = 0;
+  let fragments = 0;
   let small = 0;
   for (let i = 0; i < 20; i++) {
-    if (send(carrier, 1, undefined, new Parts([large]), large.length)) pieces++;
+    if (send(carrier, 1, undefined, new Parts([large]), large.length)) fragments++;
     await sleep(1);
   }
   for (let i = 0; i < 10_000; i++) {
     if (send(carrier, 2, "x".repeat(1000))) small++;
     if (i % 100 === 0) await sleep(0);
   }
-  assert.ok(pieces >= 1 && pieces <= 3, `${pieces} pieces`);
+  assert.ok(fragments >= 1 && fragments <= 3, `${fragments} fragments`);
   assert.ok(small >= 100 && small <= 260, `${small} small frames`);
   assert.equal(carrier.freeBytes(), 0);
   assert.ok(carrier.stats().unsentBytes < 3 << 20);
   assert.equal(carrier.idle, false);
-  carrier.await(true, true);
+  carrier.setWaitFor(true, true);
   const before = recorder.rooms;
   const received = collect(raw);
   raw.resume();
   await waitUntil("everything to be taken", () => carrier.idle);
   assert.ok(recorder.rooms > before);
   assert.ok(carrier.freeBytes() > 0);
-  const expected = pieces * (32 + large.length) + small * 1032;
+  const expected = fragments * (32 + large.length) + small * 1032;
   await waitUntil("every byte", () => received.bytes().length === expected || received.bytes().length);
 });
 
@@ -298,7 +298,7 @@ test("a receiver may close inside a frame: nothing is delivered after it", async
   assert.deepEqual(recorder.seen.map(({ streamId }) => streamId), [0, 1, 2, 3]);
   assert.equal(recorder.closings, 1);
   assert.equal(carrier.freeBytes(), 0);
-  assert.equal(carrier.placePiece(new Parts([Buffer.from("x")]), 1), -1);
+  assert.equal(carrier.placeFragment(new Parts([Buffer.from("x")]), 1), -1);
 });
 
 test("frames that take long leave other work its turn", async (context) => {
@@ -319,7 +319,7 @@ test("frames that take long leave other work its turn", async (context) => {
 
 test("a violation closes, with the rule", async (context) => {
   const { recorder, raw } = await pair(context);
-  raw.write(frameBytes({ kind: KIND.message, flags: FLAG.inBlock, body: Buffer.alloc(8), messageLength: 8, pieceLength: 8 }));
+  raw.write(frameBytes({ kind: KIND.message, flags: FLAG.inBlock, body: Buffer.alloc(8), messageLength: 8, fragmentLength: 8 }));
   await waitUntil("the end", () => recorder.closed !== undefined);
   assert.equal(recorder.closed!.cause, "violation");
   assert.match(recorder.closed!.detail, /FRAME-8/);

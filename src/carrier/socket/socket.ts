@@ -1,6 +1,6 @@
 /**
  * The socket carrier: the frames of the protocol over a Unix or TCP stream socket, for when shared memory cannot be had.
- * Plain TypeScript. Ties what arrives (`SocketIntake`) and what leaves (`SocketOutlet`) to one connection's life.
+ * Plain TypeScript. Ties what arrives (`SocketFrameReader`) and what leaves (`WriteQueue`) to one connection's life.
  *
  * SOCKET-6  What the receiver does starts in the async context of the module's load, as with the poller (POLL-3): the socket
  *           is made there, and what a user's write leads to later goes back there.
@@ -15,31 +15,31 @@ import type { Parts } from "../../wire/parts.js";
 import { closedBy } from "../carrier.js";
 import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, SpanSource } from "../carrier.js";
 import { inRootContext } from "../poll/root-context.js";
-import { SocketIntake } from "./frame-reader.js";
-import { SocketOutlet } from "./write-queue.js";
+import { SocketFrameReader } from "./frame-reader.js";
+import { WriteQueue } from "./write-queue.js";
 import type { StreamSocket } from "./stream-socket.js";
 
 /**
  * Small messages wait behind at most two of them. At the end of each the socket runs empty: at a quarter of the length, messages of 16 MiB lost a sixth of their
- * throughput. A little more than a power of two, so that a field of 4 MiB is not sent as two pieces for the sake of its tag.
+ * throughput. A little more than a power of two, so that a field of 4 MiB is not sent as two fragments for the sake of its tag.
  */
-const PIECE_BYTES_MAX = (4 << 20) + (16 << 10);
+const FRAGMENT_BYTES_MAX = (4 << 20) + (16 << 10);
 /** Settled for good: going on in the next microtask makes no garbage but the reaction. */
 const NEXT_MICROTASK: Promise<void> = Promise.resolve();
 
 export class SocketCarrier implements Carrier {
   readonly name = "socket";
   readonly reason: string | undefined;
-  readonly pieceBytesMax = PIECE_BYTES_MAX;
-  readonly pieceFlag = FLAG.follows;
+  readonly fragmentBytesMax = FRAGMENT_BYTES_MAX;
+  readonly fragmentFlag = FLAG.follows;
   readonly exhausted = undefined;
   readonly blocks = undefined;
   private readonly receiving = new Receiving();
   readonly spanSource: SpanSource = { receiving: this.receiving, takeSpan: noSpan };
   closed = false;
   private readonly stream: StreamSocket;
-  private readonly outlet: SocketOutlet;
-  private intake: SocketIntake | undefined;
+  private readonly writeQueue: WriteQueue;
+  private frameReader: SocketFrameReader | undefined;
   private receiver: FrameReceiver | undefined;
   private awaiting = false;
   /** Somebody asked whether all has left when it had not. */
@@ -47,9 +47,9 @@ export class SocketCarrier implements Carrier {
   private flushing = false;
   private readonly flush = () => {
     this.flushing = false;
-    this.outlet.flush();
+    this.writeQueue.flush();
     // What waits goes on in another turn, or a peer that reads fast could keep this one from ending.
-    if ((this.awaiting || this.idleAwaited) && !this.outlet.writing && !this.closed) setImmediate(this.onTaken);
+    if ((this.awaiting || this.idleAwaited) && !this.writeQueue.writing && !this.closed) setImmediate(this.onTaken);
   };
   private readonly onTaken = () => inRootContext(() => this.onWritten());
 
@@ -57,7 +57,7 @@ export class SocketCarrier implements Carrier {
   constructor(stream: StreamSocket, reason?: string) {
     this.stream = stream;
     this.reason = reason;
-    this.outlet = new SocketOutlet(
+    this.writeQueue = new WriteQueue(
       stream.socket,
       this.receiving,
       () => this.onWritten(),
@@ -69,7 +69,7 @@ export class SocketCarrier implements Carrier {
 
   start(receiver: FrameReceiver): void {
     this.receiver = receiver;
-    this.intake = new SocketIntake(
+    this.frameReader = new SocketFrameReader(
       {
         isClosed: () => this.closed,
         onError: (error) => this.close(closedBy(error)),
@@ -78,7 +78,7 @@ export class SocketCarrier implements Carrier {
       receiver,
       this.stream.chunk,
     );
-    this.stream.attach(this.intake, (error) => inRootContext(() => this.onGone(error)));
+    this.stream.attach(this.frameReader, (error) => inRootContext(() => this.onGone(error)));
   }
 
   // Sending.
@@ -89,66 +89,66 @@ export class SocketCarrier implements Carrier {
   }
 
   get ringBytes(): Uint8Array {
-    return this.outlet.current.bytes;
+    return this.writeQueue.current.bytes;
   }
 
   get ringWords(): Int32Array {
-    return this.outlet.current.words;
+    return this.writeQueue.current.words;
   }
 
   get index(): number {
-    return this.outlet.current.index;
+    return this.writeQueue.current.index;
   }
 
   freeBytes(): number {
-    return this.closed ? 0 : this.outlet.freeBytes();
+    return this.closed ? 0 : this.writeQueue.freeBytes();
   }
 
   commit(byteLength: number): void {
-    this.outlet.commit(byteLength);
+    this.writeQueue.commit(byteLength);
     if (this.flushing) return;
     this.flushing = true;
     // What is sent in one tick shares one system call.
     void NEXT_MICROTASK.then(this.flush);
   }
 
-  placePiece(source: Parts, byteLength: number): number {
+  placeFragment(source: Parts, byteLength: number): number {
     if (this.closed) return -1;
-    // What throws is this message's matter only: nothing of the piece is announced yet.
-    return this.outlet.place(source, byteLength) ? 0 : -1;
+    // What throws is this message's matter only: nothing of the fragment is announced yet.
+    return this.writeQueue.place(source, byteLength) ? 0 : -1;
   }
 
   /** Everything leaves at the end of the tick. */
   publish(): void {}
 
   hurry(): void {
-    this.outlet.flush();
+    this.writeQueue.flush();
   }
 
   keep(source: Parts): void {
-    if (!this.closed) this.outlet.keep(source);
+    if (!this.closed) this.writeQueue.keep(source);
   }
 
-  alert(): void {}
+  prewake(): void {}
 
-  await(space: boolean, blocks: boolean): void {
+  setWaitFor(space: boolean, blocks: boolean): void {
     this.awaiting = space || blocks;
   }
 
   get idle(): boolean {
-    if (this.closed || this.outlet.unsentBytes === 0) return true;
+    if (this.closed || this.writeQueue.unsentBytes === 0) return true;
     this.idleAwaited = true;
     return false;
   }
 
-  lookAgain(): void {
+  requestPump(): void {
     this.awaiting = true;
     setImmediate(this.onTaken);
   }
 
   private onWritten(): void {
     if (this.closed) return;
-    const idleAwaited = this.idleAwaited && this.outlet.unsentBytes === 0;
+    const idleAwaited = this.idleAwaited && this.writeQueue.unsentBytes === 0;
     if (idleAwaited) this.idleAwaited = false;
     try {
       if (this.awaiting || idleAwaited) this.receiver?.onRoom();
@@ -161,12 +161,12 @@ export class SocketCarrier implements Carrier {
 
   private goOn(): void {
     if (this.closed) return;
-    if (this.intake!.goOn() && !this.closed) this.stream.resume();
+    if (this.frameReader!.goOn() && !this.closed) this.stream.resume();
   }
 
   private onGone(error: Error | undefined): void {
     if (this.closed) return;
-    this.intake?.finish();
+    this.frameReader?.finish();
     const detail = error === undefined ? "the peer closed the connection or died" : `the peer closed the connection or died (${error.message})`;
     this.close({ cause: "hangup", detail });
   }
@@ -181,8 +181,8 @@ export class SocketCarrier implements Carrier {
     if (this.closed) return;
     this.closed = true;
     this.stream.close();
-    this.outlet.close();
-    this.intake?.close();
+    this.writeQueue.close();
+    this.frameReader?.close();
     this.receiver?.onClosed(reason);
   }
 
@@ -200,9 +200,9 @@ export class SocketCarrier implements Carrier {
       spansCopiedIn: 0,
       spansLeased: this.receiving.valuesLeased,
       spansCopiedOut: 0,
-      unsentBytes: this.closed ? 0 : this.outlet.unsentBytes,
-      framesSent: this.outlet.framesSent,
-      framesReceived: this.intake?.framesReceived ?? 0,
+      unsentBytes: this.closed ? 0 : this.writeQueue.unsentBytes,
+      framesSent: this.writeQueue.framesSent,
+      framesReceived: this.frameReader?.framesReceived ?? 0,
       doorbellsRung: 0,
       doorbellsReceived: 0,
       sleeps: 0,

@@ -30,7 +30,7 @@ export interface StreamReader {
 
 /**
  * More than a Unix socket's buffer holds by default, so that one system call reads all that is there; room for a whole frame behind a part of another. What a
- * connection does not use of it takes no memory. Measured at 1 MiB: the beginning of a piece copied out of it costs less than one more system call for its header.
+ * connection does not use of it takes no memory. Measured at 1 MiB: the beginning of a fragment copied out of it costs less than one more system call for its header.
  */
 const CHUNK_BYTES = 8 * FRAME_BYTES_MAX;
 /** How long a peer that was refused may take to read why. */

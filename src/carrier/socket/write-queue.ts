@@ -1,9 +1,9 @@
 /**
- * What leaves on a stream socket: small frames are gathered in staging memory, pieces of large messages go from where they
+ * What leaves on a stream socket: small frames are gathered in staging memory, fragments of large messages go from where they
  * lie, and everything that was committed in one tick leaves with one `write` or `writev`. Ranges of files go between two of these (`FileSender`).
  *
  * SOCKET-4  One batch is with the socket at a time. Memory of a batch is not written to before the socket has taken it.
- * SOCKET-5  What waits is bounded: two staging buffers, and `PIECES_BYTES_MAX` of pieces, of which the last may reach past it.
+ * SOCKET-5  What waits is bounded: two staging buffers, and `FRAGMENT_BYTES_MAX` of fragments, of which the last may reach past it.
  * SOCKET-8  What Node and the kernel are given to write later is memory of ours. Borrowed bytes (BORROW-1) are written at once or not at all: so whoever lent
  *           them can have them back at any time, at the price of a copy of what is left.
  */
@@ -20,10 +20,10 @@ import { writeAtOnce, writesAtOnce } from "./write-at-once.js";
 
 const STAGING_BYTES = 128 << 10;
 /** Bytes of large messages that wait for the socket. */
-const PIECES_BYTES_MAX = 1 << 20;
-/** Up to this size, in bytes, what a piece begins with is copied behind its frame: that costs less than an entry of its own. */
+const FRAGMENT_BYTES_MAX = 1 << 20;
+/** Up to this size, in bytes, what a fragment begins with is copied behind its frame: that costs less than an entry of its own. */
 const JOINED_BYTES_MAX = 512;
-/** Up to this size, in bytes, a whole piece is: then nobody has to wait until the socket has taken it. */
+/** Up to this size, in bytes, a whole fragment is: then nobody has to wait until the socket has taken it. */
 const COPIED_BYTES_MAX = 32 << 10;
 /** As long as this much room is left for frames in the staging buffer. */
 const COPIES_ROOM_BYTES = 2 * FRAME_BYTES_MAX;
@@ -49,7 +49,7 @@ class Staging {
 class QueuedFile implements FileOnItsWay {
   readonly range: FileRange;
   readonly source: Parts;
-  /** It is the last of its piece. */
+  /** It is the last of its fragment. */
   isLast = false;
   sentBytes = 0;
 
@@ -59,7 +59,7 @@ class QueuedFile implements FileOnItsWay {
   }
 }
 
-/** Bytes of a piece, as far as they are not written yet. */
+/** Bytes of a fragment, as far as they are not written yet. */
 class QueuedBytes {
   bytes: Uint8Array;
   readonly source: Parts;
@@ -88,7 +88,7 @@ interface Batch {
   bytesLeft: number;
 }
 
-export class SocketOutlet {
+export class WriteQueue {
   current = new Staging();
   framesSent = 0;
   /** The buffer that is not written to now. */
@@ -111,14 +111,14 @@ export class SocketOutlet {
   /** What the next batch is made of. */
   private queue: Entry[] = [];
   private queuedBytes = 0;
-  /** The piece of the frame that is about to be committed. */
+  /** The fragment of the frame that is about to be committed. */
   private placing: Parts | undefined;
   private readonly placed: Part[] = [];
   private placedBytes = 0;
   private readonly fileSender: FileSender;
-  /** Bytes of pieces that wait as they lie. */
-  private pieceBytes = 0;
-  private pieceBytesInBatch = 0;
+  /** Bytes of fragments that wait as they lie. */
+  private fragmentBytes = 0;
+  private fragmentBytesInBatch = 0;
   private bounce: Buffer | undefined;
   /** What is left of this message's bytes is copied at once. */
   private keeping: Parts | undefined;
@@ -160,9 +160,9 @@ export class SocketOutlet {
     return this.queuedBytes + (this.current.index - this.current.start) + (this.batch === undefined ? 0 : this.batch.bytesLeft + this.socket.writableLength);
   }
 
-  /** Takes the next piece of a message, by reference unless it is small. False: too much waits already, or a file before it. @throws Error as `Parts` */
+  /** Takes the next fragment of a message, by reference unless it is small. False: too much waits already, or a file before it. @throws Error as `Parts` */
   place(source: Parts, byteLength: number): boolean {
-    if (!source.mayTake(byteLength) || this.pieceBytes >= PIECES_BYTES_MAX) return false;
+    if (!source.mayTake(byteLength) || this.fragmentBytes >= FRAGMENT_BYTES_MAX) return false;
     try {
       source.takeTo(this.placed, byteLength);
     } catch (error) {
@@ -179,11 +179,11 @@ export class SocketOutlet {
     const { current } = this;
     current.index += (byteLength + (FRAME_ALIGNMENT - 1)) & -FRAME_ALIGNMENT;
     this.framesSent++;
-    if (this.placing !== undefined) this.queuePiece(this.placing);
+    if (this.placing !== undefined) this.queueFragment(this.placing);
     if (STAGING_BYTES - current.index < FRAME_BYTES_MAX) this.turnStaging();
   }
 
-  private queuePiece(source: Parts): void {
+  private queueFragment(source: Parts): void {
     const { current, placed } = this;
     const copied = this.partsToCopy();
     for (let i = 0; i < copied; i++) {
@@ -201,7 +201,7 @@ export class SocketOutlet {
       last = part instanceof FileRange ? new QueuedFile(part, source) : new QueuedBytes(isBorrowed ? part.bytes : part, source, isBorrowed);
       this.queue.push(last);
       this.queuedBytes += part.length;
-      this.pieceBytes += part.length;
+      this.fragmentBytes += part.length;
       if (isBorrowed) source.bytesOnLoan += part.length;
     }
     if (last !== undefined) {
@@ -213,7 +213,7 @@ export class SocketOutlet {
     this.placing = undefined;
   }
 
-  /** How many parts of the placed piece are copied behind its frame: all of a small one, or a short beginning. */
+  /** How many parts of the placed fragment are copied behind its frame: all of a small one, or a short beginning. */
   private partsToCopy(): number {
     const { current, placed, placedBytes } = this;
     const room = STAGING_BYTES - FRAME_ALIGNMENT - current.index;
@@ -255,7 +255,7 @@ export class SocketOutlet {
     this.batch = batch;
     this.queue = [];
     this.queuedBytes = 0;
-    this.pieceBytesInBatch = this.pieceBytes;
+    this.fragmentBytesInBatch = this.fragmentBytes;
     if (this.otherIs === "queued") this.otherIs = "with the socket";
     this.handOn(batch);
   }
@@ -294,7 +294,7 @@ export class SocketOutlet {
       const entry = entries[i];
       if (entry instanceof QueuedFile) break;
       const bytes = entry instanceof QueuedBytes ? entry.bytes : entry;
-      // Else the peer would take what comes next for the rest of the piece.
+      // Else the peer would take what comes next for the rest of the fragment.
       if (entry instanceof QueuedBytes && bytes.length !== entry.byteLength) return this.failDetached(bytes.length, entry.byteLength);
       if (entry instanceof QueuedBytes && entry.borrowed) borrows = true;
       chunks.push(bytes);
@@ -393,7 +393,7 @@ export class SocketOutlet {
 
   /** Nothing reads the entries before `end` any more. */
   private taken(batch: Batch, end: number): void {
-    while (batch.next < end) letGo(batch.entries[batch.next++]);
+    while (batch.next < end) discard(batch.entries[batch.next++]);
     if (batch.given < end) batch.given = end;
   }
 
@@ -441,14 +441,14 @@ export class SocketOutlet {
       entry.memory = memory;
       memory.hold();
     }
-    memory.letGo();
+    memory.unhold();
     source.bytesOnLoan -= byteLength;
   }
 
   private batchTaken(): void {
     this.batch = undefined;
-    this.pieceBytes -= this.pieceBytesInBatch;
-    this.pieceBytesInBatch = 0;
+    this.fragmentBytes -= this.fragmentBytesInBatch;
+    this.fragmentBytesInBatch = 0;
     if (this.otherIs === "with the socket") {
       this.otherIs = "free";
       this.other!.start = this.other!.index = 0;
@@ -475,15 +475,15 @@ export class SocketOutlet {
     this.batch = undefined;
     this.queue = [];
     this.placed.length = 0;
-    waiting.forEach(letGo);
+    waiting.forEach(discard);
   }
 }
 
 /** It will not be read any more. */
-function letGo(entry: Entry): void {
+function discard(entry: Entry): void {
   if (entry instanceof Uint8Array) return;
   if (entry instanceof QueuedBytes) {
-    entry.memory?.letGo();
+    entry.memory?.unhold();
     entry.memory = undefined;
   }
   if (entry.isLast) entry.source.owner.unuse();

@@ -75,7 +75,7 @@ export function putUnknown(message: Values, typeName: string, b: Uint8Array, p: 
   for (const { no, wireType, data } of message.$unknown!) {
     p = putTag(b, p, limit, tagOf(no, wireType));
     if (p < 0 || p + data.length > limit) return -1;
-    putRaw(b, p, W.noting ? bytesHooks.readable(dataOf(data)) : dataOf(data));
+    putRaw(b, p, W.tracking ? bytesHooks.readable(dataOf(data)) : dataOf(data));
     p += data.length;
   }
   return p;
@@ -234,7 +234,7 @@ export function listOf(value: unknown, label: string): ArrayLike<unknown> {
 /** The same, to be read here element by element. */
 export function readableListOf(value: unknown, label: string): ArrayLike<unknown> {
   const list = listOf(value, label);
-  return W.noting ? readableList(list) : list;
+  return W.tracking ? readableList(list) : list;
 }
 
 function packedListWriter(field: ListField, type: ScalarType): FieldWriter {

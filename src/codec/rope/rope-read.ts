@@ -7,7 +7,7 @@ import { R, takeVarint32 } from "../wire/read.js";
 import { RopeViolation } from "./rope.js";
 
 /**
- * Thrown when a span lies where the reader's schema wants something else than bytes in one piece: the rope is then joined
+ * Thrown when a span lies where the reader's schema wants something else than bytes in one fragment: the rope is then joined
  * by a copy and decoded anew.
  */
 export const JOIN = new Error("the rope has to be joined");

@@ -1,5 +1,5 @@
 /**
- * The rope: a message's wire bytes in two parts. Most of it, the *inline* part, lies in one piece; large values are left
+ * The rope: a message's wire bytes in two parts. Most of it, the *inline* part, lies in one fragment; large values are left
  * out of it and stay where they are, as *spans*. Joined up, inline part and spans are canonical protobuf.
  *
  * ROPE-1  Positions count in the joined message and lie within it; between a span and the one before it, or the start, are

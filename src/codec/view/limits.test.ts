@@ -45,17 +45,17 @@ function varint(value: number): number[] {
   return [...bytes, value];
 }
 
-/** A map's entry whose value is a message that comes in so many pieces. */
-function entryInPieces(pieces: number): Uint8Array {
+/** A map's entry whose value is a message that comes in so many fragments. */
+function entryInFragments(fragments: number): Uint8Array {
   const field = TreeSchema.field.named;
-  const value = new Array<readonly number[]>(pieces).fill([0x12, 0]).flat();
+  const value = new Array<readonly number[]>(fragments).fill([0x12, 0]).flat();
   return Uint8Array.from([...varint((field.number << 3) | 2), ...varint(value.length), ...value]);
 }
 
 describe("the time that a view takes", () => {
-  test("grows with the pieces of a map's value, and not with their square", () => {
-    const few = entryInPieces(1_000);
-    const many = entryInPieces(16_000);
+  test("grows with the fragments of a map's value, and not with their square", () => {
+    const few = entryInFragments(1_000);
+    const many = entryInFragments(16_000);
     const read = (bytes: Uint8Array) => view(TreeSchema, bytes).named.get("")?.number;
     assert.equal(read(many), 0);
     const ratio = shortest(() => read(many)) / shortest(() => read(few));

@@ -302,7 +302,7 @@ test("messages that reach past their own end are refused when they are read", ()
   }
 });
 
-test("messages that come in pieces are merged, in groups and oneofs too", () => {
+test("messages that come in fragments are merged, in groups and oneofs too", () => {
   const parts = [{ one: { number: 1 } }, { one: { data: new Uint8Array([2]) } }, { many: [{ text: "a" }] }, { choice: { case: "chosen" as const, value: { number: 3 } } }, { choice: { case: "chosen" as const, value: { map: { 1: new Uint8Array([4]) } } } }];
   const bytes = Buffer.concat(parts.map((part) => toBinary(GroupsSchema, create(GroupsSchema, part))));
   const shown = view(GroupsSchema, bytes);

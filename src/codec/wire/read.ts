@@ -244,7 +244,7 @@ export function takeBytes(b: Uint8Array): Uint8Array {
 }
 
 /**
- * Small copies share one piece of memory, handed out bit by bit and never twice: making an ArrayBuffer for each would
+ * Small copies share one fragment of memory, handed out bit by bit and never twice: making an ArrayBuffer for each would
  * cost more than all the rest. One that is kept holds at most this much alive.
  */
 const SLAB_BYTES = 16384;
@@ -369,7 +369,7 @@ export const SCALAR_READERS: Readonly<Record<ScalarType, ScalarReader>> = {
   [ScalarType.SINT64]: takeSint64,
 };
 
-// Packed fields of fixed-width values, in bulk.
+// Packed fields of fixed-width values, in fragmented send.
 
 /** From this size on, reading through a DataView is worth making one. */
 const VIEW_BYTES_MIN = 256;

@@ -1,4 +1,4 @@
-/** Writing packed fields of fixed-width values (double, float, fixed32, …): in bulk, or as spans. */
+/** Writing packed fields of fixed-width values (double, float, fixed32, …): in fragmented send, or as spans. */
 import { ScalarType } from "@bufbuild/protobuf";
 import { bytesHooks } from "../rope/bytes-hooks.js";
 import { varint32Length, putVarint32 } from "./utf8.js";
@@ -49,8 +49,8 @@ const chunks = [CHUNK_BYTES, 1024, 256, 64, 8, 4].map((byteLength) => chunkBytes
 export function putPackedFixed(b: Uint8Array, p: number, limit: number, list: ArrayLike<unknown>, type: ScalarType, width: number, label: string): number {
   const byteLength = list.length * width;
   let bytes = list instanceof fixedArrayOf(type)! ? new Uint8Array((list).buffer, (list).byteOffset, byteLength) : undefined;
-  if (W.noting && bytes !== undefined) bytes = bytesHooks.note(bytes);
-  if (bytes === undefined && W.noting) list = readableList(list);
+  if (W.tracking && bytes !== undefined) bytes = bytesHooks.note(bytes);
+  if (bytes === undefined && W.tracking) list = readableList(list);
   if (byteLength >= W.spanBytesMin) return putSpan(b, p, limit, bytes ?? packedBytes(list, type, width, label));
   if (p + varint32Length(byteLength) + byteLength > limit) return -1;
   p = putVarint32(b, p, byteLength);

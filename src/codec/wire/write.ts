@@ -40,7 +40,7 @@ export const W = {
   spanBytes: 0,
   spans: [] as Span[],
   /** Whether somebody asks for the loans among what is written. */
-  noting: false,
+  tracking: false,
   /** The halves of a 64-bit integer on its way. */
   lo: 0,
   hi: 0,
@@ -325,7 +325,7 @@ export function putText(b: Uint8Array, p: number, limit: number, value: unknown)
 export function toBytes(value: unknown, label: string): Uint8Array {
   if (ArrayBuffer.isView(value) && (value as Uint8Array).BYTES_PER_ELEMENT === 1) {
     if (value.byteLength === 0) requireAttached(value as Uint8Array, label);
-    return W.noting ? bytesHooks.note(value as Uint8Array) : (value as Uint8Array);
+    return W.tracking ? bytesHooks.note(value as Uint8Array) : (value as Uint8Array);
   }
   if (W.lenient && Array.isArray(value)) return new Uint8Array(value as number[]);
   throw fault(label, `invalid bytes: ${value === null ? "null" : typeof value}`);
@@ -361,7 +361,7 @@ export function putBytes(b: Uint8Array, p: number, limit: number, value: unknown
   return p + n;
 }
 
-/** While noting: a list to be read element by element. */
+/** While tracking: a list to be read element by element. */
 export function readableList(list: ArrayLike<unknown>): ArrayLike<unknown> {
   if (!ArrayBuffer.isView(list) || list.byteLength === 0) return list;
   const bytes = new Uint8Array(list.buffer, list.byteOffset, list.byteLength);

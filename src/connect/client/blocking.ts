@@ -136,7 +136,7 @@ class BlockingCaller {
       throw connectErrorOf(error, Code.Internal);
     } finally {
       this.busy = false;
-      this.outcome.forget();
+      this.outcome.clear();
     }
     onHeader?.(response.header);
     onTrailer?.(response.trailer);
@@ -159,7 +159,7 @@ class BlockingCaller {
       const leftMs = timeoutMs === undefined ? undefined : Math.max(deadline - nowMs(), 1);
       const signal = timeoutMs === undefined ? undefined : this.givingUp.signal;
       connection.callWith(method, input, header, leftMs, signal, outcome.resolve, outcome.reject);
-      if (!driver.serve(outcome, deadline)) this.giveUp(connection);
+      if (!driver.serve(outcome, deadline)) this.abandon(connection);
       const { response, error } = outcome;
       if (response !== undefined) return response;
       // Nobody has seen the request: the server had gone before.
@@ -169,7 +169,7 @@ class BlockingCaller {
   }
 
   /** The server has to learn of it now: there is no turn of the loop in which it would. */
-  private giveUp(connection: ClientConnection): void {
+  private abandon(connection: ClientConnection): void {
     this.givingUp.abort(timedOut());
     this.givingUp = new AbortController();
     connection.carrier.publish();
@@ -212,7 +212,7 @@ class BlockingCaller {
     const codec = codecOf(this.options);
     const path = methodPath(method);
     // SUBTLE: not leased. What a lease holds comes back when V8 frees it, of which a thread that does not let its loop turn never hears.
-    const added: ClientMethod = { method, id: this.methods.size, path, input: codec(method.input), output: codec(method.output), reception: { lifetime: "copied", taker: path } };
+    const added: ClientMethod = { method, id: this.methods.size, path, input: codec(method.input), output: codec(method.output), receivePolicy: { lifetime: "copied", callLabel: path } };
     this.methods.set(method, added);
     return added;
   }
@@ -245,11 +245,11 @@ class Outcome {
   };
 
   begin(): void {
-    this.forget();
+    this.clear();
     this.settled = false;
   }
 
-  forget(): void {
+  clear(): void {
     this.response = undefined;
     this.error = undefined;
   }

@@ -21,9 +21,9 @@ import { checkCarrier, geometryOf, handshakeTimeoutOf, keepAliveOf, meansFor, po
 import type { ConnectionState, IsthmusTransportOptions } from "./transport.js";
 
 /** What a transport does for its connections. */
-export type Mover = Required<Pick<ClientConnectionOwner, "moveCall" | "moveStream">>;
+export type CallReturns = Required<Pick<ClientConnectionOwner, "moveCall" | "moveStream">>;
 
-export class Connector {
+export class ConnectionManager {
   /** What new calls go over. */
   ready: ClientConnection | undefined;
   /** Connections made so far. */
@@ -32,11 +32,11 @@ export class Connector {
   private readonly options: IsthmusTransportOptions;
   private readonly address: Address;
   private readonly limits: CallLimits;
-  private readonly mover: Mover;
+  private readonly mover: CallReturns;
   private readonly geometry: ReturnType<typeof geometryOf>;
   private readonly keepAlive: ReturnType<typeof keepAliveOf>;
   private readonly dialer: Dialer<ClientConnection>;
-  private readonly leaving = new Set<ClientConnection>();
+  private readonly draining = new Set<ClientConnection>();
   /** Aborts when the transport is closed. */
   private readonly closing = new AbortController();
   private closed = false;
@@ -45,7 +45,7 @@ export class Connector {
   private reason: string | undefined;
 
   /** @throws ConnectError for options that make no sense together, or cannot be had */
-  constructor(transport: object, options: IsthmusTransportOptions, address: Address, limits: CallLimits, mover: Mover) {
+  constructor(transport: object, options: IsthmusTransportOptions, address: Address, limits: CallLimits, mover: CallReturns) {
     this.transport = transport;
     this.options = options;
     this.address = address;
@@ -65,7 +65,7 @@ export class Connector {
 
   get pendingCalls(): number {
     let sum = this.dialer.waiting + (this.ready?.pendingCalls ?? 0);
-    for (const connection of this.leaving) sum += connection.pendingCalls;
+    for (const connection of this.draining) sum += connection.pendingCalls;
     return sum;
   }
 
@@ -88,22 +88,22 @@ export class Connector {
   /** Takes no calls from now on. Ends the connections when their calls are over, or after `timeoutMs`; resolves then. */
   async close(timeoutMs: number): Promise<void> {
     this.closed = true;
-    this.dialer.end(new ConnectError(this.closing.signal.aborted ? "the transport is closed" : "the transport was closed", Code.Unavailable));
-    const open = [...this.leaving, ...(this.ready === undefined ? [] : [this.ready])];
+    this.dialer.close(new ConnectError(this.closing.signal.aborted ? "the transport is closed" : "the transport was closed", Code.Unavailable));
+    const open = [...this.draining, ...(this.ready === undefined ? [] : [this.ready])];
     this.ready = undefined;
-    for (const connection of open) this.leaving.add(connection);
+    for (const connection of open) this.draining.add(connection);
     this.show();
     if (timeoutMs > 0) {
       for (const connection of open) connection.retire();
       await this.allEnded(timeoutMs);
     }
     if (!this.closing.signal.aborted) this.closing.abort(new ConnectError("the transport was closed", Code.Unavailable));
-    for (const connection of [...this.leaving]) connection.close("the transport was closed");
-    this.dialer.end(new ConnectError("the transport is closed", Code.Unavailable));
+    for (const connection of [...this.draining]) connection.close("the transport was closed");
+    this.dialer.close(new ConnectError("the transport is closed", Code.Unavailable));
   }
 
   private async allEnded(timeoutMs: number): Promise<void> {
-    if (this.leaving.size === 0) return;
+    if (this.draining.size === 0) return;
     let timer: NodeJS.Timeout | undefined;
     await new Promise<void>((resolve) => {
       this.onEmpty = resolve;
@@ -139,19 +139,19 @@ export class Connector {
   }
 
   private onLeaving(connection: ClientConnection): void {
-    this.leaving.add(connection);
-    this.giveBack(connection, "the server is shutting down");
+    this.draining.add(connection);
+    this.retire(connection, "the server is shutting down");
   }
 
   private onEnded(connection: ClientConnection, reason: CarrierClosed): void {
-    this.leaving.delete(connection);
+    this.draining.delete(connection);
     if (connection.wasOfUse) this.dialer.succeeded();
     else this.dialer.failed();
-    this.giveBack(connection, reason.detail);
-    if (this.leaving.size === 0) this.onEmpty?.();
+    this.retire(connection, reason.detail);
+    if (this.draining.size === 0) this.onEmpty?.();
   }
 
-  private giveBack(connection: ClientConnection, reason: string): void {
+  private retire(connection: ClientConnection, reason: string): void {
     if (this.ready !== connection) return;
     this.ready = undefined;
     this.reason = reason;

@@ -3,7 +3,7 @@ import { getEventListeners } from "node:events";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { withOutlook } from "../../carrier/handshake/retryability.js";
+import { withRetryability } from "../../carrier/handshake/retryability.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
 import type { ReconnectOptions } from "./dialer.js";
 import { Dialer, pauseAfter, reconnectOf } from "./dialer.js";
@@ -152,14 +152,14 @@ test("a first connection is tried for a few times where servers accept and go aw
   const outcome = outcomeOf(dialer.wait(undefined, undefined, undefined));
   for (let i = 0; i < 4; i++) {
     await untilAttempt(attempts, i + 1);
-    attempts[i].fail(withOutlook(absent(), "leaving"));
+    attempts[i].fail(withRetryability(absent(), "draining"));
   }
   assert.equal(await outcome, "Unavailable: nobody there");
   assert.deepEqual([attempts.length, dialer.waiting], [4, 0]);
 });
 
 test("nobody waits where waiting cannot help", async () => {
-  for (const error of [new ConnectError("no right", Code.PermissionDenied), withOutlook(new ConnectError("no socket", Code.Unavailable), "lasting")]) {
+  for (const error of [new ConnectError("no right", Code.PermissionDenied), withRetryability(new ConnectError("no socket", Code.Unavailable), "permanent")]) {
     const { dialer, attempts } = dialing({ initialDelayMs: 1 });
     const outcomes = [true, false, undefined].map((waits) => outcomeOf(dialer.wait(undefined, undefined, waits)));
     attempts[0].fail(error);
@@ -183,11 +183,11 @@ test("DIAL-4: after a connection that was in vain there is a pause, after one of
   const third = wait();
   await sleep(20);
   assert.deepEqual([attempts.length, dialer.state], [2, "reconnecting"]);
-  dialer.end(new ConnectError("over", Code.Unavailable));
+  dialer.close(new ConnectError("over", Code.Unavailable));
   assert.equal(await third, "Unavailable: over");
 });
 
-test("a deadline that passes says why there was no connection, and so does patience that ends", async () => {
+test("a deadline that passes says why there was no connection, and so does a wait whose time is up", async () => {
   const { dialer, attempts } = dialing({ initialDelayMs: HOUR, giveUpAfterMs: 30 });
   const late = outcomeOf(dialer.wait(20, undefined, true));
   const impatient = outcomeOf(dialer.wait(undefined, undefined, true));
@@ -201,7 +201,7 @@ test("a deadline that passes says why there was no connection, and so does patie
 test("after the end everybody is refused, those who wait and those who come", async () => {
   const { dialer, attempts } = dialing();
   const outcome = outcomeOf(dialer.wait(undefined, undefined, true));
-  dialer.end(new ConnectError("closed", Code.Unavailable));
+  dialer.close(new ConnectError("closed", Code.Unavailable));
   assert.equal(await outcome, "Unavailable: closed");
   assert.equal(await outcomeOf(dialer.wait(undefined, undefined, true)), "Unavailable: closed");
   attempts[0].fail(absent());
@@ -234,7 +234,7 @@ test("DIAL-3: whatever comes first settles who waits, once, and leaves nothing o
       else attempts[decided].fail(random() < 0.2 ? new ConnectError("no right", Code.PermissionDenied) : absent());
     }
   }
-  dialer.end(new ConnectError("over", Code.Unavailable));
+  dialer.close(new ConnectError("over", Code.Unavailable));
   await sleep(1);
   assert.ok(settled.every((count) => count === 1), "each once");
   assert.deepEqual([dialer.waiting, openMax()], [0, 1]);

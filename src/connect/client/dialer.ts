@@ -11,7 +11,7 @@
  */
 import type { ContextKey } from "@connectrpc/connect";
 import { Code, ConnectError, createContextKey } from "@connectrpc/connect";
-import { outlookOf } from "../../carrier/handshake/retryability.js";
+import { retryabilityOf } from "../../carrier/handshake/retryability.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
 import { onAbortOf } from "../../rpc/abort.js";
@@ -132,11 +132,11 @@ export class Dialer<C> {
           reject(error);
         },
       };
-      const onAbort = () => this.giveUp(waiter, abortError(signal!));
+      const onAbort = () => this.fail(waiter, abortError(signal!));
       const { giveUpAfterMs } = this.options;
       let timer: NodeJS.Timeout | undefined;
-      if (timeoutMs !== undefined) timer = setTimeout(() => this.giveUp(waiter, this.late()), timeoutMs);
-      else if ((waits ?? this.everMade) && boundedTimeout(giveUpAfterMs) !== undefined) timer = setTimeout(() => this.giveUp(waiter, this.inVain(giveUpAfterMs)), giveUpAfterMs);
+      if (timeoutMs !== undefined) timer = setTimeout(() => this.fail(waiter, this.late()), timeoutMs);
+      else if ((waits ?? this.everMade) && boundedTimeout(giveUpAfterMs) !== undefined) timer = setTimeout(() => this.fail(waiter, this.inVain(giveUpAfterMs)), giveUpAfterMs);
       if (signal !== undefined) onAbortOf(signal, onAbort);
       this.waiters.add(waiter);
       this.dial(!(waits ?? this.everMade));
@@ -155,7 +155,7 @@ export class Dialer<C> {
   }
 
   /** Nobody gets a connection any more. */
-  end(reason: ConnectError): void {
+  close(reason: ConnectError): void {
     this.ended = reason;
     this.stopPausing();
     for (const waiter of [...this.waiters]) waiter.reject(reason);
@@ -195,18 +195,18 @@ export class Dialer<C> {
     this.attempting = false;
     this.lastFailure = error;
     this.failed();
-    const outlook = outlookOf(error);
+    const retryability = retryabilityOf(error);
     for (const waiter of [...this.waiters]) {
       waiter.attempts++;
-      const goesOn = waiter.waits ?? (this.everMade || (outlook === "leaving" && waiter.attempts < FIRST_ATTEMPTS));
-      if (!goesOn || outlook === "lasting") waiter.reject(error);
+      const goesOn = waiter.waits ?? (this.everMade || (retryability === "draining" && waiter.attempts < FIRST_ATTEMPTS));
+      if (!goesOn || retryability === "permanent") waiter.reject(error);
     }
     this.failedMeanwhile = this.waiters.size > 0;
     if (this.waiters.size > 0) this.dial(false);
     else this.onChange();
   }
 
-  private giveUp(waiter: Waiter<C>, error: ConnectError): void {
+  private fail(waiter: Waiter<C>, error: ConnectError): void {
     waiter.reject(error);
     if (this.waiters.size > 0) return;
     this.failedMeanwhile = false;

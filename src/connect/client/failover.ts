@@ -10,7 +10,7 @@
 import type { DescMessage, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
 import type { ContextValues, StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { outlookOf, withOutlook } from "../../carrier/handshake/retryability.js";
+import { retryabilityOf, withRetryability } from "../../carrier/handshake/retryability.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
 import { Loan } from "../../memory/payload/loan.js";
 import { nowMs } from "../../os/timers.js";
@@ -112,9 +112,9 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     );
   }
 
-  async [LOAN](byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
-    const member = this.readyMember() ?? (await this.dialer.wait(undefined, patience(), this.options.waitForReady));
-    return LOAN in member ? (member as unknown as LoanOwner)[LOAN](byteLength, patience) : Loan.onHeap(byteLength);
+  async [LOAN](byteLength: number, makeSignal: () => AbortSignal): Promise<Uint8Array> {
+    const member = this.readyMember() ?? (await this.dialer.wait(undefined, makeSignal(), this.options.waitForReady));
+    return LOAN in member ? (member as unknown as LoanOwner)[LOAN](byteLength, makeSignal) : Loan.onHeap(byteLength);
   }
 
   async connect(options?: ConnectOptions): Promise<void> {
@@ -125,7 +125,7 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
   async close(options?: { readonly timeoutMs?: number }): Promise<void> {
     checkOptional(transportCloseTable, options);
     this.closed = true;
-    this.dialer.end(new ConnectError("the transport is closed", Code.Unavailable));
+    this.dialer.close(new ConnectError("the transport is closed", Code.Unavailable));
     await Promise.all(this.members.map((member) => member.close(options)));
   }
 
@@ -174,9 +174,9 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
       }
     }
     const code = failures.every((failure) => failure.code === failures[0].code) ? failures[0].code : Code.Unavailable;
-    const outlooks = failures.map(outlookOf);
+    const retryabilities = failures.map(retryabilityOf);
     const error = new ConnectError(failures.map(({ rawMessage }) => rawMessage).join("; "), code, undefined, undefined, failures[0]);
-    throw withOutlook(error, outlooks.find((outlook) => outlook === "leaving") ?? outlooks.find((outlook) => outlook === "absent") ?? "lasting");
+    throw withRetryability(error, retryabilities.find((retryability) => retryability === "draining") ?? retryabilities.find((retryability) => retryability === "unavailable") ?? "permanent");
   }
 
   /** FAILOVER-2 */

@@ -1,4 +1,4 @@
-/** The client's transport to one address of this machine, or over TCP: Connect's Transport over the connections of a `Connector`. */
+/** The client's transport to one address of this machine, or over TCP: Connect's Transport over the connections of a `ConnectionManager`. */
 import type { DescMessage, DescMethod, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
 import type { ContextValues, Interceptor, StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -14,7 +14,7 @@ import { closeIterator } from "../../rpc/stream/stream-writer.js";
 import { METHODS_MAX, PATH_BYTES_MAX } from "../../wire/frame.js";
 import type { HeadersInit, Start } from "./interceptors.js";
 import { callIntercepted, streamIntercepted } from "./interceptors.js";
-import { Connector } from "./connection-manager.js";
+import { ConnectionManager } from "./connection-manager.js";
 import { waitForReady } from "./dialer.js";
 import { callTimeout, checkLimits, codecOf, lifetimeOf } from "../options/options.js";
 import { checkOptional } from "../options/check.js";
@@ -30,7 +30,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
   private readonly interceptors: readonly Interceptor[];
   private readonly lifetime: LeaseLifetime;
   private readonly methods = new Map<DescMethod, ClientMethod>();
-  private readonly connector: Connector;
+  private readonly connectionManager: ConnectionManager;
   private readonly startCall: Start<unknown, UnaryResponse> = (...call) => this.call(...call);
   private readonly startStream: Start<AsyncIterator<unknown>, StreamResponse> = (...call) => this.openStream(...call);
 
@@ -40,36 +40,36 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     const limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.interceptors = options.interceptors ?? [];
     this.lifetime = lifetimeOf(options);
-    this.connector = new Connector(this, options, address, limits, {
+    this.connectionManager = new ConnectionManager(this, options, address, limits, {
       moveCall: (method, input, header, timeoutMs, signal, contextValues) => this.call(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
       moveStream: (method, input, header, timeoutMs, signal, contextValues) => this.openStream(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
     });
   }
 
-  async [LOAN](byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
-    const connection = this.connector.ready ?? (await this.connector.connection(undefined, patience(), undefined)).connection;
-    return connection.loan(byteLength, patience);
+  async [LOAN](byteLength: number, makeSignal: () => AbortSignal): Promise<Uint8Array> {
+    const connection = this.connectionManager.ready ?? (await this.connectionManager.connection(undefined, makeSignal(), undefined)).connection;
+    return connection.loan(byteLength, makeSignal);
   }
 
   async connect(options?: ConnectOptions): Promise<void> {
     const { timeoutMs, signal, waitForReady: waits } = checkOptional(connectTable, options);
-    await this.connector.connection(boundedTimeout(timeoutMs), signal && ownSignal(signal), waits);
+    await this.connectionManager.connection(boundedTimeout(timeoutMs), signal && ownSignal(signal), waits);
   }
 
   async connectNow(signal?: AbortSignal): Promise<void> {
-    await this.connector.connection(undefined, signal, false);
+    await this.connectionManager.connection(undefined, signal, false);
   }
 
   get state(): ConnectionState {
-    return this.connector.state;
+    return this.connectionManager.state;
   }
 
   get carrier(): "shm" | "socket" | undefined {
-    return this.connector.ready?.carrier.name;
+    return this.connectionManager.ready?.carrier.name;
   }
 
   get carrierReason(): string | undefined {
-    return this.connector.ready?.carrier.reason;
+    return this.connectionManager.ready?.carrier.reason;
   }
 
   unary<I extends DescMessage, O extends DescMessage>(
@@ -119,7 +119,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
   }
 
   stats(): TransportStats {
-    const { state, ready, pendingCalls, connections } = this.connector;
+    const { state, ready, pendingCalls, connections } = this.connectionManager;
     return { state, carrier: this.carrier, carrierReason: this.carrierReason, pendingCalls, connections, connection: ready?.stats() };
   }
 
@@ -129,7 +129,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
 
   async close(options?: { readonly timeoutMs?: number }): Promise<void> {
     const { timeoutMs = 0 } = checkOptional(transportCloseTable, options);
-    await this.connector.close(timeoutMs);
+    await this.connectionManager.close(timeoutMs);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -146,7 +146,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
       path,
       input: codec(method.input),
       output: codec(method.output),
-      reception: { lifetime: this.lifetime, taker: path },
+      receivePolicy: { lifetime: this.lifetime, callLabel: path },
     };
     if (added.id >= METHODS_MAX) throw new ConnectError(`a transport can call at most ${METHODS_MAX} different methods`, Code.ResourceExhausted);
     this.methods.set(method, added);
@@ -161,7 +161,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     signal: AbortSignal | undefined,
     contextValues: ContextValues | undefined,
   ): Promise<UnaryResponse> {
-    const { ready } = this.connector;
+    const { ready } = this.connectionManager;
     if (ready !== undefined) return ready.call(method, input, header, timeoutMs, signal, contextValues);
     return this.callOnceConnected(method, input, header, timeoutMs, signal, contextValues);
   }
@@ -174,7 +174,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     signal: AbortSignal | undefined,
     contextValues: ContextValues | undefined,
   ): Promise<UnaryResponse> {
-    const { connection, leftMs } = await this.connector.connection(boundedTimeout(timeoutMs), signal, contextValues?.get(waitForReady));
+    const { connection, leftMs } = await this.connectionManager.connection(boundedTimeout(timeoutMs), signal, contextValues?.get(waitForReady));
     return connection.call(method, input, header, leftMs, signal, contextValues);
   }
 
@@ -186,11 +186,11 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     signal: AbortSignal | undefined,
     contextValues: ContextValues | undefined,
   ): Promise<StreamResponse> {
-    const { ready } = this.connector;
+    const { ready } = this.connectionManager;
     if (ready !== undefined) return ready.openStream(method, input, header, timeoutMs, signal, contextValues);
     let made: { connection: ClientConnection; leftMs: number | undefined };
     try {
-      made = await this.connector.connection(boundedTimeout(timeoutMs), signal, contextValues?.get(waitForReady));
+      made = await this.connectionManager.connection(boundedTimeout(timeoutMs), signal, contextValues?.get(waitForReady));
     } catch (error) {
       void closeIterator(input, error as Error);
       throw error;

@@ -8,7 +8,7 @@ import { answerFailed, answerUnserved } from "./answers.js";
 import { soundErrors } from "./server-errors.js";
 import { gateInterceptor } from "./gate.js";
 import { ownResponses } from "./payloads.js";
-import { checkLimits, given } from "../options/options.js";
+import { checkLimits, omitUndefined } from "../options/options.js";
 import type { IsthmusRouteOptions, IsthmusRouter } from "../server/routes.js";
 import type { IsthmusServerOptions } from "../server/server.js";
 
@@ -23,7 +23,7 @@ export function handlerOf(connectNode: ConnectNode, options: IsthmusServerOption
   const { compressionBrotli, compressionGzip, universalRequestFromNodeRequest, universalResponseToNodeResponse } = connectNode;
   const router = createConnectRouter({
     ...checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes }),
-    ...given({ maxTimeoutMs: options.maxTimeoutMs, shutdownSignal: options.shutdownSignal, binaryOptions: options.binaryOptions }),
+    ...omitUndefined({ maxTimeoutMs: options.maxTimeoutMs, shutdownSignal: options.shutdownSignal, binaryOptions: options.binaryOptions }),
     acceptCompression: [compressionGzip, compressionBrotli],
   });
   options.routes(prepared(router, options, knowsGates));

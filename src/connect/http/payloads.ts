@@ -12,10 +12,10 @@ import type { Interceptor, UnaryRequest, UnaryResponse } from "@connectrpc/conne
 import { hasOwn, labelOf, setOwn } from "../../codec/wire/fields.js";
 import type { FixedArray } from "../../codec/packed.js";
 import { requireAttached } from "../../codec/wire/write.js";
-import { isFleeting, isPoisoned } from "../../memory/payload/lease.js";
+import { isEphemeral, isPoisoned } from "../../memory/payload/lease.js";
 import { Loan } from "../../memory/payload/loan.js";
 import { MappedFile } from "../../memory/payload/mapped-file.js";
-import { originOf, originsSeen, perishable } from "../../memory/payload/origin.js";
+import { originOf, originsSeen, ephemeral } from "../../memory/payload/origin.js";
 import type { MessageRole } from "../../rpc/errors.js";
 import { serializeError } from "../../rpc/errors.js";
 
@@ -111,7 +111,7 @@ class Walk {
 
   /** To be called first. */
   findLoans(desc: DescMessage, message: Values): void {
-    if (perishable.count === 0) return;
+    if (ephemeral.count === 0) return;
     this.finding = true;
     this.message(desc, message);
     this.finding = false;
@@ -194,7 +194,7 @@ class Walk {
       return undefined;
     }
     if (origin instanceof MappedFile) return this.readFile(origin, byteOffset, byteLength);
-    return isFleeting(bytes) ? new Uint8Array(buffer, byteOffset, byteLength).slice() : undefined;
+    return isEphemeral(bytes) ? new Uint8Array(buffer, byteOffset, byteLength).slice() : undefined;
   }
 
   private takeLoan({ loan, buffer, byteOffset, byteLength }: Place): Uint8Array {

@@ -1,6 +1,6 @@
 /**
  * A transport to an address of HTTP: Connect's own, over one HTTP/2 connection at a time that is made when first needed. What is added is what
- * the other carriers have: errors that name the address, an end of patience with connecting, payloads, state, `close`.
+ * the other carriers have: errors that name the address, a limit on how long to wait for a connection, payloads, state, `close`.
  *
  * HTTP-1  A call is given to Connect only once there is a connection. So a connection that cannot be made is told apart from a call that was
  *         sent, and only the former may move on to another address.
@@ -24,7 +24,7 @@ import { connectionFailure, isReset, lostConnection } from "./client-errors.js";
 import { ownPayloads, ownPayloadsOfAll } from "./payloads.js";
 import { checkOptional } from "../options/check.js";
 import { connectTable, DEFAULTS, transportCloseTable } from "../options/table.js";
-import { callTimeout, checkCarrier, checkLimits, given, handshakeTimeoutOf } from "../options/options.js";
+import { callTimeout, checkCarrier, checkLimits, omitUndefined, handshakeTimeoutOf } from "../options/options.js";
 import { methodPath } from "../server/routes.js";
 import type { HeadersInit } from "../client/interceptors.js";
 import { drain } from "../interception.js";
@@ -94,7 +94,7 @@ export class HttpTransport implements AddressedTransport {
       name,
       {
         pingIntervalMs: options.pingIntervalMs ?? DEFAULTS.pingIntervalMs,
-        ...given({ pingTimeoutMs: options.pingTimeoutMs, pingIdleConnection: options.pingIdleConnection, idleConnectionTimeoutMs: options.idleConnectionTimeoutMs }),
+        ...omitUndefined({ pingTimeoutMs: options.pingTimeoutMs, pingIdleConnection: options.pingIdleConnection, idleConnectionTimeoutMs: options.idleConnectionTimeoutMs }),
       },
       { maxSessionMemory: SESSION_MEGABYTES, ...options.nodeOptions },
     );
@@ -105,7 +105,7 @@ export class HttpTransport implements AddressedTransport {
       ...limits,
       interceptors: [...(options.interceptors ?? []), this.innermost],
       acceptCompression: [...(options.acceptCompression ?? [])],
-      ...given({ sendCompression: options.sendCompression, compressMinBytes: options.compressMinBytes, binaryOptions: options.binaryOptions }),
+      ...omitUndefined({ sendCompression: options.sendCompression, compressMinBytes: options.compressMinBytes, binaryOptions: options.binaryOptions }),
     };
     const make = { "grpc": connectNode.createGrpcTransport, "grpc-web": connectNode.createGrpcWebTransport, "connect": connectNode.createConnectTransport }[options.protocol ?? "grpc"];
     this.loaded = { manager, transport: make({ useBinaryFormat: true, ...all }) };
@@ -240,15 +240,15 @@ export class HttpTransport implements AddressedTransport {
 
   private async makeConnection(manager: Http2SessionManager, greeted: boolean): Promise<void> {
     const timeoutMs = handshakeTimeoutOf(this.options);
-    const giveUp = new AbortController();
+    const expiry = new AbortController();
     const timer = setTimeout(() => {
       const late = new ConnectError(`no connection within ${timeoutMs} ms; is the server alive, and is nothing in between that drops packets?`, Code.Unavailable);
-      giveUp.abort(late);
+      expiry.abort(late);
       manager.abort(late);
     }, timeoutMs);
     try {
       if (greeted) {
-        await greeting(this.name, this.options.nodeOptions, giveUp.signal).catch((error: unknown) => {
+        await greeting(this.name, this.options.nodeOptions, expiry.signal).catch((error: unknown) => {
           throw connectionFailure(this.name, error);
         });
       }
@@ -420,10 +420,10 @@ class CallMessages<M> implements AsyncIterableIterator<M> {
 }
 
 /** Waits for a server's first words on a connection of its own, since the one that calls take belongs to Connect. */
-async function greeting(url: string, options: HttpTransportOptions["nodeOptions"], giveUp: AbortSignal): Promise<void> {
+async function greeting(url: string, options: HttpTransportOptions["nodeOptions"], expiry: AbortSignal): Promise<void> {
   const session = connect(url, options);
-  const onAbort = () => session.destroy(giveUp.reason as ConnectError);
-  giveUp.addEventListener("abort", onAbort, { once: true });
+  const onAbort = () => session.destroy(expiry.reason as ConnectError);
+  expiry.addEventListener("abort", onAbort, { once: true });
   try {
     await new Promise<void>((resolve, reject) => {
       session.once("remoteSettings", () => resolve());
@@ -431,7 +431,7 @@ async function greeting(url: string, options: HttpTransportOptions["nodeOptions"
       session.once("close", () => reject(new ConnectError("the server there ended the connection before it said anything", Code.Unavailable)));
     });
   } finally {
-    giveUp.removeEventListener("abort", onAbort);
+    expiry.removeEventListener("abort", onAbort);
     session.on("error", () => {});
     session.destroy();
   }

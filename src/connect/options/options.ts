@@ -186,6 +186,6 @@ export function meansFor(options: CommonOptions, address: Address): Means {
 }
 
 /** The options that were given: libraries tell `undefined` from nothing. */
-export function given<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+export function omitUndefined<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as { [K in keyof T]?: Exclude<T[K], undefined> };
 }

@@ -3,7 +3,7 @@ import type { Message } from "@bufbuild/protobuf";
 import type { HandlerContext, Transport } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { moveBuffer } from "../../memory/payload/block-views.js";
-import { holdingOf, isPoisoned, leaseHandleOf, retainBytes } from "../../memory/payload/lease.js";
+import { leasesOf, isPoisoned, leaseHandleOf, retainBytes } from "../../memory/payload/lease.js";
 import { Loan } from "../../memory/payload/loan.js";
 import { MappedFile } from "../../memory/payload/mapped-file.js";
 import { originOf } from "../../memory/payload/origin.js";
@@ -21,7 +21,7 @@ import { DEFAULTS, loanTable } from "../options/table.js";
 export const LOAN = Symbol("isthmus.loan");
 
 export interface LoanOwner {
-  [LOAN](byteLength: number, patience: () => AbortSignal): Promise<Uint8Array>;
+  [LOAN](byteLength: number, makeSignal: () => AbortSignal): Promise<Uint8Array>;
 }
 
 export interface LoanOptions {
@@ -66,11 +66,11 @@ export async function loan(owner: Transport | HandlerContext, byteLength: number
   }
 }
 
-type Taker = (byteLength: number, patience: () => AbortSignal) => Promise<Uint8Array>;
+type Taker = (byteLength: number, makeSignal: () => AbortSignal) => Promise<Uint8Array>;
 
 function takerOf(owner: Transport | HandlerContext): Taker | undefined {
-  if (owner instanceof CallContext) return (byteLength, patience) => owner.carrier.loan(byteLength, patience);
-  if (LOAN in owner) return (byteLength, patience) => (owner as unknown as LoanOwner)[LOAN](byteLength, patience);
+  if (owner instanceof CallContext) return (byteLength, makeSignal) => owner.carrier.loan(byteLength, makeSignal);
+  if (LOAN in owner) return (byteLength, makeSignal) => (owner as unknown as LoanOwner)[LOAN](byteLength, makeSignal);
   return undefined;
 }
 
@@ -81,8 +81,8 @@ class LoanWait {
   private readonly unlink: (() => void)[] = [];
 
   constructor(timeoutMs: number = DEFAULTS.loanTimeoutMs, signal: AbortSignal | undefined, callSignal: AbortSignal | undefined) {
-    const giveUp = () => this.controller.abort(new ConnectError(`waited ${timeoutMs} ms`, Code.DeadlineExceeded));
-    if (!(timeoutMs > TIMER_MS_MAX)) this.timer = setTimeout(giveUp, timeoutMs);
+    const expire = () => this.controller.abort(new ConnectError(`waited ${timeoutMs} ms`, Code.DeadlineExceeded));
+    if (!(timeoutMs > TIMER_MS_MAX)) this.timer = setTimeout(expire, timeoutMs);
     for (const outer of [signal, callSignal]) {
       if (outer === undefined) continue;
       const onAbort = () => this.controller.abort(new ConnectError("the wait was given up", Code.Canceled));
@@ -113,12 +113,12 @@ class LoanWait {
 export function release(target: Message | Uint8Array): void {
   const why = "it was released";
   if (!ArrayBuffer.isView(target)) {
-    holdingOf(target)?.end(why);
+    leasesOf(target)?.end(why);
     return;
   }
   if (isPoisoned(target)) return;
   const origin = originOf(target);
-  if (origin instanceof Loan) return origin.giveBack(target.buffer as ArrayBuffer, why);
+  if (origin instanceof Loan) return origin.release(target.buffer as ArrayBuffer, why);
   if (origin instanceof MappedFile) {
     origin.release(why);
     if (target.buffer.byteLength === 0) return;
@@ -127,7 +127,7 @@ export function release(target: Message | Uint8Array): void {
     moveBuffer(buffer);
     return;
   }
-  if (origin instanceof Region) return origin.giveBack(target.buffer as ArrayBuffer, why);
+  if (origin instanceof Region) return origin.release(target.buffer as ArrayBuffer, why);
   const handle = leaseHandleOf(target);
   handle?.lease.end(handle.buffer, why);
 }
@@ -154,6 +154,6 @@ export function leaseOf(target: Message | Uint8Array): PayloadLease {
  * do, until they are garbage or released.
  */
 export function retain(target: Message | Uint8Array): void {
-  if (!ArrayBuffer.isView(target)) return holdingOf(target)?.retain();
+  if (!ArrayBuffer.isView(target)) return leasesOf(target)?.retain();
   if (!isPoisoned(target)) retainBytes(target);
 }

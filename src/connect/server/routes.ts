@@ -113,7 +113,7 @@ function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, opti
     input: codec(spec.method.input),
     output: codec(spec.method.output),
     options: merged,
-    reception: { lifetime: merged.leases, taker: path },
+    receivePolicy: { lifetime: merged.leases, callLabel: path },
   };
 }
 

@@ -6,10 +6,10 @@ import { formatAddress, nameOf, parseAddress } from "../../carrier/address.js";
 import type { CarrierClosed } from "../../carrier/carrier.js";
 import { ControlSocket } from "../../carrier/shm/control-socket.js";
 import type { HandshakeSocket } from "../../carrier/handshake/handshake.js";
-import { isSameUser, OVERFLOW_UID, welcome } from "../../carrier/handshake/handshake.js";
+import { isSameUser, OVERFLOW_UID, serverHandshake } from "../../carrier/handshake/handshake.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
 import type { Listener, ListenOptions } from "../../carrier/handshake/listen.js";
-import { withOutlook } from "../../carrier/handshake/retryability.js";
+import { withRetryability } from "../../carrier/handshake/retryability.js";
 import { createProtobufCodec } from "../../codec/codec.js";
 import type { Addon, PeerCredentials } from "../../os/addon.js";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
@@ -135,11 +135,11 @@ const MISPLACED: Readonly<Record<(Address | HttpAddress)["kind"], readonly (keyo
  */
 export function createIsthmusServer(options: IsthmusServerOptions | IsthmusWorkerServerOptions): IsthmusServer {
   if (options?.workers === undefined) return new LocalServer(options);
-  return new WorkerServer(options, (checked, elsewhere) => new LocalServer({ ...checked, workers: undefined, routes: () => undefined }, elsewhere));
+  return new WorkerServer(options, (checked, sink) => new LocalServer({ ...checked, workers: undefined, routes: () => undefined }, sink));
 }
 
 /** Who serves what a server accepts, if not itself. */
-export interface Elsewhere {
+export interface ConnectionSink {
   /** Connections that are there, shaking hands or waiting. */
   connections(): number;
   /** Takes the descriptor of a client that may come in. @param leftMs what is left of the handshake's time */
@@ -147,7 +147,7 @@ export interface Elsewhere {
 }
 
 export class LocalServer implements IsthmusServer {
-  private readonly elsewhere: Elsewhere | undefined;
+  private readonly sink: ConnectionSink | undefined;
   private readonly options: IsthmusServerOptions;
   private readonly methods: ReadonlyMap<string, ServerMethod>;
   private readonly geometry: ReturnType<typeof geometryOf>;
@@ -160,10 +160,10 @@ export class LocalServer implements IsthmusServer {
   private carrierReason: string | undefined;
   private closing = false;
 
-  constructor(given: IsthmusServerOptions, elsewhere?: Elsewhere) {
+  constructor(given: IsthmusServerOptions, sink?: ConnectionSink) {
     const options = checkOptions(serverTable, given);
     this.options = options;
-    this.elsewhere = elsewhere;
+    this.sink = sink;
     this.methods = collectRoutes(options.routes, {
       ...checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes }),
       interceptors: options.interceptors ?? [],
@@ -217,7 +217,7 @@ export class LocalServer implements IsthmusServer {
     const { timeoutMs = DEFAULTS.closeTimeoutMs } = checkOptional(serverCloseTable, options);
     this.closing = true;
     const stopped = this.stopListening();
-    for (const handshake of this.handshakes) handshake.abort(withOutlook(new ConnectError("the server is shutting down", Code.Unavailable), "leaving"));
+    for (const handshake of this.handshakes) handshake.abort(withRetryability(new ConnectError("the server is shutting down", Code.Unavailable), "draining"));
     const open = [...this.connections];
     const http = this.httpListeners.map((listener) => listener.close());
     const cutOff = setTimeout(() => {
@@ -279,7 +279,7 @@ export class LocalServer implements IsthmusServer {
   }
 
   private admit(addon: Addon, descriptor: number, peer: PeerCredentials, refusal: ConnectError | undefined, leftMs: number): void {
-    if (refusal === undefined && this.elsewhere !== undefined) this.elsewhere.give(addon, descriptor, peer, leftMs);
+    if (refusal === undefined && this.sink !== undefined) this.sink.give(addon, descriptor, peer, leftMs);
     else this.take(addon, descriptor, peer, refusal, leftMs);
   }
 
@@ -330,7 +330,7 @@ export class LocalServer implements IsthmusServer {
     const timer = setTimeout(() => abort.abort(new ConnectError(`no greeting within ${timeoutMs} ms`, Code.DeadlineExceeded)), leftMs);
     this.handshakes.add(abort);
     try {
-      const link = await welcome(
+      const link = await serverHandshake(
         socket,
         peer,
         refusal,
@@ -397,7 +397,7 @@ export class LocalServer implements IsthmusServer {
 
   private fullHouse(): ConnectError | undefined {
     const { maxConnections = DEFAULTS.maxConnections } = this.options;
-    if (this.connections.size + this.handshakes.size + (this.elsewhere?.connections() ?? 0) < maxConnections) return undefined;
+    if (this.connections.size + this.handshakes.size + (this.sink?.connections() ?? 0) < maxConnections) return undefined;
     return new ConnectError(`the server has ${maxConnections} connections, its limit (maxConnections)`, Code.ResourceExhausted);
   }
 

@@ -18,7 +18,7 @@ import type { ResourceLimits, WorkerOptions } from "node:worker_threads";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { nameOf, parseAddress } from "../../carrier/address.js";
 import type { ListenOptions } from "../../carrier/handshake/listen.js";
-import { withOutlook } from "../../carrier/handshake/retryability.js";
+import { withRetryability } from "../../carrier/handshake/retryability.js";
 import type { Addon, PeerCredentials } from "../../os/addon.js";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
@@ -26,7 +26,7 @@ import { checkOptional, checkOptions } from "../options/check.js";
 import { isUrl } from "../options/kinds.js";
 import { DEFAULTS, listenTable, MODULE_OPTIONS, serverCloseTable, workerServerTable } from "../options/table.js";
 import { handshakeTimeoutOf, requireAddon } from "../options/options.js";
-import type { Elsewhere, IsthmusServer, IsthmusServerOptions, ListeningAt, LocalServer, ServerStats } from "./server.js";
+import type { ConnectionSink, IsthmusServer, IsthmusServerOptions, ListeningAt, LocalServer, ServerStats } from "./server.js";
 import type { WorkerClient } from "./worker-thread.js";
 import { leftMsOf, WorkerThread } from "./worker-thread.js";
 
@@ -78,7 +78,7 @@ interface Slot {
   restart: NodeJS.Timeout | undefined;
 }
 
-export class WorkerServer implements IsthmusServer, Elsewhere {
+export class WorkerServer implements IsthmusServer, ConnectionSink {
   private readonly options: IsthmusWorkerServerOptions;
   private readonly routes: string;
   /** Listens, and tells those who are not let in why. */
@@ -95,7 +95,7 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
   private ended: Promise<void> | undefined;
   private lastId = 0;
 
-  constructor(given: IsthmusWorkerServerOptions, doorOf: (options: IsthmusWorkerServerOptions, elsewhere: Elsewhere) => LocalServer) {
+  constructor(given: IsthmusWorkerServerOptions, doorOf: (options: IsthmusWorkerServerOptions, sink: ConnectionSink) => LocalServer) {
     const options = checkOptions(workerServerTable, given);
     refuseModuleOptions(options);
     this.options = options;
@@ -163,17 +163,17 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
   }
 
   private place(client: WorkerClient): void {
-    if (this.ended !== undefined) return this.turnAway(client, withOutlook(new ConnectError("the server is shutting down", Code.Unavailable), "leaving"));
+    if (this.ended !== undefined) return this.turnAway(client, withRetryability(new ConnectError("the server is shutting down", Code.Unavailable), "draining"));
     let best: WorkerThread | undefined;
     for (const thread of this.threads()) {
       if (thread.isReady && (best === undefined || thread.clients.size < best.clients.size)) best = thread;
     }
     if (best !== undefined) return best.take(client);
-    const giveUp = () => {
+    const fail = () => {
       this.waiting.delete(client);
-      this.turnAway(client, withOutlook(new ConnectError("the server's worker threads have died, and none could be started yet", Code.Unavailable), "leaving"));
+      this.turnAway(client, withRetryability(new ConnectError("the server's worker threads have died, and none could be started yet", Code.Unavailable), "draining"));
     };
-    this.waiting.set(client, setTimeout(giveUp, leftMsOf(client)));
+    this.waiting.set(client, setTimeout(fail, leftMsOf(client)));
   }
 
   private turnAway({ addon, descriptor, peer }: WorkerClient, reason: ConnectError): void {
@@ -253,7 +253,7 @@ export class WorkerServer implements IsthmusServer, Elsewhere {
     const stopped = this.door.close({ timeoutMs });
     for (const [client, timer] of this.waiting) {
       clearTimeout(timer);
-      this.turnAway(client, withOutlook(new ConnectError("the server is shutting down", Code.Unavailable), "leaving"));
+      this.turnAway(client, withRetryability(new ConnectError("the server is shutting down", Code.Unavailable), "draining"));
     }
     this.waiting.clear();
     await Promise.all(this.slots.map((slot) => stopSlot(slot, timeoutMs)));

@@ -57,7 +57,7 @@ test("any number of units has ArrayBuffers, of which a bounded number wait", () 
   }
   assert.ok(views.reused > 0 && views.reused <= 64, `${views.reused} were used again`);
   assert.equal(made() + views.reused, 10_000);
-  views.forget();
+  views.clear();
   views.open(0, 0, 8, users[0]);
   assert.equal(made() + views.reused, 10_001);
 });
@@ -108,7 +108,7 @@ test("views that are over ask for no idle time, whether they did before or not",
     for (let unit = 0; unit < count; unit++) views.open(unit, 0, mebibyte, createUser());
   };
   open(5);
-  views.forget();
+  views.clear();
   assert.equal(useIdleTime(), false);
   open(5);
   assert.equal(useIdleTime(), false);

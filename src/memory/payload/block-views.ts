@@ -112,7 +112,7 @@ export class BlockViews {
     this.idle--;
     const { buffer, view } = waiting;
     if (view.offset !== offset || view.byteLength !== byteLength) {
-      this.drop(buffer);
+      this.discard(buffer);
       return undefined;
     }
     this.reused++;
@@ -187,17 +187,17 @@ export class BlockViews {
     this.unreturnedBytes = Math.max(this.unreturnedBytes - view.byteLength, 0);
   }
 
-  private drop(buffer: ArrayBuffer): void {
+  private discard(buffer: ArrayBuffer): void {
     letMove(buffer);
     this.arena.detach(buffer);
   }
 
   /** The connection is over: nothing here will be used again. */
-  forget(): void {
+  clear(): void {
     this.over = true;
     // Where there is no idle time, as with both ends on one core, these views would be kept for ever.
     notWhenIdle(this.collectIfDue);
-    for (const { waiting } of this.places.values()) if (waiting !== undefined) this.drop(waiting.buffer);
+    for (const { waiting } of this.places.values()) if (waiting !== undefined) this.discard(waiting.buffer);
     this.places.clear();
     this.idle = 0;
   }

@@ -8,7 +8,7 @@
 import type { BlockUser, BlockView } from "./block-views.js";
 import { moveBuffer } from "./block-views.js";
 import type { Origin } from "./origin.js";
-import { originOf, perishable, Returned, setOrigin } from "./origin.js";
+import { originOf, ephemeral, Returned, setOrigin } from "./origin.js";
 
 /**
  * How long received bytes that were not copied stay valid.
@@ -40,7 +40,7 @@ export interface LeaseViews {
 export interface LeaseHome {
   readonly views: LeaseViews;
   /** @param wasReturned the block was named in a message to its owner meanwhile, which has to arrive before this does */
-  giveBack(lease: Lease, wasReturned: boolean): void;
+  release(lease: Lease, wasReturned: boolean): void;
   /** Of memory that a message was received into: the lease's bytes to be read for as long as it is pinned, although its user may end it. */
   readPinned?(lease: Lease, bytes: Uint8Array): Uint8Array;
 }
@@ -53,7 +53,7 @@ export class Lease implements Origin, BlockUser {
   readonly offset: number;
   readonly byteLength: number;
   /** The call that took it. */
-  readonly taker: string;
+  readonly callLabel: string;
   gone: string | undefined;
   view: BlockView | undefined;
   /** Keeps its bytes beyond the end of its scope. */
@@ -64,14 +64,14 @@ export class Lease implements Origin, BlockUser {
   private ended = false;
   private returned = false;
 
-  private constructor(home: LeaseHome, unit: number, generation: number, offset: number, byteLength: number, lifetime: LeaseLifetime, taker: string) {
+  private constructor(home: LeaseHome, unit: number, generation: number, offset: number, byteLength: number, lifetime: LeaseLifetime, callLabel: string) {
     this.home = home;
     this.unit = unit;
     this.generation = generation;
     this.offset = offset;
     this.byteLength = byteLength;
     this.endsWhenSent = lifetime !== "collected";
-    this.taker = taker;
+    this.callLabel = callLabel;
   }
 
   /** @throws SystemError when the block cannot be mapped; then the caller still has it */
@@ -82,13 +82,13 @@ export class Lease implements Origin, BlockUser {
     offset: number,
     byteLength: number,
     lifetime: LeaseLifetime,
-    taker: string,
+    callLabel: string,
     handles: LeaseHandle[],
   ): Uint8Array {
-    const lease = new Lease(home, unit, generation, offset, byteLength, lifetime, taker);
+    const lease = new Lease(home, unit, generation, offset, byteLength, lifetime, callLabel);
     const buffer = home.views.open(unit, offset, byteLength, lease);
     setOrigin(buffer, lease);
-    if (lease.endsWhenSent) perishable.count++;
+    if (lease.endsWhenSent) ephemeral.count++;
     handles.push({ lease, buffer });
     return new Uint8Array(buffer);
   }
@@ -127,7 +127,7 @@ export class Lease implements Origin, BlockUser {
   }
 
   unpin(): void {
-    if (--this.holds === 0) this.home.giveBack(this, this.returned);
+    if (--this.holds === 0) this.home.release(this, this.returned);
   }
 
   onCollected(): void {
@@ -136,7 +136,7 @@ export class Lease implements Origin, BlockUser {
 
   private markEnded(): void {
     this.ended = true;
-    if (this.endsWhenSent) perishable.count--;
+    if (this.endsWhenSent) ephemeral.count--;
   }
 
   private userIsDone(): void {
@@ -158,7 +158,7 @@ const keptBuffers = new WeakSet<ArrayBufferLike>();
 let strictSeen = false;
 
 /** Whether bytes may end with the call that brought them, so that who sends them later has to copy them at once. */
-export function isFleeting(bytes: ArrayBufferView): boolean {
+export function isEphemeral(bytes: ArrayBufferView): boolean {
   const origin = originOf(bytes);
   if (origin instanceof Lease) return origin.endsWhenSent && !origin.retained;
   return strictBuffers.has(bytes.buffer);
@@ -176,43 +176,43 @@ export function retainBytes(bytes: ArrayBufferView): void {
  * SUBTLE: not in a WeakMap. Once its table is old, collections of the young generation take what it maps to for used, and with it
  * the message's bytes (measured: thousands of leases were left to the next full collection).
  */
-class Held extends Returned {
-  readonly #holding: Holding;
+class MessageHold extends Returned {
+  readonly #leases: MessageLeases;
 
-  constructor(message: object, holding: Holding) {
+  constructor(message: object, leases: MessageLeases) {
     super(message);
-    this.#holding = holding;
+    this.#leases = leases;
   }
 
-  static in(message: object): Holding | undefined {
-    return #holding in message ? message.#holding : undefined;
+  static in(message: object): MessageLeases | undefined {
+    return #leases in message ? message.#leases : undefined;
   }
 }
 
 /** The leases that came with one message. */
-export class Holding {
+export class MessageLeases {
   private readonly handles: readonly LeaseHandle[];
   /** In strict mode: bytes that are not leases, to be treated as if they were. */
   private readonly strict: readonly Uint8Array[];
-  private readonly taker: string;
+  private readonly callLabel: string;
   private retained = false;
 
-  private constructor(handles: readonly LeaseHandle[], strict: readonly Uint8Array[], taker: string) {
+  private constructor(handles: readonly LeaseHandle[], strict: readonly Uint8Array[], callLabel: string) {
     this.handles = handles;
     this.strict = strict;
-    this.taker = taker;
+    this.callLabel = callLabel;
   }
 
-  static of(message: object, handles: readonly LeaseHandle[], strict: readonly Uint8Array[], taker: string): Holding {
-    const holding = new Holding(handles, strict, taker);
+  static of(message: object, handles: readonly LeaseHandle[], strict: readonly Uint8Array[], callLabel: string): MessageLeases {
+    const leases = new MessageLeases(handles, strict, callLabel);
     for (const { buffer } of strict) strictBuffers.add(buffer);
     if (strict.length > 0 && !strictSeen) {
       // Once for all: such a message is never kept until it can be sent.
       strictSeen = true;
-      perishable.count++;
+      ephemeral.count++;
     }
-    new Held(message, holding);
-    return holding;
+    new MessageHold(message, leases);
+    return leases;
   }
 
   retain(): void {
@@ -223,7 +223,7 @@ export class Holding {
   /** The scope that the message came with ends. */
   endScope(): void {
     if (this.retained) return;
-    const why = `it was a lease of the call ${this.taker}, which has ended; copy it, or keep it with retain(message)`;
+    const why = `it was a lease of the call ${this.callLabel}, which has ended; copy it, or keep it with retain(message)`;
     for (const { lease, buffer } of this.handles) if (!lease.retained) lease.end(buffer, why);
     this.poisonAll(why, false);
   }
@@ -243,8 +243,8 @@ export class Holding {
   }
 }
 
-export function holdingOf(message: object): Holding | undefined {
-  return Held.in(message);
+export function leasesOf(message: object): MessageLeases | undefined {
+  return MessageHold.in(message);
 }
 
 /** The lease that bytes are of, with them. */

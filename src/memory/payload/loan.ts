@@ -5,7 +5,7 @@
 import { moveBuffer } from "./block-views.js";
 import type { BlockUser, BlockView, BlockViews } from "./block-views.js";
 import type { Origin } from "./origin.js";
-import { perishable, setOrigin } from "./origin.js";
+import { ephemeral, setOrigin } from "./origin.js";
 
 /** The arena that a loan's block lies in. */
 export interface LoanHome {
@@ -32,7 +32,7 @@ export class Loan implements Origin, BlockUser {
     this.byteLength = byteLength;
     this.home = home;
     this.unit = unit;
-    perishable.count++;
+    ephemeral.count++;
   }
 
   /** A loan of the block at `unit`, which the home holds once for it. */
@@ -96,7 +96,7 @@ export class Loan implements Origin, BlockUser {
   }
 
   /** Returns an unsent loan. Nothing happens if it is not the user's any more. */
-  giveBack(buffer: ArrayBuffer, why: string): void {
+  release(buffer: ArrayBuffer, why: string): void {
     if (!this.live || buffer.byteLength === 0) return;
     this.takeToCopy(buffer, why).done();
   }
@@ -110,6 +110,6 @@ export class Loan implements Origin, BlockUser {
   private end(why: string): void {
     this.live = false;
     this.gone = why;
-    perishable.count--;
+    ephemeral.count--;
   }
 }

@@ -8,7 +8,7 @@ import { read, readSync } from "node:fs";
 import { setImmediate } from "../../os/timers.js";
 import { collectSoon } from "../v8/gc.js";
 import type { Origin } from "./origin.js";
-import { perishable, setOrigin } from "./origin.js";
+import { ephemeral, setOrigin } from "./origin.js";
 
 /** Bytes that one read takes at most, so that giving up is prompt. */
 const READ_BYTES_MAX = 1 << 20;
@@ -36,14 +36,14 @@ export async function collectFiles(): Promise<boolean> {
 /** The descriptor's owner. It must not refer to the ArrayBuffer. */
 class Descriptor {
   private readonly descriptor: number;
-  private readonly close: (descriptor: number) => void;
+  private readonly closeDescriptor: (descriptor: number) => void;
   private reads = 0;
-  private dropped = false;
+  private closed = false;
 
-  constructor(descriptor: number, close: (descriptor: number) => void) {
+  constructor(descriptor: number, closeDescriptor: (descriptor: number) => void) {
     this.descriptor = descriptor;
-    this.close = close;
-    perishable.count++;
+    this.closeDescriptor = closeDescriptor;
+    ephemeral.count++;
     files++;
   }
 
@@ -58,21 +58,21 @@ class Descriptor {
     this.closeIfDone();
   }
 
-  drop(): void {
-    if (this.dropped) return;
-    this.dropped = true;
-    perishable.count--;
+  close(): void {
+    if (this.closed) return;
+    this.closed = true;
+    ephemeral.count--;
     this.closeIfDone();
   }
 
   private closeIfDone(): void {
-    if (!this.dropped || this.reads > 0) return;
+    if (!this.closed || this.reads > 0) return;
     files--;
-    this.close(this.descriptor);
+    this.closeDescriptor(this.descriptor);
   }
 }
 
-const descriptors = new FinalizationRegistry<Descriptor>((descriptor) => descriptor.drop());
+const descriptors = new FinalizationRegistry<Descriptor>((descriptor) => descriptor.close());
 
 export class MappedFile implements Origin {
   readonly kind = "file";
@@ -99,15 +99,15 @@ export class MappedFile implements Origin {
   /** The user is done with it; the caller detaches the buffer. */
   release(why: string): void {
     this.gone = why;
-    this.descriptor.drop();
+    this.descriptor.close();
   }
 
-  /** A message is going to read it: until `letGo`, `release` does not close it. */
+  /** A message is going to read it: until `unhold`, `release` does not close it. */
   hold(): void {
     this.descriptor.use();
   }
 
-  letGo(): void {
+  unhold(): void {
     this.descriptor.unuse();
   }
 

@@ -37,7 +37,7 @@ class Entry extends Returned {
  * Bytes that somebody may lose: loans that are neither sent nor returned, and leases that end with a scope, in this thread. While
  * there are none, a message can be kept as it is until it is sent, and small values need not be looked up.
  */
-export const perishable = { count: 0 };
+export const ephemeral = { count: 0 };
 
 /** Whether there ever was memory with an entry in this thread: else nobody has to look for it. */
 export let originsSeen = false;

@@ -12,7 +12,7 @@ import { setImmediate } from "../../os/timers.js";
 import { COMMIT_STEP_BYTES } from "../shared/arena.js";
 import type { CommitBudget } from "../shared/budget.js";
 import type { Origin } from "./origin.js";
-import { perishable, setOrigin } from "./origin.js";
+import { ephemeral, setOrigin } from "./origin.js";
 import { keepNewInThread, letMove } from "../v8/transfer.js";
 
 /** There is no memory for a region. */
@@ -33,7 +33,7 @@ export class Region implements Origin {
     this.addon = addon;
     this.memory = memory;
     // Released before it is sent, it would be gone.
-    perishable.count++;
+    ephemeral.count++;
   }
 
   /**
@@ -80,7 +80,7 @@ export class Region implements Origin {
   }
 
   /** Ends the region: all views on it are empty from now on. What was sent of it stays with whoever has it. */
-  giveBack(buffer: ArrayBuffer, why: string): void {
+  release(buffer: ArrayBuffer, why: string): void {
     if (!this.live || buffer.byteLength === 0) return;
     letMove(buffer);
     this.addon.detachMapping(buffer);
@@ -91,7 +91,7 @@ export class Region implements Origin {
   end(): void {
     if (!this.live) return;
     this.live = false;
-    perishable.count--;
+    ephemeral.count--;
     this.memory.unuse();
   }
 }

@@ -33,7 +33,7 @@ function makeArena({ byteLength = 4 * COMMIT_STEP_BYTES, memoryLimitBytes }: Opt
       if (state.failure !== undefined) throw state.failure;
       log.push(`commit ${offset} ${bytes}`);
     },
-    giveBack: (offset: number, bytes: number) => void log.push(`give back ${offset} ${bytes}`),
+    decommit: (offset: number, bytes: number) => void log.push(`give back ${offset} ${bytes}`),
   };
   const arena = new Arena(pages, counting, () => void state.rooms++);
   return { arena, log, state };
@@ -73,7 +73,7 @@ class Book {
     this.blocks.set(unit, count);
   }
 
-  giveBack(unit: number): void {
+  decommit(unit: number): void {
     this.units.fill(false, unit, unit + this.blocks.get(unit)!);
     this.blocks.delete(unit);
   }
@@ -109,8 +109,8 @@ test("ARENA-1, ARENA-2: random blocks never overlap, and an allocation fails onl
     if (book.blocks.size > 0 && random(10) < (giving ? 7 : 3)) {
       const unit = book.pick(random);
       if (random(2) === 0) sendAndRelease(arena, unit);
-      else arena.drop(unit);
-      book.giveBack(unit);
+      else arena.free(unit);
+      book.decommit(unit);
     } else {
       const bytes = random(8) === 0 ? random(byteLength / 4) : random(16 * ARENA_UNIT_BYTES);
       const unit = arena.allocate(bytes);
@@ -132,7 +132,7 @@ test("free neighbours are joined in whatever order they come back", async () => 
     const sizes = [third, third, STEP_UNITS - 1 - 2 * third];
     const blocks = sizes.map((units) => arena.allocate(units * ARENA_UNIT_BYTES));
     assert.equal(arena.allocate(1), -1);
-    for (const i of order) arena.drop(blocks[i]);
+    for (const i of order) arena.free(blocks[i]);
     assert.equal(arena.allocate(FIRST_BYTES), 1);
   }
 });
@@ -142,7 +142,7 @@ test("of free blocks of a size, the one freed last is used first", async () => {
   const blocks = Array.from({ length: 9 }, () => arena.allocate(4 * ARENA_UNIT_BYTES));
   // Every other one, so that none are joined.
   const freed = [blocks[1], blocks[5], blocks[3], blocks[7]];
-  for (const unit of freed) arena.drop(unit);
+  for (const unit of freed) arena.free(unit);
   assert.deepEqual(freed.map(() => arena.allocate(4 * ARENA_UNIT_BYTES)), freed.reverse());
 });
 
@@ -152,7 +152,7 @@ test("the only free block that is large enough is found behind many of its size 
   const blocks = [7, ...new Array<number>(20).fill(4)].map((units) => [arena.allocate(units * ARENA_UNIT_BYTES), arena.allocate(1)][0]);
   while (arena.allocate(8 * ARENA_UNIT_BYTES) >= 0);
   while (arena.allocate(1) >= 0);
-  for (const unit of blocks) arena.drop(unit);
+  for (const unit of blocks) arena.free(unit);
   assert.equal(arena.allocate(6 * ARENA_UNIT_BYTES), blocks[0]);
   assert.equal(arena.allocate(6 * ARENA_UNIT_BYTES), -1);
 });
@@ -182,7 +182,7 @@ test("ARENA-2: the peer cannot release what it was not given, nor what it gave b
   arena.takeOver(unit);
   assert.throws(() => arena.release(unit, generation), violationOf("RELEASE-2"));
   assert.equal(arena.outstanding, 1);
-  arena.drop(unit);
+  arena.free(unit);
   assert.equal(arena.outstanding, 0);
 });
 
@@ -193,13 +193,13 @@ test("ARENA-2: a block that both sides hold is free when the last hold goes, who
     const generation = arena.generationOf(unit);
     arena.lend(unit);
     arena.hold(unit);
-    const steps = [() => arena.release(unit, generation), () => arena.drop(unit)];
+    const steps = [() => arena.release(unit, generation), () => arena.free(unit)];
     if (!peerFirst) steps.reverse();
     for (const step of steps) {
       step();
       assert.equal(arena.outstanding, 1);
     }
-    arena.drop(unit);
+    arena.free(unit);
     assert.equal(arena.outstanding, 0);
   }
 });
@@ -207,9 +207,9 @@ test("ARENA-2: a block that both sides hold is free when the last hold goes, who
 test("ARENA-2: what is not held cannot be dropped: that is our own bug", async () => {
   const { arena } = await makeGrown(COMMIT_STEP_BYTES);
   const unit = arena.allocate(4 * ARENA_UNIT_BYTES);
-  assert.throws(() => arena.drop(unit + 1), /broken invariant: ARENA-2/);
-  arena.drop(unit);
-  assert.throws(() => arena.drop(unit), /broken invariant: ARENA-2/);
+  assert.throws(() => arena.free(unit + 1), /broken invariant: ARENA-2/);
+  arena.free(unit);
+  assert.throws(() => arena.free(unit), /broken invariant: ARENA-2/);
 });
 
 test("blocks of no bytes and of one byte take a unit, the largest takes all", async () => {
@@ -218,7 +218,7 @@ test("blocks of no bytes and of one byte take a unit, the largest takes all", as
   const whole = arena.allocate(FIRST_BYTES);
   assert.equal(whole, 1);
   assert.equal(arena.allocate(0), -1);
-  arena.drop(whole);
+  arena.free(whole);
   arena.allocate(0);
   arena.allocate(1);
   assert.equal(arena.outstandingBytes, 2 * ARENA_UNIT_BYTES);
@@ -287,7 +287,7 @@ test("a refusal is not exhaustion while there is something to wait for", async (
   const unit = arena.allocate(FIRST_BYTES);
   assert.equal(arena.grow(), false);
   assert.equal(arena.exhausted, undefined);
-  arena.drop(unit);
+  arena.free(unit);
   assert.equal(arena.exhausted, undefined);
 });
 
@@ -295,11 +295,11 @@ test("a block that could not be used is free again, and says why while it is the
   const { arena } = await makeGrown(COMMIT_STEP_BYTES);
   const other = arena.allocate(1);
   const unit = arena.allocate(1);
-  arena.drop(unit, new Error("no mapping left"));
+  arena.free(unit, new Error("no mapping left"));
   assert.equal(arena.exhausted, undefined, "the other may come back");
-  arena.drop(other);
+  arena.free(other);
   assert.equal(arena.exhausted, undefined, "it came back: worth another try");
-  arena.drop(arena.allocate(FIRST_BYTES), new Error("no mapping left"));
+  arena.free(arena.allocate(FIRST_BYTES), new Error("no mapping left"));
   assert.equal(arena.exhausted, "no mapping left");
   assert.equal(arena.allocate(FIRST_BYTES), 1);
 });
@@ -324,7 +324,7 @@ test("trimming gives back all but the first step, and what was given back can be
   const generation = arena.generationOf(unit);
   sendAndRelease(arena, unit);
   const late = arena.allocate(3 * COMMIT_STEP_BYTES - ARENA_UNIT_BYTES);
-  arena.drop(late);
+  arena.free(late);
   log.length = 0;
   assert.equal(arena.trim(), 2 * COMMIT_STEP_BYTES);
   assert.deepEqual(log, [`give back ${COMMIT_STEP_BYTES} ${2 * COMMIT_STEP_BYTES}`]);
@@ -353,16 +353,16 @@ test("an arena that was trimmed and grown again joins up as before", async (cont
       if (book.blocks.size > 0 && random(3) === 0) {
         const back = book.pick(random);
         sendAndRelease(arena, back);
-        book.giveBack(back);
+        book.decommit(back);
       }
     }
-    for (const unit of book.blocks.keys()) arena.drop(unit);
+    for (const unit of book.blocks.keys()) arena.free(unit);
     if (random(2) === 0) arena.trim();
     while (random(3) > 0 && arena.grow()) await nextTurn();
     const all = arena.committedBytes - ARENA_UNIT_BYTES;
     const unit = arena.allocate(all);
     assert.equal(unit, 1);
-    arena.drop(unit);
+    arena.free(unit);
   }
 });
 
@@ -397,7 +397,7 @@ test("a block that the peer has several times counts once for each release that 
   arena.release(unit, generation);
   assert.equal(arena.outstanding, 2, "what was taken over is still held");
   assert.throws(() => arena.release(unit, generation), violationOf("RELEASE-2"));
-  arena.drop(unit);
-  arena.drop(other);
+  arena.free(unit);
+  arena.free(other);
   assert.deepEqual([arena.releasesDue, arena.outstanding], [0, 0]);
 });

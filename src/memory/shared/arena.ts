@@ -23,7 +23,7 @@ export interface ArenaPages {
   /** Makes sure that memory stands behind these bytes. @throws SystemError ENOSPC or ENOMEM when there is none */
   commit(offset: number, byteLength: number): void;
   /** Gives the memory behind these bytes back. */
-  giveBack(offset: number, byteLength: number): void;
+  decommit(offset: number, byteLength: number): void;
 }
 
 export const COMMIT_STEP_BYTES = 2 << 20;
@@ -36,7 +36,7 @@ const NONE = -1;
 const CLASSES = 21;
 
 /** Blocks of an arena that somebody holds. */
-interface Held {
+interface HolderTotals {
   readonly blocks: number;
   readonly bytes: number;
 }
@@ -152,7 +152,7 @@ export class Arena {
   }
 
   /** Which blocks the peer holds, and which only this side does. Walks over all of them: for an error, not for a call's path. */
-  holders(): { readonly peer: Held; readonly own: Held } {
+  holders(): { readonly peer: HolderTotals; readonly own: HolderTotals } {
     const peer = { blocks: 0, bytes: 0 };
     const own = { blocks: 0, bytes: 0 };
     for (let unit = 1; unit < this.committedUnits; unit += this.size[unit]) {
@@ -182,7 +182,7 @@ export class Arena {
   }
 
   /** One hold of ours less. @param because why the block could not be used, if that is the reason */
-  drop(unit: number, because?: unknown): void {
+  free(unit: number, because?: unknown): void {
     assertOwn(this.isBlock(unit) && this.ownHolds[unit] > 0, "ARENA-2: a block was dropped that is not held");
     this.ownHolds[unit]--;
     this.freeIfUnheld(unit);
@@ -269,7 +269,7 @@ export class Arena {
     if (bytes === 0) return 0;
     const offset = COMMIT_STEP_BYTES;
     const keepUnits = COMMIT_STEP_BYTES / ARENA_UNIT_BYTES;
-    this.pages.giveBack(offset, bytes);
+    this.pages.decommit(offset, bytes);
     this.budget.give(bytes);
     this.committedUnits = keepUnits;
     this.firstFree.fill(NONE);

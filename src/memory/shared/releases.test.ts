@@ -11,7 +11,7 @@ const UNITS = 64;
 /** A receiver of blocks, and their owner with a real arena. */
 function makeRoute(slots = SLOTS) {
   const shared = new Int32Array(RING_DATA_OFFSET / 4);
-  const pages = { byteLength: UNITS * ARENA_UNIT_BYTES, commit: () => undefined, giveBack: () => undefined };
+  const pages = { byteLength: UNITS * ARENA_UNIT_BYTES, commit: () => undefined, decommit: () => undefined };
   const budget = { take: () => true, give: () => undefined, explanation: "" };
   const arena = new Arena(pages, budget, () => undefined);
   arena.grow();
@@ -133,8 +133,8 @@ test("RELEASE-2: a second release is a violation, whether its neighbours are fre
   ]) {
     const { writer, arena, collect, send } = makeRoute();
     const [left, block, right] = [arena.allocate(1), send(1), arena.allocate(1)];
-    if (!before) arena.drop(left);
-    if (!after) arena.drop(right);
+    if (!before) arena.free(left);
+    if (!after) arena.free(right);
     for (let times = 0; times < 2; times++) writer.release(block, arena.generationOf(block));
     writer.publish();
     assert.throws(collect, violationOf("RELEASE-2", /is not the start of a block that is out/));

@@ -220,7 +220,7 @@ export function joinMemory(addon: Addon, own: OwnMemory, peerDescriptors: readon
       ownPages: {
         byteLength: own.geometry.arenaBytes,
         commit: (offset, byteLength) => addon.commitPages(own.arenaDescriptor, offset, byteLength),
-        giveBack: (offset, byteLength) => addon.returnPages(own.arenaDescriptor, offset, byteLength),
+        decommit: (offset, byteLength) => addon.returnPages(own.arenaDescriptor, offset, byteLength),
       },
       peerRing,
       peerArena,

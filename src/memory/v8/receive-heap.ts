@@ -35,7 +35,7 @@ export class HeapMemory implements ReceiveMemory {
     this.holds++;
   }
 
-  letGo(): void {
+  unhold(): void {
     if (--this.holds === 0 && this.kept === 0) putIdle(this.bytes.buffer as ArrayBuffer);
   }
 
@@ -44,10 +44,10 @@ export class HeapMemory implements ReceiveMemory {
     return new Uint8Array(this.bytes.buffer, at, byteLength);
   }
 
-  lent(lifetime: LeaseLifetime, taker: string, handles: LeaseHandle[]): void {
+  lent(lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[]): void {
     if (this.kept !== 1) return;
     const buffer = this.bytes.buffer as ArrayBuffer;
-    Lease.open(new HeapHome(this.receiving, buffer), 0, 0, 0, buffer.byteLength, lifetime, taker, handles);
+    Lease.open(new HeapHome(this.receiving, buffer), 0, 0, 0, buffer.byteLength, lifetime, callLabel, handles);
     this.receiving.opened(buffer.byteLength);
   }
 }
@@ -81,7 +81,7 @@ class HeapHome implements LeaseHome, LeaseViews {
     return bytes;
   }
 
-  giveBack(lease: Lease): void {
+  release(lease: Lease): void {
     this.receiving.ended(lease);
     const buffer = this.buffer === undefined || this.buffer.byteLength === 0 ? undefined : moved(this.buffer);
     this.buffer = undefined;

@@ -37,13 +37,13 @@ export const KEPT_BYTES_MIN = 32 << 10;
 export interface ReceiveMemory {
   /** As long as was asked for; contents unspecified. */
   readonly bytes: Uint8Array;
-  /** Somebody besides needs it to stay as it is, until `letGo`. It starts with one hold. */
+  /** Somebody besides needs it to stay as it is, until `unhold`. It starts with one hold. */
   hold(): void;
-  letGo(): void;
+  unhold(): void;
   /** The value in bytes [at, at + byteLength), for the message to keep; undefined: it has to be copied. Leases are added to `handles`, at the latest by `lent`. */
-  lend(at: number, byteLength: number, lifetime: LeaseLifetime, taker: string, handles: LeaseHandle[]): Uint8Array | undefined;
+  lend(at: number, byteLength: number, lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[]): Uint8Array | undefined;
   /** All values of the message are lent. */
-  lent(lifetime: LeaseLifetime, taker: string, handles: LeaseHandle[]): void;
+  lent(lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[]): void;
 }
 
 /** What one connection receives. */
@@ -94,13 +94,13 @@ class BlockMemory implements ReceiveMemory {
     this.arena.hold(this.unit);
   }
 
-  letGo(): void {
-    this.arena.drop(this.unit);
+  unhold(): void {
+    this.arena.free(this.unit);
   }
 
-  lend(at: number, byteLength: number, lifetime: LeaseLifetime, taker: string, handles: LeaseHandle[]): Uint8Array | undefined {
+  lend(at: number, byteLength: number, lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[]): Uint8Array | undefined {
     try {
-      const bytes = Lease.open(this.home, this.unit, 0, at, byteLength, lifetime, taker, handles);
+      const bytes = Lease.open(this.home, this.unit, 0, at, byteLength, lifetime, callLabel, handles);
       this.arena.hold(this.unit);
       this.receiving.opened(byteLength);
       return bytes;
@@ -136,7 +136,7 @@ class ReceiveArena {
     const pages = {
       byteLength: ARENA_BYTES,
       commit: (offset: number, byteLength: number) => addon.commitPages(descriptor, offset, byteLength),
-      giveBack: (offset: number, byteLength: number) => addon.returnPages(descriptor, offset, byteLength),
+      decommit: (offset: number, byteLength: number) => addon.returnPages(descriptor, offset, byteLength),
     };
     this.arena = new Arena(pages, commitBudget(), () => this.growOn());
     this.views = new BlockViews(this.mapping, ARENA_UNIT_BYTES);
@@ -145,9 +145,9 @@ class ReceiveArena {
   homeFor(receiving: Receiving): LeaseHome {
     return {
       views: this.views,
-      giveBack: (lease) => {
+      release: (lease) => {
         receiving.ended(lease);
-        this.drop(lease.unit);
+        this.free(lease.unit);
       },
       readPinned: (lease, bytes) => this.bytesOf(lease.unit, lease.offset + bytes.byteOffset, bytes.length),
     };
@@ -166,7 +166,7 @@ class ReceiveArena {
       this.mapping.upTo(unit * ARENA_UNIT_BYTES + byteLength);
       return unit;
     } catch (error) {
-      this.arena.drop(unit, error);
+      this.arena.free(unit, error);
       return -1;
     }
   }
@@ -174,7 +174,7 @@ class ReceiveArena {
   private growOn(): void {
     if (this.wantedBytes === 0) return;
     const unit = this.arena.allocate(this.wantedBytes);
-    if (unit >= 0) this.arena.drop(unit);
+    if (unit >= 0) this.arena.free(unit);
     else if (this.arena.mayGrow) return void this.arena.grow();
     this.wantedBytes = 0;
   }
@@ -188,8 +188,8 @@ class ReceiveArena {
     this.arena.hold(unit);
   }
 
-  drop(unit: number): void {
-    this.arena.drop(unit);
+  free(unit: number): void {
+    this.arena.free(unit);
     if (this.arena.outstanding === 0 && this.arena.trimmableBytes > 0) this.trimLater();
   }
 

@@ -31,20 +31,20 @@ export class CallQueue {
   /**
    * @param timeoutMs undefined: no deadline
    * @param start called with what is left of the timeout when it is the call's turn
-   * @param giveUp called instead if the call ends before
+   * @param cancel called instead if the call ends before
    */
   add(
     timeoutMs: number | undefined,
     signal: AbortSignal | undefined,
     start: (timeoutMs: number | undefined) => void,
-    giveUp: (error: ConnectError) => void,
+    cancel: (error: ConnectError) => void,
   ): void {
-    if (signal?.aborted === true) return giveUp(abortError(signal));
+    if (signal?.aborted === true) return cancel(abortError(signal));
     const leave = (error: ConnectError) => {
       call.gone = true;
       call.stopWatching();
       this.waiting--;
-      giveUp(error);
+      cancel(error);
     };
     const onAbort = () => leave(abortError(signal!));
     const timer = timeoutMs === undefined ? undefined : setTimeout(() => leave(timedOut(" while it waited for other calls to end")), timeoutMs);

@@ -5,7 +5,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { MessageCodec } from "../../codec/codec.js";
 import { decodeHeaders, encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
 import type { ClientStream } from "./client-stream.js";
-import type { Assembly, Reception } from "../inbound.js";
+import type { Reassembler, ReceivePolicy } from "../inbound.js";
 
 /** A method as this client calls it. */
 export interface ClientMethod {
@@ -16,7 +16,7 @@ export interface ClientMethod {
   readonly path: string;
   readonly input: MessageCodec;
   readonly output: MessageCodec;
-  readonly reception: Reception;
+  readonly receivePolicy: ReceivePolicy;
 }
 
 // SUBTLE: a promise's functions hold its result, and what is leased with it; so they are not kept beyond their call.
@@ -36,8 +36,8 @@ export class ClientCall {
   timer: NodeJS.Timeout | undefined;
   signal: AbortSignal | undefined;
   onAbort: (() => void) | undefined;
-  assembly: Assembly | undefined;
-  // Of an answer that comes in pieces, from its first frame.
+  reassembler: Reassembler | undefined;
+  // Of an answer that comes in fragments, from its first frame.
   code = 0;
   metadata: Uint8Array | undefined;
   headerLength = 0;
@@ -48,7 +48,7 @@ export class ClientCall {
 }
 
 /** A response whose headers are read only if somebody looks. */
-export class LeanResponse implements UnaryResponse {
+export class UnaryResult implements UnaryResponse {
   readonly stream = false;
   readonly method: DescMethodUnary;
   readonly message: UnaryResponse["message"];

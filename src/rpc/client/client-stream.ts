@@ -1,7 +1,7 @@
 /**
  * A streaming call of a client, from its first frame to its end: `ClientConnection` finds it by its slot and hands it its frames.
  *
- * STREAM-C  It ends exactly once: by the server's answer, or by `giveUp` for every other reason, which tells the server. Then its slot is
+ * STREAM-C  It ends exactly once: by the server's answer, or by `cancel` for every other reason, which tells the server. Then its slot is
  *           free; what the server sent is still there to be pulled, unless this side gave up.
  */
 import type { DescMethodStreaming } from "@bufbuild/protobuf";
@@ -19,9 +19,9 @@ import type { ClientMethod } from "./client-call.js";
 import { nothing } from "./client-call.js";
 import { timedOut } from "../deadline.js";
 import { abortError, connectErrorOf, decodeError, noMemory, rememberParts, serializeError } from "../errors.js";
-import { Assembly, takeMetadata, takePiece } from "../inbound.js";
+import { Reassembler, takeMetadata, takeFragment } from "../inbound.js";
 import { encodedBytes } from "../../send/send-queue.js";
-import type { Intake } from "../stream/stream-reader.js";
+import type { MessageQueueOptions } from "../stream/stream-reader.js";
 import { StreamReader } from "../stream/stream-reader.js";
 import type { MessageSource } from "../stream/stream-writer.js";
 import { StreamWriter } from "../stream/stream-writer.js";
@@ -30,13 +30,13 @@ import { StreamWriter } from "../stream/stream-writer.js";
 export interface ClientStreamHost {
   /** Sends the first frame, with the only message or without. False: it is kept. @param codec of the message; undefined: there is none */
   sendRequest(stream: ClientStream, codec: MessageCodec | undefined, message: unknown, timeoutMs: number | undefined): boolean;
-  /** As `Outbox.encodeSmall`. */
+  /** As `SendQueue.encodeSmall`. */
   encodeSmall(stream: ClientStream, message: unknown): Uint8Array | undefined;
-  /** As `Outbox.send`. */
+  /** As `SendQueue.send`. */
   sendMessage(stream: ClientStream, message: unknown): number;
   sendEnd(stream: ClientStream): void;
   grant(stream: ClientStream, bytes: number): void;
-  /** What is left to send is not sent: as `Outbox.drop`. */
+  /** What is left to send is not sent: as `SendQueue.drop`. */
   drop(stream: ClientStream): "unsent" | "sent";
   reset(stream: ClientStream, code: Code): void;
   /** Its slot is free. */
@@ -56,7 +56,7 @@ interface Final {
 const NO_BYTES: Uint8Array = new Uint8Array(0);
 
 /** Streams whose users forgot them: nobody can pull their messages any more. */
-const forgotten = new FinalizationRegistry<ClientStream>((stream) => stream.giveUp(new ConnectError("nobody reads the stream any more", Code.Canceled)));
+const forgotten = new FinalizationRegistry<ClientStream>((stream) => stream.cancel(new ConnectError("nobody reads the stream any more", Code.Canceled)));
 
 export class ClientStream implements MessageSource {
   readonly host: ClientStreamHost;
@@ -84,7 +84,7 @@ export class ClientStream implements MessageSource {
   private readonly signal: AbortSignal | undefined;
   private readonly onAbort: (() => void) | undefined;
   private final: Final | undefined;
-  private finalAssembly: Assembly | undefined;
+  private finalReassembler: Reassembler | undefined;
 
   constructor(
     host: ClientStreamHost,
@@ -94,7 +94,7 @@ export class ClientStream implements MessageSource {
     metadata: Uint8Array | undefined,
     timeoutMs: number | undefined,
     signal: AbortSignal | undefined,
-    intake: Intake,
+    options: MessageQueueOptions,
     peerWindowBytes: number,
     resolve: (response: StreamResponse) => void,
     reject: (error: ConnectError) => void,
@@ -106,15 +106,15 @@ export class ClientStream implements MessageSource {
     this.metadata = metadata;
     this.resolve = resolve;
     this.reject = reject;
-    this.reader = new StreamReader(intake, (bytes) => host.grant(this, bytes));
+    this.reader = new StreamReader(options, (bytes) => host.grant(this, bytes));
     this.writer = new StreamWriter(this, peerWindowBytes);
     if (timeoutMs !== undefined) {
       this.deadline = nowMs() + timeoutMs;
-      this.timer = setTimeout(() => this.giveUp(timedOut()), timeoutMs);
+      this.timer = setTimeout(() => this.cancel(timedOut()), timeoutMs);
     }
     if (signal !== undefined) {
       this.signal = signal;
-      this.onAbort = () => this.giveUp(abortError(signal));
+      this.onAbort = () => this.cancel(abortError(signal));
       onAbortOf(signal, this.onAbort);
     }
   }
@@ -185,7 +185,7 @@ export class ClientStream implements MessageSource {
   }
 
   onBroken(error: unknown, isSending: boolean): void {
-    this.giveUp(isSending ? serializeError(error, "request", this.method.path) : connectErrorOf(error, Code.Internal));
+    this.cancel(isSending ? serializeError(error, "request", this.method.path) : connectErrorOf(error, Code.Internal));
   }
 
   // What the connection tells.
@@ -208,10 +208,10 @@ export class ClientStream implements MessageSource {
   }
 
   onMessage(frame: ReceivedFrame): void {
-    // The answer's only message may come in pieces; pieces of any other message ended with the stream.
+    // The answer's only message may come in fragments; fragments of any other message ended with the stream.
     if (this.final !== undefined && !(this.final.isMessage && this.reader.isAssembling)) {
-      if (this.finalAssembly === undefined) throw new Violation("STREAM-8", "a message after the stream's end");
-      if (this.finalAssembly.add(frame)) this.onFinalWhole();
+      if (this.finalReassembler === undefined) throw new Violation("STREAM-8", "a message after the stream's end");
+      if (this.finalReassembler.add(frame)) this.onFinalWhole();
       return;
     }
     this.onTaken(this.reader.take(frame));
@@ -219,14 +219,14 @@ export class ClientStream implements MessageSource {
 
   /** Goes on after the reader has taken something. @param error why the call fails */
   private onTaken(error: ConnectError | undefined): void {
-    if (error !== undefined) this.giveUp(error, true);
+    if (error !== undefined) this.cancel(error, true);
     else if (this.final === undefined) this.respond();
     else if (!this.reader.isAssembling) this.finish();
   }
 
   onFilled(): void {
-    if (this.finalAssembly !== undefined) {
-      if (this.finalAssembly.filledUp()) this.onFinalWhole();
+    if (this.finalReassembler !== undefined) {
+      if (this.finalReassembler.filledUp()) this.onFinalWhole();
       return;
     }
     this.onTaken(this.reader.onFilled());
@@ -245,19 +245,19 @@ export class ClientStream implements MessageSource {
     if (isMessage) return this.onTaken(this.reader.takeOnly(frame));
     if ((frame.flags & FLAG.more) !== 0 || frame.following) {
       try {
-        this.finalAssembly = Assembly.start(frame, undefined, this.method.reception);
+        this.finalReassembler = Reassembler.start(frame, undefined, this.method.receivePolicy);
       } catch (error) {
         if (error instanceof Violation) throw error;
-        return this.giveUp(noMemory(frame.messageLength, error));
+        return this.cancel(noMemory(frame.messageLength, error));
       }
-      if (this.finalAssembly.add(frame)) this.onFinalWhole();
+      if (this.finalReassembler.add(frame)) this.onFinalWhole();
       return;
     }
-    this.finish(takePiece(frame));
+    this.finish(takeFragment(frame));
   }
 
   private onFinalWhole(): void {
-    this.finish(this.finalAssembly!.bytes);
+    this.finish(this.finalReassembler!.bytes);
   }
 
   /** The stream has ended as the server says. */
@@ -299,7 +299,7 @@ export class ClientStream implements MessageSource {
   }
 
   /** Ends the stream from this side. @param isTaken what has arrived is there to be pulled, before the error; else it is dropped */
-  giveUp(error: ConnectError, isTaken = false): void {
+  cancel(error: ConnectError, isTaken = false): void {
     if (this.lingers) {
       this.unlisten();
       this.reader.drop(error);
@@ -332,7 +332,7 @@ export class ClientStream implements MessageSource {
   leave(error?: ConnectError): void {
     // What it sends ends without an error.
     if (error === undefined && !this.over) void this.writer.stop(undefined);
-    this.giveUp(error ?? new ConnectError("the stream was left before its end", Code.Canceled));
+    this.cancel(error ?? new ConnectError("the stream was left before its end", Code.Canceled));
     this.reader.drop(undefined);
     this.reader.endScope();
   }
@@ -346,7 +346,7 @@ export class ClientStream implements MessageSource {
     void this.writer.stop(error);
     // The writer knows it only once it has begun.
     if (!this.requested) void this.writer.close(this.iterator, error);
-    this.finalAssembly = undefined;
+    this.finalReassembler = undefined;
   }
 
   private unlisten(): void {

@@ -13,7 +13,7 @@ import type { ClientLimits } from "./client-owner.js";
 import type { ClientStreamHost } from "./client-stream.js";
 import { ClientStream } from "./client-stream.js";
 import { serializeError } from "../errors.js";
-import type { Outbox } from "../../send/send-queue.js";
+import type { SendQueue } from "../../send/send-queue.js";
 import { KEPT } from "../../send/send-queue.js";
 
 /** What a connection does for its streams. */
@@ -31,13 +31,13 @@ export class ClientStreams implements ClientStreamHost {
   /** How many are open. */
   open = 0;
   private readonly carrier: Carrier;
-  private readonly outbox: Outbox;
+  private readonly sendQueue: SendQueue;
   private readonly limits: ClientLimits;
   private readonly slots: StreamSlots;
 
-  constructor(carrier: Carrier, outbox: Outbox, limits: ClientLimits, slots: StreamSlots) {
+  constructor(carrier: Carrier, sendQueue: SendQueue, limits: ClientLimits, slots: StreamSlots) {
     this.carrier = carrier;
-    this.outbox = outbox;
+    this.sendQueue = sendQueue;
     this.limits = limits;
     this.slots = slots;
   }
@@ -61,16 +61,16 @@ export class ClientStreams implements ClientStreamHost {
       return refuse(serializeError(error, "request", method.path));
     }
     const call = this.slots.take();
-    const intake = {
+    const options = {
       codec: method.output,
-      reception: method.reception,
+      receivePolicy: method.receivePolicy,
       readMaxBytes,
       windowBytes: windows.own,
       spanSource: this.carrier.spanSource,
       isSingle: method.method.methodKind === "client_streaming",
       statusFollows: true,
     };
-    call.stream = new ClientStream(this, method, call.streamId, input, metadata, timeoutMs, signal, intake, windows.peer, resolve, refuse);
+    call.stream = new ClientStream(this, method, call.streamId, input, metadata, timeoutMs, signal, options, windows.peer, resolve, refuse);
     this.open++;
     call.stream.start();
   }
@@ -88,33 +88,33 @@ export class ClientStreams implements ClientStreamHost {
     this.slots.define(method);
     const argument = timeoutMs === undefined ? 0 : Math.ceil(timeoutMs);
     const flags = codec === undefined ? 0 : FLAG.endStream;
-    const isOut = KEPT !== this.outbox.send(KIND.request, flags, method.id, streamId, argument, metadata, codec, message, this.limits.writeMaxBytes, method.path);
+    const isOut = KEPT !== this.sendQueue.send(KIND.request, flags, method.id, streamId, argument, metadata, codec, message, this.limits.writeMaxBytes, method.path);
     if (isOut) this.slots.requested(streamId);
     return isOut;
   }
 
   encodeSmall({ method }: ClientStream, message: unknown): Uint8Array | undefined {
-    return this.outbox.encodeSmall(method.input, message);
+    return this.sendQueue.encodeSmall(method.input, message);
   }
 
   sendMessage({ streamId, method }: ClientStream, message: unknown): number {
-    return this.outbox.send(KIND.message, 0, 0, streamId, 0, undefined, method.input, message, this.limits.writeMaxBytes, method.path);
+    return this.sendQueue.send(KIND.message, 0, 0, streamId, 0, undefined, method.input, message, this.limits.writeMaxBytes, method.path);
   }
 
   sendEnd({ streamId }: ClientStream): void {
-    this.outbox.send(KIND.end, FLAG.endStream, 0, streamId, 0, undefined, undefined, undefined, 0, "");
+    this.sendQueue.send(KIND.end, FLAG.endStream, 0, streamId, 0, undefined, undefined, undefined, 0, "");
   }
 
   grant({ streamId }: ClientStream, bytes: number): void {
-    this.outbox.grant(streamId, bytes);
+    this.sendQueue.grant(streamId, bytes);
   }
 
   drop({ streamId }: ClientStream): "unsent" | "sent" {
-    return this.outbox.drop(streamId);
+    return this.sendQueue.drop(streamId);
   }
 
   reset({ streamId }: ClientStream, code: Code): void {
-    this.outbox.sendControl(KIND.reset, code, streamId, 0);
+    this.sendQueue.sendControl(KIND.reset, code, streamId, 0);
   }
 
   release({ streamId }: ClientStream): void {

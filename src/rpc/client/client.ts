@@ -19,16 +19,16 @@ import { onAbortOf } from "../abort.js";
 import { CallQueue } from "./call-queue.js";
 import { boundedTimeout, timedOut } from "../deadline.js";
 import type { ClientMethod } from "./client-call.js";
-import { ClientCall, LeanResponse, nothing, requestMetadata } from "./client-call.js";
+import { ClientCall, UnaryResult, nothing, requestMetadata } from "./client-call.js";
 import type { ClientConnectionOwner, ClientLimits } from "./client-owner.js";
 import { ClientStreams } from "./client-streams.js";
 import { abortError, decodeError, noMemory, parseError, serializeError, tooLarge } from "../errors.js";
 import type { Outgoing } from "../../send/frame-writer.js";
 import type { KeepAliveOptions } from "../keepalive.js";
 import { hangs, KeepAlive } from "../keepalive.js";
-import { Assembly, decodeWhole, takeMetadata, takePiece } from "../inbound.js";
-import { Leaving } from "./goaway-tracker.js";
-import { Outbox } from "../../send/send-queue.js";
+import { Reassembler, decodeWhole, takeMetadata, takeFragment } from "../inbound.js";
+import { GoAwayTracker } from "./goaway-tracker.js";
+import { SendQueue } from "../../send/send-queue.js";
 import { closeIterator } from "../stream/stream-writer.js";
 
 /** Pongs that may wait to be sent. */
@@ -45,7 +45,7 @@ const executor = (resolve: (response: UnaryResponse) => void, reject: (error: Co
 export class ClientConnection implements FrameReceiver {
   readonly carrier: Carrier;
   private readonly limits: ClientLimits;
-  private readonly outbox: Outbox;
+  private readonly sendQueue: SendQueue;
   private readonly owner: ClientConnectionOwner;
   private readonly keepAlive: KeepAlive | undefined;
   private readonly calls: ClientCall[] = [];
@@ -60,7 +60,7 @@ export class ClientConnection implements FrameReceiver {
   /** No new calls begin here: the server takes none, or the owner retired the connection. */
   private goingAway = false;
   /** Since the server said that it goes away. */
-  private leaving: Leaving | undefined;
+  private goAwayTracker: GoAwayTracker | undefined;
   private framesReceived = 0;
   private lastPing = 0;
 
@@ -68,20 +68,20 @@ export class ClientConnection implements FrameReceiver {
     this.carrier = carrier;
     this.limits = limits;
     this.owner = owner;
-    this.outbox = new Outbox(carrier, {
+    this.sendQueue = new SendQueue(carrier, {
       onSent: (streamId, messageLength) => {
         this.find(streamId)?.stream?.onSent(messageLength);
-        if (this.leaving !== undefined) this.leaving.left(streamId);
+        if (this.goAwayTracker !== undefined) this.goAwayTracker.left(streamId);
       },
       onFailed: (first, thrown) => this.onFailed(first, serializeError(thrown, "request", first.label)),
     });
-    this.streams = new ClientStreams(carrier, this.outbox, limits, {
+    this.streams = new ClientStreams(carrier, this.sendQueue, limits, {
       take: () => this.take(),
       release: (streamId) => this.releaseStream(streamId),
       define: (method) => {
         if (!this.defined[method.id]) this.define(method);
       },
-      requested: (streamId) => this.leaving?.left(streamId),
+      requested: (streamId) => this.goAwayTracker?.left(streamId),
     });
     if (owner.keepAlive !== undefined) this.keepAlive = this.watch(owner.keepAlive);
   }
@@ -90,8 +90,8 @@ export class ClientConnection implements FrameReceiver {
     return new KeepAlive(options, {
       framesReceived: () => this.framesReceived,
       hasCalls: () => this.pending > 0,
-      ping: () => this.outbox.sendControl(KIND.ping, 0, 0, (this.lastPing = (this.lastPing + 1) >>> 0)),
-      giveUp: (silentMs) => this.carrier.close({ cause: "failure", detail: hangs("server", silentMs) }),
+      ping: () => this.sendQueue.sendControl(KIND.ping, 0, 0, (this.lastPing = (this.lastPing + 1) >>> 0)),
+      cancel: (silentMs) => this.carrier.close({ cause: "failure", detail: hangs("server", silentMs) }),
     });
   }
 
@@ -105,7 +105,7 @@ export class ClientConnection implements FrameReceiver {
 
   /** Whether the server has said anything but that it goes away. */
   get wasOfUse(): boolean {
-    return this.framesReceived > (this.leaving === undefined ? 0 : 1);
+    return this.framesReceived > (this.goAwayTracker === undefined ? 0 : 1);
   }
 
   /**
@@ -172,15 +172,15 @@ export class ClientConnection implements FrameReceiver {
       if (!this.defined[method.id]) this.define(method);
       const timeout = boundedTimeout(timeoutMs);
       const argument = timeout === undefined ? 0 : Math.ceil(timeout);
-      this.outbox.send(KIND.request, FLAG.endStream, method.id, streamId, argument, metadata, method.input, input, this.limits.writeMaxBytes, method.path);
+      this.sendQueue.send(KIND.request, FLAG.endStream, method.id, streamId, argument, metadata, method.input, input, this.limits.writeMaxBytes, method.path);
       // Sending may have found that the connection is broken, or run code of the user's that ended it.
       if (!isOpen(call, streamId)) return;
       if (timeout !== undefined) {
-        call.timer = setTimeout(() => this.giveUp(streamId, timedOut()), timeout);
+        call.timer = setTimeout(() => this.cancel(streamId, timedOut()), timeout);
       }
       if (signal !== undefined) {
         call.signal = signal;
-        call.onAbort = () => this.giveUp(streamId, abortError(signal));
+        call.onAbort = () => this.cancel(streamId, abortError(signal));
         onAbortOf(signal, call.onAbort);
       }
     } catch (error) {
@@ -223,7 +223,7 @@ export class ClientConnection implements FrameReceiver {
 
   private define(method: ClientMethod): void {
     this.defined[method.id] = true;
-    this.outbox.sendControl(KIND.method, method.id, 0, 0, Buffer.from(method.path, "latin1"));
+    this.sendQueue.sendControl(KIND.method, method.id, 0, 0, Buffer.from(method.path, "latin1"));
   }
 
   // What the carrier tells.
@@ -240,8 +240,8 @@ export class ClientConnection implements FrameReceiver {
       case KIND.reset:
         return this.onReset(frame);
       case KIND.ping:
-        if (this.outbox.backlog > this.limits.maxStreams + PONGS_WAITING_MAX) throw new Violation("STREAM-5", "the server pings but does not read the answers");
-        return this.outbox.sendControl(KIND.pong, 0, 0, frame.argument);
+        if (this.sendQueue.backlog > this.limits.maxStreams + PONGS_WAITING_MAX) throw new Violation("STREAM-5", "the server pings but does not read the answers");
+        return this.sendQueue.sendControl(KIND.pong, 0, 0, frame.argument);
       case KIND.pong:
         return;
       case KIND.headers:
@@ -257,25 +257,25 @@ export class ClientConnection implements FrameReceiver {
     const call = this.find(frame.streamId);
     if (call === undefined) return;
     const { stream } = call;
-    if (stream === undefined) return this.giveUp(frame.streamId, streamAnswer(call.method.path));
+    if (stream === undefined) return this.cancel(frame.streamId, streamAnswer(call.method.path));
     this.streams.onFrame(stream, frame);
   }
 
   onFilled(streamId: number): void {
     const call = this.find(streamId);
     if (call?.stream !== undefined) return call.stream.onFilled();
-    if (call?.assembly?.filledUp() === true) this.onWhole(call);
+    if (call?.reassembler?.filledUp() === true) this.onWhole(call);
   }
 
   onRoom(): boolean {
     // What waited is encoded now, which can run code of the user's.
-    return inRootContext(() => this.outbox.pump());
+    return inRootContext(() => this.sendQueue.pump());
   }
 
   onClosed(reason: CarrierClosed): void {
     this.closedBy = reason;
     this.keepAlive?.stop();
-    this.outbox.close();
+    this.sendQueue.close();
     for (const call of this.calls) {
       if (!call.active) continue;
       if (call.stream !== undefined) {
@@ -293,12 +293,12 @@ export class ClientConnection implements FrameReceiver {
 
   /** LEAVE-2 */
   private get moves(): boolean {
-    return this.leaving !== undefined || (this.closedBy !== undefined && this.closedBy.cause !== "local");
+    return this.goAwayTracker !== undefined || (this.closedBy !== undefined && this.closedBy.cause !== "local");
   }
 
   /** @throws ConnectError, see `Carrier.loan` */
-  loan(byteLength: number, patience: () => AbortSignal): Promise<Uint8Array> {
-    return this.carrier.loan(byteLength, patience);
+  loan(byteLength: number, makeSignal: () => AbortSignal): Promise<Uint8Array> {
+    return this.carrier.loan(byteLength, makeSignal);
   }
 
   /** Ends the connection; open calls reject. */
@@ -315,12 +315,12 @@ export class ClientConnection implements FrameReceiver {
     // CALL-1: an answer to a call that was given up meanwhile.
     if (call === undefined) return;
     if (call.stream !== undefined) return call.stream.onFinal(frame);
-    if (call.assembly !== undefined) throw new Violation("STREAM-2", "a second response to one call");
+    if (call.reassembler !== undefined) throw new Violation("STREAM-2", "a second response to one call");
     const metadata = takeMetadata(frame);
     const headerLength = frame.argument;
     if (headerLength > frame.metadataLength) throw new Violation("FRAME-7", "headers reach past the metadata");
     if (frame.code === 0 && frame.messageLength > this.limits.readMaxBytes) {
-      return this.giveUp(frame.streamId, tooLarge(frame.messageLength, this.limits.readMaxBytes));
+      return this.cancel(frame.streamId, tooLarge(frame.messageLength, this.limits.readMaxBytes));
     }
     if (frame.code !== 0 && frame.messageLength > STATUS_BYTES_MAX) {
       throw new Violation("STATUS-1", `an error of ${frame.messageLength} bytes`);
@@ -335,47 +335,47 @@ export class ClientConnection implements FrameReceiver {
     let message: unknown;
     try {
       if (frame.code !== 0) {
-        return this.finish(call, decodeError(frame.code, takePiece(frame), metadata), undefined);
+        return this.finish(call, decodeError(frame.code, takeFragment(frame), metadata), undefined);
       }
-      message = decodeWhole(call.method.output, frame, this.carrier.spanSource, call.method.reception);
+      message = decodeWhole(call.method.output, frame, this.carrier.spanSource, call.method.receivePolicy);
     } catch (error) {
       if (error instanceof Violation) throw error;
       return this.finish(call, parseError(error, "response", call.method.path), undefined);
     }
-    this.finish(call, undefined, new LeanResponse(call.method.method as DescMethodUnary, message, metadata, headerLength));
+    this.finish(call, undefined, new UnaryResult(call.method.method as DescMethodUnary, message, metadata, headerLength));
   }
 
   private onMessage(frame: ReceivedFrame): void {
     const call = this.find(frame.streamId);
     if (call === undefined) return;
     if (call.stream !== undefined) return call.stream.onMessage(frame);
-    if (call.assembly === undefined && this.limits.windows !== undefined) return this.giveUp(frame.streamId, streamAnswer(call.method.path));
-    if (call.assembly === undefined) throw new Violation("STREAM-3", "a piece without its message's first frame");
-    if (call.assembly.add(frame)) this.onWhole(call);
+    if (call.reassembler === undefined && this.limits.windows !== undefined) return this.cancel(frame.streamId, streamAnswer(call.method.path));
+    if (call.reassembler === undefined) throw new Violation("STREAM-3", "a fragment without its message's first frame");
+    if (call.reassembler.add(frame)) this.onWhole(call);
   }
 
   /** The answer is here, all of it. */
   private onWhole(call: ClientCall): void {
-    const { bytes, received } = call.assembly!;
+    const { bytes, received } = call.reassembler!;
     if (call.code !== 0) return this.finish(call, decodeError(call.code, bytes, call.metadata), undefined);
     let message: unknown;
     try {
       message = received.decode(call.method.output, bytes, 0, bytes.length, true);
-      call.assembly = undefined;
+      call.reassembler = undefined;
     } catch (error) {
       return this.finish(call, parseError(error, "response", call.method.path), undefined);
     }
-    this.finish(call, undefined, new LeanResponse(call.method.method as DescMethodUnary, message, call.metadata, call.headerLength));
+    this.finish(call, undefined, new UnaryResult(call.method.method as DescMethodUnary, message, call.metadata, call.headerLength));
   }
 
   private assemble(call: ClientCall, frame: ReceivedFrame): void {
     try {
-      call.assembly = Assembly.start(frame, this.carrier.spanSource, call.method.reception);
+      call.reassembler = Reassembler.start(frame, this.carrier.spanSource, call.method.receivePolicy);
     } catch (error) {
       if (error instanceof Violation) throw error;
-      return this.giveUp(call.streamId, noMemory(frame.messageLength, error));
+      return this.cancel(call.streamId, noMemory(frame.messageLength, error));
     }
-    call.assembly.add(frame);
+    call.reassembler.add(frame);
   }
 
   /** The server cannot send the rest of an answer. */
@@ -394,16 +394,16 @@ export class ClientConnection implements FrameReceiver {
   }
 
   private onGoAway(): void {
-    if (this.leaving !== undefined) return;
+    if (this.goAwayTracker !== undefined) return;
     const wasRetired = this.goingAway;
     this.goingAway = true;
     const unsent = new Set<number>();
     for (const call of this.calls) {
-      if (call.active && (call.stream === undefined ? this.outbox.holds(call.slot) : !call.stream.isRequested)) unsent.add(call.streamId);
+      if (call.active && (call.stream === undefined ? this.sendQueue.holds(call.slot) : !call.stream.isRequested)) unsent.add(call.streamId);
     }
     if (wasRetired && this.queue.size > 0) return;
-    this.leaving = new Leaving(unsent, () => {
-      if (this.closedBy === undefined) this.outbox.sendControl(KIND.goAway, 0, 0, 0);
+    this.goAwayTracker = new GoAwayTracker(unsent, () => {
+      if (this.closedBy === undefined) this.sendQueue.sendControl(KIND.goAway, 0, 0, 0);
     });
     this.owner.onLeaving?.();
     while (this.queue.size > 0) this.queue.startNext();
@@ -411,7 +411,7 @@ export class ClientConnection implements FrameReceiver {
   }
 
   private closeIfLeft(): void {
-    if (this.goingAway && this.pendingCalls === 0) this.close(this.leaving === undefined ? "the connection was retired" : "the server is shutting down");
+    if (this.goingAway && this.pendingCalls === 0) this.close(this.goAwayTracker === undefined ? "the connection was retired" : "the server is shutting down");
   }
 
   // The table of calls.
@@ -452,12 +452,12 @@ export class ClientConnection implements FrameReceiver {
       call.signal = undefined;
       call.onAbort = undefined;
     }
-    call.assembly?.received.drop();
-    call.assembly = undefined;
+    call.reassembler?.received.drop();
+    call.reassembler = undefined;
     call.metadata = undefined;
     this.freeSlots.push(call.slot);
     if (--this.pending === 0) this.carrier.keepAlive(false);
-    if (this.leaving !== undefined) this.leaving.left(call.streamId);
+    if (this.goAwayTracker !== undefined) this.goAwayTracker.left(call.streamId);
     if (this.queue.size > 0 && this.closedBy === undefined) this.startQueued();
   }
 
@@ -481,8 +481,8 @@ export class ClientConnection implements FrameReceiver {
   private finish(call: ClientCall, error: ConnectError | undefined, response: UnaryResponse | undefined): void {
     const { resolve, reject, streamId } = call;
     // Refused or timed out before it had read all of the request: the rest need not be sent.
-    if (error !== undefined) this.outbox.drop(streamId);
-    else if (this.outbox.borrows) this.outbox.release(streamId);
+    if (error !== undefined) this.sendQueue.drop(streamId);
+    else if (this.sendQueue.borrows) this.sendQueue.release(streamId);
     this.free(call);
     if (response !== undefined) resolve(response);
     else reject(error!);
@@ -492,16 +492,16 @@ export class ClientConnection implements FrameReceiver {
   /** A message that was kept cannot be sent. */
   private onFailed({ streamId }: Outgoing, error: ConnectError): void {
     const call = this.find(streamId);
-    if (call?.stream !== undefined) call.stream.giveUp(error);
+    if (call?.stream !== undefined) call.stream.cancel(error);
     else if (call !== undefined) this.finish(call, error, undefined);
   }
 
   /** Ends a call from this side and tells the server, unless it never heard of it. */
-  private giveUp(streamId: number, error: ConnectError): void {
+  private cancel(streamId: number, error: ConnectError): void {
     const call = this.find(streamId);
     if (call === undefined) return;
-    if (this.outbox.drop(streamId) === "sent") {
-      this.outbox.sendControl(KIND.reset, error.code, streamId, 0);
+    if (this.sendQueue.drop(streamId) === "sent") {
+      this.sendQueue.sendControl(KIND.reset, error.code, streamId, 0);
     }
     this.finish(call, error, undefined);
   }

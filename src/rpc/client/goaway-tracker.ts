@@ -5,7 +5,7 @@
  *          message the user's iterable has not given yet. When the last of them has left, or was given up, the client says `goAway` itself; so the
  *          server knows that it has read every request there will be.
  */
-export class Leaving {
+export class GoAwayTracker {
   private readonly unsent: Set<number>;
   private readonly sayGoAway: () => void;
 

@@ -5,7 +5,7 @@
  *         error's answer cannot fail (ERROR-1).
  */
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { Holding } from "../../memory/payload/lease.js";
+import type { MessageLeases } from "../../memory/payload/lease.js";
 import { clearTimeout, setTimeout } from "../../os/timers.js";
 import { encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
 import { CallContext } from "./context.js";
@@ -14,7 +14,7 @@ import { handlerError, serializeError } from "../errors.js";
 import { adopt } from "../foreign.js";
 import type { RequestGate } from "./gate.js";
 import { askGate } from "./gate.js";
-import type { Assembly } from "../inbound.js";
+import type { Reassembler } from "../inbound.js";
 import type { ServerConnection } from "./server.js";
 import type { ServerMethod } from "./server-method.js";
 
@@ -31,9 +31,9 @@ export class ServerCall {
   private readonly connection: ServerConnection;
   readonly served: ServerMethod;
   readonly streamId: number;
-  assembly: Assembly | undefined;
+  reassembler: Reassembler | undefined;
   /** What the request has leased, if that ends with the handler. */
-  scope: Holding | undefined;
+  scope: MessageLeases | undefined;
   /** While the method's gate is being asked. */
   waiting: WaitingRequest | undefined;
   private readonly context: CallContext;
@@ -123,9 +123,9 @@ export class ServerCall {
     // Sending may have run code of the user's that ended the connection, and with it this call.
     if (this.done) return;
     this.done = true;
-    this.connection.forget(this);
-    this.assembly?.received.drop();
-    this.assembly = undefined;
+    this.connection.remove(this);
+    this.reassembler?.received.drop();
+    this.reassembler = undefined;
     if (this.timer !== undefined) clearTimeout(this.timer);
     this.context.end(reason);
   }

@@ -5,7 +5,7 @@ import type { MessageCodec } from "../../codec/codec.js";
 import type { LeaseLifetime } from "../../memory/payload/lease.js";
 import type { CallContext } from "./context.js";
 import type { RequestGate } from "./gate.js";
-import type { Reception } from "../inbound.js";
+import type { ReceivePolicy } from "../inbound.js";
 
 /** A method as this server serves it. */
 export interface ServerMethod {
@@ -24,7 +24,7 @@ export interface ServerMethod {
   readonly input: MessageCodec;
   readonly output: MessageCodec;
   readonly options: ServerMethodOptions;
-  readonly reception: Reception;
+  readonly receivePolicy: ReceivePolicy;
 }
 
 export interface ServerMethodOptions {

@@ -50,16 +50,16 @@ export class ServerStream implements MessageSource {
     this.served = served;
     this.streamId = streamId;
     this.context = new CallContext(served, connection, metadata, timeoutMs);
-    const intake = {
+    const options = {
       codec: served.input,
-      reception: served.reception,
+      receivePolicy: served.receivePolicy,
       readMaxBytes: served.options.readMaxBytes,
       windowBytes: windows.own,
       spanSource: connection.carrier.spanSource,
       isSingle: served.takesOne,
       statusFollows: false,
     };
-    this.reader = new StreamReader(intake, (bytes) => connection.grant(this, bytes));
+    this.reader = new StreamReader(options, (bytes) => connection.grant(this, bytes));
     this.writer = new StreamWriter(this, windows.peer);
     const timeout = boundedTimeout(timeoutMs);
     if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
@@ -271,7 +271,7 @@ export class ServerStream implements MessageSource {
     // Sending may have run code of the user's that ended the connection, and with it this call.
     if (this.done) return;
     this.done = true;
-    this.connection.forget(this);
+    this.connection.remove(this);
     clearTimeout(this.timer);
     this.behindHeaders = undefined;
     void this.writer.stop(undefined)?.then(() => this.settle());

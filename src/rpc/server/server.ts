@@ -13,7 +13,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../../carrier/carrier.js";
 import type { StreamWindows } from "../../carrier/handshake/handshake.js";
 import { inOwnContext, inRootContext } from "../../carrier/poll/root-context.js";
-import { holdingOf, isScoped } from "../../memory/payload/lease.js";
+import { leasesOf, isScoped } from "../../memory/payload/lease.js";
 import { Violation } from "../../memory/shared/violation.js";
 import type { PeerCredentials } from "../../os/addon.js";
 import { clearTimeout, setImmediate, setTimeout } from "../../os/timers.js";
@@ -21,10 +21,10 @@ import { FLAG, KIND, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX } from "../../wire/f
 import type { CallContext } from "./context.js";
 import { noMemory, parseError, serializeError, tooLarge } from "../errors.js";
 import type { Outgoing } from "../../send/frame-writer.js";
-import { Assembly, decodeWhole, takeMetadata } from "../inbound.js";
+import { Reassembler, decodeWhole, takeMetadata } from "../inbound.js";
 import type { KeepAliveOptions } from "../keepalive.js";
 import { hangs, KeepAlive } from "../keepalive.js";
-import { encodedBytes, Outbox } from "../../send/send-queue.js";
+import { encodedBytes, SendQueue } from "../../send/send-queue.js";
 import { encodeError } from "../outgoing-error.js";
 import { ServerCall } from "./server-call.js";
 import type { ServerMethod } from "./server-method.js";
@@ -59,7 +59,7 @@ const TURNS = 3;
 export class ServerConnection implements FrameReceiver {
   readonly carrier: Carrier;
   readonly options: ServerConnectionOptions;
-  private readonly outbox: Outbox;
+  private readonly sendQueue: SendQueue;
   private readonly onEnded: (reason: CarrierClosed) => void;
   private readonly methods: (ServerMethod | string | undefined)[] = [];
   private readonly calls: (ServerCall | ServerStream | undefined)[] = [];
@@ -79,7 +79,7 @@ export class ServerConnection implements FrameReceiver {
     this.carrier = carrier;
     this.options = options;
     this.onEnded = onEnded;
-    this.outbox = new Outbox(carrier, {
+    this.sendQueue = new SendQueue(carrier, {
       onSent: (streamId, messageLength) => this.findStream(streamId)?.onSent(messageLength),
       onFailed: (first, thrown, wasStarted) => this.onFailed(first, serializeError(thrown, "response", first.label), wasStarted),
     });
@@ -87,8 +87,8 @@ export class ServerConnection implements FrameReceiver {
     this.keepAlive = new KeepAlive(options.keepAlive, {
       framesReceived: () => this.framesReceived,
       hasCalls: () => this.openCalls > 0,
-      ping: () => this.outbox.sendControl(KIND.ping, 0, 0, (this.lastPing = (this.lastPing + 1) >>> 0)),
-      giveUp: (silentMs) => this.carrier.close({ cause: "failure", detail: hangs("client", silentMs) }),
+      ping: () => this.sendQueue.sendControl(KIND.ping, 0, 0, (this.lastPing = (this.lastPing + 1) >>> 0)),
+      cancel: (silentMs) => this.carrier.close({ cause: "failure", detail: hangs("client", silentMs) }),
     });
   }
 
@@ -108,14 +108,14 @@ export class ServerConnection implements FrameReceiver {
       this.draining = new Promise((resolve) => {
         this.onDrained = resolve;
       });
-      this.outbox.sendControl(KIND.goAway, 0, 0, 0);
+      this.sendQueue.sendControl(KIND.goAway, 0, 0, 0);
       this.closeIfDrained();
     }
     return this.draining;
   }
 
   private get isDrained(): boolean {
-    return this.draining !== undefined && !this.closed && this.openCalls === 0 && this.outbox.idle;
+    return this.draining !== undefined && !this.closed && this.openCalls === 0 && this.sendQueue.idle;
   }
 
   /** DRAIN-1. The client closes when it has read its last answer and that we go away; if it does not, we do a little later. */
@@ -158,7 +158,7 @@ export class ServerConnection implements FrameReceiver {
     this.framesReceived++;
     // Answers wait for calls that are open, so there are never more of them than streams; a client that sends on and
     // on without reading would have us keep refusals and pongs without bound.
-    if (this.outbox.backlog > this.options.maxStreams + BACKLOG_SLACK) throw new Violation("STREAM-5", "the client sends but does not read its answers");
+    if (this.sendQueue.backlog > this.options.maxStreams + BACKLOG_SLACK) throw new Violation("STREAM-5", "the client sends but does not read its answers");
     switch (frame.kind) {
       case KIND.request:
         return inOwnContext(this.onRequest, frame);
@@ -169,7 +169,7 @@ export class ServerConnection implements FrameReceiver {
       case KIND.reset:
         return this.onReset(frame);
       case KIND.ping:
-        return this.outbox.sendControl(KIND.pong, 0, 0, frame.argument);
+        return this.sendQueue.sendControl(KIND.pong, 0, 0, frame.argument);
       case KIND.goAway:
         return this.onGoAway();
       case KIND.pong:
@@ -191,19 +191,19 @@ export class ServerConnection implements FrameReceiver {
   onFilled(streamId: number): void {
     const call = this.find(streamId);
     if (call instanceof ServerStream) return call.onFilled();
-    if (call?.assembly?.filledUp() === true) inOwnContext(this.onWhole, call);
+    if (call?.reassembler?.filledUp() === true) inOwnContext(this.onWhole, call);
   }
 
   onRoom(): boolean {
     // What waited is encoded now, which can run code of the user's.
-    const sent = inRootContext(() => this.outbox.pump());
+    const sent = inRootContext(() => this.sendQueue.pump());
     this.closeIfDrained();
     return sent;
   }
 
   onClosed(reason: CarrierClosed): void {
     this.closed = true;
-    this.outbox.close();
+    this.sendQueue.close();
     const open = this.calls.splice(0);
     for (const call of open) if (call !== undefined) inRootContext(() => call.abandon(new ConnectError(`the client is gone: ${reason.detail}`, Code.Canceled)));
     this.openCalls = this.streams = 0;
@@ -225,7 +225,7 @@ export class ServerConnection implements FrameReceiver {
     if (slot >= this.options.maxStreams) throw new Violation("STREAM-4", `stream slot ${slot} is past the limit of ${this.options.maxStreams}`);
     if (this.calls[slot] !== undefined) throw new Violation("STREAM-1", `stream slot ${slot} was opened while it is open`);
     // Else answers that nobody takes would pile up without bound.
-    if (this.outbox.holds(slot)) throw new Violation("STREAM-6", `stream slot ${slot} was opened before its last answer was taken`);
+    if (this.sendQueue.holds(slot)) throw new Violation("STREAM-6", `stream slot ${slot} was opened before its last answer was taken`);
     const method = this.methods[frame.code];
     if (method === undefined) throw new Violation("METHOD-2", `method number ${frame.code} was not defined`);
     const opensStream = (frame.flags & FLAG.endStream) === 0 && this.options.windows !== undefined;
@@ -241,27 +241,27 @@ export class ServerConnection implements FrameReceiver {
       return;
     }
     if ((frame.flags & FLAG.more) !== 0 || frame.following) return this.assemble(call, frame);
-    const scoped = isScoped(method.reception.lifetime) && (frame.spanCount > 0 || method.reception.lifetime === "strict");
+    const scoped = isScoped(method.receivePolicy.lifetime) && (frame.spanCount > 0 || method.receivePolicy.lifetime === "strict");
     let message: unknown;
     try {
-      message = decodeWhole(method.input, frame, this.carrier.spanSource, method.reception);
+      message = decodeWhole(method.input, frame, this.carrier.spanSource, method.receivePolicy);
     } catch (error) {
       if (error instanceof Violation) throw error;
       return call.fail(parseError(error, "request", method.path));
     }
-    if (scoped) call.scope = holdingOf(message as object);
+    if (scoped) call.scope = leasesOf(message as object);
     call.run(message);
   };
 
   /** Keeps a request's bytes, as many as the frame brings. */
   private assemble(call: ServerCall, frame: ReceivedFrame): void {
     try {
-      call.assembly = Assembly.start(frame, this.carrier.spanSource, call.served.reception);
+      call.reassembler = Reassembler.start(frame, this.carrier.spanSource, call.served.receivePolicy);
     } catch (error) {
       if (error instanceof Violation) throw error;
       return call.fail(noMemory(frame.messageLength, error));
     }
-    if (call.assembly.add(frame)) this.onWhole(call);
+    if (call.reassembler.add(frame)) this.onWhole(call);
   }
 
   /** @param isOpen messages follow; else the only one is in the frame */
@@ -296,8 +296,8 @@ export class ServerConnection implements FrameReceiver {
     if (call === undefined) return;
     if (call instanceof ServerStream) return call.onMessage(frame);
     if (call.waiting?.refusal !== undefined) return;
-    if (call.assembly === undefined || call.waiting?.isWhole === true) throw new Violation("STREAM-3", "a piece without its message's first frame");
-    if (call.assembly.add(frame)) inOwnContext(this.onWhole, call);
+    if (call.reassembler === undefined || call.waiting?.isWhole === true) throw new Violation("STREAM-3", "a fragment without its message's first frame");
+    if (call.reassembler.add(frame)) inOwnContext(this.onWhole, call);
   }
 
   /** The request is here, all of it, or its gate has let it in. */
@@ -306,22 +306,22 @@ export class ServerConnection implements FrameReceiver {
       call.waiting.isWhole = true;
       return;
     }
-    const { bytes, received } = call.assembly!;
-    call.assembly = undefined;
+    const { bytes, received } = call.reassembler!;
+    call.reassembler = undefined;
     let message: unknown;
     try {
       message = received.decode(call.served.input, bytes, 0, bytes.length, true);
     } catch (error) {
       return call.fail(parseError(error, "request", call.served.path));
     }
-    if (isScoped(call.served.reception.lifetime)) call.scope = holdingOf(message as object);
+    if (isScoped(call.served.receivePolicy.lifetime)) call.scope = leasesOf(message as object);
     call.run(message);
   };
 
   private onReset(frame: ReceivedFrame): void {
     const call = this.find(frame.streamId);
     if (call === undefined) {
-      this.outbox.drop(frame.streamId);
+      this.sendQueue.drop(frame.streamId);
       return this.closeIfDrained();
     }
     const code = (frame.code as Code) === Code.DeadlineExceeded ? Code.DeadlineExceeded : Code.Canceled;
@@ -346,7 +346,7 @@ export class ServerConnection implements FrameReceiver {
   }
 
   /** The call's slot is free for the client's next one. */
-  forget(call: ServerCall | ServerStream): void {
+  remove(call: ServerCall | ServerStream): void {
     if (this.closed) return;
     this.calls[call.streamId & (SLOTS_MAX - 1)] = undefined;
     this.openCalls--;
@@ -355,7 +355,7 @@ export class ServerConnection implements FrameReceiver {
   }
 
   send(call: ServerCall | ServerStream, metadata: Uint8Array | undefined, headerLength: number, message: unknown): void {
-    this.outbox.send(
+    this.sendQueue.send(
       KIND.response,
       FLAG.endStream,
       0,
@@ -372,30 +372,30 @@ export class ServerConnection implements FrameReceiver {
   // What a stream asks for.
 
   sendHeaders({ streamId }: ServerStream, metadata: Uint8Array): number {
-    return this.outbox.send(KIND.headers, 0, 0, streamId, 0, metadata, undefined, undefined, 0, "");
+    return this.sendQueue.send(KIND.headers, 0, 0, streamId, 0, metadata, undefined, undefined, 0, "");
   }
 
   sendMessage({ streamId, served }: ServerStream, message: unknown): number {
-    return this.outbox.send(KIND.message, 0, 0, streamId, 0, undefined, served.output, message, served.options.writeMaxBytes, served.path);
+    return this.sendQueue.send(KIND.message, 0, 0, streamId, 0, undefined, served.output, message, served.options.writeMaxBytes, served.path);
   }
 
   sendEnd({ streamId }: ServerStream, metadata: Uint8Array | undefined, headerLength: number): void {
-    this.outbox.send(KIND.end, FLAG.endStream, 0, streamId, headerLength, metadata, undefined, undefined, 0, "");
+    this.sendQueue.send(KIND.end, FLAG.endStream, 0, streamId, headerLength, metadata, undefined, undefined, 0, "");
   }
 
   grant({ streamId }: ServerStream, bytes: number): void {
-    this.outbox.grant(streamId, bytes);
+    this.sendQueue.grant(streamId, bytes);
   }
 
   drop({ streamId }: ServerStream): "unsent" | "sent" {
-    return this.outbox.drop(streamId);
+    return this.sendQueue.drop(streamId);
   }
 
   /** Never throws, whatever the error is. @param kind of the frame: how the client expects to be told */
   sendError(streamId: number, error: ConnectError, context: CallContext | undefined, kind: number = KIND.response, withHeaders = true): void {
     if (this.closed) return;
     const { code, status, metadata, headerLength } = encodeError(error, context, withHeaders);
-    this.outbox.send(kind, FLAG.endStream, code, streamId, headerLength, metadata, encodedBytes, status, status.length, "");
+    this.sendQueue.send(kind, FLAG.endStream, code, streamId, headerLength, metadata, encodedBytes, status, status.length, "");
   }
 }
 

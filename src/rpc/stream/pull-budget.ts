@@ -18,7 +18,7 @@ let spent = false;
 let waiting: (() => void)[] = [];
 
 /** Whether to pull now; if not, `inNextTurn` says when to ask again. */
-export function mayPull(): boolean {
+export function pullBudgetLeft(): boolean {
   if (spent) return false;
   if (++pulls % PULLS_PER_LOOK !== 0) return true;
   const now = nowMs();

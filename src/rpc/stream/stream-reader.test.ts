@@ -12,13 +12,13 @@ const codec = { decode: (input: Uint8Array, offset: number, byteLength: number) 
 function frameOf(bytes: number[], more: Partial<ReceivedFrame> = {}): ReceivedFrame {
   const scratch = Uint8Array.from(bytes);
   const length = bytes.length;
-  return { flags: 0, messageLength: length, inlineLength: length, pieceLength: length, scratch, pieceSource: scratch, pieceOffset: 0, spanCount: 0, following: false, spans: [], ...more } as unknown as ReceivedFrame;
+  return { flags: 0, messageLength: length, inlineLength: length, fragmentLength: length, scratch, fragmentSource: scratch, fragmentOffset: 0, spanCount: 0, following: false, spans: [], ...more } as unknown as ReceivedFrame;
 }
 
 function readerOf(windowBytes: number, statusFollows = false) {
   const grants: number[] = [];
-  const intake = { codec, reception: { lifetime: "collected", taker: "/test.Service/Method" }, readMaxBytes: 1000, windowBytes, spanSource: undefined, isSingle: false, statusFollows } as const;
-  return { reader: new StreamReader(intake, (bytes) => grants.push(bytes)), grants };
+  const options = { codec, receivePolicy: { lifetime: "collected", callLabel: "/test.Service/Method" }, readMaxBytes: 1000, windowBytes, spanSource: undefined, isSingle: false, statusFollows } as const;
+  return { reader: new StreamReader(options, (bytes) => grants.push(bytes)), grants };
 }
 
 const violation = (rule: string) => (error: unknown) => error instanceof Violation && error.rule === rule;
@@ -96,7 +96,7 @@ test("what is dropped is not pulled any more", async () => {
 test("messages that are too large or cannot be decoded fail the call, not the connection", () => {
   assert.equal(readerOf(1000).reader.take(frameOf([1], { messageLength: 1001 }))?.code, Code.ResourceExhausted);
   const { reader } = readerOf(1000);
-  const failing = new StreamReader({ ...(reader as unknown as { intake: object }).intake, codec: { decode: () => { throw new Error("bad bytes"); } } } as never, () => undefined);
+  const failing = new StreamReader({ ...(reader as unknown as { options: object }).options, codec: { decode: () => { throw new Error("bad bytes"); } } } as never, () => undefined);
   assert.match(failing.take(frameOf([1]))!.message, /parse binary: bad bytes/);
 });
 

@@ -8,18 +8,18 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ReceivedFrame, SpanSource } from "../../carrier/carrier.js";
 import type { MessageCodec } from "../../codec/codec.js";
-import type { Holding } from "../../memory/payload/lease.js";
-import { holdingOf, isScoped } from "../../memory/payload/lease.js";
+import type { MessageLeases } from "../../memory/payload/lease.js";
+import { leasesOf, isScoped } from "../../memory/payload/lease.js";
 import { Violation } from "../../memory/shared/violation.js";
 import { FLAG, MESSAGE_COST_BYTES } from "../../wire/frame.js";
 import { noMemory, parseError, tooLarge } from "../errors.js";
-import type { Received, Reception } from "../inbound.js";
-import { Assembly, decodeWhole } from "../inbound.js";
+import type { ReceivedParts, ReceivePolicy } from "../inbound.js";
+import { Reassembler, decodeWhole } from "../inbound.js";
 
 /** What messages are, and how much of them is taken. */
-export interface Intake {
+export interface MessageQueueOptions {
   readonly codec: MessageCodec;
-  readonly reception: Reception;
+  readonly receivePolicy: ReceivePolicy;
   readonly readMaxBytes: number;
   readonly windowBytes: number;
   readonly spanSource: SpanSource | undefined;
@@ -48,7 +48,7 @@ const executor = (resolve: (result: Result) => void, reject: (error: ConnectErro
 const nobody: Waiter = { resolve: () => undefined, reject: () => undefined, holder: undefined };
 
 export class StreamReader implements AsyncIterableIterator<unknown> {
-  private readonly intake: Intake;
+  private readonly options: MessageQueueOptions;
   private readonly grant: (bytes: number) => void;
   private readonly scopes: boolean;
   private readonly grantFromBytes: number;
@@ -61,10 +61,10 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   private costs: number[] = [];
   private first = 0;
   private readonly waiters: Waiter[] = [];
-  private assembly: Assembly | undefined;
+  private reassembler: Reassembler | undefined;
   private assemblyCost = 0;
   /** Messages that are not decoded yet; undefined: they are decoded as they arrive. */
-  private held: { readonly bytes: Uint8Array; readonly received: Received; readonly cost: number }[] | undefined;
+  private held: { readonly bytes: Uint8Array; readonly received: ReceivedParts; readonly cost: number }[] | undefined;
   /** The last message has begun, … */
   private lastBegun = false;
   /** … and ends the direction. */
@@ -73,37 +73,37 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   private over = false;
   private error: ConnectError | undefined;
   /** Of the message that was pulled last. */
-  private scope: Holding | undefined;
+  private scope: MessageLeases | undefined;
   /** Whether any message has begun. */
   began = false;
   /** Whether who pulls has been told that no more comes. */
   isAtEnd = false;
 
   /** @param grant sends credit */
-  constructor(intake: Intake, grant: (bytes: number) => void) {
-    this.intake = intake;
+  constructor(options: MessageQueueOptions, grant: (bytes: number) => void) {
+    this.options = options;
     this.grant = grant;
-    this.scopes = isScoped(intake.reception.lifetime);
-    this.credit = intake.windowBytes;
-    this.grantFromBytes = Math.ceil(intake.windowBytes / 2);
+    this.scopes = isScoped(options.receivePolicy.lifetime);
+    this.credit = options.windowBytes;
+    this.grantFromBytes = Math.ceil(options.windowBytes / 2);
   }
 
   // What arrives.
 
   /**
-   * Takes a message of the stream, or a piece of one.
+   * Takes a message of the stream, or a fragment of one.
    * @returns why the call fails, if it does
    * @throws Violation
    */
   take(frame: ReceivedFrame): ConnectError | undefined {
-    if (this.assembly !== undefined) return this.assembly.add(frame) ? this.onWhole() : undefined;
+    if (this.reassembler !== undefined) return this.reassembler.add(frame) ? this.onWhole() : undefined;
     if (this.lastBegun) throw new Violation("STREAM-8", "a message after the last one");
     if (this.credit <= 0) throw new Violation("CREDIT-1", `a message of ${frame.messageLength} bytes without credit`);
     const cost = frame.messageLength + MESSAGE_COST_BYTES;
     this.credit -= cost;
     if ((frame.flags & FLAG.endStream) !== 0) {
       this.lastBegun = true;
-      this.lastIsEnd = !this.intake.statusFollows;
+      this.lastIsEnd = !this.options.statusFollows;
     }
     return this.begin(frame, cost);
   }
@@ -115,22 +115,22 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   }
 
   private begin(frame: ReceivedFrame, cost: number): ConnectError | undefined {
-    const { codec, reception, readMaxBytes, spanSource } = this.intake;
+    const { codec, receivePolicy, readMaxBytes, spanSource } = this.options;
     this.began = true;
     if (frame.messageLength > readMaxBytes) return tooLarge(frame.messageLength, readMaxBytes);
     if ((frame.flags & FLAG.more) !== 0 || frame.following || this.held !== undefined) {
       try {
-        this.assembly = Assembly.start(frame, spanSource, reception);
+        this.reassembler = Reassembler.start(frame, spanSource, receivePolicy);
       } catch (error) {
         if (error instanceof Violation) throw error;
         return noMemory(frame.messageLength, error);
       }
       this.assemblyCost = cost;
-      return this.assembly.add(frame) ? this.onWhole() : undefined;
+      return this.reassembler.add(frame) ? this.onWhole() : undefined;
     }
     let message: unknown;
     try {
-      message = decodeWhole(codec, frame, spanSource, reception);
+      message = decodeWhole(codec, frame, spanSource, receivePolicy);
     } catch (error) {
       if (error instanceof Violation) throw error;
       return this.unreadable(error);
@@ -139,14 +139,14 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     return undefined;
   }
 
-  /** A piece that followed its frame is there. Returns and throws as `take` does. */
+  /** A fragment that followed its frame is there. Returns and throws as `take` does. */
   onFilled(): ConnectError | undefined {
-    return this.assembly?.filledUp() === true ? this.onWhole() : undefined;
+    return this.reassembler?.filledUp() === true ? this.onWhole() : undefined;
   }
 
   private onWhole(): ConnectError | undefined {
-    const { bytes, received } = this.assembly!;
-    this.assembly = undefined;
+    const { bytes, received } = this.reassembler!;
+    this.reassembler = undefined;
     if (this.held !== undefined) {
       this.held.push({ bytes, received, cost: this.assemblyCost });
       return undefined;
@@ -154,10 +154,10 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     return this.decode(bytes, received, this.assemblyCost);
   }
 
-  private decode(bytes: Uint8Array, received: Received, cost: number): ConnectError | undefined {
+  private decode(bytes: Uint8Array, received: ReceivedParts, cost: number): ConnectError | undefined {
     let message: unknown;
     try {
-      message = received.decode(this.intake.codec, bytes, 0, bytes.length, true);
+      message = received.decode(this.options.codec, bytes, 0, bytes.length, true);
     } catch (error) {
       return this.unreadable(error);
     }
@@ -186,7 +186,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   }
 
   private unreadable(error: unknown): ConnectError {
-    return parseError(error, this.intake.statusFollows ? "response" : "request", this.intake.reception.taker);
+    return parseError(error, this.options.statusFollows ? "response" : "request", this.options.receivePolicy.callLabel);
   }
 
   private deliver(message: unknown, cost: number): void {
@@ -203,13 +203,13 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
 
   /** Whether a message has begun and is not whole. */
   get isAssembling(): boolean {
-    return this.assembly !== undefined;
+    return this.reassembler !== undefined;
   }
 
   /** The sender has half-closed. @throws Violation */
   onEnd(): void {
     if (this.lastBegun) throw new Violation("STREAM-8", "a stream ended twice");
-    if (this.assembly !== undefined) throw new Violation("STREAM-9", "a stream ended within a message");
+    if (this.reassembler !== undefined) throw new Violation("STREAM-9", "a stream ended within a message");
     this.lastBegun = true;
     this.end(undefined);
   }
@@ -220,8 +220,8 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     this.over = true;
     this.lastBegun = true;
     this.error = error;
-    this.assembly?.received.drop();
-    this.assembly = undefined;
+    this.reassembler?.received.drop();
+    this.reassembler = undefined;
     while (this.waiters.length > 0) this.settleOver(this.waiters.shift()!);
   }
 
@@ -229,7 +229,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   drop(error: ConnectError | undefined): void {
     for (; this.first < this.messages.length; this.first++) {
       const message = this.messages[this.first];
-      if (typeof message === "object" && message !== null) holdingOf(message)?.end("its message was not delivered");
+      if (typeof message === "object" && message !== null) leasesOf(message)?.end("its message was not delivered");
     }
     for (const { received } of this.held ?? []) received.drop();
     this.held = undefined;
@@ -255,7 +255,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
 
   /** @param holder is not garbage while this waits for a message */
   next(holder?: unknown): Promise<Result> {
-    if (this.scope !== undefined && !this.intake.isSingle) this.endScope();
+    if (this.scope !== undefined && !this.options.isSingle) this.endScope();
     const { first } = this;
     if (first < this.messages.length) {
       const message = this.messages[first];
@@ -292,7 +292,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   private onPulled(message: unknown, cost: number): void {
     if (this.scopes) {
       this.endScope();
-      this.scope = holdingOf(message as object);
+      this.scope = leasesOf(message as object);
     }
     this.pulled += cost;
     if (this.pulled < this.grantFromBytes || this.lastBegun) return;

@@ -13,11 +13,11 @@ import { Violation } from "../../memory/shared/violation.js";
 import { MESSAGE_COST_BYTES } from "../../wire/frame.js";
 import { adopt } from "../foreign.js";
 import { KEPT } from "../../send/send-queue.js";
-import { inNextTurn, mayPull } from "./pull-budget.js";
+import { inNextTurn, pullBudgetLeft } from "./pull-budget.js";
 
 /** Who the messages are sent for. */
 export interface MessageSource {
-  /** As `Outbox.send`; if the message is kept, `StreamWriter.onSent` is to be called when it is out. */
+  /** As `SendQueue.send`; if the message is kept, `StreamWriter.onSent` is to be called when it is out. */
   sendMessage(message: unknown): number;
   /** The iterable has come to its end, and all messages are out. */
   onDrained(): void;
@@ -37,7 +37,7 @@ export class StreamWriter {
   private readonly windowBytes: number;
   private credit: number;
   private iterator: AsyncIterator<unknown> | undefined;
-  /** A message is in the outbox. */
+  /** A message is in the sendQueue. */
   private held = false;
   private stopped = false;
   private ended = false;
@@ -59,7 +59,7 @@ export class StreamWriter {
     else this.pull();
   }
 
-  /** Waits as if a message was in the outbox, before the first: `onSent` goes on. */
+  /** Waits as if a message was in the sendQueue, before the first: `onSent` goes on. */
   hold(): void {
     this.held = true;
   }
@@ -67,7 +67,7 @@ export class StreamWriter {
   private readonly pull = (): void => {
     if (this.stopped) return;
     if (this.credit <= 0 || this.held) return this.wait();
-    if (!mayPull()) {
+    if (!pullBudgetLeft()) {
       inNextTurn(this.goOn);
       return this.wait();
     }

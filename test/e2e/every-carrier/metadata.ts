@@ -9,33 +9,33 @@ import { all, items, outcomeOf } from "../../support/streams.js";
 
 const BYTES = Uint8Array.from({ length: 256 }, (_, i) => i);
 
-interface Noted {
+interface Recorded {
   readonly events: string[];
   headers: Headers;
   trailers: Headers;
 }
 
 /** Options that note when headers and trailers come. */
-function noting(script: Script, call: string): { noted: Noted; options: { headers: Record<string, string>; onHeader: (headers: Headers) => void; onTrailer: (trailers: Headers) => void } } {
-  const noted: Noted = { events: [], headers: new Headers(), trailers: new Headers() };
+function tracking(script: Script, call: string): { recorded: Recorded; options: { headers: Record<string, string>; onHeader: (headers: Headers) => void; onTrailer: (trailers: Headers) => void } } {
+  const recorded: Recorded = { events: [], headers: new Headers(), trailers: new Headers() };
   return {
-    noted,
+    recorded,
     options: {
       ...scripted(script, call),
       onHeader(headers) {
-        noted.events.push("headers");
-        noted.headers = headers;
+        recorded.events.push("headers");
+        recorded.headers = headers;
       },
       onTrailer(trailers) {
-        noted.events.push("trailers");
-        noted.trailers = trailers;
+        recorded.events.push("trailers");
+        recorded.trailers = trailers;
       },
     },
   };
 }
 
-async function noteMessages(messages: AsyncIterable<unknown>, noted: Noted): Promise<void> {
-  for await (const message of messages) noted.events.push(message === undefined ? "nothing" : "message");
+async function noteMessages(messages: AsyncIterable<unknown>, recorded: Recorded): Promise<void> {
+  for await (const message of messages) recorded.events.push(message === undefined ? "nothing" : "message");
 }
 
 export function metadata(scene: Scene): void {
@@ -44,7 +44,7 @@ export function metadata(scene: Scene): void {
     trailers: { "x-last": "good bye", "x-last-bin": encodeBinaryHeader(BYTES) },
   };
 
-  function check({ headers, trailers }: Noted): void {
+  function check({ headers, trailers }: Recorded): void {
     assert.equal(headers.get("x-answer"), "first, second");
     assert.deepEqual(decodeBinaryHeader(headers.get("x-bytes-bin")!), BYTES);
     assert.equal(trailers.get("x-last"), "good bye");
@@ -57,22 +57,22 @@ export function metadata(scene: Scene): void {
     const { client } = await scene.connect(context);
     for (const count of [0, 1, 3]) {
       const expected = ["headers", ...Array.from({ length: count }, () => "message"), "trailers"];
-      const counted = noting(script, scene.newCall());
-      await noteMessages(client.count({ count: BigInt(count) }, counted.options), counted.noted);
-      assert.deepEqual(counted.noted.events, expected, "server streaming");
-      check(counted.noted);
-      const chatted = noting(script, scene.newCall());
-      await noteMessages(client.chat(items(count), chatted.options), chatted.noted);
-      assert.deepEqual(chatted.noted.events, expected, "bidirectional");
-      check(chatted.noted);
-      const summed = noting(script, scene.newCall());
+      const counted = tracking(script, scene.newCall());
+      await noteMessages(client.count({ count: BigInt(count) }, counted.options), counted.recorded);
+      assert.deepEqual(counted.recorded.events, expected, "server streaming");
+      check(counted.recorded);
+      const chatted = tracking(script, scene.newCall());
+      await noteMessages(client.chat(items(count), chatted.options), chatted.recorded);
+      assert.deepEqual(chatted.recorded.events, expected, "bidirectional");
+      check(chatted.recorded);
+      const summed = tracking(script, scene.newCall());
       await client.sum(items(count), summed.options);
-      assert.deepEqual(summed.noted.events, ["headers", "trailers"]);
-      check(summed.noted);
+      assert.deepEqual(summed.recorded.events, ["headers", "trailers"]);
+      check(summed.recorded);
     }
-    const echoed = noting(script, scene.newCall());
+    const echoed = tracking(script, scene.newCall());
     await client.echo({}, echoed.options);
-    check(echoed.noted);
+    check(echoed.recorded);
   });
 
   test("headers of a request reach the handler of every kind", async (context) => {
@@ -99,14 +99,14 @@ export function metadata(scene: Scene): void {
     const { client } = await scene.connect(context);
     const failing: Script = { ...script, fail: { code: Code.Aborted, message: "no more", metadata: { "x-of-error": "yes", "x-error-bin": encodeBinaryHeader(BYTES) } } };
     for (const failAfter of [0, 2]) {
-      const { options, noted } = noting({ ...failing, failAfter }, scene.newCall());
+      const { options, recorded } = tracking({ ...failing, failAfter }, scene.newCall());
       const { error, messages } = await outcomeOf(client.chat(items(3), options));
       assert.ok(error instanceof ConnectError);
       assert.equal(messages.length, failAfter);
       assert.equal(error.metadata.get("x-of-error"), "yes");
       assert.deepEqual(decodeBinaryHeader(error.metadata.get("x-error-bin")!), BYTES);
       assert.equal(error.metadata.get("x-last"), "good bye", "trailers");
-      if (failAfter > 0) assert.equal(noted.headers.get("x-answer"), "first, second");
+      if (failAfter > 0) assert.equal(recorded.headers.get("x-answer"), "first, second");
     }
   });
 }

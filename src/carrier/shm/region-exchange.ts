@@ -1,5 +1,5 @@
 /**
- * Regions on their way over one connection. Their descriptors go over the control socket, numbered from 1 in each direction in the
+ * RegionExchange on their way over one connection. Their descriptors go over the control socket, numbered from 1 in each direction in the
  * order in which they are sent; a frame's span names one by its number.
  *
  * REGIONS-1  A descriptor is sent before the frame that names it is published. A receiver that has the frame finds the descriptor in
@@ -26,7 +26,7 @@ export interface DescriptorLine {
   readonly addon: Addon;
   /** Sends a descriptor with its byte; never waits. False: not now, or never more. */
   sendDescriptor(descriptor: number): boolean;
-  /** Takes what is in the socket, descriptors for `Regions.arrived` among it. False if there was nothing. */
+  /** Takes what is in the socket, descriptors for `RegionExchange.arrived` among it. False if there was nothing. */
   fetch(): boolean;
 }
 
@@ -46,7 +46,7 @@ export interface RegionSender {
   onReady(): void;
 }
 
-export class Regions {
+export class RegionExchange {
   private readonly line: DescriptorLine;
   private readonly driver: Pick<Driver, "after">;
   private closed = false;
@@ -143,7 +143,7 @@ export class Regions {
    * The bytes of a span, leased or copied. Its descriptor is closed then.
    * @throws Violation if there is no such descriptor, or it is no region
    */
-  take(entry: SpanEntry, lifetime: LeaseLifetime, taker: string, handles: LeaseHandle[], onLeased: (isLeased: boolean) => void): Uint8Array {
+  take(entry: SpanEntry, lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[], onLeased: (isLeased: boolean) => void): Uint8Array {
     const descriptor = this.claim(entry.unit);
     const { addon } = this.line;
     try {
@@ -152,7 +152,7 @@ export class Regions {
       const isWanted = lifetime === "strict" || (lifetime !== "copied" && byteLength >= REGION_LEASE_BYTES_MIN);
       if (isWanted && byteLength > 0) {
         try {
-          const bytes = Lease.open(homeOf(addon, descriptor), 0, 0, offset, byteLength, lifetime, taker, handles);
+          const bytes = Lease.open(homeOf(addon, descriptor), 0, 0, offset, byteLength, lifetime, callLabel, handles);
           onLeased(true);
           return bytes;
         } catch (error) {
@@ -225,7 +225,7 @@ function homeOf(addon: Addon, descriptor: number): LeaseHome {
         return true;
       },
     },
-    giveBack: () => undefined,
+    release: () => undefined,
   };
 }
 

@@ -37,7 +37,7 @@ export function pathMethodsOf(path: string): PathMethods {
 
 let lastNumber = 0;
 
-export class ClientCall implements ChannelCall {
+export class GrpcClientCall implements ChannelCall {
   private readonly transport: IsthmusTransport;
   private readonly methods: PathMethods;
   private readonly path: string;
