@@ -16,9 +16,16 @@ export default tseslint.config(
       // node:test's describe/test return promises that the runner owns.
       "@typescript-eslint/no-floating-promises": [
         "error",
-        { allowForKnownSafeCalls: [{ from: "package", package: "node:test", name: ["describe", "test", "it", "suite"] }] },
+        {
+          allowForKnownSafeCalls: [
+            { from: "package", package: "node:test", name: ["describe", "test", "it", "suite"] },
+          ],
+        },
       ],
-      "no-restricted-syntax": ["error", { selector: "TSEnumDeclaration", message: "use a const object: no runtime enums" }],
+      "no-restricted-syntax": [
+        "error",
+        { selector: "TSEnumDeclaration", message: "use a const object: no runtime enums" },
+      ],
       eqeqeq: "error",
     },
   },
@@ -29,7 +36,16 @@ export default tseslint.config(
       // A test runner may have replaced them: see src/os/timers.ts.
       "no-restricted-globals": [
         "error",
-        ...["setTimeout", "clearTimeout", "setInterval", "clearInterval", "setImmediate", "clearImmediate", "queueMicrotask", "performance"].map((name) => ({
+        ...[
+          "setTimeout",
+          "clearTimeout",
+          "setInterval",
+          "clearInterval",
+          "setImmediate",
+          "clearImmediate",
+          "queueMicrotask",
+          "performance",
+        ].map((name) => ({
           name,
           message: "import it from src/os/timers.ts, which test runners cannot fake",
         })),

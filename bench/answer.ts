@@ -2,9 +2,10 @@
  * What the server does in a call, the same for every peer: it reads every byte of the request, and writes every byte of
  * its reply.
  *
- * A call's id says who made it: `| sequence number | client: 3 bits | lane: 7 bits |`, 32 bits in all. A lane makes one call
- * at a time, so the server keeps one reply for each lane and writes it anew when the lane calls again: by then the
- * reply before was received. So neither end of the benchmark allocates payloads, and what is allocated is the peer's doing.
+ * A call's id says who made it: `| sequence number | client: 3 bits | lane: 7 bits |`, 32 bits in all. A lane makes one
+ * call at a time, so the server keeps one reply for each lane and writes it anew when the lane calls again: by then the
+ * reply before was received. So neither end of the benchmark allocates payloads, and what is allocated is the peer's
+ * doing.
  */
 import { PayloadPattern } from "./payload.js";
 import type { Answer } from "./peers/peer.js";

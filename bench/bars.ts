@@ -27,7 +27,12 @@ export interface Verdict {
   holds: boolean | null;
 }
 
-const names: Record<Figure, string> = { p50Us: "p50", withPayloadP50Us: "p50 with payload", callsPerSecond: "calls/s", megabytesPerSecond: "MB/s" };
+const names: Record<Figure, string> = {
+  p50Us: "p50",
+  withPayloadP50Us: "p50 with payload",
+  callsPerSecond: "calls/s",
+  megabytesPerSecond: "MB/s",
+};
 
 const bars: readonly Bar[] = [
   bar("hot-64B-x1-two-cores", "p50Us", "isthmus", "net", 10),
@@ -59,7 +64,9 @@ const bars: readonly Bar[] = [
 function overTheSocket(): Bar[] {
   return [
     bar("hot-64B-x1-two-cores", "p50Us", "isthmus-socket", "net", 1 / 1.5),
-    ...["hot-64KiB-x1-two-cores", "hot-1MiB-x1-two-cores", "hot-16MiB-x1-two-cores"].map((scenario) => bar(scenario, "megabytesPerSecond", "isthmus-socket", "net", 0.9)),
+    ...["hot-64KiB-x1-two-cores", "hot-1MiB-x1-two-cores", "hot-16MiB-x1-two-cores"].map((scenario) =>
+      bar(scenario, "megabytesPerSecond", "isthmus-socket", "net", 0.9),
+    ),
     bar("hot-64B-x64-two-cores", "callsPerSecond", "isthmus-socket", "connect", 10),
     bar("hot-1MiB-x1-two-cores", "megabytesPerSecond", "isthmus-socket", "connect", 5),
   ];
@@ -70,13 +77,15 @@ function noWorseThanNet(scenario: string): Bar[] {
 }
 
 function bar(scenario: string, figure: Figure, peer: PeerName, than: PeerName, atLeast: number): Bar {
-  const relation = atLeast === 1 ? "no worse than" : atLeast > 1 ? `${atLeast}× better than` : `at least ${atLeast.toFixed(2)} of`;
+  const relation =
+    atLeast === 1 ? "no worse than" : atLeast > 1 ? `${atLeast}× better than` : `at least ${atLeast.toFixed(2)} of`;
   const asked = `${peer}: ${names[figure]} ${relation} ${than}`;
   return { asked, scenario, figure, peer, than, atLeast };
 }
 
 export function judge(rows: readonly Row[]): Verdict[] {
-  const find = (scenario: string, peer: PeerName): Row | undefined => rows.find((row) => row.scenario === scenario && row.peer === peer);
+  const find = (scenario: string, peer: PeerName): Row | undefined =>
+    rows.find((row) => row.scenario === scenario && row.peer === peer);
   return bars.map(({ asked, scenario, figure, peer, than, atLeast }) => {
     const measured = timesFaster(find(scenario, peer), find(scenario, than), figure);
     // Half a percent for rounding: a ratio that prints as 1.00 is not a miss.
@@ -94,5 +103,7 @@ export function formatVerdicts(verdicts: readonly Verdict[]): string {
       (unit === undefined ? times(measured) : `${micros(measured)} ${unit}`),
   );
   const left = verdicts.length - measured.length;
-  return ["Bars", ...lines, ...(left > 0 ? [`  ${left} of ${verdicts.length} not measured in this run`] : [])].join("\n");
+  return ["Bars", ...lines, ...(left > 0 ? [`  ${left} of ${verdicts.length} not measured in this run`] : [])].join(
+    "\n",
+  );
 }

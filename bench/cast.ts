@@ -1,4 +1,7 @@
-/** The processes of one peer: a server and its clients. They are started, asked, and stopped here; every wait has an end. */
+/**
+ * The processes of one peer: a server and its clients. They are started, asked, and stopped here; every wait has an
+ * end.
+ */
 import { spawn, type ChildProcess } from "node:child_process";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -66,7 +69,9 @@ export class Cast {
   /** Lets all clients work at once. @returns what each did, and the processor time of the server */
   async run(load: Load): Promise<{ stretches: Stretch[]; serverCpuMicros: number }> {
     const cpuFrom = await this.#serverCpuMicros();
-    const answering = this.#clients.map((client) => client.ask({ type: "run", load }, "stretch", load.durationMs + stretchGraceMs));
+    const answering = this.#clients.map((client) =>
+      client.ask({ type: "run", load }, "stretch", load.durationMs + stretchGraceMs),
+    );
     const serverFailure = this.#server?.failure ?? new Promise<never>(() => undefined);
     const answers = await Promise.race([Promise.all(answering), serverFailure]);
     const serverCpuMicros = (await this.#serverCpuMicros()) - cpuFrom;
@@ -103,11 +108,26 @@ export class Child {
   #waiting: { type: string; resolve: (message: FromChild) => void } | null = null;
   #stderr = "";
 
-  constructor(role: "server" | "client" | "codec/contestant" | "payloads/server" | "payloads/client" | "streams/server" | "streams/client" | "blocking/client", args: string[], core: string | null) {
+  constructor(
+    role:
+      | "server"
+      | "client"
+      | "codec/contestant"
+      | "payloads/server"
+      | "payloads/client"
+      | "streams/server"
+      | "streams/client"
+      | "blocking/client",
+    args: string[],
+    core: string | null,
+  ) {
     this.#name = `${args[0]}'s ${role}`;
     const command = [process.execPath, fileURLToPath(new URL(`${role}.js`, import.meta.url)), ...args];
     if (core !== null) command.unshift("taskset", "-c", core);
-    this.#process = spawn(command[0], command.slice(1), { stdio: ["ignore", "ignore", "pipe", "ipc"], serialization: "advanced" });
+    this.#process = spawn(command[0], command.slice(1), {
+      stdio: ["ignore", "ignore", "pipe", "ipc"],
+      serialization: "advanced",
+    });
     running.add(this.#process);
     this.failure = new Promise((_, reject) => (this.#fail = reject));
     this.failure.catch(() => undefined);
@@ -118,11 +138,15 @@ export class Child {
       });
       this.#process.on("exit", (code, signal) => {
         running.delete(this.#process);
-        this.#fail(new PeerFailure(`${this.#name} ended (${signal ?? code})${this.#stderr && `: ${this.#stderr.trim()}`}`));
+        this.#fail(
+          new PeerFailure(`${this.#name} ended (${signal ?? code})${this.#stderr && `: ${this.#stderr.trim()}`}`),
+        );
         resolve();
       });
     });
-    this.#process.stderr!.setEncoding("utf8").on("data", (text: string) => (this.#stderr = (this.#stderr + text).slice(-2_000)));
+    this.#process
+      .stderr!.setEncoding("utf8")
+      .on("data", (text: string) => (this.#stderr = (this.#stderr + text).slice(-2_000)));
     this.#process.on("message", (message: FromChild) => this.#receive(message));
   }
 
@@ -139,7 +163,10 @@ export class Child {
     let timer: NodeJS.Timeout | undefined;
     const message = new Promise<FromChild>((resolve, reject) => {
       this.#waiting = { type, resolve };
-      timer = setTimeout(() => reject(new PeerFailure(`${this.#name} did not say "${type}" within ${timeoutMs} ms`)), timeoutMs);
+      timer = setTimeout(
+        () => reject(new PeerFailure(`${this.#name} did not say "${type}" within ${timeoutMs} ms`)),
+        timeoutMs,
+      );
     });
     try {
       return (await Promise.race([message, this.failure])) as Answer<T>;
@@ -158,7 +185,8 @@ export class Child {
 
   #receive(message: FromChild): void {
     if (message.type === "unavailable") this.#fail(new PeerSkipped(message.reason));
-    else if (message.type === "failed") this.#fail(new PeerFailure(`${this.#name} failed: ${message.message}`, message.mismatch));
+    else if (message.type === "failed")
+      this.#fail(new PeerFailure(`${this.#name} failed: ${message.message}`, message.mismatch));
     else if (this.#waiting?.type === message.type) this.#waiting.resolve(message);
   }
 }

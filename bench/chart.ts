@@ -12,8 +12,20 @@ interface Panel {
 }
 
 const panels: readonly Panel[] = [
-  { title: "One small call", hint: "64 B, one in flight, p50; shorter is better", scenario: "hot-64B-x1-two-cores", figure: "p50Us", unit: "µs" },
-  { title: "Large payloads", hint: "1 MiB, one in flight; longer is better", scenario: "hot-1MiB-x1-two-cores", figure: "megabytesPerSecond", unit: "MB/s" },
+  {
+    title: "One small call",
+    hint: "64 B, one in flight, p50; shorter is better",
+    scenario: "hot-64B-x1-two-cores",
+    figure: "p50Us",
+    unit: "µs",
+  },
+  {
+    title: "Large payloads",
+    hint: "1 MiB, one in flight; longer is better",
+    scenario: "hot-1MiB-x1-two-cores",
+    figure: "megabytesPerSecond",
+    unit: "MB/s",
+  },
 ];
 
 const names: Record<PeerName, string> = {

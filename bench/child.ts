@@ -8,8 +8,8 @@ export function send(message: FromChild): void {
 }
 
 /**
- * Runs a child: `start` gets the arguments and gives the handler of the main process's messages. A failure anywhere is reported and
- * ends the process.
+ * Runs a child: `start` gets the arguments and gives the handler of the main process's messages. A failure anywhere is
+ * reported and ends the process.
  */
 export function runChild(start: (args: string[]) => Promise<(message: ToChild) => Promise<void>>): void {
   process.on("disconnect", () => process.exit(1));
@@ -29,7 +29,11 @@ export function fail(error: unknown): void {
   } else {
     const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
     // A server's mismatch reaches the client as text only, if the peer carries errors.
-    message = { type: "failed", message: text, mismatch: error instanceof PayloadMismatch || text.includes("payload mismatch:") };
+    message = {
+      type: "failed",
+      message: text,
+      mismatch: error instanceof PayloadMismatch || text.includes("payload mismatch:"),
+    };
   }
   if (process.send === undefined) {
     console.error(message);

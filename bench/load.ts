@@ -39,7 +39,13 @@ export class LoadGenerator {
     const elapsedMs = performance.now() - from;
     const cpu = process.cpuUsage(cpuFrom);
     const heapBytes = heap.stop();
-    return { calls: this.#recorder.count, elapsedMs, cpuMicros: cpu.user + cpu.system, heapBytes, ...this.#recorder.samples() };
+    return {
+      calls: this.#recorder.count,
+      elapsedMs,
+      cpuMicros: cpu.user + cpu.system,
+      heapBytes,
+      ...this.#recorder.samples(),
+    };
   }
 
   #prepare({ byteLength, inFlight }: Load): void {
@@ -66,12 +72,14 @@ export class LoadGenerator {
       const id = (lane.id = nextId(lane.id));
       producing = performance.now();
       request.id = echo ? BigInt(id) | echoBit : BigInt(id);
-      if (connection.allocate !== undefined && byteLength >= loanBytesMin) request.data = await connection.allocate(byteLength);
+      if (connection.allocate !== undefined && byteLength >= loanBytesMin)
+        request.data = await connection.allocate(byteLength);
       pattern.produce(request.data, id, "request");
       const called = performance.now();
       const reply = await connection.call(request);
       const replied = performance.now();
-      if (reply.id !== request.id) throw new PayloadMismatch(`payload mismatch: call ${id} was answered with the reply to ${reply.id}`);
+      if (reply.id !== request.id)
+        throw new PayloadMismatch(`payload mismatch: call ${id} was answered with the reply to ${reply.id}`);
       pattern.check(reply.data, id, echo ? "request" : "reply");
       const read = performance.now();
       connection.free?.(reply);

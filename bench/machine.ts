@@ -28,7 +28,14 @@ export function describeMachine(): Machine {
 
 /** Versions of what is compared; null for what is not installed. */
 export function packageVersions(): Record<string, string | null> {
-  const names = ["@bufbuild/protobuf", "@connectrpc/connect", "@connectrpc/connect-node", "@grpc/grpc-js", "zeromq", "protobufjs"];
+  const names = [
+    "@bufbuild/protobuf",
+    "@connectrpc/connect",
+    "@connectrpc/connect-node",
+    "@grpc/grpc-js",
+    "zeromq",
+    "protobufjs",
+  ];
   return { isthmus: ownVersion(), ...Object.fromEntries(names.map((name) => [name, versionOf(name)])) };
 }
 
@@ -76,7 +83,11 @@ export class Placer {
   constructor() {
     this.#cores = allowedCores();
     const works = spawnSync("taskset", ["-c", String(this.#cores[0] ?? 0), "true"]).status === 0;
-    this.unpinnedBecause = !works ? "taskset is not available" : this.#cores.length < 2 ? "there is only one core" : null;
+    this.unpinnedBecause = !works
+      ? "taskset is not available"
+      : this.#cores.length < 2
+        ? "there is only one core"
+        : null;
   }
 
   /** null if the placement is not possible here. */
@@ -93,7 +104,12 @@ export class Placer {
       case "one":
         return { client: a, server: a, both: a, description: `all on core ${a}` };
       case "shared":
-        return { client: pair, server: pair, both: pair, description: `all on cores ${a} and ${b}, unpinned between them` };
+        return {
+          client: pair,
+          server: pair,
+          both: pair,
+          description: `all on cores ${a} and ${b}, unpinned between them`,
+        };
     }
   }
 }
@@ -109,8 +125,11 @@ function allowedCores(): number[] {
 
 /** "0-2,5" is 0, 1, 2, 5. */
 export function parseCoreList(list: string): number[] {
-  return list.split(",").filter(Boolean).flatMap((part) => {
-    const [from, to = from] = part.split("-").map(Number);
-    return Array.from({ length: to - from + 1 }, (_, i) => from + i);
-  });
+  return list
+    .split(",")
+    .filter(Boolean)
+    .flatMap((part) => {
+      const [from, to = from] = part.split("-").map(Number);
+      return Array.from({ length: to - from + 1 }, (_, i) => from + i);
+    });
 }

@@ -1,9 +1,9 @@
 /**
  * Compares Isthmus with other ways to call another process on the same machine, and its codec with others (`codec/`).
  *
- * Client and server are processes of their own. For each scenario the processes of all peers are started, and the rounds are
- * interleaved: every peer's first round, then every peer's second, and so on. So what disturbs the machine disturbs all peers
- * alike, and ratios within a run are fair even where absolute figures are not.
+ * Client and server are processes of their own. For each scenario the processes of all peers are started, and the
+ * rounds are interleaved: every peer's first round, then every peer's second, and so on. So what disturbs the machine
+ * disturbs all peers alike, and ratios within a run are fair even where absolute figures are not.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
@@ -72,9 +72,14 @@ async function main(): Promise<void> {
   const [loadAverage] = os.loadavg();
   const machineLine = `${machine.cpu}, ${machine.cores} cores, ${(machine.memoryBytes / 2 ** 30).toFixed(0)} GiB, ${machine.kernel}, Node ${process.versions.node}`;
   console.log(machineLine);
-  console.log(Object.entries(versions).map(([name, version]) => `${name} ${version ?? "(not installed)"}`).join(", "));
+  console.log(
+    Object.entries(versions)
+      .map(([name, version]) => `${name} ${version ?? "(not installed)"}`)
+      .join(", "),
+  );
   if (placer.unpinnedBecause !== null) console.log(`Processes are not pinned to cores: ${placer.unpinnedBecause}.`);
-  if (loadAverage > busyLoad) console.log(`The machine is busy (load average ${loadAverage.toFixed(1)}): these figures say little.`);
+  if (loadAverage > busyLoad)
+    console.log(`The machine is busy (load average ${loadAverage.toFixed(1)}): these figures say little.`);
   if (chosen.scenarios.length > 0) console.log(`\n${legend}\n`);
 
   const directory = mkdtempSync(join(os.tmpdir(), "isthmus-bench-"));
@@ -82,27 +87,61 @@ async function main(): Promise<void> {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => process.exit(1));
 
   const { peers, scenarios } = chosen;
-  const rows = await runScenarios({ peers, scenarios, pace: paces[mode], placer, directory, print: (text) => console.log(`${text}\n`) });
-  const payloads = chosen.parts.includes("payloads") ? await runPayloads(payloadPaces[mode], placer.place("two")!, directory) : null;
+  const rows = await runScenarios({
+    peers,
+    scenarios,
+    pace: paces[mode],
+    placer,
+    directory,
+    print: (text) => console.log(`${text}\n`),
+  });
+  const payloads = chosen.parts.includes("payloads")
+    ? await runPayloads(payloadPaces[mode], placer.place("two")!, directory)
+    : null;
   if (payloads !== null) console.log(`${payloadsLegend}\n\n${formatPayloads(payloads)}\n`);
-  const streams = chosen.parts.includes("streams") ? await runStreams(streamPaces[mode], placer.place("two")!, directory) : null;
+  const streams = chosen.parts.includes("streams")
+    ? await runStreams(streamPaces[mode], placer.place("two")!, directory)
+    : null;
   if (streams !== null) console.log(`${streamsLegend}\n\n${formatStreams(streams)}\n`);
-  const blocking = chosen.parts.includes("blocking") ? await runBlocking(blockingPaces[mode], placer.place("two")!, directory) : [];
+  const blocking = chosen.parts.includes("blocking")
+    ? await runBlocking(blockingPaces[mode], placer.place("two")!, directory)
+    : [];
   if (blocking.length > 0) console.log(`${blockingLegend}\n\n${formatBlocking(blocking)}\n`);
   const withCodec = chosen.parts.includes("codec");
   const codec = withCodec ? await runCodecs(codecPaces[mode], placer.place("shared")!) : [];
   if (withCodec) console.log(`${scenarios.length > 0 ? "" : "\n"}${codecLegend}\n\n${formatCodecs(codec)}\n`);
-  const verdicts = [...(scenarios.length > 0 ? judge(rows) : []), ...(payloads === null ? [] : judgePayloads(payloads)), ...(streams === null ? [] : judgeStreams(streams)), ...(blocking.length > 0 ? judgeBlocking(blocking) : []), ...(withCodec ? judgeCodecs(codec) : [])];
+  const verdicts = [
+    ...(scenarios.length > 0 ? judge(rows) : []),
+    ...(payloads === null ? [] : judgePayloads(payloads)),
+    ...(streams === null ? [] : judgeStreams(streams)),
+    ...(blocking.length > 0 ? judgeBlocking(blocking) : []),
+    ...(withCodec ? judgeCodecs(codec) : []),
+  ];
   if (mode !== "smoke") console.log(formatVerdicts(verdicts));
 
   if (values.json !== undefined) {
     const taken = new Date().toISOString();
-    const document = { machine, node: process.versions.node, versions, taken, mode, loadAverage, heapMethod, results: rows, payloads, streams, blocking, codec, bars: verdicts };
+    const document = {
+      machine,
+      node: process.versions.node,
+      versions,
+      taken,
+      mode,
+      loadAverage,
+      heapMethod,
+      results: rows,
+      payloads,
+      streams,
+      blocking,
+      codec,
+      bars: verdicts,
+    };
     writeFileSync(values.json, `${JSON.stringify(document, null, 2)}\n`);
   }
   if (values.svg !== undefined) {
     const chart = drawChart(rows, machineLine);
-    if (chart === null) console.error("There is nothing to draw: the chart needs hot-64B-x1-two-cores or hot-1MiB-x1-two-cores.");
+    if (chart === null)
+      console.error("There is nothing to draw: the chart needs hot-64B-x1-two-cores or hot-1MiB-x1-two-cores.");
     else writeFileSync(values.svg, chart);
   }
   const failed = [...rows, ...codec].filter((row) => row.failed !== undefined);
@@ -124,15 +163,20 @@ function choose(given: readonly string[], all: readonly Scenario[]): Choice {
   const isPart = (name: string): name is Part => (parts as readonly string[]).includes(name);
   const names = given.filter((name) => !isPart(name));
   const chosenParts = given.length === 0 ? [...parts] : given.filter(isPart);
-  if (chosenParts.length > 0 && given.length > 0 && names.length === 0) return { peers: [], scenarios: [], parts: chosenParts };
+  if (chosenParts.length > 0 && given.length > 0 && names.length === 0)
+    return { peers: [], scenarios: [], parts: chosenParts };
   const isPeer = (name: string): name is PeerName => (peerNames as readonly string[]).includes(name);
   const peers = names.filter(isPeer);
   const scenarioParts = names.filter((name) => !isPeer(name));
   const unknown = scenarioParts.find((part) => !all.some(({ name }) => name.includes(part)));
-  if (unknown !== undefined) throw new Error(`--only ${unknown}: neither payloads, streams, blocking or codec, nor a peer, nor part of a scenario's name (see --list)`);
+  if (unknown !== undefined)
+    throw new Error(
+      `--only ${unknown}: neither payloads, streams, blocking or codec, nor a peer, nor part of a scenario's name (see --list)`,
+    );
   return {
     peers: peers.length > 0 ? peerNames.filter((name) => peers.includes(name)) : [...peerNames],
-    scenarios: scenarioParts.length > 0 ? all.filter(({ name }) => scenarioParts.some((part) => name.includes(part))) : [...all],
+    scenarios:
+      scenarioParts.length > 0 ? all.filter(({ name }) => scenarioParts.some((part) => name.includes(part))) : [...all],
     parts: chosenParts,
   };
 }

@@ -19,7 +19,10 @@ describe("measure", () => {
   });
 
   test("samples of several processes are merged in order", () => {
-    assert.deepEqual([...mergeSorted([Float64Array.of(10, 2), Float64Array.of(), Float64Array.of(9, 1)])], [1, 2, 9, 10]);
+    assert.deepEqual(
+      [...mergeSorted([Float64Array.of(10, 2), Float64Array.of(), Float64Array.of(9, 1)])],
+      [1, 2, 9, 10],
+    );
   });
 
   test("the median ignores what is absent", () => {
@@ -34,7 +37,10 @@ describe("measure", () => {
     const recorder = new Recorder();
     for (let i = 0; i < 100; i++) recorder.add(i, i * 2);
     assert.equal(recorder.count, 100);
-    assert.deepEqual([...recorder.samples().callMs], Array.from({ length: 100 }, (_, i) => i));
+    assert.deepEqual(
+      [...recorder.samples().callMs],
+      Array.from({ length: 100 }, (_, i) => i),
+    );
     assert.equal(recorder.samples().payloadMs[99], 198);
 
     recorder.reset();
@@ -43,12 +49,25 @@ describe("measure", () => {
     assert.equal(recorder.count, total);
     const kept = recorder.samples().callMs.sort();
     assert.ok(kept.length < total);
-    assert.ok(Math.abs(percentile(kept, 0.5) / total - 0.5) < 0.02, `the median of what is kept is ${percentile(kept, 0.5)}`);
+    assert.ok(
+      Math.abs(percentile(kept, 0.5) / total - 0.5) < 0.02,
+      `the median of what is kept is ${percentile(kept, 0.5)}`,
+    );
   });
 
   test("allocation is what the heap grew by, whatever collections freed", () => {
     assert.equal(allocatedBetween(100, [], 150), 50);
-    assert.equal(allocatedBetween(100, [{ before: 300, after: 120 }, { before: 420, after: 50 }], 60), 200 + 300 + 10);
+    assert.equal(
+      allocatedBetween(
+        100,
+        [
+          { before: 300, after: 120 },
+          { before: 420, after: 50 },
+        ],
+        60,
+      ),
+      200 + 300 + 10,
+    );
   });
 
   test("a heap meter sees at least what was allocated, and not much more", () => {

@@ -20,7 +20,10 @@ export class Recorder {
     this.#count = 0;
   }
 
-  /** @param callMs from the call to its promise; @param payloadMs the same with writing the request and reading the reply. */
+  /**
+   * @param callMs from the call to its promise; @param payloadMs the same with writing the request and reading the
+   * reply.
+   */
   add(callMs: number, payloadMs: number): void {
     let at = this.#count++;
     if (at >= samplesMax) {
@@ -70,15 +73,19 @@ export function median(values: readonly (number | null)[]): number | null {
 
 /** How `HeapMeter` knows what was allocated. */
 export const heapMethod =
-  allocatedBytes() !== null ? "total_allocated_bytes" : typeof v8.GCProfiler === "function" ? "GCProfiler" : "unavailable";
+  allocatedBytes() !== null
+    ? "total_allocated_bytes"
+    : typeof v8.GCProfiler === "function"
+      ? "GCProfiler"
+      : "unavailable";
 
 /**
  * Bytes allocated on this thread's V8 heap between `start` and `stop`.
  *
  * Where V8 counts allocations (`total_allocated_bytes` in the heap statistics of newer Node), it is that counter's
  * difference. ConnectionSink `v8.GCProfiler` gives the used heap just before and after each collection, and what was
- * allocated is the sum of what the heap grew by between collections: exact, whatever the collections freed. Memory outside
- * the heap (the backing stores of array buffers) is in neither.
+ * allocated is the sum of what the heap grew by between collections: exact, whatever the collections freed. Memory
+ * outside the heap (the backing stores of array buffers) is in neither.
  */
 export class HeapMeter {
   #profiler: v8.GCProfiler | null = null;
@@ -106,14 +113,21 @@ export class HeapMeter {
     this.#profiler = null;
     return allocatedBetween(
       this.#from,
-      statistics.map((gc) => ({ before: gc.beforeGC.heapStatistics.usedHeapSize, after: gc.afterGC.heapStatistics.usedHeapSize })),
+      statistics.map((gc) => ({
+        before: gc.beforeGC.heapStatistics.usedHeapSize,
+        after: gc.afterGC.heapStatistics.usedHeapSize,
+      })),
       now,
     );
   }
 }
 
 /** Sum of the heap's growth from `first` over all collections to `last`. */
-export function allocatedBetween(first: number, collections: readonly { before: number; after: number }[], last: number): number {
+export function allocatedBetween(
+  first: number,
+  collections: readonly { before: number; after: number }[],
+  last: number,
+): number {
   let sum = 0;
   let from = first;
   for (const { before, after } of collections) {

@@ -2,7 +2,29 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { PayloadMismatch, PayloadPattern } from "./payload.js";
 
-const sizes = [0, 1, 2, 3, 7, 8, 63, 64, 65, 127, 128, 129, 1_000, 1_024, 16_383, 65_520, 65_521, 65_522, 131_042, 131_043, 1 << 20];
+const sizes = [
+  0,
+  1,
+  2,
+  3,
+  7,
+  8,
+  63,
+  64,
+  65,
+  127,
+  128,
+  129,
+  1_000,
+  1_024,
+  16_383,
+  65_520,
+  65_521,
+  65_522,
+  131_042,
+  131_043,
+  1 << 20,
+];
 
 describe("payload", () => {
   for (const size of sizes) {
@@ -44,7 +66,8 @@ describe("payload", () => {
 
   test("a payload of the wrong length is noticed", () => {
     const pattern = new PayloadPattern(100);
-    for (const size of [0, 99, 101]) assert.throws(() => pattern.check(new Uint8Array(size), 1, "request"), PayloadMismatch);
+    for (const size of [0, 99, 101])
+      assert.throws(() => pattern.check(new Uint8Array(size), 1, "request"), PayloadMismatch);
     assert.throws(() => pattern.produce(new Uint8Array(99), 1, "request"), RangeError);
   });
 

@@ -3,10 +3,10 @@
  *
  * The sender writes every byte before each call, the receiver compares every byte after it; what is written depends on
  * the call's id and on the direction. The pattern is a table of pseudo-random bytes, read from a start that the id
- * chooses, over and over. Its period is prime, so bytes that land a page, a block or a power of two away from their place
- * do not match. Large payloads are written with `set` and compared with `compare`, that is at the speed of memory, so
- * that the figures are about the peers and not about a checksum; small ones with a plain loop, which is faster there.
- * Neither allocates.
+ * chooses, over and over. Its period is prime, so bytes that land a page, a block or a power of two away from their
+ * place do not match. Large payloads are written with `set` and compared with `compare`, that is at the speed of
+ * memory, so that the figures are about the peers and not about a checksum; small ones with a plain loop, which is
+ * faster there. Neither allocates.
  */
 
 /** Bytes after which the pattern repeats: a prime. */
@@ -60,7 +60,9 @@ export class PayloadPattern {
   /** Reads every byte of `data`; throws {@link PayloadMismatch} unless it is what `produce` writes for this call. */
   check(data: Uint8Array, id: number, direction: Direction): void {
     if (data.length !== this.byteLength) {
-      throw new PayloadMismatch(`payload mismatch: the ${direction} of call ${id} has ${data.length} bytes, not ${this.byteLength}`);
+      throw new PayloadMismatch(
+        `payload mismatch: the ${direction} of call ${id} has ${data.length} bytes, not ${this.byteLength}`,
+      );
     }
     if (!this.#equals(data, startOf(id, direction))) throw new PayloadMismatch(this.#describe(data, id, direction));
   }
@@ -69,8 +71,11 @@ export class PayloadPattern {
   checkEnds(data: Uint8Array, id: number, direction: Direction): void {
     const first = startOf(id, direction) * startStride;
     const last = this.byteLength - 1;
-    if (data.length === this.byteLength && data[0] === table[first] && data[last] === table[first + (last % period)]) return;
-    throw new PayloadMismatch(`payload mismatch: the ${direction} of call ${id} does not begin and end as it was written`);
+    if (data.length === this.byteLength && data[0] === table[first] && data[last] === table[first + (last % period)])
+      return;
+    throw new PayloadMismatch(
+      `payload mismatch: the ${direction} of call ${id} does not begin and end as it was written`,
+    );
   }
 
   #equals(data: Uint8Array, start: number): boolean {
@@ -104,7 +109,9 @@ function startOf(id: number, direction: Direction): number {
 }
 
 function windows(byteLength: number): Buffer[] {
-  return Array.from({ length: startCount }, (_, start) => table.subarray(start * startStride, start * startStride + byteLength));
+  return Array.from({ length: startCount }, (_, start) =>
+    table.subarray(start * startStride, start * startStride + byteLength),
+  );
 }
 
 function makeTable(): Buffer {

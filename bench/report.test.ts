@@ -23,7 +23,12 @@ const rows = [row("isthmus", small, 2, 400_000), row("grpc-js", small, 600, 1_50
 describe("report", () => {
   test("a round's figures are over all clients", () => {
     const stretch = (calls: number, ms: number, heapBytes: number | null) => ({
-      calls, elapsedMs: 500, cpuMicros: 1_000, heapBytes, callMs: Float64Array.of(ms), payloadMs: Float64Array.of(ms * 2),
+      calls,
+      elapsedMs: 500,
+      cpuMicros: 1_000,
+      heapBytes,
+      callMs: Float64Array.of(ms),
+      payloadMs: Float64Array.of(ms * 2),
     });
     const figures = figuresOfRound(1_000, [stretch(10, 1, 50), stretch(30, 3, 150)], 2_000);
     assert.equal(figures.calls, 40);
@@ -38,7 +43,22 @@ describe("report", () => {
   });
 
   test("a row's figures are the medians of its rounds", () => {
-    const rounds = [1, 100, 3].map((ms) => figuresOfRound(64, [{ calls: 1, elapsedMs: 1, cpuMicros: ms, heapBytes: null, callMs: Float64Array.of(ms), payloadMs: Float64Array.of(ms) }], 0));
+    const rounds = [1, 100, 3].map((ms) =>
+      figuresOfRound(
+        64,
+        [
+          {
+            calls: 1,
+            elapsedMs: 1,
+            cpuMicros: ms,
+            heapBytes: null,
+            callMs: Float64Array.of(ms),
+            payloadMs: Float64Array.of(ms),
+          },
+        ],
+        0,
+      ),
+    );
     const found = rowOf("net", scenarioNamed(small), "two", rounds);
     assert.equal(found.p50Us, 3_000);
     assert.equal(found.cpuUsPerCall, 3);
@@ -73,7 +93,8 @@ describe("report", () => {
 
   test("bars say what was asked, what was measured, and whether it holds", () => {
     const verdicts = judge(rows);
-    const find = (asked: string): boolean | null => verdicts.find((verdict) => verdict.asked === asked && verdict.scenario === small)!.holds;
+    const find = (asked: string): boolean | null =>
+      verdicts.find((verdict) => verdict.asked === asked && verdict.scenario === small)!.holds;
     assert.equal(find("isthmus: p50 10× better than net"), true);
     assert.equal(find("isthmus: p50 100× better than grpc-js"), true);
     assert.equal(find("isthmus-passthrough: p50 12× better than net"), null);

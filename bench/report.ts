@@ -14,7 +14,9 @@ export type Column<R> = readonly [title: string, cell: (row: R) => string];
 export function formatScenario(title: string, rows: readonly Row[]): string {
   const find = (peer: string): Row | undefined => rows.find((row) => row.peer === peer);
   const against = (row: Row, peer: string): string =>
-    row.peer === peer ? "" : `${times(timesFaster(row, find(peer), "p50Us"))} ${times(timesFaster(row, find(peer), "callsPerSecond"))}`;
+    row.peer === peer
+      ? ""
+      : `${times(timesFaster(row, find(peer), "p50Us"))} ${times(timesFaster(row, find(peer), "callsPerSecond"))}`;
   const columns: Column<Row>[] = [
     ["peer", (row) => row.peer],
     ["call p50", (row) => micros(row.p50Us)],
@@ -33,7 +35,10 @@ export function formatScenario(title: string, rows: readonly Row[]): string {
   return [
     title,
     ...(measured.length > 0 ? formatTable(columns, measured) : []),
-    ...left.map((row) => `  ${row.peer}: ${row.failed === undefined ? `skipped: ${row.skipped}` : `FAILED: ${firstLine(row.failed)}`}`),
+    ...left.map(
+      (row) =>
+        `  ${row.peer}: ${row.failed === undefined ? `skipped: ${row.skipped}` : `FAILED: ${firstLine(row.failed)}`}`,
+    ),
   ].join("\n");
 }
 

@@ -45,7 +45,11 @@ export interface RoundFigures extends Record<keyof Figures, number | null> {
 }
 
 /** The figures of one round, over all clients. */
-export function figuresOfRound(byteLength: number, stretches: readonly Stretch[], serverCpuMicros: number): RoundFigures {
+export function figuresOfRound(
+  byteLength: number,
+  stretches: readonly Stretch[],
+  serverCpuMicros: number,
+): RoundFigures {
   const calls = sum(stretches.map((stretch) => stretch.calls));
   const callMs = mergeSorted(stretches.map((stretch) => stretch.callMs));
   const payloadMs = mergeSorted(stretches.map((stretch) => stretch.payloadMs));
@@ -94,7 +98,11 @@ export function rowOf(peer: PeerName, scenario: Scenario, cores: string, rounds:
 }
 
 /** How many times the first peer is faster than the second, by a figure; null if either has none. */
-export function timesFaster(row: Row | undefined, than: Row | undefined, figure: "p50Us" | "withPayloadP50Us" | "callsPerSecond" | "megabytesPerSecond"): number | null {
+export function timesFaster(
+  row: Row | undefined,
+  than: Row | undefined,
+  figure: "p50Us" | "withPayloadP50Us" | "callsPerSecond" | "megabytesPerSecond",
+): number | null {
   const mine = row?.[figure] ?? null;
   const theirs = than?.[figure] ?? null;
   if (mine === null || theirs === null || mine <= 0 || theirs <= 0) return null;

@@ -1,8 +1,8 @@
 /** What is measured: sizes, calls in flight, pauses, placements. And for how long. */
 
 /**
- * `two`: the client's process on one core, the server's on another. `one`: both on one core. `shared`: all processes on the
- * same two cores, and the scheduler places them.
+ * `two`: the client's process on one core, the server's on another. `one`: both on one core. `shared`: all processes on
+ * the same two cores, and the scheduler places them.
  */
 export type Placement = "two" | "one" | "shared";
 
@@ -26,7 +26,9 @@ export interface Pace {
   /** Before each round. */
   readonly warmUpMs: number;
   readonly durationMs: number;
-  /** Peers' processes serve all scenarios with the same placement, in place of fresh ones for each: faster, less clean. */
+  /**
+   * Peers' processes serve all scenarios with the same placement, in place of fresh ones for each: faster, less clean.
+   */
   readonly reuseProcesses: boolean;
 }
 
@@ -69,21 +71,56 @@ export const quickScenarios: readonly Scenario[] = [
 ];
 
 /** Odd sizes on purpose. */
-export const smokeScenarios: readonly Scenario[] = [hot(0, 1, "shared"), hot(1_001, 16, "shared"), hot(mib + 13, 4, "shared"), { ...echo(mib), placement: "shared" }];
+export const smokeScenarios: readonly Scenario[] = [
+  hot(0, 1, "shared"),
+  hot(1_001, 16, "shared"),
+  hot(mib + 13, 4, "shared"),
+  { ...echo(mib), placement: "shared" },
+];
 
 function hot(byteLength: number, inFlight: number, placement: Placement = "two", clients = 1): Scenario {
-  return { name: nameOf("hot", byteLength, inFlight, placement, clients), byteLength, inFlight, echo: false, pauseMs: 0, placement, clients };
+  return {
+    name: nameOf("hot", byteLength, inFlight, placement, clients),
+    byteLength,
+    inFlight,
+    echo: false,
+    pauseMs: 0,
+    placement,
+    clients,
+  };
 }
 
 function parked(byteLength: number, placement: Placement): Scenario {
-  return { name: nameOf("parked", byteLength, 1, placement, 1), byteLength, inFlight: 1, echo: false, pauseMs: parkMs, placement, clients: 1 };
+  return {
+    name: nameOf("parked", byteLength, 1, placement, 1),
+    byteLength,
+    inFlight: 1,
+    echo: false,
+    pauseMs: parkMs,
+    placement,
+    clients: 1,
+  };
 }
 
 function echo(byteLength: number): Scenario {
-  return { name: nameOf("echo", byteLength, 1, "two", 1), byteLength, inFlight: 1, echo: true, pauseMs: 0, placement: "two", clients: 1 };
+  return {
+    name: nameOf("echo", byteLength, 1, "two", 1),
+    byteLength,
+    inFlight: 1,
+    echo: true,
+    pauseMs: 0,
+    placement: "two",
+    clients: 1,
+  };
 }
 
-function nameOf(mode: "hot" | "parked" | "echo", byteLength: number, inFlight: number, placement: Placement, clients: number): string {
+function nameOf(
+  mode: "hot" | "parked" | "echo",
+  byteLength: number,
+  inFlight: number,
+  placement: Placement,
+  clients: number,
+): string {
   const where = { two: "two-cores", one: "one-core", shared: "shared-cores" }[placement];
   return `${mode}-${sizeName(byteLength)}-x${inFlight}-${where}${clients > 1 ? `-${clients}-clients` : ""}`;
 }

@@ -19,7 +19,8 @@ if (!/^[\w-]+$/.test(name) || !existsSync(program("server"))) {
 
 const folder = mkdtempSync(join(tmpdir(), "isthmus-example-"));
 const socket = join(folder, "example.sock");
-const start = (role: string, ...more: string[]) => spawn(process.execPath, [program(role), socket, ...more], { stdio: "inherit" });
+const start = (role: string, ...more: string[]) =>
+  spawn(process.execPath, [program(role), socket, ...more], { stdio: "inherit" });
 const exitCode = async (child: ReturnType<typeof start>) => ((await once(child, "exit")) as [number | null])[0] ?? 1;
 
 const server = start("server");

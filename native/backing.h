@@ -10,7 +10,8 @@
 // - When the environment ends, it runs for all stores that are left. JavaScript cannot be called any more by then, and
 //   Node-API's calls say so. Buffers are detached first; one that came out of transfer() is not, but nothing runs that
 //   could touch it.
-// - If the call fails with napi_generic_failure, the finaliser has run or is going to. After any other failure it is not.
+// - If the call fails with napi_generic_failure, the finaliser has run or is going to. After any other failure it is
+//   not.
 
 #pragma once
 
@@ -35,13 +36,13 @@ struct mapping {
 // (from malloc) and what is mapped also when it fails; then throws and returns NULL.
 napi_value make_mapping_buffer(napi_env env, struct mapping *mapping, size_t byte_length);
 
-// An ArrayBuffer over a part of a mapping. Takes one part, which `finalise` has to drop with drop_part. Throws and returns
-// NULL if it fails; if `will_finalise` is false then, the caller drops the part and what `hint` is.
+// An ArrayBuffer over a part of a mapping. Takes one part, which `finalise` has to drop with drop_part. Throws and
+// returns NULL if it fails; if `will_finalise` is false then, the caller drops the part and what `hint` is.
 napi_value make_part_buffer(napi_env env, struct mapping *mapping, char *start, size_t byte_length,
                             napi_finalize finalise, void *hint, bool *will_finalise);
 
 void drop_part(napi_env env, struct mapping *mapping);
 
-// The mapping that this ArrayBuffer is over, from its first byte, and the buffer's length. NULL after it has thrown: not
-// an ArrayBuffer, detached, or not over one of this environment's mappings.
+// The mapping that this ArrayBuffer is over, from its first byte, and the buffer's length. NULL after it has thrown:
+// not an ArrayBuffer, detached, or not over one of this environment's mappings.
 struct mapping *find_mapping(napi_env env, napi_value buffer, size_t *byte_length);

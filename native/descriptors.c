@@ -72,9 +72,9 @@ static bool identify(int fd, dev_t *device, ino_t *inode) {
   return true;
 }
 
-// SUBTLE: worker.terminate() can stop JavaScript anywhere, also between Node's taking the descriptor and its return from
-// here. Then the bit is still set, and Node may have closed the descriptor before the ledger is: it closes its handles
-// first. So one that was leaving is told by the file that it names: a socket's inode is no other open file's.
+// SUBTLE: worker.terminate() can stop JavaScript anywhere, also between Node's taking the descriptor and its return
+// from here. Then the bit is still set, and Node may have closed the descriptor before the ledger is: it closes its
+// handles first. So one that was leaving is told by the file that it names: a socket's inode is no other open file's.
 static bool is_ours(const struct ledger *ledger, int fd) {
   dev_t device;
   ino_t inode;

@@ -1,6 +1,6 @@
-// What each environment (the main thread's, and each worker's; one more wherever the addon is loaded anew) has of its own,
-// and how its callbacks are called. An environment has one thread, and Node runs everything here on it: nothing needs a
-// lock.
+// What each environment (the main thread's, and each worker's; one more wherever the addon is loaded anew) has of its
+// own, and how its callbacks are called. An environment has one thread, and Node runs everything here on it: nothing
+// needs a lock.
 
 #pragma once
 

@@ -1,8 +1,8 @@
 // A reserve of mappings, for the moment when the process reaches vm.max_map_count.
 //
-// At the limit not only our mmap fails: the kernel then refuses even to grow the heap, malloc returns NULL, and the process
-// dies while it makes the Error that should have told its user. So some mappings are held that nobody uses. Whoever runs
-// into the limit gives them back first and reports then.
+// At the limit not only our mmap fails: the kernel then refuses even to grow the heap, malloc returns NULL, and the
+// process dies while it makes the Error that should have told its user. So some mappings are held that nobody uses.
+// Whoever runs into the limit gives them back first and reports then.
 
 #pragma once
 

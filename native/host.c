@@ -55,7 +55,8 @@ napi_value open_spare(napi_env env, napi_callback_info info) {
   return hand_out_descriptor(env, fd);
 }
 
-// The set, or NULL with errno; the caller frees it. Its size must be at least the kernel's, which is only found by trying.
+// The set, or NULL with errno; the caller frees it. Its size must be at least the kernel's, which is only found by
+// trying.
 static cpu_set_t *read_affinity(int *cpu_count, size_t *set_bytes) {
   enum { CPUS_MAX = 1 << 20 };
   for (*cpu_count = 1024; *cpu_count <= CPUS_MAX; *cpu_count *= 2) {

@@ -2,7 +2,8 @@
 // that gives us Node-API's, so they are declared here. Names, argument types and the values below are part of
 // libuv 1.x's ABI, which has not changed for existing symbols since 1.0; every Node with Node-API 8 has libuv 1.x.
 //
-// Handles are opaque: their size depends on the version and the platform, so it is asked of uv_handle_size() at run time.
+// Handles are opaque: their size depends on the version and the platform, so it is asked of uv_handle_size() at run
+// time.
 
 #pragma once
 

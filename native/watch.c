@@ -3,9 +3,9 @@
 // A watch has two owners: libuv, until the close callback, and the JavaScript handle, until that is collected. The last
 // of them frees it. A watch whose handle was collected goes on watching, as a timer does whose handle was dropped.
 //
-// When an environment ends (a worker returns or is terminated, the process exits), Node checks that its loop has no open
-// handles and aborts if it does. So all watches are closed by an asynchronous clean-up hook, which is finished when libuv
-// has let go of the last one. The hook also keeps `env`, and with it this file's state, alive until then.
+// When an environment ends (a worker returns or is terminated, the process exits), Node checks that its loop has no
+// open handles and aborts if it does. So all watches are closed by an asynchronous clean-up hook, which is finished
+// when libuv has let go of the last one. The hook also keeps `env`, and with it this file's state, alive until then.
 
 #include "arguments.h"
 #include "environment.h"

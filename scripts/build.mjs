@@ -24,17 +24,25 @@ if (prebuild) {
   if (!compiled) fail("a prebuilt addon can only be made on Linux, with make and a C compiler");
   makePrebuild();
 }
-run("tsc", process.execPath, [join(dirname(require.resolve("typescript-native/package.json")), "bin", "tsc"), "-p", "tsconfig.json"]);
+run("tsc", process.execPath, [
+  join(dirname(require.resolve("typescript-native/package.json")), "bin", "tsc"),
+  "-p",
+  "tsconfig.json",
+]);
 
 // True if the addon is there and up to date.
 function buildAddon() {
   if (process.platform !== "linux") {
-    console.log(`build: no addon on ${process.platform} (shared memory is for Linux); the socket and http carriers work`);
+    console.log(
+      `build: no addon on ${process.platform} (shared memory is for Linux); the socket and http carriers work`,
+    );
     return false;
   }
   const compiler = process.env.CC || "cc";
   // CC may have options in it.
-  const missing = [compiler.split(" ")[0], "make"].filter((tool) => spawnSync(tool, ["--version"], { stdio: "ignore" }).error !== undefined);
+  const missing = [compiler.split(" ")[0], "make"].filter(
+    (tool) => spawnSync(tool, ["--version"], { stdio: "ignore" }).error !== undefined,
+  );
   if (missing.length > 0) {
     console.warn(
       `build: ${missing.join(" and ")} not found, so the addon is not compiled: shared memory does not work, ` +
@@ -43,7 +51,14 @@ function buildAddon() {
     return false;
   }
   const headers = require("node-api-headers").include_dir;
-  run("make", "make", ["--silent", "-C", join(root, "native"), `OUT=${join(root, "build")}`, `HEADERS=${headers}`, `CC=${compiler}`]);
+  run("make", "make", [
+    "--silent",
+    "-C",
+    join(root, "native"),
+    `OUT=${join(root, "build")}`,
+    `HEADERS=${headers}`,
+    `CC=${compiler}`,
+  ]);
   return true;
 }
 
@@ -57,7 +72,9 @@ function makePrebuild() {
   const tooNew = neededVersions(readFileSync(unfinished)).filter((version) => !isOldEnough(version));
   if (tooNew.length > 0) {
     rmSync(unfinished);
-    fail(`the addon needs ${tooNew.join(", ")}; allowed is up to GLIBC_${GLIBC_NEWEST.join(".")} (use syscall(2) for newer calls)`);
+    fail(
+      `the addon needs ${tooNew.join(", ")}; allowed is up to GLIBC_${GLIBC_NEWEST.join(".")} (use syscall(2) for newer calls)`,
+    );
   }
   renameSync(unfinished, target);
   console.log(`build: ${relative(root, target)}, needs at most GLIBC_${GLIBC_NEWEST.join(".")}`);

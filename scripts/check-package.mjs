@@ -41,15 +41,20 @@ console.log("require(esm) works");
 `;
 const root = fileURLToPath(new URL("..", import.meta.url));
 const work = mkdtempSync(join(tmpdir(), "isthmus-pack-"));
-const run = (command, args, options = {}) => execFileSync(command, args, { cwd: root, stdio: ["ignore", "pipe", "inherit"], encoding: "utf8", ...options });
+const run = (command, args, options = {}) =>
+  execFileSync(command, args, { cwd: root, stdio: ["ignore", "pipe", "inherit"], encoding: "utf8", ...options });
 
 try {
-  const packed = JSON.parse(run("npm", ["pack", "--json", "--silent", "--pack-destination", work]).replace(/^[^[{]*/s, ""));
+  const packed = JSON.parse(
+    run("npm", ["pack", "--json", "--silent", "--pack-destination", work]).replace(/^[^[{]*/s, ""),
+  );
   const [info] = Array.isArray(packed) ? packed : Object.values(packed);
   const tarball = join(work, info.filename);
   const files = info.files.map((file) => file.path);
   const complaints = [
-    ...files.filter((path) => /\.test\.|^(dist\/)?(test|bench|native|examples)\/|tsbuildinfo/.test(path)).map((path) => `${path} should not be packed`),
+    ...files
+      .filter((path) => /\.test\.|^(dist\/)?(test|bench|native|examples)\/|tsbuildinfo/.test(path))
+      .map((path) => `${path} should not be packed`),
     ...["prebuilds/linux-x64/isthmus.node", "dist/src/index.js", "dist/src/index.d.ts", "README.md", "LICENSE"]
       .filter((path) => !files.includes(path))
       .map((path) => `${path} is missing`),
@@ -71,7 +76,8 @@ try {
   writeFileSync(join(app, "package.json"), '{ "private": true, "type": "module" }');
   run("tar", ["-xzf", tarball, "-C", join(app, "node_modules")]);
   run("mv", [join(app, "node_modules", "package"), join(app, "node_modules", "isthmus")]);
-  for (const peer of ["@bufbuild", "@connectrpc"]) symlinkSync(join(root, "node_modules", peer), join(app, "node_modules", peer));
+  for (const peer of ["@bufbuild", "@connectrpc"])
+    symlinkSync(join(root, "node_modules", peer), join(app, "node_modules", peer));
   writeFileSync(join(app, "use.mjs"), USE);
   writeFileSync(join(app, "use.cjs"), USE_CJS);
   // No compiler, no npm: only node.
@@ -82,7 +88,8 @@ try {
   console.log(run(process.execPath, ["use-codec.mjs"], { cwd: app, env }).trim());
   symlinkSync(join(root, "node_modules", "@connectrpc"), join(app, "node_modules", "@connectrpc"));
   const [major, minor] = process.versions.node.split(".").map(Number);
-  if (major > 22 || (major === 22 && minor >= 12)) console.log(run(process.execPath, ["use.cjs"], { cwd: app, env }).trim());
+  if (major > 22 || (major === 22 && minor >= 12))
+    console.log(run(process.execPath, ["use.cjs"], { cwd: app, env }).trim());
   else console.log("skipped: require(esm) needs Node 22.12 or later");
 } finally {
   rmSync(work, { recursive: true, force: true });

@@ -1,11 +1,12 @@
-// Runs end-to-end suites of the built tree (npm run build) against other versions of the packages that it works with: the lowest and the newest of each
-// that the ranges of package.json allow. A line per combination, then "N passed, N failed".
+// Runs end-to-end suites of the built tree (npm run build) against other versions of the packages that it works with:
+// the lowest and the newest of each that the ranges of package.json allow. A line per combination, then "N passed, N
+// failed".
 //
 //   node scripts/peers.mjs          the suites that Connect's, grpc-js's and protobuf-es's behaviour shows in
 //   node scripts/peers.mjs --all    all end-to-end suites
 //
-// A combination whose packages ask for a newer Node.js than this one runs with another: `node22` or newer on the path, else the binary that npm has of it.
-// If there is none, the combination is skipped by name.
+// A combination whose packages ask for a newer Node.js than this one runs with another: `node22` or newer on the path,
+// else the binary that npm has of it. If there is none, the combination is skipped by name.
 
 import { spawnSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -13,7 +14,22 @@ import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-const SUITES = ["abort", "context", "deadline", "errors", "every-carrier", "failover", "grpc-js", "http", "interceptors", "metadata", "relayed-errors", "request-gate", "streams", "unary"];
+const SUITES = [
+  "abort",
+  "context",
+  "deadline",
+  "errors",
+  "every-carrier",
+  "failover",
+  "grpc-js",
+  "http",
+  "interceptors",
+  "metadata",
+  "relayed-errors",
+  "request-gate",
+  "streams",
+  "unary",
+];
 // What suites need besides, in the versions of the checkout; `--all` needs the others.
 const TOOLS = ["@connectrpc/validate", "@bufbuild/protovalidate"];
 const TOOLS_OF_ALL = ["typescript", "fast-check", "@types/node"];
@@ -52,11 +68,17 @@ function run(title, versions) {
     .filter((file) => file.endsWith(".test.ts") && (runsAll || SUITES.includes(file.slice(0, -".test.ts".length))))
     .map((file) => join("dist", "test", "e2e", file.replace(/\.ts$/, ".js")));
   const started = Date.now();
-  const { stdout, stderr } = spawnSync(node.path, ["--test", "--test-reporter=tap", "--test-concurrency=1", ...tests], { cwd: folder, encoding: "utf8", maxBuffer: 1 << 30 });
+  const { stdout, stderr } = spawnSync(node.path, ["--test", "--test-reporter=tap", "--test-concurrency=1", ...tests], {
+    cwd: folder,
+    encoding: "utf8",
+    maxBuffer: 1 << 30,
+  });
   const count = (what) => Number(new RegExp(`^# ${what} (\\d+)$`, "m").exec(stdout)?.[1] ?? 0);
   const ok = count("pass") > 0 && count("fail") === 0 && count("cancelled") === 0;
   const seconds = Math.round((Date.now() - started) / 1000);
-  console.log(`${ok ? "passed " : "FAILED "}  ${name}; Node.js ${node.version}: ${count("pass")} tests passed, ${count("fail")} failed, ${count("skipped")} skipped, ${seconds} s`);
+  console.log(
+    `${ok ? "passed " : "FAILED "}  ${name}; Node.js ${node.version}: ${count("pass")} tests passed, ${count("fail")} failed, ${count("skipped")} skipped, ${seconds} s`,
+  );
   if (ok) {
     passed++;
   } else {
@@ -68,7 +90,13 @@ function run(title, versions) {
 // The failed tests, with what TAP says of each.
 function failed(tap) {
   const lines = tap.split("\n");
-  return lines.flatMap((line, i) => (/^\s*not ok /.test(line) && !lines.slice(i, i + 8).some((next) => next.includes("subtestsFailed")) ? lines.slice(i, i + 20) : [])).join("\n");
+  return lines
+    .flatMap((line, i) =>
+      /^\s*not ok /.test(line) && !lines.slice(i, i + 8).some((next) => next.includes("subtestsFailed"))
+        ? lines.slice(i, i + 20)
+        : [],
+    )
+    .join("\n");
 }
 
 // A folder with the built tree and these versions.
@@ -76,14 +104,19 @@ function install(title, versions) {
   const folder = join(work, title);
   mkdirSync(join(folder, "build"), { recursive: true });
   const tools = [...TOOLS, ...(runsAll ? TOOLS_OF_ALL : [])].map((tool) => [tool, devDependencies[tool]]);
-  writeFileSync(join(folder, "package.json"), JSON.stringify({ private: true, type: "module", dependencies: { ...versions, ...Object.fromEntries(tools) } }));
+  writeFileSync(
+    join(folder, "package.json"),
+    JSON.stringify({ private: true, type: "module", dependencies: { ...versions, ...Object.fromEntries(tools) } }),
+  );
   // What the tools themselves ask for does not count.
   npm(["install", "--silent", "--legacy-peer-deps", "--no-package-lock", "--prefer-offline"], folder);
   cpSync(join(root, "package.json"), join(folder, "package.json"));
   cpSync(join(root, "dist"), join(folder, "dist"), { recursive: true });
   const addon = join("build", "isthmus.node");
   if (existsSync(join(root, addon))) cpSync(join(root, addon), join(folder, addon));
-  if (runsAll) for (const extra of ["docs", "examples", "README.md"]) cpSync(join(root, extra), join(folder, extra), { recursive: true });
+  if (runsAll)
+    for (const extra of ["docs", "examples", "README.md"])
+      cpSync(join(root, extra), join(folder, extra), { recursive: true });
   return folder;
 }
 
@@ -96,7 +129,10 @@ function lowestOf(range) {
 
 function newestOf(name, range) {
   const versions = [JSON.parse(npm(["view", `${name}@${range}`, "version", "--json"], root))].flat();
-  return versions.filter((version) => /^\d+\.\d+\.\d+$/.test(version)).sort((a, b) => a.localeCompare(b, "en", { numeric: true })).at(-1);
+  return versions
+    .filter((version) => /^\d+\.\d+\.\d+$/.test(version))
+    .sort((a, b) => a.localeCompare(b, "en", { numeric: true }))
+    .at(-1);
 }
 
 // The lowest major version of Node.js that a package asks for.
@@ -106,13 +142,18 @@ function nodeNeeded(name, version) {
 }
 
 function nodeOf(major) {
-  const found = ["", "22", "24", "26"].map((suffix) => tryNode(suffix === "" ? process.execPath : `node${suffix}`)).find((node) => node !== undefined && node.major >= major);
+  const found = ["", "22", "24", "26"]
+    .map((suffix) => tryNode(suffix === "" ? process.execPath : `node${suffix}`))
+    .find((node) => node !== undefined && node.major >= major);
   if (found !== undefined) return found;
   const folder = join(work, "node");
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, "package.json"), '{ "private": true }');
   const name = `node-${process.platform}-${process.arch}`;
-  const { status } = spawnSync("npm", ["install", "--silent", "--no-package-lock", `${name}@${major}`], { cwd: folder, stdio: "ignore" });
+  const { status } = spawnSync("npm", ["install", "--silent", "--no-package-lock", `${name}@${major}`], {
+    cwd: folder,
+    stdio: "ignore",
+  });
   return status === 0 ? tryNode(join(folder, "node_modules", name, "bin", "node")) : undefined;
 }
 

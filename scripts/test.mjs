@@ -1,4 +1,5 @@
-// Runs compiled tests (npm run build). Sources are the truth: a stale file in dist/ whose source is gone is not run, and it is an error if no test is found.
+// Runs compiled tests (npm run build). Sources are the truth: a stale file in dist/ whose source is gone is not run,
+// and it is an error if no test is found.
 //
 //   node scripts/test.mjs                          the unit and end-to-end tests
 //   node scripts/test.mjs e2e stress               these groups of unit, e2e, conformance and stress, or `all`
@@ -6,7 +7,8 @@
 //   node scripts/test.mjs timing                   the tests of time, *.timing.test.ts: they need a machine that has nothing else to do
 //   node scripts/test.mjs unit --watch             again after each change
 //
-// Options with two dashes go to Node's test runner. With ISTHMUS_ADDON=none the same tests run without the addon, but for those that need it.
+// Options with two dashes go to Node's test runner. With ISTHMUS_ADDON=none the same tests run without the addon, but
+// for those that need it.
 
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync, readdirSync, statSync } from "node:fs";
@@ -18,7 +20,8 @@ import { NEEDS_ADDON } from "./needs-addon.mjs";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
-// Folders, and how many files of them run at once. The stress tests start many processes each, and watch their memory and processor time.
+// Folders, and how many files of them run at once. The stress tests start many processes each, and watch their memory
+// and processor time.
 const GROUPS = {
   unit: { folders: ["src", "bench", "examples"], concurrency: availableParallelism() },
   e2e: { folders: ["test/e2e", "test/structure"], concurrency: availableParallelism() },
@@ -32,32 +35,44 @@ const chosen = parameters.filter((parameter) => !parameter.startsWith("--"));
 const timing = chosen[0] === "timing";
 
 function testsIn(path) {
-  const names = statSync(path).isDirectory() ? readdirSync(path, { recursive: true }).map((name) => join(path, name)) : [path];
+  const names = statSync(path).isDirectory()
+    ? readdirSync(path, { recursive: true }).map((name) => join(path, name))
+    : [path];
   return names.filter((name) => name.endsWith(".test.ts") && name.endsWith(".timing.test.ts") === timing);
 }
 
 function batches() {
   if (timing) return [{ concurrency: 1, files: Object.values(GROUPS).flatMap(({ folders }) => filesIn(folders)) }];
   const names = chosen.length === 0 ? ["unit", "e2e"] : chosen.includes("all") ? Object.keys(GROUPS) : chosen;
-  const groups = names.filter((name) => name in GROUPS).map((name) => ({ concurrency: GROUPS[name].concurrency, files: filesIn(GROUPS[name].folders) }));
+  const groups = names
+    .filter((name) => name in GROUPS)
+    .map((name) => ({ concurrency: GROUPS[name].concurrency, files: filesIn(GROUPS[name].folders) }));
   const paths = names.filter((name) => !(name in GROUPS));
-  return paths.length === 0 ? groups : [...groups, { concurrency: 1, files: paths.flatMap((path) => filesIn([given(path)])) }];
+  return paths.length === 0
+    ? groups
+    : [...groups, { concurrency: 1, files: paths.flatMap((path) => filesIn([given(path)])) }];
 }
 
-const filesIn = (folders) => folders.flatMap((folder) => testsIn(join(root, folder))).map((path) => relative(root, path)).sort();
+const filesIn = (folders) =>
+  folders
+    .flatMap((folder) => testsIn(join(root, folder)))
+    .map((path) => relative(root, path))
+    .sort();
 
 // A path as the user wrote it: from where npm was called.
 function given(path) {
   const candidates = [resolve(process.env.INIT_CWD ?? process.cwd(), path), join(root, path)];
   const found = candidates.find(existsSync);
-  if (found === undefined) fail(`${path}: neither a file or folder nor one of ${Object.keys(GROUPS).join(", ")}, all, timing`);
+  if (found === undefined)
+    fail(`${path}: neither a file or folder nor one of ${Object.keys(GROUPS).join(", ")}, all, timing`);
   return relative(root, found);
 }
 
 // What can run here; the others are named.
 function runnable(files) {
   if (process.env.ISTHMUS_ADDON !== "none") return files;
-  for (const file of Object.keys(NEEDS_ADDON)) if (!existsSync(join(root, file))) fail(`scripts/needs-addon.mjs: there is no ${file}`);
+  for (const file of Object.keys(NEEDS_ADDON))
+    if (!existsSync(join(root, file))) fail(`scripts/needs-addon.mjs: there is no ${file}`);
   return files.filter((file) => {
     if (!(file in NEEDS_ADDON)) return true;
     console.log(`skipped without the addon: ${file}: ${NEEDS_ADDON[file]}`);
@@ -70,12 +85,22 @@ function fail(message) {
   process.exit(1);
 }
 
-const runs = batches().map(({ concurrency, files }) => ({ concurrency, files: runnable(files).map((file) => join("dist", file.replace(/\.ts$/, ".js"))) }));
+const runs = batches().map(({ concurrency, files }) => ({
+  concurrency,
+  files: runnable(files).map((file) => join("dist", file.replace(/\.ts$/, ".js"))),
+}));
 if (runs.every(({ files }) => files.length === 0)) fail("no test found");
 
 if (options.includes("--watch")) {
-  const compiler = join(dirname(createRequire(import.meta.url).resolve("typescript-native/package.json")), "bin", "tsc");
-  const builder = spawn(process.execPath, [compiler, "-p", "tsconfig.json", "--watch", "--preserveWatchOutput"], { cwd: root, stdio: ["ignore", "ignore", "inherit"] });
+  const compiler = join(
+    dirname(createRequire(import.meta.url).resolve("typescript-native/package.json")),
+    "bin",
+    "tsc",
+  );
+  const builder = spawn(process.execPath, [compiler, "-p", "tsconfig.json", "--watch", "--preserveWatchOutput"], {
+    cwd: root,
+    stdio: ["ignore", "ignore", "inherit"],
+  });
   process.on("exit", () => builder.kill());
   // One run that watches: a second one would wait for it for ever.
   runs.splice(0, runs.length, { concurrency: 1, files: runs.flatMap(({ files }) => files) });
@@ -83,7 +108,11 @@ if (options.includes("--watch")) {
 let failed = false;
 for (const { concurrency, files } of runs) {
   if (files.length === 0) continue;
-  const { status } = spawnSync(process.execPath, ["--test", `--test-concurrency=${concurrency}`, ...options, ...files], { cwd: root, stdio: "inherit" });
+  const { status } = spawnSync(
+    process.execPath,
+    ["--test", `--test-concurrency=${concurrency}`, ...options, ...files],
+    { cwd: root, stdio: "inherit" },
+  );
   failed ||= status !== 0;
 }
 process.exit(failed ? 1 : 0);

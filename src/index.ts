@@ -3,9 +3,20 @@ export { createIsthmusServer } from "./connect/server/server.js";
 export type { IsthmusServer, IsthmusServerOptions, ListeningAt, ServerStats } from "./connect/server/server.js";
 export type { IsthmusRouteOptions, IsthmusRouter } from "./connect/server/routes.js";
 export type { RequestGate } from "./rpc/server/gate.js";
-export type { IsthmusWorkerServerOptions, RoutesModuleOptions, WorkersOptions, WorkerStats } from "./connect/server/workers.js";
+export type {
+  IsthmusWorkerServerOptions,
+  RoutesModuleOptions,
+  WorkersOptions,
+  WorkerStats,
+} from "./connect/server/workers.js";
 export { createIsthmusTransport } from "./connect/client/transport.js";
-export type { ConnectionState, ConnectOptions, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./connect/client/transport.js";
+export type {
+  ConnectionState,
+  ConnectOptions,
+  IsthmusTransport,
+  IsthmusTransportOptions,
+  TransportStats,
+} from "./connect/client/transport.js";
 export type { CorsOptions } from "./connect/http/cors.js";
 export type { HttpServerOptions } from "./connect/http/server.js";
 export type { HttpTransportOptions } from "./connect/http/transport.js";

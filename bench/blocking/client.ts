@@ -1,4 +1,7 @@
-/** A client's process whose calls block it: `client.js PEER PATH NUMBER`. The same calls, checks and clocks as `load.ts`. */
+/**
+ * A client's process whose calls block it: `client.js PEER PATH NUMBER`. The same calls, checks and clocks as
+ * `load.ts`.
+ */
 import { createBlockingClient } from "../../src/index.js";
 import { echoBit, firstId, nextId } from "../answer.js";
 import { runChild, send } from "../child.js";
@@ -29,13 +32,20 @@ runChild(([, path, number]) => {
       const called = performance.now();
       const reply = client.echo(request);
       const replied = performance.now();
-      if (reply.id !== request.id) throw new PayloadMismatch(`payload mismatch: call ${id} was answered with the reply to ${reply.id}`);
+      if (reply.id !== request.id)
+        throw new PayloadMismatch(`payload mismatch: call ${id} was answered with the reply to ${reply.id}`);
       pattern.check(reply.data, id, echo ? "request" : "reply");
       recorder.add(replied - called, performance.now() - producing);
     } while (producing < from + durationMs);
     const elapsedMs = performance.now() - from;
     const cpu = process.cpuUsage(cpuFrom);
-    return { calls: recorder.count, elapsedMs, cpuMicros: cpu.user + cpu.system, heapBytes: heap.stop(), ...recorder.samples() };
+    return {
+      calls: recorder.count,
+      elapsedMs,
+      cpuMicros: cpu.user + cpu.system,
+      heapBytes: heap.stop(),
+      ...recorder.samples(),
+    };
   }
 
   return Promise.resolve((message) => {

@@ -1,4 +1,7 @@
-/** Measures calls that block against calls that are awaited: two client processes of one server, one call at a time, round by round. */
+/**
+ * Measures calls that block against calls that are awaited: two client processes of one server, one call at a time,
+ * round by round.
+ */
 import { join } from "node:path";
 import type { Verdict } from "../bars.js";
 import { Child, startTimeoutMs } from "../cast.js";
@@ -23,7 +26,11 @@ const sizes = [64, 1 << 20];
 const graceMs = 30_000;
 
 /** Rejects if a process breaks, or a payload is not what was sent. */
-export async function runBlocking({ rounds, warmUpMs, durationMs }: BlockingPace, cores: Cores, directory: string): Promise<BlockingRow[]> {
+export async function runBlocking(
+  { rounds, warmUpMs, durationMs }: BlockingPace,
+  cores: Cores,
+  directory: string,
+): Promise<BlockingRow[]> {
   const path = join(directory, "blocking.sock");
   const started: Child[] = [];
   const start = async (role: "server" | "client" | "blocking/client", args: string[], core: string | null) => {
@@ -34,14 +41,23 @@ export async function runBlocking({ rounds, warmUpMs, durationMs }: BlockingPace
   };
   try {
     await start("server", [], cores.server);
-    const clients = { asynchronous: await start("client", ["0"], cores.client), blocking: await start("blocking/client", ["1"], cores.client) };
+    const clients = {
+      asynchronous: await start("client", ["0"], cores.client),
+      blocking: await start("blocking/client", ["1"], cores.client),
+    };
     const run = async (client: BlockingClientName, byteLength: number, ms: number) => {
       const load = { byteLength, inFlight: 1, echo: false, pauseMs: 0, durationMs: ms };
       return (await clients[client].ask({ type: "run", load }, "stretch", ms + graceMs)).stretch;
     };
     const rows: BlockingRow[] = [];
     for (const bytes of sizes) {
-      const figures = blockingClientNames.map((client) => ({ client, p50: [] as number[], p99: [] as number[], callsPerSecond: [] as number[], cpu: [] as number[] }));
+      const figures = blockingClientNames.map((client) => ({
+        client,
+        p50: [] as number[],
+        p99: [] as number[],
+        callsPerSecond: [] as number[],
+        cpu: [] as number[],
+      }));
       for (const client of blockingClientNames) await run(client, bytes, warmUpMs);
       for (let round = 0; round < rounds; round++) {
         for (const { client, p50, p99, callsPerSecond, cpu } of figures) {
@@ -54,7 +70,14 @@ export async function runBlocking({ rounds, warmUpMs, durationMs }: BlockingPace
         }
       }
       for (const { client, p50, p99, callsPerSecond, cpu } of figures) {
-        rows.push({ client, bytes, p50Us: median(p50)!, p99Us: median(p99)!, callsPerSecond: median(callsPerSecond)!, cpuUsPerCall: median(cpu)! });
+        rows.push({
+          client,
+          bytes,
+          p50Us: median(p50)!,
+          p99Us: median(p99)!,
+          callsPerSecond: median(callsPerSecond)!,
+          cpuUsPerCall: median(cpu)!,
+        });
       }
     }
     return rows;
@@ -63,7 +86,8 @@ export async function runBlocking({ rounds, warmUpMs, durationMs }: BlockingPace
   }
 }
 
-export const blockingLegend = "Calls that block their thread, and calls that are awaited, one at a time. CPU: µs per call of the client.";
+export const blockingLegend =
+  "Calls that block their thread, and calls that are awaited, one at a time. CPU: µs per call of the client.";
 
 export function formatBlocking(rows: readonly BlockingRow[]): string {
   return rows
@@ -77,5 +101,13 @@ export function formatBlocking(rows: readonly BlockingRow[]): string {
 export function judgeBlocking(rows: readonly BlockingRow[]): Verdict[] {
   const p50 = (client: BlockingClientName) => rows.find((row) => row.client === client && row.bytes === 64)!.p50Us;
   const measured = p50("asynchronous") / p50("blocking");
-  return [{ asked: "blocking: p50 at most half of the asynchronous p50", scenario: "64 B, hot", measured, atLeast: 2, holds: measured >= 2 * 0.995 }];
+  return [
+    {
+      asked: "blocking: p50 at most half of the asynchronous p50",
+      scenario: "64 B, hot",
+      measured,
+      atLeast: 2,
+      holds: measured >= 2 * 0.995,
+    },
+  ];
 }

@@ -36,25 +36,52 @@ export function judgeCodecs(rows: readonly CodecRow[]): Verdict[] {
   return [
     ...means.map(([kind, than, atLeast]) => {
       const asked = `codec: ${kind} ${atLeast}× faster than ${than}`;
-      return fastEnough(asked, "geometric mean", geometricMean(shapesOf(kind).map((shape) => timesFasterThan(rows, than, kind, shape))), atLeast);
+      return fastEnough(
+        asked,
+        "geometric mean",
+        geometricMean(shapesOf(kind).map((shape) => timesFasterThan(rows, than, kind, shape))),
+        atLeast,
+      );
     }),
     ...(["encode", "decode", "views"] as const).map((kind) => {
       const worst = slowest(rows, kind);
       const asked = `codec: ${kind} of no shape slower than any`;
-      return fastEnough(asked, worst === null ? "all shapes" : `${worst.shape}, ${worst.than}`, worst?.ratio ?? null, 1);
+      return fastEnough(
+        asked,
+        worst === null ? "all shapes" : `${worst.shape}, ${worst.than}`,
+        worst?.ratio ?? null,
+        1,
+      );
     }),
     ...inPlace.map(([kind, shape, atLeast]) =>
-      fastEnough(`codec: ${kind} ${atLeast}× faster than decoding`, `${shape}, protobuf-es`, timesFasterThan(rows, "protobuf-es", kind, shape), atLeast)),
+      fastEnough(
+        `codec: ${kind} ${atLeast}× faster than decoding`,
+        `${shape}, protobuf-es`,
+        timesFasterThan(rows, "protobuf-es", kind, shape),
+        atLeast,
+      ),
+    ),
     ...encodedWithoutGarbage.map((shape): Verdict => {
       const measured = findRow(rows, "isthmus", "encode", shape)?.heapBytesPerOp ?? null;
-      const verdict = { asked: "codec: encode allocates nothing", scenario: shape, measured, atMost: noiseBytes, unit: "B" };
+      const verdict = {
+        asked: "codec: encode allocates nothing",
+        scenario: shape,
+        measured,
+        atMost: noiseBytes,
+        unit: "B",
+      };
       return { ...verdict, holds: measured === null ? null : measured < noiseBytes };
     }),
     ...(Object.keys(literals) as ShapeName[]).map((shape): Verdict => {
       const mine = findRow(rows, "isthmus", "decode", shape)?.heapBytesPerOp ?? null;
       const least = findRow(rows, "literal", "decode", shape)?.heapBytesPerOp ?? null;
       const measured = mine === null || least === null || least <= 0 ? null : mine / least;
-      const verdict = { asked: `codec: decode allocates at most ${decodeHeapMax}× the literal`, scenario: shape, measured, atMost: decodeHeapMax };
+      const verdict = {
+        asked: `codec: decode allocates at most ${decodeHeapMax}× the literal`,
+        scenario: shape,
+        measured,
+        atMost: decodeHeapMax,
+      };
       return { ...verdict, holds: measured === null ? null : measured <= decodeHeapMax };
     }),
   ];
@@ -66,7 +93,9 @@ function fastEnough(asked: string, scenario: string, measured: number | null, at
 
 /** The worst ratio of any shape to any other codec; null if a shape is missing everywhere. */
 function slowest(rows: readonly CodecRow[], kind: Kind): { shape: ShapeName; than: Other; ratio: number } | null {
-  const found = shapesOf(kind).flatMap((shape) => others.map((than) => ({ shape, than, ratio: timesFasterThan(rows, than, kind, shape) })));
+  const found = shapesOf(kind).flatMap((shape) =>
+    others.map((than) => ({ shape, than, ratio: timesFasterThan(rows, than, kind, shape) })),
+  );
   let worst: { shape: ShapeName; than: Other; ratio: number } | null = null;
   for (const { shape, than, ratio } of found) {
     if (ratio === null) return null;

@@ -11,14 +11,28 @@ import { codecNames, geometricMean, timesFasterThan, type CodecName, type CodecR
 import { shapeNames, shapes, type Shape } from "./shapes.js";
 
 /** Rows of all shapes, in which Isthmus takes 100 ns and the others this many times as long. */
-function rowsOf(kind: Kind, times: Partial<Record<CodecName, number>>, heap: Partial<Record<CodecName, number>> = {}): CodecRow[] {
+function rowsOf(
+  kind: Kind,
+  times: Partial<Record<CodecName, number>>,
+  heap: Partial<Record<CodecName, number>> = {},
+): CodecRow[] {
   return (Object.keys(times) as CodecName[]).flatMap((codec) =>
-    shapeNames.map((shape): CodecRow => ({
-      codec, kind, shape, wireBytes: 10, nsPerOp: 100 * times[codec]!, heapBytesPerOp: heap[codec] ?? 0, rounds: 3,
-    })));
+    shapeNames.map(
+      (shape): CodecRow => ({
+        codec,
+        kind,
+        shape,
+        wireBytes: 10,
+        nsPerOp: 100 * times[codec]!,
+        heapBytesPerOp: heap[codec] ?? 0,
+        rounds: 3,
+      }),
+    ),
+  );
 }
 
-const verdictOf = (rows: readonly CodecRow[], asked: string): Verdict => judgeCodecs(rows).find((verdict) => verdict.asked === asked)!;
+const verdictOf = (rows: readonly CodecRow[], asked: string): Verdict =>
+  judgeCodecs(rows).find((verdict) => verdict.asked === asked)!;
 
 describe("the codec's benchmark", () => {
   test("the geometric mean of a ratio and its inverse is 1, and a missing ratio leaves no mean", () => {
@@ -46,7 +60,9 @@ describe("the codec's benchmark", () => {
     const asked = "codec: decode of no shape slower than any";
     const rows = rowsOf("decode", { isthmus: 1, "protobuf-es": 2, protobufjs: 1.5, "protobufjs-static": 1.2 });
     assert.equal(verdictOf(rows, asked).holds, true);
-    const slow = rows.map((row) => (row.codec === "protobufjs" && row.shape === "maps" ? { ...row, nsPerOp: 80 } : row));
+    const slow = rows.map((row) =>
+      row.codec === "protobufjs" && row.shape === "maps" ? { ...row, nsPerOp: 80 } : row,
+    );
     const verdict = verdictOf(slow, asked);
     assert.equal(verdict.holds, false);
     assert.equal(verdict.scenario, "maps, protobufjs");
@@ -54,12 +70,16 @@ describe("the codec's benchmark", () => {
   });
 
   test("garbage is judged in bytes when encoding, and against the literal when decoding", () => {
-    const encoded = (bytes: number): Verdict => verdictOf(rowsOf("encode", { isthmus: 1 }, { isthmus: bytes }), "codec: encode allocates nothing");
+    const encoded = (bytes: number): Verdict =>
+      verdictOf(rowsOf("encode", { isthmus: 1 }, { isthmus: bytes }), "codec: encode allocates nothing");
     assert.equal(encoded(0.2).holds, true);
     assert.equal(encoded(24).holds, false);
     assert.match(formatVerdicts([encoded(24)]), /MISSED .* measured 24\.0 B$/m);
     const decoded = (bytes: number): Verdict =>
-      verdictOf(rowsOf("decode", { isthmus: 1, literal: 1 }, { isthmus: bytes, literal: 200 }), "codec: decode allocates at most 1.05× the literal");
+      verdictOf(
+        rowsOf("decode", { isthmus: 1, literal: 1 }, { isthmus: bytes, literal: 200 }),
+        "codec: decode allocates at most 1.05× the literal",
+      );
     assert.equal(decoded(209).holds, true);
     assert.equal(decoded(212).holds, false);
   });
@@ -67,8 +87,26 @@ describe("the codec's benchmark", () => {
   test("tables leave out what was not measured, and say why", () => {
     const rows: CodecRow[] = [
       ...rowsOf("encode", { isthmus: 1, "protobuf-es": 3 }),
-      { codec: "isthmus", kind: "view", shape: "mixed", wireBytes: 1, nsPerOp: null, heapBytesPerOp: null, rounds: 0, skipped: "not there" },
-      { codec: "protobufjs", kind: "encode", shape: "small", wireBytes: 0, nsPerOp: null, heapBytesPerOp: null, rounds: 0, failed: "it broke\n at" },
+      {
+        codec: "isthmus",
+        kind: "view",
+        shape: "mixed",
+        wireBytes: 1,
+        nsPerOp: null,
+        heapBytesPerOp: null,
+        rounds: 0,
+        skipped: "not there",
+      },
+      {
+        codec: "protobufjs",
+        kind: "encode",
+        shape: "small",
+        wireBytes: 0,
+        nsPerOp: null,
+        heapBytesPerOp: null,
+        rounds: 0,
+        failed: "it broke\n at",
+      },
     ];
     const text = formatCodecs(rows);
     assert.match(text, /^ {2}geometric mean +3\.00×$/m);
@@ -81,7 +119,11 @@ describe("the codec's benchmark", () => {
     for (const { name, schema, messages } of shapes) {
       const some = messages();
       assert.ok(some.length >= 4 && (some.length & (some.length - 1)) === 0, name);
-      assert.equal(new Set(some.map((message) => Buffer.from(toBinary(schema, message)).toString("base64"))).size, some.length, name);
+      assert.equal(
+        new Set(some.map((message) => Buffer.from(toBinary(schema, message)).toString("base64"))).size,
+        some.length,
+        name,
+      );
       messages().forEach((message, at) => assert.ok(equals(schema, message, some[at]), name));
     }
   });
@@ -94,7 +136,8 @@ describe("the codec's benchmark", () => {
     for (const { name, messages } of shapes) {
       const build = literals[name];
       if (build === undefined) continue;
-      for (const message of messages()) assert.deepEqual(layout(build(patternOf(message) as never)), layout(message), name);
+      for (const message of messages())
+        assert.deepEqual(layout(build(patternOf(message) as never)), layout(message), name);
     }
   });
 
@@ -115,7 +158,8 @@ describe("the codec's benchmark", () => {
         const expected = reference(shape, messages, inputs);
         for (const kind of ["decode", "views", "packed", "packed-rope", "view"] as const) {
           const loop = subject.loops[kind];
-          if (loop !== undefined) assert.equal(loop(0, messages.length), expected.loops[kind]!(0, messages.length), `${kind} ${shape.name}`);
+          if (loop !== undefined)
+            assert.equal(loop(0, messages.length), expected.loops[kind]!(0, messages.length), `${kind} ${shape.name}`);
         }
       }
     });

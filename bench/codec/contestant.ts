@@ -34,7 +34,8 @@ function answer(task: CodecTask, contestant: Contestant, timed: Map<string, Time
     case "prepare":
       return { rows: shapes.flatMap((shape) => prepare(shape, contestant, timed)) };
     case "warm":
-      for (let pass = 0; pass < warmPasses; pass++) for (const row of timed.values()) stretch(row, task.ms / warmPasses);
+      for (let pass = 0; pass < warmPasses; pass++)
+        for (const row of timed.values()) stretch(row, task.ms / warmPasses);
       return { figure: null };
     case "time": {
       const row = timed.get(`${task.kind} ${task.shape}`)!;
@@ -67,8 +68,8 @@ function stretch(row: Timed, ms: number): { count: number; elapsedMs: number } {
 
 function prepare(shape: Shape, contestant: Contestant, timed: Map<string, Timed>): PreparedRow[] {
   const inputs = shape.messages().map((message) => toBinary(shape.schema, message));
-  // Decoded, so that strings lie in one fragment, as they do for contestants with messages of their own: those put together of
-  // parts take V8 twice as long to read, until it happens to move them.
+  // Decoded, so that strings lie in one fragment, as they do for contestants with messages of their own: those put
+  // together of parts take V8 twice as long to read, until it happens to move them.
   const messages = inputs.map((input) => fromBinary(shape.schema, input.slice()));
   const subject = contestant(shape, messages, inputs);
   check(shape, messages, subject);

@@ -1,8 +1,9 @@
 /**
  * Who takes part, and how each encodes and decodes: as its users do, in the fastest way that it documents.
  *
- * Each row of a contestant is a loop of its own, compiled for it, so that every call site sees one type only, as in code that
- * users write for a type. Inside of the codecs everything is shared by all shapes, as in a process with many types.
+ * Each row of a contestant is a loop of its own, compiled for it, so that every call site sees one type only, as in
+ * code that users write for a type. Inside of the codecs everything is shared by all shapes, as in a process with many
+ * types.
  */
 import { readFileSync } from "node:fs";
 import { equals, fromBinary, toBinary, type Message } from "@bufbuild/protobuf";
@@ -19,7 +20,10 @@ export type Loop = (from: number, count: number) => number;
 /** A contestant with one shape. */
 export interface Subject {
   readonly loops: Partial<Record<Kind, Loop>>;
-  /** The message with this number as wire bytes, and the same after decoding and encoding once more; absent if it does neither. */
+  /**
+   * The message with this number as wire bytes, and the same after decoding and encoding once more; absent if it does
+   * neither.
+   */
   readonly encoded?: (at: number) => Uint8Array;
   readonly recoded?: (at: number) => Uint8Array;
 }
@@ -50,7 +54,12 @@ export async function loadContestant(name: CodecName): Promise<Contestant> {
     }
     case "protobufjs-static": {
       const generated = await load<Record<string, unknown>>(new URL("bench/proto/shapes_pbjs.js", project).href);
-      return pbjs((typeName) => typeName.split(".").reduce<unknown>((scope, part) => (scope as Record<string, unknown>)[part], generated) as PbjsType);
+      return pbjs(
+        (typeName) =>
+          typeName
+            .split(".")
+            .reduce<unknown>((scope, part) => (scope as Record<string, unknown>)[part], generated) as PbjsType,
+      );
     }
     case "literal":
       return literal;
@@ -70,7 +79,8 @@ export function check({ name, schema }: Shape, messages: readonly Message[], { e
   messages.forEach((message, at) => {
     for (const bytes of [encoded?.(at), recoded?.(at)]) {
       // Views and pooled memory: protobuf-es's decoder gets bytes of its own.
-      if (bytes !== undefined && !equals(schema, message, fromBinary(schema, bytes.slice()))) throw new Error(`${name} ${at} has become another message`);
+      if (bytes !== undefined && !equals(schema, message, fromBinary(schema, bytes.slice())))
+        throw new Error(`${name} ${at} has become another message`);
     }
   });
 }
@@ -82,7 +92,11 @@ function isthmus(shape: Shape, messages: readonly Message[], inputs: readonly Ui
   const given = { schema, messages, inputs, target, encodeInto, decode, views, consume: shape.consume };
   const make = loopsFor("isthmus", shape, messages.length);
   const loops: Subject["loops"] = {
-    encode: make("encode", given, "const length = encodeInto(schema, messages[at], target); sum = (sum + length + target[length - 1]) | 0;"),
+    encode: make(
+      "encode",
+      given,
+      "const length = encodeInto(schema, messages[at], target); sum = (sum + length + target[length - 1]) | 0;",
+    ),
     decode: make("decode", given, reading("decode(schema, inputs[at])")),
   };
   if (shape.hasBytes) loops.views = make("views", given, reading("decode(schema, inputs[at], views)"));
@@ -95,10 +109,23 @@ function isthmus(shape: Shape, messages: readonly Message[], inputs: readonly Ui
       byteLength: input.length,
     }));
     const more = { ...given, packed, field, aligned, ropes, decodeRope, consumeFew };
-    loops.packed = make("packed", more, reading("decode(schema, aligned[at], views)", "consumeFew(packed(message, field))"));
-    loops["packed-rope"] = make("packed-rope", more, reading("decodeRope(schema, ropes[at], views)", "consumeFew(packed(message, field))"));
+    loops.packed = make(
+      "packed",
+      more,
+      reading("decode(schema, aligned[at], views)", "consumeFew(packed(message, field))"),
+    );
+    loops["packed-rope"] = make(
+      "packed-rope",
+      more,
+      reading("decodeRope(schema, ropes[at], views)", "consumeFew(packed(message, field))"),
+    );
   }
-  if (shape.name === "mixed") loops.view = make("view", { ...given, view, consumeTwo }, reading("view(schema, inputs[at])", "consumeTwo(message)"));
+  if (shape.name === "mixed")
+    loops.view = make(
+      "view",
+      { ...given, view, consumeTwo },
+      reading("view(schema, inputs[at])", "consumeTwo(message)"),
+    );
   const encode = (message: Message): Uint8Array => target.slice(0, encodeInto(schema, message, target));
   return { loops, encoded: (at) => encode(messages[at]), recoded: (at) => encode(decode(schema, inputs[at])) };
 }
@@ -107,10 +134,25 @@ function isthmus(shape: Shape, messages: readonly Message[], inputs: readonly Ui
 function protobufEs(shape: Shape, messages: readonly Message[], inputs: readonly Uint8Array[]): Subject {
   const { schema } = shape;
   const copy = (bytes: Uint8Array): Uint8Array => bytes.slice();
-  const given = { schema, messages, inputs, toBinary, fromBinary, copy, detach: shape.detach, consume: shape.consume, consumeFew, consumeTwo };
+  const given = {
+    schema,
+    messages,
+    inputs,
+    toBinary,
+    fromBinary,
+    copy,
+    detach: shape.detach,
+    consume: shape.consume,
+    consumeFew,
+    consumeTwo,
+  };
   const make = loopsFor("protobuf_es", shape, messages.length);
   const loops: Subject["loops"] = {
-    encode: make("encode", given, "const bytes = toBinary(schema, messages[at]); sum = (sum + bytes.length + bytes[bytes.length - 1]) | 0;"),
+    encode: make(
+      "encode",
+      given,
+      "const bytes = toBinary(schema, messages[at]); sum = (sum + bytes.length + bytes[bytes.length - 1]) | 0;",
+    ),
     decode: make("decode", given, copying(shape, "fromBinary(schema, INPUT)")),
   };
   if (shape.hasBytes) loops.views = make("views", given, reading("fromBinary(schema, inputs[at])"));
@@ -119,13 +161,19 @@ function protobufEs(shape: Shape, messages: readonly Message[], inputs: readonly
     loops.packed = make("packed", given, few);
     loops["packed-rope"] = make("packed-rope", given, few);
   }
-  if (shape.name === "mixed") loops.view = make("view", given, reading("fromBinary(schema, inputs[at])", "consumeTwo(message)"));
-  return { loops, encoded: (at) => toBinary(schema, messages[at]), recoded: (at) => toBinary(schema, fromBinary(schema, inputs[at])) };
+  if (shape.name === "mixed")
+    loops.view = make("view", given, reading("fromBinary(schema, inputs[at])", "consumeTwo(message)"));
+  return {
+    loops,
+    encoded: (at) => toBinary(schema, messages[at]),
+    recoded: (at) => toBinary(schema, fromBinary(schema, inputs[at])),
+  };
 }
 
 /**
- * Reads `Buffer`s, as Node's sockets and files give them, and makes parts of them its `bytes` fields; for copies see `Shape.detach`.
- * What it encodes are messages of its own classes, with `Long` for 64-bit numbers: what it is fastest with.
+ * Reads `Buffer`s, as Node's sockets and files give them, and makes parts of them its `bytes` fields; for copies see
+ * `Shape.detach`. What it encodes are messages of its own classes, with `Long` for 64-bit numbers: what it is fastest
+ * with.
  */
 function pbjs(typeOf: (typeName: string) => PbjsType): Contestant {
   return (shape, _, plain) => {
@@ -136,11 +184,19 @@ function pbjs(typeOf: (typeName: string) => PbjsType): Contestant {
     const given = { type, messages, inputs, copy, detach: shape.detach, consume: shape.consume };
     const make = loopsFor("protobufjs", shape, messages.length);
     const loops: Subject["loops"] = {
-      encode: make("encode", given, "const bytes = type.encode(messages[at]).finish(); sum = (sum + bytes.length + bytes[bytes.length - 1]) | 0;"),
+      encode: make(
+        "encode",
+        given,
+        "const bytes = type.encode(messages[at]).finish(); sum = (sum + bytes.length + bytes[bytes.length - 1]) | 0;",
+      ),
       decode: make("decode", given, copying(shape, "type.decode(INPUT)")),
     };
     if (shape.hasBytes) loops.views = make("views", given, reading("type.decode(inputs[at])"));
-    return { loops, encoded: (at) => type.encode(messages[at]).finish(), recoded: (at) => type.encode(type.decode(inputs[at])).finish() };
+    return {
+      loops,
+      encoded: (at) => type.encode(messages[at]).finish(),
+      recoded: (at) => type.encode(type.decode(inputs[at])).finish(),
+    };
   };
 }
 
@@ -149,12 +205,14 @@ function literal(shape: Shape, messages: readonly Message[]): Subject {
   if (build === undefined) return { loops: {} };
   const patterns = messages.map((message) => patternOf(message));
   const make = loopsFor("literal", shape, messages.length);
-  return { loops: { decode: make("decode", { patterns, build, consume: shape.consume }, reading("build(patterns[at])")) } };
+  return {
+    loops: { decode: make("decode", { patterns, build, consume: shape.consume }, reading("build(patterns[at])")) },
+  };
 }
 
 /**
- * Makes loops around a statement that adds to `sum` what it reads; `at` is the number of the message whose turn it is. What is
- * decoded is kept in `kept` until the next one, since V8 would not make an object that nobody keeps.
+ * Makes loops around a statement that adds to `sum` what it reads; `at` is the number of the message whose turn it is.
+ * What is decoded is kept in `kept` until the next one, since V8 would not make an object that nobody keeps.
  */
 function loopsFor(who: string, shape: Shape, instances: number) {
   return (kind: Kind, given: Record<string, unknown>, statement: string): Loop => {
@@ -166,7 +224,10 @@ function loopsFor(who: string, shape: Shape, instances: number) {
     };`;
     // Every loop has a text of its own, since closures of one text would share what V8 learns about their types.
     // eslint-disable-next-line @typescript-eslint/no-implied-eval
-    return (new Function("kept", ...Object.keys(given), code) as (...values: unknown[]) => Loop)({ message: null }, ...Object.values(given));
+    return (new Function("kept", ...Object.keys(given), code) as (...values: unknown[]) => Loop)(
+      { message: null },
+      ...Object.values(given),
+    );
   };
 }
 
@@ -178,7 +239,11 @@ function reading(made: string, read = "consume(message)", before = ""): string {
 /** The same with copies, for a codec whose `bytes` fields are parts of its `INPUT`. */
 function copying({ hasBytes, detach }: Shape, made: string): string {
   const copyWhole = hasBytes && detach === undefined;
-  return reading(made.replace("INPUT", copyWhole ? "copy(inputs[at])" : "inputs[at]"), undefined, detach === undefined ? "" : "detach(message, copy);");
+  return reading(
+    made.replace("INPUT", copyWhole ? "copy(inputs[at])" : "inputs[at]"),
+    undefined,
+    detach === undefined ? "" : "detach(message, copy);",
+  );
 }
 
 /** Tag and length of the only field of `Doubles`, when it has 10 000 values. */

@@ -1,19 +1,35 @@
 /**
- * The least that decoding can do: the same objects written as literals by hand. No bytes are parsed, but what has to be new for
- * each message is made anew: strings from their bytes, bigints, byte arrays. Lists are pushed to and maps filled key by key, as a
- * reader meets them one by one.
+ * The least that decoding can do: the same objects written as literals by hand. No bytes are parsed, but what has to be
+ * new for each message is made anew: strings from their bytes, bigints, byte arrays. Lists are pushed to and maps
+ * filled key by key, as a reader meets them one by one.
  */
 import type { LogRecord, Mixed, Order, Small, Ids } from "../proto/shapes_pb.js";
 import type { ShapeName } from "./shapes.js";
 
 /** A message whose strings are their bytes. */
-type Pattern<T> = T extends string ? Buffer
-  : T extends Uint8Array | number | bigint | boolean | undefined ? T
-  : T extends (infer E)[] ? Pattern<E>[]
-  : { [K in keyof T]: K extends "$typeName" ? T[K] : K extends "labels" ? [Buffer, Buffer][] : K extends "case" ? T[K] : Pattern<T[K]> };
+type Pattern<T> = T extends string
+  ? Buffer
+  : T extends Uint8Array | number | bigint | boolean | undefined
+    ? T
+    : T extends (infer E)[]
+      ? Pattern<E>[]
+      : {
+          [K in keyof T]: K extends "$typeName"
+            ? T[K]
+            : K extends "labels"
+              ? [Buffer, Buffer][]
+              : K extends "case"
+                ? T[K]
+                : Pattern<T[K]>;
+        };
 
 export const literals: Partial<Record<ShapeName, (from: never) => unknown>> = {
-  small: (from: Pattern<Small>): unknown => ({ $typeName: "isthmus.bench.shapes.Small", id: from.id, name: text(from.name), active: from.active }),
+  small: (from: Pattern<Small>): unknown => ({
+    $typeName: "isthmus.bench.shapes.Small",
+    id: from.id,
+    name: text(from.name),
+    active: from.active,
+  }),
   mixed: mixedLiteral,
   nested: (from: Pattern<Order>): unknown => ({
     $typeName: "isthmus.bench.shapes.Order",
@@ -89,9 +105,10 @@ function mixedLiteral(from: Pattern<Mixed>): unknown {
     session: anew(from.session),
     nickname: text(from.nickname!),
     referrer: from.referrer,
-    contact: from.contact.case === "messenger"
-      ? { case: "messenger", value: text(from.contact.value) }
-      : { case: "extension", value: from.contact.value },
+    contact:
+      from.contact.case === "messenger"
+        ? { case: "messenger", value: text(from.contact.value) }
+        : { case: "extension", value: from.contact.value },
     tags: list(from.tags, text),
     scores: list(from.scores, same),
   };

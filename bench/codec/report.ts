@@ -1,6 +1,15 @@
 /** The codec's results as text: a table for each kind of work. */
 import { count, formatTable, micros, times, type Column } from "../report.js";
-import { codecNames, findRow, geometricMean, kinds, timesFasterThan, type CodecName, type CodecRow, type Kind } from "./rows.js";
+import {
+  codecNames,
+  findRow,
+  geometricMean,
+  kinds,
+  timesFasterThan,
+  type CodecName,
+  type CodecRow,
+  type Kind,
+} from "./rows.js";
 import { shapeNames, shapes } from "./shapes.js";
 
 export const codecLegend = [
@@ -10,7 +19,13 @@ export const codecLegend = [
   "literal: the same objects written as literals, with strings, bigints and byte arrays made anew; nothing is parsed.",
 ].join("\n");
 
-const short: Record<CodecName, string> = { isthmus: "isthmus", "protobuf-es": "es", protobufjs: "pbjs", "protobufjs-static": "static", literal: "literal" };
+const short: Record<CodecName, string> = {
+  isthmus: "isthmus",
+  "protobuf-es": "es",
+  protobufjs: "pbjs",
+  "protobufjs-static": "static",
+  literal: "literal",
+};
 
 const titles: Record<Kind, string> = {
   encode: "encode (Isthmus into given memory, the others to an array of their own)",
@@ -33,14 +48,23 @@ export function formatCodecs(rows: readonly CodecRow[]): string {
   const tables = kinds.flatMap((kind) => {
     const lines = linesOf(rows, kind);
     if (lines.length === 0) return [];
-    const present = codecNames.filter((codec) => rows.some((row) => row.codec === codec && row.kind === kind && row.nsPerOp !== null));
+    const present = codecNames.filter((codec) =>
+      rows.some((row) => row.codec === codec && row.kind === kind && row.nsPerOp !== null),
+    );
     const others = present.filter((codec) => codec !== "isthmus" && codec !== "literal");
     const columns: Column<Line>[] = [
       ["shape", (line) => line.title],
       ["bytes", (line) => (line.bytes === null ? "" : count(line.bytes))],
-      ...present.map((codec): Column<Line> => [short[codec], (line) => (line.bytes === null ? "" : micros(line.ns(codec)))]),
+      ...present.map(
+        (codec): Column<Line> => [short[codec], (line) => (line.bytes === null ? "" : micros(line.ns(codec)))],
+      ),
       ...others.map((codec): Column<Line> => [`×${short[codec]}`, (line) => times(line.faster(codec))]),
-      ...present.map((codec): Column<Line> => [`heap ${short[codec]}`, (line) => (line.bytes === null ? "" : micros(line.heap(codec)))]),
+      ...present.map(
+        (codec): Column<Line> => [
+          `heap ${short[codec]}`,
+          (line) => (line.bytes === null ? "" : micros(line.heap(codec))),
+        ],
+      ),
     ];
     return [`── codec: ${titles[kind]}\n${formatTable(columns, lines).join("\n")}`];
   });
@@ -48,14 +72,18 @@ export function formatCodecs(rows: readonly CodecRow[]): string {
 }
 
 function linesOf(rows: readonly CodecRow[], kind: Kind): Line[] {
-  const measured = shapeNames.filter((shape) => rows.some((row) => row.kind === kind && row.shape === shape && row.nsPerOp !== null));
-  const lines = measured.map((name): Line => ({
-    title: shapes.find((shape) => shape.name === name)!.title,
-    bytes: rows.find((row) => row.kind === kind && row.shape === name && row.nsPerOp !== null)!.wireBytes,
-    ns: (codec) => findRow(rows, codec, kind, name)?.nsPerOp ?? null,
-    faster: (than) => timesFasterThan(rows, than, kind, name),
-    heap: (codec) => findRow(rows, codec, kind, name)?.heapBytesPerOp ?? null,
-  }));
+  const measured = shapeNames.filter((shape) =>
+    rows.some((row) => row.kind === kind && row.shape === shape && row.nsPerOp !== null),
+  );
+  const lines = measured.map(
+    (name): Line => ({
+      title: shapes.find((shape) => shape.name === name)!.title,
+      bytes: rows.find((row) => row.kind === kind && row.shape === name && row.nsPerOp !== null)!.wireBytes,
+      ns: (codec) => findRow(rows, codec, kind, name)?.nsPerOp ?? null,
+      faster: (than) => timesFasterThan(rows, than, kind, name),
+      heap: (codec) => findRow(rows, codec, kind, name)?.heapBytesPerOp ?? null,
+    }),
+  );
   if (lines.length < 2) return lines;
   const mean = (than: CodecName): number | null => geometricMean(lines.map((line) => line.faster(than)));
   return [...lines, { title: "geometric mean", bytes: null, ns: () => null, faster: mean, heap: () => null }];

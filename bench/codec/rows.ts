@@ -6,8 +6,8 @@ export const codecNames = ["isthmus", "protobuf-es", "protobufjs", "protobufjs-s
 export type CodecName = (typeof codecNames)[number];
 
 /**
- * `decode`: `bytes` fields are copies. `views`: they are parts of the input. `packed`, `packed-rope`: a few of 10 000 doubles are read, from
- * contiguous bytes or a rope. `view`: two of 30 fields are read.
+ * `decode`: `bytes` fields are copies. `views`: they are parts of the input. `packed`, `packed-rope`: a few of 10 000
+ * doubles are read, from contiguous bytes or a rope. `view`: two of 30 fields are read.
  */
 export const kinds = ["encode", "decode", "views", "packed", "packed-rope", "view"] as const;
 export type Kind = (typeof kinds)[number];

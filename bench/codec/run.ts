@@ -1,6 +1,6 @@
 /**
- * Measures codecs: each contestant in a process of its own, with all shapes, one at a time. Their stretches are interleaved, A B C
- * A B C, so what disturbs the machine disturbs all alike.
+ * Measures codecs: each contestant in a process of its own, with all shapes, one at a time. Their stretches are
+ * interleaved, A B C A B C, so what disturbs the machine disturbs all alike.
  */
 import { Child, PeerFailure, PeerSkipped, startTimeoutMs } from "../cast.js";
 import type { Cores } from "../machine.js";
@@ -42,12 +42,18 @@ interface Figures {
   readonly heap: (number | null)[];
 }
 
-/** Rejects if contestants read different things of the same messages; one that breaks otherwise gets rows that say so. */
+/**
+ * Rejects if contestants read different things of the same messages; one that breaks otherwise gets rows that say so.
+ */
 export async function runCodecs(pace: CodecPace, cores: Cores): Promise<CodecRow[]> {
   const players = await Promise.all(codecNames.map((codec) => enter(codec, cores.both)));
   try {
     checkSums(players);
-    await Promise.all(players.map((player) => attempt(player, { do: "warm", ms: pace.warmMs }, pace.warmMs * kinds.length * shapeNames.length)));
+    await Promise.all(
+      players.map((player) =>
+        attempt(player, { do: "warm", ms: pace.warmMs }, pace.warmMs * kinds.length * shapeNames.length),
+      ),
+    );
     for (let round = 0; round < pace.rounds; round++) {
       await interleave(players, round, async (player, { prepared: { shape, kind }, ns }) => {
         const figure = await attempt(player, { do: "time", shape, kind, ms: pace.ms }, pace.ms);
@@ -70,7 +76,8 @@ async function enter(codec: CodecName, core: string | null): Promise<Player> {
   try {
     await player.child!.next("ready", startTimeoutMs);
     const { answer } = await player.child!.ask({ type: "codec", task: { do: "prepare" } }, "codec", graceMs);
-    if ("rows" in answer) for (const row of answer.rows) player.rows.set(keyOf(row.kind, row.shape), { prepared: row, ns: [], heap: [] });
+    if ("rows" in answer)
+      for (const row of answer.rows) player.rows.set(keyOf(row.kind, row.shape), { prepared: row, ns: [], heap: [] });
   } catch (error) {
     await leave(player, error);
   }
@@ -78,7 +85,11 @@ async function enter(codec: CodecName, core: string | null): Promise<Player> {
 }
 
 /** Every contestant's stretch of a row, then the next row; another one begins in each round. */
-async function interleave(players: readonly Player[], round: number, measure: (player: Player, figures: Figures) => Promise<void>): Promise<void> {
+async function interleave(
+  players: readonly Player[],
+  round: number,
+  measure: (player: Player, figures: Figures) => Promise<void>,
+): Promise<void> {
   const order = players.map((_, at) => players[(at + round) % players.length]);
   for (const kind of kinds) {
     for (const shape of shapeNames) {
@@ -119,7 +130,10 @@ function checkSums(players: readonly Player[]): void {
       const first = sums.get(key) ?? { codec, sum: prepared.sum };
       sums.set(key, first);
       if (first.sum !== prepared.sum) {
-        throw new PeerFailure(`${codec} and ${first.codec} read different things of the same messages (${key}: ${prepared.sum}, ${first.sum})`, true);
+        throw new PeerFailure(
+          `${codec} and ${first.codec} read different things of the same messages (${key}: ${prepared.sum}, ${first.sum})`,
+          true,
+        );
       }
     }
   }
@@ -129,7 +143,17 @@ function rowsOf({ codec, rows, skipped, failed }: Player): CodecRow[] {
   const none = { nsPerOp: null, heapBytesPerOp: null, rounds: 0 };
   if (rows.size === 0) {
     // It never came as far as to say what it would do.
-    return [{ codec, kind: "encode", shape: shapeNames[0], wireBytes: 0, ...none, ...(skipped === undefined ? {} : { skipped }), ...(failed === undefined ? {} : { failed }) }];
+    return [
+      {
+        codec,
+        kind: "encode",
+        shape: shapeNames[0],
+        wireBytes: 0,
+        ...none,
+        ...(skipped === undefined ? {} : { skipped }),
+        ...(failed === undefined ? {} : { failed }),
+      },
+    ];
   }
   return [...rows.values()].map(({ prepared: { kind, shape, wireBytes }, ns, heap }) => {
     const row = { codec, kind, shape, wireBytes };

@@ -1,6 +1,19 @@
 /** Values such as users have them, from a fixed seed: every contestant's process makes the same ones. */
 
-const names = ["Ada", "Grace", "Zoë", "Linus", "Łukasz", "Barbara", "Edsger", "Mária", "Ken", "東京 太郎", "Frances", "Niklaus"];
+const names = [
+  "Ada",
+  "Grace",
+  "Zoë",
+  "Linus",
+  "Łukasz",
+  "Barbara",
+  "Edsger",
+  "Mária",
+  "Ken",
+  "東京 太郎",
+  "Frances",
+  "Niklaus",
+];
 const words = (
   "request response connection timeout upstream retry queue worker cache miss flush segment index commit rollback payload " +
   "handler session token expired user account order invoice shipped pending closed opened slow query rows in ms from to the of with"

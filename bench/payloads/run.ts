@@ -46,7 +46,8 @@ export function formatPayloads({ flat, bandwidth }: PayloadResults): string {
       `  loaned ${direction.padEnd(8)} p50 ${us(large.p50)} against ${us(small.p50)}   mean ${us(large.mean)} against ${us(small.mean)}   p99 ${us(large.p99)} against ${us(small.p99)}   ${copies} copies`,
   );
   const rates = bandwidth.map(
-    ({ byteLength, call, copy }) => `  heap ${String(byteLength >> 20).padStart(3)} MiB   call ${call.toFixed(2).padStart(6)}   copy ${copy.toFixed(2).padStart(6)}   ${((call / copy) * 100).toFixed(0)} %`,
+    ({ byteLength, call, copy }) =>
+      `  heap ${String(byteLength >> 20).padStart(3)} MiB   call ${call.toFixed(2).padStart(6)}   copy ${copy.toFixed(2).padStart(6)}   ${((call / copy) * 100).toFixed(0)} %`,
   );
   return [...lines, ...rates].join("\n");
 }
@@ -62,13 +63,35 @@ export function judgePayloads({ flat, bandwidth }: PayloadResults): Verdict[] {
       (["p50", "mean", "p99"] as const).map((figure): Verdict => {
         const measured = large[figure] - small[figure];
         const atMost = figure === "p99" ? p99OverMax : overMax;
-        return { asked: `payloads: ${figure} of a loaned 64 MiB ${direction} over 64 B at most ${atMost} µs`, scenario: "two-cores", measured, atMost, unit: "µs", holds: measured <= atMost };
+        return {
+          asked: `payloads: ${figure} of a loaned 64 MiB ${direction} over 64 B at most ${atMost} µs`,
+          scenario: "two-cores",
+          measured,
+          atMost,
+          unit: "µs",
+          holds: measured <= atMost,
+        };
       }),
     ),
-    ...flat.map(({ direction, copies }): Verdict => ({ asked: "payloads: loans are not copied", scenario: direction, measured: copies, atMost: 0, unit: "copies", holds: copies === 0 })),
+    ...flat.map(
+      ({ direction, copies }): Verdict => ({
+        asked: "payloads: loans are not copied",
+        scenario: direction,
+        measured: copies,
+        atMost: 0,
+        unit: "copies",
+        holds: copies === 0,
+      }),
+    ),
     ...bandwidth.map(({ byteLength, call, copy }): Verdict => {
       const measured = call / copy;
-      return { asked: `payloads: heap to handler at ${bandwidthShareMin}× a plain copy`, scenario: `${byteLength >> 20}MiB`, measured, atLeast: bandwidthShareMin, holds: measured >= bandwidthShareMin };
+      return {
+        asked: `payloads: heap to handler at ${bandwidthShareMin}× a plain copy`,
+        scenario: `${byteLength >> 20}MiB`,
+        measured,
+        atLeast: bandwidthShareMin,
+        holds: measured >= bandwidthShareMin,
+      };
     }),
   ];
 }

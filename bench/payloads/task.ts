@@ -1,6 +1,9 @@
 /** What the two processes of this part agree on: a call's id says what its handler does, and with how many bytes. */
 
-/** Hand the request's bytes back · answer with a loan · take the request, and answer with the time at which the handler began. */
+/**
+ * Hand the request's bytes back · answer with a loan · take the request, and answer with the time at which the handler
+ * began.
+ */
 export const OPERATION = { echo: 0, reply: 1, take: 2 } as const;
 export type Operation = (typeof OPERATION)[keyof typeof OPERATION];
 

@@ -2,8 +2,8 @@
  * Connect's gRPC over HTTP/2 on a Unix socket.
  *
  * `http2.connect` takes `createConnection`, and the transport hands `nodeOptions` to it: that is how it reaches the
- * socket. The URL only fills the `:authority` header. Compression is off and the flow-control windows are raised on both
- * sides, since with HTTP/2's default of 64 KiB large messages wait for a round trip per window.
+ * socket. The URL only fills the `:authority` header. Compression is off and the flow-control windows are raised on
+ * both sides, since with HTTP/2's default of 64 KiB large messages wait for a round trip per window.
  */
 import http2 from "node:http2";
 import net from "node:net";
@@ -63,12 +63,21 @@ export const connect: Peer = {
   },
 
   async connect(path) {
-    const sessionManager = new WideSessionManager("http://localhost", {}, {
-      createConnection: () => net.connect(path),
-      settings: { initialWindowSize: windowBytes },
-      maxSessionMemory: sessionMegabytes,
+    const sessionManager = new WideSessionManager(
+      "http://localhost",
+      {},
+      {
+        createConnection: () => net.connect(path),
+        settings: { initialWindowSize: windowBytes },
+        maxSessionMemory: sessionMegabytes,
+      },
+    );
+    const transport = createGrpcTransport({
+      baseUrl: "http://localhost",
+      sessionManager,
+      acceptCompression: [],
+      ...limits,
     });
-    const transport = createGrpcTransport({ baseUrl: "http://localhost", sessionManager, acceptCompression: [], ...limits });
     const state = await sessionManager.connect();
     if (state === "error") throw sessionManager.error();
     const client = createClient(EchoService, transport);

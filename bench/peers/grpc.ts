@@ -1,9 +1,16 @@
 /**
- * grpc-js, twice: its generic client and server on a Unix socket, and the same client and service over shared memory. With protobuf-es for
- * the messages.
+ * grpc-js, twice: its generic client and server on a Unix socket, and the same client and service over shared memory.
+ * With protobuf-es for the messages.
  */
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
-import { Client, Server, ServerCredentials, credentials, type ServiceDefinition, type handleUnaryCall } from "@grpc/grpc-js";
+import {
+  Client,
+  Server,
+  ServerCredentials,
+  credentials,
+  type ServiceDefinition,
+  type handleUnaryCall,
+} from "@grpc/grpc-js";
 import { addGrpcService, createIsthmusChannel } from "../../src/grpc-js/index.js";
 import { createIsthmusServer } from "../../src/index.js";
 import { EchoService, PayloadSchema, type Payload } from "../proto/bench_pb.js";
@@ -38,7 +45,9 @@ export const grpc: Peer = {
     const server = new Server(options);
     server.addService(definition, { echo: handlerOf(answer) });
     await new Promise<void>((resolve, reject) => {
-      server.bindAsync(`unix:${socketPath}`, ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve()));
+      server.bindAsync(`unix:${socketPath}`, ServerCredentials.createInsecure(), (error) =>
+        error ? reject(error) : resolve(),
+      );
     });
     return {
       close: () => {
@@ -62,7 +71,10 @@ export const isthmusGrpc: Peer = {
   servesInClient: false,
 
   async startServer(path, answer) {
-    const server = createIsthmusServer({ carrier: "shm", routes: (router) => addGrpcService(router, definition, { echo: handlerOf(answer) }) });
+    const server = createIsthmusServer({
+      carrier: "shm",
+      routes: (router) => addGrpcService(router, definition, { echo: handlerOf(answer) }),
+    });
     await server.listen(path);
     return server;
   },

@@ -1,7 +1,7 @@
 /**
- * Isthmus, four times: with payloads on the heap, as for any other transport; with payloads built in loans and leased by the receiver;
- * with a codec that only copies bytes, which shows what the path itself costs; and over the socket, which is what remains where shared
- * memory cannot be had.
+ * Isthmus, four times: with payloads on the heap, as for any other transport; with payloads built in loans and leased
+ * by the receiver; with a codec that only copies bytes, which shows what the path itself costs; and over the socket,
+ * which is what remains where shared memory cannot be had.
  */
 import { createClient, type ConnectRouter } from "@connectrpc/connect";
 import { createIsthmusServer, createIsthmusTransport, loan, release, type CommonOptions } from "../../src/index.js";
@@ -24,7 +24,10 @@ function createWorkersPeer(name: PeerName, count: number): Peer {
   return {
     ...createPeer(name, {}),
     async startServer(path) {
-      const server = createIsthmusServer({ carrier: "shm", workers: { count, routes: new URL("./worker-routes.js", import.meta.url) } });
+      const server = createIsthmusServer({
+        carrier: "shm",
+        workers: { count, routes: new URL("./worker-routes.js", import.meta.url) },
+      });
       await server.listen(`unix:${path}`);
       return server;
     },
@@ -39,7 +42,10 @@ function createPeer(name: PeerName, own: CommonOptions): Peer {
     servesInClient: false,
 
     async startServer(path, answer) {
-      const server = createIsthmusServer({ routes: (router: ConnectRouter) => router.service(EchoService, { echo: answer }), ...options });
+      const server = createIsthmusServer({
+        routes: (router: ConnectRouter) => router.service(EchoService, { echo: answer }),
+        ...options,
+      });
       await server.listen(`unix:${path}`);
       return server;
     },

@@ -6,7 +6,11 @@ import { FrameReader, FrameWriter } from "./net-frames.js";
 /** What a writer puts on its socket, in one fragment. */
 function written(frames: readonly Uint8Array[]): Buffer {
   const chunks: Buffer[] = [];
-  const socket = { cork: () => undefined, uncork: () => undefined, write: (data: Uint8Array) => chunks.push(Buffer.from(data)) };
+  const socket = {
+    cork: () => undefined,
+    uncork: () => undefined,
+    write: (data: Uint8Array) => chunks.push(Buffer.from(data)),
+  };
   const writer = new FrameWriter(socket as unknown as Socket);
   frames.forEach((data, i) => writer.send(BigInt(i), data));
   writer.flush();
@@ -34,7 +38,10 @@ describe("frames on a socket", () => {
     test(`arrive as they were sent, in fragments of ${fragmentLength} bytes`, () => {
       const some = fragmentLength === 1 ? frames.slice(0, 8) : frames;
       const found = read(written(some), fragmentLength);
-      assert.deepEqual(found.map(({ id }) => Number(id)), some.map((_, i) => i));
+      assert.deepEqual(
+        found.map(({ id }) => Number(id)),
+        some.map((_, i) => i),
+      );
       some.forEach((data, i) => assert.ok(data.equals(found[i].data), `frame ${i} of ${data.length} bytes`));
     });
   }

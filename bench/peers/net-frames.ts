@@ -3,15 +3,16 @@
  *
  * Reading: into one static buffer, so nothing is allocated per read; a frame that arrived whole is handed out where it
  * lies. A frame that did not is put together in one reused buffer of its size, and the socket reads the rest of a large
- * one straight into it. There are two such buffers, because the microtasks that read a frame run after the read's callback,
- * when the next frame may have begun.
+ * one straight into it. There are two such buffers, because the microtasks that read a frame run after the read's
+ * callback, when the next frame may have begun.
  *
- * Writing: the small frames of one turn are gathered in a staging buffer and leave with one `write`; a large frame's data
- * leaves from where it lies, in one `writev` with its header.
+ * Writing: the small frames of one turn are gathered in a staging buffer and leave with one `write`; a large frame's
+ * data leaves from where it lies, in one `writev` with its header.
  *
- * Tried against it: a `write` of its own for each small frame; cork and uncork around all frames of a turn, one `writev` of
- * header and data each (slower up to a few KiB, faster from there, so it is used there); large data copied behind
- * its header (slower from 64 KiB); `data` events in place of `onread` (much slower for large frames: a new buffer per read).
+ * Tried against it: a `write` of its own for each small frame; cork and uncork around all frames of a turn, one
+ * `writev` of header and data each (slower up to a few KiB, faster from there, so it is used there); large data copied
+ * behind its header (slower from 64 KiB); `data` events in place of `onread` (much slower for large frames: a new
+ * buffer per read).
  */
 import type { Socket } from "node:net";
 

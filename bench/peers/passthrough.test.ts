@@ -5,7 +5,11 @@ import type { Payload } from "../proto/bench_pb.js";
 import { createPassthroughCodec } from "./passthrough.js";
 
 describe("the pass-through codec", () => {
-  const payload = (id: bigint, data: number[]): Payload => ({ $typeName: "isthmus.bench.Payload", id, data: Uint8Array.from(data) });
+  const payload = (id: bigint, data: number[]): Payload => ({
+    $typeName: "isthmus.bench.Payload",
+    id,
+    data: Uint8Array.from(data),
+  });
 
   test("reads what it wrote, at any offset and in views", () => {
     const codec = createPassthroughCodec();

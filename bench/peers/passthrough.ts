@@ -45,7 +45,10 @@ export function createPassthroughCodec(): MessageCodec {
         $typeName: "isthmus.bench.Payload",
         id: viewOf(input).getBigUint64(input.byteOffset + offset, true),
         // A Buffer's own `slice` would not copy.
-        data: spans.length > 0 ? spans[0].bytes : Uint8Array.prototype.slice.call(input, offset + idBytes, offset + byteLength),
+        data:
+          spans.length > 0
+            ? spans[0].bytes
+            : Uint8Array.prototype.slice.call(input, offset + idBytes, offset + byteLength),
       };
     },
   };

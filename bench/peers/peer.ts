@@ -2,7 +2,20 @@
 import type { Payload } from "../proto/bench_pb.js";
 
 /** The names of the peers, in the order of the reports and of the rounds. */
-export const peerNames = ["isthmus", "isthmus-loans", "isthmus-passthrough", "isthmus-socket", "isthmus-grpc-js", "isthmus-1-worker", "isthmus-4-workers", "connect", "grpc-js", "net", "zeromq", "worker"] as const;
+export const peerNames = [
+  "isthmus",
+  "isthmus-loans",
+  "isthmus-passthrough",
+  "isthmus-socket",
+  "isthmus-grpc-js",
+  "isthmus-1-worker",
+  "isthmus-4-workers",
+  "connect",
+  "grpc-js",
+  "net",
+  "zeromq",
+  "worker",
+] as const;
 export type PeerName = (typeof peerNames)[number];
 
 /** Whether a peer is about servers with several clients, and left out where there is one. */
@@ -10,7 +23,10 @@ export function needsClients(name: PeerName): boolean {
   return name.endsWith("-worker") || name.endsWith("-workers");
 }
 
-/** The server's part of a call, the same for every peer: reads every byte of the request, writes every byte of the reply. */
+/**
+ * The server's part of a call, the same for every peer: reads every byte of the request, writes every byte of the
+ * reply.
+ */
 export type Answer = (request: Payload) => Payload;
 
 export interface Peer {
@@ -29,7 +45,9 @@ export interface Connection extends Closable {
    * the promise starts have run.
    */
   call(request: Payload): Promise<Payload>;
-  /** Where a request's bytes are to be written, anew for each call; without it they lie on the heap, and are used again. */
+  /**
+   * Where a request's bytes are to be written, anew for each call; without it they lie on the heap, and are used again.
+   */
   allocate?(byteLength: number): Promise<Uint8Array>;
   /** The reply's data was read. */
   free?(reply: Payload): void;

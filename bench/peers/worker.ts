@@ -1,6 +1,6 @@
 /**
- * `worker_threads`: the server is a thread of the client's process, and `postMessage` copies each payload by structured clone.
- * Nothing is transferred or shared.
+ * `worker_threads`: the server is a thread of the client's process, and `postMessage` copies each payload by structured
+ * clone. Nothing is transferred or shared.
  */
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";

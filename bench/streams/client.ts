@@ -16,7 +16,14 @@ const copyBytes = 1 << 20;
 const copyRounds = 200;
 
 runChild(([peer, path]) => {
-  const transport = peer === "connect" ? connectOver(path) : createIsthmusTransport({ address: path, carrier: peer === "isthmus-socket" ? "socket" : "shm", leases: "scoped" });
+  const transport =
+    peer === "connect"
+      ? connectOver(path)
+      : createIsthmusTransport({
+          address: path,
+          carrier: peer === "isthmus-socket" ? "socket" : "shm",
+          leases: "scoped",
+        });
   const client = createClient(FeedService, transport);
 
   async function take(feed: Feed): Promise<FeedResult> {
@@ -28,7 +35,8 @@ runChild(([peer, path]) => {
       if (number === 0) from = performance.now();
       check(message, number++);
     }
-    if (number !== feed.messages) throw new PayloadMismatch(`payload mismatch: ${number} messages came instead of ${feed.messages}`);
+    if (number !== feed.messages)
+      throw new PayloadMismatch(`payload mismatch: ${number} messages came instead of ${feed.messages}`);
     return { elapsedMs: performance.now() - from };
   }
 
@@ -46,7 +54,9 @@ function checkerOf({ bytes, source, compareEvery }: Feed): (message: Payload, nu
     if (id !== BigInt(number)) throw new PayloadMismatch(`payload mismatch: message ${id} came instead of ${number}`);
     if (source !== Source.LOANED) {
       const written = source === Source.PREPARED ? number % preparedCount : number;
-      return number % compareEvery === 0 ? pattern.check(data, written, "reply") : pattern.checkEnds(data, written, "reply");
+      return number % compareEvery === 0
+        ? pattern.check(data, written, "reply")
+        : pattern.checkEnds(data, written, "reply");
     }
     if (data.length !== bytes || data[0] !== (number & 0xff) || data[bytes - 1] !== ((number + 1) & 0xff)) {
       throw new PayloadMismatch(`payload mismatch: message ${number} is not what was sent`);

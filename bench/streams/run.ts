@@ -1,4 +1,7 @@
-/** Measures streams from a server to a client: small messages against Connect's, large ones against a plain copy, loaned ones against small ones. */
+/**
+ * Measures streams from a server to a client: small messages against Connect's, large ones against a plain copy, loaned
+ * ones against small ones.
+ */
 import { join } from "node:path";
 import type { Verdict } from "../bars.js";
 import { Child, startTimeoutMs } from "../cast.js";
@@ -28,18 +31,50 @@ interface Part {
 }
 
 const parts: readonly Part[] = [
-  { name: "64 B", feed: { messages: 400_000, bytes: 64, source: Source.PREPARED, compareEvery: 1 }, peers: ["isthmus", "isthmus-socket"] },
+  {
+    name: "64 B",
+    feed: { messages: 400_000, bytes: 64, source: Source.PREPARED, compareEvery: 1 },
+    peers: ["isthmus", "isthmus-socket"],
+  },
   { name: "64 B", feed: { messages: 20_000, bytes: 64, source: Source.PREPARED, compareEvery: 1 }, peers: ["connect"] },
-  { name: "1 MiB, moved", feed: { messages: 3_000, bytes: 1 << 20, source: Source.PREPARED, compareEvery: 16 }, peers: ["isthmus", "isthmus-socket"] },
-  { name: "1 MiB, prepared", feed: { messages: 1_500, bytes: 1 << 20, source: Source.PREPARED, compareEvery: 1 }, peers: ["isthmus", "isthmus-socket"] },
-  { name: "1 MiB, written anew", feed: { messages: 1_000, bytes: 1 << 20, source: Source.UNSPECIFIED, compareEvery: 1 }, peers: ["isthmus", "isthmus-socket"] },
-  { name: "1 MiB, written anew", feed: { messages: 200, bytes: 1 << 20, source: Source.UNSPECIFIED, compareEvery: 1 }, peers: ["connect"] },
-  { name: "64 B, paced as loans", feed: { messages: 20_000, bytes: 64, source: Source.UNSPECIFIED, compareEvery: 1 }, peers: ["isthmus"] },
-  { name: "64 MiB, loaned", feed: { messages: 20_000, bytes: 64 << 20, source: Source.LOANED, compareEvery: 1 }, peers: ["isthmus"] },
+  {
+    name: "1 MiB, moved",
+    feed: { messages: 3_000, bytes: 1 << 20, source: Source.PREPARED, compareEvery: 16 },
+    peers: ["isthmus", "isthmus-socket"],
+  },
+  {
+    name: "1 MiB, prepared",
+    feed: { messages: 1_500, bytes: 1 << 20, source: Source.PREPARED, compareEvery: 1 },
+    peers: ["isthmus", "isthmus-socket"],
+  },
+  {
+    name: "1 MiB, written anew",
+    feed: { messages: 1_000, bytes: 1 << 20, source: Source.UNSPECIFIED, compareEvery: 1 },
+    peers: ["isthmus", "isthmus-socket"],
+  },
+  {
+    name: "1 MiB, written anew",
+    feed: { messages: 200, bytes: 1 << 20, source: Source.UNSPECIFIED, compareEvery: 1 },
+    peers: ["connect"],
+  },
+  {
+    name: "64 B, paced as loans",
+    feed: { messages: 20_000, bytes: 64, source: Source.UNSPECIFIED, compareEvery: 1 },
+    peers: ["isthmus"],
+  },
+  {
+    name: "64 MiB, loaned",
+    feed: { messages: 20_000, bytes: 64 << 20, source: Source.LOANED, compareEvery: 1 },
+    peers: ["isthmus"],
+  },
 ];
 
 /** Rejects if a process breaks, or a message is not what was sent. */
-export async function runStreams({ rounds, share }: StreamPace, cores: Cores, directory: string): Promise<StreamResults> {
+export async function runStreams(
+  { rounds, share }: StreamPace,
+  cores: Cores,
+  directory: string,
+): Promise<StreamResults> {
   const started: Child[] = [];
   const start = async (role: "streams/server" | "streams/client", peer: StreamPeerName, core: string | null) => {
     const child = new Child(role, [peer, join(directory, `streams-${peer}.sock`)], core);
@@ -53,7 +88,14 @@ export async function runStreams({ rounds, share }: StreamPace, cores: Cores, di
       await start("streams/server", peer, cores.server);
       clients.set(peer, await start("streams/client", peer, cores.client));
     }
-    const contests = parts.flatMap(({ name, feed, peers }) => peers.map((peer) => ({ name, feed: { ...feed, messages: Math.ceil(feed.messages * share) + 10 }, peer, micros: [] as number[] })));
+    const contests = parts.flatMap(({ name, feed, peers }) =>
+      peers.map((peer) => ({
+        name,
+        feed: { ...feed, messages: Math.ceil(feed.messages * share) + 10 },
+        peer,
+        micros: [] as number[],
+      })),
+    );
     const copies: number[] = [];
     // The first round warms up.
     for (let round = 0; round <= rounds; round++) {
@@ -65,7 +107,14 @@ export async function runStreams({ rounds, share }: StreamPace, cores: Cores, di
     }
     const rows = contests.map(({ name, feed, peer, micros }): StreamRow => {
       const microsPerMessage = median(micros)!;
-      return { peer, name, bytes: feed.bytes, messagesPerSecond: 1e6 / microsPerMessage, gigabytesPerSecond: feed.bytes / microsPerMessage / 1_000, microsPerMessage };
+      return {
+        peer,
+        name,
+        bytes: feed.bytes,
+        messagesPerSecond: 1e6 / microsPerMessage,
+        gigabytesPerSecond: feed.bytes / microsPerMessage / 1_000,
+        microsPerMessage,
+      };
     });
     return { rows, copyGigabytesPerSecond: median(copies)! };
   } finally {
@@ -91,10 +140,31 @@ export function judgeStreams({ rows, copyGigabytesPerSecond }: StreamResults): V
   const small = find("64 B", "isthmus").messagesPerSecond;
   const atLeast = Math.min(1e6, 50 * find("64 B", "connect").messagesPerSecond);
   const large = find("1 MiB, moved", "isthmus").gigabytesPerSecond / copyGigabytesPerSecond;
-  const over = find("64 MiB, loaned", "isthmus").microsPerMessage - find("64 B, paced as loans", "isthmus").microsPerMessage;
+  const over =
+    find("64 MiB, loaned", "isthmus").microsPerMessage - find("64 B, paced as loans", "isthmus").microsPerMessage;
   return [
-    { asked: "streams: messages/s at least 1,000,000 or 50× Connect's, whichever is lower", scenario: "64 B", measured: small, atLeast, unit: "messages/s", holds: small >= atLeast },
-    { asked: "streams: heap messages at 0.5× a plain copy", scenario: "1 MiB", measured: large, atLeast: 0.5, holds: large >= 0.5 },
-    { asked: "streams: a loaned 64 MiB message over one of 64 B at most 10 µs", scenario: "64 MiB", measured: over, atMost: 10, unit: "µs", holds: over <= 10 },
+    {
+      asked: "streams: messages/s at least 1,000,000 or 50× Connect's, whichever is lower",
+      scenario: "64 B",
+      measured: small,
+      atLeast,
+      unit: "messages/s",
+      holds: small >= atLeast,
+    },
+    {
+      asked: "streams: heap messages at 0.5× a plain copy",
+      scenario: "1 MiB",
+      measured: large,
+      atLeast: 0.5,
+      holds: large >= 0.5,
+    },
+    {
+      asked: "streams: a loaned 64 MiB message over one of 64 B at most 10 µs",
+      scenario: "64 MiB",
+      measured: over,
+      atMost: 10,
+      unit: "µs",
+      holds: over <= 10,
+    },
   ];
 }

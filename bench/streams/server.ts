@@ -36,7 +36,8 @@ function routes(router: ConnectRouter): void {
 }
 
 runChild(async ([peer, path]) => {
-  const close = peer === "connect" ? await serveHttp(path) : await serve(path, peer === "isthmus-socket" ? "socket" : "shm");
+  const close =
+    peer === "connect" ? await serveHttp(path) : await serve(path, peer === "isthmus-socket" ? "socket" : "shm");
   return async (message) => {
     if (message.type !== "stop") return;
     await close();
@@ -51,7 +52,10 @@ async function serve(path: string, carrier: "shm" | "socket"): Promise<() => Pro
 }
 
 async function serveHttp(path: string): Promise<() => Promise<void>> {
-  const server = http2.createServer({ settings: { initialWindowSize: windowBytes } }, connectNodeAdapter({ routes, acceptCompression: [], connect: false, grpcWeb: false }));
+  const server = http2.createServer(
+    { settings: { initialWindowSize: windowBytes } },
+    connectNodeAdapter({ routes, acceptCompression: [], connect: false, grpcWeb: false }),
+  );
   server.on("session", (session) => session.setLocalWindowSize(windowBytes));
   await new Promise<void>((resolve, reject) => server.on("error", reject).listen(path, resolve));
   return () => Promise.resolve();

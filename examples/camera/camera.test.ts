@@ -8,7 +8,10 @@ const skip = loadAddon().reason ?? false;
 
 test("the camera example finds every rectangle where it was drawn", { skip, timeout: 600_000 }, async (context) => {
   const output = await runExample(context, "camera", "60");
-  assert.match(output, /^60 frames of 1920 × 1080 over shm: \d+ frames\/s with drawing; a call p50 \d+ µs, p99 \d+ µs$/m);
+  assert.match(
+    output,
+    /^60 frames of 1920 × 1080 over shm: \d+ frames\/s with drawing; a call p50 \d+ µs, p99 \d+ µs$/m,
+  );
   assert.match(output, /^verified: .* in 60 of 60 frames$/m);
 });
 

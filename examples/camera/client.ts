@@ -40,6 +40,8 @@ for (let sequence = 1; sequence <= Number(frames); sequence++) {
 const seconds = (performance.now() - start) / 1000;
 
 const micros = (percentile: number) => (callNs.percentile(percentile) / 1000).toFixed(0);
-console.log(`${frames} frames of ${WIDTH} × ${HEIGHT} over ${transport.carrier}: ${(Number(frames) / seconds).toFixed(0)} frames/s with drawing; a call p50 ${micros(50)} µs, p99 ${micros(99)} µs`);
+console.log(
+  `${frames} frames of ${WIDTH} × ${HEIGHT} over ${transport.carrier}: ${(Number(frames) / seconds).toFixed(0)} frames/s with drawing; a call p50 ${micros(50)} µs, p99 ${micros(99)} µs`,
+);
 console.log(`verified: the rectangle was found where it was drawn, in ${frames} of ${frames} frames`);
 await transport.close();

@@ -23,8 +23,10 @@ export function draw(rgb: Uint8Array, frameWidth: number, box: Rectangle): void 
 
 /** Looks at every eighth pixel of every eighth row until one is bright, and from there for the edges. */
 export function findBright(rgb: Uint8Array, width: number, height: number): Rectangle | undefined {
-  if (rgb.length !== width * height * PIXEL_BYTES) throw new RangeError(`a frame of ${width} × ${height} has not ${rgb.length} bytes`);
-  const isBright = (x: number, y: number) => x >= 0 && y >= 0 && x < width && y < height && rgb[(y * width + x) * PIXEL_BYTES] >= BRIGHT_MIN;
+  if (rgb.length !== width * height * PIXEL_BYTES)
+    throw new RangeError(`a frame of ${width} × ${height} has not ${rgb.length} bytes`);
+  const isBright = (x: number, y: number) =>
+    x >= 0 && y >= 0 && x < width && y < height && rgb[(y * width + x) * PIXEL_BYTES] >= BRIGHT_MIN;
   for (let y = 0; y < height; y += STEP) {
     for (let x = 0; x < width; x += STEP) {
       if (!isBright(x, y)) continue;

@@ -36,8 +36,15 @@ export function createSocketFolder(): SocketFolder {
 }
 
 /** @throws Error that says why it did not start */
-export async function startAnalytics(children: Children, sockets: SocketFolder, withGrpc: boolean): Promise<AnalyticsProcess> {
-  const program = children.fork("analytics process", "./analytics-server.js", [sockets.isthmusPath, ...(withGrpc ? [sockets.grpcPath] : [])]);
+export async function startAnalytics(
+  children: Children,
+  sockets: SocketFolder,
+  withGrpc: boolean,
+): Promise<AnalyticsProcess> {
+  const program = children.fork("analytics process", "./analytics-server.js", [
+    sockets.isthmusPath,
+    ...(withGrpc ? [sockets.grpcPath] : []),
+  ]);
   const { grpcProblem } = await program.message<ServerReady>();
   return { program, grpcProblem };
 }

@@ -16,10 +16,12 @@ export interface ServerReady {
 const [isthmusPath, grpcPath] = process.argv.slice(2);
 const routes = createRoutes();
 
-// The socket lies in a private folder, so this user is who may connect, even if it is "nobody", whom the default keeps out.
+// The socket lies in a private folder, so this user is who may connect, even if it is "nobody", whom the default keeps
+// out.
 const server = createIsthmusServer({ routes, allow: ({ uid }) => uid === process.getuid?.() });
 await server.listen(`unix:${isthmusPath}`);
-const problem = grpcPath === undefined ? undefined : await serveGrpc(grpcPath).catch((error: Error) => error.message.split("\n")[0]);
+const problem =
+  grpcPath === undefined ? undefined : await serveGrpc(grpcPath).catch((error: Error) => error.message.split("\n")[0]);
 process.send?.({ ...(problem === undefined ? {} : { grpcProblem: problem }) } satisfies ServerReady);
 
 // Ctrl-C in the terminal reaches this process too, but it is for the parent to decide when this one ends.

@@ -9,10 +9,15 @@ function countsOf(...blocks: string[]): LogCounts {
   return counts;
 }
 
-const line = (request: string, status: string | number, rest = " 12") => `10.0.0.1 - - [22/Nov/2026:16:59:55 +0000] "${request}" ${status}${rest}\n`;
+const line = (request: string, status: string | number, rest = " 12") =>
+  `10.0.0.1 - - [22/Nov/2026:16:59:55 +0000] "${request}" ${status}${rest}\n`;
 
 test("common and combined lines are counted by status and path", () => {
-  const counts = countsOf(line("GET /a HTTP/1.1", 200), line("GET /a?x=1 HTTP/1.1", 200, ' 12 "-" "agent"'), line("POST /b HTTP/1.1", 404));
+  const counts = countsOf(
+    line("GET /a HTTP/1.1", 200),
+    line("GET /a?x=1 HTTP/1.1", 200, ' 12 "-" "agent"'),
+    line("POST /b HTTP/1.1", 404),
+  );
   assert.equal(counts.lines, 3);
   assert.equal(counts.parsed, 3);
   assert.deepEqual(counts.statuses(), [
@@ -26,7 +31,20 @@ test("common and combined lines are counted by status and path", () => {
 });
 
 test("what is not in access-log format counts as a line and nothing else", () => {
-  const others = ["", "text", '" 404 ', '] "GET /" 404', '] "GET /" 99 ', '] "GET /" 604 ', '] "GET /"404 ', '] "GET / 404 ', 'x "GET /" 404 ', '"GET /" 404 ', ']  "', '] "'];
+  const others = [
+    "",
+    "text",
+    '" 404 ',
+    '] "GET /" 404',
+    '] "GET /" 99 ',
+    '] "GET /" 604 ',
+    '] "GET /"404 ',
+    '] "GET / 404 ',
+    'x "GET /" 404 ',
+    '"GET /" 404 ',
+    ']  "',
+    '] "',
+  ];
   const counts = countsOf(others.map((text) => `${text}\n`).join(""));
   assert.equal(counts.lines, others.length);
   assert.equal(counts.newlines, others.length);
@@ -59,7 +77,9 @@ test("a line of a megabyte is counted, and its path cut", () => {
 test("top paths come most frequent first, ties by name", () => {
   const requests = ["/c", "/a", "/b", "/b", "/d", "/e"].map((path) => line(`GET ${path} HTTP/1.1`, 200)).join("");
   assert.deepEqual(
-    countsOf(requests).topPaths(3).map(({ path }) => path),
+    countsOf(requests)
+      .topPaths(3)
+      .map(({ path }) => path),
     ["/b", "/a", "/c"],
   );
   assert.deepEqual(countsOf(requests).topPaths(0), []);
@@ -74,6 +94,9 @@ test("a request without a path is counted by status only", () => {
 test("the demo's own web server writes lines that are counted, whatever a client sends", () => {
   const entry = { client: "127.0.0.1", time: new Date(0), status: 404, bytes: 3, referrer: "-" };
   const written = accessLogLine({ ...entry, request: 'GET /"\\\n\u00e9 HTTP/1.1', agent: '"] "x" 200 ' });
-  assert.equal(written, '127.0.0.1 - - [01/Jan/1970:00:00:00 +0000] "GET /\\x22\\x5C\\x0A\\xC3\\xA9 HTTP/1.1" 404 3 "-" "\\x22] \\x22x\\x22 200 "\n');
+  assert.equal(
+    written,
+    '127.0.0.1 - - [01/Jan/1970:00:00:00 +0000] "GET /\\x22\\x5C\\x0A\\xC3\\xA9 HTTP/1.1" 404 3 "-" "\\x22] \\x22x\\x22 200 "\n',
+  );
   assert.deepEqual(countsOf(written).statuses(), [{ status: 404, count: 1 }]);
 });

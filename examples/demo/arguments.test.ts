@@ -21,5 +21,6 @@ test("help is help, whatever else is asked", () => {
 });
 
 test("wrong arguments are refused", () => {
-  for (const args of [["a", "b"], ["-f"], ["--nope"], ["-x"], [""], ["--quick=1"]]) assert.throws(() => parseDemoArguments(args), UsageError, args.join(" "));
+  for (const args of [["a", "b"], ["-f"], ["--nope"], ["-x"], [""], ["--quick=1"]])
+    assert.throws(() => parseDemoArguments(args), UsageError, args.join(" "));
 });

@@ -44,7 +44,8 @@ Exit codes: 0 all verified, 1 something differs or failed, 2 wrong arguments or 
 export function parseDemoArguments(args: readonly string[]): DemoOptions | undefined {
   const { values, positionals } = parse(args);
   if (values.help === true) return undefined;
-  if (positionals.length > 1) throw new UsageError(`one file at most, but ${positionals.length} are given: ${positionals.join(" ")}`);
+  if (positionals.length > 1)
+    throw new UsageError(`one file at most, but ${positionals.length} are given: ${positionals.join(" ")}`);
   return { log: logRequest(positionals[0], values.follow === true), quick: values.quick === true };
 }
 

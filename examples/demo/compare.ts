@@ -22,9 +22,10 @@ const TEXT = "the same call, the same client, another transport";
 export async function runComparison(context: DemoContext): Promise<Verdict> {
   const { screen, sockets, analytics, quick } = context;
   screen.print(
-    screen.red("   - const transport = createGrpcTransport({ baseUrl: \"http://localhost\", nodeOptions });"),
+    screen.red('   - const transport = createGrpcTransport({ baseUrl: "http://localhost", nodeOptions });'),
     screen.green("   + const transport = createIsthmusTransport({ address });"),
-    screen.dim("     const client = createClient(ProbeService, transport);") + screen.dim("  // stays, as do .proto and routes"),
+    screen.dim("     const client = createClient(ProbeService, transport);") +
+      screen.dim("  // stays, as do .proto and routes"),
   );
   if (analytics.grpcProblem !== undefined) return skipped(`the server has no gRPC: ${analytics.grpcProblem}`);
   const grpc = await openGrpc(sockets.grpcPath);
@@ -50,7 +51,9 @@ export async function runComparison(context: DemoContext): Promise<Verdict> {
   }
   const [a, b] = [overGrpc.result(), overIsthmus.result()];
   screen.print(...table(screen, a, b));
-  return passed(`${count(a.answers + b.answers)} answers from one server process, each the right one; gRPC went over a Unix socket`);
+  return passed(
+    `${count(a.answers + b.answers)} answers from one server process, each the right one; gRPC went over a Unix socket`,
+  );
 }
 
 /** Loaded only here: it is an optional package. */
@@ -58,7 +61,11 @@ async function openGrpc(path: string): Promise<{ transport: Transport; close: ()
   try {
     const { createGrpcTransport, Http2SessionManager } = await import("@connectrpc/connect-node");
     // The transport's option nodeOptions does the same; a session manager can also be closed.
-    const sessionManager = new Http2SessionManager("http://localhost", {}, { createConnection: () => net.connect(path) });
+    const sessionManager = new Http2SessionManager(
+      "http://localhost",
+      {},
+      { createConnection: () => net.connect(path) },
+    );
     const transport = createGrpcTransport({ baseUrl: "http://localhost", sessionManager });
     return { transport, close: () => sessionManager.abort() };
   } catch (error) {
@@ -71,7 +78,8 @@ function echo(transport: Transport): Call {
   return async (number) => {
     const sent = BigInt(number);
     const reply = await client.echo({ text: TEXT, number: sent });
-    if (reply.number !== sent || reply.text !== TEXT) throw new Error(`call ${number} got the answer of call ${reply.number}`);
+    if (reply.number !== sent || reply.text !== TEXT)
+      throw new Error(`call ${number} got the answer of call ${reply.number}`);
   };
 }
 
@@ -89,9 +97,17 @@ function table(screen: Screen, grpc: Measurement, isthmus: Measurement): string[
   const nameWidth = 22;
   const valueWidth = 11;
   const timesWidth = 8;
-  const barWidth = Math.max(4, Math.min(18, Math.floor((screen.width - 3 - nameWidth - 2 * valueWidth - timesWidth) / 2)));
+  const barWidth = Math.max(
+    4,
+    Math.min(18, Math.floor((screen.width - 3 - nameWidth - 2 * valueWidth - timesWidth) / 2)),
+  );
   const micros = (value: number) => (value < 10_000 ? `${figure(value)} µs` : `${figure(value / 1000)} ms`);
-  const line = (name: string, figureOf: (measurement: Measurement) => number, format: (value: number) => string, moreIsBetter: boolean) => {
+  const line = (
+    name: string,
+    figureOf: (measurement: Measurement) => number,
+    format: (value: number) => string,
+    moreIsBetter: boolean,
+  ) => {
     const [a, b] = [figureOf(grpc), figureOf(isthmus)];
     const cell = (value: number, colour: (text: string) => string) =>
       padEnd(`${colour(bar(value / Math.max(a, b), barWidth))} ${format(value)}`, barWidth + valueWidth);

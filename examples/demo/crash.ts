@@ -34,7 +34,10 @@ export async function runCrash(context: DemoContext): Promise<Verdict> {
     client.wait({}).then(
       () => void answers++,
       (error: unknown) => {
-        rejections.push({ code: error instanceof ConnectError ? error.code : undefined, millis: performance.now() - killedAt });
+        rejections.push({
+          code: error instanceof ConnectError ? error.code : undefined,
+          millis: performance.now() - killedAt,
+        });
       },
     ),
   );
@@ -45,7 +48,9 @@ export async function runCrash(context: DemoContext): Promise<Verdict> {
   await Promise.race([Promise.all(pending), sleep(PATIENCE_MILLIS, undefined, { ref: false })]);
   const slowest = Math.max(0, ...rejections.map((rejection) => rejection.millis));
   const unavailable = rejections.filter((rejection) => rejection.code === Code.Unavailable).length;
-  const codes = [...new Set(rejections.map(({ code }) => (code === undefined ? "no ConnectError" : Code[code])))].join(", ");
+  const codes = [...new Set(rejections.map(({ code }) => (code === undefined ? "no ConnectError" : Code[code])))].join(
+    ", ",
+  );
   screen.print(
     `   kill -9 ${killedPid}: ${screen.bold(`${rejections.length} of ${CALLS}`)} pending calls rejected (${codes}),` +
       ` the last one ${screen.bold(`${figure(slowest)} ms`)} after it`,
@@ -56,16 +61,24 @@ export async function runCrash(context: DemoContext): Promise<Verdict> {
   context.analytics = await startAnalytics(context.children, context.sockets, false);
   const start = performance.now();
   const { pid } = await client.inspect({});
-  screen.print(`   new server ${pid} on the same path: the same client got its answer in ${figure(performance.now() - start)} ms, connecting included`);
+  screen.print(
+    `   new server ${pid} on the same path: the same client got its answer in ${figure(performance.now() - start)} ms, connecting included`,
+  );
 
   const after = await settledHoldings(before);
   const arrow = (name: keyof Holdings) => `${before[name]} → ${between[name]} → ${after[name]}`;
-  screen.print(`   before → between → after: open descriptors ${arrow("descriptors")}, shared memory mappings ${arrow("mappings")}`);
+  screen.print(
+    `   before → between → after: open descriptors ${arrow("descriptors")}, shared memory mappings ${arrow("mappings")}`,
+  );
 
   if (answers > 0) return failed(`${plural(answers, "call")} to a method that never answers got an answer`);
-  if (rejections.length < CALLS) return failed(`${CALLS - rejections.length} of ${CALLS} calls were still pending ${PATIENCE_MILLIS / 1000} s after the kill`);
+  if (rejections.length < CALLS)
+    return failed(
+      `${CALLS - rejections.length} of ${CALLS} calls were still pending ${PATIENCE_MILLIS / 1000} s after the kill`,
+    );
   if (unavailable < CALLS) return failed(`rejected with ${codes}`);
-  if (pid !== context.analytics.program.pid) return failed(`process ${pid} answered instead of ${context.analytics.program.pid}`);
+  if (pid !== context.analytics.program.pid)
+    return failed(`process ${pid} answered instead of ${context.analytics.program.pid}`);
   if (between.mappings > 0) return failed(`${plural(between.mappings, "mapping")} of the dead connection stayed`);
   if (after.descriptors > before.descriptors || after.mappings > before.mappings) return failed("something leaked");
   return passed("every call was rejected, the client recovered, nothing leaked");
@@ -87,7 +100,9 @@ async function settledHoldings(wanted?: Holdings): Promise<Holdings> {
 function holdings(): Holdings {
   return {
     descriptors: readdirSync("/proc/self/fd").length,
-    mappings: readFileSync("/proc/self/maps", "utf8").split("\n").filter((line) => line.includes("/memfd:isthmus")).length,
+    mappings: readFileSync("/proc/self/maps", "utf8")
+      .split("\n")
+      .filter((line) => line.includes("/memfd:isthmus")).length,
   };
 }
 

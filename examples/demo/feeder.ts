@@ -40,7 +40,8 @@ export class Feeder {
    */
   async push(chunk: Buffer, onePerCall: boolean): Promise<void> {
     const block = this.lines.push(chunk);
-    if (this.lines.pendingBytes > LINE_BYTES_MAX) throw new Error(`a line of more than ${LINE_BYTES_MAX >> 20} MiB; that is no log`);
+    if (this.lines.pendingBytes > LINE_BYTES_MAX)
+      throw new Error(`a line of more than ${LINE_BYTES_MAX >> 20} MiB; that is no log`);
     if (block !== undefined) await this.send(block, onePerCall);
   }
 

@@ -30,6 +30,7 @@ export async function runLargeFile({ screen, children, transport }: DemoContext)
   const same = expected === reply.sha256;
   screen.print(`   ${same ? screen.green("✓") : screen.red("✗")} ${reply.sha256}  ${command}`);
   if (!same) return failed(`sha256sum says ${expected}`);
-  if (reply.bytes !== BigInt(data.length)) return failed(`${count(reply.bytes)} of ${count(data.length)} bytes arrived`);
+  if (reply.bytes !== BigInt(data.length))
+    return failed(`${count(reply.bytes)} of ${count(data.length)} bytes arrived`);
   return passed(`${megabytes(data.length)} arrived unchanged`);
 }

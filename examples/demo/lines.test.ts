@@ -4,7 +4,9 @@ import fc from "fast-check";
 import { eachLine, WholeLines } from "./lines.js";
 
 test("however the bytes are cut, whole lines come out and nothing is lost", () => {
-  const fragment = fc.array(fc.constantFrom(0x0a, 0x0d, 0x61, 0xff), { maxLength: 12 }).map((bytes) => Buffer.from(bytes));
+  const fragment = fc
+    .array(fc.constantFrom(0x0a, 0x0d, 0x61, 0xff), { maxLength: 12 })
+    .map((bytes) => Buffer.from(bytes));
   fc.assert(
     fc.property(fc.array(fragment, { maxLength: 20 }), (fragments) => {
       const lines = new WholeLines();

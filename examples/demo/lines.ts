@@ -1,4 +1,7 @@
-/** Cuts a stream of bytes into whole lines: pure, no I/O. What comes in fragments is put together once, when it is whole. */
+/**
+ * Cuts a stream of bytes into whole lines: pure, no I/O. What comes in fragments is put together once, when it is
+ * whole.
+ */
 
 const NEWLINE = 0x0a;
 
@@ -12,7 +15,9 @@ export class WholeLines {
     return this.heldBytes;
   }
 
-  /** @returns all lines that are now whole, with their newlines; undefined if there is none. May be a view of `chunk` */
+  /**
+   * @returns all lines that are now whole, with their newlines; undefined if there is none. May be a view of `chunk`
+   */
   push(chunk: Buffer): Buffer | undefined {
     const end = chunk.lastIndexOf(NEWLINE) + 1;
     if (end === 0) {

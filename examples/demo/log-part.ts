@@ -48,7 +48,12 @@ export async function openRequestedLog(request: LogRequest): Promise<LogSource> 
   return openLog(path, true);
 }
 
-export async function runLogPart(context: DemoContext, request: LogRequest, source: LogSource, interrupt: AbortSignal): Promise<Verdict> {
+export async function runLogPart(
+  context: DemoContext,
+  request: LogRequest,
+  source: LogSource,
+  interrupt: AbortSignal,
+): Promise<Verdict> {
   const { screen, transport } = context;
   const client = createClient(AnalyticsService, transport);
   const feeder = new Feeder(client, FIRST_LOG);
@@ -60,14 +65,22 @@ export async function runLogPart(context: DemoContext, request: LogRequest, sour
   const live = request.kind === "traffic" || (request.kind === "file" && request.follow);
 
   const reading = new AbortController();
-  const traffic = request.kind === "traffic" ? makeTraffic(context, source.path, reading.signal).finally(() => written.abort()) : undefined;
+  const traffic =
+    request.kind === "traffic"
+      ? makeTraffic(context, source.path, reading.signal).finally(() => written.abort())
+      : undefined;
   traffic?.catch(() => undefined);
-  if (traffic === undefined) screen.print(`   ${source.path} → this process ${process.pid} ═ shared memory ═▶ analytics ${context.analytics.program.pid}`);
+  if (traffic === undefined)
+    screen.print(
+      `   ${source.path} → this process ${process.pid} ═ shared memory ═▶ analytics ${context.analytics.program.pid}`,
+    );
   const display = showProgress(context, client);
   const start = performance.now();
   try {
     for await (const chunk of source.chunks(stop)) {
-      const onePerCall = live ? chunk.length <= NEWS_BYTES_MAX : feeder.singles.lines < SINGLES_FIRST.lines && feeder.singles.millis < SINGLES_FIRST.millis;
+      const onePerCall = live
+        ? chunk.length <= NEWS_BYTES_MAX
+        : feeder.singles.lines < SINGLES_FIRST.lines && feeder.singles.millis < SINGLES_FIRST.millis;
       await feeder.push(chunk, onePerCall);
     }
     await feeder.end(live || feeder.batches.lines === 0);
@@ -86,39 +99,55 @@ export async function runLogPart(context: DemoContext, request: LogRequest, sour
   } else if (feeder.singles.lines > 0) {
     screen.print(tallyLine(screen, "one line per call", feeder.singles, plural(feeder.singles.calls, "call")));
   }
-  if (feeder.batches.lines > 0) screen.print(tallyLine(screen, "in batches", feeder.batches, plural(feeder.batches.calls, "call")));
+  if (feeder.batches.lines > 0)
+    screen.print(tallyLine(screen, "in batches", feeder.batches, plural(feeder.batches.calls, "call")));
 
   const target = await source.target();
   const problems: string[] = [];
-  if (feeder.linesCounted !== Number(stats.lines)) problems.push(`${count(feeder.linesCounted)} lines were acknowledged, ${count(stats.lines)} counted`);
-  if (requests !== undefined && requests !== Number(stats.lines)) problems.push(`${count(requests)} requests were answered, ${count(stats.lines)} lines counted`);
+  if (feeder.linesCounted !== Number(stats.lines))
+    problems.push(`${count(feeder.linesCounted)} lines were acknowledged, ${count(stats.lines)} counted`);
+  if (requests !== undefined && requests !== Number(stats.lines))
+    problems.push(`${count(requests)} requests were answered, ${count(stats.lines)} lines counted`);
   if (source.bytesRead > 0 && source.bytesRead <= AGAIN_BYTES_MAX) {
     const difference = await sendAgain(context, client, target.path, source.bytesRead, stats);
     if (difference !== undefined) problems.push(`counted twice, with different results (${difference})`);
   }
   if (target.headBytes !== undefined) {
     const { size } = await stat(target.path);
-    screen.print(screen.yellow(`   read in ${seconds.toFixed(1)} s: the first ${megabytes(target.headBytes)} of now ${megabytes(size)}; the checks look at just these`));
+    screen.print(
+      screen.yellow(
+        `   read in ${seconds.toFixed(1)} s: the first ${megabytes(target.headBytes)} of now ${megabytes(size)}; the checks look at just these`,
+      ),
+    );
   }
   const results = await check(context, stats, target);
   const wrong = results.filter((result) => !agrees(result)).length;
   if (wrong > 0) problems.unshift(`${wrong} of ${plural(results.length, "count")} differ`);
   if (problems.length > 0) return failed(problems.join("; "));
-  return passed(`${plural(stats.lines, "line")}: all ${results.length} counts are the same${requests === undefined ? "" : ", and so is the number of requests answered"}`);
+  return passed(
+    `${plural(stats.lines, "line")}: all ${results.length} counts are the same${requests === undefined ? "" : ", and so is the number of requests answered"}`,
+  );
 }
 
 /** Starts the web server, sends it requests while anybody reads its log, stops it. @returns how many were answered */
-async function makeTraffic({ children, screen, analytics, quick }: DemoContext, logPath: string, over: AbortSignal): Promise<number> {
+async function makeTraffic(
+  { children, screen, analytics, quick }: DemoContext,
+  logPath: string,
+  over: AbortSignal,
+): Promise<number> {
   const bounds = quick ? TRAFFIC.quick : TRAFFIC.full;
   const web = children.fork("web server", "./web-server.js", [logPath]);
   try {
     const { port } = await web.message<WebServerReady>();
-    screen.print(`   web server ${web.pid} → access log → this process ${process.pid} ═ shared memory ═▶ analytics ${analytics.program.pid}`);
+    screen.print(
+      `   web server ${web.pid} → access log → this process ${process.pid} ═ shared memory ═▶ analytics ${analytics.program.pid}`,
+    );
     const { requests } = await sendTraffic(port, bounds.requests, bounds.millis, over);
     const stopped = web.message<WebServerStopped>();
     web.send("stop");
     const { linesWritten } = await stopped;
-    if (linesWritten !== requests) throw new Error(`the web server wrote ${linesWritten} lines for ${requests} requests`);
+    if (linesWritten !== requests)
+      throw new Error(`the web server wrote ${linesWritten} lines for ${requests} requests`);
     return requests;
   } finally {
     await web.stop();
@@ -134,7 +163,9 @@ function showProgress({ screen }: DemoContext, client: Analytics) {
     let linesBefore = 0;
     let before = start;
     while (!done.signal.aborted) {
-      await sleep(screen.inPlace ? REDRAW_MILLIS : NOTE_MILLIS, undefined, { signal: done.signal }).catch(() => undefined);
+      await sleep(screen.inPlace ? REDRAW_MILLIS : NOTE_MILLIS, undefined, { signal: done.signal }).catch(
+        () => undefined,
+      );
       if (done.signal.aborted) return;
       const stats = await client.snapshot({ log: FIRST_LOG, topPaths: TOP_PATHS });
       const now = performance.now();
@@ -156,7 +187,13 @@ function showProgress({ screen }: DemoContext, client: Analytics) {
 }
 
 /** The same bytes a second time, all in batches, which has to give the same counts. @returns what differs */
-async function sendAgain({ screen }: DemoContext, client: Analytics, path: string, byteLength: number, first: Stats): Promise<string | undefined> {
+async function sendAgain(
+  { screen }: DemoContext,
+  client: Analytics,
+  path: string,
+  byteLength: number,
+  first: Stats,
+): Promise<string | undefined> {
   const source = await openLog(path, false);
   try {
     const feeder = new Feeder(client, AGAIN_LOG);

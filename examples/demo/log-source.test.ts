@@ -1,5 +1,14 @@
 import assert from "node:assert/strict";
-import { appendFileSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Readable } from "node:stream";
@@ -79,9 +88,15 @@ test("a file that was truncated or replaced meanwhile cannot be checked against"
 test("what cannot be read is refused by name", async (context) => {
   const path = newFile(context, "");
   mkdirSync(`${path}.d`);
-  await assert.rejects(openLog(`${path}.gone`, false), (error) => error instanceof UsageError && /gone: no such file/.test(error.message));
+  await assert.rejects(
+    openLog(`${path}.gone`, false),
+    (error) => error instanceof UsageError && /gone: no such file/.test(error.message),
+  );
   await assert.rejects(openLog(`${path}/below`, false), /no such file/);
-  await assert.rejects(openLog(`${path}.d`, true), (error) => error instanceof UsageError && /is a directory/.test(error.message));
+  await assert.rejects(
+    openLog(`${path}.d`, true),
+    (error) => error instanceof UsageError && /is a directory/.test(error.message),
+  );
 });
 
 test("a stream is copied on its way, to be checked", async (context) => {
@@ -109,7 +124,9 @@ test("a stream that never ends is left at the stop", async (context) => {
   await source.close();
 });
 
-test("a file of the kernel, which claims to be empty, is copied", { skip: process.platform !== "linux" }, async (context) => {
+test("a file of the kernel, which claims to be empty, is copied", {
+  skip: process.platform !== "linux",
+}, async (context) => {
   const source = await openLog("/proc/self/status", false);
   context.after(() => rmSync(source.path));
   assert.match(await readAll(source, never), /^Name:/);

@@ -46,7 +46,11 @@ export async function openLog(name: string, follow: boolean): Promise<LogSource>
     await handle?.close();
     if (error instanceof UsageError) throw error;
     const { code, message } = error as NodeJS.ErrnoException;
-    const reasons: Record<string, string> = { ENOENT: "no such file", EACCES: "permission denied", ENOTDIR: "no such file" };
+    const reasons: Record<string, string> = {
+      ENOENT: "no such file",
+      EACCES: "permission denied",
+      ENOTDIR: "no such file",
+    };
     throw new UsageError(`cannot read ${name}: ${reasons[code ?? ""] ?? message}`);
   }
 }
@@ -83,7 +87,8 @@ class FileSource implements LogSource {
         if (stopped && changes === undefined) return;
         const wanted = Math.min(CHUNK_BYTES, this.limit - this.bytesRead);
         const chunk = Buffer.allocUnsafeSlow(wanted);
-        const { bytesRead } = wanted === 0 ? { bytesRead: 0 } : await this.handle.read(chunk, 0, wanted, this.bytesRead);
+        const { bytesRead } =
+          wanted === 0 ? { bytesRead: 0 } : await this.handle.read(chunk, 0, wanted, this.bytesRead);
         this.bytesRead += bytesRead;
         if (bytesRead > 0) yield chunk.subarray(0, bytesRead);
         if (bytesRead === 0 && (stopped || changes === undefined)) return;
@@ -103,7 +108,8 @@ class FileSource implements LogSource {
     if (named === undefined || named.ino !== mine.ino || named.dev !== mine.dev) {
       throw new Error(`${path} was replaced while it was read, so there is nothing to check against`);
     }
-    if (mine.size < bytesRead) throw new Error(`${path} was truncated while it was read, so there is nothing to check against`);
+    if (mine.size < bytesRead)
+      throw new Error(`${path} was truncated while it was read, so there is nothing to check against`);
     return mine.size === bytesRead ? { path } : { path, headBytes: bytesRead };
   }
 

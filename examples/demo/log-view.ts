@@ -18,12 +18,18 @@ const RATED_LINES_MIN = 1000;
 export function statsLines(view: View, stats: Stats, rates: readonly number[], running: boolean): string[] {
   const now = running && rates.length > 0 ? `   ${view.bold(`${rough(rates.at(-1)!)}/s`)}` : "";
   const rate = `${now}   ${view.cyan(sparkline(rates, Math.max(0, view.width - 50)))}`.trimEnd();
-  return [label("lines") + view.bold(count(stats.lines)) + unparsed(view, stats) + rate, ...statusLines(view, stats), ...pathLines(view, stats)];
+  return [
+    label("lines") + view.bold(count(stats.lines)) + unparsed(view, stats) + rate,
+    ...statusLines(view, stats),
+    ...pathLines(view, stats),
+  ];
 }
 
 /** The same in one line, for where nothing can be redrawn. */
 export function statsNote(stats: Stats, seconds: number, rate: number): string {
-  const statuses = stats.statuses.slice(0, STATUSES_SHOWN).map(({ status, count: times }) => `${status}: ${count(times)}`);
+  const statuses = stats.statuses
+    .slice(0, STATUSES_SHOWN)
+    .map(({ status, count: times }) => `${status}: ${count(times)}`);
   const top = stats.paths.length === 0 ? "" : `   top ${printable(stats.paths[0].path, 24)}`;
   return `   ${seconds.toFixed(1)} s  ${plural(stats.lines, "line")}  ${rough(rate)}/s   ${statuses.join("  ")}${top}`.trimEnd();
 }

@@ -1,4 +1,7 @@
-/** The demo: starts the analytics process, runs the four parts, says whether all of it holds, and leaves nothing running. */
+/**
+ * The demo: starts the analytics process, runs the four parts, says whether all of it holds, and leaves nothing
+ * running.
+ */
 import { rmSync } from "node:fs";
 import { createIsthmusTransport } from "../../src/index.js";
 import type { SocketFolder } from "./analytics-process.js";
@@ -59,7 +62,9 @@ async function main(args: readonly string[]): Promise<void> {
     screen.print("", screen.red(`FAILED: not done within ${MILLIS_MAX / 1000} seconds`));
     leave(EXIT.failed);
   }, MILLIS_MAX - performance.now());
-  const { line, verified } = conclusion(await runParts(options, source).catch((error: unknown) => [failed(messageOf(error))]));
+  const { line, verified } = conclusion(
+    await runParts(options, source).catch((error: unknown) => [failed(messageOf(error))]),
+  );
   clearTimeout(tooLong);
   await source.close();
   screen.print("", screen.bold(verified ? screen.green(line) : screen.red(line)));
@@ -72,14 +77,25 @@ function conclusion(verdicts: readonly Verdict[]): { line: string; verified: boo
   const wrong = having("FAILED");
   if (wrong.length > 0) return { line: `FAILED: ${wrong.map(({ summary }) => summary).join("; ")}`, verified: false };
   const left = having("SKIPPED").length === 0 ? "" : `, ${having("SKIPPED").length} skipped`;
-  return { line: `verified: ${having("PASS").length} of ${verdicts.length} parts${left}, in ${seconds}`, verified: true };
+  return {
+    line: `verified: ${having("PASS").length} of ${verdicts.length} parts${left}, in ${seconds}`,
+    verified: true,
+  };
 }
 
 async function runParts(options: DemoOptions, source: LogSource): Promise<Verdict[]> {
   sockets = createSocketFolder();
   const analytics = await startAnalytics(children, sockets, true);
   const transport = createIsthmusTransport({ address: sockets.address });
-  const context: DemoContext = { screen, children, sockets, transport, analytics, quick: options.quick, endsAt: MILLIS_MAX };
+  const context: DemoContext = {
+    screen,
+    children,
+    sockets,
+    transport,
+    analytics,
+    quick: options.quick,
+    endsAt: MILLIS_MAX,
+  };
   const interrupt = new AbortController();
   const following = options.log.kind !== "traffic";
 
@@ -88,7 +104,9 @@ async function runParts(options: DemoOptions, source: LogSource): Promise<Verdic
       title: "Real-time log processing",
       run: async () => {
         if (following) interruptible = interrupt;
-        return runLogPart(context, options.log, source, interrupt.signal).finally(() => (interruptible = unfinishedLog = undefined));
+        return runLogPart(context, options.log, source, interrupt.signal).finally(
+          () => (interruptible = unfinishedLog = undefined),
+        );
       },
     },
     { title: "The same client, one line changed", run: () => runComparison(context) },

@@ -4,7 +4,10 @@ import { quantile, Subject } from "./measure.js";
 
 test("quantiles are values that were measured", () => {
   const values = Float64Array.from({ length: 100 }, (_, index) => index + 1);
-  assert.deepEqual([0, 0.5, 0.99, 1].map((share) => quantile(values, share)), [1, 50, 99, 100]);
+  assert.deepEqual(
+    [0, 0.5, 0.99, 1].map((share) => quantile(values, share)),
+    [1, 50, 99, 100],
+  );
   assert.equal(quantile(Float64Array.of(7), 0.5), 7);
   assert.ok(Number.isNaN(quantile(new Float64Array(), 0.5)));
 });

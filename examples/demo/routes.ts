@@ -32,7 +32,9 @@ export function createRoutes(): (router: ConnectRouter) => void {
           bytes: BigInt(counts.bytes),
           parsed: BigInt(counts.parsed),
           statuses: counts.statuses().map(({ status, count }) => ({ status, count: BigInt(count) })),
-          paths: counts.topPaths(Math.min(topPaths, TOP_PATHS_MAX)).map(({ path, count }) => ({ path, count: BigInt(count) })),
+          paths: counts
+            .topPaths(Math.min(topPaths, TOP_PATHS_MAX))
+            .map(({ path, count }) => ({ path, count: BigInt(count) })),
         };
       },
     });

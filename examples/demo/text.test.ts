@@ -4,13 +4,29 @@ import { bar, clip, count, figure, padEnd, padStart, plural, printable, rough, s
 
 test("numbers are grouped and show as many digits as say something", () => {
   assert.deepEqual([0, 999, 1000, 1234567n].map(count), ["0", "999", "1,000", "1,234,567"]);
-  assert.deepEqual([1, 2].map((value) => plural(value, "line")), ["1 line", "2 lines"]);
-  assert.deepEqual([0.123, 3.456, 9.999, 34.56, 99.96, 345.6, 1234, NaN, Infinity].map(figure), ["0.12", "3.46", "10.0", "34.6", "100", "346", "1,234", "–", "–"]);
+  assert.deepEqual(
+    [1, 2].map((value) => plural(value, "line")),
+    ["1 line", "2 lines"],
+  );
+  assert.deepEqual([0.123, 3.456, 9.999, 34.56, 99.96, 345.6, 1234, NaN, Infinity].map(figure), [
+    "0.12",
+    "3.46",
+    "10.0",
+    "34.6",
+    "100",
+    "346",
+    "1,234",
+    "–",
+    "–",
+  ]);
   assert.deepEqual([0, 7, 779, 1234, 311_847].map(rough), ["0", "7", "779", "1,230", "312,000"]);
 });
 
 test("a bar is as long as its fraction, and visible for anything above nothing", () => {
-  assert.deepEqual([0, NaN, 1e-9, 0.5, 1, 2].map((fraction) => bar(fraction, 4)), ["", "", "▏", "██", "████", "████"]);
+  assert.deepEqual(
+    [0, NaN, 1e-9, 0.5, 1, 2].map((fraction) => bar(fraction, 4)),
+    ["", "", "▏", "██", "████", "████"],
+  );
 });
 
 test("a sparkline shows the newest values", () => {

@@ -7,7 +7,9 @@ const STYLE = /\x1b\[[0-9;]*m/g;
 
 /** 12,345 */
 export function count(value: number | bigint): string {
-  return Math.round(Number(value)).toString().replace(/\B(?=(\d{3})+$)/g, ",");
+  return Math.round(Number(value))
+    .toString()
+    .replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
 export function plural(value: number | bigint, noun: string): string {
@@ -42,7 +44,9 @@ export function bar(fraction: number, width: number): string {
 export function sparkline(values: readonly number[], width: number): string {
   const shown = values.slice(-width);
   const largest = Math.max(...shown, 1);
-  return shown.map((value) => LEVELS[Math.min(LEVELS.length - 1, Math.floor((value / largest) * LEVELS.length))]).join("");
+  return shown
+    .map((value) => LEVELS[Math.min(LEVELS.length - 1, Math.floor((value / largest) * LEVELS.length))])
+    .join("");
 }
 
 /**
@@ -64,7 +68,8 @@ export function clip(text: string, width: number): string {
   if (widthOf(text) <= width) return text;
   let cells = 0;
   let clipped = "";
-  for (const part of text.split(/(\x1b\[[0-9;]*m)/)) { // eslint-disable-line no-control-regex
+  for (const part of text.split(/(\x1b\[[0-9;]*m)/)) {
+    // eslint-disable-line no-control-regex
     if (part.startsWith("\x1b")) {
       clipped += part;
     } else {

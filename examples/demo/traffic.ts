@@ -27,7 +27,12 @@ const CYCLE = MIX.flatMap(([method, path, weight]) => Array.from({ length: weigh
 const STRIDE = 37;
 
 /** Sends requests until `requestsMax` are answered, `millisMax` are over, or `signal` aborts. @throws Error */
-export async function sendTraffic(port: number, requestsMax: number, millisMax: number, signal: AbortSignal): Promise<Traffic> {
+export async function sendTraffic(
+  port: number,
+  requestsMax: number,
+  millisMax: number,
+  signal: AbortSignal,
+): Promise<Traffic> {
   const agent = new Agent({ keepAlive: true, maxSockets: CONNECTIONS });
   const end = performance.now() + millisMax;
   let started = 0;

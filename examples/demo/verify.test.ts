@@ -41,7 +41,29 @@ function withFile(use: (path: string) => void): void {
 }
 
 test("wc and grep count what the analytics count, whatever is in the file", () => {
-  const part = fc.constantFrom("] ", '"', " ", "404", "200", "500", "600", "099", '] "GET / HTTP/1.1" 404 5', '] "GET /" 200 ', "\n", "\n", "\r\n", "\0", "\xff", "\xc3", "é", "\\", "]", "[", "a");
+  const part = fc.constantFrom(
+    "] ",
+    '"',
+    " ",
+    "404",
+    "200",
+    "500",
+    "600",
+    "099",
+    '] "GET / HTTP/1.1" 404 5',
+    '] "GET /" 200 ',
+    "\n",
+    "\n",
+    "\r\n",
+    "\0",
+    "\xff",
+    "\xc3",
+    "é",
+    "\\",
+    "]",
+    "[",
+    "a",
+  );
   withFile((path) => {
     fc.assert(
       fc.property(fc.array(part, { maxLength: 400 }), fc.nat(), (parts, cut) => {
@@ -49,7 +71,8 @@ test("wc and grep count what the analytics count, whatever is in the file", () =
         writeFileSync(path, bytes);
         for (const result of runChecks(statsOf(bytes), path)) assert.ok(agrees(result), JSON.stringify(result));
         const head = bytes.subarray(0, cut % (bytes.length + 1));
-        for (const result of runChecks(statsOf(head), path, head.length)) assert.ok(agrees(result), JSON.stringify(result));
+        for (const result of runChecks(statsOf(head), path, head.length))
+          assert.ok(agrees(result), JSON.stringify(result));
       }),
       { numRuns: 15 },
     );
@@ -61,18 +84,28 @@ test("a count that is off by one does not agree", () => {
   withFile((path) => {
     writeFileSync(path, bytes);
     const stats = statsOf(bytes);
-    const disagreeing = (change: Partial<Stats>) => runChecks({ ...stats, ...change }, path).filter((result) => !agrees(result)).length;
+    const disagreeing = (change: Partial<Stats>) =>
+      runChecks({ ...stats, ...change }, path).filter((result) => !agrees(result)).length;
     assert.equal(disagreeing({}), 0);
     assert.equal(disagreeing({ newlines: stats.newlines + 1n }), 1);
     assert.equal(disagreeing({ bytes: stats.bytes - 1n }), 1);
     assert.equal(disagreeing({ parsed: 1n }), 1);
-    assert.equal(disagreeing({ statuses: stats.statuses.map(({ $typeName, status, count }) => ({ $typeName, status, count: count + 1n })) }), 2);
+    assert.equal(
+      disagreeing({
+        statuses: stats.statuses.map(({ $typeName, status, count }) => ({ $typeName, status, count: count + 1n })),
+      }),
+      2,
+    );
   });
 });
 
 test("a command that fails agrees with nothing, and says why", () => {
   const check = { command: "wc -l gone", counted: 0 };
-  assert.deepEqual(resultOf(check, 1, "", "wc: gone: No such file\n"), { ...check, found: undefined, problem: "wc: gone: No such file" });
+  assert.deepEqual(resultOf(check, 1, "", "wc: gone: No such file\n"), {
+    ...check,
+    found: undefined,
+    problem: "wc: gone: No such file",
+  });
   assert.deepEqual(resultOf(check, 2, "0\n", ""), { ...check, found: undefined, problem: "it exited with 2" });
   assert.deepEqual(resultOf(check, null, "0\n", ""), { ...check, found: undefined, problem: "it was killed" });
   assert.ok(!agrees(resultOf(check, 1, "", "")));
@@ -82,7 +115,9 @@ test("a command that fails agrees with nothing, and says why", () => {
 
 test("404 and 500 are checked always, other statuses if they are frequent", () => {
   const entry = (status: number, count: bigint) => ({ status, count });
-  const stats = create(StatsSchema, { statuses: [entry(200, 9n), entry(201, 1n), entry(301, 5n), entry(304, 7n), entry(404, 1n)] });
+  const stats = create(StatsSchema, {
+    statuses: [entry(200, 9n), entry(201, 1n), entry(301, 5n), entry(304, 7n), entry(404, 1n)],
+  });
   const commands = checksFor(stats, { path: "/x" }).map(({ command }) => command);
   assert.deepEqual(commands.slice(0, 2), ["wc -l /x", "wc -c /x"]);
   assert.deepEqual(
@@ -100,7 +135,7 @@ test("two counts of one log differ as soon as one number does", () => {
 });
 
 test("a path is quoted so that the shell takes it as it is", () => {
-  for (const name of ["/tmp/a.log", "a b", "it's", "$(x) `y` \"z\" \\ * ;", "новый\nlog"]) {
+  for (const name of ["/tmp/a.log", "a b", "it's", '$(x) `y` "z" \\ * ;', "новый\nlog"]) {
     assert.equal(execFileSync("/bin/sh", ["-c", `printf %s ${quoteForShell(name)}`], { encoding: "utf8" }), name);
   }
   assert.equal(quoteForShell("/tmp/a.log"), "/tmp/a.log");

@@ -1,6 +1,7 @@
 /**
  * Checks what the analytics process counted against `wc` and `grep`, run for real on the same file. The commands are
- * written so that a user can paste them; the bytes rule (`LC_ALL=C`, `-a`) makes them mean exactly what `analytics.ts` counts.
+ * written so that a user can paste them; the bytes rule (`LC_ALL=C`, `-a`) makes them mean exactly what `analytics.ts`
+ * counts.
  */
 import type { Stats } from "./demo_pb.js";
 
@@ -30,7 +31,8 @@ const STATUSES_CHECKED_MAX = 4;
 
 export function checksFor(stats: Stats, target: CheckTarget): Check[] {
   const path = quoteForShell(target.path);
-  const on = (tool: string) => (target.headBytes === undefined ? `${tool} ${path}` : `head -c ${target.headBytes} ${path} | ${tool}`);
+  const on = (tool: string) =>
+    target.headBytes === undefined ? `${tool} ${path}` : `head -c ${target.headBytes} ${path} | ${tool}`;
   // After `] "request" ` the status, then a space. In a bracket-free place `]` stands for itself.
   const grep = (status: string) => on(`LC_ALL=C grep -ac '^[^"]*] "[^"]*" ${status} '`);
   return [
@@ -44,7 +46,9 @@ export function checksFor(stats: Stats, target: CheckTarget): Check[] {
 /** The most frequent statuses and the ones that always matter, in ascending order. */
 function statusesToCheck(stats: Stats): [status: number, count: number][] {
   const counts = new Map(STATUSES_ALWAYS.map((status) => [status, 0]));
-  const frequent = stats.statuses.map(({ status, count }) => [status, Number(count)] as const).sort((a, b) => b[1] - a[1]);
+  const frequent = stats.statuses
+    .map(({ status, count }) => [status, Number(count)] as const)
+    .sort((a, b) => b[1] - a[1]);
   for (const [status, count] of frequent) {
     if (counts.has(status) || counts.size < STATUSES_CHECKED_MAX) counts.set(status, count);
   }
@@ -55,7 +59,8 @@ function statusesToCheck(stats: Stats): [status: number, count: number][] {
 export function resultOf(check: Check, exitCode: number | null, output: string, errorOutput: string): CheckResult {
   const match = /^\s*(\d+)(\s|$)/.exec(output);
   if (match !== null && (exitCode === 0 || exitCode === 1)) return { ...check, found: Number(match[1]) };
-  const problem = errorOutput.trim().split("\n")[0] || (exitCode === null ? "it was killed" : `it exited with ${exitCode}`);
+  const problem =
+    errorOutput.trim().split("\n")[0] || (exitCode === null ? "it was killed" : `it exited with ${exitCode}`);
   return { ...check, found: undefined, problem };
 }
 

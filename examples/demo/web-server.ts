@@ -23,11 +23,17 @@ let linesWritten = 0;
 const server = createServer((request, response) => {
   const status = statusOf(request);
   const body = `${status} ${request.method} ${request.url}\n`;
-  response.writeHead(status, { "content-type": "text/plain", "content-length": Buffer.byteLength(body), ...(status === 302 ? { location: "/" } : {}) });
+  response.writeHead(status, {
+    "content-type": "text/plain",
+    "content-length": Buffer.byteLength(body),
+    ...(status === 302 ? { location: "/" } : {}),
+  });
   response.end(request.method === "HEAD" ? undefined : body);
   response.on("close", () => record(request, response, Buffer.byteLength(body)));
 });
-server.listen(0, "127.0.0.1", () => process.send?.({ port: (server.address() as AddressInfo).port } satisfies WebServerReady));
+server.listen(0, "127.0.0.1", () =>
+  process.send?.({ port: (server.address() as AddressInfo).port } satisfies WebServerReady),
+);
 
 process.on("SIGINT", () => undefined);
 process.on("disconnect", () => process.exit());

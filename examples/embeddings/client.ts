@@ -40,17 +40,26 @@ function cosine(query: Float64Array, id: number): number {
 for (let asked = 0; asked < QUERIES; asked++) {
   // A vector of the index, a little changed: it must come first.
   const wanted = Math.floor(Math.random() * count);
-  const query = Float64Array.from({ length: DIMENSIONS }, (_, at) => Math.fround(all[wanted * DIMENSIONS + at] + 0.1 * (Math.random() - 0.5)));
+  const query = Float64Array.from({ length: DIMENSIONS }, (_, at) =>
+    Math.fround(all[wanted * DIMENSIONS + at] + 0.1 * (Math.random() - 0.5)),
+  );
   const { matches } = await client.topK({ values: typedList(Float32Array.from(query)), k: K });
-  const best = Array.from({ length: count }, (_, id) => cosine(query, id)).sort((a, b) => b - a).slice(0, K);
+  const best = Array.from({ length: count }, (_, id) => cosine(query, id))
+    .sort((a, b) => b - a)
+    .slice(0, K);
   strictEqual(matches[0].id, wanted);
   strictEqual(new Set(matches.map(({ id }) => id)).size, K);
   matches.forEach(({ id, score }, rank) => {
-    ok(Math.abs(score - best[rank]) < 1e-5 && Math.abs(score - cosine(query, id)) < 1e-5, `rank ${rank}: vector ${id} with ${score}, expected ${best[rank]}`);
+    ok(
+      Math.abs(score - best[rank]) < 1e-5 && Math.abs(score - cosine(query, id)) < 1e-5,
+      `rank ${rank}: vector ${id} with ${score}, expected ${best[rank]}`,
+    );
   });
 }
 
 const megabytes = (count * DIMENSIONS * Float32Array.BYTES_PER_ELEMENT) / 1e6;
-console.log(`${count} vectors of ${DIMENSIONS} floats over ${transport.carrier}, in batches of ${BATCH}: ${megabytes.toFixed(1)} MB in ${addMs.toFixed(0)} ms`);
+console.log(
+  `${count} vectors of ${DIMENSIONS} floats over ${transport.carrier}, in batches of ${BATCH}: ${megabytes.toFixed(1)} MB in ${addMs.toFixed(0)} ms`,
+);
 console.log(`verified: ${QUERIES} of ${QUERIES} searches gave the best ${K}, with the scores computed here`);
 await transport.close();

@@ -23,7 +23,8 @@ const server = createIsthmusServer({
       },
       topK(request) {
         const query = packed(request, QuerySchema.field.values) as Float32Array;
-        if (query.length !== index?.dimensions) throw new ConnectError(`expected a vector of ${index?.dimensions ?? "no"} dimensions`, Code.InvalidArgument);
+        if (query.length !== index?.dimensions)
+          throw new ConnectError(`expected a vector of ${index?.dimensions ?? "no"} dimensions`, Code.InvalidArgument);
         return { matches: index.topK(query, request.k) };
       },
     }),

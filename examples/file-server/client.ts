@@ -50,7 +50,9 @@ strictEqual(digest, written.digest("hex"));
 await rejects(client.read({ name: "../../etc/passwd", offset: 0n, length: 1 }), /not the name of a file/);
 await rejects(client.read({ name: "none.bin", offset: 0n, length: 1 }), /no such file/);
 
-console.log(`${fileBytes} bytes in ${parts} parts over ${transport.carrier}: ${(fileBytes / 1e3 / callMs).toFixed(0)} MB/s`);
+console.log(
+  `${fileBytes} bytes in ${parts} parts over ${transport.carrier}: ${(fileBytes / 1e3 / callMs).toFixed(0)} MB/s`,
+);
 console.log(`verified: SHA-256 ${digest} on both sides`);
 await transport.close();
 rmSync(path);

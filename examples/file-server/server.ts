@@ -22,7 +22,8 @@ const server = createIsthmusServer({
   routes: (router) =>
     router.service(FileService, {
       async read({ name, offset, length }) {
-        if (basename(name) !== name || name.startsWith(".")) throw new ConnectError(`not the name of a file: ${JSON.stringify(name)}`, Code.InvalidArgument);
+        if (basename(name) !== name || name.startsWith("."))
+          throw new ConnectError(`not the name of a file: ${JSON.stringify(name)}`, Code.InvalidArgument);
         const path = join(folder, name);
         const fileBytes = await sizeOf(path);
         const start = Math.min(Number(offset), fileBytes);

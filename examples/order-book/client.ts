@@ -25,10 +25,16 @@ const below = (limit: number) => Math.floor(Math.random() * limit);
 /** New orders near the middle, and changes and removals of those of the last thousand that are in the book. */
 function makeOrder(): Order {
   const known = live.get(nextId - 1 - below(1000));
-  if (known !== undefined && Math.random() < 0.8) return { ...known, quantity: Math.random() < 0.6 ? 0 : 1 + below(500) };
+  if (known !== undefined && Math.random() < 0.8)
+    return { ...known, quantity: Math.random() < 0.6 ? 0 : 1 + below(500) };
   const side = Math.random() < 0.5 ? Side.BID : Side.ASK;
   const distance = 1 + Math.floor(-Math.log(1 - Math.random()) * 40);
-  return { orderId: nextId++, side, priceTicks: MIDDLE_TICKS + (side === Side.BID ? -distance : distance), quantity: 1 + below(500) };
+  return {
+    orderId: nextId++,
+    side,
+    priceTicks: MIDDLE_TICKS + (side === Side.BID ? -distance : distance),
+    quantity: 1 + below(500),
+  };
 }
 
 /** The levels that follow from the orders that are live, computed from nothing else. */
@@ -37,9 +43,15 @@ function levelsOf(side: Side) {
   for (const order of live.values()) {
     if (order.side !== side) continue;
     const { quantity, orders } = levels.get(order.priceTicks) ?? { quantity: 0, orders: 0 };
-    levels.set(order.priceTicks, { priceTicks: order.priceTicks, quantity: quantity + order.quantity, orders: orders + 1 });
+    levels.set(order.priceTicks, {
+      priceTicks: order.priceTicks,
+      quantity: quantity + order.quantity,
+      orders: orders + 1,
+    });
   }
-  return [...levels.values()].sort((a, b) => (side === Side.BID ? b.priceTicks - a.priceTicks : a.priceTicks - b.priceTicks));
+  return [...levels.values()].sort((a, b) =>
+    side === Side.BID ? b.priceTicks - a.priceTicks : a.priceTicks - b.priceTicks,
+  );
 }
 
 const transport = createIsthmusTransport({ address });
@@ -56,15 +68,26 @@ for (let at = 0; at < WARM_UP + Number(updates); at++) {
   if (at % 10_000 === 0) {
     const [bid, ask] = [levelsOf(Side.BID)[0], levelsOf(Side.ASK)[0]];
     deepStrictEqual([top.bestBidTicks, top.bidQuantity], [bid?.priceTicks ?? 0, bid?.quantity ?? 0]);
-    deepStrictEqual([top.bestAskTicks, top.askQuantity, top.sequence], [ask?.priceTicks ?? 0, ask?.quantity ?? 0, at + 1]);
+    deepStrictEqual(
+      [top.bestAskTicks, top.askQuantity, top.sequence],
+      [ask?.priceTicks ?? 0, ask?.quantity ?? 0, at + 1],
+    );
   }
 }
 
 const book = await client.snapshot({});
-const plain = (levels: typeof book.bids) => levels.map(({ priceTicks, quantity, orders }) => ({ priceTicks, quantity, orders }));
-deepStrictEqual({ bids: plain(book.bids), asks: plain(book.asks) }, { bids: levelsOf(Side.BID), asks: levelsOf(Side.ASK) });
+const plain = (levels: typeof book.bids) =>
+  levels.map(({ priceTicks, quantity, orders }) => ({ priceTicks, quantity, orders }));
+deepStrictEqual(
+  { bids: plain(book.bids), asks: plain(book.asks) },
+  { bids: levelsOf(Side.BID), asks: levelsOf(Side.ASK) },
+);
 
 const micros = (percentile: number) => (latencyNs.percentile(percentile) / 1000).toFixed(1);
-console.log(`${updates} updates over ${transport.carrier}, one at a time: p50 ${micros(50)} µs, p99 ${micros(99)} µs, p99.9 ${micros(99.9)} µs`);
-console.log(`verified: ${book.bids.length} bid levels and ${book.asks.length} ask levels from ${live.size} orders, best ${book.bids[0].priceTicks} / ${book.asks[0].priceTicks}`);
+console.log(
+  `${updates} updates over ${transport.carrier}, one at a time: p50 ${micros(50)} µs, p99 ${micros(99)} µs, p99.9 ${micros(99.9)} µs`,
+);
+console.log(
+  `verified: ${book.bids.length} bid levels and ${book.asks.length} ask levels from ${live.size} orders, best ${book.bids[0].priceTicks} / ${book.asks[0].priceTicks}`,
+);
 await transport.close();

@@ -3,7 +3,8 @@ import { test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { formatAddress, nameOf, parseAddress, reachable } from "./address.js";
 
-const invalid = (message: RegExp) => (error: unknown) => error instanceof ConnectError && error.code === Code.InvalidArgument && message.test(error.message);
+const invalid = (message: RegExp) => (error: unknown) =>
+  error instanceof ConnectError && error.code === Code.InvalidArgument && message.test(error.message);
 
 const here = process.cwd();
 
@@ -58,7 +59,8 @@ test("an address of another type is refused with how to write it", () => {
 });
 
 test("a name of an abstract socket is refused, with what to write instead", () => {
-  for (const name of ["unix:@app", "@app", "unix:\0app", "unix-abstract:app"]) assert.throws(() => parseAddress(name), invalid(/abstract socket.*use a path, such as unix:\/run\/app\.sock/));
+  for (const name of ["unix:@app", "@app", "unix:\0app", "unix-abstract:app"])
+    assert.throws(() => parseAddress(name), invalid(/abstract socket.*use a path, such as unix:\/run\/app\.sock/));
   assert.throws(() => parseAddress("unix:@app"), invalid(/for a file of this name write unix:\.\/@app/));
   assert.deepEqual(parseAddress("unix:./@app"), { kind: "unix", path: `${here}/@app` });
 });
@@ -67,7 +69,10 @@ test("a path that is longer than sockets allow is reached from the working direc
   assert.equal(reachable("/run/app.sock"), "/run/app.sock");
   const deep = `${here}/${"d".repeat(100)}`;
   assert.equal(reachable(deep), "d".repeat(100));
-  assert.throws(() => reachable(`${here}/${"d".repeat(108)}`), invalid(/the path has \d+ bytes, also from the working directory more than the 107/));
+  assert.throws(
+    () => reachable(`${here}/${"d".repeat(108)}`),
+    invalid(/the path has \d+ bytes, also from the working directory more than the 107/),
+  );
 });
 
 test("a path may have 107 bytes of UTF-8", () => {
@@ -87,7 +92,17 @@ test("a TCP address has a host and a port", () => {
     assert.deepEqual(parseAddress(address), { kind: "tcp", host, port });
     assert.deepEqual(parseAddress(formatAddress(parseAddress(address))), { kind: "tcp", host, port });
   }
-  for (const wrong of ["tcp:", "tcp:localhost", "tcp::80", "tcp:localhost:", "tcp:localhost:65536", "tcp:localhost:8o", "tcp:::1:80", "tcp:[::1]", "tcp:/run/x.sock"]) {
+  for (const wrong of [
+    "tcp:",
+    "tcp:localhost",
+    "tcp::80",
+    "tcp:localhost:",
+    "tcp:localhost:65536",
+    "tcp:localhost:8o",
+    "tcp:::1:80",
+    "tcp:[::1]",
+    "tcp:/run/x.sock",
+  ]) {
     assert.throws(() => parseAddress(wrong), invalid(/expected tcp:HOST:PORT/), wrong);
   }
 });
@@ -107,7 +122,8 @@ test("a URL has a host, a port or its scheme's own, and perhaps a path", () => {
     assert.throws(() => parseAddress(wrong), invalid(/for example http:\/\/127\.0\.0\.1:8080/), wrong);
   }
   assert.throws(() => parseAddress("http://me:secret@localhost"), invalid(/header/));
-  for (const wrong of ["http://localhost/?a=1", "http://localhost/#a"]) assert.throws(() => parseAddress(wrong), invalid(/only a path may follow/));
+  for (const wrong of ["http://localhost/?a=1", "http://localhost/#a"])
+    assert.throws(() => parseAddress(wrong), invalid(/only a path may follow/));
 });
 
 test("an address is written as it can be read again, and named in errors as users know it", () => {

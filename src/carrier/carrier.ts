@@ -9,7 +9,9 @@ import type { SpanEntry } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
 import type { Blocks } from "./shm/blocks.js";
 
-/** One frame that arrived, already checked against its own length; the object and its memory are reused for the next. */
+/**
+ * One frame that arrived, already checked against its own length; the object and its memory are reused for the next.
+ */
 export interface ReceivedFrame {
   kind: number;
   flags: number;
@@ -32,7 +34,10 @@ export interface ReceivedFrame {
   fragmentOffset: number;
   /** The fragment is not here yet: the carrier reads it into `destination`, and tells the receiver when it is there. */
   following: boolean;
-  /** Set by the receiver of a frame whose fragment follows: `fragmentLength` bytes. Left undefined, the fragment is dropped. */
+  /**
+   * Set by the receiver of a frame whose fragment follows: `fragmentLength` bytes. Left undefined, the fragment is
+   * dropped.
+   */
   destination: Uint8Array | undefined;
   /** What `destination` lies in, if it is to be held until the fragment is there. */
   destinationMemory: ReceiveMemory | undefined;
@@ -43,8 +48,8 @@ export interface SpanSource {
   /** Undefined: memory of their own. */
   readonly receiving: Receiving | undefined;
   /**
-   * The bytes of a span of the current frame, leased or copied. Called at most once for each; those that are not taken when the
-   * receiver returns go back by themselves.
+   * The bytes of a span of the current frame, leased or copied. Called at most once for each; those that are not taken
+   * when the receiver returns go back by themselves.
    * @param callLabel the call, for messages
    * @param handles a lease is added to them
    * @throws Violation
@@ -93,7 +98,8 @@ export interface Carrier {
   readonly closed: boolean;
   /**
    * Starts to deliver frames.
-   * @param servesPeer whether frames may come unasked, as requests do; else only while `keepAlive` says that calls are open
+   * @param servesPeer whether frames may come unasked, as requests do; else only while `keepAlive` says that calls are
+   * open
    */
   start(receiver: FrameReceiver, servesPeer: boolean): void;
   /** Bytes that may be written at `index`. */
@@ -102,15 +108,18 @@ export interface Carrier {
   /**
    * Takes the next `byteLength` bytes of a large message as the fragment of the frame that is about to be committed.
    * @param at where in the ring the frame's body starts; there is room for `BLOCK_REFERENCE_BYTES`
-   * @returns bytes of body written in the ring; −1: nothing was taken, and the sender has to wait; −2: waiting may be in vain, so the fragment
-   *   has to go into the ring itself
+   * @returns bytes of body written in the ring; −1: nothing was taken, and the sender has to wait; −2: waiting may be
+   *   in vain, so the fragment has to go into the ring itself
    */
   placeFragment(source: Parts, byteLength: number, at: number): number;
   /** Sends what was committed now instead of at the end of the tick, where borrowed bytes wait for that. */
   hurry(): void;
   /** Sends the source's borrowed bytes now, and copies what does not leave (BORROW-1). */
   keep(source: Parts): void;
-  /** The memory in which large values are moved without copying them twice; undefined: all of a message travels in fragments. */
+  /**
+   * The memory in which large values are moved without copying them twice; undefined: all of a message travels in
+   * fragments.
+   */
   readonly blocks: Blocks | undefined;
   /**
    * A loan, now or when there is room.
@@ -125,7 +134,10 @@ export interface Carrier {
   publish(): void;
   /** A frame follows after some copying: a peer that sleeps may wake up meanwhile. */
   prewake(): void;
-  /** What was committed would reach the peer although this process closed the connection now; `onRoom` tells when that comes true. */
+  /**
+   * What was committed would reach the peer although this process closed the connection now; `onRoom` tells when that
+   * comes true.
+   */
   readonly idle: boolean;
   /** What `onRoom` waits for; zero: nothing. */
   setWaitFor(space: boolean, blocks: boolean): void;

@@ -32,7 +32,14 @@ export function newReceivedFrame(scratch: Uint8Array): ReceivedFrame {
     metadataOffset: 0,
     metadataLength: 0,
     inlineLength: 0,
-    spans: Array.from({ length: SPANS_MAX }, () => ({ position: 0, byteLength: 0, unit: 0, generation: 0, offset: 0, flags: 0 })),
+    spans: Array.from({ length: SPANS_MAX }, () => ({
+      position: 0,
+      byteLength: 0,
+      unit: 0,
+      generation: 0,
+      offset: 0,
+      flags: 0,
+    })),
     spanCount: 0,
     fragmentSource: scratch,
     fragmentOffset: 0,
@@ -57,7 +64,14 @@ export function paddedLength(words: Int32Array, word: number): number {
  * @param spansAgreed whether frames may have a splice table
  * @throws Violation
  */
-export function openHeader(frame: ReceivedFrame, words: Int32Array, word: number, at: number, foreignFlag: number, spansAgreed: boolean): void {
+export function openHeader(
+  frame: ReceivedFrame,
+  words: Int32Array,
+  word: number,
+  at: number,
+  foreignFlag: number,
+  spansAgreed: boolean,
+): void {
   const kindFlagsCode = words[word + FIELD.kindFlagsCode];
   frame.kind = kindFlagsCode & 0xff;
   frame.flags = (kindFlagsCode >>> 8) & 0xff;
@@ -69,7 +83,8 @@ export function openHeader(frame: ReceivedFrame, words: Int32Array, word: number
   frame.messageLength = words[word + FIELD.messageLength] >>> 0;
   frame.fragmentLength = words[word + FIELD.fragmentLength] >>> 0;
   const { flags } = frame;
-  if ((flags & foreignFlag) !== 0) throw new Violation("FRAME-8", `a fragment placed with flag ${foreignFlag}, which this carrier does not have`);
+  if ((flags & foreignFlag) !== 0)
+    throw new Violation("FRAME-8", `a fragment placed with flag ${foreignFlag}, which this carrier does not have`);
   const byteLength = words[word + FIELD.byteLength] >>> 0;
   const spanCount = words[word + FIELD.spanCount] >>> 0;
   let bodyOffset = frame.metadataOffset + frame.metadataLength;
@@ -77,19 +92,27 @@ export function openHeader(frame: ReceivedFrame, words: Int32Array, word: number
   if (spanCount > 0) {
     if (!spansAgreed || spanCount > SPANS_MAX) throw new Violation("FRAME-4", `${spanCount} spans`);
     bodyOffset = tableOffset(bodyOffset);
-    if (bodyOffset + spanCount * SPAN_ENTRY_BYTES > at + byteLength) throw new Violation("FRAME-2", "the splice table reaches past the frame");
+    if (bodyOffset + spanCount * SPAN_ENTRY_BYTES > at + byteLength)
+      throw new Violation("FRAME-2", "the splice table reaches past the frame");
     spanBytes = openTable(frame.spans, words, word + ((bodyOffset - at) >> 2), spanCount, frame.messageLength);
     bodyOffset += spanCount * SPAN_ENTRY_BYTES;
   }
   frame.spanCount = spanCount;
   frame.inlineLength = frame.messageLength - spanBytes;
   const bodyLength = at + byteLength - bodyOffset;
-  const expected = (flags & FLAG.inBlock) !== 0 ? BLOCK_REFERENCE_BYTES : (flags & FLAG.follows) !== 0 ? 0 : frame.fragmentLength;
+  const expected =
+    (flags & FLAG.inBlock) !== 0 ? BLOCK_REFERENCE_BYTES : (flags & FLAG.follows) !== 0 ? 0 : frame.fragmentLength;
   if (bodyLength !== expected) {
-    throw new Violation("FRAME-2", `${bodyLength} bytes after the metadata where ${frame.fragmentLength} were announced`);
+    throw new Violation(
+      "FRAME-2",
+      `${bodyLength} bytes after the metadata where ${frame.fragmentLength} were announced`,
+    );
   }
   if (frame.messageLength > MESSAGE_BYTES_MAX || frame.fragmentLength > frame.inlineLength) {
-    throw new Violation("FRAME-3", `a fragment of ${frame.fragmentLength} bytes in a message of ${frame.messageLength}`);
+    throw new Violation(
+      "FRAME-3",
+      `a fragment of ${frame.fragmentLength} bytes in a message of ${frame.messageLength}`,
+    );
   }
   frame.fragmentSource = frame.scratch;
   frame.fragmentOffset = bodyOffset;
@@ -98,7 +121,13 @@ export function openHeader(frame: ReceivedFrame, words: Int32Array, word: number
 }
 
 /** Reads the splice table, and returns the bytes of all spans. @throws Violation */
-function openTable(entries: readonly SpanEntry[], words: Int32Array, word: number, count: number, messageLength: number): number {
+function openTable(
+  entries: readonly SpanEntry[],
+  words: Int32Array,
+  word: number,
+  count: number,
+  messageLength: number,
+): number {
   let spanBytes = 0;
   let end = 0;
   for (let i = 0; i < count; i++) {
@@ -110,7 +139,10 @@ function openTable(entries: readonly SpanEntry[], words: Int32Array, word: numbe
     entry.offset = words[word++] >>> 0;
     entry.flags = words[word++] >>> 0;
     if (entry.position < end || entry.position + entry.byteLength > messageLength) {
-      throw new Violation("SPAN-1", `a span of ${entry.byteLength} bytes at ${entry.position} of a message of ${messageLength}`);
+      throw new Violation(
+        "SPAN-1",
+        `a span of ${entry.byteLength} bytes at ${entry.position} of a message of ${messageLength}`,
+      );
     }
     end = entry.position + entry.byteLength;
     spanBytes += entry.byteLength;

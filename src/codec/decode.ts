@@ -11,9 +11,9 @@ import { expectSpan } from "./rope/rope-read.js";
 
 export interface DecodeOptions extends Partial<BinaryReadOptions> {
   /**
-   * Whether decoded bytes (`bytes` fields, and the data of unknown fields) are copies, or views of the input that share its
-   * memory. Default: "copy". Small copies share an ArrayBuffer with other copies, so look at a value's `byteOffset` before
-   * you use its `buffer`.
+   * Whether decoded bytes (`bytes` fields, and the data of unknown fields) are copies, or views of the input that share
+   * its memory. Default: "copy". Small copies share an ArrayBuffer with other copies, so look at a value's `byteOffset`
+   * before you use its `buffer`.
    */
   readonly bytes?: "copy" | "view";
 }
@@ -32,8 +32,8 @@ export function decode<D extends DescMessage>(schema: D, input: Uint8Array, opti
 }
 
 /**
- * Decodes a rope. With `bytes: "view"`, a `bytes` field whose value is a span is that very array. A field that the schema
- * does not see as bytes or as packed fixed-width values gets a copy of its span.
+ * Decodes a rope. With `bytes: "view"`, a `bytes` field whose value is a span is that very array. A field that the
+ * schema does not see as bytes or as packed fixed-width values gets a copy of its span.
  *
  * The inline part must not change meanwhile. Spans may, even by another process: they are only copied or handed on.
  * @throws Error or RangeError if the rope breaks one of the rules ROPE-1 to ROPE-3, or the message is malformed
@@ -68,9 +68,16 @@ export function decodeType(
  * @param views whether decoded bytes are views of the inline part
  * @param spanViews whether bytes that are spans are those very arrays
  */
-export function decodeRopeOfType(type: MessageType, rope: Rope, views: boolean, spanViews: boolean, options: Partial<BinaryReadOptions> | undefined): Values {
+export function decodeRopeOfType(
+  type: MessageType,
+  rope: Rope,
+  views: boolean,
+  spanViews: boolean,
+  options: Partial<BinaryReadOptions> | undefined,
+): Values {
   const { inline, spans, byteLength } = rope;
-  if (spans.length === 0 && inline.length === byteLength) return decodeType(type, inline, 0, inline.length, views, options);
+  if (spans.length === 0 && inline.length === byteLength)
+    return decodeType(type, inline, 0, inline.length, views, options);
   checkSpans(rope);
   R.len = inline.length;
   R.depth = 0;
@@ -86,11 +93,12 @@ export function decodeRopeOfType(type: MessageType, rope: Rope, views: boolean, 
   try {
     const message = type.create();
     closureReader(type.desc, messageType).read(message, inline, 0, byteLength);
-    if (R.nextSpan < spans.length || R.pos > inline.length) throw new RopeViolation("ROPE-3", `${spans.length - R.nextSpan} spans are left over`);
+    if (R.nextSpan < spans.length || R.pos > inline.length)
+      throw new RopeViolation("ROPE-3", `${spans.length - R.nextSpan} spans are left over`);
     return message;
   } catch (error) {
-    // A value that is read as something else than what was written may have run into the place of a span. Whatever else is
-    // wrong is so in the joined message too: a text that is not UTF-8 (TypeError).
+    // A value that is read as something else than what was written may have run into the place of a span. Whatever else
+    // is wrong is so in the joined message too: a text that is not UTF-8 (TypeError).
     if (error instanceof RopeViolation || error instanceof TypeError) throw error;
   } finally {
     R.spans = NO_SPANS;

@@ -1,4 +1,7 @@
-/** Messages to wire bytes, straight into the target; only what does not come out right at once is measured before it is written. */
+/**
+ * Messages to wire bytes, straight into the target; only what does not come out right at once is measured before it is
+ * written.
+ */
 import type { BinaryWriteOptions, DescMessage, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { bytesHooks } from "./rope/bytes-hooks.js";
 import { beginPart } from "./compile/closure-write.js";
@@ -13,8 +16,8 @@ export type EncodeOptions = Partial<BinaryWriteOptions>;
 
 export interface RopeOptions extends EncodeOptions {
   /**
-   * From this size on, in bytes, the values of `bytes` fields and of packed fixed-width fields become spans instead of being
-   * copied. Default: 4096.
+   * From this size on, in bytes, the values of `bytes` fields and of packed fixed-width fields become spans instead of
+   * being copied. Default: 4096.
    */
   readonly spanBytesMin?: number;
 }
@@ -23,9 +26,9 @@ export interface RopeOptions extends EncodeOptions {
 export type Encodable<D extends DescMessage> = MessageShape<D> | MessageInitShape<D>;
 
 /**
- * Measured (2-core VM, Node 20): encoding a value to a rope takes 0.3 µs as a span of any size; copied to the new inline
- * memory it takes 0.9 µs at 1 KiB, 2.3 µs at 4 KiB and 5.6 µs at 16 KiB. Whoever moves the rope pays for each span once more (a
- * fragment of its own, later a lease), so there have to be a few KiB in it.
+ * Measured (2-core VM, Node 20): encoding a value to a rope takes 0.3 µs as a span of any size; copied to the new
+ * inline memory it takes 0.9 µs at 1 KiB, 2.3 µs at 4 KiB and 5.6 µs at 16 KiB. Whoever moves the rope pays for each
+ * span once more (a fragment of its own, later a lease), so there have to be a few KiB in it.
  */
 export const SPAN_BYTES_MIN_DEFAULT = 4096;
 
@@ -39,7 +42,10 @@ const INLINE_SHARE_MAX = 1024;
 let inlineSlab = new Uint8Array(INLINE_SLAB_BYTES);
 let inlineUsed = 0;
 
-/** Exact number of bytes of the message's wire form. @throws Error that names the field if a value is not of its field's type */
+/**
+ * Exact number of bytes of the message's wire form. @throws Error that names the field if a value is not of its field's
+ * type
+ */
 export function sizeOf<D extends DescMessage>(schema: D, message: Encodable<D>, options?: EncodeOptions): number {
   return sizeOfType(messageType(schema), message as Values, options?.writeUnknownFields ?? true);
 }
@@ -52,8 +58,8 @@ export function sizeOf<D extends DescMessage>(schema: D, message: Encodable<D>, 
  * @returns the bytes written; or −1 − n if the message does not fit and needs n bytes. Bytes between `offset` and
  *   `limit` may have changed then.
  * @throws RangeError if `offset` and `limit` are not within `target`
- * @throws Error that names the field if a value is not of its field's type, if a `bytes` value is a view of detached memory, or if a
- *   required field is missing
+ * @throws Error that names the field if a value is not of its field's type, if a `bytes` value is a view of detached
+ *   memory, or if a required field is missing
  */
 export function encodeInto<D extends DescMessage>(
   schema: D,
@@ -63,7 +69,9 @@ export function encodeInto<D extends DescMessage>(
   limit = target.length,
   options?: EncodeOptions,
 ): number {
-  if (!(offset >= 0 && offset <= limit && limit <= target.length && Number.isInteger(offset) && Number.isInteger(limit))) {
+  if (
+    !(offset >= 0 && offset <= limit && limit <= target.length && Number.isInteger(offset) && Number.isInteger(limit))
+  ) {
     throw new RangeError(`cannot write from ${offset} to ${limit} of ${target.length} bytes`);
   }
   return encodeType(messageType(schema), message as Values, target, offset, limit, options?.writeUnknownFields ?? true);
@@ -74,7 +82,12 @@ export function encodeInto<D extends DescMessage>(
  * The spans are the message's own memory: neither may change while the rope is in use.
  */
 export function encodeRope<D extends DescMessage>(schema: D, message: Encodable<D>, options?: RopeOptions): Rope {
-  return ropeOfType(messageType(schema), message as Values, options?.writeUnknownFields ?? true, options?.spanBytesMin ?? SPAN_BYTES_MIN_DEFAULT);
+  return ropeOfType(
+    messageType(schema),
+    message as Values,
+    options?.writeUnknownFields ?? true,
+    options?.spanBytesMin ?? SPAN_BYTES_MIN_DEFAULT,
+  );
 }
 
 /** For whoever has the type at hand already. */
@@ -88,7 +101,15 @@ export function sizeOfType(type: MessageType, message: Values, writeUnknown: boo
 }
 
 /** Like `encodeInto`, without its checks. @param measures if not, −1 is returned for what seems not to fit */
-export function encodeType(type: MessageType, message: Values, target: Uint8Array, offset: number, limit: number, writeUnknown: boolean, measures = true): number {
+export function encodeType(
+  type: MessageType,
+  message: Values,
+  target: Uint8Array,
+  offset: number,
+  limit: number,
+  writeUnknown: boolean,
+  measures = true,
+): number {
   const outer = enter(type, message, writeUnknown);
   try {
     let end = type.write(message, target, offset, limit);
@@ -131,8 +152,8 @@ export function ropeOfType(type: MessageType, message: Values, writeUnknown: boo
 }
 
 /**
- * Small ones share memory: making an ArrayBuffer can start a collection of V8's young generation when a large one, such as a leased
- * payload's, was made just before.
+ * Small ones share memory: making an ArrayBuffer can start a collection of V8's young generation when a large one, such
+ * as a leased payload's, was made just before.
  */
 function newInline(byteLength: number): Uint8Array {
   if (byteLength > INLINE_SHARE_MAX) return new Uint8Array(byteLength);
@@ -184,6 +205,7 @@ function changedMeanwhile(type: MessageType): Error {
 }
 
 function checkedLength(byteLength: number): number {
-  if (byteLength > MESSAGE_BYTES_MAX) throw new RangeError(`cannot encode a message of ${byteLength} bytes: protobuf's limit is ${MESSAGE_BYTES_MAX}`);
+  if (byteLength > MESSAGE_BYTES_MAX)
+    throw new RangeError(`cannot encode a message of ${byteLength} bytes: protobuf's limit is ${MESSAGE_BYTES_MAX}`);
   return byteLength;
 }

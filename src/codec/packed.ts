@@ -30,9 +30,9 @@ class Returned {
 }
 
 /**
- * What is kept of a message, in a field of it that nobody else can see.
- * SUBTLE: not in a WeakMap. Once its table is old, collections of the young generation take what it maps to for used, and these arrays may
- * lie in memory that somebody waits for.
+ * What is kept of a message, in a field of it that nobody else can see. SUBTLE: not in a WeakMap. Once its table is
+ * old, collections of the young generation take what it maps to for used, and these arrays may lie in memory that
+ * somebody waits for.
  */
 class Kept extends Returned {
   #arrays: KeptArrays;
@@ -59,7 +59,8 @@ export function keptArray(message: object, name: string): FixedArray | undefined
   const found = Kept.of(message);
   if (found === undefined) return undefined;
   const array = found instanceof Map ? found.get(name) : found.name === name ? found.array : undefined;
-  if (array?.length === 0) throw new TypeError(`the memory of field ${name} is gone: the ArrayBuffer that it was decoded from is detached`);
+  if (array?.length === 0)
+    throw new TypeError(`the memory of field ${name} is gone: the ArrayBuffer that it was decoded from is detached`);
   return array;
 }
 
@@ -98,7 +99,14 @@ export function keeperOf(field: DescField, type: ScalarType): (message: Values, 
     const found = Kept.of(message);
     if (found === undefined) Kept.set(message, { name, array });
     else if (found instanceof Map) found.set(name, array);
-    else Kept.set(message, new Map([[found.name, found.array], [name, array]]));
+    else
+      Kept.set(
+        message,
+        new Map([
+          [found.name, found.array],
+          [name, array],
+        ]),
+      );
     Object.defineProperty(message, name, property);
   };
 }
@@ -107,7 +115,9 @@ function toValues(array: FixedArray, longAsString: boolean): unknown[] {
   return longAsString ? Array.from(array as BigInt64Array, String) : Array.from(array as Float64Array);
 }
 
-/** `bytes` as an array of a type's values: in place if aligned, else copied. Their length is a multiple of the width. */
+/**
+ * `bytes` as an array of a type's values: in place if aligned, else copied. Their length is a multiple of the width.
+ */
 function fixedView(bytes: Uint8Array, type: ScalarType): FixedArray {
   const ArrayType = fixedArrayOf(type)!;
   const width = widthOf(type);
@@ -116,9 +126,10 @@ function fixedView(bytes: Uint8Array, type: ScalarType): FixedArray {
 }
 
 /**
- * The values of a packed field of fixed-width values (`double`, `float`, `fixed32`, `sfixed32`, `fixed64`, `sfixed64`) as a
- * typed array: in place, if the message was decoded from a span or with `bytes: "view"`, the values take 512 bytes or more and
- * lie aligned to their width (spans do; in contiguous bytes that is chance), and nobody has read the property; else a copy.
+ * The values of a packed field of fixed-width values (`double`, `float`, `fixed32`, `sfixed32`, `fixed64`, `sfixed64`)
+ * as a typed array: in place, if the message was decoded from a span or with `bytes: "view"`, the values take 512 bytes
+ * or more and lie aligned to their width (spans do; in contiguous bytes that is chance), and nobody has read the
+ * property; else a copy.
  *
  * In place, the array lives as long as the memory that the message was decoded from.
  * @param field the field's descriptor, such as `TensorSchema.field.values`
@@ -127,8 +138,12 @@ function fixedView(bytes: Uint8Array, type: ScalarType): FixedArray {
 export function packed(message: Message, field: DescField): FixedArray {
   const type = scalarOf(field);
   const ArrayType = type === undefined || field.fieldKind !== "list" ? undefined : fixedArrayOf(type);
-  if (ArrayType === undefined) throw new TypeError(`${labelOf(field)} is not a repeated field of a fixed-width type (double, float, fixed32, sfixed32, fixed64 or sfixed64)`);
-  if (message.$typeName !== field.parent.typeName) throw new TypeError(`${labelOf(field)} is not a field of ${message.$typeName}`);
+  if (ArrayType === undefined)
+    throw new TypeError(
+      `${labelOf(field)} is not a repeated field of a fixed-width type (double, float, fixed32, sfixed32, fixed64 or sfixed64)`,
+    );
+  if (message.$typeName !== field.parent.typeName)
+    throw new TypeError(`${labelOf(field)} is not a field of ${message.$typeName}`);
   const array = keptArray(message, field.localName);
   if (array !== undefined) return array;
   const values = (message as unknown as Values)[field.localName] as number[] | bigint[] | string[] | FixedArray;
@@ -139,10 +154,11 @@ export function packed(message: Message, field: DescField): FixedArray {
 }
 
 /**
- * Lets a typed array be given for a packed field, whose generated type says `number[]` (or `bigint[]`). It is encoded in
- * one copy, or not copied at all where it becomes a span.
+ * Lets a typed array be given for a packed field, whose generated type says `number[]` (or `bigint[]`). It is encoded
+ * in one copy, or not copied at all where it becomes a span.
  *
- * The message then holds the typed array itself: methods of real arrays that typed arrays lack, such as `push`, are missing.
+ * The message then holds the typed array itself: methods of real arrays that typed arrays lack, such as `push`, are
+ * missing.
  */
 export function typedList(array: Float64Array | Float32Array | Int32Array | Uint32Array): number[];
 export function typedList(array: BigInt64Array | BigUint64Array): bigint[];

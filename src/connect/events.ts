@@ -6,7 +6,10 @@ import type { PeerCredentials } from "../os/addon.js";
 import type { IsthmusServer } from "./server/server.js";
 import type { ConnectionState } from "./client/transport.js";
 
-/** Published on `isthmus:transport:state` when the state of a transport to an address of Isthmus's own (not HTTP) has changed. */
+/**
+ * Published on `isthmus:transport:state` when the state of a transport to an address of Isthmus's own (not HTTP) has
+ * changed.
+ */
 export interface TransportStateEvent {
   /** With a list of addresses: the part of the transport that is for this address. */
   readonly transport: object;
@@ -22,7 +25,10 @@ export interface TransportStateEvent {
   readonly carrierReason: string | undefined;
 }
 
-/** Published on `isthmus:server:connection` when a connection of Isthmus's own was made, and when it is over. With `workers` in the worker's thread. */
+/**
+ * Published on `isthmus:server:connection` when a connection of Isthmus's own was made, and when it is over. With
+ * `workers` in the worker's thread.
+ */
 export interface ServerConnectionEvent {
   readonly server: IsthmusServer;
   readonly event: "opened" | "closed";
@@ -37,7 +43,9 @@ export interface ServerConnectionEvent {
 export const transportState = channel("isthmus:transport:state");
 export const serverConnection = channel("isthmus:server:connection");
 
-/** Publishes an event. Subscribers run in a context of their own (CONTEXT-2), not in that of the call that led to it. */
+/**
+ * Publishes an event. Subscribers run in a context of their own (CONTEXT-2), not in that of the call that led to it.
+ */
 export function tell(to: Channel, event: TransportStateEvent | ServerConnectionEvent): void {
   inRootContext(() => to.publish(event));
 }

@@ -6,16 +6,29 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { inNextTurn, pullBudgetLeft } from "../rpc/stream/pull-budget.js";
 
 /** The functions that interceptors wrap: `innermost` behind all of them, the first one outermost. */
-export function chain(interceptors: readonly Interceptor[], innermost: ((request: UnaryRequest) => Promise<UnaryResponse>) | ((request: StreamRequest) => Promise<StreamResponse>)): ReturnType<Interceptor> {
+export function chain(
+  interceptors: readonly Interceptor[],
+  innermost:
+    | ((request: UnaryRequest) => Promise<UnaryResponse>)
+    | ((request: StreamRequest) => Promise<StreamResponse>),
+): ReturnType<Interceptor> {
   return interceptors.reduceRight((next, interceptor) => interceptor(next), innermost as ReturnType<Interceptor>);
 }
 
-/** @throws ConnectError if what the interceptors answered is no response. What else it says is the users' and Connect's business. */
-export function checkResponse(response: UnaryResponse | StreamResponse | null | undefined, path: string, isStream: boolean): asserts response is UnaryResponse | StreamResponse {
+/**
+ * @throws ConnectError if what the interceptors answered is no response. What else it says is the users' and Connect's
+ * business.
+ */
+export function checkResponse(
+  response: UnaryResponse | StreamResponse | null | undefined,
+  path: string,
+  isStream: boolean,
+): asserts response is UnaryResponse | StreamResponse {
   if (typeof response !== "object" || response === null) throw odd(path, `${String(response)} instead of a response`);
   const { message } = response as { message: unknown };
   if (isStream) {
-    if (typeof (message as AsyncIterable<unknown> | undefined)?.[Symbol.asyncIterator] !== "function") throw odd(path, "a response whose `message` is no AsyncIterable");
+    if (typeof (message as AsyncIterable<unknown> | undefined)?.[Symbol.asyncIterator] !== "function")
+      throw odd(path, "a response whose `message` is no AsyncIterable");
   } else if (typeof message !== "object" || message === null) {
     throw odd(path, "a response without a message");
   }
@@ -24,14 +37,19 @@ export function checkResponse(response: UnaryResponse | StreamResponse | null | 
 /** What interceptors on the server gave as headers or trailers. @throws ConnectError */
 export function checkedHeaders(headers: unknown, path: string): Headers {
   if (headers instanceof Headers) return headers;
-  if (typeof (headers as Partial<Headers> | null | undefined)?.forEach !== "function") throw odd(path, "a response whose `header` and `trailer` are not both Headers");
+  if (typeof (headers as Partial<Headers> | null | undefined)?.forEach !== "function")
+    throw odd(path, "a response whose `header` and `trailer` are not both Headers");
   return new Headers([...(headers as Headers)]);
 }
 
-/** The same stream, which fails where an interceptor made something that is no message: it would be sent as an empty one. */
+/**
+ * The same stream, which fails where an interceptor made something that is no message: it would be sent as an empty
+ * one.
+ */
 export function checkedMessages(messages: AsyncIterable<unknown>, path: string): AsyncIterable<unknown> {
   const check = (result: IteratorResult<unknown>): IteratorResult<unknown> => {
-    if (result.done !== true && (typeof result.value !== "object" || result.value === null)) throw odd(path, `${String(result.value)} among the messages`);
+    if (result.done !== true && (typeof result.value !== "object" || result.value === null))
+      throw odd(path, `${String(result.value)} among the messages`);
     return result;
   };
   return {
@@ -45,7 +63,10 @@ export function checkedMessages(messages: AsyncIterable<unknown>, path: string):
   };
 }
 
-/** Pulls until the interceptors of a call that is over have ended, too. One that never ends is pulled for ever, but keeps nothing else from running. */
+/**
+ * Pulls until the interceptors of a call that is over have ended, too. One that never ends is pulled for ever, but
+ * keeps nothing else from running.
+ */
 export async function drain(iterator: AsyncIterator<unknown>): Promise<void> {
   try {
     while ((await iterator.next()).done !== true) {
@@ -61,7 +82,10 @@ function odd(path: string, what: string): ConnectError {
 }
 
 /** The same stream with messages in place of what `create` takes for one. */
-export function mapMessages<D extends DescMessage>(input: AsyncIterable<unknown>, schema: D): AsyncIterable<MessageShape<D>> {
+export function mapMessages<D extends DescMessage>(
+  input: AsyncIterable<unknown>,
+  schema: D,
+): AsyncIterable<MessageShape<D>> {
   const transform = (result: IteratorResult<unknown>): IteratorResult<MessageShape<D>> => {
     if (result.done === true) return { done: true, value: undefined };
     const { value } = result;

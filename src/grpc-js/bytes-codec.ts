@@ -1,6 +1,6 @@
 /**
- * Methods whose messages grpc-js's generated code encodes and decodes itself, as Isthmus sees them: descriptors without fields, and
- * codecs that move bytes.
+ * Methods whose messages grpc-js's generated code encodes and decodes itself, as Isthmus sees them: descriptors without
+ * fields, and codecs that move bytes.
  */
 import type { DescMessage, DescMethod, DescService } from "@bufbuild/protobuf";
 import { inOwnContext } from "../carrier/poll/root-context.js";
@@ -9,10 +9,13 @@ import { joinRope } from "../codec/rope/rope.js";
 import { OWN_PATH } from "../connect/server/routes.js";
 
 /**
- * A codec of values that know how they become bytes and how they are read. Nobody writes to what `write` returns any more; `read` owns what it is given, and may
- * be code of the user's that a loop of ours calls (CONTEXT-2).
+ * A codec of values that know how they become bytes and how they are read. Nobody writes to what `write` returns any
+ * more; `read` owns what it is given, and may be code of the user's that a loop of ours calls (CONTEXT-2).
  */
-export function createBytesCodec(write: (value: unknown) => Uint8Array, read: (bytes: Buffer) => unknown): MessageCodec {
+export function createBytesCodec(
+  write: (value: unknown) => Uint8Array,
+  read: (bytes: Buffer) => unknown,
+): MessageCodec {
   return {
     ownsInline: true,
     encodeInto(message, target, offset, limit) {
@@ -40,8 +43,32 @@ export function createBytesCodec(write: (value: unknown) => Uint8Array, read: (b
 /** A method of which only its path and kind are known. The path is any text, as grpc-js's clients may ask for any. */
 export function methodOf(path: string, methodKind: DescMethod["methodKind"]): DescMethod {
   const [, typeName = "", name = path] = /^\/(.*)\/([^/]*)$/.exec(path) ?? [];
-  const parent = { kind: "service", typeName, name: typeName.slice(typeName.lastIndexOf(".") + 1), method: {}, methods: [] } as unknown as DescService;
-  const message = (which: string) => ({ kind: "message", typeName: `${typeName}.${name}.${which}`, name: which, fields: [], members: [], oneofs: [], field: {} }) as unknown as DescMessage;
-  const method = { kind: "rpc", name, localName: name, parent, methodKind, input: message("Request"), output: message("Response"), idempotency: 0 };
+  const parent = {
+    kind: "service",
+    typeName,
+    name: typeName.slice(typeName.lastIndexOf(".") + 1),
+    method: {},
+    methods: [],
+  } as unknown as DescService;
+  const message = (which: string) =>
+    ({
+      kind: "message",
+      typeName: `${typeName}.${name}.${which}`,
+      name: which,
+      fields: [],
+      members: [],
+      oneofs: [],
+      field: {},
+    }) as unknown as DescMessage;
+  const method = {
+    kind: "rpc",
+    name,
+    localName: name,
+    parent,
+    methodKind,
+    input: message("Request"),
+    output: message("Response"),
+    idempotency: 0,
+  };
   return Object.assign(method, { [OWN_PATH]: path }) as unknown as DescMethod;
 }

@@ -2,7 +2,12 @@
 import { isDate } from "node:util/types";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ChannelInterface } from "@grpc/grpc-js";
-import { Channel as GrpcChannel, connectivityState as ConnectivityState, propagate as Propagate, status as Status } from "@grpc/grpc-js";
+import {
+  Channel as GrpcChannel,
+  connectivityState as ConnectivityState,
+  propagate as Propagate,
+  status as Status,
+} from "@grpc/grpc-js";
 import type { HttpTransportOptions } from "../connect/http/transport.js";
 import { checkOptions, tableOf } from "../connect/options/check.js";
 import type { Rule } from "../connect/options/kinds.js";
@@ -15,7 +20,10 @@ import type { ChannelCall, PathMethods } from "./grpc-client-call.js";
 import { GrpcClientCall, pathMethodsOf } from "./grpc-client-call.js";
 
 /** Those of a transport, but for what grpc-js's clients do themselves. */
-export type IsthmusChannelOptions = Omit<IsthmusTransportOptions, "address" | "codec" | "binaryOptions" | "interceptors" | "leases" | keyof HttpTransportOptions> & {
+export type IsthmusChannelOptions = Omit<
+  IsthmusTransportOptions,
+  "address" | "codec" | "binaryOptions" | "interceptors" | "leases" | keyof HttpTransportOptions
+> & {
   /** Where the server listens: a socket path, `unix:PATH`, or `tcp:HOST:PORT`. */
   readonly address: string;
 };
@@ -26,26 +34,41 @@ export interface IsthmusChannel extends GrpcChannel {
 }
 
 /** What grpc-js calls channel options has no effect here, and may be among them. */
-export const channelTable = tableOf("createIsthmusChannel", channelRules satisfies Record<keyof IsthmusChannelOptions, Rule>, "grpc.");
+export const channelTable = tableOf(
+  "createIsthmusChannel",
+  channelRules satisfies Record<keyof IsthmusChannelOptions, Rule>,
+  "grpc.",
+);
 
 /** How often a change of state is looked for, in milliseconds. */
 const WATCH_INTERVAL_MS = 10;
 
 /**
- * Creates a channel for generated (or generic) clients of grpc-js: `new EchoClient("", credentials.createInsecure(), { channelOverride: channel })`.
- * Metadata, deadlines, cancellation, call credentials and grpc-js's interceptors work as they do over HTTP/2; channel options (`grpc.…`) and
- * channel credentials have no effect. The client's `close` closes the channel.
+ * Creates a channel for generated (or generic) clients of grpc-js: `new EchoClient("", credentials.createInsecure(), {
+ * channelOverride: channel })`. Metadata, deadlines, cancellation, call credentials and grpc-js's interceptors work as
+ * they do over HTTP/2; channel options (`grpc.…`) and channel credentials have no effect. The client's `close` closes
+ * the channel.
  *
- * @throws ConnectError as `createIsthmusTransport`, and `InvalidArgument` for an address of HTTP, which grpc-js speaks itself
+ * @throws ConnectError as `createIsthmusTransport`, and `InvalidArgument` for an address of HTTP, which grpc-js speaks
+ * itself
  */
 export function createIsthmusChannel(given: IsthmusChannelOptions): IsthmusChannel {
   const options = checkOptions(channelTable, given);
   // Generated code turns messages into bytes and back.
   if (/^https?:/.test(options.address)) {
-    throw new ConnectError(`address ${options.address}: grpc-js speaks HTTP/2 itself; give it to the client without channelOverride`, Code.InvalidArgument);
+    throw new ConnectError(
+      `address ${options.address}: grpc-js speaks HTTP/2 itself; give it to the client without channelOverride`,
+      Code.InvalidArgument,
+    );
   }
-  const codec = createBytesCodec((message) => message as Uint8Array, (bytes) => bytes);
-  const channel: ChannelInterface = new Channel(createIsthmusTransport({ ...options, codec: () => codec, leases: "copied" }), options.address);
+  const codec = createBytesCodec(
+    (message) => message as Uint8Array,
+    (bytes) => bytes,
+  );
+  const channel: ChannelInterface = new Channel(
+    createIsthmusTransport({ ...options, codec: () => codec, leases: "copied" }),
+    options.address,
+  );
   // The class of grpc-js has private parts, so nothing else passes for it; its prototype is below.
   return channel as IsthmusChannel;
 }
@@ -115,7 +138,11 @@ class Channel implements ChannelInterface {
   }
 
   /** @throws Error if the channel is closed */
-  watchConnectivityState(currentState: ConnectivityState, deadline: Date | number, callback: (error?: Error) => void): void {
+  watchConnectivityState(
+    currentState: ConnectivityState,
+    deadline: Date | number,
+    callback: (error?: Error) => void,
+  ): void {
     this.mustBeOpen();
     const until = nowMs() + timeoutUntil(deadline);
     const look = () => {
@@ -125,7 +152,8 @@ class Channel implements ChannelInterface {
       this.tryToConnect(until);
       setTimeout(look, Math.min(WATCH_INTERVAL_MS, leftMs));
     };
-    // SUBTLE: now, so that who is called back by the failure of an attempt, and watches again, does not begin a series without pauses.
+    // SUBTLE: now, so that who is called back by the failure of an attempt, and watches again, does not begin a series
+    // without pauses.
     this.tryToConnect(until);
     setImmediate(look);
   }
@@ -137,12 +165,14 @@ class Channel implements ChannelInterface {
   /** @throws TypeError and Error as grpc-js's own channel */
   createCall(...[path, deadline, , parentCall, propagateFlags]: CreateCall): ChannelCall {
     if (typeof path !== "string") throw new TypeError("Channel#createCall: method must be a string");
-    if (!(typeof deadline === "number" || isDate(deadline))) throw new TypeError("Channel#createCall: deadline must be a number or Date");
+    if (!(typeof deadline === "number" || isDate(deadline)))
+      throw new TypeError("Channel#createCall: deadline must be a number or Date");
     this.mustBeOpen();
     let methods = this.paths.get(path);
     if (methods === undefined) this.paths.set(path, (methods = pathMethodsOf(path)));
     let timeoutMs = timeoutUntil(deadline);
-    if (parentCall === null || parentCall === undefined) return new GrpcClientCall(this.transport, methods, path, this.peer, timeoutMs);
+    if (parentCall === null || parentCall === undefined)
+      return new GrpcClientCall(this.transport, methods, path, this.peer, timeoutMs);
     const flags = propagateFlags ?? Propagate.DEFAULTS;
     if ((flags & Propagate.DEADLINE) !== 0) timeoutMs = Math.min(timeoutMs, timeoutUntil(parentCall.getDeadline()));
     const call = new GrpcClientCall(this.transport, methods, path, this.peer, timeoutMs);
@@ -162,7 +192,10 @@ class Channel implements ChannelInterface {
 // So that a channel passes for one of grpc-js's class also where that is asked for. It overrides all of its methods.
 Object.setPrototypeOf(Channel.prototype, GrpcChannel.prototype);
 
-/** Deadlines are given by the clock of the program, which a test may have replaced: it is read once, and from then on only the time that passes counts. */
+/**
+ * Deadlines are given by the clock of the program, which a test may have replaced: it is read once, and from then on
+ * only the time that passes counts.
+ */
 function timeoutUntil(deadline: Date | number): number {
   const until = Number(deadline);
   return until === Infinity ? Infinity : until - Date.now();

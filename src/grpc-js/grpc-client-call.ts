@@ -1,8 +1,9 @@
 /**
- * One call of a grpc-js client over an Isthmus transport: grpc-js's `Call`, which its generated clients start, write to and read from.
+ * One call of a grpc-js client over an Isthmus transport: grpc-js's `Call`, which its generated clients start, write to
+ * and read from.
  *
- * grpc-js opens a call before it says of which kind it is. So the call is opened in a later microtask: what was sent and ended by then, as
- * all unary requests are, goes in a single frame.
+ * grpc-js opens a call before it says of which kind it is. So the call is opened in a later microtask: what was sent
+ * and ended by then, as all unary requests are, goes in a single frame.
  */
 import { isUint8Array } from "node:util/types";
 import type { DescMethodStreaming } from "@bufbuild/protobuf";
@@ -32,7 +33,10 @@ export interface PathMethods {
 }
 
 export function pathMethodsOf(path: string): PathMethods {
-  return { oneRequest: methodOf(path, "server_streaming") as DescMethodStreaming, requests: methodOf(path, "bidi_streaming") as DescMethodStreaming };
+  return {
+    oneRequest: methodOf(path, "server_streaming") as DescMethodStreaming,
+    requests: methodOf(path, "bidi_streaming") as DescMethodStreaming,
+  };
 }
 
 let lastNumber = 0;
@@ -77,10 +81,16 @@ export class GrpcClientCall implements ChannelCall {
     queueMicrotask(() => void this.open(headers));
   }
 
-  /** SUBTLE: `message` is what a function of the user's returned. It is sent later, and that function may use its memory again before. */
+  /**
+   * SUBTLE: `message` is what a function of the user's returned. It is sent later, and that function may use its memory
+   * again before.
+   */
   sendMessageWithContext({ callback }: MessageContext, message: unknown): void {
     if (isUint8Array(message)) return this.requests.push(Buffer.from(message), callback);
-    this.cancelWithStatus(Status.INTERNAL, `Request message serialization failure: requestSerialize returned a value of type ${typeof message} instead of bytes`);
+    this.cancelWithStatus(
+      Status.INTERNAL,
+      `Request message serialization failure: requestSerialize returned a value of type ${typeof message} instead of bytes`,
+    );
     this.requests.push(new Uint8Array(0), callback);
   }
 
@@ -122,7 +132,14 @@ export class GrpcClientCall implements ChannelCall {
       if (this.ended) return;
       const timeoutMs = this.leftMs();
       const method = this.requests.isSingle ? this.methods.oneRequest : this.methods.requests;
-      response = await this.transport.stream(method, this.controller.signal, timeoutMs, toHeaders(metadata), this.requests as AsyncIterable<never>, contextValuesOf(metadata));
+      response = await this.transport.stream(
+        method,
+        this.controller.signal,
+        timeoutMs,
+        toHeaders(metadata),
+        this.requests as AsyncIterable<never>,
+        contextValuesOf(metadata),
+      );
     } catch (error) {
       return this.fail(error);
     }
@@ -137,15 +154,24 @@ export class GrpcClientCall implements ChannelCall {
   /** Whose they are may take their time, or forever: the deadline holds meanwhile. @throws what the call fails with */
   private async addCredentials(credentials: CallCredentials, metadata: Metadata): Promise<void> {
     const timeoutMs = boundedTimeout(this.leftMs());
-    const timer = timeoutMs === undefined ? undefined : setTimeout(() => this.fail(timedOut(" while it waited for call credentials")), timeoutMs);
+    const timer =
+      timeoutMs === undefined
+        ? undefined
+        : setTimeout(() => this.fail(timedOut(" while it waited for call credentials")), timeoutMs);
     try {
-      metadata.merge(await credentials.generateMetadata({ method_name: this.path, service_url: `https://localhost/${this.path.split("/", 2)[1] ?? ""}` }));
+      metadata.merge(
+        await credentials.generateMetadata({
+          method_name: this.path,
+          service_url: `https://localhost/${this.path.split("/", 2)[1] ?? ""}`,
+        }),
+      );
     } catch (error) {
       throw credentialsError(error);
     } finally {
       clearTimeout(timer);
     }
-    if (metadata.get("authorization").length > 1) throw new ConnectError('"authorization" metadata cannot have multiple values', Code.Internal);
+    if (metadata.get("authorization").length > 1)
+      throw new ConnectError('"authorization" metadata cannot have multiple values', Code.Internal);
   }
 
   /** Until the deadline, in milliseconds; undefined: there is none. @throws ConnectError if it has passed */
@@ -167,7 +193,8 @@ export class GrpcClientCall implements ChannelCall {
     } finally {
       this.fetching = false;
     }
-    if (result.done === true) return this.finish({ code: Status.OK, details: "OK", metadata: toMetadata(this.response!.trailer) });
+    if (result.done === true)
+      return this.finish({ code: Status.OK, details: "OK", metadata: toMetadata(this.response!.trailer) });
     this.next = { message: result.value as Buffer };
     this.deliver();
     if (this.next !== undefined && this.deadline !== Infinity) this.watchDeadline();
@@ -190,7 +217,11 @@ export class GrpcClientCall implements ChannelCall {
 
   private watchDeadline(): void {
     const timeoutMs = boundedTimeout(Math.max(this.deadline - nowMs(), 1));
-    if (timeoutMs !== undefined) this.timer ??= setTimeout(() => this.cancelWithStatus(Status.DEADLINE_EXCEEDED, timedOut().rawMessage), timeoutMs);
+    if (timeoutMs !== undefined)
+      this.timer ??= setTimeout(
+        () => this.cancelWithStatus(Status.DEADLINE_EXCEEDED, timedOut().rawMessage),
+        timeoutMs,
+      );
   }
 
   private fail(error: unknown): void {
@@ -253,6 +284,13 @@ function credentialsError(reason: unknown): ConnectError {
   const { code, message } = (reason ?? {}) as { readonly code?: unknown; readonly message?: unknown };
   const details = `Getting metadata from plugin failed with error: ${String(message)}`;
   const status = typeof code === "number" ? code : Status.UNKNOWN;
-  if (METHODS_OWN.includes(status)) return new ConnectError(`Invalid status from control plane: ${status} ${Status[status]} ${details}`, Code.Internal, undefined, undefined, reason);
+  if (METHODS_OWN.includes(status))
+    return new ConnectError(
+      `Invalid status from control plane: ${status} ${Status[status]} ${details}`,
+      Code.Internal,
+      undefined,
+      undefined,
+      reason,
+    );
   return new ConnectError(details, status, undefined, undefined, reason);
 }

@@ -1,13 +1,15 @@
 /**
- * Metadata of grpc-js and headers of Connect, either as the other. Binary values (keys that end in "-bin") are Base64 in headers.
- * What one side can hold and the other cannot is left out, as grpc-js does with headers that it cannot take: nothing here throws.
+ * Metadata of grpc-js and headers of Connect, either as the other. Binary values (keys that end in "-bin") are Base64
+ * in headers. What one side can hold and the other cannot is left out, as grpc-js does with headers that it cannot
+ * take: nothing here throws.
  */
 import { Metadata } from "@grpc/grpc-js";
 
 export function toHeaders(metadata: Metadata): Headers {
   const headers = new Headers();
   for (const [name, values] of Object.entries(metadata.toHttp2Headers())) {
-    for (const value of Array.isArray(values) ? values : [values]) if (value !== undefined) append(headers, name, String(value));
+    for (const value of Array.isArray(values) ? values : [values])
+      if (value !== undefined) append(headers, name, String(value));
   }
   return headers;
 }
@@ -21,7 +23,10 @@ export function toMetadata(headers: Headers | undefined): Metadata {
   return metadata;
 }
 
-/** What a handler gave as metadata: `Metadata`, also of another copy of grpc-js, or `Headers`. Undefined: none; null: it is something else. */
+/**
+ * What a handler gave as metadata: `Metadata`, also of another copy of grpc-js, or `Headers`. Undefined: none; null: it
+ * is something else.
+ */
 export function givenHeaders(given: unknown): Headers | null | undefined {
   if (given === undefined || given === null) return undefined;
   try {

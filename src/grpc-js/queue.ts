@@ -1,6 +1,6 @@
 /**
- * Messages that one side pushes, with a callback for when its bytes are its own again, and the other pulls. That is when the next message is asked for:
- * until then whoever pulled the last one may still be sending it.
+ * Messages that one side pushes, with a callback for when its bytes are its own again, and the other pulls. That is
+ * when the next message is asked for: until then whoever pulled the last one may still be sending it.
  */
 import { queueMicrotask } from "../os/timers.js";
 import { KEEPS_MESSAGES } from "../rpc/client/client-stream.js";
@@ -15,7 +15,9 @@ export class MessageQueue<T> implements AsyncIterable<T>, AsyncIterator<T, undef
   private ended = false;
   private failure: Error | undefined;
   private closed = false;
-  private pull: { readonly resolve: (result: IteratorResult<T, undefined>) => void; readonly reject: (error: Error) => void } | undefined;
+  private pull:
+    | { readonly resolve: (result: IteratorResult<T, undefined>) => void; readonly reject: (error: Error) => void }
+    | undefined;
 
   /** @param taken called when the message was sent, so that the next may be pushed, or never will be */
   push(message: T, taken?: Taken): void {

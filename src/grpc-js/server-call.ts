@@ -1,7 +1,9 @@
 /**
- * One call as a handler of grpc-js sees it: requests to read, answers to write, metadata, and the news that the client is gone.
+ * One call as a handler of grpc-js sees it: requests to read, answers to write, metadata, and the news that the client
+ * is gone.
  *
- * GRPC-1  A call ends once: by the first status that the handler gives, or by the first thing that goes wrong. What a handler says after that is dropped.
+ * GRPC-1  A call ends once: by the first status that the handler gives, or by the first thing that goes wrong. What a
+ *         handler says after that is dropped.
  * GRPC-2  Nothing that a handler gives us throws past here. What cannot be sent fails its call.
  */
 import type { DuplexOptions } from "node:stream";
@@ -62,7 +64,13 @@ export class GrpcServerCall extends Duplex {
   private trailer: Headers | null | undefined;
   private over = false;
 
-  constructor(kind: CallKind, context: HandlerContext, answers: Answers, request: unknown, requests: AsyncIterator<unknown> | undefined) {
+  constructor(
+    kind: CallKind,
+    context: HandlerContext,
+    answers: Answers,
+    request: unknown,
+    requests: AsyncIterator<unknown> | undefined,
+  ) {
     super({ objectMode: true, readable: requests !== undefined } as DuplexOptions);
     this.kind = kind;
     this.context = context;
@@ -124,7 +132,10 @@ export class GrpcServerCall extends Duplex {
     return super.end();
   }
 
-  /** SUBTLE: Node's own iterator destroys the stream when the requests have ended, and with it what is still to be answered. */
+  /**
+   * SUBTLE: Node's own iterator destroys the stream when the requests have ended, and with it what is still to be
+   * answered.
+   */
   override [Symbol.asyncIterator](): ReturnType<Duplex["iterator"]> {
     return this.iterator({ destroyOnReturn: false });
   }
@@ -150,7 +161,13 @@ export class GrpcServerCall extends Duplex {
     } catch (error) {
       return this.fail(new ConnectError("Error serializing response", Code.Internal, undefined, undefined, error));
     }
-    if (!isUint8Array(bytes)) return this.fail(new ConnectError(`Error serializing response: responseSerialize returned ${nameOf(bytes)} instead of bytes`, Code.Internal));
+    if (!isUint8Array(bytes))
+      return this.fail(
+        new ConnectError(
+          `Error serializing response: responseSerialize returned ${nameOf(bytes)} instead of bytes`,
+          Code.Internal,
+        ),
+      );
     this.headersSent = true;
     // The handler may go on with what it gave, and the serialiser with what it returned.
     this.answers.push({ $typeName: this.kind.answerType, value, bytes: Buffer.from(bytes) }, taken);
@@ -199,7 +216,8 @@ export class GrpcServerCall extends Duplex {
 
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
     // With an error, the "error" event says it.
-    if (error === null && this.kind.writesAnswers) this.fail(new ConnectError("the handler destroyed its call", Code.Unknown));
+    if (error === null && this.kind.writesAnswers)
+      this.fail(new ConnectError("the handler destroyed its call", Code.Unknown));
     callback(error);
   }
 

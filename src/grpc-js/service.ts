@@ -1,8 +1,16 @@
-/** Services that were written for grpc-js, served by Isthmus: generated definitions and their implementations as they are. */
+/**
+ * Services that were written for grpc-js, served by Isthmus: generated definitions and their implementations as they
+ * are.
+ */
 import type { DescMessage, DescMethod } from "@bufbuild/protobuf";
 import type { ConnectRouter, HandlerContext } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { MethodDefinition, ServiceDefinition, UntypedHandleCall, UntypedServiceImplementation } from "@grpc/grpc-js";
+import type {
+  MethodDefinition,
+  ServiceDefinition,
+  UntypedHandleCall,
+  UntypedServiceImplementation,
+} from "@grpc/grpc-js";
 import { Server } from "@grpc/grpc-js";
 import { isOwnRouter, OWN_CODEC } from "../connect/server/routes.js";
 import { adopt } from "../rpc/foreign.js";
@@ -19,24 +27,33 @@ type Handler = (call: GrpcServerCall, callback?: Callback) => unknown;
 type AnyMethod = MethodDefinition<any, any>;
 
 /**
- * Registers a service of grpc-js with an Isthmus server: `routes: (router) => addGrpcService(router, EchoService, implementation)`, with what
- * `server.addService(EchoService, implementation)` takes. Calls of clients of all kinds, Connect's and grpc-js's, reach it.
+ * Registers a service of grpc-js with an Isthmus server: `routes: (router) => addGrpcService(router, EchoService,
+ * implementation)`, with what `server.addService(EchoService, implementation)` takes. Calls of clients of all kinds,
+ * Connect's and grpc-js's, reach it.
  *
- * Handlers get calls as grpc-js makes them, but: metadata that they send goes out with the first answer, and `getMetricsRecorder` is missing. Methods that
- * the implementation lacks answer `UNIMPLEMENTED`.
+ * Handlers get calls as grpc-js makes them, but: metadata that they send goes out with the first answer, and
+ * `getMetricsRecorder` is missing. Methods that the implementation lacks answer `UNIMPLEMENTED`.
  * @throws TypeError if the router is another's, such as Connect's for HTTP; Error as `addService` of grpc-js's server
  */
-export function addGrpcService<T extends UntypedServiceImplementation>(router: ConnectRouter, definition: ServiceDefinition<T>, implementation: T): ConnectRouter {
-  if (!isOwnRouter(router)) throw new TypeError("addGrpcService: this router is not an Isthmus server's, but one for HTTP; serve HTTP with grpc-js's own Server");
+export function addGrpcService<T extends UntypedServiceImplementation>(
+  router: ConnectRouter,
+  definition: ServiceDefinition<T>,
+  implementation: T,
+): ConnectRouter {
+  if (!isOwnRouter(router))
+    throw new TypeError(
+      "addGrpcService: this router is not an Isthmus server's, but one for HTTP; serve HTTP with grpc-js's own Server",
+    );
   const registry = new Registry({ "grpc.enable_channelz": 0 });
   registry.addService(definition, implementation);
-  for (const method of Object.values(definition as ServiceDefinition)) register(router, method, registry.handlerOf(method.path)!);
+  for (const method of Object.values(definition as ServiceDefinition))
+    register(router, method, registry.handlerOf(method.path)!);
   return router;
 }
 
 /**
- * A server of grpc-js's that never listens. What is added to it is bound, checked and filled up as grpc-js does it, and instrumentation that wraps
- * `Server.prototype.register`, OpenTelemetry's for one, sees it.
+ * A server of grpc-js's that never listens. What is added to it is bound, checked and filled up as grpc-js does it, and
+ * instrumentation that wraps `Server.prototype.register`, OpenTelemetry's for one, sees it.
  */
 class Registry extends Server {
   private readonly registered = new Map<string, UntypedHandleCall>();
@@ -48,27 +65,58 @@ class Registry extends Server {
 
   handlerOf(path: string): UntypedHandleCall | undefined {
     // Not public, but this is where instrumentation puts the handlers that it has wrapped.
-    const { handlers } = this as unknown as { readonly handlers?: ReadonlyMap<string, { readonly func: UntypedHandleCall }> };
+    const { handlers } = this as unknown as {
+      readonly handlers?: ReadonlyMap<string, { readonly func: UntypedHandleCall }>;
+    };
     return handlers?.get(path)?.func ?? this.registered.get(path);
   }
 }
 
 function register(router: ConnectRouter, definition: AnyMethod, implementation: UntypedHandleCall): void {
   const { path, requestStream, responseStream } = definition;
-  const method = methodOf(path, requestStream ? (responseStream ? "bidi_streaming" : "client_streaming") : responseStream ? "server_streaming" : "unary");
+  const method = methodOf(
+    path,
+    requestStream
+      ? responseStream
+        ? "bidi_streaming"
+        : "client_streaming"
+      : responseStream
+        ? "server_streaming"
+        : "unary",
+  );
   const [input, output] = [method.input.typeName, method.output.typeName];
-  give(method.input, (envelope) => definition.requestSerialize(envelope.value), (bytes) => ({ $typeName: input, value: definition.requestDeserialize(bytes) as unknown }));
-  give(method.output, (envelope) => envelope.bytes ?? Buffer.from(definition.responseSerialize(envelope.value)), (bytes) => ({ $typeName: output, value: definition.responseDeserialize(bytes) as unknown }));
-  const kind: CallKind = { path, answerType: output, serialize: definition.responseSerialize, writesAnswers: responseStream };
+  give(
+    method.input,
+    (envelope) => definition.requestSerialize(envelope.value),
+    (bytes) => ({ $typeName: input, value: definition.requestDeserialize(bytes) as unknown }),
+  );
+  give(
+    method.output,
+    (envelope) => envelope.bytes ?? Buffer.from(definition.responseSerialize(envelope.value)),
+    (bytes) => ({ $typeName: output, value: definition.responseDeserialize(bytes) as unknown }),
+  );
+  const kind: CallKind = {
+    path,
+    answerType: output,
+    serialize: definition.responseSerialize,
+    writesAnswers: responseStream,
+  };
   const handle = implementation as unknown as Handler;
   const open = (message: unknown) => (message as Envelope).value;
   const handlers: Record<DescMethod["methodKind"], unknown> = {
     unary: (request: unknown, context: HandlerContext) => askForOne(kind, handle, context, open(request), undefined),
-    server_streaming: (request: unknown, context: HandlerContext) => askForMany(kind, handle, context, open(request), undefined),
-    client_streaming: (requests: AsyncIterable<unknown>, context: HandlerContext) => askForOne(kind, handle, context, undefined, opened(requests, open)),
-    bidi_streaming: (requests: AsyncIterable<unknown>, context: HandlerContext) => askForMany(kind, handle, context, undefined, opened(requests, open)),
+    server_streaming: (request: unknown, context: HandlerContext) =>
+      askForMany(kind, handle, context, open(request), undefined),
+    client_streaming: (requests: AsyncIterable<unknown>, context: HandlerContext) =>
+      askForOne(kind, handle, context, undefined, opened(requests, open)),
+    bidi_streaming: (requests: AsyncIterable<unknown>, context: HandlerContext) =>
+      askForMany(kind, handle, context, undefined, opened(requests, open)),
   };
-  router.rpc(method, handlers[method.methodKind] as Parameters<ConnectRouter["rpc"]>[1], { leases: "copied" } as Parameters<ConnectRouter["rpc"]>[2]);
+  router.rpc(
+    method,
+    handlers[method.methodKind] as Parameters<ConnectRouter["rpc"]>[1],
+    { leases: "copied" } as Parameters<ConnectRouter["rpc"]>[2],
+  );
 }
 
 function give(schema: DescMessage, write: (envelope: Envelope) => Uint8Array, read: (bytes: Buffer) => Envelope): void {
@@ -89,7 +137,13 @@ function run(handle: Handler, call: GrpcServerCall, callback?: Callback): void {
 }
 
 /** Runs a handler that answers by its callback. */
-function askForOne(kind: CallKind, handle: Handler, context: HandlerContext, request: unknown, requests: AsyncIterator<unknown> | undefined): Promise<Envelope> {
+function askForOne(
+  kind: CallKind,
+  handle: Handler,
+  context: HandlerContext,
+  request: unknown,
+  requests: AsyncIterator<unknown> | undefined,
+): Promise<Envelope> {
   return new Promise((resolve, reject) => {
     const call = new GrpcServerCall(kind, context, new SingleAnswer(resolve, reject), request, requests);
     run(handle, call, (failure, value, trailer) => call.respond(failure, value, trailer));
@@ -97,7 +151,13 @@ function askForOne(kind: CallKind, handle: Handler, context: HandlerContext, req
 }
 
 /** Runs a handler that writes its answers. */
-function askForMany(kind: CallKind, handle: Handler, context: HandlerContext, request: unknown, requests: AsyncIterator<unknown> | undefined): MessageQueue<Envelope> {
+function askForMany(
+  kind: CallKind,
+  handle: Handler,
+  context: HandlerContext,
+  request: unknown,
+  requests: AsyncIterator<unknown> | undefined,
+): MessageQueue<Envelope> {
   const answers = new MessageQueue<Envelope>();
   run(handle, new GrpcServerCall(kind, context, answers, request, requests));
   return answers;

@@ -1,7 +1,9 @@
 /**
- * How calls end in grpc-js, a code, details and metadata, and in Connect, a `ConnectError` or none. What handlers fail with is anything: nothing here throws.
+ * How calls end in grpc-js, a code, details and metadata, and in Connect, a `ConnectError` or none. What handlers fail
+ * with is anything: nothing here throws.
  *
- * gRPC has its error details in `grpc-status-details-bin`, bytes of a `google.rpc.Status`; Connect has them in the error, and so has the wire.
+ * gRPC has its error details in `grpc-status-details-bin`, bytes of a `google.rpc.Status`; Connect has them in the
+ * error, and so has the wire.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { StatusObject } from "@grpc/grpc-js";
@@ -20,13 +22,17 @@ export interface Outcome {
   readonly trailer: Headers | null | undefined;
 }
 
-/** A handler threw, before or after it returned. As in grpc-js, what it threw is nobody's business but the server's: it is the cause. */
+/**
+ * A handler threw, before or after it returned. As in grpc-js, what it threw is nobody's business but the server's: it
+ * is the cause.
+ */
 export function thrownError(reason: unknown): ConnectError {
   return new ConnectError("Unknown error", Code.Unknown, undefined, undefined, reason);
 }
 
 /**
- * What a handler's callback or its stream's "error" event was given, as grpc-js reads it: also a plain object, and one whose code is OK.
+ * What a handler's callback or its stream's "error" event was given, as grpc-js reads it: also a plain object, and one
+ * whose code is OK.
  * @param trailers given besides the failure, instead of its own
  */
 export function outcomeOf(failure: unknown, trailers: unknown): Outcome {
@@ -45,12 +51,21 @@ function readFailure(failure: unknown, trailers: unknown): Outcome {
     error.details = failure.details;
     return { error, trailer: undefined };
   }
-  const given = (typeof failure === "object" || typeof failure === "function" ? failure : {}) as Partial<StatusObject & Error>;
+  const given = (typeof failure === "object" || typeof failure === "function" ? failure : {}) as Partial<
+    StatusObject & Error
+  >;
   const code = Number.isInteger(given.code) ? given.code : undefined;
-  const text = code !== undefined && typeof given.details === "string" ? given.details : (given.message ?? "Unknown Error");
+  const text =
+    code !== undefined && typeof given.details === "string" ? given.details : (given.message ?? "Unknown Error");
   const headers = givenHeaders(trailers ?? given.metadata) ?? undefined;
   if (code === Status.OK) return { error: undefined, trailer: headers };
-  const error = new ConnectError(String(text), (code ?? Status.UNKNOWN) as unknown as Code, headers, undefined, failure);
+  const error = new ConnectError(
+    String(text),
+    (code ?? Status.UNKNOWN) as unknown as Code,
+    headers,
+    undefined,
+    failure,
+  );
   const details = headers?.get(DETAILS_KEY);
   if (typeof details === "string") error.details = detailsOf(details);
   return { error, trailer: undefined };
@@ -59,7 +74,8 @@ function readFailure(failure: unknown, trailers: unknown): Outcome {
 /** How a call failed, as grpc-js tells it. */
 export function statusOf(error: ConnectError, trailer: Headers): StatusObject {
   const metadata = toMetadata(trailer);
-  if (error.details.length > 0 && metadata.get(DETAILS_KEY).length === 0) metadata.set(DETAILS_KEY, Buffer.from(encodeError(error, undefined, false).status));
+  if (error.details.length > 0 && metadata.get(DETAILS_KEY).length === 0)
+    metadata.set(DETAILS_KEY, Buffer.from(encodeError(error, undefined, false).status));
   return { code: error.code as unknown as Status, details: error.rawMessage, metadata };
 }
 

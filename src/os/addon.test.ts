@@ -27,21 +27,34 @@ test("ISTHMUS_ADDON=none turns the addon off, and the reason says so", () => {
   ]);
 });
 
-test("a compiled addon goes before a prebuilt one, one that loads before one that does not, and the reason names the place", { skip }, (context) => {
+test("a compiled addon goes before a prebuilt one, one that loads before one that does not, and the reason names the place", {
+  skip,
+}, (context) => {
   const folder = scratchFolder(context);
-  const [own, built, prebuilt] = ["dist/src/os", "build", `prebuilds/linux-${process.arch}`].map((path) => join(folder, path));
+  const [own, built, prebuilt] = ["dist/src/os", "build", `prebuilds/linux-${process.arch}`].map((path) =>
+    join(folder, path),
+  );
   for (const path of [own, built, prebuilt]) mkdirSync(path, { recursive: true });
   writeFileSync(join(folder, "package.json"), '{ "type": "module" }');
-  for (const module of ["addon.js", "runtime.js"]) copyFileSync(new URL(`./${module}`, import.meta.url), join(own, module));
+  for (const module of ["addon.js", "runtime.js"])
+    copyFileSync(new URL(`./${module}`, import.meta.url), join(own, module));
   const load = () => {
     const code = `const { loadAddon } = await import("./addon.js"); const { addon, reason } = loadAddon(); console.log(reason ?? addon.pageSize());`;
-    return spawnSync(process.execPath, ["--input-type=module", "-e", code], { cwd: own, encoding: "utf8" }).stdout.trim();
+    return spawnSync(process.execPath, ["--input-type=module", "-e", code], {
+      cwd: own,
+      encoding: "utf8",
+    }).stdout.trim();
   };
   const arch = process.arch;
-  assert.equal(load(), `no prebuilt addon for linux-${arch} and none was compiled; run npm run build with a C compiler`);
+  assert.equal(
+    load(),
+    `no prebuilt addon for linux-${arch} and none was compiled; run npm run build with a C compiler`,
+  );
   writeFileSync(join(built, "isthmus.node"), "not an addon");
   assert.match(load(), /^build\/isthmus\.node does not load: .*file too short/);
-  const working = ["build/isthmus.node", `prebuilds/linux-${arch}/isthmus.node`].find((path) => existsSync(new URL(`../../../${path}`, import.meta.url)));
+  const working = ["build/isthmus.node", `prebuilds/linux-${arch}/isthmus.node`].find((path) =>
+    existsSync(new URL(`../../../${path}`, import.meta.url)),
+  );
   copyFileSync(new URL(`../../../${working!}`, import.meta.url), join(prebuilt, "isthmus.node"));
   assert.match(load(), /^\d+$/);
 });
@@ -122,10 +135,15 @@ test("locking what is no folder says what is wrong", { skip }, () => {
 test("affinity is that of this thread", { skip }, async (context) => {
   const cpus = requireAddon().affinity();
   assert.ok(cpus.length > 0);
-  assert.deepEqual(cpus, [...cpus].sort((a, b) => a - b));
+  assert.deepEqual(
+    cpus,
+    [...cpus].sort((a, b) => a - b),
+  );
   const last = cpus.at(-1)!;
   if (spawnSync("taskset", ["--version"]).error !== undefined) return context.skip("no taskset");
-  const output = await runChildOk("console.log(JSON.stringify(addon.affinity()))", { shell: `taskset -c ${last} "$@"` });
+  const output = await runChildOk("console.log(JSON.stringify(addon.affinity()))", {
+    shell: `taskset -c ${last} "$@"`,
+  });
   assert.deepEqual(JSON.parse(output), [last]);
 });
 

@@ -2,8 +2,10 @@
  * The typed door to the native addon, and the only module that loads it. The addon makes system calls and nothing else;
  * what the bytes of a segment mean is decided above this folder.
  *
- * Invariants: descriptors are plain numbers and belong to the thread that got them from here, until `closeDescriptor` or
- * `handOverDescriptor`; what is left of them is closed when the thread ends, and nothing else is. All sizes and offsets are bytes; a failed system call throws a `SystemError`; an argument that makes no sense throws a TypeError or RangeError.
+ * Invariants: descriptors are plain numbers and belong to the thread that got them from here, until `closeDescriptor`
+ * or `handOverDescriptor`; what is left of them is closed when the thread ends, and nothing else is. All sizes and
+ * offsets are bytes; a failed system call throws a `SystemError`; an argument that makes no sense throws a TypeError or
+ * RangeError.
  */
 
 import { types } from "node:util";
@@ -15,8 +17,9 @@ import { otherRuntime } from "./runtime.js";
 /**
  * Seals of a segment, to be or-ed: once added, none is ever removed.
  *
- * `SEAL`: no further seals · `SHRINK`, `GROW`: the length stays · `WRITE`: nobody writes, and it cannot be added while a
- * writable mapping exists · `FUTURE_WRITE`: writable mappings that exist keep writing, new ones and `write` are refused.
+ * `SEAL`: no further seals · `SHRINK`, `GROW`: the length stays · `WRITE`: nobody writes, and it cannot be added while
+ * a writable mapping exists · `FUTURE_WRITE`: writable mappings that exist keep writing, new ones and `write` are
+ * refused.
  */
 export const SEALS = {
   SEAL: 0x01,
@@ -62,8 +65,9 @@ export interface PeerCredentials {
 
 export interface Addon {
   /**
-   * A new segment of `byteLength` zero bytes: a memfd of mode 0600, close-on-exec, not executable where the kernel knows
-   * that. No memory is taken until pages are touched or committed. `name` (at most 249 bytes) only shows in /proc.
+   * A new segment of `byteLength` zero bytes: a memfd of mode 0600, close-on-exec, not executable where the kernel
+   * knows that. No memory is taken until pages are touched or committed. `name` (at most 249 bytes) only shows in
+   * /proc.
    */
   createSegment(name: string, byteLength: number): number;
 
@@ -80,10 +84,10 @@ export interface Addon {
    * Maps bytes [0, byteLength) of the segment and, right behind them, its last `mirrorByteLength` bytes (up to
    * `byteLength`) once more; 0 means no mirror. Both are multiples of `pageSize()`, together below 4 GiB.
    *
-   * The mapping ends when the last backing store over any part of it goes, views included: when the ArrayBuffers (or what
-   * `transfer()` made of them) are collected or detached, in a later turn of the event loop, and at the latest with the
-   * environment. Closing `fd` does not end it. A worker that ends takes its mappings away also from other threads: what
-   * user code sees of one is kept from them (see `keepInThread`).
+   * The mapping ends when the last backing store over any part of it goes, views included: when the ArrayBuffers (or
+   * what `transfer()` made of them) are collected or detached, in a later turn of the event loop, and at the latest
+   * with the environment. Closing `fd` does not end it. A worker that ends takes its mappings away also from other
+   * threads: what user code sees of one is kept from them (see `keepInThread`).
    *
    * TRAPS: a store through a mapping with `writable: false` is SIGSEGV; a touch beyond the file's end is SIGBUS.
    *
@@ -93,27 +97,27 @@ export interface Addon {
   mapSegment(fd: number, byteLength: number, mirrorByteLength: number, writable: boolean): ArrayBuffer;
 
   /**
-   * A new ArrayBuffer over bytes [offset, offset + byteLength) of a buffer made by `mapSegment` or `mapPrivate`; the bytes
-   * are shared, not copied. It has a life of its own: the buffer that it was made from may be detached before it, and the
-   * memory stays mapped until both are gone. `byteLength` is at least 1. `offset` may be any number: whether a
+   * A new ArrayBuffer over bytes [offset, offset + byteLength) of a buffer made by `mapSegment` or `mapPrivate`; the
+   * bytes are shared, not copied. It has a life of its own: the buffer that it was made from may be detached before it,
+   * and the memory stays mapped until both are gone. `byteLength` is at least 1. `offset` may be any number: whether a
    * typed array of larger elements is aligned in it is the caller's matter.
    *
-   * `token`, a whole number from 0 to 2^53 - 1, is what the listener set by `onViewFreed` is called with when the view's
-   * backing store is gone. Tokens need not be unique. About 1 microsecond.
+   * `token`, a whole number from 0 to 2^53 - 1, is what the listener set by `onViewFreed` is called with when the
+   * view's backing store is gone. Tokens need not be unique. About 1 microsecond.
    *
-   * TypeError: not such a buffer (a view that does not start with its mapping is none either), or detached. RangeError: not
-   * in the buffer.
+   * TypeError: not such a buffer (a view that does not start with its mapping is none either), or detached. RangeError:
+   * not in the buffer.
    *
-   * V8 counts the view's length as external memory for as long as it lives. SUBTLE: it allows 64 MiB of growth between two
-   * collections, so from 64 MiB on each new view drives a collection forward: 0.1 to 0.5 ms with a small heap, more with
-   * a large one. Moving a view on with `transfer()`, where there is one, is not counted anew.
+   * V8 counts the view's length as external memory for as long as it lives. SUBTLE: it allows 64 MiB of growth between
+   * two collections, so from 64 MiB on each new view drives a collection forward: 0.1 to 0.5 ms with a small heap, more
+   * with a large one. Moving a view on with `transfer()`, where there is one, is not counted anew.
    */
   viewMapping(mapping: ArrayBuffer, offset: number, byteLength: number, token: number): ArrayBuffer;
 
   /**
-   * Sets the listener of this thread, in place of the one before. It is called with a view's token once the view's backing
-   * store is gone: the ArrayBuffer, or what `transfer()` made of it, was collected or detached. Nothing of the view can be
-   * read by JavaScript any more then.
+   * Sets the listener of this thread, in place of the one before. It is called with a view's token once the view's
+   * backing store is gone: the ArrayBuffer, or what `transfer()` made of it, was collected or detached. Nothing of the
+   * view can be read by JavaScript any more then.
    *
    * It is called from the event loop, in a later turn, in the async context of this call; what it throws is an uncaught
    * exception. Waiting for it does not keep the event loop alive, and it is not called when the environment ends.
@@ -121,27 +125,29 @@ export interface Addon {
   onViewFreed(listener: (token: number) => void): void;
 
   /**
-   * Maps bytes [offset, offset + byteLength) of a regular file or a memfd, copy-on-write: the buffer can be written, the
-   * file never changes through it. `offset` may be any number; `byteLength` is at least 1 and below 4 GiB. Lives as a
-   * mapping of `mapSegment` does.
+   * Maps bytes [offset, offset + byteLength) of a regular file or a memfd, copy-on-write: the buffer can be written,
+   * the file never changes through it. `offset` may be any number; `byteLength` is at least 1 and below 4 GiB. Lives as
+   * a mapping of `mapSegment` does.
    *
-   * TRAPS: a page that was not written yet shows what others write to the file, and if they truncate it, a touch beyond its
-   * end is SIGBUS. A page that was written takes memory; being out of it then is not an error but the kernel's OOM killer.
-   * A touch of a memfd's hole takes memory for the memfd too.
+   * TRAPS: a page that was not written yet shows what others write to the file, and if they truncate it, a touch beyond
+   * its end is SIGBUS. A page that was written takes memory; being out of it then is not an error but the kernel's OOM
+   * killer. A touch of a memfd's hole takes memory for the memfd too.
    *
-   * EINVAL: the range reaches past the end of the file, or it is no regular file. EACCES: not open for reading. ENOMEM as for
-   * `mapSegment`.
+   * EINVAL: the range reaches past the end of the file, or it is no regular file. EACCES: not open for reading. ENOMEM
+   * as for `mapSegment`.
    */
   mapPrivate(fd: number, offset: number, byteLength: number): ArrayBuffer;
 
   /**
-   * Seals the memfd `fd` for good (`WRITE`, `SHRINK`, `GROW`, `SEAL`) although it is mapped for writing by `mapping`, which
-   * `mapSegment` made of the whole of it, without mirror. `mapping` and its views stay where they are, with the bytes that
-   * they have, and become a private copy-on-write mapping: what is stored from then on is seen by nobody else.
+   * Seals the memfd `fd` for good (`WRITE`, `SHRINK`, `GROW`, `SEAL`) although it is mapped for writing by `mapping`,
+   * which `mapSegment` made of the whole of it, without mirror. `mapping` and its views stay where they are, with the
+   * bytes that they have, and become a private copy-on-write mapping: what is stored from then on is seen by nobody
+   * else.
    *
-   * If it throws, `mapping` is the shared, writable mapping that it was before, and `fd` is not sealed; should not even that
-   * be possible, the message says what the mapping is instead. EBUSY: somebody else maps it for writing, or the kernel
-   * itself still holds pages of it. EPERM: sealed with `SEAL` already. TypeError: not such a mapping, or of another file.
+   * If it throws, `mapping` is the shared, writable mapping that it was before, and `fd` is not sealed; should not even
+   * that be possible, the message says what the mapping is instead. EBUSY: somebody else maps it for writing, or the
+   * kernel itself still holds pages of it. EPERM: sealed with `SEAL` already. TypeError: not such a mapping, or of
+   * another file.
    */
   sealRegion(fd: number, mapping: ArrayBuffer): void;
 
@@ -154,8 +160,9 @@ export interface Addon {
 
   /**
    * Takes memory for a range now, so that a touch cannot fail later. Contents stay. Slow for much at once: 100 to 150
-   * microseconds per MiB. ENOSPC or ENOMEM: shared memory is exhausted; EPERM: beyond the end of a segment sealed `GROW`.
-   * SUBTLE: beyond the cgroup's limit the kernel may kill the process and not fail the call; look at the limit first.
+   * microseconds per MiB. ENOSPC or ENOMEM: shared memory is exhausted; EPERM: beyond the end of a segment sealed
+   * `GROW`. SUBTLE: beyond the cgroup's limit the kernel may kill the process and not fail the call; look at the limit
+   * first.
    */
   commitPages(fd: number, offset: number, byteLength: number): void;
 
@@ -169,15 +176,16 @@ export interface Addon {
   pageSize(): number;
 
   /**
-   * A connected Unix stream socket. EAGAIN: the listener's backlog is full, try again later. ENOENT, ECONNREFUSED: nobody
-   * listens. ENAMETOOLONG: more than 107 bytes of UTF-8. EINVAL: empty, or with a NUL.
+   * A connected Unix stream socket. EAGAIN: the listener's backlog is full, try again later. ENOENT, ECONNREFUSED:
+   * nobody listens. ENAMETOOLONG: more than 107 bytes of UTF-8. EINVAL: empty, or with a NUL.
    */
   connectSocket(path: string): number;
 
   /**
-   * A socket bound to `path`, which gets `mode` (0–0777, whatever the umask) and, unless `gid` is -1, the group `gid`. It
-   * is at no moment more open than that. The caller unlinks the path in the end; if this throws, it is unlinked already,
-   * except for EADDRINUSE: then it is another's. The path's folder must not be writable by users that are not trusted.
+   * A socket bound to `path`, which gets `mode` (0–0777, whatever the umask) and, unless `gid` is -1, the group `gid`.
+   * It is at no moment more open than that. The caller unlinks the path in the end; if this throws, it is unlinked
+   * already, except for EADDRINUSE: then it is another's. The path's folder must not be writable by users that are not
+   * trusted.
    */
   bindSocket(path: string, mode: number, gid: number): number;
 
@@ -192,8 +200,8 @@ export interface Addon {
 
   /**
    * Sends without waiting; the bytes taken, which may be fewer than given, or -1 if the peer's buffer is full. At least
-   * one byte; at most 16 descriptors. The descriptors go with the first byte: send what remains without them. The kernel
-   * holds copies of them, so the caller's may be closed at once. EPIPE: the peer has gone.
+   * one byte; at most 16 descriptors. The descriptors go with the first byte: send what remains without them. The
+   * kernel holds copies of them, so the caller's may be closed at once. EPIPE: the peer has gone.
    */
   sendMessage(fd: number, bytes: Uint8Array, descriptors: readonly number[]): number;
 
@@ -209,15 +217,15 @@ export interface Addon {
   peerCredentials(fd: number): PeerCredentials;
 
   /**
-   * Sends one zero byte. Never throws, never waits: 0, or a negative errno. -EAGAIN (-11): the peer's buffer is full, so it
-   * is going to wake anyway; -EPIPE (-32), -ECONNRESET (-104): it has gone.
+   * Sends one zero byte. Never throws, never waits: 0, or a negative errno. -EAGAIN (-11): the peer's buffer is full,
+   * so it is going to wake anyway; -EPIPE (-32), -ECONNRESET (-104): it has gone.
    */
   ringDoorbell(fd: number): number;
 
   /**
-   * Takes the bytes that are there, at most 4096, and returns how many were rings, that is zero. A byte of value 1 brings
-   * one descriptor, which is appended to `descriptors`: close-on-exec, the caller's to close. At most 16 come in one call.
-   * What remains in the socket is reported again by its watch.
+   * Takes the bytes that are there, at most 4096, and returns how many were rings, that is zero. A byte of value 1
+   * brings one descriptor, which is appended to `descriptors`: close-on-exec, the caller's to close. At most 16 come in
+   * one call. What remains in the socket is reported again by its watch.
    *
    * -1: the peer hung up and there are no more bytes.
    * -2: a violation: another byte, a 1 without a descriptor, a descriptor without a 1, or more than one with it.
@@ -228,16 +236,16 @@ export interface Addon {
 
   /**
    * Sends one byte of value 1 with `descriptor`. Never throws, never waits: 0, or a negative errno. -EAGAIN (-11): the
-   * peer's buffer is full, try later; -ETOOMANYREFS (-109): too many descriptors are on their way; -EPIPE (-32): the peer
-   * has gone. The kernel holds a copy, so the caller's may be closed at once.
+   * peer's buffer is full, try later; -ETOOMANYREFS (-109): too many descriptors are on their way; -EPIPE (-32): the
+   * peer has gone. The kernel holds a copy, so the caller's may be closed at once.
    */
   sendDescriptor(socket: number, descriptor: number): number;
 
   /**
-   * Sends up to `byteLength` bytes (at least 1) of a regular file or memfd from `offset` on, without bringing them into this
-   * process. The bytes sent, often fewer; 0: `offset` is at the file's end or past it; -1: the socket's buffer is full. The
-   * file's own position is neither used nor moved. Never waits for the socket, which must be O_NONBLOCK (as all of Node's
-   * and of this addon are; else EINVAL), but may wait for the file's disk. Never raises SIGPIPE.
+   * Sends up to `byteLength` bytes (at least 1) of a regular file or memfd from `offset` on, without bringing them into
+   * this process. The bytes sent, often fewer; 0: `offset` is at the file's end or past it; -1: the socket's buffer is
+   * full. The file's own position is neither used nor moved. Never waits for the socket, which must be O_NONBLOCK (as
+   * all of Node's and of this addon are; else EINVAL), but may wait for the file's disk. Never raises SIGPIPE.
    *
    * EPIPE, ECONNRESET: the peer has gone. ESPIPE: `file` is a pipe or a socket.
    */
@@ -247,21 +255,21 @@ export interface Addon {
   shutdownSocket(fd: number): void;
 
   /**
-   * Another descriptor for the same open file: close-on-exec, the caller's to close. An event loop watches a descriptor only
-   * once; what Node watches already is watched through a duplicate. EMFILE.
+   * Another descriptor for the same open file: close-on-exec, the caller's to close. An event loop watches a descriptor
+   * only once; what Node watches already is watched through a duplicate. EMFILE.
    */
   duplicateDescriptor(fd: number): number;
 
   /**
-   * Closes a descriptor that this thread got from here. EBADF: it did not, or it has closed or handed over the descriptor already. The number may
-   * be another's then, so nothing is closed.
+   * Closes a descriptor that this thread got from here. EBADF: it did not, or it has closed or handed over the
+   * descriptor already. The number may be another's then, so nothing is closed.
    */
   closeDescriptor(fd: number): void;
 
   /**
-   * Calls `take` with a descriptor that this thread got from here, to give it to Node (as `new Socket({ fd })` does); returns what `take` returns.
-   * From then on Node closes it, and nothing here does. If `take` throws, it must not have taken the descriptor: that stays the caller's. EBADF as for
-   * `closeDescriptor`.
+   * Calls `take` with a descriptor that this thread got from here, to give it to Node (as `new Socket({ fd })` does);
+   * returns what `take` returns. From then on Node closes it, and nothing here does. If `take` throws, it must not have
+   * taken the descriptor: that stays the caller's. EBADF as for `closeDescriptor`.
    */
   handOverDescriptor<T>(fd: number, take: (fd: number) => T): T;
 
@@ -278,8 +286,8 @@ export interface Addon {
   watch(fd: number, onEvent: (readable: boolean, hangup: boolean) => void): WatchHandle;
 
   /**
-   * Calls `onWritable` from the event loop once, when the socket can take bytes, or has failed so that sending says why;
-   * then the watch is closed. Everything else as for `watch`, EEXIST too: `fd` cannot be watched both ways, but a
+   * Calls `onWritable` from the event loop once, when the socket can take bytes, or has failed so that sending says
+   * why; then the watch is closed. Everything else as for `watch`, EEXIST too: `fd` cannot be watched both ways, but a
    * duplicate can. `onWritable` may watch `fd` anew.
    */
   watchWritable(fd: number, onWritable: () => void): WatchHandle;
@@ -297,9 +305,10 @@ export interface Addon {
   closeWatch(handle: WatchHandle): void;
 
   /**
-   * Blocks this thread until `fd` is readable or its peer hung up, or `timeoutMs` (at least 0, `Infinity` for ever, fractions count)
-   * are over. The sum of what is so: 1 readable (a hang-up is, too, unless all was read), 2 hung up; 0: the time is over.
-   * Signals do not end it, and neither does `worker.terminate()`: a worker has to wait in portions.
+   * Blocks this thread until `fd` is readable or its peer hung up, or `timeoutMs` (at least 0, `Infinity` for ever,
+   * fractions count) are over. The sum of what is so: 1 readable (a hang-up is, too, unless all was read), 2 hung up;
+   * 0: the time is over. Signals do not end it, and neither does `worker.terminate()`: a worker has to wait in
+   * portions.
    */
   waitReadable(fd: number, timeoutMs: number): number;
 
@@ -314,14 +323,14 @@ export interface Addon {
   /** The number of the CPU that this thread runs on right now; -1 if the kernel does not say. */
   currentCpu(): number;
   /**
-   * A descriptor that only takes a place in the table. A listener keeps one in reserve: out of descriptors, it closes the
-   * spare, and can accept a connection to say so instead of leaving it in the backlog. EMFILE.
+   * A descriptor that only takes a place in the table. A listener keeps one in reserve: out of descriptors, it closes
+   * the spare, and can accept a connection to say so instead of leaving it in the backlog. EMFILE.
    */
   openSpare(): number;
 
   /**
-   * Changes what V8 counts as memory outside of its heap by so many bytes, and returns the sum. V8 collects garbage when it has grown by
-   * about 64 MiB above its lowest since the last full collection.
+   * Changes what V8 counts as memory outside of its heap by so many bytes, and returns the sum. V8 collects garbage
+   * when it has grown by about 64 MiB above its lowest since the last full collection.
    */
   adjustExternalMemory(change: number): number;
 
@@ -336,7 +345,10 @@ export interface SystemError extends Error {
   syscall: string;
 }
 
-/** Not by its class: in a test file of jest, `Error` is that of the file's own realm, and the addon's errors are of Node's. */
+/**
+ * Not by its class: in a test file of jest, `Error` is that of the file's own realm, and the addon's errors are of
+ * Node's.
+ */
 export function isSystemError(error: unknown): error is SystemError {
   // Not `instanceof`: a test runner's file may have an `Error` of its own.
   if (!types.isNativeError(error)) return false;
@@ -371,8 +383,13 @@ function tryToLoad(): LoadedAddon {
   if (env["ISTHMUS_ADDON"] === "none") {
     return { addon: undefined, reason: "turned off by the environment variable ISTHMUS_ADDON=none" };
   }
-  // They load it, and end the process when it first watches a socket or is called back by an event loop that is not libuv's.
-  if (otherRuntime !== undefined) return { addon: undefined, reason: `${otherRuntime} cannot run the native addon, which needs Node's own event loop` };
+  // They load it, and end the process when it first watches a socket or is called back by an event loop that is not
+  // libuv's.
+  if (otherRuntime !== undefined)
+    return {
+      addon: undefined,
+      reason: `${otherRuntime} cannot run the native addon, which needs Node's own event loop`,
+    };
   if (platform !== "linux") return { addon: undefined, reason: `not Linux (${platform})` };
 
   const require = createRequire(import.meta.url);

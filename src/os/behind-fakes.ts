@@ -1,17 +1,25 @@
 /**
- * Timers for a module that loads when a test runner has faked `node:timers` already, so that the real functions are not to be had any more. They are
- * slower than those, and real: what counts the time is the timer that every socket of Node has, and a port of messages gives the turns.
+ * Timers for a module that loads when a test runner has faked `node:timers` already, so that the real functions are not
+ * to be had any more. They are slower than those, and real: what counts the time is the timer that every socket of Node
+ * has, and a port of messages gives the turns.
  */
 import { Socket } from "node:net";
 import { MessageChannel } from "node:worker_threads";
 
-/** Whether a function of Node, or of a runtime like it, is still itself. Fakes have another name, or the clock that they follow. */
+/**
+ * Whether a function of Node, or of a runtime like it, is still itself. Fakes have another name, or the clock that they
+ * follow.
+ */
 export function isGenuine(found: { readonly name: string }, name: string): boolean {
   return found.name === name && !("clock" in found);
 }
 
 /** As `setTimeout` of Node. */
-export function setTimeoutOfSocket(act: (...values: unknown[]) => void, delayMs = 1, ...values: unknown[]): NodeJS.Timeout {
+export function setTimeoutOfSocket(
+  act: (...values: unknown[]) => void,
+  delayMs = 1,
+  ...values: unknown[]
+): NodeJS.Timeout {
   const socket = new Socket();
   // 0 would be no time-out.
   socket.setTimeout(Math.max(delayMs, 1)).on("timeout", () => act(...values));
@@ -19,7 +27,11 @@ export function setTimeoutOfSocket(act: (...values: unknown[]) => void, delayMs 
 }
 
 /** As `setInterval` of Node. */
-export function setIntervalOfSocket(act: (...values: unknown[]) => void, delayMs = 1, ...values: unknown[]): NodeJS.Timeout {
+export function setIntervalOfSocket(
+  act: (...values: unknown[]) => void,
+  delayMs = 1,
+  ...values: unknown[]
+): NodeJS.Timeout {
   const timer = setTimeoutOfSocket(() => {
     timer.refresh();
     act(...values);
@@ -42,7 +54,11 @@ export function setImmediateOfPort(act: (...values: unknown[]) => void, ...value
 }
 
 /** Rejects with the signal's reason, unlike `setTimeout` of `node:timers/promises`, if that aborts. */
-export function sleepOfSocket(delayMs: number, _value?: undefined, { signal }: { readonly signal?: AbortSignal } = {}): Promise<void> {
+export function sleepOfSocket(
+  delayMs: number,
+  _value?: undefined,
+  { signal }: { readonly signal?: AbortSignal } = {},
+): Promise<void> {
   return new Promise((resolve, reject) => {
     const abort = () => {
       clearTimer(timer);
@@ -62,6 +78,9 @@ function timerOf(socket: Socket): NodeJS.Timeout {
   const timer = Object.getOwnPropertySymbols(socket)
     .map((key) => fields[key])
     .find((value) => typeof (value as Partial<NodeJS.Timeout> | null | undefined)?.refresh === "function");
-  if (timer === undefined) throw new Error("isthmus was loaded while timers are faked, and there are no others: load it before timers are faked");
+  if (timer === undefined)
+    throw new Error(
+      "isthmus was loaded while timers are faked, and there are no others: load it before timers are faked",
+    );
   return timer as NodeJS.Timeout;
 }

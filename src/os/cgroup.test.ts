@@ -75,7 +75,8 @@ test("both versions side by side: the smaller limit holds", () => {
   const read = files({
     "/proc/self/cgroup": "4:memory:/a\n0::/b\n",
     "/proc/self/mountinfo":
-      "37 25 0:31 / /mnt/with\\040space rw - cgroup cgroup rw,memory\n" + "38 25 0:32 / /unified rw - cgroup2 none rw\n",
+      "37 25 0:31 / /mnt/with\\040space rw - cgroup cgroup rw,memory\n" +
+      "38 25 0:32 / /unified rw - cgroup2 none rw\n",
     "/mnt/with space/a/memory.limit_in_bytes": `${3 * GIB}\n`,
     "/unified/b/memory.max": `${2 * GIB}\n`,
   });

@@ -1,9 +1,10 @@
 /**
  * What the cgroup allows this process: memory and CPU time. Shared memory is charged to it, and the kernel kills a
- * process that goes over its limit instead of failing the call, so the limit has to be known before pages are committed.
+ * process that goes over its limit instead of failing the call, so the limit has to be known before pages are
+ * committed.
  *
- * Files are read through one function that is passed in; the parsers take contents. Nothing here throws: what cannot be read or understood
- * is no limit. The values are those of this moment; limits can be changed while we run.
+ * Files are read through one function that is passed in; the parsers take contents. Nothing here throws: what cannot be
+ * read or understood is no limit. The values are those of this moment; limits can be changed while we run.
  */
 
 import { readFileSync } from "node:fs";
@@ -101,7 +102,8 @@ export function parseCpuMax(text: string | undefined): number | undefined {
 export function parseCpuQuota(quota: string | undefined, period: string | undefined): number | undefined {
   const quotaMicros = parseNumber(quota);
   const periodMicros = parseNumber(period);
-  if (quotaMicros === undefined || periodMicros === undefined || quotaMicros === 0 || periodMicros === 0) return undefined;
+  if (quotaMicros === undefined || periodMicros === undefined || quotaMicros === 0 || periodMicros === 0)
+    return undefined;
   return quotaMicros / periodMicros;
 }
 

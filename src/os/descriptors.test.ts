@@ -7,9 +7,21 @@ import type { TestContext } from "node:test";
 import test from "node:test";
 import { Worker } from "node:worker_threads";
 import { requireAddon } from "./addon.js";
-import { descriptorCount, moduleText, runChildOk, scratchFolder, skip, socketPair, systemError, waitUntil } from "./fixture.test.util.js";
+import {
+  descriptorCount,
+  moduleText,
+  runChildOk,
+  scratchFolder,
+  skip,
+  socketPair,
+  systemError,
+  waitUntil,
+} from "./fixture.test.util.js";
 
-/** A worker in which `addon` is in scope, and `makePair` for two connected sockets. It says what `say(…)` is given, and ends when it is told how. */
+/**
+ * A worker in which `addon` is in scope, and `makePair` for two connected sockets. It says what `say(…)` is given, and
+ * ends when it is told how.
+ */
 async function startWorker(context: TestContext, code: string): Promise<{ worker: Worker; said: unknown }> {
   const folder = scratchFolder(context);
   const [file, socket] = [join(folder, "worker.mjs"), JSON.stringify(join(folder, "pairs.sock"))];
@@ -25,7 +37,10 @@ async function startWorker(context: TestContext, code: string): Promise<{ worker
   writeFileSync(file, text);
   const worker = new Worker(file);
   context.after(() => worker.terminate());
-  const [said] = (await Promise.race([once(worker, "message"), once(worker, "error").then(([error]) => Promise.reject(error as Error))])) as unknown[];
+  const [said] = (await Promise.race([
+    once(worker, "message"),
+    once(worker, "error").then(([error]) => Promise.reject(error as Error)),
+  ])) as unknown[];
   return { worker, said };
 }
 
@@ -53,7 +68,9 @@ function openFiles(context: TestContext, count: number): () => void {
 }
 
 for (const how of ENDS) {
-  test(`a worker that ends (${how}) closes what it has from the addon, and no file that has a number which it gave to Node`, { skip }, async (context) => {
+  test(`a worker that ends (${how}) closes what it has from the addon, and no file that has a number which it gave to Node`, {
+    skip,
+  }, async (context) => {
     const before = descriptorCount();
     const { worker, said } = await startWorker(
       context,
@@ -93,12 +110,20 @@ for (const how of ENDS) {
 for (const [when, code] of [
   ["before Node has it", "(fd) => { say('taking'); for (;;); }"],
   ["after Node has it", "(fd) => { const socket = new Socket({ fd }); say('taking'); for (;;); }"],
-  ["after Node has closed it again", "(fd) => { const socket = new Socket({ fd }); socket.destroy(); say('taking'); for (;;); }"],
+  [
+    "after Node has closed it again",
+    "(fd) => { const socket = new Socket({ fd }); socket.destroy(); say('taking'); for (;;); }",
+  ],
 ] as const) {
-  test(`a worker terminated in the middle of a hand-over, ${when}, leaves nothing open and closes nobody's file`, { skip }, async (context) => {
+  test(`a worker terminated in the middle of a hand-over, ${when}, leaves nothing open and closes nobody's file`, {
+    skip,
+  }, async (context) => {
     const addon = requireAddon();
     const [client, server] = socketPair(context);
-    const { worker, said } = await startWorker(context, `addon.handOverDescriptor(addon.duplicateDescriptor(${server}), ${code});`);
+    const { worker, said } = await startWorker(
+      context,
+      `addon.handOverDescriptor(addon.duplicateDescriptor(${server}), ${code});`,
+    );
     assert.equal(said, "taking");
     addon.closeDescriptor(server);
     const check = openFiles(context, 20);
@@ -113,7 +138,10 @@ test("a descriptor is closed once, and only by the thread that has it", { skip }
   const addon = requireAddon();
   const own = addon.openSpare();
   const notHeld = systemError("EBADF", /^close descriptor \d+: this thread does not hold it/);
-  const { said } = await startWorker(context, `let code; try { addon.closeDescriptor(${own}); } catch (error) { code = error.code; } say(code);`);
+  const { said } = await startWorker(
+    context,
+    `let code; try { addon.closeDescriptor(${own}); } catch (error) { code = error.code; } say(code);`,
+  );
   assert.equal(said, "EBADF");
   fstatSync(own);
   addon.closeDescriptor(own);
@@ -124,7 +152,9 @@ test("a descriptor is closed once, and only by the thread that has it", { skip }
   closeSync(file);
 });
 
-test("a hand-over that fails leaves the descriptor with the caller, one that works leaves nothing to close", { skip }, async (context) => {
+test("a hand-over that fails leaves the descriptor with the caller, one that works leaves nothing to close", {
+  skip,
+}, async (context) => {
   const addon = requireAddon();
   const before = descriptorCount();
   const [client, server] = socketPair(context);
@@ -138,14 +168,19 @@ test("a hand-over that fails leaves the descriptor with the caller, one that wor
   );
   const socket = addon.handOverDescriptor(server, (fd) => new Socket({ fd }));
   assert.throws(() => addon.closeDescriptor(server), systemError("EBADF"));
-  assert.throws(() => addon.handOverDescriptor(server, () => assert.fail("called")), systemError("EBADF", /^hand over descriptor \d+: this thread does not hold it/));
+  assert.throws(
+    () => addon.handOverDescriptor(server, () => assert.fail("called")),
+    systemError("EBADF", /^hand over descriptor \d+: this thread does not hold it/),
+  );
   assert.throws(() => addon.handOverDescriptor(client, undefined as never), TypeError);
   await once(socket.destroy(), "close");
   addon.closeDescriptor(client);
   assert.equal(descriptorCount(), before);
 });
 
-test("a thread may load the addon several times; each has what it made, and all of it is closed when the thread ends", { skip }, async () => {
+test("a thread may load the addon several times; each has what it made, and all of it is closed when the thread ends", {
+  skip,
+}, async () => {
   const output = await runChildOk(`
     import { readdirSync } from "node:fs";
     import { createRequire } from "node:module";

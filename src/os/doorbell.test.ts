@@ -3,7 +3,17 @@ import { fstatSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { requireAddon } from "./addon.js";
-import { descriptorCount, moduleText, runChild, runChildOk, scratchFolder, skip, socketPair, systemError, waitUntil } from "./fixture.test.util.js";
+import {
+  descriptorCount,
+  moduleText,
+  runChild,
+  runChildOk,
+  scratchFolder,
+  skip,
+  socketPair,
+  systemError,
+  waitUntil,
+} from "./fixture.test.util.js";
 
 const EAGAIN = -11;
 const EBADF = -9;
@@ -61,8 +71,14 @@ test("descriptors arrive in order, at most sixteen a call, and none is lost", { 
   assert.equal(first.length, 16);
   const { answers, descriptors } = clearAll(server);
   const all = [...first, ...descriptors];
-  assert.equal([answer, ...answers].reduce((a, b) => a + b), rings);
-  assert.deepEqual(all.map((fd) => fstatSync(fd).ino), segments.map((fd) => fstatSync(fd).ino));
+  assert.equal(
+    [answer, ...answers].reduce((a, b) => a + b),
+    rings,
+  );
+  assert.deepEqual(
+    all.map((fd) => fstatSync(fd).ino),
+    segments.map((fd) => fstatSync(fd).ino),
+  );
   assert.equal(descriptorCount(), before + segments.length);
   closeAll(client, server, ...segments, ...all);
 });
@@ -100,13 +116,20 @@ test("sending a descriptor never throws and says what is wrong", { skip }, (cont
   closeAll(client);
 });
 
-/** What a call says, and that it leaves no descriptor open, given messages of bytes and how many descriptors go with each. */
-function judged(context: TestContext, messages: readonly (readonly [bytes: number[], descriptorCount: number])[]): number {
+/**
+ * What a call says, and that it leaves no descriptor open, given messages of bytes and how many descriptors go with
+ * each.
+ */
+function judged(
+  context: TestContext,
+  messages: readonly (readonly [bytes: number[], descriptorCount: number])[],
+): number {
   const addon = requireAddon();
   const [client, server] = socketPair(context);
   const [inner, held] = socketPair(context);
   const before = descriptorCount();
-  for (const [bytes, count] of messages) addon.sendMessage(client, Uint8Array.from(bytes), new Array<number>(count).fill(inner));
+  for (const [bytes, count] of messages)
+    addon.sendMessage(client, Uint8Array.from(bytes), new Array<number>(count).fill(inner));
   const descriptors: number[] = [];
   const answer = addon.clearDoorbell(server, descriptors);
   assert.deepEqual(descriptors, []);
@@ -117,7 +140,9 @@ function judged(context: TestContext, messages: readonly (readonly [bytes: numbe
   return answer;
 }
 
-test("whatever is neither a ring nor one descriptor with its byte is a violation, and nothing of the call stays open", { skip }, (context) => {
+test("whatever is neither a ring nor one descriptor with its byte is a violation, and nothing of the call stays open", {
+  skip,
+}, (context) => {
   assert.equal(judged(context, [[[2], 0]]), -2, "another byte");
   assert.equal(judged(context, [[[255], 1]]), -2, "another byte with a descriptor");
   assert.equal(judged(context, [[[1], 0]]), -2, "a 1 without a descriptor");
@@ -127,8 +152,20 @@ test("whatever is neither a ring nor one descriptor with its byte is a violation
   assert.equal(judged(context, [[[1], 16]]), -2);
   assert.equal(judged(context, [[[1, 1], 2]]), -2);
   assert.equal(judged(context, [[[1, 1], 1]]), -2, "a 1 too many");
-  assert.equal(judged(context, [[[1], 1], [[1], 1], [[3], 0]]), -2, "those that came in order are closed too");
-  assert.equal(judged(context, [[new Array<number>(256).fill(0).concat(1), 1]]), -2, "a descriptor that came long before its 1");
+  assert.equal(
+    judged(context, [
+      [[1], 1],
+      [[1], 1],
+      [[3], 0],
+    ]),
+    -2,
+    "those that came in order are closed too",
+  );
+  assert.equal(
+    judged(context, [[new Array<number>(256).fill(0).concat(1), 1]]),
+    -2,
+    "a descriptor that came long before its 1",
+  );
 });
 
 test("out of descriptors, clearing says -3 and closes what came in the same call", { skip }, async (context) => {
@@ -164,7 +201,11 @@ test("an array is required, also when nothing is there", { skip }, (context) => 
   assert.throws(() => any.clearDoorbell(server, { length: 0 }), TypeError);
   // One that takes a first element and no second.
   const refusing: number[] = [];
-  Object.setPrototypeOf(refusing, { set 1(_: number) { throw new Error("no more"); } });
+  Object.setPrototypeOf(refusing, {
+    set 1(_: number) {
+      throw new Error("no more");
+    },
+  });
   const before = descriptorCount();
   for (let i = 0; i < 3; i++) addon.sendDescriptor(client, server);
   assert.throws(() => addon.clearDoorbell(server, refusing), /no more/);

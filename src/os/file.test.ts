@@ -26,7 +26,8 @@ function file(context: TestContext, byteLength: number): { path: string; fd: num
 function receiveAll(fd: number): Buffer {
   const fragments: Buffer[] = [];
   const into = Buffer.alloc(1 << 20);
-  for (let length: number; (length = requireAddon().receiveMessage(fd, into).byteLength) > 0; ) fragments.push(Buffer.from(into.subarray(0, length)));
+  for (let length: number; (length = requireAddon().receiveMessage(fd, into).byteLength) > 0; )
+    fragments.push(Buffer.from(into.subarray(0, length)));
   return Buffer.concat(fragments);
 }
 
@@ -55,7 +56,9 @@ test("a memfd is sent as a file is", { skip }, (context) => {
   closeAll(client, server, segment);
 });
 
-test("a large file goes through in parts, each time the socket can take more, and arrives whole", { skip }, async (context) => {
+test("a large file goes through in parts, each time the socket can take more, and arrives whole", {
+  skip,
+}, async (context) => {
   const addon = requireAddon();
   const [client, server] = socketPair(context);
   const { fd, content } = file(context, 12_345_678);
@@ -132,7 +135,9 @@ test("a file is sent over a socket of node's own, with a watch on a duplicate", 
   listener.close();
 });
 
-test("sending to a peer that has gone is EPIPE and kills nobody, also where SIGPIPE is not ignored any more", { skip }, async (context) => {
+test("sending to a peer that has gone is EPIPE and kills nobody, also where SIGPIPE is not ignored any more", {
+  skip,
+}, async (context) => {
   const path = join(scratchFolder(context), "gone.sock");
   const code = (prepare: string, attempt: string) => `
     import { openSync } from "node:fs";
@@ -151,7 +156,9 @@ test("sending to a peer that has gone is EPIPE and kills nobody, also where SIGP
   assert.equal(await runChildOk(code("", send)), output);
   const unlink = `import { rmSync } from "node:fs"; rmSync(${JSON.stringify(path)});`;
   assert.equal(await runChildOk(code(unlink + noLongerIgnored, send)), output);
-  const { signal } = await runChild(`${noLongerIgnored} process.kill(process.pid, "SIGPIPE"); setTimeout(() => {}, 1000);`);
+  const { signal } = await runChild(
+    `${noLongerIgnored} process.kill(process.pid, "SIGPIPE"); setTimeout(() => {}, 1000);`,
+  );
   assert.equal(signal, "SIGPIPE", "the signal would have killed");
 });
 
@@ -170,7 +177,9 @@ test("what cannot be sent, or not without waiting, is refused with the reason", 
   closeAll(client, server);
 });
 
-test("a watch for writing is called once, when there is room again, and not after it is closed", { skip }, async (context) => {
+test("a watch for writing is called once, when there is room again, and not after it is closed", {
+  skip,
+}, async (context) => {
   const addon = requireAddon();
   const [client, server] = socketPair(context);
   let called = 0;
@@ -210,11 +219,16 @@ test("a watch for writing is called when the peer hangs up, and then sending say
   addon.watchWritable(client, () => called++);
   closeAll(server);
   await waitUntil("the call", () => called > 0);
-  assert.throws(() => addon.sendFile(client, fd, 0, 1), (error) => ["EPIPE", "ECONNRESET"].includes((error as { code: string }).code));
+  assert.throws(
+    () => addon.sendFile(client, fd, 0, 1),
+    (error) => ["EPIPE", "ECONNRESET"].includes((error as { code: string }).code),
+  );
   closeAll(client);
 });
 
-test("an open watch for writing keeps the process alive, one that was called or unreffed does not, and what it throws is uncaught", { skip }, async (context) => {
+test("an open watch for writing keeps the process alive, one that was called or unreffed does not, and what it throws is uncaught", {
+  skip,
+}, async (context) => {
   const path = join(scratchFolder(context), "alive.sock");
   const code = `
     import { rmSync } from "node:fs";
@@ -225,14 +239,19 @@ test("an open watch for writing keeps the process alive, one that was called or 
     rmSync(${JSON.stringify(path)});
     const fill = () => { while (addon.ringDoorbell(client) === 0); };`;
   assert.equal(await runChildOk(`${code} addon.watchWritable(client, () => console.log("called"));`), "called");
-  assert.equal(await runChildOk(`${code} fill(); addon.unrefWatch(addon.watchWritable(client, () => console.log("called")));`), "");
+  assert.equal(
+    await runChildOk(`${code} fill(); addon.unrefWatch(addon.watchWritable(client, () => console.log("called")));`),
+    "",
+  );
   assert.equal(
     await runChildOk(`${code} fill(); addon.watchWritable(client, () => console.log("called"));
       setTimeout(() => { const into = new Uint8Array(1 << 20); while (addon.receiveMessage(server, into).byteLength > 0); }, 50).unref();
       setTimeout(() => {}, 100);`),
     "called",
   );
-  const thrown = await runChild(`${code} addon.watchWritable(client, () => { throw new Error("thrown in onWritable"); });`);
+  const thrown = await runChild(
+    `${code} addon.watchWritable(client, () => { throw new Error("thrown in onWritable"); });`,
+  );
   assert.equal(thrown.code, 1);
   assert.match(thrown.stderr, /thrown in onWritable/);
 });

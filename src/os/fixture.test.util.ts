@@ -1,4 +1,6 @@
-/** What the tests of this folder share: scratch folders, socket pairs, counts of what must not leak, child processes. */
+/**
+ * What the tests of this folder share: scratch folders, socket pairs, counts of what must not leak, child processes.
+ */
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -88,10 +90,13 @@ export function moduleText(code: string): string {
 }
 
 /**
- * Runs `code` in a node process; with `shell`, inside that shell line, where "$@" is the command of the node process. Killed
- * after two minutes.
+ * Runs `code` in a node process; with `shell`, inside that shell line, where "$@" is the command of the node process.
+ * Killed after two minutes.
  */
-export async function runChild(code: string, options: { shell?: string; nodeOptions?: string[] } = {}): Promise<Outcome> {
+export async function runChild(
+  code: string,
+  options: { shell?: string; nodeOptions?: string[] } = {},
+): Promise<Outcome> {
   const node = [process.execPath, ...(options.nodeOptions ?? []), "--input-type=module", "-e", moduleText(code)];
   const [command, ...parameters] = options.shell === undefined ? node : ["sh", "-c", options.shell, "sh", ...node];
   const child = spawn(command, parameters, { stdio: ["ignore", "pipe", "pipe"], timeout: 120_000 });

@@ -17,14 +17,25 @@ function scratchFile(context: TestContext, name: string, content: Uint8Array): {
 }
 
 /** Bytes that differ from their neighbours, also a page further on. */
-const pattern = (byteLength: number) => Uint8Array.from({ length: byteLength }, (_, i) => (i * 31 + (i >> 8) * 7) & 255);
+const pattern = (byteLength: number) =>
+  Uint8Array.from({ length: byteLength }, (_, i) => (i * 31 + (i >> 8) * 7) & 255);
 
 test("a file is mapped privately at any offset and with any length", { skip }, (context) => {
   const addon = requireAddon();
   const content = pattern(3 * PAGE + 123);
   const { fd } = scratchFile(context, "odd-offsets", content);
   const end = content.length;
-  for (const [offset, byteLength] of [[0, end], [0, 1], [1, 1], [end - 1, 1], [PAGE, PAGE], [PAGE - 1, 2], [PAGE + 1, 2 * PAGE], [17, end - 17], [2 * PAGE + 5, 3]] as const) {
+  for (const [offset, byteLength] of [
+    [0, end],
+    [0, 1],
+    [1, 1],
+    [end - 1, 1],
+    [PAGE, PAGE],
+    [PAGE - 1, 2],
+    [PAGE + 1, 2 * PAGE],
+    [17, end - 17],
+    [2 * PAGE + 5, 3],
+  ] as const) {
     const buffer = addon.mapPrivate(fd, offset, byteLength);
     assert.equal(buffer.byteLength, byteLength);
     assert.deepEqual(new Uint8Array(buffer), content.subarray(offset, offset + byteLength), `${offset} ${byteLength}`);
@@ -32,7 +43,9 @@ test("a file is mapped privately at any offset and with any length", { skip }, (
   }
 });
 
-test("what is written through a private mapping stays there, also of a file open for reading only", { skip }, (context) => {
+test("what is written through a private mapping stays there, also of a file open for reading only", {
+  skip,
+}, (context) => {
   const addon = requireAddon();
   const content = pattern(2 * PAGE);
   const { path, fd } = scratchFile(context, "copy-on-write", content);
@@ -44,7 +57,9 @@ test("what is written through a private mapping stays there, also of a file open
   assert.deepEqual(other, content);
 });
 
-test("a private mapping is unmapped with its buffer and its views, at the latest of them", { skip }, async (context) => {
+test("a private mapping is unmapped with its buffer and its views, at the latest of them", {
+  skip,
+}, async (context) => {
   const addon = requireAddon();
   const { fd } = scratchFile(context, "private-life", pattern(3 * PAGE));
   const buffer = addon.mapPrivate(fd, 100, 2 * PAGE);
@@ -72,12 +87,24 @@ test("a memfd is mapped privately, sealed or not", { skip }, (context) => {
   assert.equal(before.toString(), "ell");
 });
 
-test("ranges past the end of the file, of nothing, too long, or of what is no file are refused", { skip }, (context) => {
+test("ranges past the end of the file, of nothing, too long, or of what is no file are refused", {
+  skip,
+}, (context) => {
   const addon = requireAddon();
   const { path, fd } = scratchFile(context, "past-the-end", pattern(PAGE + 1));
   const message = /^map \d+ bytes at \d+ of descriptor \d+: the file has 4097 bytes \(EINVAL\)$/;
-  for (const [offset, byteLength] of [[0, PAGE + 2], [PAGE + 1, 1], [PAGE, 2], [2 ** 40, 1], [Number.MAX_SAFE_INTEGER, 1], [0, 2 ** 32 - 1]] as const) {
-    assert.throws(() => addon.mapPrivate(fd, offset, byteLength), systemError("EINVAL", PAGE === 4096 ? message : undefined));
+  for (const [offset, byteLength] of [
+    [0, PAGE + 2],
+    [PAGE + 1, 1],
+    [PAGE, 2],
+    [2 ** 40, 1],
+    [Number.MAX_SAFE_INTEGER, 1],
+    [0, 2 ** 32 - 1],
+  ] as const) {
+    assert.throws(
+      () => addon.mapPrivate(fd, offset, byteLength),
+      systemError("EINVAL", PAGE === 4096 ? message : undefined),
+    );
   }
   for (const byteLength of [0, 2 ** 32, -1, 0.5]) assert.throws(() => addon.mapPrivate(fd, 0, byteLength), RangeError);
   const directory = openSync("/", "r");
@@ -101,7 +128,9 @@ test("almost 4 GiB of a sparse file are mapped, and only the page that is touche
   assert.equal(output, `4294967295 7 ${PAGE}`);
 });
 
-test("inspecting says how much memory a segment has, so that a sparse one is told from a committed one", { skip }, (context) => {
+test("inspecting says how much memory a segment has, so that a sparse one is told from a committed one", {
+  skip,
+}, (context) => {
   const addon = requireAddon();
   const fd = addon.createSegment("allocated", 16 * PAGE);
   context.after(() => addon.closeDescriptor(fd));
@@ -120,7 +149,9 @@ function region(context: TestContext, name: string, pages: number): { fd: number
   return { fd, mapping: addon.mapSegment(fd, pages * PAGE, 0, true) };
 }
 
-test("a sealed region keeps its bytes for everybody, and later stores are its buffer's alone", { skip }, async (context) => {
+test("a sealed region keeps its bytes for everybody, and later stores are its buffer's alone", {
+  skip,
+}, async (context) => {
   const addon = requireAddon();
   const { fd, mapping } = region(context, "sealed-region", 4);
   const bytes = new Uint8Array(mapping);
@@ -160,13 +191,18 @@ test("a sealed region is one mapping, and goes with its buffer", { skip }, async
   await waitUntil("unmapped", () => mappingCount("sealed-life") === 0);
 });
 
-test("a region that somebody else maps for writing is not sealed and stays as it was, until they are gone", { skip }, async (context) => {
+test("a region that somebody else maps for writing is not sealed and stays as it was, until they are gone", {
+  skip,
+}, async (context) => {
   const addon = requireAddon();
   const { fd, mapping } = region(context, "busy", 2);
   const other = addon.mapSegment(fd, 2 * PAGE, 0, true);
   const [mine, theirs] = [new Uint8Array(mapping), new Uint8Array(other)];
   mine[0] = 1;
-  assert.throws(() => addon.sealRegion(fd, mapping), systemError("EBUSY", /^seal descriptor \d+ against writing, with the mapping as it was before: .*\(EBUSY\)/));
+  assert.throws(
+    () => addon.sealRegion(fd, mapping),
+    systemError("EBUSY", /^seal descriptor \d+ against writing, with the mapping as it was before: .*\(EBUSY\)/),
+  );
   assert.equal(addon.inspectSegment(fd).seals & SEALED, 0);
   mine[0] = 2;
   assert.equal(theirs[0], 2, "still shared");

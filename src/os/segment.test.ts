@@ -72,7 +72,8 @@ test("a mapping that fails gives its address space back", { skip }, (context) =>
   addon.sealSegment(fd, SEALS.FUTURE_WRITE);
   const virtualBytes = () => 1024 * Number(/^VmSize:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "utf8"))![1]);
   const before = virtualBytes();
-  for (let round = 0; round < 100; round++) assert.throws(() => addon.mapSegment(fd, byteLength, 0, true), { code: "EPERM" });
+  for (let round = 0; round < 100; round++)
+    assert.throws(() => addon.mapSegment(fd, byteLength, 0, true), { code: "EPERM" });
   assert.ok(virtualBytes() - before < 50 * byteLength);
 });
 
@@ -192,7 +193,9 @@ test("a mapping stays while a view on it is held, also after its descriptor is c
 });
 
 const transfers = typeof (ArrayBuffer.prototype as { transfer?: unknown }).transfer === "function";
-test("a mapping moves with transfer()", { skip: skip || (!transfers && "no ArrayBuffer.prototype.transfer") }, async (context) => {
+test("a mapping moves with transfer()", {
+  skip: skip || (!transfers && "no ArrayBuffer.prototype.transfer"),
+}, async (context) => {
   const addon = requireAddon();
   const fd = createSegment(context, "moved", PAGE);
   const first = addon.mapSegment(fd, PAGE, 0, true);
@@ -283,10 +286,15 @@ test("out of address space, mapSegment names vm.max_map_count and leaves nothing
     else try { addon.mapSegment(fd, 1 << 30, 0, true); } catch (error) { console.log(error.message); }
     if (readFileSync("/proc/self/maps", "utf8").includes("address-space")) console.log("still mapped");`);
   if (output === "no prlimit") return context.skip(output);
-  assert.match(output, /^map 1073741824 bytes .*\(ENOMEM\); the process may have reached vm\.max_map_count \(see \/proc\/sys\/vm\/max_map_count\)$/);
+  assert.match(
+    output,
+    /^map 1073741824 bytes .*\(ENOMEM\); the process may have reached vm\.max_map_count \(see \/proc\/sys\/vm\/max_map_count\)$/,
+  );
 });
 
-test("a process that reaches vm.max_map_count lives, is told the limit, and can map again later", { skip }, async (context) => {
+test("a process that reaches vm.max_map_count lives, is told the limit, and can map again later", {
+  skip,
+}, async (context) => {
   const limit = Number(readFileSync("/proc/sys/vm/max_map_count", "utf8"));
   if (limit > 100_000) return context.skip(`vm.max_map_count is ${limit}: too many to try`);
   const output = await runChildOk(`

@@ -3,7 +3,16 @@ import { closeSync, existsSync, fstatSync, openSync, statSync, writeFileSync } f
 import { join } from "node:path";
 import test from "node:test";
 import { requireAddon } from "./addon.js";
-import { descriptorCount, runChild, runChildOk, scratchFolder, skip, socketPair, systemError, waitUntil } from "./fixture.test.util.js";
+import {
+  descriptorCount,
+  runChild,
+  runChildOk,
+  scratchFolder,
+  skip,
+  socketPair,
+  systemError,
+  waitUntil,
+} from "./fixture.test.util.js";
 
 const EAGAIN = -11;
 const EPIPE = -32;
@@ -358,6 +367,9 @@ test("calls on what is no socket, or not open, say so and leak nothing", { skip 
   assert.throws(() => addon.peerCredentials(file), systemError("ENOTSOCK"));
   closeSync(file);
   assert.equal(addon.ringDoorbell(file), -9);
-  assert.throws(() => addon.closeDescriptor(file), systemError("EBADF", /^close descriptor \d+: this thread does not hold it/));
+  assert.throws(
+    () => addon.closeDescriptor(file),
+    systemError("EBADF", /^close descriptor \d+: this thread does not hold it/),
+  );
   assert.equal(descriptorCount(), before);
 });

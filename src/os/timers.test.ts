@@ -6,7 +6,8 @@ import * as timersPromises from "node:timers/promises";
 import * as own from "./timers.js";
 
 test("the timers are those of the runtime where those are not faked", () => {
-  for (const name of ["setTimeout", "clearTimeout", "setInterval", "clearInterval", "setImmediate"] as const) assert.equal(own[name], timers[name], name);
+  for (const name of ["setTimeout", "clearTimeout", "setInterval", "clearInterval", "setImmediate"] as const)
+    assert.equal(own[name], timers[name], name);
   assert.equal(own.queueMicrotask, queueMicrotask);
   assert.equal(own.sleep, timersPromises.setTimeout);
 });
@@ -49,7 +50,11 @@ const FAKES = {
 for (const [what, fake] of Object.entries(FAKES)) {
   test(`timers, turns and the clock are real although this was faked before they were loaded: ${what}`, () => {
     const code = `${fake}\nconst own = await import(${JSON.stringify(new URL("./timers.js", import.meta.url).href)});\n${USE}`;
-    const { stdout, stderr, status } = spawnSync(process.execPath, ["--no-warnings", "--input-type=module", "-e", code], { encoding: "utf8", timeout: 120_000 });
+    const { stdout, stderr, status } = spawnSync(
+      process.execPath,
+      ["--no-warnings", "--input-type=module", "-e", code],
+      { encoding: "utf8", timeout: 120_000 },
+    );
     assert.equal(stdout.trim(), "value,turn,microtask,3,woken,woken before", stderr);
     assert.equal(status, 0, "the process did not end by itself");
   });

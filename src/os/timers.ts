@@ -1,31 +1,55 @@
 /**
- * The only source of timers, microtasks and clocks in this package. They are taken when the module loads, because test runners and fake-timer libraries
- * replace them later on `globalThis`, `process`, `performance` and the exports of `node:timers`. A faked `setImmediate` that never fires would stop every
- * connection of the process.
+ * The only source of timers, microtasks and clocks in this package. They are taken when the module loads, because test
+ * runners and fake-timer libraries replace them later on `globalThis`, `process`, `performance` and the exports of
+ * `node:timers`. A faked `setImmediate` that never fires would stop every connection of the process.
  *
- * `node:timers` is read instead of the globals, since a runner such as jest gives a test file globals of its own, which may be faked before this loads.
- * Where `node:timers` is faked by then too, there are others (behind-fakes.ts). `Date` is none of these: a deadline that a user gives as a date is one of
- * the user's clock, and is turned into a duration at once.
+ * `node:timers` is read instead of the globals, since a runner such as jest gives a test file globals of its own, which
+ * may be faked before this loads. Where `node:timers` is faked by then too, there are others (behind-fakes.ts). `Date`
+ * is none of these: a deadline that a user gives as a date is one of the user's clock, and is turned into a duration at
+ * once.
  */
 import { performance } from "node:perf_hooks";
 import * as timers from "node:timers";
 import * as timersPromises from "node:timers/promises";
-import { clearTimer, isGenuine, setImmediateOfPort, setIntervalOfSocket, setTimeoutOfSocket, sleepOfSocket } from "./behind-fakes.js";
+import {
+  clearTimer,
+  isGenuine,
+  setImmediateOfPort,
+  setIntervalOfSocket,
+  setTimeoutOfSocket,
+  sleepOfSocket,
+} from "./behind-fakes.js";
 
-type Sleep = (delayMs: number, value?: undefined, options?: { readonly signal?: AbortSignal; readonly ref?: boolean }) => Promise<void>;
+type Sleep = (
+  delayMs: number,
+  value?: undefined,
+  options?: { readonly signal?: AbortSignal; readonly ref?: boolean },
+) => Promise<void>;
 
 const areGenuine = isGenuine(timers.setTimeout, "setTimeout") && isGenuine(timers.clearTimeout, "clearTimeout");
 
-export const setTimeout = areGenuine ? timers.setTimeout : (setTimeoutOfSocket as unknown as typeof globalThis.setTimeout);
+export const setTimeout = areGenuine
+  ? timers.setTimeout
+  : (setTimeoutOfSocket as unknown as typeof globalThis.setTimeout);
 export const clearTimeout = areGenuine ? timers.clearTimeout : clearTimer;
-const areIntervalsGenuine = isGenuine(timers.setInterval, "setInterval") && isGenuine(timers.clearInterval, "clearInterval");
-export const setInterval = areIntervalsGenuine ? timers.setInterval : (setIntervalOfSocket as unknown as typeof globalThis.setInterval);
+const areIntervalsGenuine =
+  isGenuine(timers.setInterval, "setInterval") && isGenuine(timers.clearInterval, "clearInterval");
+export const setInterval = areIntervalsGenuine
+  ? timers.setInterval
+  : (setIntervalOfSocket as unknown as typeof globalThis.setInterval);
 export const clearInterval = areIntervalsGenuine ? timers.clearInterval : clearTimer;
-export let setImmediate: typeof globalThis.setImmediate = isGenuine(timers.setImmediate, "setImmediate") ? timers.setImmediate : (setImmediateOfPort as unknown as typeof globalThis.setImmediate);
+export let setImmediate: typeof globalThis.setImmediate = isGenuine(timers.setImmediate, "setImmediate")
+  ? timers.setImmediate
+  : (setImmediateOfPort as unknown as typeof globalThis.setImmediate);
 const settled = Promise.resolve();
-export const queueMicrotask = isGenuine(globalThis.queueMicrotask, "queueMicrotask") ? globalThis.queueMicrotask : (act: () => void) => void settled.then(act);
+export const queueMicrotask = isGenuine(globalThis.queueMicrotask, "queueMicrotask")
+  ? globalThis.queueMicrotask
+  : (act: () => void) => void settled.then(act);
 
-/** For tests that explore what may happen next by themselves: nothing is left to later turns of the event loop until the returned function is called. */
+/**
+ * For tests that explore what may happen next by themselves: nothing is left to later turns of the event loop until the
+ * returned function is called.
+ */
 export function withholdImmediates(): () => void {
   const genuine = setImmediate;
   setImmediate = (() => undefined) as unknown as typeof setImmediate;
@@ -35,13 +59,16 @@ export function withholdImmediates(): () => void {
 }
 
 /**
- * Resolves after `delayMs`. Rejects if `options.signal` aborts before. SUBTLE: Node's own takes `clearTimeout` of `node:timers` when it is loaded, which may be
- * only now, and with a fake one its timer would keep the process alive.
+ * Resolves after `delayMs`. Rejects if `options.signal` aborts before. SUBTLE: Node's own takes `clearTimeout` of
+ * `node:timers` when it is loaded, which may be only now, and with a fake one its timer would keep the process alive.
  */
-export const sleep: Sleep = areGenuine && isGenuine(timersPromises.setTimeout, "setTimeout") ? timersPromises.setTimeout : sleepOfSocket;
+export const sleep: Sleep =
+  areGenuine && isGenuine(timersPromises.setTimeout, "setTimeout") ? timersPromises.setTimeout : sleepOfSocket;
 
 /**
- * Milliseconds since the process started, of a clock that never goes back. Taken off `performance`, whose global is a getter and slow on Node 20; off its
- * prototype, since fakes lie on the object.
+ * Milliseconds since the process started, of a clock that never goes back. Taken off `performance`, whose global is a
+ * getter and slow on Node 20; off its prototype, since fakes lie on the object.
  */
-export const nowMs: () => number = ((Object.getPrototypeOf(performance) as Partial<typeof performance>).now ?? performance.now).bind(performance);
+export const nowMs: () => number = (
+  (Object.getPrototypeOf(performance) as Partial<typeof performance>).now ?? performance.now
+).bind(performance);

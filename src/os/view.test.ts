@@ -24,11 +24,20 @@ function map(context: TestContext, name: string, pages: number, writable = true)
 const transfer = (buffer: ArrayBuffer) => (buffer as unknown as { transfer(): ArrayBuffer }).transfer();
 const skipTransfer = skip || (!("transfer" in ArrayBuffer.prototype) && "no ArrayBuffer.prototype.transfer");
 
-test("a view has exactly its bytes of the mapping, at any offset, and shares them both ways", { skip }, async (context) => {
+test("a view has exactly its bytes of the mapping, at any offset, and shares them both ways", {
+  skip,
+}, async (context) => {
   const addon = requireAddon();
   const mapping = map(context, "shares", 3);
   const whole = new Uint8Array(mapping);
-  for (const [offset, byteLength] of [[0, 1], [0, 3 * PAGE], [1, PAGE], [3 * PAGE - 1, 1], [4095, 4099], [PAGE, PAGE]] as const) {
+  for (const [offset, byteLength] of [
+    [0, 1],
+    [0, 3 * PAGE],
+    [1, PAGE],
+    [3 * PAGE - 1, 1],
+    [4095, 4099],
+    [PAGE, PAGE],
+  ] as const) {
     const view = addon.viewMapping(mapping, offset, byteLength, 0);
     assert.ok(view instanceof ArrayBuffer);
     assert.equal(view.byteLength, byteLength);
@@ -42,22 +51,48 @@ test("a view has exactly its bytes of the mapping, at any offset, and shares the
   await waitUntil("all are freed", () => freed.length === 6);
 });
 
-test("a view outside of the mapping, of nothing, of another buffer or a detached one is refused", { skip }, async (context) => {
+test("a view outside of the mapping, of nothing, of another buffer or a detached one is refused", {
+  skip,
+}, async (context) => {
   const addon = requireAddon();
   const any = addon as unknown as { viewMapping(...values: unknown[]): ArrayBuffer };
   const mapping = map(context, "refused", 2);
   const whole = 2 * PAGE;
-  for (const [offset, byteLength] of [[0, whole + 1], [1, whole], [whole, 1], [whole, 0], [0, 0], [-1, 1], [0.5, 1], [NaN, 1], [0, -1], [2 ** 52, 1], [0, 2 ** 53]]) {
+  for (const [offset, byteLength] of [
+    [0, whole + 1],
+    [1, whole],
+    [whole, 1],
+    [whole, 0],
+    [0, 0],
+    [-1, 1],
+    [0.5, 1],
+    [NaN, 1],
+    [0, -1],
+    [2 ** 52, 1],
+    [0, 2 ** 53],
+  ]) {
     assert.throws(() => addon.viewMapping(mapping, offset, byteLength, 0), RangeError, `${offset} ${byteLength}`);
   }
-  for (const token of [-1, 1.5, 2 ** 53, Infinity]) assert.throws(() => addon.viewMapping(mapping, 0, 1, token), RangeError);
-  for (const other of [undefined, {}, new Uint8Array(mapping), new ArrayBuffer(PAGE), new SharedArrayBuffer(PAGE), Buffer.from("x").buffer]) {
+  for (const token of [-1, 1.5, 2 ** 53, Infinity])
+    assert.throws(() => addon.viewMapping(mapping, 0, 1, token), RangeError);
+  for (const other of [
+    undefined,
+    {},
+    new Uint8Array(mapping),
+    new ArrayBuffer(PAGE),
+    new SharedArrayBuffer(PAGE),
+    Buffer.from("x").buffer,
+  ]) {
     assert.throws(() => any.viewMapping(other, 0, 1, 0), TypeError);
   }
   const inside = addon.viewMapping(mapping, PAGE, PAGE, 1);
   assert.throws(() => addon.viewMapping(inside, 0, 1, 0), TypeError, "a view that starts inside");
   const start = addon.viewMapping(mapping, 0, PAGE, 2);
-  assert.throws(() => addon.viewMapping(start, 0, PAGE + 1, 0), RangeError, "no view reaches past what it is made from");
+  assert.throws(
+    () => addon.viewMapping(start, 0, PAGE + 1, 0),
+    RangeError,
+    "no view reaches past what it is made from",
+  );
   for (const buffer of [inside, start, mapping]) {
     addon.detachMapping(buffer);
     assert.throws(() => addon.viewMapping(buffer, 0, 1, 0), TypeError);
@@ -94,14 +129,19 @@ test("a view that is garbage is reported, and one that is held by a typed array 
     return new Uint8Array(addon.viewMapping(mapping, PAGE, PAGE, 7)).subarray(5, 6);
   })();
   await collectUntil(() => freed.length >= 50);
-  assert.deepEqual([...freed].sort(), Array.from({ length: 50 }, (_, i) => 100 + i));
+  assert.deepEqual(
+    [...freed].sort(),
+    Array.from({ length: 50 }, (_, i) => 100 + i),
+  );
   new Uint8Array(mapping)[PAGE + 5] = 55;
   assert.equal(held[0], 55);
   addon.detachMapping(held.buffer);
   await waitUntil("the last one", () => freed.includes(7));
 });
 
-test("a view moved by transfer() is reported when what it became is gone, and not before", { skip: skipTransfer }, async (context) => {
+test("a view moved by transfer() is reported when what it became is gone, and not before", {
+  skip: skipTransfer,
+}, async (context) => {
   const addon = requireAddon();
   const mapping = map(context, "transferred", 1);
   new Uint8Array(mapping)[3] = 33;
@@ -122,7 +162,9 @@ test("a view moved by transfer() is reported when what it became is gone, and no
   assert.deepEqual(freed, [4, 5]);
 });
 
-test("a mapping stays until its last view is gone, readable and coherent, although its own buffer went first", { skip }, async () => {
+test("a mapping stays until its last view is gone, readable and coherent, although its own buffer went first", {
+  skip,
+}, async () => {
   const addon = requireAddon();
   freed.length = 0;
   const fd = addon.createSegment("views-live-on", 4 * PAGE);
@@ -162,7 +204,9 @@ test("a mapping at an address where one was before is another mapping", { skip }
   await waitUntil("all unmapped", () => mappingCount("again") === 0);
 });
 
-test("the listener runs in the async context in which it was set, and one that is set later replaces it", { skip }, async () => {
+test("the listener runs in the async context in which it was set, and one that is set later replaces it", {
+  skip,
+}, async () => {
   const output = await runChildOk(`
     import { AsyncLocalStorage } from "node:async_hooks";
     const storage = new AsyncLocalStorage();
@@ -179,7 +223,10 @@ test("the listener runs in the async context in which it was set, and one that i
     await free(2);
     for (const wrong of [undefined, null, {}]) try { addon.onViewFreed(wrong); } catch (error) { console.log(error.name); }
     await free(3);`);
-  assert.equal(output, ["1 first", "tick", "2 undefined", "TypeError", "TypeError", "TypeError", "3 undefined"].join("\n"));
+  assert.equal(
+    output,
+    ["1 first", "tick", "2 undefined", "TypeError", "TypeError", "TypeError", "3 undefined"].join("\n"),
+  );
   assert.ok(new AsyncLocalStorage().getStore() === undefined);
 });
 
@@ -196,8 +243,13 @@ test("what the listener throws is an uncaught exception, and the next ones are s
   assert.equal(fatal.code, 1);
   assert.match(fatal.stderr, /Error: thrown for 0/);
   assert.equal(fatal.stdout, "freed 0\n");
-  const handled = await runChildOk(`process.on("uncaughtException", (error) => console.log(error.message));${throwing}`);
-  assert.equal(handled, ["freed 0", "thrown for 0", "freed 1", "thrown for 1", "freed 2", "thrown for 2", "end"].join("\n"));
+  const handled = await runChildOk(
+    `process.on("uncaughtException", (error) => console.log(error.message));${throwing}`,
+  );
+  assert.equal(
+    handled,
+    ["freed 0", "thrown for 0", "freed 1", "thrown for 1", "freed 2", "thrown for 2", "end"].join("\n"),
+  );
 });
 
 test("views neither keep the process alive nor disturb its end", { skip }, async () => {
@@ -214,14 +266,19 @@ test("views neither keep the process alive nor disturb its end", { skip }, async
   assert.equal(await runChildOk(`${code} addon.detachMapping(mapping); views.length = 0;`), "");
 });
 
-test("a worker ends, is terminated or exits with views alive, its mappings go, and its listener is not called", { skip }, async () => {
+test("a worker ends, is terminated or exits with views alive, its mappings go, and its listener is not called", {
+  skip,
+}, async () => {
   const addon = requireAddon();
   for (const [name, end] of [
     ["returns", ""],
     ["exits", "process.exit(0);"],
     ["waits", "setInterval(() => {}, 1000);"],
     ["frees", "setInterval(() => { for (const view of views.splice(0, 10)) addon.detachMapping(view); }, 1);"],
-    ["spins", "for (;;) { addon.detachMapping(addon.viewMapping(mapping, 0, 1, 5)); if (Math.random() < 0.001) await new Promise(setImmediate); }"],
+    [
+      "spins",
+      "for (;;) { addon.detachMapping(addon.viewMapping(mapping, 0, 1, 5)); if (Math.random() < 0.001) await new Promise(setImmediate); }",
+    ],
   ] as const) {
     const segment = addon.createSegment(`worker-${name}`, 64 * PAGE);
     const code = moduleText(`

@@ -78,7 +78,9 @@ test("events come in the async context of the call of watch", { skip }, async (c
   closeAll(client, server);
 });
 
-test("a watch closed in its own event is not called again, nor is one closed by another's", { skip }, async (context) => {
+test("a watch closed in its own event is not called again, nor is one closed by another's", {
+  skip,
+}, async (context) => {
   const addon = requireAddon();
   const pairs = [socketPair(context), socketPair(context)];
   let events = 0;
@@ -230,7 +232,9 @@ test("a process may exit with an open watch", { skip }, async () => {
   await runChildOk(`${PAIR} addon.watch(b, () => process.exit(0)); addon.ringDoorbell(a);`);
 });
 
-/** A child that starts workers, one after another, with `code` as their body, ends each by `end`, and then says "fine". */
+/**
+ * A child that starts workers, one after another, with `code` as their body, ends each by `end`, and then says "fine".
+ */
 function inWorkers(code: string, end: string): Promise<string> {
   const text = moduleText(`${PAIR}\n${code}`);
   return runChildOk(`
@@ -253,7 +257,10 @@ test("a worker may return with an open watch", { skip }, async () => {
 });
 
 test("a worker may exit with an open watch, and one just closed", { skip }, async () => {
-  assert.equal(await inWorkers("addon.watch(b, () => {}); addon.closeWatch(addon.watch(a, () => {})); process.exit(0);", ""), "fine");
+  assert.equal(
+    await inWorkers("addon.watch(b, () => {}); addon.closeWatch(addon.watch(a, () => {})); process.exit(0);", ""),
+    "fine",
+  );
 });
 
 test("a worker may exit inside an event", { skip }, async () => {

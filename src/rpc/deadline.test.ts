@@ -5,7 +5,8 @@ import { boundedTimeout, timedOut } from "./deadline.js";
 
 test("a timeout counts if it is positive and a timer can count it", () => {
   for (const timeoutMs of [0.001, 1, 2 ** 31 - 1]) assert.equal(boundedTimeout(timeoutMs), timeoutMs);
-  for (const timeoutMs of [undefined, 0, -1, NaN, 2 ** 31, Infinity]) assert.equal(boundedTimeout(timeoutMs), undefined);
+  for (const timeoutMs of [undefined, 0, -1, NaN, 2 ** 31, Infinity])
+    assert.equal(boundedTimeout(timeoutMs), undefined);
 });
 
 test("running out of time is DeadlineExceeded", () => {

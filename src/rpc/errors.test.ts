@@ -9,22 +9,36 @@ import { encodeError as encodeWhole } from "./outgoing-error.js";
 const encodeError = (error: ConnectError) => encodeWhole(error, undefined, false).status;
 
 test("an error is read as it was written, with details and metadata", () => {
-  const sent = new ConnectError("message", Code.NotFound, undefined, [{ desc: StringValueSchema, value: { value: "detail" } }]);
+  const sent = new ConnectError("message", Code.NotFound, undefined, [
+    { desc: StringValueSchema, value: { value: "detail" } },
+  ]);
   const received = decodeError(Code.NotFound, encodeError(sent), encodeMetadata(new Headers({ a: "1" })));
   assert.equal(received.rawMessage, "message");
   assert.equal(received.code, Code.NotFound);
-  assert.deepEqual(received.findDetails(StringValueSchema).map(({ value }) => value), ["detail"]);
+  assert.deepEqual(
+    received.findDetails(StringValueSchema).map(({ value }) => value),
+    ["detail"],
+  );
   assert.equal(received.metadata.get("a"), "1");
 });
 
 test("a received error can be passed on, details included", () => {
-  const first = decodeError(5, encodeError(new ConnectError("m", Code.NotFound, undefined, [{ desc: StringValueSchema, value: { value: "d" } }])), undefined);
+  const first = decodeError(
+    5,
+    encodeError(new ConnectError("m", Code.NotFound, undefined, [{ desc: StringValueSchema, value: { value: "d" } }])),
+    undefined,
+  );
   const second = decodeError(5, encodeError(first), undefined);
-  assert.deepEqual(second.findDetails(StringValueSchema).map(({ value }) => value), ["d"]);
+  assert.deepEqual(
+    second.findDetails(StringValueSchema).map(({ value }) => value),
+    ["d"],
+  );
 });
 
 test("details of an error do not refer to the memory that they were read from", () => {
-  const bytes = encodeError(new ConnectError("m", Code.NotFound, undefined, [{ desc: StringValueSchema, value: { value: "d" } }]));
+  const bytes = encodeError(
+    new ConnectError("m", Code.NotFound, undefined, [{ desc: StringValueSchema, value: { value: "d" } }]),
+  );
   const error = decodeError(5, bytes, undefined);
   bytes.fill(0);
   assert.equal(error.findDetails(StringValueSchema)[0].value, "d");

@@ -5,8 +5,8 @@ import { decodeHeaders } from "../wire/metadata.js";
 import { decodeStatus } from "../wire/status.js";
 
 /**
- * Makes a first error, while nobody waits yet: each has `Headers`, and what they need Node loads when a thread asks for the first ones, which takes some
- * 20 ms. Else the first call that fails would stop its thread for so long.
+ * Makes a first error, while nobody waits yet: each has `Headers`, and what they need Node loads when a thread asks for
+ * the first ones, which takes some 20 ms. Else the first call that fails would stop its thread for so long.
  */
 export function prepareErrors(): void {
   void new ConnectError("");
@@ -38,9 +38,13 @@ function isConnectError(thrown: unknown): thrown is ConnectError {
   }
 }
 
-/** Anything a handler may throw becomes what Connect makes of it: a ConnectError as it is, all else an internal error. */
+/**
+ * Anything a handler may throw becomes what Connect makes of it: a ConnectError as it is, all else an internal error.
+ */
 export function handlerError(thrown: unknown): ConnectError {
-  return isConnectError(thrown) ? thrown : new ConnectError("internal error", Code.Internal, undefined, undefined, thrown);
+  return isConnectError(thrown)
+    ? thrown
+    : new ConnectError("internal error", Code.Internal, undefined, undefined, thrown);
 }
 
 /** Why a signal's abort ends a call: its own ConnectError, or Canceled. */
@@ -54,7 +58,10 @@ export function abortError(signal: AbortSignal): ConnectError {
   return connectErrorOf(reason, Code.Canceled);
 }
 
-/** The status code that stands on the wire: whatever is none of Connect's codes is Unknown, and never 0, which means success. */
+/**
+ * The status code that stands on the wire: whatever is none of Connect's codes is Unknown, and never 0, which means
+ * success.
+ */
 export function wireCode(code: Code): Code {
   return code >= Code.Canceled && code <= Code.Unauthenticated && Number.isInteger(code) ? code : Code.Unknown;
 }
@@ -70,7 +77,9 @@ export function decodeError(code: number, status: Uint8Array, metadata: Uint8Arr
   try {
     decoded = decodeStatus(status);
   } catch (error) {
-    return received(new ConnectError("the server's error could not be read", known, decodeHeaders(metadata), undefined, error));
+    return received(
+      new ConnectError("the server's error could not be read", known, decodeHeaders(metadata), undefined, error),
+    );
   }
   const result = received(new ConnectError(decoded.message, known, decodeHeaders(metadata)));
   result.details = decoded.details.map(({ type, value }) => ({ type, value: value.slice() }));
@@ -93,7 +102,9 @@ export interface ResponseParts {
 
 /** Remembers which of an error's metadata came as headers, for those who have to tell them from trailers. */
 export function rememberParts(error: ConnectError, header: Uint8Array, trailer: Uint8Array | undefined): void {
-  Object.defineProperty(error, PARTS, { get: (): ResponseParts => ({ header: decodeHeaders(header), trailer: decodeHeaders(trailer) }) });
+  Object.defineProperty(error, PARTS, {
+    get: (): ResponseParts => ({ header: decodeHeaders(header), trailer: decodeHeaders(trailer) }),
+  });
 }
 
 /** Undefined: its metadata are all trailers. */
@@ -102,7 +113,10 @@ export function partsOf(error: ConnectError): ResponseParts | undefined {
 }
 
 export function tooLarge(byteLength: number, readMaxBytes: number): ConnectError {
-  return new ConnectError(`message size ${byteLength} is larger than configured readMaxBytes ${readMaxBytes}`, Code.ResourceExhausted);
+  return new ConnectError(
+    `message size ${byteLength} is larger than configured readMaxBytes ${readMaxBytes}`,
+    Code.ResourceExhausted,
+  );
 }
 
 /** Which message of a call, for texts. */
@@ -111,7 +125,13 @@ export type MessageRole = "request" | "response";
 /** A message that arrived cannot be decoded. @param path of the method */
 export function parseError(thrown: unknown, role: MessageRole, path: string): ConnectError {
   const side = role === "request" ? "server" : "client";
-  return new ConnectError(`parse binary: ${textOf(thrown)} (the ${role} of ${path}, as the ${side} reads it)`, Code.Internal, undefined, undefined, thrown);
+  return new ConnectError(
+    `parse binary: ${textOf(thrown)} (the ${role} of ${path}, as the ${side} reads it)`,
+    Code.Internal,
+    undefined,
+    undefined,
+    thrown,
+  );
 }
 
 /** A message, or something that goes with it, cannot be sent. @param path of the method */
@@ -120,7 +140,13 @@ export function serializeError(thrown: unknown, role: MessageRole, path: string)
   const text = textOf(thrown);
   if (isFileTooShort(thrown)) return new ConnectError(text, Code.DataLoss, undefined, undefined, thrown);
   const side = role === "request" ? "client" : "server";
-  return new ConnectError(`serialize binary: ${text} (the ${role} of ${path}, as the ${side} writes it)`, Code.Internal, undefined, undefined, thrown);
+  return new ConnectError(
+    `serialize binary: ${text} (the ${role} of ${path}, as the ${side} writes it)`,
+    Code.Internal,
+    undefined,
+    undefined,
+    thrown,
+  );
 }
 
 function isFileTooShort(thrown: unknown): boolean {
@@ -133,5 +159,11 @@ function isFileTooShort(thrown: unknown): boolean {
 
 /** There is no memory for a message that arrives. */
 export function noMemory(byteLength: number, cause: unknown): ConnectError {
-  return new ConnectError(`no memory for a message of ${byteLength} bytes`, Code.ResourceExhausted, undefined, undefined, cause);
+  return new ConnectError(
+    `no memory for a message of ${byteLength} bytes`,
+    Code.ResourceExhausted,
+    undefined,
+    undefined,
+    cause,
+  );
 }

@@ -1,10 +1,14 @@
-/** What users hand in where a promise is expected, as `await` would take it: promises of other realms and libraries, and some that lie. */
+/**
+ * What users hand in where a promise is expected, as `await` would take it: promises of other realms and libraries, and
+ * some that lie.
+ */
 
 // eslint-disable-next-line @typescript-eslint/unbound-method -- it is compared, not called
 const { then } = Promise.prototype;
 
 /**
- * The value as a promise that settles once, later, and whose `then` is the language's own; undefined if it is no promise.
+ * The value as a promise that settles once, later, and whose `then` is the language's own; undefined if it is no
+ * promise.
  * @throws whatever asking for its `then` throws
  */
 export function adopt<T>(value: T | PromiseLike<T>): Promise<T> | undefined {

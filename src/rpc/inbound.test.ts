@@ -7,7 +7,13 @@ import { Reassembler, ReceivedParts, takeMetadata } from "./inbound.js";
 
 function fragment(bytes: number[], messageLength: number, more: boolean): ReceivedFrame {
   const fragmentSource = Uint8Array.of(99, ...bytes, 99);
-  return { flags: more ? FLAG.more : 0, messageLength, fragmentLength: bytes.length, fragmentSource, fragmentOffset: 1 } as ReceivedFrame;
+  return {
+    flags: more ? FLAG.more : 0,
+    messageLength,
+    fragmentLength: bytes.length,
+    fragmentSource,
+    fragmentOffset: 1,
+  } as ReceivedFrame;
 }
 
 const receivePolicy = { lifetime: "collected", callLabel: "/test.Service/Method" } as const;

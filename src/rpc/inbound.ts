@@ -43,19 +43,28 @@ export class Reassembler {
     this.received = received;
   }
 
-  /** Takes a fragment, or says where one that follows is to be read to. True once the message is whole. @throws Violation */
+  /**
+   * Takes a fragment, or says where one that follows is to be read to. True once the message is whole. @throws
+   * Violation
+   */
   add(frame: ReceivedFrame): boolean {
     const { fragmentLength, messageLength, fragmentSource, fragmentOffset } = frame;
     const inlineLength = this.bytes.length;
     if (messageLength !== this.messageLength || fragmentLength > inlineLength - this.announced) {
-      throw new Violation("PIECE-1", `a fragment of ${fragmentLength} bytes for a message of ${this.messageLength} that has ${this.announced}`);
+      throw new Violation(
+        "PIECE-1",
+        `a fragment of ${fragmentLength} bytes for a message of ${this.messageLength} that has ${this.announced}`,
+      );
     }
     const from = this.announced;
     this.announced += fragmentLength;
     const more = (frame.flags & FLAG.more) !== 0;
     if (more && fragmentLength === 0) throw new Violation("PIECE-3", "an empty fragment of a message that goes on");
     if (more === (this.announced === inlineLength)) {
-      throw new Violation("PIECE-2", `${this.announced} of ${inlineLength} bytes came, and ${more ? "more" : "no more"} are announced`);
+      throw new Violation(
+        "PIECE-2",
+        `${this.announced} of ${inlineLength} bytes came, and ${more ? "more" : "no more"} are announced`,
+      );
     }
     if (frame.following) {
       this.following++;
@@ -130,10 +139,13 @@ export class ReceivedParts {
     const strict: Uint8Array[] | undefined = lifetime === "strict" ? [] : undefined;
     try {
       const message = collectingBytes(strict, () =>
-        this.memory === undefined ? codec.decode(input, offset, byteLength, isOwned && strict === undefined, this.spans) : this.decodeLent(this.memory, codec),
+        this.memory === undefined
+          ? codec.decode(input, offset, byteLength, isOwned && strict === undefined, this.spans)
+          : this.decodeLent(this.memory, codec),
       );
       strict?.push(...this.spans.map(({ bytes }) => bytes));
-      if (this.handles.length > 0 || strict !== undefined) MessageLeases.of(message as object, this.handles, strict ?? [], callLabel);
+      if (this.handles.length > 0 || strict !== undefined)
+        MessageLeases.of(message as object, this.handles, strict ?? [], callLabel);
       return message;
     } catch (error) {
       this.drop();
@@ -141,12 +153,16 @@ export class ReceivedParts {
     }
   }
 
-  /** Decodes what lies in memory that is used again: large values stay there until their leases end, the rest is copied. */
+  /**
+   * Decodes what lies in memory that is used again: large values stay there until their leases end, the rest is copied.
+   */
   private decodeLent(memory: ReceiveMemory, codec: MessageCodec): unknown {
     const { bytes } = memory;
     const { lifetime, callLabel } = this.receivePolicy;
     const lend = (input: Uint8Array, at: number, byteLength: number) =>
-      input.buffer === bytes.buffer ? memory.lend(input.byteOffset + at - bytes.byteOffset, byteLength, lifetime, callLabel, this.handles) : undefined;
+      input.buffer === bytes.buffer
+        ? memory.lend(input.byteOffset + at - bytes.byteOffset, byteLength, lifetime, callLabel, this.handles)
+        : undefined;
     const message = lending(KEPT_BYTES_MIN, lend, () => codec.decode(bytes, 0, bytes.length, false, this.spans));
     memory.lent(lifetime, callLabel, this.handles);
     this.releaseMemory();
@@ -165,10 +181,19 @@ export class ReceivedParts {
   }
 }
 
-/** Decodes a message that a single frame brings whole; `leasesOf` it are its leases. @throws what the codec throws; Violation if it is not whole */
-export function decodeWhole(codec: MessageCodec, frame: ReceivedFrame, source: SpanSource | undefined, receivePolicy: ReceivePolicy): unknown {
+/**
+ * Decodes a message that a single frame brings whole; `leasesOf` it are its leases. @throws what the codec throws;
+ * Violation if it is not whole
+ */
+export function decodeWhole(
+  codec: MessageCodec,
+  frame: ReceivedFrame,
+  source: SpanSource | undefined,
+  receivePolicy: ReceivePolicy,
+): unknown {
   const { fragmentSource, fragmentOffset, fragmentLength, spanCount } = frame;
-  if (fragmentLength !== frame.inlineLength) throw new Violation("PIECE-2", `${fragmentLength} of ${frame.inlineLength} bytes came, and no more are announced`);
+  if (fragmentLength !== frame.inlineLength)
+    throw new Violation("PIECE-2", `${fragmentLength} of ${frame.inlineLength} bytes came, and no more are announced`);
   const isPrivate = fragmentSource === frame.scratch;
   // The codec copies what is to last.
   if (isPrivate) countCopied(fragmentLength);

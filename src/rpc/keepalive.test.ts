@@ -6,7 +6,11 @@ import type { KeepAliveOptions } from "./keepalive.js";
 import { KeepAlive } from "./keepalive.js";
 
 /** A peer as a connection sees it. */
-function watched(context: TestContext, options: KeepAliveOptions, onPing: (peer: { frames: number }) => void = () => {}) {
+function watched(
+  context: TestContext,
+  options: KeepAliveOptions,
+  onPing: (peer: { frames: number }) => void = () => {},
+) {
   const peer = { frames: 0, calls: 1, pings: 0, givenUp: [] as number[] };
   const watch = new KeepAlive(
     { intervalMs: 20, timeoutMs: 40, always: false, ...options },
@@ -96,7 +100,10 @@ test("ALIVE-2: silence while this process did not run is not held against the pe
     });
   });
   watch.start();
-  await until("a second ping, since the first was answered after all", () => peer.pings === 2 || peer.givenUp.length > 0);
+  await until(
+    "a second ping, since the first was answered after all",
+    () => peer.pings === 2 || peer.givenUp.length > 0,
+  );
   assert.deepEqual([peer.pings, peer.givenUp], [2, []]);
 });
 

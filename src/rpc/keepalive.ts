@@ -1,18 +1,21 @@
 /**
- * Notices a peer that hangs: its process is stopped, or its event loop is blocked for good. A dead one is noticed by the hang-up of the
- * socket, without this.
+ * Notices a peer that hangs: its process is stopped, or its event loop is blocked for good. A dead one is noticed by
+ * the hang-up of the socket, without this.
  *
- * ALIVE-1  A peer from which anything came is alive. Only one that has been silent is asked by a `ping`, and only while calls are open, or
- *          always if that is wished.
- * ALIVE-2  Silence is held against the peer only if this process could have heard it: a verdict that comes late, because this process did not
- *          run, is put off, and what lies unread is read first.
+ * ALIVE-1  A peer from which anything came is alive. Only one that has been silent is asked by a `ping`, and only while
+ *          calls are open, or always if that is wished.
+ * ALIVE-2  Silence is held against the peer only if this process could have heard it: a verdict that comes late,
+ *          because this process did not run, is put off, and what lies unread is read first.
  */
 import { clearTimeout, nowMs, setImmediate, setTimeout } from "../os/timers.js";
 
 export interface KeepAliveOptions {
   /** After how long a silence the peer is asked for a sign of life, in milliseconds; 20,000 by default. */
   readonly intervalMs?: number;
-  /** How long it may take to give one, in milliseconds; 20,000 by default. An event loop that is blocked for longer counts as dead. */
+  /**
+   * How long it may take to give one, in milliseconds; 20,000 by default. An event loop that is blocked for longer
+   * counts as dead.
+   */
   readonly timeoutMs?: number;
   /** Whether connections without open calls are watched too; they are not by default. */
   readonly always?: boolean;

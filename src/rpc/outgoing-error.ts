@@ -1,7 +1,9 @@
 /**
- * How a failed call leaves this process. An error is the user's: its fields may be missing, of any type, or throw when they are read. Each is read once, here.
+ * How a failed call leaves this process. An error is the user's: its fields may be missing, of any type, or throw when
+ * they are read. Each is read once, here.
  *
- * ERROR-1  Whatever is thrown, bytes come out: the code and the text. What cannot be sent is left out, and the text says so.
+ * ERROR-1  Whatever is thrown, bytes come out: the code and the text. What cannot be sent is left out, and the text
+ *          says so.
  */
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { Code, ConnectError } from "@connectrpc/connect";
@@ -35,7 +37,11 @@ const REASONS_MAX = 5;
 const LONG_TEXT_BYTES = STATUS_BYTES_MAX >> 1;
 
 /** Never throws (ERROR-1). @param response undefined, or what was sent already, is left out */
-export function encodeError(error: ConnectError, response: ResponseMetadata | undefined, withHeaders: boolean): OutgoingError {
+export function encodeError(
+  error: ConnectError,
+  response: ResponseMetadata | undefined,
+  withHeaders: boolean,
+): OutgoingError {
   const omitted: string[] = [];
   const metadata = new MetadataParts(omitted);
   if (withHeaders) metadata.add("response headers", () => response?.responseHeaderIfAny);
@@ -44,7 +50,12 @@ export function encodeError(error: ConnectError, response: ResponseMetadata | un
   metadata.add("metadata", () => (isRelayed(error) ? undefined : error.metadata), withoutProtocolNames);
   const code = attempt(() => wireCode(error.code)) ?? wireCode(NaN);
   const details = readDetails(error, omitted);
-  return { code, status: statusBytes(code, readText(error), details, omitted), metadata: metadata.joined(), headerLength };
+  return {
+    code,
+    status: statusBytes(code, readText(error), details, omitted),
+    metadata: metadata.joined(),
+    headerLength,
+  };
 }
 
 function statusBytes(code: Code, text: string, details: readonly WireDetail[], omitted: string[]): Uint8Array {
@@ -122,7 +133,9 @@ class MetadataParts {
       if (given === undefined || given === null) return;
       const bytes = encodeMetadata(filter(given instanceof Headers ? given : this.headersOf(given, name)));
       if (this.byteLength + bytes.length > METADATA_BYTES_MAX) {
-        this.omitted.push(`${name} of ${bytes.length} bytes, for which there is no room within the limit of ${METADATA_BYTES_MAX}`);
+        this.omitted.push(
+          `${name} of ${bytes.length} bytes, for which there is no room within the limit of ${METADATA_BYTES_MAX}`,
+        );
         return;
       }
       this.parts.push(bytes);
@@ -132,7 +145,10 @@ class MetadataParts {
     }
   }
 
-  /** What is no `Headers` but says what they would: those of another implementation, pairs, or an object. @throws whatever is wrong with it */
+  /**
+   * What is no `Headers` but says what they would: those of another implementation, pairs, or an object. @throws
+   * whatever is wrong with it
+   */
   private headersOf(given: unknown, name: string): Headers {
     if (typeof given !== "object") throw new TypeError(`expected Headers, not ${typeof given}`);
     const headers = new Headers();
@@ -153,17 +169,30 @@ class MetadataParts {
   }
 }
 
-/** Whether another server sent it, to this process. Its metadata were meant for this process. Connect has had this field since version 2.3. */
+/**
+ * Whether another server sent it, to this process. Its metadata were meant for this process. Connect has had this field
+ * since version 2.3.
+ */
 function isRelayed(error: ConnectError): boolean {
   return (error as { isWireError?: boolean }).isWireError === true;
 }
 
 /**
- * Names of HTTP, Connect and gRPC. Connect's own servers leave them out of what they send of an error's metadata, and `grpc-status-details-bin`, which clients
- * of grpc-js look at.
+ * Names of HTTP, Connect and gRPC. Connect's own servers leave them out of what they send of an error's metadata, and
+ * `grpc-status-details-bin`, which clients of grpc-js look at.
  */
 const PROTOCOL_NAMES = [
-  ...["content-type", "content-length", "content-encoding", "host", "user-agent", "trailer", "date", "accept-encoding", "trailer-"],
+  ...[
+    "content-type",
+    "content-length",
+    "content-encoding",
+    "host",
+    "user-agent",
+    "trailer",
+    "date",
+    "accept-encoding",
+    "trailer-",
+  ],
   ...["connect-content-encoding", "connect-accept-encoding", "connect-timeout-ms", "connect-protocol-version"],
   ...["grpc-encoding", "grpc-accept-encoding", "grpc-timeout", "grpc-status", "grpc-message"],
 ];

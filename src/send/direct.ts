@@ -1,8 +1,9 @@
 /**
- * The short ways for large messages that need no waiting: one with a single large value (a loan, bytes of the peer's that go back to it, or bytes
- * on the heap that are copied in one go), and one of ordinary memory that leaves in one fragment. Does at once what `Payload` and `FragmentedSends` do in steps
- * for all others. Code that has not run for a while costs a hundred times what it costs hot, and who has just filled a large value has little
- * else left in the caches; so less of it is worth having.
+ * The short ways for large messages that need no waiting: one with a single large value (a loan, bytes of the peer's
+ * that go back to it, or bytes on the heap that are copied in one go), and one of ordinary memory that leaves in one
+ * fragment. Does at once what `Payload` and `FragmentedSends` do in steps for all others. Code that has not run for a
+ * while costs a hundred times what it costs hot, and who has just filled a large value has little else left in the
+ * caches; so less of it is worth having.
  */
 import type { Blocks } from "../carrier/shm/blocks.js";
 import type { Carrier } from "../carrier/carrier.js";
@@ -11,7 +12,14 @@ import type { Rope } from "../codec/rope/rope.js";
 import { isEphemeral, Lease } from "../memory/payload/lease.js";
 import { Loan } from "../memory/payload/loan.js";
 import { originOf } from "../memory/payload/origin.js";
-import { BLOCK_REFERENCE_BYTES, FRAME_HEADER_BYTES, INLINE_BYTES_MAX, SPAN, SPAN_ENTRY_BYTES, tableOffset } from "../wire/frame.js";
+import {
+  BLOCK_REFERENCE_BYTES,
+  FRAME_HEADER_BYTES,
+  INLINE_BYTES_MAX,
+  SPAN,
+  SPAN_ENTRY_BYTES,
+  tableOffset,
+} from "../wire/frame.js";
 import type { Part } from "../wire/parts.js";
 import { Borrowed, Parts } from "../wire/parts.js";
 import type { Outgoing } from "./frame-writer.js";
@@ -21,15 +29,20 @@ import { sentBy } from "./loan-tracker.js";
 const ALL_SENT = new Parts([]);
 
 /**
- * Sends such a message, if it is one and there is room; then what it refers to is taken from its user. Nothing may wait to be sent.
+ * Sends such a message, if it is one and there is room; then what it refers to is taken from its user. Nothing may wait
+ * to be sent.
  * @param copyBytesMax how much may be copied in one go
  * @returns what the carrier has of it; undefined: nothing was done
  */
 export function sendAtOnce(carrier: Carrier, first: Outgoing, rope: Rope, copyBytesMax: number): Parts | undefined {
-  return sendLoneSpan(carrier, first, rope, copyBytesMax) ? ALL_SENT : sendInOneFragment(carrier, first, rope, copyBytesMax);
+  return sendLoneSpan(carrier, first, rope, copyBytesMax)
+    ? ALL_SENT
+    : sendInOneFragment(carrier, first, rope, copyBytesMax);
 }
 
-/** Nothing but the message's own bytes and values on the heap: they go into one block, or with the socket as they lie. */
+/**
+ * Nothing but the message's own bytes and values on the heap: they go into one block, or with the socket as they lie.
+ */
 function sendInOneFragment(carrier: Carrier, first: Outgoing, rope: Rope, copyBytesMax: number): Parts | undefined {
   const { blocks } = carrier;
   const { byteLength, spans } = rope;
@@ -52,7 +65,19 @@ function sendInOneFragment(carrier: Carrier, first: Outgoing, rope: Rope, copyBy
   if (metadataLength > 0) carrier.ringBytes.set(metadata!, start);
   const { kind, code, streamId, argument } = first;
   const frameLength = FRAME_HEADER_BYTES + metadataLength + bodyLength;
-  commitFrame(carrier, kind, first.flags | carrier.fragmentFlag, code, streamId, argument, metadataLength, byteLength, byteLength, 0, frameLength);
+  commitFrame(
+    carrier,
+    kind,
+    first.flags | carrier.fragmentFlag,
+    code,
+    streamId,
+    argument,
+    metadataLength,
+    byteLength,
+    byteLength,
+    0,
+    frameLength,
+  );
   carrier.publish();
   return parts;
 }
@@ -73,13 +98,23 @@ function lent({ inline, spans }: Rope): readonly Part[] {
 }
 
 /** A loan or lease stays where it is, a value on the heap gets a block of its own. */
-function sendLoneSpan(carrier: Carrier, first: Outgoing, { inline, spans, byteLength }: Rope, copyBytesMax: number): boolean {
+function sendLoneSpan(
+  carrier: Carrier,
+  first: Outgoing,
+  { inline, spans, byteLength }: Rope,
+  copyBytesMax: number,
+): boolean {
   const { blocks } = carrier;
   if (blocks === undefined || spans.length !== 1) return false;
   const { position, bytes } = spans[0];
   const spanBytes = bytes.length;
   // A getter of the message may have changed it meanwhile: that is said by who does it in steps.
-  if (spanBytes === 0 || inline.length + spanBytes !== byteLength || inline.length > INLINE_BYTES_MAX - SPAN_ENTRY_BYTES) return false;
+  if (
+    spanBytes === 0 ||
+    inline.length + spanBytes !== byteLength ||
+    inline.length > INLINE_BYTES_MAX - SPAN_ENTRY_BYTES
+  )
+    return false;
   const { metadata } = first;
   const metadataLength = metadata === undefined ? 0 : metadata.length;
   const start = carrier.index;
@@ -123,7 +158,19 @@ function sendLoneSpan(carrier: Carrier, first: Outgoing, { inline, spans, byteLe
   carrier.ringBytes.set(inline, body);
   // PAYLOAD-1: our hold on the block passes on with the frame.
   if (flags === 0) blocks.arena.handOver(unit);
-  commitFrame(carrier, first.kind, first.flags, first.code, first.streamId, first.argument, metadataLength, byteLength, inline.length, 1, frameLength);
+  commitFrame(
+    carrier,
+    first.kind,
+    first.flags,
+    first.code,
+    first.streamId,
+    first.argument,
+    metadataLength,
+    byteLength,
+    inline.length,
+    1,
+    frameLength,
+  );
   carrier.publish();
   // After the frame is out: that is worth microseconds to the peer.
   loan?.emptyViews(buffer);
@@ -140,9 +187,17 @@ function copyToBlock(carrier: Carrier, blocks: Blocks, bytes: Uint8Array): numbe
   return unit;
 }
 
-/** Takes a lease of the peer's block that ends when it is sent. False: it does not, or something else still needs it. */
+/**
+ * Takes a lease of the peer's block that ends when it is sent. False: it does not, or something else still needs it.
+ */
 function takeBack(blocks: Blocks, lease: Lease, buffer: ArrayBuffer, label: string): boolean {
-  if (!lease.endsWhenSent || lease.retained || blocks.ownerOf(lease) !== "peer" || !lease.endByReturning(buffer, sentBy(label))) return false;
+  if (
+    !lease.endsWhenSent ||
+    lease.retained ||
+    blocks.ownerOf(lease) !== "peer" ||
+    !lease.endByReturning(buffer, sentBy(label))
+  )
+    return false;
   blocks.leaseEnded(lease);
   blocks.copies.spansSentInPlace++;
   return true;

@@ -1,6 +1,6 @@
 /**
- * The large messages that one end of a connection has under way: each travels in fragments through arena blocks or behind its
- * frames, in turns with the others. The sendQueue owns them, and says when one may begin.
+ * The large messages that one end of a connection has under way: each travels in fragments through arena blocks or
+ * behind its frames, in turns with the others. The sendQueue owns them, and says when one may begin.
  *
  * OUTBOX-3  A message that is given up half-sent is not left behind without the peer being told.
  */
@@ -40,7 +40,10 @@ const RING_FRAGMENT = -2;
 export const PUMP_BYTES = 1 << 20;
 /** … and for how long it goes on before others get their turn; each such turn costs what is no longer in the caches. */
 const PUMP_MICROS = 100;
-/** A peer that sleeps is rung when this is left to copy: what takes about as long as it takes to wake up, and as it then looks for more. */
+/**
+ * A peer that sleeps is rung when this is left to copy: what takes about as long as it takes to wake up, and as it then
+ * looks for more.
+ */
 const PREWAKE_BYTES = 2 << 20;
 /** It is not this message's turn, for whatever reason: others may go on. */
 const NOT_NOW = WAITS_FOR_FILE;
@@ -154,7 +157,10 @@ export class FragmentedSends {
         this.fragmented.unshift(fragmentedSend);
         if (this.ringIsFull || this.carrier.exhausted === undefined) break;
         this.fragmented.shift();
-        this.fail(fragmentedSend, new ConnectError(`no shared memory for the message: ${this.carrier.exhausted}`, Code.ResourceExhausted));
+        this.fail(
+          fragmentedSend,
+          new ConnectError(`no shared memory for the message: ${this.carrier.exhausted}`, Code.ResourceExhausted),
+        );
         continue;
       }
       moved += step;
@@ -229,7 +235,19 @@ export class FragmentedSends {
     payload.writeTable(carrier.ringWords, table >> 2);
     payload.spansSent();
     const flags = first.flags | (inRing ? 0 : carrier.fragmentFlag) | (inline.leftBytes > 0 ? FLAG.more : 0);
-    commitFrame(carrier, first.kind, flags, first.code, first.streamId, first.argument, metadataLength, payload.byteLength, fragmentLength, spanCount, body - start + bodyLength);
+    commitFrame(
+      carrier,
+      first.kind,
+      flags,
+      first.code,
+      first.streamId,
+      first.argument,
+      metadataLength,
+      payload.byteLength,
+      fragmentLength,
+      spanCount,
+      body - start + bodyLength,
+    );
     fragmentedSend.started = true;
     carrier.publish();
     return fragmentLength + 1;
@@ -254,7 +272,8 @@ export class FragmentedSends {
       parts.copyTo(carrier.ringBytes, start + metadataLength, bodyLength);
     }
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start);
-    const flags = (started ? 0 : first.flags) | (inRing ? 0 : carrier.fragmentFlag) | (parts.leftBytes > 0 ? FLAG.more : 0);
+    const flags =
+      (started ? 0 : first.flags) | (inRing ? 0 : carrier.fragmentFlag) | (parts.leftBytes > 0 ? FLAG.more : 0);
     commitFrame(
       carrier,
       started ? KIND.message : first.kind,

@@ -1,6 +1,6 @@
 /**
- * What an encoding meets of memory that is not ordinary: loans of which it copies a small part are tracked, so that they can be taken
- * from their users; mapped files are read.
+ * What an encoding meets of memory that is not ordinary: loans of which it copies a small part are tracked, so that
+ * they can be taken from their users; mapped files are read.
  */
 import { bytesHooks } from "../codec/rope/bytes-hooks.js";
 import { Loan } from "../memory/payload/loan.js";
@@ -27,7 +27,8 @@ bytesHooks.note = (bytes) => {
     tracked.set(bytes.buffer, origin);
   }
   // FILE-1: it would be read where it is mapped. A larger one is not copied here.
-  if (origin instanceof MappedFile && bytes.length <= INLINE_BYTES_MAX) return origin.readNow(bytes.byteOffset, bytes.length);
+  if (origin instanceof MappedFile && bytes.length <= INLINE_BYTES_MAX)
+    return origin.readNow(bytes.byteOffset, bytes.length);
   return bytes;
 };
 

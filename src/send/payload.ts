@@ -1,9 +1,9 @@
 /**
- * A message's large values on their way through shared memory: which of them stay where they are, which are copied to a block first,
- * and which travel with the rest of the message after all.
+ * A message's large values on their way through shared memory: which of them stay where they are, which are copied to a
+ * block first, and which travel with the rest of the message after all.
  *
- * PAYLOAD-1  Every hold that a payload takes (on a block of ours, on a lease of the peer's) passes on when its first frame is
- *            committed, or ends when the payload is canceled: exactly once.
+ * PAYLOAD-1  Every hold that a payload takes (on a block of ours, on a lease of the peer's) passes on when its first
+ *            frame is committed, or ends when the payload is canceled: exactly once.
  */
 import type { Rope } from "../codec/rope/rope.js";
 import { isEphemeral, Lease } from "../memory/payload/lease.js";
@@ -21,8 +21,8 @@ import { FileRead } from "../carrier/socket/file-read.js";
 import type { RegionSender } from "../carrier/shm/region-exchange.js";
 
 /**
- * From this size on, in bytes, a value on the heap gets a block of its own; smaller ones are copied together with the rest of the
- * message, which costs the receiver a copy but no lease.
+ * From this size on, in bytes, a value on the heap gets a block of its own; smaller ones are copied together with the
+ * rest of the message, which costs the receiver a copy but no lease.
  */
 export const SPAN_COPY_BYTES_MIN = 32 << 10;
 
@@ -95,8 +95,8 @@ export class Payload implements RegionSender, PartsOwner {
    * Takes what the rope refers to: loans are their user's no more from now on.
    * @param blocks where large values are placed; undefined: all of the message is inline
    * @param why what becomes of them, to be read after "its memory is gone: "
-   * @param sharesLeases whether bytes of received messages that stay their user's go on where they lie: he must not write to them any more. Else they are sent like
-   *   any other memory of his
+   * @param sharesLeases whether bytes of received messages that stay their user's go on where they lie: he must not
+   *   write to them any more. Else they are sent like any other memory of his
    * @param onReady called in a later turn when a file was read, so that `place` is worth calling again
    * @throws Error if bytes are not there any more; then nothing is held
    */
@@ -125,7 +125,10 @@ export class Payload implements RegionSender, PartsOwner {
     }
   }
 
-  /** Empties what users see of the loans. To be called before their code runs again; after the first frame is out, if it can be: that is worth microseconds to the peer. */
+  /**
+   * Empties what users see of the loans. To be called before their code runs again; after the first frame is out, if it
+   * can be: that is worth microseconds to the peer.
+   */
   emptyTaken(): void {
     for (const { loan, buffer } of this.taken.splice(0)) loan.emptyViews(buffer);
   }
@@ -155,8 +158,10 @@ export class Payload implements RegionSender, PartsOwner {
       return;
     }
     const { blocks } = this;
-    const owner = blocks !== undefined && origin instanceof Lease && this.places < SPANS_MAX ? blocks.ownerOf(origin) : undefined;
-    if (blocks !== undefined && owner !== undefined && !this.sharesLeases && !isEphemeral(bytes)) return this.copyLease(blocks, value, origin as Lease, owner);
+    const owner =
+      blocks !== undefined && origin instanceof Lease && this.places < SPANS_MAX ? blocks.ownerOf(origin) : undefined;
+    if (blocks !== undefined && owner !== undefined && !this.sharesLeases && !isEphemeral(bytes))
+      return this.copyLease(blocks, value, origin as Lease, owner);
     const mayGoBack = owner !== "own" || blocks!.promiseLend();
     if (blocks !== undefined && owner !== undefined && mayGoBack) {
       const lease = origin as Lease;
@@ -178,7 +183,8 @@ export class Payload implements RegionSender, PartsOwner {
       value.borrowed = false;
       return;
     }
-    const pinned = origin instanceof Lease && origin.gone === undefined ? origin.home.readPinned?.(origin, bytes) : undefined;
+    const pinned =
+      origin instanceof Lease && origin.gone === undefined ? origin.home.readPinned?.(origin, bytes) : undefined;
     if (pinned !== undefined) {
       // It is sent from where it was received, whenever its user's right ends.
       const lease = origin as Lease;
@@ -220,7 +226,8 @@ export class Payload implements RegionSender, PartsOwner {
   /** Memory that was taken for another field of this message: it arrives a second time, as bytes of its own. */
   private adoptAgain(value: Value, read: ReadAgain): void {
     const { byteOffset, byteLength } = value;
-    if (byteLength >= SPAN_COPY_BYTES_MIN && this.places < SPANS_MAX) this.copyToBlock(value, () => read(byteOffset, byteLength));
+    if (byteLength >= SPAN_COPY_BYTES_MIN && this.places < SPANS_MAX)
+      this.copyToBlock(value, () => read(byteOffset, byteLength));
     else this.own(value, read(byteOffset, byteLength));
   }
 
@@ -235,18 +242,41 @@ export class Payload implements RegionSender, PartsOwner {
   }
 
   /** Sends a lease's bytes where they are. True if they are their user's no more. */
-  private adoptLease(blocks: Blocks, value: Value, lease: Lease, owner: "own" | "peer", endsWhenSent: boolean, why: string): boolean {
+  private adoptLease(
+    blocks: Blocks,
+    value: Value,
+    lease: Lease,
+    owner: "own" | "peer",
+    endsWhenSent: boolean,
+    why: string,
+  ): boolean {
     const { unit, generation } = lease;
     blocks.copies.spansSentInPlace++;
     const offset = lease.offset + value.byteOffset;
     if (endsWhenSent && lease.endByReturning(value.bytes.buffer as ArrayBuffer, why)) {
       if (owner === "own") {
         blocks.ownLeaseEnded(lease);
-        this.set(value, { ...still, unit, generation, offset, flags: 0, onSent: () => blocks.handOverPromised(unit), onCanceled: () => unlend(blocks, unit) });
+        this.set(value, {
+          ...still,
+          unit,
+          generation,
+          offset,
+          flags: 0,
+          onSent: () => blocks.handOverPromised(unit),
+          onCanceled: () => unlend(blocks, unit),
+        });
       } else {
         blocks.leaseEnded(lease);
         const flags = SPAN.returned | SPAN.given;
-        this.set(value, { ...still, unit, generation, offset, flags, onSent: nothing, onCanceled: () => blocks.releaseToPeer(unit, generation) });
+        this.set(value, {
+          ...still,
+          unit,
+          generation,
+          offset,
+          flags,
+          onSent: nothing,
+          onCanceled: () => blocks.releaseToPeer(unit, generation),
+        });
       }
       return true;
     }
@@ -268,18 +298,31 @@ export class Payload implements RegionSender, PartsOwner {
   /** Seals the region and lets its descriptor be sent; false: its bytes have to be copied. */
   private adoptRegion(value: Value, region: Region): boolean {
     const { blocks } = this;
-    if (blocks?.regions?.canSend !== true || value.byteLength < SPAN_COPY_BYTES_MIN || this.places === SPANS_MAX) return false;
+    if (blocks?.regions?.canSend !== true || value.byteLength < SPAN_COPY_BYTES_MIN || this.places === SPANS_MAX)
+      return false;
     const descriptor = region.use(value.bytes.buffer as ArrayBuffer);
     if (descriptor === undefined) return false;
     blocks.copies.spansSentInPlace++;
     const done = () => region.unuse();
-    const place = { unit: 0, generation: 0, offset: value.byteOffset, flags: SPAN.region, source: undefined, copiedBytes: 0, onSent: done, onCanceled: done };
+    const place = {
+      unit: 0,
+      generation: 0,
+      offset: value.byteOffset,
+      flags: SPAN.region,
+      source: undefined,
+      copiedBytes: 0,
+      onSent: done,
+      onCanceled: done,
+    };
     this.set(value, place);
     this.regions.push({ region, descriptor, place });
     return true;
   }
 
-  /** Sends the descriptors of regions, right before the frame that names them. False: not all could be sent yet, and `onReady` follows. */
+  /**
+   * Sends the descriptors of regions, right before the frame that names them. False: not all could be sent yet, and
+   * `onReady` follows.
+   */
   sendDescriptors(): boolean {
     for (const { descriptor, place } of this.regions) {
       if (place.unit === 0) place.unit = this.blocks!.regions!.send(this, descriptor);
@@ -289,7 +332,13 @@ export class Payload implements RegionSender, PartsOwner {
   }
 
   /** The value lies in a block of ours, which the payload holds. */
-  private setBlock(blocks: Blocks, value: Value, unit: number, offset: number, how: "in place" | "copied" = "in place"): void {
+  private setBlock(
+    blocks: Blocks,
+    value: Value,
+    unit: number,
+    offset: number,
+    how: "in place" | "copied" = "in place",
+  ): void {
     const { arena } = blocks;
     if (how === "copied") blocks.copies.spansCopiedIn++;
     else blocks.copies.spansSentInPlace++;
@@ -370,7 +419,8 @@ export class Payload implements RegionSender, PartsOwner {
   }
 
   /**
-   * The message is its user's again: what was not sent yet is copied, to where it goes anyway if there is room (BORROW-1).
+   * The message is its user's again: what was not sent yet is copied, to where it goes anyway if there is room
+   * (BORROW-1).
    * @param receiving memory for large copies, which is used again
    * @throws Error like `place`
    */
@@ -433,7 +483,10 @@ export class Payload implements RegionSender, PartsOwner {
     });
   }
 
-  /** A block to copy a value to. If none can be had but by waiting for the peer, the value travels with the inline part instead. */
+  /**
+   * A block to copy a value to. If none can be had but by waiting for the peer, the value travels with the inline part
+   * instead.
+   */
   private findBlock(blocks: Blocks, value: Value, place: Place): boolean {
     const unit = blocks.allocate(value.byteLength);
     if (unit >= 0) {
@@ -443,7 +496,8 @@ export class Payload implements RegionSender, PartsOwner {
     }
     if (blocks.mayGrow && value.byteLength < blocks.arena.byteLength / 2) return false;
     // A lease may end before it is sent.
-    if (value.bytes.length !== value.byteLength || originOf(value.bytes) instanceof Lease) this.own(value, place.source!());
+    if (value.bytes.length !== value.byteLength || originOf(value.bytes) instanceof Lease)
+      this.own(value, place.source!());
     value.place = undefined;
     this.places--;
     return false;
@@ -505,7 +559,11 @@ export class Payload implements RegionSender, PartsOwner {
     }
     this.files.length = 0;
     const numbers = this.regions.splice(0).map(({ place }) => place.unit);
-    if (numbers.length > 0) this.blocks!.regions!.finish(this, numbers.filter((number) => number !== 0));
+    if (numbers.length > 0)
+      this.blocks!.regions!.finish(
+        this,
+        numbers.filter((number) => number !== 0),
+      );
     for (const value of this.values) {
       value.place?.onCanceled();
       value.place = undefined;

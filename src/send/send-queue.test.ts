@@ -4,7 +4,15 @@ import { test } from "node:test";
 import type { Carrier, CarrierStats } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
 import { ephemeral } from "../memory/payload/origin.js";
-import { BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND } from "../wire/frame.js";
+import {
+  BLOCK_REFERENCE_BYTES,
+  FIELD,
+  FLAG,
+  FRAME_BYTES_MAX,
+  FRAME_HEADER_BYTES,
+  INLINE_BYTES_MAX,
+  KIND,
+} from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
 import { KEPT, SendQueue } from "./send-queue.js";
 
@@ -50,7 +58,12 @@ class NarrowCarrier implements Carrier {
 
   commit(byteLength: number): void {
     const words = this.ringWords;
-    const frame = { streamId: words[FIELD.streamId], fragmentLength: words[FIELD.fragmentLength], byteLength, block: this.placed };
+    const frame = {
+      streamId: words[FIELD.streamId],
+      fragmentLength: words[FIELD.fragmentLength],
+      byteLength,
+      block: this.placed,
+    };
     assert.ok(byteLength <= this.freeBytes());
     this.placed = false;
     this.usedBytes += byteLength;
@@ -95,7 +108,8 @@ class NarrowCarrier implements Carrier {
 
 /** Messages are their lengths. */
 const codec: MessageCodec = {
-  encodeInto: (message, _target, offset, limit) => ((message as number) <= limit - offset ? (message as number) : -1 - (message as number)),
+  encodeInto: (message, _target, offset, limit) =>
+    (message as number) <= limit - offset ? (message as number) : -1 - (message as number),
   encode: (message) => ({ inline: new Uint8Array(message as number), spans: [], byteLength: message as number }),
   decode: () => undefined,
 };
@@ -103,9 +117,15 @@ const codec: MessageCodec = {
 function newOutbox() {
   const carrier = new NarrowCarrier();
   const left: number[] = [];
-  const sendQueue = new SendQueue(carrier, { onSent: (streamId) => left.push(streamId), onFailed: (_, thrown) => assert.fail(String(thrown)) });
+  const sendQueue = new SendQueue(carrier, {
+    onSent: (streamId) => left.push(streamId),
+    onFailed: (_, thrown) => assert.fail(String(thrown)),
+  });
   const send = (streamId: number, byteLength: number) => {
-    if (sendQueue.send(KIND.request, FLAG.endStream, 0, streamId, 0, undefined, codec, byteLength, 1 << 30, "") !== KEPT) left.push(streamId);
+    if (
+      sendQueue.send(KIND.request, FLAG.endStream, 0, streamId, 0, undefined, codec, byteLength, 1 << 30, "") !== KEPT
+    )
+      left.push(streamId);
   };
   /** As the carrier's step: what was waited for has come. */
   const goOn = () => {
@@ -132,7 +152,10 @@ test("whatever is sent in whatever order, everything leaves, as one whole each, 
     while (lengths.size < messages) {
       if (random() < 0.7) {
         const streamId = lengths.size + 1;
-        const byteLength = random() < 0.3 ? INLINE_BYTES_MAX + 1 + Math.floor(random() * 4 * FRAGMENT_BYTES) : Math.floor(random() * INLINE_BYTES_MAX * (random() < 0.5 ? 1 : 0.2));
+        const byteLength =
+          random() < 0.3
+            ? INLINE_BYTES_MAX + 1 + Math.floor(random() * 4 * FRAGMENT_BYTES)
+            : Math.floor(random() * INLINE_BYTES_MAX * (random() < 0.5 ? 1 : 0.2));
         lengths.set(streamId, byteLength);
         send(streamId, byteLength);
       } else {
@@ -144,11 +167,20 @@ test("whatever is sent in whatever order, everything leaves, as one whole each, 
       for (let taken = 1 + Math.floor(random() * carrier.frames.length); taken > 0; taken--) carrier.take();
       goOn();
     }
-    assert.deepEqual(carrier.awaits, { space: false, blocks: false }, `run ${run}: it waits although the peer has taken everything`);
+    assert.deepEqual(
+      carrier.awaits,
+      { space: false, blocks: false },
+      `run ${run}: it waits although the peer has taken everything`,
+    );
     const arrived = new Map<number, number>();
-    for (const { streamId, fragmentLength } of carrier.sent) arrived.set(streamId, (arrived.get(streamId) ?? 0) + fragmentLength);
+    for (const { streamId, fragmentLength } of carrier.sent)
+      arrived.set(streamId, (arrived.get(streamId) ?? 0) + fragmentLength);
     assert.deepEqual(new Map([...arrived].sort(([a], [b]) => a - b)), lengths, `run ${run}`);
-    assert.deepEqual([...left].sort((a, b) => a - b), [...lengths.keys()], `run ${run}`);
+    assert.deepEqual(
+      [...left].sort((a, b) => a - b),
+      [...lengths.keys()],
+      `run ${run}`,
+    );
   }
 });
 
@@ -166,7 +198,8 @@ test("a large message goes on when the small ones before it have left behind ano
   carrier.take();
   goOn();
   assert.deepEqual(left, [1, 2, 4]);
-  // The first large one found no room, so it goes first this time; then the last small one leaves, which the second has waited for.
+  // The first large one found no room, so it goes first this time; then the last small one leaves, which the second has
+  // waited for.
   for (; carrier.frames.length > 0; goOn()) carrier.take();
   assert.deepEqual(left, [1, 2, 4, 3, 6, 5]);
 });
@@ -204,6 +237,7 @@ test("large messages take turns fragment by fragment, and small ones pass them",
   assert.equal(order.filter((streamId) => streamId === 2).length, 6);
   // Its first fragments went before the other was there.
   const large = order.filter((streamId) => streamId <= 2).slice(order.indexOf(2));
-  for (let i = 1; i < large.length && large.slice(i).includes(3 - large[i - 1]); i++) assert.notEqual(large[i], large[i - 1], order.join());
+  for (let i = 1; i < large.length && large.slice(i).includes(3 - large[i - 1]); i++)
+    assert.notEqual(large[i], large[i - 1], order.join());
   for (const small of [3, 4, 5, 6]) assert.ok(order.indexOf(small) < order.lastIndexOf(1), order.join());
 });

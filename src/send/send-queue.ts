@@ -3,12 +3,13 @@
  * yet. Small messages are encoded straight into the ring; a large one is encoded once and travels in fragments
  * (`FragmentedSends`), round robin with other large ones, while small ones keep flowing past it.
  *
- * OUTBOX-1  Frames of one stream leave in the order they were given. At most one of a stream is kept here: who has more to send for
- *           it waits for `onSent`. So streams take turns: the next message of one goes behind what waits of the others.
+ * OUTBOX-1  Frames of one stream leave in the order they were given. At most one of a stream is kept here: who has more
+ *           to send for it waits for `onSent`. So streams take turns: the next message of one goes behind what waits of
+ *           the others.
  * OUTBOX-2  Nothing waits inside a send: what does not fit is kept, bounded by the number of open streams.
  *
- * A message belongs to its user again (BORROW-1) when `send` returns for an answer, when a message of a stream is out, and when `drop` or `release` was called for a
- * request.
+ * A message belongs to its user again (BORROW-1) when `send` returns for an answer, when a message of a stream is out,
+ * and when `drop` or `release` was called for a request.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier } from "../carrier/carrier.js";
@@ -41,7 +42,9 @@ const NO_ROOM = -2;
 export interface OutboxEvents {
   /** It is out: its stream may send its next one. */
   readonly onSent: (streamId: number, messageLength: number) => void;
-  /** It cannot be sent after all. @param thrown by whatever is wrong with it @param wasStarted the peer has a part of it */
+  /**
+   * It cannot be sent after all. @param thrown by whatever is wrong with it @param wasStarted the peer has a part of it
+   */
   readonly onFailed: (first: Outgoing, thrown: unknown, wasStarted: boolean) => void;
 }
 
@@ -53,7 +56,10 @@ interface Waiting extends Outgoing {
 export class SendQueue {
   private readonly carrier: Carrier;
   private readonly events: OutboxEvents;
-  /** Waiting for room in the ring, in order of arrival; by stream, or, for frames of the connection itself, by a negative number. */
+  /**
+   * Waiting for room in the ring, in order of arrival; by stream, or, for frames of the connection itself, by a
+   * negative number.
+   */
   private readonly waiting = new Map<number, Waiting>();
   private lastPlace = 0;
   private connectionFrames = 0;
@@ -86,7 +92,8 @@ export class SendQueue {
   /**
    * Sends a message, now or when there is room.
    * @returns the message's length if it is out; else `KEPT`, and `onSent` or `onFailed` follow unless it is dropped
-   * @throws whatever the codec throws; ConnectError `ResourceExhausted` if it is too large. If the peer is found to have broken a rule, the connection is closed instead
+   * @throws whatever the codec throws; ConnectError `ResourceExhausted` if it is too large. If the peer is found to
+   * have broken a rule, the connection is closed instead
    */
   send(
     kind: number,
@@ -104,13 +111,28 @@ export class SendQueue {
       // SUBTLE: encoding can run user code (a getter, a codec of theirs) that makes a call of its own; its frame would
       // be written over the one under way.
       if (this.waiting.size === 0 && !this.encoding) {
-        const written = this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label);
+        const written = this.tryWrite(
+          kind,
+          flags,
+          code,
+          streamId,
+          argument,
+          metadata,
+          codec,
+          message,
+          writeMaxBytes,
+          label,
+        );
         if (written !== NO_ROOM) return written;
       }
       if (this.carrier.closed) return KEPT;
       // Later some of its bytes may be gone, or be others.
       if (codec !== undefined && (ephemeral.count > 0 || kind === KIND.response)) {
-        return this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message, this.lastPlace);
+        return this.startBulk(
+          { kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label },
+          message,
+          this.lastPlace,
+        );
       }
     } catch (error) {
       if (!(error instanceof Violation)) throw error;
@@ -130,7 +152,10 @@ export class SendQueue {
     this.declare();
   }
 
-  /** A message as bytes, to be sent with `encodedBytes`. Undefined: it is large, or may refer to memory that is taken when it is sent. @throws what the codec throws */
+  /**
+   * A message as bytes, to be sent with `encodedBytes`. Undefined: it is large, or may refer to memory that is taken
+   * when it is sent. @throws what the codec throws
+   */
   encodeSmall(codec: MessageCodec, message: unknown): Uint8Array | undefined {
     if (ephemeral.count > 0) return undefined;
     const target = Buffer.allocUnsafe(ENCODED_BYTES);
@@ -154,7 +179,12 @@ export class SendQueue {
   /** Grants a stream's sender more bytes; what could not be sent yet adds up. */
   grant(streamId: number, bytes: number): void {
     if (this.carrier.closed) return;
-    if (!this.encoding && this.grants.size === 0 && this.tryWrite(KIND.credit, 0, 0, streamId, bytes, undefined, undefined, undefined, 0, "") !== NO_ROOM) return;
+    if (
+      !this.encoding &&
+      this.grants.size === 0 &&
+      this.tryWrite(KIND.credit, 0, 0, streamId, bytes, undefined, undefined, undefined, 0, "") !== NO_ROOM
+    )
+      return;
     this.grants.set(streamId, (this.grants.get(streamId) ?? 0) + bytes);
     this.ringIsFull = true;
     this.declare();
@@ -207,7 +237,10 @@ export class SendQueue {
     return this.waiting.size + this.fragmented.size;
   }
 
-  /** Sends what waits, as far as there is room, and up to a bounded amount of copying. True if anything was sent. @throws Violation */
+  /**
+   * Sends what waits, as far as there is room, and up to a bounded amount of copying. True if anything was sent.
+   * @throws Violation
+   */
   pump(): boolean {
     let progress = false;
     this.ringIsFull = false;
@@ -215,8 +248,10 @@ export class SendQueue {
     const bulksFirst = this.bulksGoFirst;
     if (bulksFirst && this.fragmented.pump()) progress = true;
     if (this.pumpWaiting()) progress = true;
-    // SUBTLE: also those that went first, if one of them was behind frames that have left only now: nothing else would call for it.
-    if ((!bulksFirst || (!this.fragmented.ringIsFull && !this.fragmented.allStarted)) && this.fragmented.pump()) progress = true;
+    // SUBTLE: also those that went first, if one of them was behind frames that have left only now: nothing else would
+    // call for it.
+    if ((!bulksFirst || (!this.fragmented.ringIsFull && !this.fragmented.allStarted)) && this.fragmented.pump())
+      progress = true;
     this.bulksGoFirst = this.fragmented.ringIsFull && !bulksFirst;
     this.ringIsFull ||= this.fragmented.ringIsFull || this.waiting.size > 0 || this.grants.size > 0;
     if (this.waiting.size === 0 && this.fragmented.allStarted) this.lastPlace = 0;
@@ -236,7 +271,8 @@ export class SendQueue {
 
   private pumpWaiting(): boolean {
     let progress = false;
-    for (const [key, { kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label }] of this.waiting) {
+    for (const [key, { kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label }] of this
+      .waiting) {
       let written: number;
       try {
         written = this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label);
@@ -302,7 +338,13 @@ export class SendQueue {
       const outer = startTracking();
       this.encoding = true;
       try {
-        length = codec.encodeInto(message, carrier.ringBytes, bodyStart, bodyStart + Math.min(room, INLINE_BYTES_MAX), measures);
+        length = codec.encodeInto(
+          message,
+          carrier.ringBytes,
+          bodyStart,
+          bodyStart + Math.min(room, INLINE_BYTES_MAX),
+          measures,
+        );
       } finally {
         this.encoding = false;
         loans = endTracking(outer);
@@ -312,22 +354,40 @@ export class SendQueue {
         if (needed > 0) checkSize(needed, writeMaxBytes);
         if (measures && needed <= INLINE_BYTES_MAX) return NO_ROOM;
         // What waited before it has left.
-        return this.startBulk({ kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label }, message, 0);
+        return this.startBulk(
+          { kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label },
+          message,
+          0,
+        );
       }
       if (length > writeMaxBytes) checkSize(length, writeMaxBytes);
     }
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
-    commitFrame(carrier, kind, flags, code, streamId, argument, metadataLength, length, length, 0, FRAME_HEADER_BYTES + metadataLength + length);
+    commitFrame(
+      carrier,
+      kind,
+      flags,
+      code,
+      streamId,
+      argument,
+      metadataLength,
+      length,
+      length,
+      0,
+      FRAME_HEADER_BYTES + metadataLength + length,
+    );
     if (loans !== undefined) releaseTracked(loans, sentBy(label));
     return length;
   }
 
   /**
-   * Encodes a message that is not copied into the ring as a whole, takes what it refers to, and sends what there is room for.
+   * Encodes a message that is not copied into the ring as a whole, takes what it refers to, and sends what there is
+   * room for.
    * @param after the place of the last frame that is to leave before it
    */
   private startBulk(first: Outgoing, message: unknown, after: number): number {
-    // A peer that sleeps wakes up meanwhile. Without loans there is something to copy first, and it is rung during that.
+    // A peer that sleeps wakes up meanwhile. Without loans there is something to copy first, and it is rung during
+    // that.
     if (ephemeral.count > 0 && this.fragmented.size === 0) this.carrier.prewake();
     const outer = startTracking();
     let loans: TrackedLoans | undefined;
@@ -356,7 +416,9 @@ export class SendQueue {
     }
     // It may have found the connection broken.
     if (this.carrier.closed) return KEPT;
-    const payload = new Payload(this.carrier.blocks, rope, sentBy(first.label), first.kind !== KIND.message, () => this.carrier.requestPump());
+    const payload = new Payload(this.carrier.blocks, rope, sentBy(first.label), first.kind !== KIND.message, () =>
+      this.carrier.requestPump(),
+    );
     // Those of which only small parts are in the message, copied.
     if (loans !== undefined) releaseTracked(loans, sentBy(first.label));
     this.heldSlots.add(first.streamId & (SLOTS_MAX - 1));
@@ -380,8 +442,17 @@ export class SendQueue {
 
   /** Whether a small message of ordinary memory has to wait for room in the ring. */
   private mustWait({ metadata }: Outgoing, { byteLength, spans }: Rope): boolean {
-    if (byteLength > INLINE_BYTES_MAX || ephemeral.count > 0 || spans.some(({ bytes }) => originOf(bytes) !== undefined)) return false;
-    return this.encoding || this.waiting.size > 0 || this.carrier.freeBytes() < FRAME_HEADER_BYTES + (metadata?.length ?? 0) + byteLength;
+    if (
+      byteLength > INLINE_BYTES_MAX ||
+      ephemeral.count > 0 ||
+      spans.some(({ bytes }) => originOf(bytes) !== undefined)
+    )
+      return false;
+    return (
+      this.encoding ||
+      this.waiting.size > 0 ||
+      this.carrier.freeBytes() < FRAME_HEADER_BYTES + (metadata?.length ?? 0) + byteLength
+    );
   }
 
   private onBulkPlaced(first: Outgoing, parts: Parts, messageLength: number): void {
@@ -392,7 +463,10 @@ export class SendQueue {
     else if (sent !== KEPT) this.events.onSent(streamId, sent);
   }
 
-  /** The carrier has all of a message. Returns as `send`: a message of which it still reads borrowed bytes is not out yet. */
+  /**
+   * The carrier has all of a message. Returns as `send`: a message of which it still reads borrowed bytes is not out
+   * yet.
+   */
   private placed({ kind, streamId }: Outgoing, parts: Parts, messageLength: number): number {
     if (parts.bytesOnLoan === 0) return messageLength;
     if (kind === KIND.response) this.carrier.keep(parts);
@@ -432,6 +506,9 @@ export const encodedBytes: MessageCodec = {
 
 function checkSize(byteLength: number, writeMaxBytes: number): void {
   if (byteLength <= writeMaxBytes) return;
-  const limit = writeMaxBytes === MESSAGE_BYTES_MAX ? `the limit of ${MESSAGE_BYTES_MAX} bytes (2 GiB − 1)` : `configured writeMaxBytes ${writeMaxBytes}`;
+  const limit =
+    writeMaxBytes === MESSAGE_BYTES_MAX
+      ? `the limit of ${MESSAGE_BYTES_MAX} bytes (2 GiB − 1)`
+      : `configured writeMaxBytes ${writeMaxBytes}`;
   throw new ConnectError(`message size ${byteLength} is larger than ${limit}`, Code.ResourceExhausted);
 }

@@ -1,6 +1,17 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, METADATA_BYTES_MAX, METHODS_MAX, packKindFlagsCode } from "./frame.js";
+import {
+  BLOCK_REFERENCE_BYTES,
+  FIELD,
+  FLAG,
+  FRAME_BYTES_MAX,
+  FRAME_HEADER_BYTES,
+  INLINE_BYTES_MAX,
+  KIND,
+  METADATA_BYTES_MAX,
+  METHODS_MAX,
+  packKindFlagsCode,
+} from "./frame.js";
 
 test("kind, flags and code lie in the bytes that the layout draws", () => {
   const bytes = new Uint8Array(Uint32Array.of(packKindFlagsCode(0xab, 0xcd, 0xef12)).buffer);

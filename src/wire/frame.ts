@@ -38,7 +38,9 @@ export const FIELD = {
 } as const;
 
 export const KIND = {
-  /** Opens a stream: method, deadline, metadata; with `endStream` also its only message or the first fragment of that. */
+  /**
+   * Opens a stream: method, deadline, metadata; with `endStream` also its only message or the first fragment of that.
+   */
   request: 1,
   /** The whole answer of a call that is answered with one message, or its first fragment: status, metadata, message. */
   response: 2,
@@ -58,7 +60,9 @@ export const KIND = {
   pong: 10,
   /** From now on `code` stands for the method whose path ("/package.Service/Method") is the frame's metadata. */
   method: 11,
-  /** Releases a block of the receiver's that an earlier frame named as `returned`: unit and generation are its metadata. */
+  /**
+   * Releases a block of the receiver's that an earlier frame named as `returned`: unit and generation are its metadata.
+   */
   release: 12,
   /** The sender has waited for blocks to come back: leases of which only garbage is left may be collected. */
   starved: 13,
@@ -78,14 +82,17 @@ export const FLAG = {
 } as const;
 
 /**
- * An entry of the splice table: bytes of the message that lie elsewhere. The message's other bytes, its inline part, are what
- * frames bring as fragments.
+ * An entry of the splice table: bytes of the message that lie elsewhere. The message's other bytes, its inline part,
+ * are what frames bring as fragments.
  */
 export interface SpanEntry {
   /** Where in the joined message the bytes belong. */
   position: number;
   byteLength: number;
-  /** The block: of the sender's arena, or, with `SPAN.returned`, of the receiver's. With `SPAN.region`: the number of the descriptor. */
+  /**
+   * The block: of the sender's arena, or, with `SPAN.returned`, of the receiver's. With `SPAN.region`: the number of
+   * the descriptor.
+   */
   unit: number;
   generation: number;
   /** Where in the block, or region, the bytes start. */
@@ -133,7 +140,10 @@ export const MESSAGE_BYTES_MAX = 2 ** 31 - 1;
 /** Methods that a client may define on one connection. */
 export const METHODS_MAX = 4096;
 
-/** What a message of a stream costs of its credit, besides its length: so the number of small ones that wait is bounded, too. */
+/**
+ * What a message of a stream costs of its credit, besides its length: so the number of small ones that wait is bounded,
+ * too.
+ */
 export const MESSAGE_COST_BYTES = 128;
 /** The smallest and the largest window of a stream, in bytes. */
 export const STREAM_WINDOW_BYTES_MIN = 1024;

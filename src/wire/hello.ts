@@ -1,6 +1,6 @@
 /**
- * The handshake's messages, exchanged over the socket before anything else. After them the socket carries doorbell bytes
- * (zeros) only if shared memory was agreed on, else frames.
+ * The handshake's messages, exchanged over the socket before anything else. After them the socket carries doorbell
+ * bytes (zeros) only if shared memory was agreed on, else frames.
  *
  *   client → server  HELLO    (with the client's two descriptors if it offers shared memory)
  *   server → client  ACCEPTED  (with the server's two descriptors if both have it)   or   REFUSED
@@ -12,8 +12,8 @@
  *             28 streamWindowBytes u32 · 32 lack length u16 · 34 reserved u16 · 36 lack, UTF-8
  *   REFUSED:  12 status code u16 (gRPC's numbers) · 14 retryability u16 · 16 message, UTF-8
  *
- * A receiver ignores bytes of HELLO and ACCEPTED past those it knows, so later versions can append fields; what a shorter
- * message leaves out counts as 0.
+ * A receiver ignores bytes of HELLO and ACCEPTED past those it knows, so later versions can append fields; what a
+ * shorter message leaves out counts as 0.
  */
 import { SLOTS_MAX, STREAM_WINDOW_BYTES_MAX } from "./frame.js";
 
@@ -21,11 +21,16 @@ export const PROTOCOL_VERSION_MIN = 1;
 export const PROTOCOL_VERSION_MAX = 1;
 /** Feature bits. */
 export const FEATURE = {
-  /** Frames lie in shared memory, whose descriptors come with HELLO and ACCEPTED; without it they follow on the socket. */
+  /**
+   * Frames lie in shared memory, whose descriptors come with HELLO and ACCEPTED; without it they follow on the socket.
+   */
   sharedMemory: 1,
   /** Frames may have splice tables; only with shared memory. */
   spans: 2,
-  /** Streaming calls, with credit; each side says in `streamWindowBytes` how much a stream may send before it is granted more. */
+  /**
+   * Streaming calls, with credit; each side says in `streamWindowBytes` how much a stream may send before it is granted
+   * more.
+   */
   streams: 4,
 } as const;
 
@@ -49,7 +54,10 @@ export interface Hello {
   readonly featuresRequired: number;
   /** Streams that the sender accepts at once. */
   readonly maxStreams: number;
-  /** Bytes that may be sent to the sender on each stream before it grants more; 0 if left out, then without the feature `streams` only. */
+  /**
+   * Bytes that may be sent to the sender on each stream before it grants more; 0 if left out, then without the feature
+   * `streams` only.
+   */
   readonly streamWindowBytes?: number;
   /** Why the sender has no shared memory; undefined: it has, or does not say. */
   readonly lack?: string | undefined;
@@ -65,7 +73,10 @@ export interface Accepted {
   readonly lack?: string | undefined;
 }
 
-/** What a refused client may expect of another attempt: no more ("permanent"), or that a server which takes this one's place lets it in ("draining"). */
+/**
+ * What a refused client may expect of another attempt: no more ("permanent"), or that a server which takes this one's
+ * place lets it in ("draining").
+ */
 export type RefusedRetryability = "permanent" | "draining";
 const RETRYABILITIES: readonly (RefusedRetryability | undefined)[] = [undefined, "permanent", "draining"];
 
@@ -82,7 +93,9 @@ export type HandshakeMessage = Hello | Accepted | Refused;
 
 export function encodeHandshake(message: HandshakeMessage): Uint8Array {
   const isRefusal = message.kind === "refused";
-  const text = isRefusal ? textBytes(message.message, BYTES_MAX - REFUSED_TEXT_OFFSET) : textBytes(message.lack ?? "", LACK_BYTES_MAX);
+  const text = isRefusal
+    ? textBytes(message.message, BYTES_MAX - REFUSED_TEXT_OFFSET)
+    : textBytes(message.lack ?? "", LACK_BYTES_MAX);
   const textOffset = isRefusal ? REFUSED_TEXT_OFFSET : text.length > 0 ? LACK_TEXT_OFFSET : HELLO_BYTES;
   const bytes = new Uint8Array(textOffset + text.length);
   bytes.set(text, textOffset);
@@ -136,18 +149,31 @@ export function decodeHandshake(bytes: Uint8Array): HandshakeMessage | undefined
   const kind = view.getUint16(8, true);
   if (kind === KIND.refused) {
     const retryability = RETRYABILITIES[view.getUint16(14, true)];
-    return { kind: "refused", code: view.getUint16(12, true), ...(retryability !== undefined && { retryability }), message: textOf(bytes, REFUSED_TEXT_OFFSET, bytes.length) };
+    return {
+      kind: "refused",
+      code: view.getUint16(12, true),
+      ...(retryability !== undefined && { retryability }),
+      message: textOf(bytes, REFUSED_TEXT_OFFSET, bytes.length),
+    };
   }
   if (bytes.length < HELLO_BYTES_MIN) return undefined;
   const maxStreams = Math.min(view.getUint32(24, true), SLOTS_MAX);
   if (maxStreams === 0) return undefined;
-  const streamWindowBytes = bytes.length < HELLO_BYTES ? 0 : Math.min(view.getUint32(28, true), STREAM_WINDOW_BYTES_MAX);
+  const streamWindowBytes =
+    bytes.length < HELLO_BYTES ? 0 : Math.min(view.getUint32(28, true), STREAM_WINDOW_BYTES_MAX);
   if (streamWindowBytes === 0 && (view.getUint32(16, true) & FEATURE.streams) !== 0) return undefined;
   const lackBytes = bytes.length < LACK_TEXT_OFFSET ? 0 : Math.min(view.getUint16(HELLO_BYTES, true), LACK_BYTES_MAX);
   if (LACK_TEXT_OFFSET + lackBytes > Math.max(bytes.length, LACK_TEXT_OFFSET)) return undefined;
   const lack = lackBytes === 0 ? {} : { lack: textOf(bytes, LACK_TEXT_OFFSET, LACK_TEXT_OFFSET + lackBytes) };
   if (kind === KIND.accepted) {
-    return { kind: "accepted", version: view.getUint16(12, true), features: view.getUint32(16, true), maxStreams, streamWindowBytes, ...lack };
+    return {
+      kind: "accepted",
+      version: view.getUint16(12, true),
+      features: view.getUint32(16, true),
+      maxStreams,
+      streamWindowBytes,
+      ...lack,
+    };
   }
   if (kind !== KIND.hello) return undefined;
   return {
@@ -172,7 +198,12 @@ function textOf(bytes: Uint8Array, start: number, end: number): string {
  * @param required features without which it takes no client
  * @param lack why the server has no shared memory, if it has none
  */
-export function negotiate(hello: Hello, supported: number, required: number, lack: string | undefined): { version: number; features: number } | { refusal: string } {
+export function negotiate(
+  hello: Hello,
+  supported: number,
+  required: number,
+  lack: string | undefined,
+): { version: number; features: number } | { refusal: string } {
   const version = Math.min(hello.maxVersion, PROTOCOL_VERSION_MAX);
   if (version < Math.max(hello.minVersion, PROTOCOL_VERSION_MIN)) {
     return {
@@ -182,18 +213,34 @@ export function negotiate(hello: Hello, supported: number, required: number, lac
     };
   }
   const missing = hello.featuresRequired & ~supported;
-  if ((missing & FEATURE.sharedMemory) !== 0) return { refusal: `the client insists on shared memory (carrier: "shm"), and ${withoutMemory("the server", lack)}` };
-  if (missing !== 0) return { refusal: `the client requires features 0x${(missing >>> 0).toString(16)} that this server does not have` };
+  if ((missing & FEATURE.sharedMemory) !== 0)
+    return {
+      refusal: `the client insists on shared memory (carrier: "shm"), and ${withoutMemory("the server", lack)}`,
+    };
+  if (missing !== 0)
+    return { refusal: `the client requires features 0x${(missing >>> 0).toString(16)} that this server does not have` };
   const lacking = required & ~hello.featuresSupported;
-  if ((lacking & FEATURE.sharedMemory) !== 0) return { refusal: `the server insists on shared memory (carrier: "shm"), and ${withoutMemory("the client", hello.lack)}` };
-  if (lacking !== 0) return { refusal: `this server requires features 0x${(lacking >>> 0).toString(16)} that the client does not offer` };
+  if ((lacking & FEATURE.sharedMemory) !== 0)
+    return {
+      refusal: `the server insists on shared memory (carrier: "shm"), and ${withoutMemory("the client", hello.lack)}`,
+    };
+  if (lacking !== 0)
+    return {
+      refusal: `this server requires features 0x${(lacking >>> 0).toString(16)} that the client does not offer`,
+    };
   return { version, features: hello.featuresSupported & supported };
 }
 
-/** Why a connection has no shared memory, said alike by both ends. Each is what that end lacks; undefined: nothing, but not both. */
+/**
+ * Why a connection has no shared memory, said alike by both ends. Each is what that end lacks; undefined: nothing, but
+ * not both.
+ */
 export function reasonWithoutMemory(client: string | undefined, server: string | undefined): string {
   if (client === server) return `neither end uses shared memory: ${client}`;
-  const lacking = [client === undefined ? undefined : withoutMemory("the client", client), server === undefined ? undefined : withoutMemory("the server", server)];
+  const lacking = [
+    client === undefined ? undefined : withoutMemory("the client", client),
+    server === undefined ? undefined : withoutMemory("the server", server),
+  ];
   return lacking.filter((one) => one !== undefined).join("; ");
 }
 

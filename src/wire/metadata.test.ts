@@ -43,11 +43,26 @@ test("entries that no Headers could hold are left out, the others are not", () =
     bytes.write(value, 6 + name.length, "latin1");
     return bytes;
   };
-  const bytes = Buffer.concat([entry("", "x"), entry("with space", "x"), entry("good", "1"), entry("newline", "a\nb"), entry("also-good", "2")]);
-  assert.deepEqual([...decodeHeaders(bytes)], [["also-good", "2"], ["good", "1"]]);
+  const bytes = Buffer.concat([
+    entry("", "x"),
+    entry("with space", "x"),
+    entry("good", "1"),
+    entry("newline", "a\nb"),
+    entry("also-good", "2"),
+  ]);
+  assert.deepEqual(
+    [...decodeHeaders(bytes)],
+    [
+      ["also-good", "2"],
+      ["good", "1"],
+    ],
+  );
 });
 
 test("metadata may be as large as a frame has room for beside a small message", () => {
   assert.equal(metadataComplaint(METADATA_BYTES_MAX), undefined);
-  assert.match(metadataComplaint(METADATA_BYTES_MAX + 1)!, new RegExp(`larger than the limit of ${METADATA_BYTES_MAX}`));
+  assert.match(
+    metadataComplaint(METADATA_BYTES_MAX + 1)!,
+    new RegExp(`larger than the limit of ${METADATA_BYTES_MAX}`),
+  );
 });

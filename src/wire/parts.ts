@@ -1,10 +1,12 @@
 /**
  * A large message on its way: parts that, joined up, are the message, and how far they are taken.
  *
- * PARTS-1  A file may turn out to be shorter when its bytes have been announced. So no message ends with a file's bytes, and its last fragment has none of them: it is
- *          taken only when all of them were sent, and without it the receiver has no message.
- * BORROW-1  A user's memory is read only until it is his again: until the call has settled that a request was given to, until the next message of a stream is asked
- *           for or its iterable is ended, until `send` returns for an answer. What has not left by then is copied. What the kernel is given to write later is never borrowed.
+ * PARTS-1  A file may turn out to be shorter when its bytes have been announced. So no message ends with a file's
+ *          bytes, and its last fragment has none of them: it is taken only when all of them were sent, and without it
+ *          the receiver has no message.
+ * BORROW-1  A user's memory is read only until it is his again: until the call has settled that a request was given to,
+ *           until the next message of a stream is asked for or its iterable is ended, until `send` returns for an
+ *           answer. What has not left by then is copied. What the kernel is given to write later is never borrowed.
  */
 import { memoryToFill } from "../memory/v8/gc.js";
 import type { MappedFile } from "../memory/payload/mapped-file.js";
@@ -28,7 +30,9 @@ export class FileRange {
   }
 }
 
-/** Bytes in memory that its user may change once the message is his again: a message lends it, the carrier borrows it. */
+/**
+ * Bytes in memory that its user may change once the message is his again: a message lends it, the carrier borrows it.
+ */
 export class Borrowed {
   readonly bytes: Uint8Array;
 
@@ -105,13 +109,19 @@ export class Parts {
     return Math.min(bytesMax, this.taken < this.filesEnd ? this.filesEnd - this.taken : this.leftBytes);
   }
 
-  /** Whether the next `byteLength` bytes may be taken now: the last ones only when the file ranges before them were sent. @throws Error if those could not be */
+  /**
+   * Whether the next `byteLength` bytes may be taken now: the last ones only when the file ranges before them were
+   * sent. @throws Error if those could not be
+   */
   mayTake(byteLength: number): boolean {
     if (this.failure !== undefined) throw this.failure;
     return this.filesUnderWay === 0 || byteLength < this.leftBytes;
   }
 
-  /** Copies the next `byteLength` bytes, which are there, to `target` at `offset`. @throws Error if their memory is gone meanwhile */
+  /**
+   * Copies the next `byteLength` bytes, which are there, to `target` at `offset`. @throws Error if their memory is gone
+   * meanwhile
+   */
   copyTo(target: Uint8Array, offset: number, byteLength: number): void {
     for (let at = offset; at < offset + byteLength; ) {
       const slice = this.next(offset + byteLength - at);
@@ -131,7 +141,10 @@ export class Parts {
     }
   }
 
-  /** The next `byteLength` bytes, which are there, as they lie: appended to `target`, in order. @throws Error like `copyTo` */
+  /**
+   * The next `byteLength` bytes, which are there, as they lie: appended to `target`, in order. @throws Error like
+   * `copyTo`
+   */
   takeTo(target: Part[], byteLength: number): void {
     for (let left = byteLength; left > 0; ) {
       const slice = this.next(left);
@@ -165,5 +178,7 @@ export function copyOf(bytes: Uint8Array): Uint8Array {
 
 /** For bytes that were to be sent, and are detached. */
 export function goneMeanwhile(): Error {
-  return new Error("bytes that were being sent lost their memory: their ArrayBuffer was detached or became shorter before the call was over (a lease that ended, a transfer, or a resize)");
+  return new Error(
+    "bytes that were being sent lost their memory: their ArrayBuffer was detached or became shorter before the call was over (a lease that ended, a transfer, or a resize)",
+  );
 }

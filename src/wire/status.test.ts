@@ -7,7 +7,14 @@ test("a status is read as it was written", () => {
   for (const status of [
     { code: 0, message: "", details: [] },
     { code: 16, message: "Ünä 🌉\n", details: [] },
-    { code: -1, message: "x".repeat(100_000), details: [{ type: "a.b.C", value: Uint8Array.of(1, 2, 3) }, { type: "", value: new Uint8Array(0) }] },
+    {
+      code: -1,
+      message: "x".repeat(100_000),
+      details: [
+        { type: "a.b.C", value: Uint8Array.of(1, 2, 3) },
+        { type: "", value: new Uint8Array(0) },
+      ],
+    },
   ]) {
     assert.deepEqual(decodeStatus(encodeStatus(status)), status);
   }
@@ -15,8 +22,16 @@ test("a status is read as it was written", () => {
 
 test("a detail's type is what follows the last slash of its URL, whatever the host", () => {
   const writer = new BinaryWriter();
-  writer.tag(3, WireType.LengthDelimited).fork().tag(1, WireType.LengthDelimited).string("example.com/types/a.B").join();
-  assert.deepEqual(decodeStatus(writer.finish()).details.map(({ type }) => type), ["a.B"]);
+  writer
+    .tag(3, WireType.LengthDelimited)
+    .fork()
+    .tag(1, WireType.LengthDelimited)
+    .string("example.com/types/a.B")
+    .join();
+  assert.deepEqual(
+    decodeStatus(writer.finish()).details.map(({ type }) => type),
+    ["a.B"],
+  );
 });
 
 test("fields that a later version adds, and fields of the wrong type, are skipped", () => {

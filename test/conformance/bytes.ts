@@ -1,6 +1,6 @@
 /**
- * Wire bytes as the rows of the table write them: hexadecimal text, blanks ignored. Made from the encoding's rules alone,
- * so that the rows do not depend on the code that they judge.
+ * Wire bytes as the rows of the table write them: hexadecimal text, blanks ignored. Made from the encoding's rules
+ * alone, so that the rows do not depend on the code that they judge.
  */
 
 /** Numbers of the wire types. */

@@ -1,6 +1,6 @@
 /**
- * A row of the table of binary inputs, and its check: the codec must take or refuse the input as the row says, make of it what
- * protobuf-es makes of it, and write it back as the row says, by every way in and out that it has.
+ * A row of the table of binary inputs, and its check: the codec must take or refuse the input as the row says, make of
+ * it what protobuf-es makes of it, and write it back as the row says, by every way in and out that it has.
  */
 import assert from "node:assert/strict";
 import type { DescMessage, Message } from "@bufbuild/protobuf";
@@ -46,7 +46,9 @@ export function failuresOf(groups: readonly Group[]): string[] {
       try {
         checkCase(row);
       } catch (error) {
-        failures.push(`${group.name}: ${row.name} (${row.schema.name}, ${compact(row.input)}): ${(error as Error).message}`);
+        failures.push(
+          `${group.name}: ${row.name} (${row.schema.name}, ${compact(row.input)}): ${(error as Error).message}`,
+        );
       }
     }
   }
@@ -65,14 +67,24 @@ export function checkCase(row: Case): void {
   }
   const reference = fromBinary(row.schema, input, row.decodeOptions);
   const expected = row.output === UNWRITABLE ? UNWRITABLE : compact(row.output ?? row.input);
-  if (expected === UNWRITABLE) assert.throws(() => toBinary(row.schema, reference, row.encodeOptions), "protobuf-es writes it: the row is wrong");
-  else assert.equal(toHex(toBinary(row.schema, reference, row.encodeOptions)), expected, "protobuf-es writes other bytes: the row is wrong");
+  if (expected === UNWRITABLE)
+    assert.throws(() => toBinary(row.schema, reference, row.encodeOptions), "protobuf-es writes it: the row is wrong");
+  else
+    assert.equal(
+      toHex(toBinary(row.schema, reference, row.encodeOptions)),
+      expected,
+      "protobuf-es writes other bytes: the row is wrong",
+    );
 
   for (const [way, read] of reads) {
     const message = attempt(way, read);
     assert.deepStrictEqual(message, reference, `${way} reads something else than protobuf-es`);
     for (const [name, value] of Object.entries(row.fields ?? {})) {
-      assert.deepStrictEqual((message as unknown as Record<string, unknown>)[name], value, `${way} reads another value of ${name}`);
+      assert.deepStrictEqual(
+        (message as unknown as Record<string, unknown>)[name],
+        value,
+        `${way} reads another value of ${name}`,
+      );
     }
     checkWriting(row, message, way, expected);
   }
@@ -81,8 +93,14 @@ export function checkCase(row: Case): void {
 function checkWriting(row: Case, message: Message, way: string, expected: string | typeof UNWRITABLE): void {
   const { schema, encodeOptions } = row;
   if (expected === UNWRITABLE) {
-    assert.throws(() => encodeInto(schema, message, new Uint8Array(4096), 0, 4096, encodeOptions), `encodeInto writes what ${way} read`);
-    assert.throws(() => encodeRope(schema, message, { ...encodeOptions, spanBytesMin: 0 }), `encodeRope writes what ${way} read`);
+    assert.throws(
+      () => encodeInto(schema, message, new Uint8Array(4096), 0, 4096, encodeOptions),
+      `encodeInto writes what ${way} read`,
+    );
+    assert.throws(
+      () => encodeRope(schema, message, { ...encodeOptions, spanBytesMin: 0 }),
+      `encodeRope writes what ${way} read`,
+    );
     return;
   }
   const byteLength = expected.length / 2;
@@ -90,11 +108,19 @@ function checkWriting(row: Case, message: Message, way: string, expected: string
 
   // Exactly as much room as needed, between bytes that must stay.
   const target = new Uint8Array(byteLength + 6).fill(0xa5);
-  assert.equal(encodeInto(schema, message, target, 3, 3 + byteLength, encodeOptions), byteLength, `encodeInto of what ${way} read`);
+  assert.equal(
+    encodeInto(schema, message, target, 3, 3 + byteLength, encodeOptions),
+    byteLength,
+    `encodeInto of what ${way} read`,
+  );
   assert.equal(toHex(target), `a5a5a5${expected}a5a5a5`, `encodeInto writes other bytes of what ${way} read`);
   if (byteLength > 0) {
     target.fill(0xa5);
-    assert.equal(encodeInto(schema, message, target, 3, 2 + byteLength, encodeOptions), -1 - byteLength, `encodeInto with a byte too little`);
+    assert.equal(
+      encodeInto(schema, message, target, 3, 2 + byteLength, encodeOptions),
+      -1 - byteLength,
+      `encodeInto with a byte too little`,
+    );
     assert.equal(toHex(target.subarray(2 + byteLength)), "a5a5a5a5", "encodeInto writes past its limit");
   }
   for (const spanBytesMin of [0, 4]) {
@@ -102,13 +128,19 @@ function checkWriting(row: Case, message: Message, way: string, expected: string
     assert.equal(rope.byteLength, byteLength, "byteLength of the rope");
     assert.equal(toHex(joinRope(rope)), expected, `the rope is other bytes, joined (spans from ${spanBytesMin} bytes)`);
     const again = attempt("decodeRope", () => decodeRope(schema, rope, row.decodeOptions));
-    assert.deepStrictEqual(again, fromBinary(schema, toBytes(expected), row.decodeOptions), `decodeRope reads something else (spans from ${spanBytesMin} bytes)`);
+    assert.deepStrictEqual(
+      again,
+      fromBinary(schema, toBytes(expected), row.decodeOptions),
+      `decodeRope reads something else (spans from ${spanBytesMin} bytes)`,
+    );
   }
 }
 
 type Reader = readonly [way: string, read: () => Message];
 
-/** SUBTLE: bytes that follow the input would complete a cut value, so a reader that does not mind its end is found out. */
+/**
+ * SUBTLE: bytes that follow the input would complete a cut value, so a reader that does not mind its end is found out.
+ */
 function readers({ schema, decodeOptions }: Case, input: Uint8Array<ArrayBuffer>): Reader[] {
   const placed = (filler: number): Uint8Array => {
     const room = new Uint8Array(input.length + 32).fill(filler);

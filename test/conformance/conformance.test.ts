@@ -45,7 +45,9 @@ for (const [name, way, nodeOptions] of forms) {
   test(`the codec passes protobuf's conformance tests ${name}`, { skip }, (context) => {
     reference ??= run("protobuf-es", []).counts;
     const { counts, report } = run(way, nodeOptions);
-    context.diagnostic(`${counts.successes} passed, ${counts.skipped} skipped, ${counts.expectedFailures} failed as known`);
+    context.diagnostic(
+      `${counts.successes} passed, ${counts.skipped} skipped, ${counts.expectedFailures} failed as known`,
+    );
     assert.equal(counts.unexpectedFailures, 0, report);
     // Nothing is skipped that protobuf-es can do.
     assert.deepEqual(counts, reference, report);
@@ -71,7 +73,18 @@ function run(way: string, nodeOptions: readonly string[], allowed = knownFailure
     writeFileSync(list, allowed.map(([name]) => `${name}\n`).join(""));
     const { error, stdout, stderr } = spawnSync(
       resolve(runner!),
-      ["--enforce_recommended", "--maximum_edition", EDITION, "--failure_list", list, process.execPath, ...nodeOptions, testee, resolve(descriptors!), way],
+      [
+        "--enforce_recommended",
+        "--maximum_edition",
+        EDITION,
+        "--failure_list",
+        list,
+        process.execPath,
+        ...nodeOptions,
+        testee,
+        resolve(descriptors!),
+        way,
+      ],
       // The runner writes its findings to the folder it runs in.
       { cwd: folder, encoding: "utf8", timeout: RUN_MS_MAX, maxBuffer: 1 << 26 },
     );
@@ -83,9 +96,14 @@ function run(way: string, nodeOptions: readonly string[], allowed = knownFailure
   }
 }
 
-/** From the line with the result, of the first suite: binary and JSON. The second is about text, which is skipped whole. */
+/**
+ * From the line with the result, of the first suite: binary and JSON. The second is about text, which is skipped whole.
+ */
 function countsOf(report: string): Counts {
-  const line = /^CONFORMANCE SUITE \w+: (\d+) successes, (\d+) skipped, (\d+) expected failures, (\d+) unexpected failures\.$/m.exec(report);
+  const line =
+    /^CONFORMANCE SUITE \w+: (\d+) successes, (\d+) skipped, (\d+) expected failures, (\d+) unexpected failures\.$/m.exec(
+      report,
+    );
   assert.ok(line !== null, `the runner gives no result:\n${report}`);
   const [successes, skipped, expectedFailures, unexpectedFailures] = line.slice(1).map(Number);
   return { successes, skipped, expectedFailures, unexpectedFailures };

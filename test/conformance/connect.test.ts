@@ -1,6 +1,6 @@
 /**
- * Connect's conformance suite: its runner starts our client, our server or both, has them make calls of every kind, and compares
- * what became of each with what should: docs/internals/conformance.md. Needs Go, to get and build the runner.
+ * Connect's conformance suite: its runner starts our client, our server or both, has them make calls of every kind, and
+ * compares what became of each with what should: docs/internals/conformance.md. Needs Go, to get and build the runner.
  */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -29,7 +29,10 @@ features:
   supportsConnectGet: false
 `;
 
-/** JSON is left out: the runner's messages have others in them of which JSON gives the names, and our options take no registry to look them up. */
+/**
+ * JSON is left out: the runner's messages have others in them of which JSON gives the names, and our options take no
+ * registry to look them up.
+ */
 const HTTP_CLIENT = `
 features:
   versions: [HTTP_VERSION_2]
@@ -91,7 +94,12 @@ after(() => rmSync(folder, { recursive: true, force: true }));
 
 /** Our programs over a carrier. */
 function programs(carrier: Carrier) {
-  const program = (name: string) => [process.execPath, fileURLToPath(new URL(`./rpc/${name}.js`, import.meta.url)), descriptors, carrier];
+  const program = (name: string) => [
+    process.execPath,
+    fileURLToPath(new URL(`./rpc/${name}.js`, import.meta.url)),
+    descriptors,
+    carrier,
+  ];
   return { client: program("client"), server: [...program("server"), folder] };
 }
 
@@ -108,10 +116,17 @@ for (const carrier of ["shm", "socket"] as const) {
     if (runner === undefined) return context.skip(missing);
     if (carrier === "shm" && loadAddon().addon === undefined) return context.skip("no addon");
     const suites = ownSuites(runner);
-    const { passed, failed, knownToFail, cases, text } = run(runner, folder, programs(carrier), { config: OWN_CARRIERS, suites });
+    const { passed, failed, knownToFail, cases, text } = run(runner, folder, programs(carrier), {
+      config: OWN_CARRIERS,
+      suites,
+    });
     assert.deepEqual({ failed, knownToFail }, { failed: 0, knownToFail: 0 }, text);
     assert.equal(cases.length, passed, text);
-    for (const { name } of suites) assert.ok(cases.some((one) => one.startsWith(`${name}/`)), `no case of ${name} ran:\n${text}`);
+    for (const { name } of suites)
+      assert.ok(
+        cases.some((one) => one.startsWith(`${name}/`)),
+        `no case of ${name} ran:\n${text}`,
+      );
     report(context, cases, 0);
   });
 }
@@ -123,7 +138,12 @@ for (const [side, config] of [
   test(`the ${side} passes Connect's conformance suite over HTTP with the suite's own other side`, (context) => {
     if (runner === undefined) return context.skip(missing);
     const knownFailures = side === "client" ? httpClientFailures.map(([pattern]) => pattern) : [];
-    const { passed, failed, knownToFail, cases, text } = run(runner, folder, { [side]: programs("http")[side] }, { config, knownFailures });
+    const { passed, failed, knownToFail, cases, text } = run(
+      runner,
+      folder,
+      { [side]: programs("http")[side] },
+      { config, knownFailures },
+    );
     assert.equal(failed, 0, text);
     assert.equal(cases.length, passed + knownToFail, text);
     report(context, cases, knownToFail);
@@ -132,7 +152,10 @@ for (const [side, config] of [
 
 test("the runner finds an answer that is wrong", (context) => {
   if (runner === undefined) return context.skip(missing);
-  const { passed, failed, text } = run(runner, folder, programs("socket"), { config: OWN_CARRIERS, suites: [{ name: "Wrong", text: WRONG }] });
+  const { passed, failed, text } = run(runner, folder, programs("socket"), {
+    config: OWN_CARRIERS,
+    suites: [{ name: "Wrong", text: WRONG }],
+  });
   assert.deepEqual({ passed, failed }, { passed: 0, failed: 1 }, text);
   assert.match(text, /expecting data 010204, got 010203/);
 });

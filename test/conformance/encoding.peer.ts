@@ -9,4 +9,10 @@ try {
 } catch {
   generates = false;
 }
-console.log(JSON.stringify({ generates, cases: table.reduce((sum, group) => sum + group.cases.length, 0), failures: failuresOf(table) }));
+console.log(
+  JSON.stringify({
+    generates,
+    cases: table.reduce((sum, group) => sum + group.cases.length, 0),
+    failures: failuresOf(table),
+  }),
+);

@@ -1,4 +1,7 @@
-/** The table of binary inputs, read and written by the codec: as it starts, when it has warmed up, and without the right to generate code. */
+/**
+ * The table of binary inputs, read and written by the codec: as it starts, when it has warmed up, and without the right
+ * to generate code.
+ */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { test } from "node:test";
@@ -15,7 +18,8 @@ const WARMING_ROUNDS = 2000;
 const cases = table.flatMap((group) => group.cases);
 
 for (const group of table) {
-  test(`inputs are read and written as the encoding has it: ${group.name}`, () => assert.deepEqual(failuresOf([group]), []));
+  test(`inputs are read and written as the encoding has it: ${group.name}`, () =>
+    assert.deepEqual(failuresOf([group]), []));
 }
 
 test("inputs are read and written in the same way once the codec has seen many", () => {
@@ -28,7 +32,10 @@ test("inputs are read and written in the same way once the codec has seen many",
 
 test("inputs are read and written in the same way where code cannot be generated", () => {
   const peer = fileURLToPath(new URL("./encoding.peer.js", import.meta.url));
-  const run = spawnSync(process.execPath, ["--disallow-code-generation-from-strings", peer], { encoding: "utf8", maxBuffer: 1 << 26 });
+  const run = spawnSync(process.execPath, ["--disallow-code-generation-from-strings", peer], {
+    encoding: "utf8",
+    maxBuffer: 1 << 26,
+  });
   assert.equal(run.status, 0, run.stderr);
   assert.deepEqual(JSON.parse(run.stdout), { generates: false, cases: cases.length, failures: [] });
 });
@@ -37,7 +44,12 @@ test("every row says something of its own", () => {
   const seen = new Map<string, string>();
   for (const group of table) {
     for (const row of group.cases) {
-      const key = [row.schema.typeName, row.input.replace(/\s/g, ""), JSON.stringify(row.decodeOptions ?? {}), JSON.stringify(row.encodeOptions ?? {})].join(" ");
+      const key = [
+        row.schema.typeName,
+        row.input.replace(/\s/g, ""),
+        JSON.stringify(row.decodeOptions ?? {}),
+        JSON.stringify(row.encodeOptions ?? {}),
+      ].join(" ");
       const said = `${group.name}: ${row.name}`;
       assert.equal(seen.get(key), undefined, `"${said}" repeats "${seen.get(key)}"`);
       seen.set(key, said);
@@ -57,7 +69,8 @@ test("a row that is wrong is found", () => {
 function warmingInputs(): [Case["schema"], Uint8Array][] {
   const inputs = new Map<Case["schema"], Uint8Array>();
   for (const { schema, input, output } of cases) {
-    if (output === undefined && input !== "" && input.length < 400 && !inputs.has(schema)) inputs.set(schema, toBytes(input));
+    if (output === undefined && input !== "" && input.length < 400 && !inputs.has(schema))
+      inputs.set(schema, toBytes(input));
   }
   return [...inputs];
 }

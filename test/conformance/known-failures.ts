@@ -1,6 +1,6 @@
 /**
- * Tests of protobuf's conformance runner that protobuf-es, and so this codec, does not pass, each with its reason. The runner
- * also complains of one that passes, or that it does not have.
+ * Tests of protobuf's conformance runner that protobuf-es, and so this codec, does not pass, each with its reason. The
+ * runner also complains of one that passes, or that it does not have.
  */
 export const knownFailures: readonly (readonly [test: string, reason: string])[] = [
   [

@@ -1,4 +1,7 @@
-/** What proto2 and editions have: groups, closed enums, required fields, strings without a check, presence field by field. */
+/**
+ * What proto2 and editions have: groups, closed enums, required fields, strings without a check, presence field by
+ * field.
+ */
 import { ChosenSchema } from "../proto/conformance/edition2023_pb.js";
 import { LegacySchema, StrictSchema } from "../proto/conformance/proto2_pb.js";
 import { lengthField } from "./bytes.js";
@@ -20,10 +23,18 @@ const groups: Group = {
     { name: "a group in a message in a group", input: "1b 1a 04 1b 08 01 1c 1c" },
     { name: "groups of a list", input: "23 08 01 24 23 24 23 08 02 24" },
     { name: "a group in a group", input: "23 13 08 05 14 24" },
-    { name: "groups in groups are merged", input: "23 13 08 05 14 08 01 13 08 06 14 24", output: "23 08 01 13 08 06 14 24" },
+    {
+      name: "groups in groups are merged",
+      input: "23 13 08 05 14 08 01 13 08 06 14 24",
+      output: "23 08 01 13 08 06 14 24",
+    },
     { name: "a group of a oneof", input: "6b 08 01 6c" },
     { name: "groups of a oneof are merged", input: "6b 08 01 6c 6b 10 02 6c", output: "6b 08 01 10 02 6c" },
-    { name: "groups of a oneof are not merged across another", input: "6b 08 01 6c 58 05 6b 10 02 6c", output: "6b 10 02 6c" },
+    {
+      name: "groups of a oneof are not merged across another",
+      input: "6b 08 01 6c 58 05 6b 10 02 6c",
+      output: "6b 10 02 6c",
+    },
     { name: "unknown fields in a group", input: "1b a0 06 01 08 05 1c", output: "1b 08 05 a0 06 01 1c" },
     { name: "an unknown group in a group", input: "1b a3 06 08 01 a4 06 1c" },
     { name: "a start longer than need be", input: "9b 00 08 01 1c", output: "1b 08 01 1c" },
@@ -47,30 +58,78 @@ const closedEnums: Group = {
     ...legacy([
       { name: "a number that exists", input: "28 02", fields: { closed: 2 } },
       { name: "a negative number that exists", input: "28 ff ff ff ff ff ff ff ff ff 01", fields: { closed: -1 } },
-      { name: "a number that exists, in 32 bits", input: "28 ff ff ff ff 0f", output: "28 ff ff ff ff ff ff ff ff ff 01", fields: { closed: -1 } },
+      {
+        name: "a number that exists, in 32 bits",
+        input: "28 ff ff ff ff 0f",
+        output: "28 ff ff ff ff ff ff ff ff ff 01",
+        fields: { closed: -1 },
+      },
       { name: "a number that exists, wider than 32 bits", input: "28 82 80 80 80 10", output: "28 02" },
-      { name: "a number that does not exist becomes an unknown field", input: "28 63", fields: { $unknown: [{ no: 5, wireType: 0, data: Uint8Array.of(0x63) }] } },
+      {
+        name: "a number that does not exist becomes an unknown field",
+        input: "28 63",
+        fields: { $unknown: [{ no: 5, wireType: 0, data: Uint8Array.of(0x63) }] },
+      },
       { name: "zero, if it does not exist", input: "28 00" },
       { name: "a negative number that does not exist", input: "28 fe ff ff ff ff ff ff ff ff 01" },
       { name: "a number that does not exist, longer than need be", input: "28 e3 00", output: "28 63" },
-      { name: "a number that does not exist, after one that does", input: "28 02 28 63", output: "28 02 28 63", fields: { closed: 2 } },
-      { name: "a number that exists, after one that does not", input: "28 63 28 02", output: "28 02 28 63", fields: { closed: 2 } },
-      { name: "a number that does not exist leaves a oneof alone", input: "58 05 60 63", output: "58 05 60 63", fields: { choice: { case: "choiceNumber", value: 5 } } },
-      { name: "a number that does not exist, dropped if asked for", input: "28 63", decodeOptions: { readUnknownFields: false }, output: "" },
+      {
+        name: "a number that does not exist, after one that does",
+        input: "28 02 28 63",
+        output: "28 02 28 63",
+        fields: { closed: 2 },
+      },
+      {
+        name: "a number that exists, after one that does not",
+        input: "28 63 28 02",
+        output: "28 02 28 63",
+        fields: { closed: 2 },
+      },
+      {
+        name: "a number that does not exist leaves a oneof alone",
+        input: "58 05 60 63",
+        output: "58 05 60 63",
+        fields: { choice: { case: "choiceNumber", value: 5 } },
+      },
+      {
+        name: "a number that does not exist, dropped if asked for",
+        input: "28 63",
+        decodeOptions: { readUnknownFields: false },
+        output: "",
+      },
       { name: "a list", input: "30 01 30 02", fields: { closedList: [1, 2] } },
       { name: "a list that came packed", input: "32 02 01 02", output: "30 01 30 02" },
       { name: "a packed list", input: "3a 02 01 02", fields: { closedPacked: [1, 2] } },
       { name: "a map", input: "42 04 08 05 10 02" },
       { name: "no value in a map is the first", input: "42 02 08 05", output: "42 04 08 05 10 01" },
       ...[
-        { name: "a number that does not exist, in a list", input: "30 01 30 63 30 02", fields: { closedList: [1, 99, 2] } },
-        { name: "a number that does not exist, in a packed list", input: "3a 03 01 63 02", fields: { closedPacked: [1, 99, 2] } },
-        { name: "a number that does not exist, in a map", input: "42 04 08 05 10 63", fields: { closedValue: { 5: 99 } } },
-      ].map((row) => ({ ...row, specified: "made an unknown field: lists and maps of closed enums take every number" })),
+        {
+          name: "a number that does not exist, in a list",
+          input: "30 01 30 63 30 02",
+          fields: { closedList: [1, 99, 2] },
+        },
+        {
+          name: "a number that does not exist, in a packed list",
+          input: "3a 03 01 63 02",
+          fields: { closedPacked: [1, 99, 2] },
+        },
+        {
+          name: "a number that does not exist, in a map",
+          input: "42 04 08 05 10 63",
+          fields: { closedValue: { 5: 99 } },
+        },
+      ].map((row) => ({
+        ...row,
+        specified: "made an unknown field: lists and maps of closed enums take every number",
+      })),
     ]),
     ...chosen([
       { name: "a number that exists, in an edition", input: "60 01" },
-      { name: "a number that does not exist, in an edition", input: "60 02", fields: { $unknown: [{ no: 12, wireType: 0, data: Uint8Array.of(2) }] } },
+      {
+        name: "a number that does not exist, in an edition",
+        input: "60 02",
+        fields: { $unknown: [{ no: 12, wireType: 0, data: Uint8Array.of(2) }] },
+      },
     ]),
   ],
 };
@@ -100,7 +159,11 @@ const presence: Group = {
       { name: "a zero of a field with presence is written", input: "08 00" },
       { name: "a zero of a field without presence is not", input: "10 00", output: "" },
       { name: "packed and not packed", input: "2a 02 01 02 30 01 30 02" },
-      { name: "packed and not packed, the other way", input: "28 01 28 02 32 02 01 02", output: "2a 02 01 02 30 01 30 02" },
+      {
+        name: "packed and not packed, the other way",
+        input: "28 01 28 02 32 02 01 02",
+        output: "2a 02 01 02 30 01 30 02",
+      },
     ]),
   ],
 };
@@ -113,10 +176,22 @@ const texts: Group = {
       ...[
         { name: "a byte that is not UTF-8 is replaced", input: "12 03 61 ff 62", output: "12 05 61 ef bf bd 62" },
         { name: "a cut sequence is replaced", input: "12 02 e2 82", output: "12 03 ef bf bd" },
-        { name: "each byte of a surrogate is replaced", input: "12 03 ed a0 80", output: "12 09 ef bf bd ef bf bd ef bf bd" },
-        { name: "a long text with a byte that is not UTF-8", input: `12 3d ${"61".repeat(60)} ff`, output: `12 3f ${"61".repeat(60)} ef bf bd` },
+        {
+          name: "each byte of a surrogate is replaced",
+          input: "12 03 ed a0 80",
+          output: "12 09 ef bf bd ef bf bd ef bf bd",
+        },
+        {
+          name: "a long text with a byte that is not UTF-8",
+          input: `12 3d ${"61".repeat(60)} ff`,
+          output: `12 3f ${"61".repeat(60)} ef bf bd`,
+        },
         { name: "in a list", input: "72 01 ff 72 01 61", output: "72 03 ef bf bd 72 01 61" },
-        { name: "in a map", input: lengthField(15, "0a 01 ff 12 01 ff"), output: lengthField(15, "0a 03 ef bf bd 12 03 ef bf bd") },
+        {
+          name: "in a map",
+          input: lengthField(15, "0a 01 ff 12 01 ff"),
+          output: lengthField(15, "0a 03 ef bf bd 12 03 ef bf bd"),
+        },
         { name: "in a group", input: "1b 12 01 ff 1c", output: "1b 12 03 ef bf bd 1c" },
       ].map((row) => ({ ...row, specified: "kept as it is: a JavaScript string cannot hold such bytes" })),
       { name: "a text that starts with U+FEFF", input: "12 03 ef bb bf" },
@@ -124,7 +199,12 @@ const texts: Group = {
     ]),
     ...chosen([
       { name: "not UTF-8 where it is checked", input: "1a 01 ff", output: REFUSED },
-      { name: "not UTF-8 where it is not checked", input: "22 01 ff", output: "22 03 ef bf bd", specified: "kept as it is" },
+      {
+        name: "not UTF-8 where it is not checked",
+        input: "22 01 ff",
+        output: "22 03 ef bf bd",
+        specified: "kept as it is",
+      },
       { name: "not UTF-8 where it is checked, in a message", input: "3a 03 1a 01 ff", output: REFUSED },
     ]),
   ],
@@ -146,7 +226,12 @@ const delimited: Group = {
     { name: "an end in a prefixed message", input: "3a 01 44", output: REFUSED },
     { name: "no end", input: "43 08 01", output: REFUSED },
     { name: "no end before the end of the message around it", input: "3a 03 43 08 01", output: REFUSED },
-    { name: "an end after the end of the message around it", input: "3a 03 43 08 01 44", output: "3a 04 43 08 01 44", specified: "refused" },
+    {
+      name: "an end after the end of the message around it",
+      input: "3a 03 43 08 01 44",
+      output: "3a 04 43 08 01 44",
+      specified: "refused",
+    },
   ]),
 };
 

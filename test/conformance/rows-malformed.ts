@@ -10,8 +10,12 @@ const tree = (rows: readonly Omit<Case, "schema">[]): Case[] => rows.map((row) =
 const tags: Group = {
   name: "impossible tags",
   cases: tree([
-    ...["00", "00 01", "01 01 01 01 01 01 01 01 01", "02 01 01", "03 04", "04", "05 01 01 01 01", "80 00 01"].map((input) => ({ name: "field number zero", input, output: REFUSED }) as const),
-    ...["0e", "0e 01", "0f 01", "a6 06 01", "a7 06 01"].map((input) => ({ name: "a wire type that does not exist", input, output: REFUSED }) as const),
+    ...["00", "00 01", "01 01 01 01 01 01 01 01 01", "02 01 01", "03 04", "04", "05 01 01 01 01", "80 00 01"].map(
+      (input) => ({ name: "field number zero", input, output: REFUSED }) as const,
+    ),
+    ...["0e", "0e 01", "0f 01", "a6 06 01", "a7 06 01"].map(
+      (input) => ({ name: "a wire type that does not exist", input, output: REFUSED }) as const,
+    ),
     { name: "a tag wider than 32 bits", input: "88 80 80 80 10 01", output: REFUSED },
     { name: "a tag with all bits set", input: "ff ff ff ff ff ff ff ff ff 01 01", output: REFUSED },
     { name: "a tag of six bytes", input: "88 80 80 80 80 00 01", output: REFUSED },
@@ -32,8 +36,16 @@ const overruns: Group = {
   cases: tree([
     { name: "a message longer than the input", input: "1a 03 08 05", output: REFUSED },
     { name: "a message whose length has all bits set", input: "1a ff ff ff ff 0f 08 05", output: REFUSED },
-    { name: "a message whose length would be negative", input: "1a ff ff ff ff ff ff ff ff ff 01 08 05", output: REFUSED },
-    { name: "a string longer than the message around it and than the input", input: "1a 04 12 05 61 62", output: REFUSED },
+    {
+      name: "a message whose length would be negative",
+      input: "1a ff ff ff ff ff ff ff ff ff 01 08 05",
+      output: REFUSED,
+    },
+    {
+      name: "a string longer than the message around it and than the input",
+      input: "1a 04 12 05 61 62",
+      output: REFUSED,
+    },
     { name: "a packed list longer than the input", input: "5a 03 01 02", output: REFUSED },
     { name: "packed fixed-width values, cut", input: "62 05 01 00 00 00 02", output: REFUSED },
     { name: "packed fixed-width values, longer than the input", input: "62 08 01 00 00 00", output: REFUSED },
@@ -44,14 +56,37 @@ const overruns: Group = {
     { name: "bytes longer than the input by four thousand million", input: "52 fc ff ff ff 0f 61 61", output: REFUSED },
     ...[
       { name: "a value that overruns the message around it", input: "1a 01 08 05", output: "1a 02 08 05" },
-      { name: "a string that overruns the message around it", input: "1a 02 12 03 61 62 63", output: "1a 05 12 03 61 62 63" },
-      { name: "a message that overruns the message around it", input: "1a 02 1a 02 08 01", output: "1a 04 1a 02 08 01" },
+      {
+        name: "a string that overruns the message around it",
+        input: "1a 02 12 03 61 62 63",
+        output: "1a 05 12 03 61 62 63",
+      },
+      {
+        name: "a message that overruns the message around it",
+        input: "1a 02 1a 02 08 01",
+        output: "1a 04 1a 02 08 01",
+      },
       { name: "a varint that overruns its packed list", input: "5a 01 80 01", output: "5a 02 80 01" },
-      { name: "a fixed-width value that overruns its packed list", input: "62 05 01 00 00 00 02 00 00 00", output: "62 08 01 00 00 00 02 00 00 00" },
+      {
+        name: "a fixed-width value that overruns its packed list",
+        input: "62 05 01 00 00 00 02 00 00 00",
+        output: "62 08 01 00 00 00 02 00 00 00",
+      },
       { name: "a value that overruns its map entry", input: "2a 02 0a 01 61", output: "2a 05 0a 01 61 12 00" },
-      { name: "an unknown field that overruns the message around it", input: "1a 02 a0 06 01", output: "1a 03 a0 06 01" },
-      { name: "a value that overruns the message around it, and fields after it", input: "1a 01 08 05 12 01 61", output: "12 01 61 1a 02 08 05" },
-    ].map((row) => ({ ...row, specified: "refused: only the end of the whole input is checked, not that of the message around" })),
+      {
+        name: "an unknown field that overruns the message around it",
+        input: "1a 02 a0 06 01",
+        output: "1a 03 a0 06 01",
+      },
+      {
+        name: "a value that overruns the message around it, and fields after it",
+        input: "1a 01 08 05 12 01 61",
+        output: "12 01 61 1a 02 08 05",
+      },
+    ].map((row) => ({
+      ...row,
+      specified: "refused: only the end of the whole input is checked, not that of the message around",
+    })),
   ]),
 };
 
@@ -82,11 +117,25 @@ const otherWireTypes: Group = {
         { name: "a oneof's number with a length", input: "32 05", output: "30 05" },
         { name: "a oneof's message as a number", input: "40 00", output: "42 00" },
         { name: "a map entry as a number", input: "28 00", output: "2a 04 0a 00 12 00" },
-        { name: "a map's key as a number", input: lengthField(5, "08 01 61"), output: lengthField(5, "0a 01 61 12 00") },
-      ].map((row) => ({ ...row, specified: "kept as an unknown field, or refused: a known field is read as its own type, whatever wire type its tag has" })),
+        {
+          name: "a map's key as a number",
+          input: lengthField(5, "08 01 61"),
+          output: lengthField(5, "0a 01 61 12 00"),
+        },
+      ].map((row) => ({
+        ...row,
+        specified:
+          "kept as an unknown field, or refused: a known field is read as its own type, whatever wire type its tag has",
+      })),
     ]),
     { name: "a group with a length", schema: LegacySchema, input: "1a 02 08 01", output: REFUSED },
-    { name: "a group with a length that reads as one", schema: LegacySchema, input: "1a 08 01 1c", output: "1b 08 01 1c", specified: "kept as an unknown field, or refused" },
+    {
+      name: "a group with a length that reads as one",
+      schema: LegacySchema,
+      input: "1a 08 01 1c",
+      output: "1b 08 01 1c",
+      specified: "kept as an unknown field, or refused",
+    },
     {
       name: "an enum's number that does not exist, with a length",
       schema: LegacySchema,
@@ -138,12 +187,21 @@ const depths: Group = {
       { name: "100 unknown groups", input: nestedGroups(100), output: REFUSED },
       { name: "98 unknown groups in a message", input: lengthField(3, nestedGroups(98)) },
       { name: "99 unknown groups in a message", input: lengthField(3, nestedGroups(99)), output: REFUSED },
-      { name: "99 unknown groups in a map entry", input: lengthField(5, nestedGroups(99)), output: lengthField(5, "0a 00 12 00") },
+      {
+        name: "99 unknown groups in a map entry",
+        input: lengthField(5, nestedGroups(99)),
+        output: lengthField(5, "0a 00 12 00"),
+      },
       { name: "100 unknown groups in a map entry", input: lengthField(5, nestedGroups(100)), output: REFUSED },
       { name: "many levels side by side", input: (lengthField(4, nested(60)) + lengthField(4, nested(60))).repeat(2) },
       { name: "as many messages as asked for", input: nested(5), decodeOptions: { recursionLimit: 5 } },
       { name: "more messages than asked for", input: nested(6), decodeOptions: { recursionLimit: 5 }, output: REFUSED },
-      { name: "more unknown groups than asked for", input: nestedGroups(5), decodeOptions: { recursionLimit: 5 }, output: REFUSED },
+      {
+        name: "more unknown groups than asked for",
+        input: nestedGroups(5),
+        decodeOptions: { recursionLimit: 5 },
+        output: REFUSED,
+      },
     ]),
     { name: "99 levels of groups and messages", schema: LegacySchema, input: nestedKnownGroups(49) },
     { name: "101 levels of groups and messages", schema: LegacySchema, input: nestedKnownGroups(50), output: REFUSED },
@@ -157,7 +215,12 @@ function cuts(schema: Case["schema"], records: readonly string[]): Case[] {
     const before = whole.slice(0, index).join("");
     const rows: Case[] = [{ name: `cut after field ${index + 1}`, schema, input: before + record }];
     for (let length = 1; length < record.length / 2; length++) {
-      rows.push({ name: `cut after ${length} bytes of field ${index + 1}`, schema, input: before + record.slice(0, 2 * length), output: REFUSED });
+      rows.push({
+        name: `cut after ${length} bytes of field ${index + 1}`,
+        schema,
+        input: before + record.slice(0, 2 * length),
+        output: REFUSED,
+      });
     }
     return rows;
   });
@@ -183,7 +246,16 @@ const cutEverywhere: Group = {
       "a3 06 08 01 13 1d 01 02 03 04 14 22 02 61 62 a4 06",
       "a5 06 01 02 03 04",
     ]),
-    ...cuts(LegacySchema, ["08 09", "12 02 61 62", "1b 08 01 12 01 61 1a 02 1b 1c 1c", "23 08 01 13 08 80 01 14 24", "23 24", "28 02", "6b 08 01 6c", "a0 06 05"]),
+    ...cuts(LegacySchema, [
+      "08 09",
+      "12 02 61 62",
+      "1b 08 01 12 01 61 1a 02 1b 1c 1c",
+      "23 08 01 13 08 80 01 14 24",
+      "23 24",
+      "28 02",
+      "6b 08 01 6c",
+      "a0 06 05",
+    ]),
   ],
 };
 

@@ -1,6 +1,6 @@
 /**
- * Values of every scalar type, and of an open enum, as their bytes stand behind a tag; tried in every place where a value of
- * that type can stand. What is written back is in the row.
+ * Values of every scalar type, and of an open enum, as their bytes stand behind a tag; tried in every place where a
+ * value of that type can stand. What is written back is in the row.
  */
 import { ScalarsSchema } from "../proto/conformance/proto3_pb.js";
 import { compact, FIXED32, FIXED64, LENGTH, lengthField, prefixed, tag, textHex, VARINT } from "./bytes.js";
@@ -20,9 +20,21 @@ type Accepted = readonly [input: string, value: unknown, output?: string];
 
 const cutVarints = ["", "80", "ff ff ff ff ff", "80 80 80 80 80 80 80 80 80"];
 // A varint has ten bytes at most.
-const longVarints = ["80 80 80 80 80 80 80 80 80 80", "80 80 80 80 80 80 80 80 80 80 00", "ff ff ff ff ff ff ff ff ff ff 01"];
+const longVarints = [
+  "80 80 80 80 80 80 80 80 80 80",
+  "80 80 80 80 80 80 80 80 80 80 00",
+  "ff ff ff ff ff ff ff ff ff ff 01",
+];
 const noVarints = [...cutVarints, ...longVarints];
-const noLengths = [...noVarints, "01", "02 61", "80 01 61", "ff ff ff ff 07", "ff ff ff ff 0f 61", "ff ff ff ff ff ff ff ff ff 01 61"];
+const noLengths = [
+  ...noVarints,
+  "01",
+  "02 61",
+  "80 01 61",
+  "ff ff ff ff 07",
+  "ff ff ff ff 0f 61",
+  "ff ff ff ff ff ff ff ff ff 01 61",
+];
 const long = "x".repeat(200);
 
 const int32: Accepted[] = [
@@ -165,18 +177,48 @@ const types: readonly Type[] = [
     ],
     refused: noVarints,
   },
-  { name: "fixed32", wireType: FIXED32, accepted: [["00 00 00 00", 0], ["01 00 00 00", 1], ["00 00 00 80", 2147483648], ["ff ff ff ff", 4294967295]], refused: ["", "01", "01 00 00"] },
+  {
+    name: "fixed32",
+    wireType: FIXED32,
+    accepted: [
+      ["00 00 00 00", 0],
+      ["01 00 00 00", 1],
+      ["00 00 00 80", 2147483648],
+      ["ff ff ff ff", 4294967295],
+    ],
+    refused: ["", "01", "01 00 00"],
+  },
   {
     name: "fixed64",
     wireType: FIXED64,
-    accepted: [["00 00 00 00 00 00 00 00", 0n], ["01 00 00 00 00 00 00 00", 1n], ["00 00 00 00 00 00 00 80", 2n ** 63n], ["ff ff ff ff ff ff ff ff", 2n ** 64n - 1n]],
+    accepted: [
+      ["00 00 00 00 00 00 00 00", 0n],
+      ["01 00 00 00 00 00 00 00", 1n],
+      ["00 00 00 00 00 00 00 80", 2n ** 63n],
+      ["ff ff ff ff ff ff ff ff", 2n ** 64n - 1n],
+    ],
     refused: ["", "01", "01 00 00 00", "01 00 00 00 00 00 00"],
   },
-  { name: "sfixed32", wireType: FIXED32, accepted: [["00 00 00 00", 0], ["ff ff ff 7f", 2147483647], ["00 00 00 80", -2147483648], ["ff ff ff ff", -1]], refused: ["", "01", "01 00 00"] },
+  {
+    name: "sfixed32",
+    wireType: FIXED32,
+    accepted: [
+      ["00 00 00 00", 0],
+      ["ff ff ff 7f", 2147483647],
+      ["00 00 00 80", -2147483648],
+      ["ff ff ff ff", -1],
+    ],
+    refused: ["", "01", "01 00 00"],
+  },
   {
     name: "sfixed64",
     wireType: FIXED64,
-    accepted: [["00 00 00 00 00 00 00 00", 0n], ["ff ff ff ff ff ff ff 7f", 2n ** 63n - 1n], ["00 00 00 00 00 00 00 80", -(2n ** 63n)], ["ff ff ff ff ff ff ff ff", -1n]],
+    accepted: [
+      ["00 00 00 00 00 00 00 00", 0n],
+      ["ff ff ff ff ff ff ff 7f", 2n ** 63n - 1n],
+      ["00 00 00 00 00 00 00 80", -(2n ** 63n)],
+      ["ff ff ff ff ff ff ff ff", -1n],
+    ],
     refused: ["", "01", "01 00 00 00", "01 00 00 00 00 00 00"],
   },
   {
@@ -282,32 +324,95 @@ export const scalarGroups: readonly Group[] = types.map((type, index) => {
   };
 });
 
-function acceptedCases({ name, wireType, ...type }: Type, number: number, [read, value, rewritten = read]: Accepted): Case[] {
+function acceptedCases(
+  { name, wireType, ...type }: Type,
+  number: number,
+  [read, value, rewritten = read]: Accepted,
+): Case[] {
   const schema = ScalarsSchema;
   const at = (base: number): string => tag(base + number, wireType);
   const [r, w] = [compact(read), compact(rewritten)];
-  const isZero = Object.is(value, 0) || value === 0n || value === false || value === "" || (value instanceof Uint8Array && value.length === 0);
+  const isZero =
+    Object.is(value, 0) ||
+    value === 0n ||
+    value === false ||
+    value === "" ||
+    (value instanceof Uint8Array && value.length === 0);
   const cases: Case[] = [
-    { name: "without presence", schema, input: at(0) + r, output: isZero ? "" : at(0) + w, fields: { [`${name}Implicit`]: value } },
+    {
+      name: "without presence",
+      schema,
+      input: at(0) + r,
+      output: isZero ? "" : at(0) + w,
+      fields: { [`${name}Implicit`]: value },
+    },
     { name: "with presence", schema, input: at(20) + r, output: at(20) + w, fields: { [`${name}Explicit`]: value } },
-    { name: "in a oneof", schema, input: at(120) + r, output: at(120) + w, fields: { choice: { case: `${name}Choice`, value } } },
-    { name: "in a map, as a value", schema, input: lengthField(80 + number, KEY + tag(2, wireType) + r), output: lengthField(80 + number, KEY + tag(2, wireType) + w), fields: { [`${name}Value`]: { 5: value } } },
+    {
+      name: "in a oneof",
+      schema,
+      input: at(120) + r,
+      output: at(120) + w,
+      fields: { choice: { case: `${name}Choice`, value } },
+    },
+    {
+      name: "in a map, as a value",
+      schema,
+      input: lengthField(80 + number, KEY + tag(2, wireType) + r),
+      output: lengthField(80 + number, KEY + tag(2, wireType) + w),
+      fields: { [`${name}Value`]: { 5: value } },
+    },
   ];
   const list = { [`${name}List`]: [value, value] };
   if (packable({ name, wireType, ...type })) {
     const expanded = { [`${name}Expanded`]: [value, value] };
     cases.push(
-      { name: "in a packed list", schema, input: lengthField(40 + number, r + r), output: lengthField(40 + number, w + w), fields: list },
-      { name: "in a packed list that came unpacked", schema, input: (at(40) + r).repeat(2), output: lengthField(40 + number, w + w), fields: list },
-      { name: "in a list that is not packed", schema, input: (at(60) + r).repeat(2), output: (at(60) + w).repeat(2), fields: expanded },
-      { name: "in a list that is not packed but came packed", schema, input: lengthField(60 + number, r + r), output: (at(60) + w).repeat(2), fields: expanded },
+      {
+        name: "in a packed list",
+        schema,
+        input: lengthField(40 + number, r + r),
+        output: lengthField(40 + number, w + w),
+        fields: list,
+      },
+      {
+        name: "in a packed list that came unpacked",
+        schema,
+        input: (at(40) + r).repeat(2),
+        output: lengthField(40 + number, w + w),
+        fields: list,
+      },
+      {
+        name: "in a list that is not packed",
+        schema,
+        input: (at(60) + r).repeat(2),
+        output: (at(60) + w).repeat(2),
+        fields: expanded,
+      },
+      {
+        name: "in a list that is not packed but came packed",
+        schema,
+        input: lengthField(60 + number, r + r),
+        output: (at(60) + w).repeat(2),
+        fields: expanded,
+      },
     );
   } else {
-    cases.push({ name: "in a list", schema, input: (at(40) + r).repeat(2), output: (at(40) + w).repeat(2), fields: list });
+    cases.push({
+      name: "in a list",
+      schema,
+      input: (at(40) + r).repeat(2),
+      output: (at(40) + w).repeat(2),
+      fields: list,
+    });
   }
   if (keyable({ name, wireType, ...type })) {
     const input = lengthField(100 + number, tag(1, wireType) + r + TRUE);
-    cases.push({ name: "in a map, as a key", schema, input, output: lengthField(100 + number, tag(1, wireType) + w + TRUE), fields: { [`${name}Key`]: { [String(value)]: true } } });
+    cases.push({
+      name: "in a map, as a key",
+      schema,
+      input,
+      output: lengthField(100 + number, tag(1, wireType) + w + TRUE),
+      fields: { [`${name}Key`]: { [String(value)]: true } },
+    });
   }
   return cases;
 }
@@ -324,7 +429,11 @@ function refusedCases(type: Type, number: number, bytes: string): Case[] {
   ];
   if (packable(type)) {
     inputs.push(["in a list that is not packed", tag(60 + number, wireType) + read]);
-    if (read !== "") inputs.push(["in a packed list", lengthField(40 + number, read)], ["in a list that is not packed but came packed", lengthField(60 + number, read)]);
+    if (read !== "")
+      inputs.push(
+        ["in a packed list", lengthField(40 + number, read)],
+        ["in a list that is not packed but came packed", lengthField(60 + number, read)],
+      );
   }
   if (keyable(type)) inputs.push(["in a map, as a key", lengthField(100 + number, tag(1, wireType) + read)]);
   return inputs.map(([name, input]) => ({ name: `no value, ${name}`, schema: ScalarsSchema, input, output: REFUSED }));

@@ -6,4 +6,10 @@ import { messageGroups } from "./rows-messages.js";
 import { scalarGroups } from "./rows-scalars.js";
 import { unknownGroups } from "./rows-unknown.js";
 
-export const table: readonly Group[] = [...scalarGroups, ...messageGroups, ...unknownGroups, ...malformedGroups, ...legacyGroups];
+export const table: readonly Group[] = [
+  ...scalarGroups,
+  ...messageGroups,
+  ...unknownGroups,
+  ...malformedGroups,
+  ...legacyGroups,
+];

@@ -1,7 +1,7 @@
 /**
- * The program that protobuf's conformance runner tests: takes requests from standard input and answers them on standard output,
- * each a 4-byte length (little-endian) and a message. The messages' types come from a descriptor set that the user makes from
- * protobuf's sources, so this project carries none of them.
+ * The program that protobuf's conformance runner tests: takes requests from standard input and answers them on standard
+ * output, each a 4-byte length (little-endian) and a message. The messages' types come from a descriptor set that the
+ * user makes from protobuf's sources, so this project carries none of them.
  *
  *   node testee.js <descriptor set> [plain | rope | view | protobuf-es]
  *
@@ -30,7 +30,10 @@ const ways: Readonly<Record<string, Way>> = {
     },
   },
   // For comparison.
-  "protobuf-es": { read: (schema, input) => fromBinary(schema, input), write: (schema, message) => toBinary(schema, message) },
+  "protobuf-es": {
+    read: (schema, input) => fromBinary(schema, input),
+    write: (schema, message) => toBinary(schema, message),
+  },
 };
 
 function writeInto(schema: DescMessage, message: Message): Uint8Array {
@@ -47,7 +50,9 @@ interface Request {
   readonly messageType: string;
 }
 
-type Answer = { readonly case: "protobufPayload"; readonly value: Uint8Array } | { readonly case: "parseError" | "serializeError" | "runtimeError" | "skipped"; readonly value: string };
+type Answer =
+  | { readonly case: "protobufPayload"; readonly value: Uint8Array }
+  | { readonly case: "parseError" | "serializeError" | "runtimeError" | "skipped"; readonly value: string };
 
 /** Of the runner's `WireFormat`. */
 const BINARY = 1;
@@ -56,7 +61,8 @@ const EDITION_MAX = Edition.EDITION_2024;
 
 function main([descriptorSet, wayName = "plain"]: readonly string[]): void {
   const way = ways[wayName];
-  if (descriptorSet === undefined || way === undefined) throw new Error(`usage: testee.js <descriptor set> [${Object.keys(ways).join(" | ")}]`);
+  if (descriptorSet === undefined || way === undefined)
+    throw new Error(`usage: testee.js <descriptor set> [${Object.keys(ways).join(" | ")}]`);
   const registry = loadRegistry(descriptorSet);
   const requestSchema = needed(registry, "conformance.ConformanceRequest");
   const responseSchema = needed(registry, "conformance.ConformanceResponse");
@@ -86,10 +92,12 @@ function needed(registry: FileRegistry, typeName: string): DescMessage {
 }
 
 function answer({ payload, requestedOutputFormat, messageType }: Request, registry: FileRegistry, way: Way): Answer {
-  if (!(payload.value instanceof Uint8Array) || payload.case !== "protobufPayload") return { case: "skipped", value: `input as ${payload.case}` };
+  if (!(payload.value instanceof Uint8Array) || payload.case !== "protobufPayload")
+    return { case: "skipped", value: `input as ${payload.case}` };
   if (requestedOutputFormat !== BINARY) return { case: "skipped", value: "output that is not binary" };
   const schema = registry.getMessage(messageType);
-  if (schema === undefined) return { case: "skipped", value: `the descriptor set has no ${messageType} of an edition that is supported` };
+  if (schema === undefined)
+    return { case: "skipped", value: `the descriptor set has no ${messageType} of an edition that is supported` };
   let message: Message;
   try {
     message = way.read(schema, payload.value);
@@ -106,7 +114,11 @@ function answer({ payload, requestedOutputFormat, messageType }: Request, regist
 /** Whether the error tells of a mistake in the codec, which must not pass for a refusal of the input. */
 function isMistake(error: unknown): boolean {
   // A TextDecoder refuses bytes with a TypeError that has a code.
-  return error instanceof ReferenceError || error instanceof SyntaxError || (error instanceof TypeError && (error as NodeJS.ErrnoException).code === undefined);
+  return (
+    error instanceof ReferenceError ||
+    error instanceof SyntaxError ||
+    (error instanceof TypeError && (error as NodeJS.ErrnoException).code === undefined)
+  );
 }
 
 /** The next bytes of standard input, or undefined at its end. */

@@ -26,7 +26,11 @@ for (const place of PLACES) {
 
     test("a call with a signal that has aborted is never sent", async () => {
       const calls = (await server.observations()).length;
-      await failure(here.client.wait({ milliseconds: 10_001 }, { signal: AbortSignal.abort() }), Code.Canceled, /abort/i);
+      await failure(
+        here.client.wait({ milliseconds: 10_001 }, { signal: AbortSignal.abort() }),
+        Code.Canceled,
+        /abort/i,
+      );
       await here.client.echo({});
       assert.equal((await server.observations()).length, calls);
     });
@@ -87,7 +91,9 @@ for (const place of PLACES) {
       } as unknown as AbortSignal;
       for (let i = 0; i < 20; i++) await here.client.echo({}, { signal });
       assert.equal(listeners.length, 1);
-      const calls = [1, 2, 3].map(() => failure(here.client.wait({ milliseconds: 60_000 }, { signal }), Code.FailedPrecondition, /the other way/));
+      const calls = [1, 2, 3].map(() =>
+        failure(here.client.wait({ milliseconds: 60_000 }, { signal }), Code.FailedPrecondition, /the other way/),
+      );
       listeners[0]();
       await Promise.all(calls);
     });
@@ -95,11 +101,15 @@ for (const place of PLACES) {
     test("late answers to canceled calls are dropped, and their slots serve new calls right", async () => {
       for (let round = 0; round < 30; round++) {
         const controller = new AbortController();
-        const canceled = Array.from({ length: 20 }, (_, i) => here.client.echo({ text: `old ${i}` }, { signal: controller.signal }));
+        const canceled = Array.from({ length: 20 }, (_, i) =>
+          here.client.echo({ text: `old ${i}` }, { signal: controller.signal }),
+        );
         const settled = Promise.allSettled(canceled);
         if (round % 2 === 1) await Promise.resolve();
         controller.abort();
-        const fresh = await Promise.all(Array.from({ length: 20 }, (_, i) => here.client.echo({ text: `new ${round} ${i}` })));
+        const fresh = await Promise.all(
+          Array.from({ length: 20 }, (_, i) => here.client.echo({ text: `new ${round} ${i}` })),
+        );
         fresh.forEach((reply, i) => assert.equal(reply.text, `new ${round} ${i}`));
         (await settled).forEach((outcome, i) => {
           // An answer may be faster than a microtask, but then it is the right one.
@@ -110,8 +120,13 @@ for (const place of PLACES) {
     });
 
     test("a large call that is canceled halfway leaves the connection and the arena in order", async (context) => {
-      // Copied, so that it travels in fragments: leased on arrival it would be there at once, and its blocks would wait for the collector.
-      const copying = await startServer(context, place, { leases: "copied", isolation: "snapshot", memory: { arenaBytes: 8 << 20 } });
+      // Copied, so that it travels in fragments: leased on arrival it would be there at once, and its blocks would wait
+      // for the collector.
+      const copying = await startServer(context, place, {
+        leases: "copied",
+        isolation: "snapshot",
+        memory: { arenaBytes: 8 << 20 },
+      });
       const { client, transport } = connectTo(context, copying, { leases: "copied", memory: { arenaBytes: 8 << 20 } });
       const data = patternBytes(24 << 20, 1);
       for (const delayMs of [0, 1, 2, 5, 10, 20]) {
@@ -198,7 +213,10 @@ test("a handler's signal also aborts when its call is over, however it ended", a
   const { client } = connectTo(context, { path });
   await client.echo({});
   await failure(client.echo({ text: "fail" }), Code.Aborted, /failed/);
-  assert.deepEqual(signals.map(({ aborted }) => aborted), [true, true]);
+  assert.deepEqual(
+    signals.map(({ aborted }) => aborted),
+    [true, true],
+  );
   assert.equal((signals[1].reason as ConnectError).code, Code.Aborted);
 });
 
@@ -227,7 +245,8 @@ test("the server's shutdownSignal aborts the signals of handlers", async (contex
     shutdownSignal: shutdown.signal,
     routes: (router) =>
       router.service(TestService, {
-        wait: (_, { signal }) => new Promise((_resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason as Error))),
+        wait: (_, { signal }) =>
+          new Promise((_resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason as Error))),
       }),
   });
   await server.listen(path);

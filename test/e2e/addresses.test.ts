@@ -16,7 +16,9 @@ for (const [carrier, env] of [
   ["socket", {}],
   ["socket", { ISTHMUS_ADDON: "none", NODE_NO_WARNINGS: "1" }],
 ] as const) {
-  describe(`a relative path, ${carrier}${"ISTHMUS_ADDON" in env ? " without the addon" : ""}`, { skip: "ISTHMUS_ADDON" in env ? false : skip }, () => {
+  describe(`a relative path, ${carrier}${"ISTHMUS_ADDON" in env ? " without the addon" : ""}`, {
+    skip: "ISTHMUS_ADDON" in env ? false : skip,
+  }, () => {
     test("is the same file after process.chdir, for server and client, also when they connect again", async (context) => {
       const folder = tempFolder(context);
       mkdirSync(join(folder, "there"));
@@ -72,7 +74,10 @@ for (const [carrier, env] of [
       assert.equal(reply, "near");
       assert.equal(inUse.code, "AlreadyExists");
       assert.equal(far.code, "InvalidArgument");
-      assert.match(far.message, /connect to .*server\.sock: the path has \d+ bytes, also from the working directory more than the 107/);
+      assert.match(
+        far.message,
+        /connect to .*server\.sock: the path has \d+ bytes, also from the working directory more than the 107/,
+      );
       assert.equal(existsSync(join(folder, "server.sock")), false);
     });
   });
@@ -94,12 +99,18 @@ test("a blocking client's path is the same file after process.chdir", { skip }, 
      say(client.echo({ text: "here" }).text);
      client.close();
      child.disconnect();`,
-    { folder, index: new URL("../../src/index.js", import.meta.url).href, routes: new URL("../support/test-service.js", import.meta.url).href },
+    {
+      folder,
+      index: new URL("../../src/index.js", import.meta.url).href,
+      routes: new URL("../support/test-service.js", import.meta.url).href,
+    },
   );
   assert.deepEqual(said, ["here"]);
 });
 
-test("without a working directory a relative path is refused, and an absolute one is not", { skip }, async (context) => {
+test("without a working directory a relative path is refused, and an absolute one is not", {
+  skip,
+}, async (context) => {
   const { said } = await runScriptOk(
     context,
     `const { mkdtempSync, rmdirSync } = await import("node:fs");
@@ -110,5 +121,8 @@ test("without a working directory a relative path is refused, and an absolute on
      createIsthmusTransport({ address: data + "/server.sock" });`,
     tempFolder(context),
   );
-  assert.match((said[0] as { message: string }).message, /address "server\.sock": the path is relative, and there is no working directory/);
+  assert.match(
+    (said[0] as { message: string }).message,
+    /address "server\.sock": the path is relative, and there is no working directory/,
+  );
 });

@@ -1,4 +1,7 @@
-/** Option `allow`: only true, or a promise of true, lets a client in, and what it takes its time over holds nothing for longer than a handshake may. */
+/**
+ * Option `allow`: only true, or a promise of true, lets a client in, and what it takes its time over holds nothing for
+ * longer than a handshake may.
+ */
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { connect } from "node:net";
@@ -43,17 +46,28 @@ for (const carrier of ["shm", "socket"] as const) {
     describe(`allow of a server ${where}, ${carrier}`, { skip }, () => {
       async function serve(owner: Owner, options: Options): Promise<{ path: string; server: IsthmusServer }> {
         const path = tempSocket(owner);
-        const server = createIsthmusServer({ carrier, ...options, ...(where === "with workers" ? { workers: { routes: ROUTES, count: 1 } } : { routes: testRoutes }) });
+        const server = createIsthmusServer({
+          carrier,
+          ...options,
+          ...(where === "with workers" ? { workers: { routes: ROUTES, count: 1 } } : { routes: testRoutes }),
+        });
         owner.after(() => server.close({ timeoutMs: 0 }));
         await server.listen(path);
         return { path, server };
       }
-      const clientOf = (owner: Owner, path: string) => connectTo(owner, { path }, { carrier: "auto", handshakeTimeoutMs: 7000 }).client;
+      const clientOf = (owner: Owner, path: string) =>
+        connectTo(owner, { path }, { carrier: "auto", handshakeTimeoutMs: 7000 }).client;
 
       test("true and a promise of it let in, of whatever realm", async (context) => {
         let answer: unknown;
         const { path } = await serve(context, { allow: () => answer as boolean });
-        for (answer of [true, Promise.resolve(true), thenable(true), runInNewContext("Promise.resolve(true)"), sleep(20, true)]) {
+        for (answer of [
+          true,
+          Promise.resolve(true),
+          thenable(true),
+          runInNewContext("Promise.resolve(true)"),
+          sleep(20, true),
+        ]) {
           await clientOf(context, path).echo({});
         }
       });
@@ -63,10 +77,24 @@ for (const carrier of ["shm", "socket"] as const) {
         const { path, server } = await serve(context, { allow: () => answer as boolean });
         const others: unknown[] = [undefined, null, 1, "yes", {}, [], Object(true), () => true, { then: true }];
         const elsewhere = runInNewContext("(value) => Promise.resolve(value)") as (value: unknown) => unknown;
-        const all = [false, ...others].flatMap((value) => [value, Promise.resolve(value), thenable(value), elsewhere(value)]);
-        for (answer of all) await failure(clientOf(context, path).echo({}), Code.PermissionDenied, /user \d+ may not connect to this server; its option `allow` decides who may/);
+        const all = [false, ...others].flatMap((value) => [
+          value,
+          Promise.resolve(value),
+          thenable(value),
+          elsewhere(value),
+        ]);
+        for (answer of all)
+          await failure(
+            clientOf(context, path).echo({}),
+            Code.PermissionDenied,
+            /user \d+ may not connect to this server; its option `allow` decides who may/,
+          );
         answer = 1;
-        await failure(clientOf(context, path).echo({}), Code.PermissionDenied, /It answered number; only true, or a promise of it, lets in/);
+        await failure(
+          clientOf(context, path).echo({}),
+          Code.PermissionDenied,
+          /It answered number; only true, or a promise of it, lets in/,
+        );
         assert.equal(server.stats().refused, all.length + 1);
       });
 
@@ -76,21 +104,42 @@ for (const carrier of ["shm", "socket"] as const) {
         const fail = () => {
           throw new Error("mine");
         };
-        const kinds: (() => unknown)[] = [fail, () => Promise.reject(new Error("mine")), () => ({ then: fail }), () => Object.defineProperty({}, "then", { get: fail }), () => runInNewContext("Promise.reject(undefined)") as unknown];
-        for (answer of kinds) await failure(clientOf(context, path).echo({}), Code.Internal, /the server could not decide whether to let this client in: its option `allow` threw/);
+        const kinds: (() => unknown)[] = [
+          fail,
+          () => Promise.reject(new Error("mine")),
+          () => ({ then: fail }),
+          () => Object.defineProperty({}, "then", { get: fail }),
+          () => runInNewContext("Promise.reject(undefined)") as unknown,
+        ];
+        for (answer of kinds)
+          await failure(
+            clientOf(context, path).echo({}),
+            Code.Internal,
+            /the server could not decide whether to let this client in: its option `allow` threw/,
+          );
       });
 
       test("a promise that never settles ends with the handshake's time, and leaves nothing open", async (context) => {
         const { path, server } = await serve(context, { allow: () => new Promise(() => {}), handshakeTimeoutMs: 100 });
-        const refused = () => failure(clientOf(context, path).echo({}), Code.DeadlineExceeded, /the server did not decide within 100 ms whether to let this client in: what its option `allow` returned has not settled/);
+        const refused = () =>
+          failure(
+            clientOf(context, path).echo({}),
+            Code.DeadlineExceeded,
+            /the server did not decide within 100 ms whether to let this client in: what its option `allow` returned has not settled/,
+          );
         await refused();
         const before = ownDescriptors().open;
         await Promise.all(Array.from({ length: 10 }, refused));
         assert.equal(server.stats().refused, 11);
-        await waitUntil("all descriptors to be closed", () => ownDescriptors().open <= before || String(ownDescriptors().open - before));
+        await waitUntil(
+          "all descriptors to be closed",
+          () => ownDescriptors().open <= before || String(ownDescriptors().open - before),
+        );
       });
 
-      test("the time that it takes counts into the handshake's", { skip: carrier === "socket" && "it is the same for every carrier" }, async (context) => {
+      test("the time that it takes counts into the handshake's", {
+        skip: carrier === "socket" && "it is the same for every carrier",
+      }, async (context) => {
         const { path, server } = await serve(context, { allow: () => sleep(2900, true), handshakeTimeoutMs: 3000 });
         const silent = connect(path);
         context.after(() => silent.destroy());
@@ -109,7 +158,11 @@ for (const carrier of ["shm", "socket"] as const) {
         const first = clientOf(context, path);
         const call = first.echo({ text: "first" });
         await waitUntil("the first to be asked about", () => asked() === 1);
-        await failure(clientOf(context, path).echo({}), Code.ResourceExhausted, /the server has 1 connections, its limit/);
+        await failure(
+          clientOf(context, path).echo({}),
+          Code.ResourceExhausted,
+          /the server has 1 connections, its limit/,
+        );
         answer(true);
         await call;
         await failure(clientOf(context, path).echo({}), Code.ResourceExhausted, /maxConnections/);
@@ -121,14 +174,23 @@ for (const carrier of ["shm", "socket"] as const) {
         const { allow, answer, asked } = pending();
         const { path, server } = await serve(context, { allow });
         const before = ownDescriptors().open;
-        const calls = Array.from({ length: 3 }, () => failure(clientOf(context, path).echo({}), Code.Unavailable, /shutting down|connection|no such path|nobody listens/));
+        const calls = Array.from({ length: 3 }, () =>
+          failure(
+            clientOf(context, path).echo({}),
+            Code.Unavailable,
+            /shutting down|connection|no such path|nobody listens/,
+          ),
+        );
         await waitUntil("all to be asked about", () => asked() === 3);
         await server.close();
         answer(true);
         await Promise.all(calls);
         assert.equal(server.stats().connections, 0);
         // The listening socket, and a thread's own, are gone besides.
-        await waitUntil("all descriptors to be closed", () => ownDescriptors().open <= before || String(ownDescriptors().open - before));
+        await waitUntil(
+          "all descriptors to be closed",
+          () => ownDescriptors().open <= before || String(ownDescriptors().open - before),
+        );
       });
 
       test("clients that go away meanwhile leave nothing open, and nobody else notices", async (context) => {
@@ -146,7 +208,10 @@ for (const carrier of ["shm", "socket"] as const) {
         const before = ownDescriptors().open;
         await leave(10);
         await waitUntil("all to be refused", () => server.stats().refused === 11 || String(server.stats().refused));
-        await waitUntil("all descriptors to be closed", () => ownDescriptors().open <= before || String(ownDescriptors().open - before));
+        await waitUntil(
+          "all descriptors to be closed",
+          () => ownDescriptors().open <= before || String(ownDescriptors().open - before),
+        );
         const call = clientOf(context, path).echo({ text: "on" });
         await waitUntil("the last to be asked about", () => asked() === 12);
         answer(true);

@@ -25,7 +25,11 @@ import { waitUntil, within } from "../support/waiting.js";
 const skip = loadAddon().reason ?? false;
 const indexUrl = new URL("../../src/index.js", import.meta.url).href;
 
-function clientOf(owner: Owner, path: string, options: Partial<BlockingClientOptions> = {}): BlockingClient<typeof TestService> {
+function clientOf(
+  owner: Owner,
+  path: string,
+  options: Partial<BlockingClientOptions> = {},
+): BlockingClient<typeof TestService> {
   const client = createBlockingClient(TestService, { ...options, address: path });
   owner.after(() => client.close());
   return client;
@@ -65,7 +69,9 @@ function soon(owner: Owner, milliseconds: number, line: string): void {
 
 async function serveInWorker(owner: Owner): Promise<string> {
   const path = tempSocket(owner);
-  const worker = new Worker(new URL("../support/servers/worker.js", import.meta.url), { workerData: { role: "serve", path } satisfies WorkerTask });
+  const worker = new Worker(new URL("../support/servers/worker.js", import.meta.url), {
+    workerData: { role: "serve", path } satisfies WorkerTask,
+  });
   owner.after(() => worker.terminate());
   await within(60_000, "the server's start", once(worker, "message"));
   return path;
@@ -77,7 +83,10 @@ function startCaller(owner: Owner, task: BlockingTask): Worker {
   return worker;
 }
 
-const places = { "another process": async (owner: Owner) => (await serveInChild(owner)).path, "a worker of this process": serveInWorker };
+const places = {
+  "another process": async (owner: Owner) => (await serveInChild(owner)).path,
+  "a worker of this process": serveInWorker,
+};
 
 for (const [place, serve] of Object.entries(places)) {
   describe(`blocking calls of a server in ${place}`, { skip }, () => {
@@ -89,7 +98,10 @@ for (const [place, serve] of Object.entries(places)) {
       const client = clientOf(context, await path());
       let header: Headers | undefined;
       let trailer: Headers | undefined;
-      const reply = client.echo({ text: "grüße", number: 7n, data: new Uint8Array([1, 2, 3]) }, { headers: { "x-color": "red" }, onHeader: (h) => (header = h), onTrailer: (t) => (trailer = t) });
+      const reply = client.echo(
+        { text: "grüße", number: 7n, data: new Uint8Array([1, 2, 3]) },
+        { headers: { "x-color": "red" }, onHeader: (h) => (header = h), onTrailer: (t) => (trailer = t) },
+      );
       assert.deepEqual([reply.text, reply.number, [...reply.data]], ["grüße", 7n, [1, 2, 3]]);
       assert.equal(header?.get("x-color"), "red");
       assert.equal(trailer?.get("x-trailer-color"), "red");
@@ -97,8 +109,15 @@ for (const [place, serve] of Object.entries(places)) {
 
     test("throw the handler's error with code, details and metadata", async (context) => {
       const client = clientOf(context, await path());
-      const error = thrown(() => client.fail({ code: Code.NotFound, message: "no such thing", details: ["one", "two"] }), Code.NotFound, /no such thing/);
-      assert.deepEqual(error.findDetails(EchoReplySchema).map(({ text }) => text), ["one", "two"]);
+      const error = thrown(
+        () => client.fail({ code: Code.NotFound, message: "no such thing", details: ["one", "two"] }),
+        Code.NotFound,
+        /no such thing/,
+      );
+      assert.deepEqual(
+        error.findDetails(EchoReplySchema).map(({ text }) => text),
+        ["one", "two"],
+      );
       assert.equal(error.metadata.get("x-failed"), "yes");
       thrown(() => client.fail({ plain: true, message: "secret" }), Code.Internal, /internal error/);
       assert.equal(client.echo({ text: "goes on" }).text, "goes on");
@@ -126,14 +145,19 @@ for (const [place, serve] of Object.entries(places)) {
 
     test("sleep in the kernel and are woken, each time", async (context) => {
       const client = clientOf(context, await path(), { polling: false });
-      for (let i = 0; i < 200; i++) assert.equal(client.wait({ milliseconds: i % 3 }, { timeoutMs: 120_000 }).text, "waited");
+      for (let i = 0; i < 200; i++)
+        assert.equal(client.wait({ milliseconds: i % 3 }, { timeoutMs: 120_000 }).text, "waited");
     });
 
     test("of unknown and of streaming methods fail", async (context) => {
       const client = clientOf(context, await path());
       thrown(() => client.unfinished({}), Code.Unimplemented, /Unfinished/);
       assert.equal("count" in client, true);
-      thrown(() => (client as unknown as { count(request: object): unknown }).count({}), Code.Unimplemented, /streaming/);
+      thrown(
+        () => (client as unknown as { count(request: object): unknown }).count({}),
+        Code.Unimplemented,
+        /streaming/,
+      );
     });
 
     test("keep to the limits of messages and headers", async (context) => {
@@ -153,7 +177,11 @@ for (const [place, serve] of Object.entries(places)) {
       assert.equal(client.checksum({ data: mapped }).checksum, crc32(bytes));
       const shared = await region(1 << 20);
       shared.fill(5);
-      for (let i = 0; i < 3; i++) assert.equal(client.checksum({ sequence: BigInt(i), data: shared }).checksum, crc32(new Uint8Array(1 << 20).fill(5)));
+      for (let i = 0; i < 3; i++)
+        assert.equal(
+          client.checksum({ sequence: BigInt(i), data: shared }).checksum,
+          crc32(new Uint8Array(1 << 20).fill(5)),
+        );
       writeFileSync(file, "short");
       thrown(() => client.checksum({ data: mapped }), Code.DataLoss, /become shorter/);
     });
@@ -166,7 +194,11 @@ test("a server that was stopped lets the deadline pass, and answers when it goes
   client.echo({});
   process.kill(server.child.pid, "SIGSTOP");
   thrown(() => client.echo({ text: "anybody?" }, { timeoutMs: 100 }), Code.DeadlineExceeded, /timed out/);
-  thrown(() => clientOf(context, server.path).echo({}, { timeoutMs: 100 }), Code.DeadlineExceeded, /before there was a connection/);
+  thrown(
+    () => clientOf(context, server.path).echo({}, { timeoutMs: 100 }),
+    Code.DeadlineExceeded,
+    /before there was a connection/,
+  );
   soon(context, 100, `kill -CONT ${server.child.pid}`);
   assert.equal(client.echo({ text: "again" }, { timeoutMs: 120_000 }).text, "again");
 });
@@ -176,10 +208,14 @@ test("a deadline that passes aborts the handler", { skip }, async (context) => {
   const client = clientOf(context, server.path);
   client.echo({});
   thrown(() => client.wait({ milliseconds: 600_000 }, { timeoutMs: 2000 }), Code.DeadlineExceeded, /timed out/);
-  await waitUntil("the handler's abort", async () => (await server.observations()).some(({ aborted, code }) => aborted && code === "DeadlineExceeded"));
+  await waitUntil("the handler's abort", async () =>
+    (await server.observations()).some(({ aborted, code }) => aborted && code === "DeadlineExceeded"),
+  );
 });
 
-test("a call in flight fails when the server is killed, and the client goes on with the next server", { skip }, async (context) => {
+test("a call in flight fails when the server is killed, and the client goes on with the next server", {
+  skip,
+}, async (context) => {
   const path = tempSocket(context);
   const first = await serveInChild(context, {}, { address: path });
   const client = clientOf(context, path);
@@ -222,7 +258,9 @@ test("while a server drains, calls go to the one that took its path over", { ski
   await closed;
 });
 
-test("a server that drains while a request is written takes all of it, and the next call goes to the next server", { skip }, async (context) => {
+test("a server that drains while a request is written takes all of it, and the next call goes to the next server", {
+  skip,
+}, async (context) => {
   const path = tempSocket(context);
   const first = await serveInChild(context, {}, { address: path });
   const script = `
@@ -239,7 +277,9 @@ test("a server that drains while a request is written takes all of it, and the n
   assert.equal((await second.stats()).violations, 0);
 });
 
-test("servers that take a path over from each other cost a client that calls on and on nothing, and each call is run once", { skip }, async (context) => {
+test("servers that take a path over from each other cost a client that calls on and on nothing, and each call is run once", {
+  skip,
+}, async (context) => {
   const path = tempSocket(context);
   let server = await serveInChild(context, {}, { address: path });
   const until = new SharedArrayBuffer(4);
@@ -260,19 +300,27 @@ test("servers that take a path over from each other cost a client that calls on 
   assert.equal(runs, Math.ceil(calls / 2));
 });
 
-test("a server that accepts and goes away before it has answered is tried again, up to four times", { skip }, async (context) => {
+test("a server that accepts and goes away before it has answered is tried again, up to four times", {
+  skip,
+}, async (context) => {
   let attempts = 0;
   const gone = await serveInWorkerThatHangsUp(context, () => attempts++);
   thrown(() => clientOf(context, gone).echo({}), Code.Unavailable, /closed the connection|reset by peer/);
   await waitUntil("its attempts to be counted", () => attempts === 4 || attempts);
 });
 
-test("a server on the same thread is refused at once, by whatever name, and is not disturbed", { skip }, async (context) => {
+test("a server on the same thread is refused at once, by whatever name, and is not disturbed", {
+  skip,
+}, async (context) => {
   const server = await startServer(context, "one process");
   const link = join(tempFolder(context), "link.sock");
   symlinkSync(server.path, link);
   for (const path of [server.path, `unix:${server.path}`, link]) {
-    thrown(() => clientOf(context, path).echo({}), Code.FailedPrecondition, /this very thread.*worker thread or another process/);
+    thrown(
+      () => clientOf(context, path).echo({}),
+      Code.FailedPrecondition,
+      /this very thread.*worker thread or another process/,
+    );
   }
   assert.equal((await connectTo(context, server).client.echo({ text: "fine" })).text, "fine");
   const worker = startCaller(context, { path: server.path, calls: 100, hang: false });
@@ -280,7 +328,9 @@ test("a server on the same thread is refused at once, by whatever name, and is n
   await server.close();
 });
 
-test("a path that this thread served once, and another process serves now, is no longer refused", { skip }, async (context) => {
+test("a path that this thread served once, and another process serves now, is no longer refused", {
+  skip,
+}, async (context) => {
   const server = await startServer(context, "one process");
   await server.close();
   await serveInChild(context, {}, { address: server.path });
@@ -291,16 +341,28 @@ test("somebody who never answers the handshake is given up, with a hint at deadl
   const path = tempSocket(context);
   rawListener(context, path);
   const before = ownDescriptors();
-  thrown(() => clientOf(context, path, { handshakeTimeoutMs: 50 }).echo({}), Code.Unavailable, /no answer to the handshake within 50 ms.*while this thread is blocked/);
+  thrown(
+    () => clientOf(context, path, { handshakeTimeoutMs: 50 }).echo({}),
+    Code.Unavailable,
+    /no answer to the handshake within 50 ms.*while this thread is blocked/,
+  );
   assert.equal(ownDescriptors().open, before.open);
 });
 
 test("addresses that cannot be served are refused with what is wrong", { skip }, async (context) => {
   const folder = tempFolder(context);
-  thrown(() => clientOf(context, join(folder, "sever.sock")).echo({}), Code.Unavailable, /no such path; is the server running/);
+  thrown(
+    () => clientOf(context, join(folder, "sever.sock")).echo({}),
+    Code.Unavailable,
+    /no such path; is the server running/,
+  );
   writeFileSync(join(folder, "file"), "");
   thrown(() => clientOf(context, join(folder, "file")).echo({}), Code.Unavailable, /not a socket/);
-  thrown(() => clientOf(context, "tcp:127.0.0.1:1"), Code.FailedPrecondition, /blocking calls need shared memory and a Unix socket/);
+  thrown(
+    () => clientOf(context, "tcp:127.0.0.1:1"),
+    Code.FailedPrecondition,
+    /blocking calls need shared memory and a Unix socket/,
+  );
   thrown(() => clientOf(context, ""), Code.InvalidArgument, /expected a socket path/);
   thrown(() => clientOf(context, "x.sock", { memory: { arenaBytes: 5 } }), Code.InvalidArgument, /option memory/);
   const script = `
@@ -334,7 +396,9 @@ test("a closed client throws, and closing twice is fine", { skip }, async (conte
   await waitUntil("the connection's end", async () => (await server.stats()).connections === 0);
 });
 
-test("a call from within a call of the same client is refused, and of another client is not", { skip }, async (context) => {
+test("a call from within a call of the same client is refused, and of another client is not", {
+  skip,
+}, async (context) => {
   const { path } = await serveInChild(context);
   const client = clientOf(context, path);
   const other = clientOf(context, path);
@@ -371,7 +435,12 @@ test("a loop of blocking calls with 1 MiB each way takes bounded memory", { skip
     }
     say(rss);`;
   const calls = Number(process.env["ISTHMUS_BLOCKING_CALLS"] ?? 1600);
-  const { said } = await runScriptOk(context, script, { path: server.path, index: indexUrl, calls }, { limitMs: 120_000 + calls * 200 });
+  const { said } = await runScriptOk(
+    context,
+    script,
+    { path: server.path, index: indexUrl, calls },
+    { limitMs: 120_000 + calls * 200 },
+  );
   const [first, ...later] = said[0] as number[];
   context.diagnostic(`resident: ${[first, ...later].map((bytes) => `${bytes >> 20} MiB`).join(", ")}`);
   for (const bytes of later) assert.ok(bytes < first + (200 << 20), `${first} bytes grew to ${bytes}`);
@@ -384,7 +453,9 @@ test("eight workers call at once", { skip }, async (context) => {
   for (const exit of exits) assert.deepEqual(await within(60_000, "a worker's end", exit), [0]);
 });
 
-test("a worker that is terminated in the middle of a blocking call ends, and the server learns of it", { skip }, async (context) => {
+test("a worker that is terminated in the middle of a blocking call ends, and the server learns of it", {
+  skip,
+}, async (context) => {
   const server = await serveInChild(context);
   const before = ownDescriptors();
   for (let round = 0; round < 3; round++) {
@@ -394,5 +465,8 @@ test("a worker that is terminated in the middle of a blocking call ends, and the
     await within(60_000, "the worker's end", worker.terminate());
     await waitUntil("the connection's end", async () => (await server.stats()).connections === 0);
   }
-  await waitUntil("descriptors to be gone", () => ownDescriptors().open <= before.open || JSON.stringify(ownDescriptors()));
+  await waitUntil(
+    "descriptors to be gone",
+    () => ownDescriptors().open <= before.open || JSON.stringify(ownDescriptors()),
+  );
 });

@@ -1,6 +1,6 @@
 /**
- * Whose bytes are whose: what was given to a call or yielded arrives as it was then, over every carrier, although its memory is used again as soon as the rule allows
- * (docs/payloads.md, "Memory that you use again").
+ * Whose bytes are whose: what was given to a call or yielded arrives as it was then, over every carrier, although its
+ * memory is used again as soon as the rule allows (docs/payloads.md, "Memory that you use again").
  */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
@@ -24,7 +24,22 @@ import type { Owner } from "../support/temp.js";
 import { tempSocket } from "../support/temp.js";
 
 /** Around the sizes at which values, messages and fragments begin to travel in other ways. */
-const SIZES = [1, 4095, 4096, 16_370, 16_379, 16_380, 16_384, 32_760, 32_768, 40_000, 65_536, 200_000, (1 << 20) + 3, (4 << 20) + 20_000];
+const SIZES = [
+  1,
+  4095,
+  4096,
+  16_370,
+  16_379,
+  16_380,
+  16_384,
+  32_760,
+  32_768,
+  40_000,
+  65_536,
+  200_000,
+  (1 << 20) + 3,
+  (4 << 20) + 20_000,
+];
 
 interface Scene {
   readonly server: Child;
@@ -33,9 +48,15 @@ interface Scene {
 }
 
 async function start(owner: Owner, carrier: CarrierName, data: Omit<BytesServerData, "address"> = {}): Promise<Scene> {
-  const address = { "TCP socket": "tcp:127.0.0.1:0", "HTTP/2": "http://127.0.0.1:0" }[carrier as string] ?? tempSocket(owner);
+  const address =
+    { "TCP socket": "tcp:127.0.0.1:0", "HTTP/2": "http://127.0.0.1:0" }[carrier as string] ?? tempSocket(owner);
   const server = await startChild(owner, "servers/bytes-server.js", { address, ...data } satisfies BytesServerData);
-  const chosen = carrier === "shared memory" ? ({ carrier: "shm" } as const) : carrier === "Unix socket" ? ({ carrier: "socket" } as const) : {};
+  const chosen =
+    carrier === "shared memory"
+      ? ({ carrier: "shm" } as const)
+      : carrier === "Unix socket"
+        ? ({ carrier: "socket" } as const)
+        : {};
   const transport = createIsthmusTransport({ address: await server.ask<string>("address"), ...chosen });
   owner.after(() => transport.close());
   return { server, transport, client: createClient(StreamService, transport) };
@@ -48,7 +69,11 @@ function messagesOf(byteLength: number): number {
 
 /** One buffer for all messages. */
 // eslint-disable-next-line @typescript-eslint/require-await -- its next message is at hand at once
-async function* refilled(byteLength: number, count: number, text = ""): AsyncGenerator<MessageInitShape<typeof ItemSchema>> {
+async function* refilled(
+  byteLength: number,
+  count: number,
+  text = "",
+): AsyncGenerator<MessageInitShape<typeof ItemSchema>> {
   const data = new Uint8Array(byteLength);
   try {
     for (let number = 0; number < count; number++) {
@@ -84,7 +109,10 @@ for (const carrier of CARRIERS) {
           const count = messagesOf(dataBytes);
           let number = 0;
           for await (const item of client.count({ count: BigInt(count), dataBytes })) {
-            assert.ok(item.data.length === dataBytes && Number(item.number) === number && isIntact(item), `${dataBytes} B, message ${number}`);
+            assert.ok(
+              item.data.length === dataBytes && Number(item.number) === number && isIntact(item),
+              `${dataBytes} B, message ${number}`,
+            );
             number++;
             if (reader === "slow") await turn();
           }
@@ -127,7 +155,9 @@ for (const carrier of CARRIERS) {
             kept.push(item.data);
             number++;
           }
-          kept.forEach((data, i) => assert.ok(isIntact({ number: BigInt(i), data }), `${byteLength} B, message ${i}, after the end`));
+          kept.forEach((data, i) =>
+            assert.ok(isIntact({ number: BigInt(i), data }), `${byteLength} B, message ${i}, after the end`),
+          );
         }
       });
     }
@@ -148,18 +178,24 @@ for (const carrier of CARRIERS) {
       await client.echo({});
       for (const byteLength of SIZES) {
         const data = new Uint8Array(byteLength);
-        const calls = Array.from({ length: byteLength > 1 << 20 ? 4 : 12 }, (_, i) => client.echo({ number: BigInt(i), text: "refill", data: data.slice().fill(byteOf(i)) }));
+        const calls = Array.from({ length: byteLength > 1 << 20 ? 4 : 12 }, (_, i) =>
+          client.echo({ number: BigInt(i), text: "refill", data: data.slice().fill(byteOf(i)) }),
+        );
         await turn();
         const end = performance.now() + 30;
         while (performance.now() < end);
-        (await Promise.all(calls)).forEach((reply, i) => assert.ok(reply.data.length === byteLength && isIntact(reply), `${byteLength} B, answer ${i}`));
+        (await Promise.all(calls)).forEach((reply, i) =>
+          assert.ok(reply.data.length === byteLength && isIntact(reply), `${byteLength} B, answer ${i}`),
+        );
       }
     });
 
     test("small answers from one buffer that find no room", async (context) => {
       const { client } = await start(context, carrier);
       await client.echo({});
-      const calls = Array.from({ length: 200 }, (_, i) => client.echo({ number: BigInt(i), text: "refill", data: new Uint8Array(6000).fill(byteOf(i)) }));
+      const calls = Array.from({ length: 200 }, (_, i) =>
+        client.echo({ number: BigInt(i), text: "refill", data: new Uint8Array(6000).fill(byteOf(i)) }),
+      );
       await turn();
       const end = performance.now() + 50;
       while (performance.now() < end);
@@ -200,7 +236,10 @@ for (const carrier of CARRIERS) {
           await seenBy(scene);
           const pause = await blocked(scene, 150);
           const controller = new AbortController();
-          const call = scene.client.sum(refilled(byteLength, 100), how === "aborted" ? { signal: controller.signal } : { timeoutMs: 40 });
+          const call = scene.client.sum(
+            refilled(byteLength, 100),
+            how === "aborted" ? { signal: controller.signal } : { timeoutMs: 40 },
+          );
           if (how === "aborted") setTimeout(() => controller.abort(), 30);
           await assert.rejects(call);
           await pause.over;
@@ -216,7 +255,8 @@ for (const carrier of CARRIERS) {
       async function* requests() {
         const data = new Uint8Array(300_000);
         try {
-          for (let number = 0; number < 40; number++) yield { number: BigInt(number), text: number === 3 ? "enough" : "", data: data.fill(byteOf(number)) };
+          for (let number = 0; number < 40; number++)
+            yield { number: BigInt(number), text: number === 3 ? "enough" : "", data: data.fill(byteOf(number)) };
         } finally {
           data.fill(0);
         }
@@ -235,7 +275,13 @@ for (const carrier of CARRIERS) {
       }
       const { transport } = await start(context, carrier);
       for (const dataBytes of [100, 30_000]) {
-        const { message } = await transport.stream(StreamService.method.count, undefined, undefined, undefined, made(dataBytes));
+        const { message } = await transport.stream(
+          StreamService.method.count,
+          undefined,
+          undefined,
+          undefined,
+          made(dataBytes),
+        );
         const replies = [];
         for await (const reply of message) replies.push(reply.data.length);
         assert.deepEqual(replies, [dataBytes, dataBytes, dataBytes]);
@@ -264,7 +310,10 @@ describe("bytes of a codec that uses its memory again", { skip: loadAddon().reas
         const inline = write(message as MessageInitShape<typeof ItemSchema>);
         return { inline, spans: [], byteLength: inline.length };
       },
-      decode: (input, offset, byteLength) => ({ number: BigInt(input[offset]), data: Uint8Array.prototype.slice.call(input, offset + 1, offset + byteLength) }),
+      decode: (input, offset, byteLength) => ({
+        number: BigInt(input[offset]),
+        data: Uint8Array.prototype.slice.call(input, offset + 1, offset + byteLength),
+      }),
     };
     return () => codec;
   }
@@ -281,11 +330,19 @@ describe("bytes of a codec that uses its memory again", { skip: loadAddon().reas
       const client = createClient(StreamService, transport);
       for (const byteLength of SIZES) {
         const data = (i: number) => new Uint8Array(byteLength).fill(byteOf(i));
-        const replies = await Promise.all(Array.from({ length: 6 }, (_, i) => client.echo({ number: BigInt(i), data: data(i) })));
-        replies.forEach((reply, i) => assert.ok(Number(reply.number) === i && reply.data.length === byteLength && isIntact(reply), `${byteLength} B, answer ${i}`));
+        const replies = await Promise.all(
+          Array.from({ length: 6 }, (_, i) => client.echo({ number: BigInt(i), data: data(i) })),
+        );
+        replies.forEach((reply, i) =>
+          assert.ok(
+            Number(reply.number) === i && reply.data.length === byteLength && isIntact(reply),
+            `${byteLength} B, answer ${i}`,
+          ),
+        );
         const chat = async () => {
           let number = 0;
-          for await (const item of client.chat(refilled(byteLength, 6))) assert.ok(Number(item.number) === number++ && isIntact(item), `${byteLength} B, message ${item.number}`);
+          for await (const item of client.chat(refilled(byteLength, 6)))
+            assert.ok(Number(item.number) === number++ && isIntact(item), `${byteLength} B, message ${item.number}`);
           assert.equal(number, 6);
         };
         await Promise.all([chat(), chat(), chat()]);

@@ -33,7 +33,9 @@ async function serve(owner: Owner, options: Partial<IsthmusServerOptions> = {}, 
 }
 
 async function exchange({ client }: TestClient): Promise<void> {
-  const replies = await Promise.all(SIZES.map((byteLength) => client.checksum({ data: patternBytes(byteLength, byteLength) })));
+  const replies = await Promise.all(
+    SIZES.map((byteLength) => client.checksum({ data: patternBytes(byteLength, byteLength) })),
+  );
   replies.forEach(({ checksum, data }, i) => {
     assert.equal(checksum, crc32(patternBytes(SIZES[i], SIZES[i])));
     assert.equal(data.length, SIZES[i]);
@@ -49,7 +51,9 @@ describe("two ends in one process", () => {
     ["shm", "auto", "shm"],
     ["auto", "shm", "shm"],
   ] as const) {
-    test(`a server of carrier ${server} and a client of ${client} agree on ${agreed}`, { skip: agreed === "shm" && onlyWithAddon }, async (context) => {
+    test(`a server of carrier ${server} and a client of ${client} agree on ${agreed}`, {
+      skip: agreed === "shm" && onlyWithAddon,
+    }, async (context) => {
       const served = await serve(context, { carrier: server });
       const here = connectTo(context, served, { carrier: client });
       await exchange(here);
@@ -59,29 +63,50 @@ describe("two ends in one process", () => {
     });
   }
 
-  test("a server that insists on shared memory refuses a client without it, and says why", { skip: onlyWithAddon }, async (context) => {
+  test("a server that insists on shared memory refuses a client without it, and says why", {
+    skip: onlyWithAddon,
+  }, async (context) => {
     const served = await serve(context, { carrier: "shm" });
-    await failure(connectTo(context, served, { carrier: "socket" }).client.echo({}), Code.FailedPrecondition, /the server insists on shared memory \(carrier: "shm"\), and the client uses no shared memory: its option carrier is "socket"/);
+    await failure(
+      connectTo(context, served, { carrier: "socket" }).client.echo({}),
+      Code.FailedPrecondition,
+      /the server insists on shared memory \(carrier: "shm"\), and the client uses no shared memory: its option carrier is "socket"/,
+    );
     assert.equal(served.server.stats().refused, 1);
   });
 
-  test("a client that insists on shared memory is refused by a server without it, and told why", { skip: onlyWithAddon }, async (context) => {
+  test("a client that insists on shared memory is refused by a server without it, and told why", {
+    skip: onlyWithAddon,
+  }, async (context) => {
     const served = await serve(context, { carrier: "socket" });
-    await failure(connectTo(context, served, { carrier: "shm" }).client.echo({}), Code.FailedPrecondition, /the client insists on shared memory \(carrier: "shm"\), and the server uses no shared memory: its option carrier is "socket"/);
+    await failure(
+      connectTo(context, served, { carrier: "shm" }).client.echo({}),
+      Code.FailedPrecondition,
+      /the client insists on shared memory \(carrier: "shm"\), and the server uses no shared memory: its option carrier is "socket"/,
+    );
   });
 
-  test("a server with the addon knows who calls over the socket, and decides by it", { skip: onlyWithAddon }, async (context) => {
+  test("a server with the addon knows who calls over the socket, and decides by it", {
+    skip: onlyWithAddon,
+  }, async (context) => {
     const served = await serve(context, { carrier: "socket", allow: ({ uid }) => uid === process.getuid!() });
     const { pid, uid } = await connectTo(context, served).client.whoami({});
     assert.deepEqual([pid, uid], [process.pid, process.getuid!()]);
     const closed = await serve(context, { allow: () => false });
     for (let i = 0; i < 10; i++) {
-      await failure(connectTo(context, closed, { carrier: "socket" }).client.echo({}), Code.PermissionDenied, /may not connect to this server/);
+      await failure(
+        connectTo(context, closed, { carrier: "socket" }).client.echo({}),
+        Code.PermissionDenied,
+        /may not connect to this server/,
+      );
     }
   });
 
   test("a carrier that there is not is refused by name", () => {
-    assert.throws(() => createIsthmusTransport({ address: "/tmp/x", carrier: "pigeon" as never }), /there is no "pigeon"; expected "auto", "shm" or "socket"/);
+    assert.throws(
+      () => createIsthmusTransport({ address: "/tmp/x", carrier: "pigeon" as never }),
+      /there is no "pigeon"; expected "auto", "shm" or "socket"/,
+    );
     assert.throws(() => createIsthmusServer({ routes: () => {}, carrier: "pigeon" as never }), /there is no "pigeon"/);
   });
 
@@ -112,7 +137,11 @@ describe("two processes, of which one has no addon", { skip: onlyWithAddon }, ()
     const here = connectTo(context, { path: address });
     await exchange(here);
     assert.equal(here.transport.carrier, "socket");
-    await failure(connectTo(context, { path: address }, { carrier: "shm" }).client.echo({}), Code.FailedPrecondition, /shared memory/);
+    await failure(
+      connectTo(context, { path: address }, { carrier: "shm" }).client.echo({}),
+      Code.FailedPrecondition,
+      /shared memory/,
+    );
     assert.deepEqual((await server.ask<{ carriers: unknown }>("stats")).carriers, { shm: 0, socket: 1, http: 0 });
   });
 
@@ -140,8 +169,14 @@ describe("two processes, of which one has no addon", { skip: onlyWithAddon }, ()
     );
     const [byAllow, byMode] = said as { code: string; message: string }[];
     assert.deepEqual([byAllow.code, byMode.code], ["FailedPrecondition", "FailedPrecondition"]);
-    assert.match(byAllow.message, /option `allow` decides by the credentials of clients, and without the addon there are none/);
-    assert.match(byMode.message, /mode 0660 lets other users connect, and without the addon nobody can tell who they are/);
+    assert.match(
+      byAllow.message,
+      /option `allow` decides by the credentials of clients, and without the addon there are none/,
+    );
+    assert.match(
+      byMode.message,
+      /mode 0660 lets other users connect, and without the addon nobody can tell who they are/,
+    );
   });
 
   test("a lock that a dead server left is broken", async (context) => {
@@ -176,19 +211,31 @@ describe("TCP", () => {
   test("knows nobody's credentials, so it refuses to decide by them", async (context) => {
     const peers: unknown[] = [];
     const server = createIsthmusServer({
-      routes: (router) => router.service(TestService, { echo: (_, { values }) => (peers.push(values.get(peerCredentials)), {}) }),
+      routes: (router) =>
+        router.service(TestService, { echo: (_, { values }) => (peers.push(values.get(peerCredentials)), {}) }),
     });
     const { address } = await server.listen("tcp:127.0.0.1:0");
     context.after(() => server.close());
     await connectTo(context, { path: address }).client.echo({});
     assert.deepEqual(peers, [undefined]);
     const choosy = createIsthmusServer({ routes: testRoutes, allow: () => true });
-    await failure(choosy.listen("tcp:127.0.0.1:0"), Code.FailedPrecondition, /option `allow` decides by the credentials.*none over TCP/);
+    await failure(
+      choosy.listen("tcp:127.0.0.1:0"),
+      Code.FailedPrecondition,
+      /option `allow` decides by the credentials.*none over TCP/,
+    );
   });
 
   test("cannot have shared memory", { skip: onlyWithAddon }, async () => {
-    assert.throws(() => createIsthmusTransport({ address: "tcp:127.0.0.1:1", carrier: "shm" }), /"shm" cannot be had over TCP/);
-    await failure(createIsthmusServer({ routes: testRoutes, carrier: "shm" }).listen("tcp:127.0.0.1:0"), Code.FailedPrecondition, /cannot be had over TCP/);
+    assert.throws(
+      () => createIsthmusTransport({ address: "tcp:127.0.0.1:1", carrier: "shm" }),
+      /"shm" cannot be had over TCP/,
+    );
+    await failure(
+      createIsthmusServer({ routes: testRoutes, carrier: "shm" }).listen("tcp:127.0.0.1:0"),
+      Code.FailedPrecondition,
+      /cannot be had over TCP/,
+    );
   });
 
   test("says what is in the way", async (context) => {
@@ -199,8 +246,16 @@ describe("TCP", () => {
     await failure(connectTo(context, { path }).client.echo({}), Code.ResourceExhausted, /1 connections, its limit/);
     await server.close();
     await waitUntil("the client to notice", () => first.transport.state === "idle");
-    await failure(first.client.echo({}, FAIL_FAST), Code.Unavailable, /connect to tcp:127\.0\.0\.1:\d+: nobody listens there/);
-    await failure(connectTo(context, { path: "tcp:no-such-host.invalid:1" }).client.echo({}), Code.Unavailable, /connect to tcp:no-such-host\.invalid:1: /);
+    await failure(
+      first.client.echo({}, FAIL_FAST),
+      Code.Unavailable,
+      /connect to tcp:127\.0\.0\.1:\d+: nobody listens there/,
+    );
+    await failure(
+      connectTo(context, { path: "tcp:no-such-host.invalid:1" }).client.echo({}),
+      Code.Unavailable,
+      /connect to tcp:no-such-host\.invalid:1: /,
+    );
   });
 });
 
@@ -211,7 +266,10 @@ describe("over the socket", () => {
     await client.echo({});
     let settled = 0;
     const calls = Array.from({ length: 500 }, (_, i) =>
-      (i % 3 === 0 ? client.wait({ milliseconds: 60_000 }) : client.echo({ data: new Uint8Array(i % 10 === 1 ? 3_000_000 : 2000) })).finally(() => settled++),
+      (i % 3 === 0
+        ? client.wait({ milliseconds: 60_000 })
+        : client.echo({ data: new Uint8Array(i % 10 === 1 ? 3_000_000 : 2000) })
+      ).finally(() => settled++),
     );
     const outcomes = Promise.allSettled(calls);
     await sleep(15);
@@ -232,10 +290,16 @@ describe("over the socket", () => {
       await sleep(20);
       process.kill(process.pid, "SIGKILL");`;
     const outcomes = await Promise.all([1, 2].map(() => runScript(context, script, path)));
-    assert.deepEqual(outcomes.map(({ signal }) => signal), ["SIGKILL", "SIGKILL"]);
+    assert.deepEqual(
+      outcomes.map(({ signal }) => signal),
+      ["SIGKILL", "SIGKILL"],
+    );
     await waitUntil("the server to notice", () => server.stats().connections === 0);
     assert.equal(server.stats().pendingCalls, 0);
-    assert.equal((await connectTo(context, { path }, { carrier: "socket" }).client.echo({ text: "fine" })).text, "fine");
+    assert.equal(
+      (await connectTo(context, { path }, { carrier: "socket" }).client.echo({ text: "fine" })).text,
+      "fine",
+    );
   });
 
   test("what waits for a server that does not read is bounded, and goes out when it reads again", async (context) => {
@@ -244,7 +308,10 @@ describe("over the socket", () => {
     await client.echo({});
     process.kill(server.child.pid, "SIGSTOP");
     const data = patternBytes(4 << 20, 1);
-    const calls = [...Array.from({ length: 8 }, () => client.checksum({ data })), ...Array.from({ length: 3000 }, (_, i) => client.echo({ number: BigInt(i), data: data.subarray(0, 1000) }))];
+    const calls = [
+      ...Array.from({ length: 8 }, () => client.checksum({ data })),
+      ...Array.from({ length: 3000 }, (_, i) => client.echo({ number: BigInt(i), data: data.subarray(0, 1000) })),
+    ];
     const unsentBytes = () => transport.stats().connection!.unsentBytes;
     await waitUntil("messages to wait", () => unsentBytes() > 200_000 || unsentBytes());
     let most = 0;
@@ -282,7 +349,14 @@ describe("over the socket", () => {
     const { server, path } = await serve(context);
     const peer = await StreamPeer.open(context, path.replace(/^unix:/, ""));
     peer.socket.write(methodFrame(0, "Wait"));
-    peer.socket.write(frameBytes({ kind: KIND.request, flags: FLAG.endStream, streamId: 0x10001, body: toBinary(WaitRequestSchema, create(WaitRequestSchema, { milliseconds: 50 })) }));
+    peer.socket.write(
+      frameBytes({
+        kind: KIND.request,
+        flags: FLAG.endStream,
+        streamId: 0x10001,
+        body: toBinary(WaitRequestSchema, create(WaitRequestSchema, { milliseconds: 50 })),
+      }),
+    );
     await waitUntil("the call to be under way", () => server.stats().pendingCalls === 1);
     await within(60_000, "close()", server.close({ timeoutMs: 600_000 }));
     assert.deepEqual([(await peer.frame()).frame.kind, (await peer.frame()).frame.kind], [KIND.goAway, KIND.response]);
@@ -297,7 +371,8 @@ describe("over the socket", () => {
     await sleep(20);
     const data = patternBytes(3 << 20, 5);
     const first = client.echo({ data: patternBytes(3 << 20, 6) }).then(() => "answered", String);
-    // What was not handed to the socket yet fails the call alone; what was, ends the connection: there is no taking it back.
+    // What was not handed to the socket yet fails the call alone; what was, ends the connection: there is no taking it
+    // back.
     const call = client.checksum({ data }).then(
       () => "answered",
       (error: unknown) => String(error),

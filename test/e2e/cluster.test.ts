@@ -17,7 +17,9 @@ import { waitUntil, within } from "../support/waiting.js";
 const packageRoot = fileURLToPath(new URL("../../../", import.meta.url));
 const guide = readFileSync(join(packageRoot, "docs/cluster.md"), "utf8");
 
-/** A cluster of two whose workers run `worker`, and tell by a message what came of it; the primary says that, and ends. */
+/**
+ * A cluster of two whose workers run `worker`, and tell by a message what came of it; the primary says that, and ends.
+ */
 const cluster = (worker: string) => `
   const { default: cluster } = await import("node:cluster");
   if (cluster.isPrimary) {
@@ -37,7 +39,8 @@ describe("docs/cluster.md", () => {
   before(() => {
     mkdirSync(join(app, "node_modules"));
     symlinkSync(packageRoot, join(app, "node_modules/isthmus"));
-    for (const name of ["@bufbuild", "@connectrpc", "@types"]) symlinkSync(join(packageRoot, "node_modules", name), join(app, "node_modules", name));
+    for (const name of ["@bufbuild", "@connectrpc", "@types"])
+      symlinkSync(join(packageRoot, "node_modules", name), join(app, "node_modules", name));
     writeFileSync(join(app, "package.json"), '{ "type": "module" }');
     copyFileSync(join(packageRoot, "test/proto/echo_pb.ts"), join(app, "echo_pb.ts"));
     const names = [...guide.matchAll(/^```ts\n\/\/ (\S+\.ts)\n(.*?)^```$/gms)].map(([, name, text]) => {
@@ -45,15 +48,36 @@ describe("docs/cluster.md", () => {
       return join(app, name);
     });
     assert.equal(names.length, 2);
-    const { config } = ts.readConfigFile(join(packageRoot, "tsconfig.json"), (path) => readFileSync(path, "utf8")) as { config: { compilerOptions: object } };
-    const { options } = ts.convertCompilerOptionsFromJson({ ...config.compilerOptions, rootDir: ".", outDir: ".", declaration: false, incremental: false, tsBuildInfoFile: undefined }, app);
+    const { config } = ts.readConfigFile(join(packageRoot, "tsconfig.json"), (path) => readFileSync(path, "utf8")) as {
+      config: { compilerOptions: object };
+    };
+    const { options } = ts.convertCompilerOptionsFromJson(
+      {
+        ...config.compilerOptions,
+        rootDir: ".",
+        outDir: ".",
+        declaration: false,
+        incremental: false,
+        tsBuildInfoFile: undefined,
+      },
+      app,
+    );
     const program = ts.createProgram(names, options);
     const emitted = program.emit();
-    complaints = [...ts.getPreEmitDiagnostics(program), ...emitted.diagnostics].map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, "\n"));
+    complaints = [...ts.getPreEmitDiagnostics(program), ...emitted.diagnostics].map(({ messageText }) =>
+      ts.flattenDiagnosticMessageText(messageText, "\n"),
+    );
   });
 
-  const start = (owner: Owner, program: string, env: NodeJS.ProcessEnv): { child: ChildProcess; ended: Promise<string> } => {
-    const child = spawn(process.execPath, [join(app, program)], { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "inherit"] });
+  const start = (
+    owner: Owner,
+    program: string,
+    env: NodeJS.ProcessEnv,
+  ): { child: ChildProcess; ended: Promise<string> } => {
+    const child = spawn(process.execPath, [join(app, program)], {
+      env: { ...process.env, ...env },
+      stdio: ["ignore", "pipe", "inherit"],
+    });
     owner.after(() => child.kill("SIGKILL"));
     let said = "";
     child.stdout.on("data", (chunk: Buffer) => (said += chunk.toString()));
@@ -65,7 +89,10 @@ describe("docs/cluster.md", () => {
   test("its server has a path for each worker, and its client uses them in turn", async (context) => {
     const folder = tempFolder(context);
     start(context, "server.js", { ECHO_FOLDER: folder });
-    await waitUntil("both workers to listen", () => existsSync(join(folder, "echo-0.sock")) && existsSync(join(folder, "echo-1.sock")));
+    await waitUntil(
+      "both workers to listen",
+      () => existsSync(join(folder, "echo-0.sock")) && existsSync(join(folder, "echo-1.sock")),
+    );
     for (const first of [0, 1]) {
       const { ended } = start(context, "client.js", { ECHO_FOLDER: folder, FIRST: String(first) });
       assert.equal(await within(20_000, "the client's end", ended), `hello from ${first}\n`);
@@ -79,7 +106,10 @@ describe("docs/cluster.md", () => {
     const outcomes = said[0] as { code: string; message?: string }[];
     assert.deepEqual(outcomes.map(({ code }) => code).sort(), ["AlreadyExists", "listening"]);
     const { message } = outcomes.find(({ code }) => code === "AlreadyExists")!;
-    assert.match(message!, /a live server has it; perhaps another worker of this cluster: .*option `workers`, or give each worker of the cluster a path of its own \(docs\/cluster\.md\)/);
+    assert.match(
+      message!,
+      /a live server has it; perhaps another worker of this cluster: .*option `workers`, or give each worker of the cluster a path of its own \(docs\/cluster\.md\)/,
+    );
   });
 
   test("outside of a cluster a second server is told how to replace the first", async (context) => {
@@ -90,7 +120,10 @@ describe("docs/cluster.md", () => {
        process.exit();`,
       tempSocket(context),
     );
-    assert.match((said[0] as { message: string }).message, /a live server has it; stop that server, or pass takeover: true to replace it/);
+    assert.match(
+      (said[0] as { message: string }).message,
+      /a live server has it; stop that server, or pass takeover: true to replace it/,
+    );
   });
 
   for (const scheme of ["tcp:", "http://"]) {

@@ -1,4 +1,7 @@
-/** The life of a connection: what waits for it and what fails, peers that die and peers that hang, over each carrier, with the server in another process. */
+/**
+ * The life of a connection: what waits for it and what fails, peers that die and peers that hang, over each carrier,
+ * with the server in another process.
+ */
 import assert from "node:assert/strict";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { existsSync, rmSync, writeFileSync } from "node:fs";
@@ -39,13 +42,18 @@ function statesOf(context: TestContext, transport: object): TransportStateEvent[
   return events;
 }
 
-const untilWaiting = ({ transport }: TestClient) => waitUntil("an attempt to have failed", () => transport.state === "reconnecting" || transport.state);
+const untilWaiting = ({ transport }: TestClient) =>
+  waitUntil("an attempt to have failed", () => transport.state === "reconnecting" || transport.state);
 
 for (const carrier of ["shm", "socket"] as const) {
   describe(`connections over ${carrier}`, { skip: carrier === "shm" ? onlyWithAddon : false }, () => {
-    const connect = (context: TestContext, path: string, options: Partial<IsthmusTransportOptions> = {}) => connectTo(context, { path }, { carrier, ...options });
+    const connect = (context: TestContext, path: string, options: Partial<IsthmusTransportOptions> = {}) =>
+      connectTo(context, { path }, { carrier, ...options });
     /** A client that has been connected, of a server that is gone. */
-    async function bereaved(context: TestContext, options: Partial<IsthmusTransportOptions> = {}): Promise<TestClient & { path: string }> {
+    async function bereaved(
+      context: TestContext,
+      options: Partial<IsthmusTransportOptions> = {},
+    ): Promise<TestClient & { path: string }> {
       const server = await serveInChild(context);
       const made = connect(context, server.path, options);
       await made.client.echo({});
@@ -53,12 +61,17 @@ for (const carrier of ["shm", "socket"] as const) {
       await waitUntil("the client to notice", () => made.transport.state === "idle");
       return { ...made, path: server.path };
     }
-    const again = (context: TestContext, path: string): Promise<TestServerProcess> => serveInChild(context, {}, { address: path });
+    const again = (context: TestContext, path: string): Promise<TestServerProcess> =>
+      serveInChild(context, {}, { address: path });
 
     test("a server that is not there is told at once, by default", async (context) => {
       const path = tempSocket(context);
       const { client, transport } = connect(context, path);
-      const error = await failure(client.echo({}), Code.Unavailable, /no such path; is the server running, and is this the path that it listens on\?/);
+      const error = await failure(
+        client.echo({}),
+        Code.Unavailable,
+        /no such path; is the server running, and is this the path that it listens on\?/,
+      );
       assert.ok(error.message.includes(path));
       assert.equal(transport.state, "idle");
     });
@@ -87,20 +100,31 @@ for (const carrier of ["shm", "socket"] as const) {
       await failure(hasty.client.echo({}), Code.Unavailable, /no such path/);
       await failure(patient.client.echo({}, FAIL_FAST), Code.Unavailable, /no such path/);
       await again(context, path);
-      assert.deepEqual((await Promise.all(calls)).map(({ text }) => text), ["patient", "by option"]);
+      assert.deepEqual(
+        (await Promise.all(calls)).map(({ text }) => text),
+        ["patient", "by option"],
+      );
     });
 
     test("a context value waitForReady that is no boolean fails the call", async (context) => {
       const { client } = connect(context, tempSocket(context));
       const contextValues = createContextValues().set(waitForReady, "yes" as never);
-      await failure(client.echo({}, { contextValues }), Code.InvalidArgument, /context value waitForReady: expected true or false, not "yes"/);
+      await failure(
+        client.echo({}, { contextValues }),
+        Code.InvalidArgument,
+        /context value waitForReady: expected true or false, not "yes"/,
+      );
     });
 
     test("connect() waits as a call would, and says why there is no connection", async (context) => {
       const path = tempSocket(context);
       const { transport } = connect(context, path);
       await failure(transport.connect(), Code.Unavailable, /no such path/);
-      await failure(transport.connect({ waitForReady: true, timeoutMs: 1000 }), Code.DeadlineExceeded, /before there was a connection; the last attempt failed: .*no such path/);
+      await failure(
+        transport.connect({ waitForReady: true, timeoutMs: 1000 }),
+        Code.DeadlineExceeded,
+        /before there was a connection; the last attempt failed: .*no such path/,
+      );
       await failure(transport.connect({ waitForReady: true, signal: AbortSignal.timeout(50) }), Code.Canceled, /./);
       const connected = transport.connect({ waitForReady: true });
       await again(context, path);
@@ -118,14 +142,24 @@ for (const carrier of ["shm", "socket"] as const) {
       await untilWaiting(made);
       const server = await again(context, made.path);
       for (const { text } of await Promise.all(calls)) assert.equal(text, "waited");
-      assert.deepEqual((await server.observations()).map(({ milliseconds }) => milliseconds), Array.from(calls.keys()));
+      assert.deepEqual(
+        (await server.observations()).map(({ milliseconds }) => milliseconds),
+        Array.from(calls.keys()),
+      );
       assert.equal(made.transport.stats().connections, 2);
     });
 
     test("a call that waits has its deadline, and gives up then", async (context) => {
       const made = await bereaved(context);
-      await failure(made.client.echo({}, { timeoutMs: 1000 }), Code.DeadlineExceeded, /before there was a connection; the last attempt failed: .*nobody listens there/);
-      await waitUntil("nothing to wait", () => made.transport.stats().pendingCalls === 0 && made.transport.state === "idle");
+      await failure(
+        made.client.echo({}, { timeoutMs: 1000 }),
+        Code.DeadlineExceeded,
+        /before there was a connection; the last attempt failed: .*nobody listens there/,
+      );
+      await waitUntil(
+        "nothing to wait",
+        () => made.transport.stats().pendingCalls === 0 && made.transport.state === "idle",
+      );
     });
 
     test("what a call waited is taken off its timeout", async (context) => {
@@ -154,14 +188,21 @@ for (const carrier of ["shm", "socket"] as const) {
 
     test("a call without a deadline gives up after giveUpAfterMs", async (context) => {
       const made = await bereaved(context, { reconnect: { giveUpAfterMs: 1000 } });
-      await failure(made.client.echo({}), Code.Unavailable, /nobody listens there.*\(waited 1000 ms for a connection\)/);
+      await failure(
+        made.client.echo({}),
+        Code.Unavailable,
+        /nobody listens there.*\(waited 1000 ms for a connection\)/,
+      );
     });
 
     test("a path that can never be one is told at once, also to calls that wait", async (context) => {
       const file = join(tempFolder(context), "file");
       writeFileSync(file, "");
       const timeoutMs = LONG_MS;
-      for (const [path, message] of [[file, /this is not a socket/], [join(file, "below"), /not a directory/]] as const) {
+      for (const [path, message] of [
+        [file, /this is not a socket/],
+        [join(file, "below"), /not a directory/],
+      ] as const) {
         const { client } = connect(context, path, { waitForReady: true });
         await failure(client.echo({}, { timeoutMs }), Code.Unavailable, message);
       }
@@ -178,7 +219,13 @@ for (const carrier of ["shm", "socket"] as const) {
         { path: server.path, carrier },
       );
       const { code, message } = said[0] as { code: string; message: string };
-      assert.deepEqual([code, message.replace(server.path, "PATH")], ["PermissionDenied", "[permission_denied] connect to PATH: permission denied; the server decides by the socket's mode and gid who may connect"]);
+      assert.deepEqual(
+        [code, message.replace(server.path, "PATH")],
+        [
+          "PermissionDenied",
+          "[permission_denied] connect to PATH: permission denied; the server decides by the socket's mode and gid who may connect",
+        ],
+      );
     });
 
     test("kill -9 in the middle of 64 calls fails each once, and the next call goes to the next server", async (context) => {
@@ -187,7 +234,8 @@ for (const carrier of ["shm", "socket"] as const) {
       await client.echo({});
       const settled = new Array<number>(64).fill(0);
       const calls = settled.map((_, i) => {
-        const call = i % 8 === 7 ? client.echo({ data: new Uint8Array(64 << 20) }) : client.wait({ milliseconds: LONG_MS });
+        const call =
+          i % 8 === 7 ? client.echo({ data: new Uint8Array(64 << 20) }) : client.wait({ milliseconds: LONG_MS });
         const count = () => settled[i]++;
         call.then(count, count);
         return call;
@@ -215,13 +263,20 @@ for (const carrier of ["shm", "socket"] as const) {
       const calls = Array.from({ length: 10 }, () => made.client.wait({ milliseconds: LONG_MS }));
       await waitUntil("the server to have them", async () => (await server.observations()).length === 10);
       process.kill(server.child.pid, "SIGSTOP");
-      for (const call of calls) await failure(call, Code.Unavailable, /no sign of life from the server for 4000 ms \(option keepAlive\); its process is stopped, or its event loop is blocked/);
+      for (const call of calls)
+        await failure(
+          call,
+          Code.Unavailable,
+          /no sign of life from the server for 4000 ms \(option keepAlive\); its process is stopped, or its event loop is blocked/,
+        );
       // The kernel takes the connection for it, and nobody answers.
       const next = made.client.echo({ text: "next" });
       process.kill(server.child.pid, "SIGCONT");
       assert.equal((await next).text, "next");
       assert.equal(made.transport.stats().connections, 2);
-      await waitUntil("the server to have let go of the calls", async () => (await server.observations()).every(({ aborted }) => aborted));
+      await waitUntil("the server to have let go of the calls", async () =>
+        (await server.observations()).every(({ aborted }) => aborted),
+      );
     });
 
     test("a client that is stopped is given up by the server, which aborts its calls and frees it", async (context) => {
@@ -233,29 +288,46 @@ for (const carrier of ["shm", "socket"] as const) {
         routes: (router) =>
           router.service(TestService, {
             echo: () => ({}),
-            wait: (_, { signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason as Error) ?? aborted.push(String(signal.reason)))),
+            wait: (_, { signal }) =>
+              new Promise((_, reject) =>
+                signal.addEventListener(
+                  "abort",
+                  () => reject(signal.reason as Error) ?? aborted.push(String(signal.reason)),
+                ),
+              ),
           }),
       });
       await server.listen(path);
       context.after(() => server.close({ timeoutMs: 0 }));
-      const child = await startChild(context, "servers/waiting-client.js", { address: path, carrier } satisfies WaitingClientData);
+      const child = await startChild(context, "servers/waiting-client.js", {
+        address: path,
+        carrier,
+      } satisfies WaitingClientData);
       await child.ask("open", 10);
       await waitUntil("the calls to be open", () => server.stats().pendingCalls === 10);
       process.kill(child.pid, "SIGSTOP");
       await waitUntil("the server to give it up", () => server.stats().connections === 0);
       assert.equal(server.stats().pendingCalls, 0);
       assert.equal(aborted.length, 10);
-      for (const reason of aborted) assert.match(reason, /\[canceled\] the client is gone: no sign of life from the client for 4000 ms/);
+      for (const reason of aborted)
+        assert.match(reason, /\[canceled\] the client is gone: no sign of life from the client for 4000 ms/);
       process.kill(child.pid, "SIGCONT");
-      await waitUntil("the client's calls to have failed", async () => (await child.ask<string[]>("failures")).length === 10);
-      for (const failed of await child.ask<string[]>("failures")) assert.match(failed, /\[unavailable\] connection lost/);
+      await waitUntil(
+        "the client's calls to have failed",
+        async () => (await child.ask<string[]>("failures")).length === 10,
+      );
+      for (const failed of await child.ask<string[]>("failures"))
+        assert.match(failed, /\[unavailable\] connection lost/);
       await child.ask("call");
       assert.equal(server.stats().connections, 1);
     });
 
     test("a server that closes waits for what a client sends that was too busy to hear of it", async (context) => {
       const server = await serveInChild(context);
-      const child = await startChild(context, "servers/waiting-client.js", { address: server.path, carrier } satisfies WaitingClientData);
+      const child = await startChild(context, "servers/waiting-client.js", {
+        address: server.path,
+        carrier,
+      } satisfies WaitingClientData);
       await child.ask("call");
       const mark = join(tempFolder(context), "blocked");
       const late = child.ask("blockThenCall", { milliseconds: 1500, mark });
@@ -297,7 +369,10 @@ for (const carrier of ["shm", "socket"] as const) {
       await second.close();
       await waitUntil("the client to notice", () => made.transport.state === "idle");
       await made.transport.close();
-      assert.deepEqual(events.map(({ state }) => state), ["connecting", "ready", "idle", "connecting", "reconnecting", "ready", "idle", "closed"]);
+      assert.deepEqual(
+        events.map(({ state }) => state),
+        ["connecting", "ready", "idle", "connecting", "reconnecting", "ready", "idle", "closed"],
+      );
       for (const [i, { previous, address }] of events.entries()) {
         assert.equal(previous, i === 0 ? "idle" : events[i - 1].state);
         assert.equal(address, `unix:${path}`);
@@ -319,12 +394,18 @@ for (const carrier of ["shm", "socket"] as const) {
       };
       subscribe("isthmus:server:connection", onEvent);
       context.after(() => unsubscribe("isthmus:server:connection", onEvent));
-      const child = await startChild(context, "servers/waiting-client.js", { address: path, carrier } satisfies WaitingClientData);
+      const child = await startChild(context, "servers/waiting-client.js", {
+        address: path,
+        carrier,
+      } satisfies WaitingClientData);
       await child.ask("call");
       await child.kill();
       await waitUntil("it to be gone", () => events.length === 2);
       const withoutAddon = onlyWithAddon !== false;
-      assert.deepEqual(events.map(({ event, carrier, peer }) => [event, carrier, peer?.pid]), ["opened", "closed"].map((event) => [event, carrier, withoutAddon ? undefined : child.pid]));
+      assert.deepEqual(
+        events.map(({ event, carrier, peer }) => [event, carrier, peer?.pid]),
+        ["opened", "closed"].map((event) => [event, carrier, withoutAddon ? undefined : child.pid]),
+      );
       assert.equal(events[0].reason, undefined);
       assert.notEqual(events[1].reason, undefined);
     });
@@ -381,7 +462,13 @@ for (const carrier of ["shm", "socket"] as const) {
       const first = await again(context, path);
       const reconnect = { initialDelayMs: 20 };
       const clients = Array.from({ length: 200 }, () => {
-        const transport = createIsthmusTransport({ address: path, carrier, reconnect, handshakeTimeoutMs: 120_000, memory: { arenaBytes: 128 << 10, ringBytes: 64 << 10 } });
+        const transport = createIsthmusTransport({
+          address: path,
+          carrier,
+          reconnect,
+          handshakeTimeoutMs: 120_000,
+          memory: { arenaBytes: 128 << 10, ringBytes: 64 << 10 },
+        });
         context.after(() => transport.close());
         return { transport, client: createClient(TestService, transport) };
       });
@@ -410,7 +497,9 @@ for (const carrier of ["shm", "socket"] as const) {
       // As many as the shortest pauses leave room for, and a first one.
       let most = 1;
       for (let sum = 0; sum < lastedMs; most++) sum += pauseAfter(most, reconnectOf(reconnect), 0) - 1;
-      context.diagnostic(`${attempts} attempts of 200 clients in ${Math.round(lastedMs)} ms, at most ${most} each expected`);
+      context.diagnostic(
+        `${attempts} attempts of 200 clients in ${Math.round(lastedMs)} ms, at most ${most} each expected`,
+      );
       assert.ok(attempts <= 200 * most, `${attempts} attempts of 200 clients in ${lastedMs} ms`);
       const { connections, refused } = await second.stats();
       assert.deepEqual({ connections, refused }, { connections: 200, refused: 0 });
@@ -434,6 +523,9 @@ describe("JSON.stringify", () => {
       await createClient(TestService, transport).echo({});
       assert.equal(read().transport.state, "ready");
     }
-    assert.equal((JSON.parse(JSON.stringify(server)) as Record<string, unknown>).connections, server.stats().connections);
+    assert.equal(
+      (JSON.parse(JSON.stringify(server)) as Record<string, unknown>).connections,
+      server.stats().connections,
+    );
   });
 });

@@ -100,7 +100,12 @@ obey({
   connect(path: string) {
     transport = createIsthmusTransport({ address: path, carrier: "shm" });
   },
-  whoami: () => outcomeOf(createClient(TestService, transport).whoami({}).then(({ pid, uid, gid }) => ({ pid, uid, gid }))),
+  whoami: () =>
+    outcomeOf(
+      createClient(TestService, transport)
+        .whoami({})
+        .then(({ pid, uid, gid }) => ({ pid, uid, gid })),
+    ),
   async exchange({ seed, sizes }: Exchange): Promise<Exchanged> {
     const client = createClient(TestService, transport);
     const before = transport.stats().connection;
@@ -117,8 +122,16 @@ obey({
       replyBytes += data.length;
     }
     const after = transport.stats().connection!;
-    const since = (counter: "spansSentInPlace" | "spansCopiedIn" | "spansLeased") => after[counter] - (before?.[counter] ?? 0);
-    return { carrier: transport.carrier, requestBytes, replyBytes, loansSent: since("spansSentInPlace"), copies: since("spansCopiedIn"), leases: since("spansLeased") };
+    const since = (counter: "spansSentInPlace" | "spansCopiedIn" | "spansLeased") =>
+      after[counter] - (before?.[counter] ?? 0);
+    return {
+      carrier: transport.carrier,
+      requestBytes,
+      replyBytes,
+      loansSent: since("spansSentInPlace"),
+      copies: since("spansCopiedIn"),
+      leases: since("spansLeased"),
+    };
   },
   /** Leaves calls open. `released` says how they ended. */
   hold(count: number) {
@@ -144,5 +157,6 @@ function contentOf(seed: number, byteLength: number): Uint8Array {
 }
 
 function assertBytes(what: string, got: Uint8Array, expected: Uint8Array): void {
-  if (Buffer.compare(got, expected) !== 0) throw new Error(`a ${what} of ${expected.length} bytes arrived changed, with ${got.length} bytes`);
+  if (Buffer.compare(got, expected) !== 0)
+    throw new Error(`a ${what} of ${expected.length} bytes arrived changed, with ${got.length} bytes`);
 }

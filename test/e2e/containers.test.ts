@@ -1,4 +1,6 @@
-/** Processes in containers that share nothing but the folder with the socket; which users are let in, and what is left. */
+/**
+ * Processes in containers that share nothing but the folder with the socket; which users are let in, and what is left.
+ */
 import assert from "node:assert/strict";
 import { readdirSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
@@ -62,10 +64,18 @@ describe("two containers", { skip }, () => {
     await serve(server);
     await client.ask("connect", SOCKET);
 
-    const [there, here] = await Promise.all([server.ask<Surroundings>("surroundings"), client.ask<Surroundings>("surroundings")]);
+    const [there, here] = await Promise.all([
+      server.ask<Surroundings>("surroundings"),
+      client.ask<Surroundings>("surroundings"),
+    ]);
     for (const [name, number] of Object.entries(there.namespaces)) {
       assert.notEqual(number, here.namespaces[name], `the containers share a namespace: ${name}`);
-      for (const { namespaces } of [there, here]) assert.notEqual(namespaces[name], readlinkSync(`/proc/self/ns/${name}`), `a container is in the host's namespace: ${name}`);
+      for (const { namespaces } of [there, here])
+        assert.notEqual(
+          namespaces[name],
+          readlinkSync(`/proc/self/ns/${name}`),
+          `a container is in the host's namespace: ${name}`,
+        );
     }
     for (const { pid, root, shared: folder } of [there, here]) {
       assert.equal(pid, 1);
@@ -87,11 +97,17 @@ describe("two containers", { skip }, () => {
 
   test("may have the folder mounted for reading only on the client's side, which then cannot touch the socket", async (context) => {
     const shared = sharedFolder(context);
-    const [server, client] = await Promise.all([inContainer(context, shared), inContainer(context, shared, { readOnly: true })]);
+    const [server, client] = await Promise.all([
+      inContainer(context, shared),
+      inContainer(context, shared, { readOnly: true }),
+    ]);
     await serve(server);
     await client.ask("connect", SOCKET);
     await assertExchange(client, seedOf(context));
-    const { failure } = await client.ask<Outcome<undefined>>("listen", { path: SOCKET, options: { takeover: true } } satisfies Listening);
+    const { failure } = await client.ask<Outcome<undefined>>("listen", {
+      path: SOCKET,
+      options: { takeover: true },
+    } satisfies Listening);
     assert.equal(failure?.code, Code.PermissionDenied, failure?.message);
     assert.match(failure.message, /must be writable/);
   });
@@ -116,7 +132,10 @@ describe("two containers", { skip }, () => {
 
     await server.kill();
     const failures = await survivor.ask<(Failure | null)[]>("released");
-    assert.deepEqual(failures.map((failure) => Code[failure?.code ?? 0]), Array<string>(16).fill("Unavailable"));
+    assert.deepEqual(
+      failures.map((failure) => Code[failure?.code ?? 0]),
+      Array<string>(16).fill("Unavailable"),
+    );
     assert.match(failures[0]!.message, /connection lost/);
     assert.deepEqual(readdirSync(shared), ["server.sock"]);
 
@@ -129,7 +148,10 @@ describe("two containers", { skip }, () => {
 
   test("of which one asks for a group that it has no number for are told so", async (context) => {
     const server = await inContainer(context, sharedFolder(context));
-    const { failure } = await server.ask<Outcome<undefined>>("listen", { path: SOCKET, options: { mode: 0o660, gid: 4321 } } satisfies Listening);
+    const { failure } = await server.ask<Outcome<undefined>>("listen", {
+      path: SOCKET,
+      options: { mode: 0o660, gid: 4321 },
+    } satisfies Listening);
     assert.equal(failure?.code, Code.InvalidArgument, failure?.message);
     assert.match(failure.message, /gid 4321 has no number in this user namespace/);
   });
@@ -138,26 +160,41 @@ describe("two containers", { skip }, () => {
 describe("a client from a container of another user", { skip: skipOther }, () => {
   test("is refused by default, and told how the server could decide", async (context) => {
     const shared = sharedFolder(context);
-    const [server, client] = await Promise.all([inContainer(context, shared), inContainer(context, shared, { hostUid: OTHER_UID })]);
+    const [server, client] = await Promise.all([
+      inContainer(context, shared),
+      inContainer(context, shared, { hostUid: OTHER_UID }),
+    ]);
     await serve(server, { options: { mode: 0o666 } });
     await client.ask("connect", SOCKET);
-    const { message } = assertRefused(await client.ask<Whoami>("whoami"), /^connect to \/shared\/server\.sock: user 65534 may not connect/);
+    const { message } = assertRefused(
+      await client.ask<Whoami>("whoami"),
+      /^connect to \/shared\/server\.sock: user 65534 may not connect/,
+    );
     assert.match(message, /no number in the server's user namespace.*`allow`.*the socket's mode/);
     assert.equal((await server.ask<ServerStats>("serverState")).refused, 1);
   });
 
   test("cannot connect to a socket of mode 0600, whatever the server allows", async (context) => {
     const shared = sharedFolder(context);
-    const [server, client] = await Promise.all([inContainer(context, shared), inContainer(context, shared, { hostUid: OTHER_UID })]);
+    const [server, client] = await Promise.all([
+      inContainer(context, shared),
+      inContainer(context, shared, { hostUid: OTHER_UID }),
+    ]);
     await serve(server, { allowAll: true });
     await client.ask("connect", SOCKET);
-    assertRefused(await client.ask<Whoami>("whoami"), /permission denied; the server decides by the socket's mode and gid who may connect/);
+    assertRefused(
+      await client.ask<Whoami>("whoami"),
+      /permission denied; the server decides by the socket's mode and gid who may connect/,
+    );
     assert.deepEqual(await server.ask("asked"), []);
   });
 
   test("is let in by allow() and the socket's mode, and exchanges calls of any size", async (context) => {
     const shared = sharedFolder(context);
-    const [server, client] = await Promise.all([inContainer(context, shared), inContainer(context, shared, { hostUid: OTHER_UID })]);
+    const [server, client] = await Promise.all([
+      inContainer(context, shared),
+      inContainer(context, shared, { hostUid: OTHER_UID }),
+    ]);
     await serve(server, { options: { mode: 0o666 }, allowAll: true });
     await client.ask("connect", SOCKET);
     assert.deepEqual((await client.ask<Whoami>("whoami")).value, { pid: 0, uid: OVERFLOW_UID, gid: OVERFLOW_UID });
@@ -167,7 +204,10 @@ describe("a client from a container of another user", { skip: skipOther }, () =>
 
   test("has its number and process id for a server on the host", async (context) => {
     const shared = sharedFolder(context);
-    const [server, client] = await Promise.all([startPeer(context, program), inContainer(context, shared, { hostUid: OTHER_UID })]);
+    const [server, client] = await Promise.all([
+      startPeer(context, program),
+      inContainer(context, shared, { hostUid: OTHER_UID }),
+    ]);
     await serve(server, { path: join(shared, "server.sock"), options: { mode: 0o666 }, allowAll: true });
     await client.ask("connect", SOCKET);
     const { value } = await client.ask<Whoami>("whoami");
@@ -177,9 +217,14 @@ describe("a client from a container of another user", { skip: skipOther }, () =>
   });
 });
 
-test("without numbers for users nobody is let in by default, not even the same user", { skip: skipUnmapped }, async (context) => {
+test("without numbers for users nobody is let in by default, not even the same user", {
+  skip: skipUnmapped,
+}, async (context) => {
   const shared = sharedFolder(context);
-  const [server, client] = await Promise.all([inContainer(context, shared, { unmapped: true }), inContainer(context, shared)]);
+  const [server, client] = await Promise.all([
+    inContainer(context, shared, { unmapped: true }),
+    inContainer(context, shared),
+  ]);
   assert.equal((await server.ask<Surroundings>("surroundings")).uid, OVERFLOW_UID);
   await serve(server, { options: { mode: 0o666 } });
   await client.ask("connect", SOCKET);

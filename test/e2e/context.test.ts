@@ -18,7 +18,11 @@ import { Code } from "@connectrpc/connect";
 
 type Implementation = Partial<ServiceImpl<typeof TestService>>;
 
-async function serve(owner: Owner, implementation: Implementation, options: Partial<IsthmusServerOptions> = {}): Promise<string> {
+async function serve(
+  owner: Owner,
+  implementation: Implementation,
+  options: Partial<IsthmusServerOptions> = {},
+): Promise<string> {
   const path = tempSocket(owner);
   const server = createIsthmusServer({ ...options, routes: (router) => router.service(TestService, implementation) });
   await server.listen(path);
@@ -80,7 +84,8 @@ describe("context values", () => {
       { contextValues: () => shared },
     );
     const { client } = connectTo(context, { path });
-    for (const text of ["a", "b"]) assert.equal((await client.echo({ text })).text, `given default, ${text} ${text}, default`);
+    for (const text of ["a", "b"])
+      assert.equal((await client.echo({ text })).text, `given default, ${text} ${text}, default`);
     assert.equal(shared.get(key), "given");
     assert.equal(shared.get(peerCredentials), undefined);
   });
@@ -97,7 +102,10 @@ describe("context values", () => {
     });
     const { client } = connectTo(context, { path });
     const replies = await Promise.all(["a", "b", "c"].map((text) => client.echo({ text })));
-    assert.deepEqual(replies.map(({ text }) => text), ["default a", "default b", "default c"]);
+    assert.deepEqual(
+      replies.map(({ text }) => text),
+      ["default a", "default b", "default c"],
+    );
   });
 
   test("a handler's context says what is called, and its parts can be taken off it", async (context) => {
@@ -112,7 +120,13 @@ describe("context values", () => {
     });
     await connectTo(context, { path }).client.echo({}, { timeoutMs: 600_000, headers: { x: "y" } });
     assert.deepEqual(seen, [
-      { service: TestService, method: TestService.method.echo, protocolName: "isthmus", requestMethod: "POST", url: "http://localhost/isthmus.test.TestService/Echo" },
+      {
+        service: TestService,
+        method: TestService.method.echo,
+        protocolName: "isthmus",
+        requestMethod: "POST",
+        url: "http://localhost/isthmus.test.TestService/Echo",
+      },
     ]);
   });
 });
@@ -132,7 +146,10 @@ describe("AsyncLocalStorage", () => {
     const { client } = connectTo(context, { path });
     const calls = Array.from({ length: 200 }, (_, i) =>
       storage.run(i, async () => {
-        const outcome = await client.echo({ number: BigInt(i) }).then(() => "ok", () => "failed");
+        const outcome = await client.echo({ number: BigInt(i) }).then(
+          () => "ok",
+          () => "failed",
+        );
         assert.equal(storage.getStore(), i);
         assert.equal(outcome, i % 2 === 0 ? "ok" : "failed");
         await client.echo({ number: 0n });
@@ -167,21 +184,30 @@ describe("AsyncLocalStorage", () => {
     const { client, transport } = connectTo(context, { path });
     await storage.run("first call", () => client.echo({}));
     await client.echo({});
-    await failure(storage.run("deadline", () => client.wait({}, { timeoutMs: 1000 })), Code.DeadlineExceeded, /timed out/);
+    await failure(
+      storage.run("deadline", () => client.wait({}, { timeoutMs: 1000 })),
+      Code.DeadlineExceeded,
+      /timed out/,
+    );
     const pending = storage.run("pending", () => client.wait({}));
     await waitUntil("the call to be under way", () => server.stats().pendingCalls === 1);
     await sleep(30);
     await storage.run("close", () => transport.close());
     await failure(pending, Code.Unavailable, /closed/);
     await waitUntil("every signal to abort", () => inHandlers.length === expected || inHandlers.length);
-    assert.deepEqual(inHandlers, Array.from({ length: expected }, () => undefined));
+    assert.deepEqual(
+      inHandlers,
+      Array.from({ length: expected }, () => undefined),
+    );
   });
 
   test("requests that are read only when the client has hung up run in no store either", async (context) => {
     const storage = new AsyncLocalStorage<string>();
     const seen: unknown[] = [];
     const path = tempSocket(context);
-    const server = createIsthmusServer({ routes: (router) => router.service(TestService, { echo: () => (seen.push(storage.getStore()), {}) }) });
+    const server = createIsthmusServer({
+      routes: (router) => router.service(TestService, { echo: () => (seen.push(storage.getStore()), {}) }),
+    });
     await storage.run("listen", () => server.listen(path));
     context.after(() => server.close());
     const script = `
@@ -227,7 +253,10 @@ describe("AsyncLocalStorage", () => {
     });
     const { client } = connectTo(context, { path }, { carrier: "socket" });
     for (let i = 0; i < 5; i++) await client.echo({});
-    assert.deepEqual(seen, Array.from({ length: 5 }, () => undefined));
+    assert.deepEqual(
+      seen,
+      Array.from({ length: 5 }, () => undefined),
+    );
   });
 
   test("enterWith in a handler leaks into no other handler and no caller", async (context) => {
@@ -250,6 +279,9 @@ describe("AsyncLocalStorage", () => {
       await Promise.all([client.echo({}), client.whoami({}), client.echo({})]);
       assert.equal(storage.getStore(), undefined);
     }
-    assert.ok(seen.every((store) => store === undefined), String(seen));
+    assert.ok(
+      seen.every((store) => store === undefined),
+      String(seen),
+    );
   });
 });

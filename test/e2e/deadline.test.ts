@@ -13,11 +13,16 @@ import { failure, waitUntil } from "../support/waiting.js";
 /** Turns of the event loop between a timer that fires and what follows from it. */
 const TURNS = 20;
 
-/** `failing` fails with DeadlineExceeded when `timeoutMs` have passed: not earlier, and not later than a timer that is started after it. */
+/**
+ * `failing` fails with DeadlineExceeded when `timeoutMs` have passed: not earlier, and not later than a timer that is
+ * started after it.
+ */
 async function assertOnTime(timeoutMs: number, failing: () => Promise<unknown>): Promise<void> {
   const start = performance.now();
   let lastedMs = 0;
-  const failed = failure(failing(), Code.DeadlineExceeded, /timed out/).then(() => (lastedMs = performance.now() - start));
+  const failed = failure(failing(), Code.DeadlineExceeded, /timed out/).then(
+    () => (lastedMs = performance.now() - start),
+  );
   await sleep(timeoutMs + 1);
   for (let turns = 0; turns < TURNS && lastedMs === 0; turns++) await turn();
   assert.ok(lastedMs > 0, `a timer of ${timeoutMs} ms has fired, and the call goes on`);
@@ -92,7 +97,10 @@ for (const place of PLACES) {
       const { client, transport } = connectTo(context, narrow);
       const end = new AbortController();
       const first = client.wait({ milliseconds: 120_006 }, { signal: end.signal });
-      await waitUntil("the first call to be under way", () => transport.stats().pendingCalls === 1 && transport.state === "ready");
+      await waitUntil(
+        "the first call to be under way",
+        () => transport.stats().pendingCalls === 1 && transport.state === "ready",
+      );
       await assertOnTime(40, () => client.echo({}, { timeoutMs: 40 }));
       assert.equal(transport.stats().pendingCalls, 1);
       end.abort();
@@ -111,7 +119,9 @@ for (const place of PLACES) {
     });
 
     test("100 deadlines at once all fire, and the connection goes on", async () => {
-      const calls = Array.from({ length: 100 }, (_, i) => assertTimesOut(() => here.client.wait({ milliseconds: 120_005 }, { timeoutMs: 20 + (i % 10) })));
+      const calls = Array.from({ length: 100 }, (_, i) =>
+        assertTimesOut(() => here.client.wait({ milliseconds: 120_005 }, { timeoutMs: 20 + (i % 10) })),
+      );
       await Promise.all(calls);
       assert.equal((await here.client.echo({ text: "on" })).text, "on");
       await waitUntil("the server to have no calls left", async () => (await server.stats()).pendingCalls === 0);
@@ -130,14 +140,21 @@ for (const place of PLACES) {
     test("a large request that is refused does not disturb the calls after it", async (context) => {
       const strict = await startServer(context, place, { maxTimeoutMs: 60_000 });
       const { client } = connectTo(context, strict);
-      await failure(client.echo({ data: new Uint8Array(20 << 20) }, { timeoutMs: 120_000 }), Code.InvalidArgument, /must be <= 60000/);
-      for (let i = 0; i < 10; i++) assert.equal((await client.echo({ text: String(i), data: new Uint8Array(300_000) })).text, String(i));
+      await failure(
+        client.echo({ data: new Uint8Array(20 << 20) }, { timeoutMs: 120_000 }),
+        Code.InvalidArgument,
+        /must be <= 60000/,
+      );
+      for (let i = 0; i < 10; i++)
+        assert.equal((await client.echo({ text: String(i), data: new Uint8Array(300_000) })).text, String(i));
     });
   });
 }
 
 test("a deadline that passes in the middle of a large message ends the call and nothing else", async (context) => {
-  const server = await startServer(context, "two processes", { memory: { ringBytes: 64 << 10, arenaBytes: 128 << 10 } });
+  const server = await startServer(context, "two processes", {
+    memory: { ringBytes: 64 << 10, arenaBytes: 128 << 10 },
+  });
   const { client } = connectTo(context, server, { memory: { ringBytes: 64 << 10, arenaBytes: 128 << 10 } });
   await client.echo({});
   const data = new Uint8Array(64 << 20);

@@ -1,7 +1,16 @@
 /** The demo as its user starts it: the compiled program, in a process of its own, without a terminal. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { appendFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
@@ -12,7 +21,8 @@ import { fileURLToPath } from "node:url";
 const program = fileURLToPath(new URL("../../examples/demo/main.js", import.meta.url));
 const skip = process.platform !== "linux" && "shared memory is for Linux";
 
-const line = (path: string, status: number) => `10.0.0.1 - - [22/Nov/2026:16:59:55 +0000] "GET ${path} HTTP/1.1" ${status} 12\n`;
+const line = (path: string, status: number) =>
+  `10.0.0.1 - - [22/Nov/2026:16:59:55 +0000] "GET ${path} HTTP/1.1" ${status} 12\n`;
 
 interface Run {
   readonly exitCode: number | null;
@@ -48,14 +58,18 @@ function assertVerified({ exitCode, output, errorOutput }: Run): void {
   assert.equal(output.match(/^ {3}PASS {2}/gm)?.length, 4);
   assert.doesNotMatch(output, /FAILED|✗|\x1b/); // eslint-disable-line no-control-regex
   // Where Node is installed is not the demo's doing.
-  for (const text of output.replaceAll(process.execPath, "node").split("\n")) assert.ok(text.length <= 130, `a line of ${text.length} characters: ${text}`);
+  for (const text of output.replaceAll(process.execPath, "node").split("\n"))
+    assert.ok(text.length <= 130, `a line of ${text.length} characters: ${text}`);
 }
 
 const count = (text: string) => Number(text.replaceAll(",", ""));
 
 /** What ran is over, and its sockets are gone. */
 function assertNothingLeft(folder: string, output: string): void {
-  assert.deepEqual(readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isDirectory()), []);
+  assert.deepEqual(
+    readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isDirectory()),
+    [],
+  );
   const pids = [...output.matchAll(/(?:process|analytics|web server|new server):? (\d+)/g)].map((match) => match[1]);
   assert.ok(new Set(pids).size >= 2);
   for (const pid of pids) assert.ok(!runs(pid), `process ${pid} still runs`);
@@ -70,14 +84,17 @@ function runs(pid: string): boolean {
   }
 }
 
-test("by default the demo verifies its own traffic, shows both processes, and leaves only the log", { skip }, async (context) => {
+test("by default the demo verifies its own traffic, shows both processes, and leaves only the log", {
+  skip,
+}, async (context) => {
   const folder = newFolder(context);
   const result = await run(folder, ["--quick"]);
   assertVerified(result);
   assertNothingLeft(folder, result.output);
   const [, lines, path] = /✓ +([\d,]+) {2}wc -l (\S+)/.exec(result.output)!;
   assert.ok(count(lines) > 0 && existsSync(path));
-  for (const status of [200, 404, 500]) assert.match(result.output, new RegExp(`✓ +[1-9][\\d,]* {2}LC_ALL=C grep -ac '.*" ${status} ' `));
+  for (const status of [200, 404, 500])
+    assert.match(result.output, new RegExp(`✓ +[1-9][\\d,]* {2}LC_ALL=C grep -ac '.*" ${status} ' `));
   assert.match(result.output, /64 of 64 pending calls rejected \(Unavailable\)/);
   assert.ok(result.output.split("\n").length <= 50);
 });
@@ -85,8 +102,15 @@ test("by default the demo verifies its own traffic, shows both processes, and le
 test("a given file is counted to the last byte", { skip }, async (context) => {
   const folder = newFolder(context);
   const path = join(folder, "it's a log");
-  const odd = Buffer.concat([Buffer.from('no log line " 404 "\r\n\n'), Buffer.from([0xff, 0, 0xfe, 0x0a]), Buffer.from(line(`/${"p".repeat(1 << 20)}`, 200))]);
-  writeFileSync(path, Buffer.concat([odd, Buffer.from(line("/a", 404) + line("/\x1b[31m", 404) + line("/a", 500).trimEnd())]));
+  const odd = Buffer.concat([
+    Buffer.from('no log line " 404 "\r\n\n'),
+    Buffer.from([0xff, 0, 0xfe, 0x0a]),
+    Buffer.from(line(`/${"p".repeat(1 << 20)}`, 200)),
+  ]);
+  writeFileSync(
+    path,
+    Buffer.concat([odd, Buffer.from(line("/a", 404) + line("/\x1b[31m", 404) + line("/a", 500).trimEnd())]),
+  );
   const result = await run(folder, ["--quick", "it's a log"]);
   assertVerified(result);
   assertNothingLeft(folder, result.output);
@@ -140,7 +164,11 @@ test("the standard input is counted, and kept to be checked", { skip }, async (c
 
 test("a missing file and wrong arguments end the demo at once, with exit code 2", async (context) => {
   const folder = newFolder(context);
-  for (const [args, reason] of [[["gone.log"], /gone\.log: no such file/], [["--nope"], /--nope/], [["."], /is a directory/]] as const) {
+  for (const [args, reason] of [
+    [["gone.log"], /gone\.log: no such file/],
+    [["--nope"], /--nope/],
+    [["."], /is a directory/],
+  ] as const) {
     const { exitCode, output, errorOutput } = await run(folder, args);
     assert.equal(exitCode, 2);
     assert.equal(output, "");

@@ -1,6 +1,7 @@
 /**
- * What a user sees of calls and streams, over every carrier, in one process and between two: the bodies are in `every-carrier/`, one file per
- * topic. They know only Connect's interfaces, and where Isthmus does more, `Scene` says so.
+ * What a user sees of calls and streams, over every carrier, in one process and between two: the bodies are in
+ * `every-carrier/`, one file per topic. They know only Connect's interfaces, and where Isthmus does more, `Scene` says
+ * so.
  */
 import { describe } from "node:test";
 import { loadAddon } from "../../src/os/addon.js";

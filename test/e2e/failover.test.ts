@@ -139,7 +139,11 @@ test("loans come from the address in use, and may be sent to another", async (t)
 
 test("a stream that finds no address ends the iterable of its requests", async (t) => {
   const gone = tempSocket(t);
-  for (const [how, code] of [["refused", Code.Unavailable], ["aborted", Code.Canceled], ["late", Code.DeadlineExceeded]] as const) {
+  for (const [how, code] of [
+    ["refused", Code.Unavailable],
+    ["aborted", Code.Canceled],
+    ["late", Code.DeadlineExceeded],
+  ] as const) {
     const { transport } = connectTo(t, [gone, await freeAddress()], { waitForReady: how !== "refused" });
     let ended = 0;
     // Not a generator: those do not run before the first `next`.
@@ -151,11 +155,22 @@ test("a stream that finds no address ends the iterable of its requests", async (
     };
     const abort = new AbortController();
     if (how === "aborted") setTimeout(() => abort.abort(), 50);
-    await failure(createClient(StreamService, transport).sum(requests, { signal: abort.signal, ...(how === "late" ? { timeoutMs: 50 } : {}) }), code, /./);
+    await failure(
+      createClient(StreamService, transport).sum(requests, {
+        signal: abort.signal,
+        ...(how === "late" ? { timeoutMs: 50 } : {}),
+      }),
+      code,
+      /./,
+    );
     await waitUntil(`the requests to end when ${how}`, () => ended === 1);
   }
   const { transport } = connectTo(t, [gone]);
-  await failure(transport.stream(StreamService.method.sum, undefined, undefined, undefined, undefined as never), Code.Internal, /undefined/);
+  await failure(
+    transport.stream(StreamService.method.sum, undefined, undefined, undefined, undefined as never),
+    Code.Internal,
+    /undefined/,
+  );
 });
 
 test("a list closes as a whole, and an empty or wrong one is refused", async (t) => {

@@ -1,4 +1,7 @@
-/** Where shared memory is refused to one end or both, calls go over the socket, both ends say why, and who insists on it is told at once which end lacks it. */
+/**
+ * Where shared memory is refused to one end or both, calls go over the socket, both ends say why, and who insists on it
+ * is told at once which end lacks it.
+ */
 import assert from "node:assert/strict";
 import type { TestContext } from "node:test";
 import { describe, test } from "node:test";
@@ -33,17 +36,57 @@ const filtered = (...call: Parameters<typeof refusing>): (() => Surroundings) =>
 };
 
 const DEPRIVATIONS: readonly Deprivation[] = [
-  { what: "memfd_create is not permitted", surroundings: filtered("memfd_create", "EPERM"), lack: /memfd_create of isthmus-ring: Operation not permitted \(EPERM\)/, known: true },
-  { what: "there is no memfd_create", surroundings: filtered("memfd_create", "ENOSYS"), lack: /memfd_create of isthmus-ring: Function not implemented \(ENOSYS\)/, known: true },
-  { what: "memory cannot be committed", surroundings: filtered("fallocate", "EPERM"), lack: /commit \d+ bytes at 0 of descriptor \d+: Operation not permitted \(EPERM\)/, known: true },
-  { what: "a peer's memory cannot be inspected", surroundings: filtered("fstatfs", "EPERM"), lack: /inspect descriptor \d+: Operation not permitted \(EPERM\)/, known: true },
-  { what: "no file may be as large as an arena", surroundings: () => ({ wrap: ["sh", "-c", 'ulimit -f 8192; exec "$@"', "sh"] }), lack: /ftruncate of segment isthmus-arena.*File too large \(EFBIG\)/, known: false },
-  { what: "the runtime allows no foreign ArrayBuffers", surroundings: () => ({ packageRoot: withoutExternalBuffers() }), lack: /this runtime does not allow ArrayBuffers over memory of its embedder .*as in Electron.*/, known: true },
-  { what: "there is no addon", surroundings: () => ({ env: { ISTHMUS_ADDON: "none" } }), lack: /turned off by the environment variable ISTHMUS_ADDON=none/, known: true },
+  {
+    what: "memfd_create is not permitted",
+    surroundings: filtered("memfd_create", "EPERM"),
+    lack: /memfd_create of isthmus-ring: Operation not permitted \(EPERM\)/,
+    known: true,
+  },
+  {
+    what: "there is no memfd_create",
+    surroundings: filtered("memfd_create", "ENOSYS"),
+    lack: /memfd_create of isthmus-ring: Function not implemented \(ENOSYS\)/,
+    known: true,
+  },
+  {
+    what: "memory cannot be committed",
+    surroundings: filtered("fallocate", "EPERM"),
+    lack: /commit \d+ bytes at 0 of descriptor \d+: Operation not permitted \(EPERM\)/,
+    known: true,
+  },
+  {
+    what: "a peer's memory cannot be inspected",
+    surroundings: filtered("fstatfs", "EPERM"),
+    lack: /inspect descriptor \d+: Operation not permitted \(EPERM\)/,
+    known: true,
+  },
+  {
+    what: "no file may be as large as an arena",
+    surroundings: () => ({ wrap: ["sh", "-c", 'ulimit -f 8192; exec "$@"', "sh"] }),
+    lack: /ftruncate of segment isthmus-arena.*File too large \(EFBIG\)/,
+    known: false,
+  },
+  {
+    what: "the runtime allows no foreign ArrayBuffers",
+    surroundings: () => ({ packageRoot: withoutExternalBuffers() }),
+    lack: /this runtime does not allow ArrayBuffers over memory of its embedder .*as in Electron.*/,
+    known: true,
+  },
+  {
+    what: "there is no addon",
+    surroundings: () => ({ env: { ISTHMUS_ADDON: "none" } }),
+    lack: /turned off by the environment variable ISTHMUS_ADDON=none/,
+    known: true,
+  },
 ];
 const REFUSED = DEPRIVATIONS[0];
 
-const startServer = (context: TestContext, address: string, surroundings: Surroundings, options: object = {}): Promise<Child> =>
+const startServer = (
+  context: TestContext,
+  address: string,
+  surroundings: Surroundings,
+  options: object = {},
+): Promise<Child> =>
   startChild(context, "servers/test-server.js", { address, options }, surroundings.env, surroundings);
 
 /** What a client process says of its connection, after calls small and large. */
@@ -85,8 +128,12 @@ function assertSaid(said: readonly unknown[], reason: RegExp, lack: RegExp | und
     assert.deepEqual(said[at + 1], [null, null, null]);
   }
   const warnings = said[4] as [code: string, message: string][];
-  assert.deepEqual(warnings.map(([code]) => code), lack === undefined ? [] : ["ISTHMUS_NO_SHARED_MEMORY"]);
-  if (lack !== undefined) assert.match(warnings[0][1], new RegExp(`^shared memory is not available here: ${lack.source}`));
+  assert.deepEqual(
+    warnings.map(([code]) => code),
+    lack === undefined ? [] : ["ISTHMUS_NO_SHARED_MEMORY"],
+  );
+  if (lack !== undefined)
+    assert.match(warnings[0][1], new RegExp(`^shared memory is not available here: ${lack.source}`));
 }
 
 const whole = (end: string, { lack }: Deprivation) => new RegExp(`^${end}: ${lack.source}$`);
@@ -116,12 +163,19 @@ describe("with carrier auto", { skip: noDeprivation }, () => {
     });
 
     // A server that is offered no memory makes none.
-    if (known) test(`two ends for which ${what} take the socket`, async (context) => {
-      const address = tempSocket(context);
-      await startServer(context, address, deprivation.surroundings());
-      const { said } = await runScriptOk(context, CLIENT, address, deprivation.surroundings());
-      assertSaid(said, new RegExp(`^(neither end uses shared memory: ${lack.source}|the client uses no.*${lack.source}; the server uses no.*${lack.source})$`), lack);
-    });
+    if (known)
+      test(`two ends for which ${what} take the socket`, async (context) => {
+        const address = tempSocket(context);
+        await startServer(context, address, deprivation.surroundings());
+        const { said } = await runScriptOk(context, CLIENT, address, deprivation.surroundings());
+        assertSaid(
+          said,
+          new RegExp(
+            `^(neither end uses shared memory: ${lack.source}|the client uses no.*${lack.source}; the server uses no.*${lack.source})$`,
+          ),
+          lack,
+        );
+      });
   }
 
   test("a server without memory tells it in its stats, and an event tells what a client lacks", async (context) => {
@@ -145,7 +199,14 @@ describe("with carrier auto", { skip: noDeprivation }, () => {
     );
     const reason = `uses no shared memory: memfd_create of isthmus-ring: Operation not permitted (EPERM)`;
     const both = reason.replace("uses no", "neither end uses");
-    assert.deepEqual(said, [null, `the server ${reason}`, [["opened", "socket", both], ["closed", "socket", both]]]);
+    assert.deepEqual(said, [
+      null,
+      `the server ${reason}`,
+      [
+        ["opened", "socket", both],
+        ["closed", "socket", both],
+      ],
+    ]);
   });
 
   test("a server with the addon but without memory knows who calls", async (context) => {
@@ -213,7 +274,11 @@ describe("with carrier auto", { skip: noDeprivation }, () => {
         { index, root: surroundings.packageRoot ?? null, address, file: `${tempFolder(context)}/file` },
         surroundings,
       );
-      assert.deepEqual(said, [[200_000, true], [200_000, true], [200_000, true]]);
+      assert.deepEqual(said, [
+        [200_000, true],
+        [200_000, true],
+        [200_000, true],
+      ]);
     });
   }
 
@@ -237,7 +302,13 @@ describe("who insists on shared memory", { skip: noDeprivation }, () => {
       const server = await startServer(context, address, deprivation.surroundings());
       const { client } = connectTo(context, { path: address }, { carrier: "shm", waitForReady: true });
       for (let calls = 1; calls <= 3; calls++) {
-        await failure(client.echo({}), Code.FailedPrecondition, new RegExp(`connect to ${address}: the client insists on shared memory \\(carrier: "shm"\\), and the server uses no shared memory: ${lack.source}$`));
+        await failure(
+          client.echo({}),
+          Code.FailedPrecondition,
+          new RegExp(
+            `connect to ${address}: the client insists on shared memory \\(carrier: "shm"\\), and the server uses no shared memory: ${lack.source}$`,
+          ),
+        );
         assert.equal((await server.ask<ServerStats>("stats")).refused, calls);
       }
     });
@@ -254,7 +325,12 @@ describe("who insists on shared memory", { skip: noDeprivation }, () => {
       );
       const [{ code, message }] = said as { code: string; message: string }[];
       assert.equal(code, "FailedPrecondition");
-      assert.match(message, new RegExp(`connect to ${address}: the server insists on shared memory \\(carrier: "shm"\\), and the client uses no shared memory: ${lack.source}$`));
+      assert.match(
+        message,
+        new RegExp(
+          `connect to ${address}: the server insists on shared memory \\(carrier: "shm"\\), and the client uses no shared memory: ${lack.source}$`,
+        ),
+      );
       assert.equal((await server.ask<ServerStats>("stats")).refused, 1);
     });
 
@@ -305,10 +381,19 @@ describe("limits", { skip: noDeprivation }, () => {
     const address = tempSocket(context);
     const out = filtered("memfd_create", "EMFILE")();
     await startServer(context, address, out);
-    await failure(connectTo(context, { path: address }).client.echo({}), Code.ResourceExhausted, /: the server: memfd_create of isthmus-ring: Too many open files \(EMFILE\); raise the limit/);
+    await failure(
+      connectTo(context, { path: address }).client.echo({}),
+      Code.ResourceExhausted,
+      /: the server: memfd_create of isthmus-ring: Too many open files \(EMFILE\); raise the limit/,
+    );
     const other = tempSocket(context);
     await startServer(context, other, {});
-    const { said } = await runScriptOk(context, `await sayFailure(createClient(TestService, createIsthmusTransport({ address: data })).echo({}));`, other, out);
+    const { said } = await runScriptOk(
+      context,
+      `await sayFailure(createClient(TestService, createIsthmusTransport({ address: data })).echo({}));`,
+      other,
+      out,
+    );
     const [{ code, message }] = said as { code: string; message: string }[];
     assert.equal(code, "ResourceExhausted");
     assert.match(message, /: the client: memfd_create of isthmus-ring: Too many open files \(EMFILE\)/);
@@ -320,7 +405,11 @@ describe("a refusal", () => {
     let attempts = 0;
     const { path } = await serveRaw(context, (socket) => (attempts++, socket.end(refusal)));
     const { client } = connectTo(context, { path });
-    await failure(client.echo({}, waits === undefined ? {} : { contextValues: createContextValues().set(waitForReady, waits) }), Code.Unavailable, /not now/);
+    await failure(
+      client.echo({}, waits === undefined ? {} : { contextValues: createContextValues().set(waitForReady, waits) }),
+      Code.Unavailable,
+      /not now/,
+    );
     return attempts;
   };
   const refused = { kind: "refused", code: Code.Unavailable, message: "not now" } as const;
@@ -367,5 +456,8 @@ test("TCP and HTTP are named as the reason for not sharing memory", async (conte
   assert.equal(server.stats().carrierReason, undefined);
   const overHttp = connectTo(context, { path: http.address });
   await overHttp.client.echo({});
-  assert.deepEqual([overHttp.transport.carrier, overHttp.transport.carrierReason], ["http", "the address is one of HTTP"]);
+  assert.deepEqual(
+    [overHttp.transport.carrier, overHttp.transport.carrierReason],
+    ["http", "the address is one of HTTP"],
+  );
 });

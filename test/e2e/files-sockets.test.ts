@@ -1,7 +1,16 @@
 /** `mapFile` over sockets: by `sendfile`, whatever becomes of the file, the call and the peer. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, truncateSync, writeFileSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { freemem } from "node:os";
 import { dirname, join } from "node:path";
 import { describe, test } from "node:test";
@@ -52,11 +61,26 @@ describe("mapped files over sockets", { skip }, () => {
       const client = createClient(TestService, transport);
       const content = patternBytes(5 * MIB + 123, 3);
       const path = tempFile(context, content);
-      const parts = [[1, 40_000], [4095, 70_000], [4097, 1_064_960], [12_345, 1_064_961], [777, 3 * MIB], [0, content.length]];
+      const parts = [
+        [1, 40_000],
+        [4095, 70_000],
+        [4097, 1_064_960],
+        [12_345, 1_064_961],
+        [777, 3 * MIB],
+        [0, content.length],
+      ];
       await Promise.all(
         parts.map(async ([offset, length]) => {
-          const { data } = await client.echo({ data: await mapFile(path, { offset, length }), text: "t".repeat(offset), number: BigInt(length) });
-          assert.equal(Buffer.compare(data, content.subarray(offset, offset + length)), 0, `${length} bytes from ${offset} on`);
+          const { data } = await client.echo({
+            data: await mapFile(path, { offset, length }),
+            text: "t".repeat(offset),
+            number: BigInt(length),
+          });
+          assert.equal(
+            Buffer.compare(data, content.subarray(offset, offset + length)),
+            0,
+            `${length} bytes from ${offset} on`,
+          );
         }),
       );
       const blobs = await Promise.all(parts.map(([offset, length]) => mapFile(path, { offset, length })));
@@ -65,7 +89,8 @@ describe("mapped files over sockets", { skip }, () => {
       assert.equal(reply.blobs.length, mixed.length);
       reply.blobs.forEach((blob, i) => {
         const [offset, length] = parts[i >> 1];
-        const expected = i % 2 === 0 ? content.subarray(offset, offset + length) : patternBytes((i >> 1) * 30_000, i >> 1);
+        const expected =
+          i % 2 === 0 ? content.subarray(offset, offset + length) : patternBytes((i >> 1) * 30_000, i >> 1);
         assert.equal(Buffer.compare(blob, expected), 0, `blob ${i}`);
       });
     });
@@ -74,7 +99,8 @@ describe("mapped files over sockets", { skip }, () => {
   test("a server's answer from a file arrives as it is", async (context) => {
     const content = patternBytes(3 * MIB, 9);
     const path = tempFile(context, content);
-    const routes = (router: ConnectRouter) => router.service(TestService, { echo: async () => ({ data: await mapFile(path) }) });
+    const routes = (router: ConnectRouter) =>
+      router.service(TestService, { echo: async () => ({ data: await mapFile(path) }) });
     const server = createIsthmusServer({ routes, carrier: "socket" });
     const address = tempSocket(context);
     await server.listen(address);
@@ -88,7 +114,13 @@ describe("mapped files over sockets", { skip }, () => {
     const { client, transport } = connectTo(context, server, { carrier: "socket" });
     await client.echo({});
     const path = tempFile(context, new Uint8Array(0));
-    const cases = [[20 * MIB, 20 * MIB - 2], [20 * MIB, 12 * MIB + 5], [20 * MIB, 0], [450_000, 449_998], [450_000, 300_000]];
+    const cases = [
+      [20 * MIB, 20 * MIB - 2],
+      [20 * MIB, 12 * MIB + 5],
+      [20 * MIB, 0],
+      [450_000, 449_998],
+      [450_000, 300_000],
+    ];
     for (const [size, left] of cases) {
       const content = patternBytes(size, 5);
       const other = tempFile(context, content, "other.bin");
@@ -142,7 +174,10 @@ describe("mapped files over sockets", { skip }, () => {
     await server.child.kill();
     await lost;
     release(bytes);
-    await waitUntil("the descriptors to be closed", () => (descriptorsTo(/^socket:/) <= before && descriptorsTo(/file\.bin$/) === 0) || descriptorsTo(/^socket:/));
+    await waitUntil(
+      "the descriptors to be closed",
+      () => (descriptorsTo(/^socket:/) <= before && descriptorsTo(/file\.bin$/) === 0) || descriptorsTo(/^socket:/),
+    );
   });
 
   test("where the socket's descriptor cannot be found files go through a buffer, with the same result", async (context) => {
@@ -162,7 +197,9 @@ describe("mapped files over sockets", { skip }, () => {
     assert.equal((await client.echo({ text: "alive" })).text, "alive");
   });
 
-  test("the largest payload, from a sparse file, takes no memory of its sender's", { timeout: 600_000 }, async (context) => {
+  test("the largest payload, from a sparse file, takes no memory of its sender's", {
+    timeout: 600_000,
+  }, async (context) => {
     const byteLength = 2 ** 31 - (64 << 10);
     if (freemem() < 3 * byteLength) return context.skip("there is not enough memory for the receiver");
     const path = tempFile(context, new Uint8Array(0));
@@ -180,7 +217,8 @@ describe("mapped files over sockets", { skip }, () => {
   });
 
   test("the bytes do not pass through this process's memory", async (context) => {
-    if (spawnSync("strace", ["-e", "trace=none", "true"]).status !== 0) return context.skip("strace cannot be used here");
+    if (spawnSync("strace", ["-e", "trace=none", "true"]).status !== 0)
+      return context.skip("strace cannot be used here");
     const server = await serveInChild(context);
     const byteLength = 30 * MIB;
     const path = tempFile(context, patternBytes(byteLength, 5));
@@ -193,8 +231,25 @@ describe("mapped files over sockets", { skip }, () => {
       const { checksum } = await createClient(TestService, transport).checksum({ data: await mapFile(process.argv[4]) });
       console.log(checksum);
       await transport.close();`;
-    const modules = ["../../src/index.js", "../proto/test_pb.js"].map((module) => new URL(module, import.meta.url).href);
-    const traced = ["-f", "-y", "-qq", "-e", "trace=sendfile,read,pread64,readv,preadv", "-o", log, process.execPath, "--input-type=module", "-e", script, ...modules, server.path, path];
+    const modules = ["../../src/index.js", "../proto/test_pb.js"].map(
+      (module) => new URL(module, import.meta.url).href,
+    );
+    const traced = [
+      "-f",
+      "-y",
+      "-qq",
+      "-e",
+      "trace=sendfile,read,pread64,readv,preadv",
+      "-o",
+      log,
+      process.execPath,
+      "--input-type=module",
+      "-e",
+      script,
+      ...modules,
+      server.path,
+      path,
+    ];
     const { status, stdout, stderr } = spawnSync("strace", traced, { encoding: "utf8", timeout: 300_000 });
     assert.equal(status, 0, stderr);
     assert.equal(Number(stdout), crc32(readFileSync(path)));

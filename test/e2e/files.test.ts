@@ -23,7 +23,10 @@ function tempFile(context: Parameters<typeof tempSocket>[0], bytes: Uint8Array):
 }
 
 async function refusal(promise: Promise<unknown>): Promise<ConnectError> {
-  const error = await promise.then(() => assert.fail("it was not refused"), (reason: unknown) => reason);
+  const error = await promise.then(
+    () => assert.fail("it was not refused"),
+    (reason: unknown) => reason,
+  );
   assert.ok(error instanceof ConnectError, String(error));
   return error;
 }
@@ -36,11 +39,24 @@ for (const place of PLACES) {
       const path = tempFile(context, content);
       for (const carrier of ["auto", "socket"] as const) {
         const { client } = connectTo(context, server, { carrier });
-        for (const [offset, length] of [[0, 0], [0, 1], [1, 4095], [4097, 5000], [4095, 20_000], [8192, 40_000], [12_345, 1_500_001], [0, 3_000_000]]) {
+        for (const [offset, length] of [
+          [0, 0],
+          [0, 1],
+          [1, 4095],
+          [4097, 5000],
+          [4095, 20_000],
+          [8192, 40_000],
+          [12_345, 1_500_001],
+          [0, 3_000_000],
+        ]) {
           const bytes = await mapFile(path, { offset, length });
           assert.equal(bytes.length, length);
           const { data } = await client.echo({ data: bytes });
-          assert.equal(Buffer.compare(data, content.subarray(offset, offset + length)), 0, `${length} bytes from ${offset} on`);
+          assert.equal(
+            Buffer.compare(data, content.subarray(offset, offset + length)),
+            0,
+            `${length} bytes from ${offset} on`,
+          );
         }
         const whole = await mapFile(path);
         const { data } = await client.echo({ data: whole.subarray(100, 2_000_100) });
@@ -56,7 +72,10 @@ for (const place of PLACES) {
       const bytes = await mapFile(path);
       bytes.fill(0);
       assert.equal(Buffer.compare((await client.echo({ data: bytes })).data, content), 0);
-      assert.equal(Buffer.compare((await client.echo({ data: bytes.subarray(0, 100) })).data, content.subarray(0, 100)), 0);
+      assert.equal(
+        Buffer.compare((await client.echo({ data: bytes.subarray(0, 100) })).data, content.subarray(0, 100)),
+        0,
+      );
       assert.equal(Buffer.compare(readFileSync(path), content), 0);
     });
 
@@ -75,7 +94,10 @@ for (const place of PLACES) {
           assert.equal((await echo({ text: "alive" })).text, "alive");
         }
       }
-      await waitUntil("the blocks to come back", () => transport.stats().connection!.arenaInUseBytes === 0 || transport.stats().connection!.arenaInUseBytes);
+      await waitUntil(
+        "the blocks to come back",
+        () => transport.stats().connection!.arenaInUseBytes === 0 || transport.stats().connection!.arenaInUseBytes,
+      );
     });
 
     test("a call that is given up while its file is read leaves nothing behind", { skip }, async (context) => {
@@ -146,7 +168,9 @@ test("no page of a truncated file is touched, whatever field it is in", { skip }
   }
 });
 
-test("a file that becomes shorter while it is sent fails that call, and the connection lives on", { skip }, async (context) => {
+test("a file that becomes shorter while it is sent fails that call, and the connection lives on", {
+  skip,
+}, async (context) => {
   const server = await startServer(context, "two processes");
   const { client, transport } = connectTo(context, server);
   await client.echo({});
@@ -157,7 +181,10 @@ test("a file that becomes shorter while it is sent fails that call, and the conn
   truncateSync(path, 39_999_999);
   assert.equal((await call).code, Code.DataLoss);
   assert.equal((await client.echo({ text: "alive" })).text, "alive");
-  await waitUntil("the blocks to come back", () => transport.stats().connection!.arenaInUseBytes === 0 || transport.stats().connection!.arenaInUseBytes);
+  await waitUntil(
+    "the blocks to come back",
+    () => transport.stats().connection!.arenaInUseBytes === 0 || transport.stats().connection!.arenaInUseBytes,
+  );
 });
 
 test("bytes that are released while they are sent are sent on", { skip }, async (context) => {
@@ -185,8 +212,18 @@ test("files that nobody refers to any more do not use up the descriptors", { ski
     const { mapFile } = await import(process.argv[1]);
     for (let i = 0; i < 2000; i++) await mapFile(process.argv[2]);
     console.log("mapped");`;
-  const node = [process.execPath, "--input-type=module", "-e", script, new URL("../../src/index.js", import.meta.url).href, path];
-  assert.equal(execFileSync("sh", ["-c", 'ulimit -n 200 && exec "$@"', "sh", ...node], { encoding: "utf8" }), "mapped\n");
+  const node = [
+    process.execPath,
+    "--input-type=module",
+    "-e",
+    script,
+    new URL("../../src/index.js", import.meta.url).href,
+    path,
+  ];
+  assert.equal(
+    execFileSync("sh", ["-c", 'ulimit -n 200 && exec "$@"', "sh", ...node], { encoding: "utf8" }),
+    "mapped\n",
+  );
 });
 
 test("mistakes are told with the path", async (context) => {
@@ -194,9 +231,17 @@ test("mistakes are told with the path", async (context) => {
   const cases: [() => Promise<unknown>, Code, RegExp][] = [
     [() => mapFile(`${path}.no`), Code.NotFound, /map .*file\.bin\.no: /],
     [() => mapFile(dirname(path)), Code.InvalidArgument, /not a regular file/],
-    [() => mapFile(path, { offset: 5, length: 6 }), Code.InvalidArgument, /bytes 5 to 11 are not in this file of 10 bytes/],
+    [
+      () => mapFile(path, { offset: 5, length: 6 }),
+      Code.InvalidArgument,
+      /bytes 5 to 11 are not in this file of 10 bytes/,
+    ],
     [() => mapFile(path, { offset: 11 }), Code.InvalidArgument, /not in this file/],
-    [() => mapFile(path, { length: -1 }), Code.InvalidArgument, /map .*: option length: expected a whole number of bytes from 0 on, not -1/],
+    [
+      () => mapFile(path, { length: -1 }),
+      Code.InvalidArgument,
+      /map .*: option length: expected a whole number of bytes from 0 on, not -1/,
+    ],
   ];
   for (const [map, code, text] of cases) {
     const error = await refusal(map());

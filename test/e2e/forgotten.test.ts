@@ -1,4 +1,7 @@
-/** Streams whose users hold less than all of them: who waits for a message gets it, and what nobody can read any more ends, wherever it runs. */
+/**
+ * Streams whose users hold less than all of them: who waits for a message gets it, and what nobody can read any more
+ * ends, wherever it runs.
+ */
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { describe, test } from "node:test";
@@ -85,7 +88,13 @@ for (const carrier of new Set([CARRIER, "socket", "http"])) {
         })();
         await waitUntil("both streams to end", async () => {
           await collect();
-          return (transport.stats().pendingCalls === 0 && server.stats().pendingCalls === 0 && state.ended === 2 && listeners() === 0) || JSON.stringify([transport.stats().pendingCalls, server.stats().pendingCalls, state.ended, listeners()]);
+          return (
+            (transport.stats().pendingCalls === 0 &&
+              server.stats().pendingCalls === 0 &&
+              state.ended === 2 &&
+              listeners() === 0) ||
+            JSON.stringify([transport.stats().pendingCalls, server.stats().pendingCalls, state.ended, listeners()])
+          );
         });
       });
     });

@@ -1,9 +1,23 @@
-/** Serialisers that use one buffer for all messages, and handlers that change an answer once they have given it: what was given is what arrives. */
+/**
+ * Serialisers that use one buffer for all messages, and handlers that change an answer once they have given it: what
+ * was given is what arrives.
+ */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import type { DescMessage } from "@bufbuild/protobuf";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import type { Client, ClientDuplexStream, ClientReadableStream, ClientWritableStream, handleBidiStreamingCall, handleClientStreamingCall, handleServerStreamingCall, handleUnaryCall, ServiceDefinition, ServiceError } from "@grpc/grpc-js";
+import type {
+  Client,
+  ClientDuplexStream,
+  ClientReadableStream,
+  ClientWritableStream,
+  handleBidiStreamingCall,
+  handleClientStreamingCall,
+  handleServerStreamingCall,
+  handleUnaryCall,
+  ServiceDefinition,
+  ServiceError,
+} from "@grpc/grpc-js";
 import { credentials, makeGenericClientConstructor } from "@grpc/grpc-js";
 import { addGrpcService, createIsthmusChannel } from "../../src/grpc-js/index.js";
 import { createIsthmusServer } from "../../src/index.js";
@@ -93,11 +107,15 @@ const chat: handleBidiStreamingCall<Item, Values<Item>> = (call) => {
 
 async function start(owner: Owner, carrier: "shm" | "socket"): Promise<StreamClient> {
   const address = tempSocket(owner);
-  const server = createIsthmusServer({ routes: (router) => addGrpcService(router, definition, { echo, count, sum, chat }) });
+  const server = createIsthmusServer({
+    routes: (router) => addGrpcService(router, definition, { echo, count, sum, chat }),
+  });
   await server.listen(address);
   owner.after(() => server.close({ timeoutMs: 0 }));
   const GenericClient = makeGenericClientConstructor(definition, "StreamService");
-  const client = new GenericClient("", credentials.createInsecure(), { channelOverride: createIsthmusChannel({ address, carrier }) }) as unknown as StreamClient;
+  const client = new GenericClient("", credentials.createInsecure(), {
+    channelOverride: createIsthmusChannel({ address, carrier }),
+  }) as unknown as StreamClient;
   owner.after(() => client.close());
   return client;
 }
@@ -107,12 +125,21 @@ function ask<T>(call: (callback: Callback<T>) => unknown): Promise<T> {
 }
 
 for (const carrier of ["shm", "socket"] as const) {
-  describe(`grpc-js's serialisers that use one buffer, over ${carrier}`, { skip: carrier === "shm" ? (loadAddon().reason ?? false) : false }, () => {
+  describe(`grpc-js's serialisers that use one buffer, over ${carrier}`, {
+    skip: carrier === "shm" ? (loadAddon().reason ?? false) : false,
+  }, () => {
     test("unary calls in one tick, before and after there is a connection, and answers that change once they were given", async (context) => {
       const client = await start(context, carrier);
       for (const byteLength of SIZES) {
-        const replies = await Promise.all(Array.from({ length: 8 }, (_, i) => ask<Item>((callback) => client.echo(filled(i, byteLength), callback))));
-        replies.forEach((reply, i) => assert.ok(reply.text === "" && Number(reply.number) === i && reply.data.length === byteLength && isIntact(reply), `${byteLength} B, call ${i}`));
+        const replies = await Promise.all(
+          Array.from({ length: 8 }, (_, i) => ask<Item>((callback) => client.echo(filled(i, byteLength), callback))),
+        );
+        replies.forEach((reply, i) =>
+          assert.ok(
+            reply.text === "" && Number(reply.number) === i && reply.data.length === byteLength && isIntact(reply),
+            `${byteLength} B, call ${i}`,
+          ),
+        );
       }
     });
 
@@ -120,7 +147,8 @@ for (const carrier of ["shm", "socket"] as const) {
       const client = await start(context, carrier);
       const counted = async (dataBytes: number) => {
         let number = 0;
-        for await (const item of client.count({ count: 8n, dataBytes }) as AsyncIterable<Item>) assert.ok(Number(item.number) === number++ && isIntact(item), `${dataBytes} B, message ${item.number}`);
+        for await (const item of client.count({ count: 8n, dataBytes }) as AsyncIterable<Item>)
+          assert.ok(Number(item.number) === number++ && isIntact(item), `${dataBytes} B, message ${item.number}`);
         assert.equal(number, 8);
       };
       const summed = async (byteLength: number) => {
@@ -140,7 +168,11 @@ for (const carrier of ["shm", "socket"] as const) {
         for (let i = 0; i < 8; i++) call.write(filled(i, byteLength));
         call.end();
         let number = 0;
-        for await (const item of call as AsyncIterable<Item>) assert.ok(item.text === "" && Number(item.number) === number++ && isIntact(item), `${byteLength} B, message ${item.number}`);
+        for await (const item of call as AsyncIterable<Item>)
+          assert.ok(
+            item.text === "" && Number(item.number) === number++ && isIntact(item),
+            `${byteLength} B, message ${item.number}`,
+          );
         assert.equal(number, 8);
       };
       await Promise.all(SIZES.flatMap((byteLength) => [counted(byteLength), summed(byteLength), chatted(byteLength)]));

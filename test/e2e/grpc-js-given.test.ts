@@ -1,11 +1,20 @@
 /**
- * What users of grpc-js hand in, right or odd, over every carrier: results and failures of handlers, streams, serialisers, deadlines. Whatever it is, it
- * ends its own call, once, and nothing else: neither another call nor the process.
+ * What users of grpc-js hand in, right or odd, over every carrier: results and failures of handlers, streams,
+ * serialisers, deadlines. Whatever it is, it ends its own call, once, and nothing else: neither another call nor the
+ * process.
  */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { CallOptions, Client, MethodDefinition, ServiceDefinition, StatusObject, UntypedHandleCall, UntypedServiceImplementation } from "@grpc/grpc-js";
+import type {
+  CallOptions,
+  Client,
+  MethodDefinition,
+  ServiceDefinition,
+  StatusObject,
+  UntypedHandleCall,
+  UntypedServiceImplementation,
+} from "@grpc/grpc-js";
 import { Client as GrpcClient, credentials, Metadata, status } from "@grpc/grpc-js";
 import { addGrpcService, createIsthmusChannel } from "../../src/grpc-js/index.js";
 import { createIsthmusServer } from "../../src/index.js";
@@ -14,7 +23,10 @@ import { suiteOwner, tempSocket } from "../support/temp.js";
 
 const KINDS = ["unary", "clientStream", "serverStream", "bidi"] as const;
 type Kind = (typeof KINDS)[number];
-const isStreamOf = { requests: (kind: Kind) => kind === "clientStream" || kind === "bidi", answers: (kind: Kind) => kind === "serverStream" || kind === "bidi" };
+const isStreamOf = {
+  requests: (kind: Kind) => kind === "clientStream" || kind === "bidi",
+  answers: (kind: Kind) => kind === "serverStream" || kind === "bidi",
+};
 const pathOf = (kind: Kind) => `/given.Given/${kind}`;
 const same = (bytes: unknown) => bytes as Buffer;
 
@@ -75,7 +87,7 @@ const values: Record<string, unknown> = {
   "a getter that throws": thrower("code"),
   "a revoked proxy": revoked.proxy,
   "a promise": Promise.resolve(1),
-  "metadata": new Metadata(),
+  metadata: new Metadata(),
 };
 
 const everyKind: Record<string, Way> = {
@@ -110,21 +122,27 @@ const byCallback: Record<string, Way> = {
 };
 const byWriting: Record<string, Way> = {
   "writes it": (value, call) => (call.write(value), call.end()),
-  "writes it between others": (value, call) => (call.write(Buffer.from("x")), call.write(value), call.write(Buffer.from("x")), call.end()),
+  "writes it between others": (value, call) => (
+    call.write(Buffer.from("x")), call.write(value), call.write(Buffer.from("x")), call.end()
+  ),
   "writes and fails with it": (value, call) => (call.write(Buffer.from("x")), call.emit("error", value)),
   "writes after the end": (value, call) => (call.write(Buffer.from("x")), call.end(), call.write(value)),
   "fails after the end": (value, call) => (call.end(), call.emit("error", value)),
   "destroys the call": (_, call) => call.destroy(),
   "destroys the call with an error": (_, call) => call.destroy(new Error("destroyed")),
 };
-const waysOf = (kind: Kind): Record<string, Way> => ({ ...everyKind, ...(isStreamOf.answers(kind) ? byWriting : byCallback) });
+const waysOf = (kind: Kind): Record<string, Way> => ({
+  ...everyKind,
+  ...(isStreamOf.answers(kind) ? byWriting : byCallback),
+});
 
 /** Does what the request's metadata say. Requests are read, so that nothing else is in the way. */
 function handlerOf(kind: Kind): UntypedHandleCall {
   const handle = (call: AnyCall, callback: Callback) => {
     const [way] = call.metadata.get("x-way");
     const [value] = call.metadata.get("x-value");
-    const answer = () => (isStreamOf.answers(kind) ? (call.write(Buffer.from("fine")), call.end()) : callback(null, Buffer.from("fine")));
+    const answer = () =>
+      isStreamOf.answers(kind) ? (call.write(Buffer.from("fine")), call.end()) : callback(null, Buffer.from("fine"));
     if (way === undefined && isStreamOf.requests(kind)) call.on("end", answer);
     if (isStreamOf.requests(kind)) call.resume();
     if (way === undefined) return isStreamOf.requests(kind) ? undefined : answer();
@@ -134,8 +152,24 @@ function handlerOf(kind: Kind): UntypedHandleCall {
 }
 
 function definitionOf(overrides: Partial<MethodDefinition<unknown, unknown>> = {}): ServiceDefinition {
-  const coders = { requestSerialize: same, requestDeserialize: same, responseSerialize: same, responseDeserialize: same };
-  return Object.fromEntries(KINDS.map((kind) => [kind, { path: pathOf(kind), requestStream: isStreamOf.requests(kind), responseStream: isStreamOf.answers(kind), ...coders, ...overrides }]));
+  const coders = {
+    requestSerialize: same,
+    requestDeserialize: same,
+    responseSerialize: same,
+    responseDeserialize: same,
+  };
+  return Object.fromEntries(
+    KINDS.map((kind) => [
+      kind,
+      {
+        path: pathOf(kind),
+        requestStream: isStreamOf.requests(kind),
+        responseStream: isStreamOf.answers(kind),
+        ...coders,
+        ...overrides,
+      },
+    ]),
+  );
 }
 
 interface Given {
@@ -156,7 +190,13 @@ interface Ending {
 
 /** Makes a call of any kind, and waits until it has ended and a little longer. */
 function ended(client: Client, kind: Kind, given: Given = {}): Promise<Ending> {
-  const { metadata = new Metadata(), options = { deadline: Date.now() + 30_000 }, serialize = same, deserialize = same, request = Buffer.from("request") } = given;
+  const {
+    metadata = new Metadata(),
+    options = { deadline: Date.now() + 30_000 },
+    serialize = same,
+    deserialize = same,
+    request = Buffer.from("request"),
+  } = given;
   return new Promise((resolve) => {
     const answers: unknown[] = [];
     let endings = 0;
@@ -191,12 +231,23 @@ function ended(client: Client, kind: Kind, given: Given = {}): Promise<Ending> {
   });
 }
 
-async function serve(owner: Owner, carrier: "shm" | "socket", definition: ServiceDefinition, implementation: UntypedServiceImplementation, readMaxBytes?: number): Promise<Client> {
+async function serve(
+  owner: Owner,
+  carrier: "shm" | "socket",
+  definition: ServiceDefinition,
+  implementation: UntypedServiceImplementation,
+  readMaxBytes?: number,
+): Promise<Client> {
   const address = tempSocket(owner);
-  const server = createIsthmusServer({ routes: (router) => addGrpcService(router, definition, implementation), ...(readMaxBytes === undefined ? {} : { readMaxBytes }) });
+  const server = createIsthmusServer({
+    routes: (router) => addGrpcService(router, definition, implementation),
+    ...(readMaxBytes === undefined ? {} : { readMaxBytes }),
+  });
   await server.listen(address);
   owner.after(() => server.close({ timeoutMs: 0 }));
-  const client = new GrpcClient("", credentials.createInsecure(), { channelOverride: createIsthmusChannel({ address, carrier }) });
+  const client = new GrpcClient("", credentials.createInsecure(), {
+    channelOverride: createIsthmusChannel({ address, carrier }),
+  });
   owner.after(() => client.close());
   return client;
 }
@@ -217,7 +268,13 @@ for (const carrier of ["shm", "socket"] as const) {
               return [value, await ended(client, kind, { metadata })] as const;
             }),
           );
-          for (const [value, { endings: count, status: { code } }] of endings) {
+          for (const [
+            value,
+            {
+              endings: count,
+              status: { code },
+            },
+          ] of endings) {
             assert.equal(count, 1, `${way}, ${value}: it ended ${count} times`);
             assert.notEqual(code, status.DEADLINE_EXCEEDED, `${way}, ${value}: nothing ended it`);
             assert.ok(code in status, `${way}, ${value}: code ${code}`);
@@ -243,14 +300,23 @@ for (const carrier of ["shm", "socket"] as const) {
 
       test(`${kind}: deadlines are Dates or numbers, of any size`, async (context) => {
         const client = await serve(context, carrier, definitionOf(), implementation);
-        for (const deadline of [Infinity, Number.MAX_VALUE, new Date(8.64e15), Date.now() + 30_000, new Date(Date.now() + 30_000)]) {
+        for (const deadline of [
+          Infinity,
+          Number.MAX_VALUE,
+          new Date(8.64e15),
+          Date.now() + 30_000,
+          new Date(Date.now() + 30_000),
+        ]) {
           assert.equal((await ended(client, kind, { options: { deadline } })).status.code, status.OK, String(deadline));
         }
         for (const deadline of [NaN, new Date(NaN), -Infinity, 0, Date.now() - 1, new Date(0)]) {
           const { endings, status: seen } = await ended(client, kind, { options: { deadline } });
           assert.deepEqual([endings, seen.code], [1, status.DEADLINE_EXCEEDED], String(deadline));
         }
-        await assert.rejects(ended(client, kind, { options: { deadline: "soon" as unknown as number } }), /deadline must be a number or Date/);
+        await assert.rejects(
+          ended(client, kind, { options: { deadline: "soon" as unknown as number } }),
+          /deadline must be a number or Date/,
+        );
       });
 
       test(`${kind}: requests that cannot be parsed, or are too large, and answers that cannot be serialised fail their call`, async (context) => {
@@ -260,13 +326,25 @@ for (const carrier of ["shm", "socket"] as const) {
         const unsent = await serve(context, carrier, definitionOf({ responseSerialize: cannot }), implementation);
         assert.equal((await ended(unsent, kind)).status.code, status.INTERNAL);
         let odd: unknown;
-        const returning = await serve(context, carrier, definitionOf({ responseSerialize: () => odd as Buffer }), implementation);
+        const returning = await serve(
+          context,
+          carrier,
+          definitionOf({ responseSerialize: () => odd as Buffer }),
+          implementation,
+        );
         for (const [name, value] of Object.entries(values)) {
           odd = value;
-          assert.equal((await ended(returning, kind)).status.code, name === "bytes" ? status.OK : status.INTERNAL, `responseSerialize returns ${name}`);
+          assert.equal(
+            (await ended(returning, kind)).status.code,
+            name === "bytes" ? status.OK : status.INTERNAL,
+            `responseSerialize returns ${name}`,
+          );
         }
         const small = await serve(context, carrier, definitionOf(), implementation, 1000);
-        assert.equal((await ended(small, kind, { request: Buffer.alloc(1001) })).status.code, status.RESOURCE_EXHAUSTED);
+        assert.equal(
+          (await ended(small, kind, { request: Buffer.alloc(1001) })).status.code,
+          status.RESOURCE_EXHAUSTED,
+        );
         for (const client of [unread, unsent, small]) assert.equal((await ended(client, kind)).endings, 1);
       });
     }
@@ -284,7 +362,10 @@ describe("what handlers of grpc-js are told", () => {
         for (const name of ["error", "end", "cancelled", "close"]) call.on(name, () => told.push(name));
         call.resume();
       };
-      const client = await serve(owner, "shm", definitionOf({ requestDeserialize: cannot }), { ...implementation, [kind]: handle });
+      const client = await serve(owner, "shm", definitionOf({ requestDeserialize: cannot }), {
+        ...implementation,
+        [kind]: handle,
+      });
       assert.equal((await ended(client, kind)).status.code, status.INTERNAL);
       assert.deepEqual(told, ["cancelled", "close"]);
     }
@@ -300,7 +381,8 @@ describe("what handlers of grpc-js are told", () => {
       }) as unknown as UntypedHandleCall,
       serverStream: ((call: { write(value: unknown, callback: () => void): void; end(): void }) => {
         const bytes = Buffer.alloc(100_000);
-        const next = (number: number) => (number === 20 ? call.end() : call.write(bytes.fill(number), () => next(number + 1)));
+        const next = (number: number) =>
+          number === 20 ? call.end() : call.write(bytes.fill(number), () => next(number + 1));
         next(0);
       }) as unknown as UntypedHandleCall,
     };
@@ -308,10 +390,18 @@ describe("what handlers of grpc-js are told", () => {
       sent.fill(1);
       const client = await serve(owner, carrier, definitionOf(), reuse);
       const [answer] = (await ended(client, "unary")).answers as Buffer[];
-      assert.ok(answer.every((byte) => byte === 1), "a callback's value");
+      assert.ok(
+        answer.every((byte) => byte === 1),
+        "a callback's value",
+      );
       const { answers } = await ended(client, "serverStream");
       assert.equal(answers.length, 20);
-      (answers as Buffer[]).forEach((bytes, number) => assert.ok(bytes.every((byte) => byte === number), `message ${number}`));
+      (answers as Buffer[]).forEach((bytes, number) =>
+        assert.ok(
+          bytes.every((byte) => byte === number),
+          `message ${number}`,
+        ),
+      );
     }
   });
 

@@ -1,4 +1,7 @@
-/** Clients and services of grpc-js, unchanged, over an Isthmus connection: each body also runs over grpc-js's own HTTP/2, which says what is right. */
+/**
+ * Clients and services of grpc-js, unchanged, over an Isthmus connection: each body also runs over grpc-js's own
+ * HTTP/2, which says what is right.
+ */
 import assert from "node:assert/strict";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { once } from "node:events";
@@ -7,8 +10,30 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { DescMessage } from "@bufbuild/protobuf";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
-import type { CallCredentials, Client, ClientDuplexStream, ClientReadableStream, ClientUnaryCall, ClientWritableStream, handleBidiStreamingCall, handleClientStreamingCall, handleServerStreamingCall, handleUnaryCall, ServiceDefinition, ServiceError } from "@grpc/grpc-js";
-import { Channel, connectivityState, credentials, makeGenericClientConstructor, Metadata, Server, ServerCredentials, status } from "@grpc/grpc-js";
+import type {
+  CallCredentials,
+  Client,
+  ClientDuplexStream,
+  ClientReadableStream,
+  ClientUnaryCall,
+  ClientWritableStream,
+  handleBidiStreamingCall,
+  handleClientStreamingCall,
+  handleServerStreamingCall,
+  handleUnaryCall,
+  ServiceDefinition,
+  ServiceError,
+} from "@grpc/grpc-js";
+import {
+  Channel,
+  connectivityState,
+  credentials,
+  makeGenericClientConstructor,
+  Metadata,
+  Server,
+  ServerCredentials,
+  status,
+} from "@grpc/grpc-js";
 import { addGrpcService, createIsthmusChannel } from "../../src/grpc-js/index.js";
 import type { TransportStateEvent } from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
@@ -27,7 +52,12 @@ type Values<T> = Partial<Omit<T, "$typeName" | "$unknown">>;
 interface StreamClient extends Client {
   echo(request: Values<Item>, callback: Callback<Item>): ClientUnaryCall;
   echo(request: Values<Item>, metadata: Metadata, callback: Callback<Item>): ClientUnaryCall;
-  echo(request: Values<Item>, metadata: Metadata, options: { deadline: number; credentials?: CallCredentials }, callback: Callback<Item>): ClientUnaryCall;
+  echo(
+    request: Values<Item>,
+    metadata: Metadata,
+    options: { deadline: number; credentials?: CallCredentials },
+    callback: Callback<Item>,
+  ): ClientUnaryCall;
   none(request: Values<Item>, callback: Callback<Item>): ClientUnaryCall;
   count(request: Values<CountRequest>, metadata?: Metadata, options?: { deadline: number }): ClientReadableStream<Item>;
   sum(callback: Callback<SumReply>): ClientWritableStream<Values<Item>>;
@@ -59,7 +89,10 @@ const definition = Object.fromEntries(
   }),
 ) as ServiceDefinition;
 /** That the service lacks. */
-const withNone: ServiceDefinition = { ...definition, none: { ...definition.echo, path: `/${StreamService.typeName}/None` } };
+const withNone: ServiceDefinition = {
+  ...definition,
+  none: { ...definition.echo, path: `/${StreamService.typeName}/None` },
+};
 
 const GenericClient = makeGenericClientConstructor(withNone, "StreamService");
 
@@ -136,9 +169,15 @@ async function startGrpc(owner: Owner): Promise<StreamClient> {
   const path = tempSocket(owner);
   const server = new Server({ "grpc.max_receive_message_length": -1 });
   server.addService(withNone, implementation);
-  await new Promise<void>((resolve, reject) => server.bindAsync(`unix:${path}`, ServerCredentials.createInsecure(), (error) => (error === null ? resolve() : reject(error))));
+  await new Promise<void>((resolve, reject) =>
+    server.bindAsync(`unix:${path}`, ServerCredentials.createInsecure(), (error) =>
+      error === null ? resolve() : reject(error),
+    ),
+  );
   owner.after(() => server.forceShutdown());
-  const client = new GenericClient(`unix:${path}`, credentials.createInsecure(), { "grpc.max_receive_message_length": -1 }) as unknown as StreamClient;
+  const client = new GenericClient(`unix:${path}`, credentials.createInsecure(), {
+    "grpc.max_receive_message_length": -1,
+  }) as unknown as StreamClient;
   owner.after(() => client.close());
   return client;
 }
@@ -152,7 +191,9 @@ async function serveIsthmus(owner: Owner): Promise<string> {
 }
 
 function clientOf(owner: Owner, path: string): StreamClient {
-  const client = new GenericClient("", credentials.createInsecure(), { channelOverride: createIsthmusChannel({ address: path }) }) as unknown as StreamClient;
+  const client = new GenericClient("", credentials.createInsecure(), {
+    channelOverride: createIsthmusChannel({ address: path }),
+  }) as unknown as StreamClient;
   owner.after(() => client.close());
   return client;
 }
@@ -210,7 +251,9 @@ for (const [way, start] of Object.entries(ways)) {
     test("unary: headers that were sent before an error are headers, and the error's metadata are the trailer", async (context) => {
       const client = await start(context);
       let header: Metadata | undefined;
-      const failure = await failureOf(ask((callback) => client.echo({ text: "late" }, callback).on("metadata", (seen: Metadata) => (header = seen))));
+      const failure = await failureOf(
+        ask((callback) => client.echo({ text: "late" }, callback).on("metadata", (seen: Metadata) => (header = seen))),
+      );
       assert.equal(failure.code, status.ABORTED);
       assert.deepEqual([header?.get("x-when"), header?.get("x-why")], [["before"], []]);
       assert.deepEqual([failure.metadata.get("x-when"), failure.metadata.get("x-why")], [[], ["because"]]);
@@ -221,7 +264,12 @@ for (const [way, start] of Object.entries(ways)) {
       assert.equal((await failureOf(ask((callback) => client.none({}, callback)))).code, status.UNIMPLEMENTED);
       const bytes = (value: Buffer) => value;
       for (const path of ["/isthmus.test.StreamService/", "/isthmus.test.StreamService", "/", "/a/b/c/"]) {
-        assert.equal((await failureOf(ask((callback) => client.makeUnaryRequest(path, bytes, bytes, Buffer.alloc(0), callback)))).code, status.UNIMPLEMENTED, path);
+        assert.equal(
+          (await failureOf(ask((callback) => client.makeUnaryRequest(path, bytes, bytes, Buffer.alloc(0), callback))))
+            .code,
+          status.UNIMPLEMENTED,
+          path,
+        );
       }
     });
 
@@ -230,14 +278,24 @@ for (const [way, start] of Object.entries(ways)) {
       canceled.length = 0;
       // On a busy machine a short time may be over before the handler is called.
       for (let timeoutMs = 100; canceled.length === 0 && timeoutMs < 60_000; timeoutMs *= 2) {
-        const late = await failureOf(ask((callback) => client.echo({ text: "wait" }, new Metadata(), { deadline: Date.now() + timeoutMs }, callback)));
+        const late = await failureOf(
+          ask((callback) =>
+            client.echo({ text: "wait" }, new Metadata(), { deadline: Date.now() + timeoutMs }, callback),
+          ),
+        );
         assert.equal(late.code, status.DEADLINE_EXCEEDED);
         await new Promise((resolve) => setTimeout(resolve, 50));
       }
-      const past = await failureOf(ask((callback) => client.echo({ text: "wait" }, new Metadata(), { deadline: Date.now() - 1000 }, callback)));
+      const past = await failureOf(
+        ask((callback) => client.echo({ text: "wait" }, new Metadata(), { deadline: Date.now() - 1000 }, callback)),
+      );
       assert.equal(past.code, status.DEADLINE_EXCEEDED);
       const never = credentials.createFromMetadataGenerator(() => {});
-      const stuck = await failureOf(ask((callback) => client.echo({}, new Metadata(), { deadline: Date.now() + 100, credentials: never }, callback)));
+      const stuck = await failureOf(
+        ask((callback) =>
+          client.echo({}, new Metadata(), { deadline: Date.now() + 100, credentials: never }, callback),
+        ),
+      );
       assert.equal(stuck.code, status.DEADLINE_EXCEEDED);
       await waitUntil("the handler to hear of the deadline", () => canceled.length >= 1);
       const before = canceled.length;
@@ -285,7 +343,8 @@ for (const [way, start] of Object.entries(ways)) {
       for (const items of [0, 1, 1000]) {
         const reply = await ask<SumReply>((callback) => {
           const call = client.sum(callback);
-          for (let number = 0; number < items; number++) call.write({ number: BigInt(number), data: new Uint8Array(10) });
+          for (let number = 0; number < items; number++)
+            call.write({ number: BigInt(number), data: new Uint8Array(10) });
           call.end();
         });
         assert.equal(reply.items, BigInt(items));
@@ -320,7 +379,10 @@ describe("grpc-js and Connect over Isthmus", () => {
     context.after(() => transport.close());
     const client = createClient(StreamService, transport);
     assert.equal((await client.echo({ number: 3n, data: new Uint8Array(200_000) })).data.length, 200_000);
-    await assert.rejects(client.echo({ text: "fail" }), (error: ConnectError) => error.code === Code.FailedPrecondition && error.rawMessage === "asked to fail");
+    await assert.rejects(
+      client.echo({ text: "fail" }),
+      (error: ConnectError) => error.code === Code.FailedPrecondition && error.rawMessage === "asked to fail",
+    );
     const numbers: bigint[] = [];
     for await (const { number } of client.count({ count: 5n })) numbers.push(number);
     assert.deepEqual(numbers, [0n, 1n, 2n, 3n, 4n]);
@@ -349,7 +411,9 @@ describe("grpc-js and Connect over Isthmus", () => {
 
   test("waitForReady, and a server that is not there", async (context) => {
     const client = clientOf(context, await serveIsthmus(context));
-    await new Promise<void>((resolve, reject) => client.waitForReady(Date.now() + 60_000, (error) => (error === undefined ? resolve() : reject(error))));
+    await new Promise<void>((resolve, reject) =>
+      client.waitForReady(Date.now() + 60_000, (error) => (error === undefined ? resolve() : reject(error))),
+    );
     const lost = clientOf(context, tempSocket(context));
     const failure = await failureOf(ask((callback) => lost.echo({}, callback)));
     assert.equal(failure.code, status.UNAVAILABLE);
@@ -374,9 +438,16 @@ describe("grpc-js and Connect over Isthmus", () => {
 
     assert.equal(channel.getConnectivityState(false), IDLE);
     assert.equal(channel.getConnectivityState(true), CONNECTING);
-    const client = new GenericClient("", credentials.createInsecure(), { channelOverride: channel }) as unknown as StreamClient;
-    const ready = new Promise<void>((resolve, reject) => client.waitForReady(Date.now() + 60_000, (error) => (error === undefined ? resolve() : reject(error))));
-    await waitUntil("attempts to fail", () => channel.getConnectivityState(false) === TRANSIENT_FAILURE && attempts > 0);
+    const client = new GenericClient("", credentials.createInsecure(), {
+      channelOverride: channel,
+    }) as unknown as StreamClient;
+    const ready = new Promise<void>((resolve, reject) =>
+      client.waitForReady(Date.now() + 60_000, (error) => (error === undefined ? resolve() : reject(error))),
+    );
+    await waitUntil(
+      "attempts to fail",
+      () => channel.getConnectivityState(false) === TRANSIENT_FAILURE && attempts > 0,
+    );
     await sleep(100);
     assert.ok(attempts <= 3, "asking for the state does not make attempts without pauses");
     const server = createIsthmusServer({ routes: (router) => addGrpcService(router, definition, implementation) });
@@ -395,7 +466,8 @@ describe("grpc-js and Connect over Isthmus", () => {
     const channel = createIsthmusChannel({ address: await serveIsthmus(context) });
     context.after(() => channel.close());
     const { IDLE, READY } = connectivityState;
-    const watched = (current: connectivityState, deadline: number) => new Promise<Error | undefined>((resolve) => channel.watchConnectivityState(current, deadline, resolve));
+    const watched = (current: connectivityState, deadline: number) =>
+      new Promise<Error | undefined>((resolve) => channel.watchConnectivityState(current, deadline, resolve));
     assert.equal(await watched(READY, Date.now() + 60_000), undefined, "it is not ready");
     assert.equal(await watched(IDLE, Date.now() + 60_000), undefined, "watching connects");
     await channel.transport.connect();
@@ -405,7 +477,9 @@ describe("grpc-js and Connect over Isthmus", () => {
   test("a call whose metadata say so waits for its server", async (context) => {
     const path = tempSocket(context);
     const client = clientOf(context, path);
-    const waiting = ask<Item>((callback) => client.echo({ number: 3n }, new Metadata({ waitForReady: true }), callback));
+    const waiting = ask<Item>((callback) =>
+      client.echo({ number: 3n }, new Metadata({ waitForReady: true }), callback),
+    );
     assert.equal((await failureOf(ask((callback) => client.echo({}, callback)))).code, status.UNAVAILABLE);
     const server = createIsthmusServer({ routes: (router) => addGrpcService(router, definition, implementation) });
     await server.listen(path);
@@ -414,7 +488,9 @@ describe("grpc-js and Connect over Isthmus", () => {
   });
 
   test("a router of another's is refused", () => {
-    const router = { handlers: [], service: () => router, rpc: () => router } as unknown as Parameters<typeof addGrpcService>[0];
+    const router = { handlers: [], service: () => router, rpc: () => router } as unknown as Parameters<
+      typeof addGrpcService
+    >[0];
     assert.throws(() => addGrpcService(router, definition, implementation), /not an Isthmus server's/);
   });
 
@@ -449,19 +525,28 @@ describe("grpc-js and Connect over Isthmus", () => {
   });
 
   test("error details go from grpc-js's handlers to Connect's clients, and to grpc-js's as they are", async (context) => {
-    const bytes = encodeStatus({ code: status.ABORTED, message: "rich", details: [{ type: ItemSchema.typeName, value: toBinary(ItemSchema, create(ItemSchema, { text: "why" })) }] });
+    const bytes = encodeStatus({
+      code: status.ABORTED,
+      message: "rich",
+      details: [{ type: ItemSchema.typeName, value: toBinary(ItemSchema, create(ItemSchema, { text: "why" })) }],
+    });
     const metadata = new Metadata();
     metadata.set("grpc-status-details-bin", Buffer.from(bytes));
     const failure = { code: status.ABORTED, details: "enough", metadata };
     const path = tempSocket(context);
-    const failing = { ...implementation, echo: ((_, callback) => callback(failure)) as typeof echo, count: ((call) => call.emit("error", failure)) as typeof count };
+    const failing = {
+      ...implementation,
+      echo: ((_, callback) => callback(failure)) as typeof echo,
+      count: ((call) => call.emit("error", failure)) as typeof count,
+    };
     const server = createIsthmusServer({ routes: (router) => addGrpcService(router, definition, failing) });
     await server.listen(path);
     context.after(() => server.close({ timeoutMs: 0 }));
     const transport = createIsthmusTransport({ address: path });
     context.after(() => transport.close());
     const connect = createClient(StreamService, transport);
-    const isRich = (error: ConnectError) => error.code === Code.Aborted && error.rawMessage === "enough" && error.findDetails(ItemSchema)[0]?.text === "why";
+    const isRich = (error: ConnectError) =>
+      error.code === Code.Aborted && error.rawMessage === "enough" && error.findDetails(ItemSchema)[0]?.text === "why";
     await assert.rejects(connect.echo({}), isRich);
     await assert.rejects(connect.count({})[Symbol.asyncIterator]().next(), isRich);
     const client = clientOf(context, path);
@@ -475,7 +560,12 @@ describe("grpc-js and Connect over Isthmus", () => {
       routes: (router) =>
         router.service(StreamService, {
           echo: (request, { responseHeader, responseTrailer }) => {
-            for (const headers of [responseHeader, responseTrailer]) [["x-good", "a"], ["x-latin", "\u00e9"], ["x!name", "a"]].forEach(([name, value]) => headers.set(name, value));
+            for (const headers of [responseHeader, responseTrailer])
+              [
+                ["x-good", "a"],
+                ["x-latin", "\u00e9"],
+                ["x!name", "a"],
+              ].forEach(([name, value]) => headers.set(name, value));
             if (request.text === "fail") throw new ConnectError("odd", Code.Aborted, { "x-latin": "\u00e9" });
             return request;
           },
@@ -500,12 +590,30 @@ describe("grpc-js and Connect over Isthmus", () => {
     const client = clientOf(context, path);
     context.mock.timers.enable({ apis: ["Date"], now: 1_000_000 });
     const channel = client.getChannel();
-    await new Promise<void>((resolve, reject) => client.waitForReady(Date.now() + 8000, (error) => (error === undefined ? resolve() : reject(error))));
-    assert.equal((await ask<Item>((callback) => client.echo({ number: 1n }, new Metadata(), { deadline: Date.now() + 8000 }, callback))).number, 1n);
-    const waiting = failureOf(ask((callback) => client.echo({ text: "wait" }, new Metadata(), { deadline: Date.now() + 100 }, callback)));
+    await new Promise<void>((resolve, reject) =>
+      client.waitForReady(Date.now() + 8000, (error) => (error === undefined ? resolve() : reject(error))),
+    );
+    assert.equal(
+      (
+        await ask<Item>((callback) =>
+          client.echo({ number: 1n }, new Metadata(), { deadline: Date.now() + 8000 }, callback),
+        )
+      ).number,
+      1n,
+    );
+    const waiting = failureOf(
+      ask((callback) => client.echo({ text: "wait" }, new Metadata(), { deadline: Date.now() + 100 }, callback)),
+    );
     context.mock.timers.setTime(1_000_000 - 60_000);
     assert.equal((await waiting).code, status.DEADLINE_EXCEEDED);
-    assert.match(String(await new Promise((resolve) => channel.watchConnectivityState(connectivityState.READY, Date.now() + 50, resolve))), /Deadline passed/);
+    assert.match(
+      String(
+        await new Promise((resolve) =>
+          channel.watchConnectivityState(connectivityState.READY, Date.now() + 50, resolve),
+        ),
+      ),
+      /Deadline passed/,
+    );
   });
 
   test("a deadline that passes while nobody reads is told", async (context) => {
@@ -521,7 +629,9 @@ describe("grpc-js and Connect over Isthmus", () => {
     const path = await serveIsthmus(context);
     const channel: Channel = createIsthmusChannel({ address: path });
     assert.ok(channel instanceof Channel);
-    const client = new GenericClient("", credentials.createInsecure(), { channelOverride: channel }) as unknown as StreamClient;
+    const client = new GenericClient("", credentials.createInsecure(), {
+      channelOverride: channel,
+    }) as unknown as StreamClient;
     assert.equal(client.getChannel(), channel);
     assert.equal(channel.getTarget(), `unix:${path}`);
     const call = client.echo({}, () => undefined);
@@ -529,13 +639,18 @@ describe("grpc-js and Connect over Isthmus", () => {
     await once(call, "status");
     client.close();
     assert.throws(() => client.echo({}, () => undefined), /Channel has been shut down/);
-    assert.throws(() => channel.watchConnectivityState(connectivityState.SHUTDOWN, Infinity, () => undefined), /Channel has been shut down/);
+    assert.throws(
+      () => channel.watchConnectivityState(connectivityState.SHUTDOWN, Infinity, () => undefined),
+      /Channel has been shut down/,
+    );
   });
 
   test("a handler learns the address of a client over TCP", async (context) => {
     const peers: string[] = [];
     const telling: typeof echo = (call, callback) => (peers.push(call.getPeer()), callback(null, call.request));
-    const server = createIsthmusServer({ routes: (router) => addGrpcService(router, definition, { ...implementation, echo: telling }) });
+    const server = createIsthmusServer({
+      routes: (router) => addGrpcService(router, definition, { ...implementation, echo: telling }),
+    });
     const { address } = await server.listen("tcp:127.0.0.1:0");
     const path = tempSocket(context);
     await server.listen(path);
@@ -548,8 +663,14 @@ describe("grpc-js and Connect over Isthmus", () => {
   test("credentials that cannot be had fail their call, with the codes that grpc-js lets them have", async (context) => {
     const client = clientOf(context, await serveIsthmus(context));
     const codeFor = async (failure: object) => {
-      const failing = credentials.createFromMetadataGenerator((_, callback) => callback(Object.assign(new Error("none"), failure)));
-      const { code, details } = await failureOf(ask((callback) => client.echo({}, new Metadata(), { deadline: Date.now() + 8000, credentials: failing }, callback)));
+      const failing = credentials.createFromMetadataGenerator((_, callback) =>
+        callback(Object.assign(new Error("none"), failure)),
+      );
+      const { code, details } = await failureOf(
+        ask((callback) =>
+          client.echo({}, new Metadata(), { deadline: Date.now() + 8000, credentials: failing }, callback),
+        ),
+      );
       assert.match(details, /Getting metadata from plugin failed with error: none/);
       return code;
     };

@@ -46,7 +46,12 @@ describe("a lying client", () => {
   };
 
   describe("in the handshake", () => {
-    const isRefused = async (context: TestContext, message: RegExp, shakeHands: (peer: RawPeer) => void, code = Code.Unavailable) => {
+    const isRefused = async (
+      context: TestContext,
+      message: RegExp,
+      shakeHands: (peer: RawPeer) => void,
+      code = Code.Unavailable,
+    ) => {
       const before = (await server.stats()).refused;
       const peer = RawPeer.connect(context, server.path);
       shakeHands(peer);
@@ -62,20 +67,48 @@ describe("a lying client", () => {
 
     const segments: [what: string, lies: SegmentLies, message: RegExp][] = [
       ["whose ring is not sealed", { ringSeals: 0 }, /SEGMENT-1.*ring has seals \d+, not all of 23/],
-      ["whose ring can be mapped writable by others", { ringSeals: SEALS.SHRINK | SEALS.GROW | SEALS.SEAL }, /SEGMENT-1.*ring/],
+      [
+        "whose ring can be mapped writable by others",
+        { ringSeals: SEALS.SHRINK | SEALS.GROW | SEALS.SEAL },
+        /SEGMENT-1.*ring/,
+      ],
       ["whose ring can shrink", { ringSeals: SEALS.GROW | SEALS.SEAL | SEALS.FUTURE_WRITE }, /SEGMENT-1.*ring/],
       ["whose ring can grow", { ringSeals: SEALS.SHRINK | SEALS.SEAL | SEALS.FUTURE_WRITE }, /SEGMENT-1.*ring/],
-      ["whose ring can get more seals", { ringSeals: SEALS.SHRINK | SEALS.GROW | SEALS.FUTURE_WRITE }, /SEGMENT-1.*ring/],
+      [
+        "whose ring can get more seals",
+        { ringSeals: SEALS.SHRINK | SEALS.GROW | SEALS.FUTURE_WRITE },
+        /SEGMENT-1.*ring/,
+      ],
       ["whose arena can shrink", { arenaSeals: SEALS.GROW | SEALS.SEAL }, /SEGMENT-1.*arena has seals/],
       ["whose arena is not sealed", { arenaSeals: 0 }, /SEGMENT-1.*arena has seals \d+, not all of 7/],
-      ["whose ring has another size than it says", { ringSegmentBytes: 65536 * 4 }, /LAYOUT-3.*the header says 131072 bytes, the descriptor has 262144/],
-      ["whose ring is a single page", { ringSegmentBytes: 65536, ringHeader: (words) => (words[3] = 65536) }, /LAYOUT-3/],
+      [
+        "whose ring has another size than it says",
+        { ringSegmentBytes: 65536 * 4 },
+        /LAYOUT-3.*the header says 131072 bytes, the descriptor has 262144/,
+      ],
+      [
+        "whose ring is a single page",
+        { ringSegmentBytes: 65536, ringHeader: (words) => (words[3] = 65536) },
+        /LAYOUT-3/,
+      ],
       ["whose arena has another size than it says", { arenaSegmentBytes: 1 << 21 }, /LAYOUT-3/],
-      ["whose arena is too small", { arenaSegmentBytes: 65536, arenaHeader: (words) => (words[3] = 65536) }, /LAYOUT-3/],
+      [
+        "whose arena is too small",
+        { arenaSegmentBytes: 65536, arenaHeader: (words) => (words[3] = 65536) },
+        /LAYOUT-3/,
+      ],
       ["whose ring has no magic number", { ringHeader: (words) => (words[0] = 0) }, /LAYOUT-2.*magic/],
-      ["whose ring is of another layout", { ringHeader: (words) => (words[1] = 2) }, /LAYOUT-2: layout version 2 is not 1/],
+      [
+        "whose ring is of another layout",
+        { ringHeader: (words) => (words[1] = 2) },
+        /LAYOUT-2: layout version 2 is not 1/,
+      ],
       ["whose ring says it is an arena", { ringHeader: (words) => (words[2] = 2) }, /LAYOUT-2: segment kind 2 where 1/],
-      ["whose ring is no power of two", { ringHeader: (words) => (words[4] = 65537) }, /LAYOUT-3: ring bytes must be a power of two/],
+      [
+        "whose ring is no power of two",
+        { ringHeader: (words) => (words[4] = 65537) },
+        /LAYOUT-3: ring bytes must be a power of two/,
+      ],
       ["whose ring is said to be larger than its segment", { ringHeader: (words) => (words[4] = 1 << 28) }, /LAYOUT-3/],
       ["whose ring is said to have no bytes", { ringHeader: (words) => (words[4] = 0) }, /LAYOUT-3/],
       ["with too many release slots", { ringHeader: (words) => (words[5] = 1 << 20) }, /LAYOUT-3: release slots/],
@@ -86,9 +119,11 @@ describe("a lying client", () => {
       test(what, (context) => isRefused(context, message, (peer) => peer.send(hello, peer.makeSegments(lies))));
     }
 
-    test("whose arena comes first", (context) => isRefused(context, /SEGMENT-1|LAYOUT-2/, (peer) => peer.send(hello, peer.makeSegments().reverse())));
+    test("whose arena comes first", (context) =>
+      isRefused(context, /SEGMENT-1|LAYOUT-2/, (peer) => peer.send(hello, peer.makeSegments().reverse())));
     test("without descriptors", (context) => isRefused(context, /0 descriptors/, (peer) => peer.send(hello)));
-    test("with one descriptor", (context) => isRefused(context, /1 descriptors/, (peer) => peer.send(hello, peer.makeSegments().slice(1))));
+    test("with one descriptor", (context) =>
+      isRefused(context, /1 descriptors/, (peer) => peer.send(hello, peer.makeSegments().slice(1))));
     test("with the same descriptor twice", (context) => {
       return isRefused(context, /LAYOUT-2|SEGMENT-1/, (peer) => {
         const [ring] = peer.makeSegments();
@@ -116,8 +151,11 @@ describe("a lying client", () => {
       });
     });
     test("that accepts no streams", (context) =>
-      isRefused(context, /malformed/, (peer) => peer.send(encodeHandshake({ ...HELLO, maxStreams: 0 }), peer.makeSegments())));
-    test("that speaks another language", (context) => isRefused(context, /not Isthmus's/, (peer) => peer.send(Buffer.from("GET / HTTP/1.1\r\n\r\n"))));
+      isRefused(context, /malformed/, (peer) =>
+        peer.send(encodeHandshake({ ...HELLO, maxStreams: 0 }), peer.makeSegments()),
+      ));
+    test("that speaks another language", (context) =>
+      isRefused(context, /not Isthmus's/, (peer) => peer.send(Buffer.from("GET / HTTP/1.1\r\n\r\n"))));
     test("that announces an endless greeting", (context) => {
       return isRefused(context, /not Isthmus's/, (peer) => {
         const long = hello.slice();
@@ -126,10 +164,27 @@ describe("a lying client", () => {
       });
     });
     test("that welcomes the server", (context) =>
-      isRefused(context, /did not start with a greeting/, (peer) => peer.send(encodeHandshake({ kind: "accepted", version: 1, features: 0, maxStreams: 5 }), peer.makeSegments()), Code.InvalidArgument));
+      isRefused(
+        context,
+        /did not start with a greeting/,
+        (peer) =>
+          peer.send(encodeHandshake({ kind: "accepted", version: 1, features: 0, maxStreams: 5 }), peer.makeSegments()),
+        Code.InvalidArgument,
+      ));
     test("that requires what this server does not have", (context) =>
-      isRefused(context, /requires features 0x80000000 that this server does not have/, (peer) => peer.send(encodeHandshake({ ...HELLO, featuresRequired: 0x80000001 }), peer.makeSegments()), Code.FailedPrecondition));
-    test("that never finishes its greeting", (context) => isRefused(context, /no greeting within 3000 ms/, (peer) => peer.send(hello.subarray(0, 20), peer.makeSegments()), Code.DeadlineExceeded));
+      isRefused(
+        context,
+        /requires features 0x80000000 that this server does not have/,
+        (peer) => peer.send(encodeHandshake({ ...HELLO, featuresRequired: 0x80000001 }), peer.makeSegments()),
+        Code.FailedPrecondition,
+      ));
+    test("that never finishes its greeting", (context) =>
+      isRefused(
+        context,
+        /no greeting within 3000 ms/,
+        (peer) => peer.send(hello.subarray(0, 20), peer.makeSegments()),
+        Code.DeadlineExceeded,
+      ));
 
     test("that hangs up after any number of the greeting's bytes", async (context) => {
       const before = (await server.stats()).refused;
@@ -138,7 +193,10 @@ describe("a lying client", () => {
         if (byteLength > 0) peer.send(hello.subarray(0, byteLength), peer.makeSegments());
         peer.close();
       }
-      await waitUntil("all to be counted", async () => (await server.stats()).refused === before + hello.length || (await server.stats()).refused - before);
+      await waitUntil(
+        "all to be counted",
+        async () => (await server.stats()).refused === before + hello.length || (await server.stats()).refused - before,
+      );
       await stillServes();
     });
 
@@ -166,7 +224,10 @@ describe("a lying client", () => {
   });
 
   describe("on its connection", () => {
-    /** Opens a connection on which method 0 is Echo and 1 is Wait, lets `act` lie, and expects that the server ends it as a violation. */
+    /**
+     * Opens a connection on which method 0 is Echo and 1 is Wait, lets `act` lie, and expects that the server ends it
+     * as a violation.
+     */
     const isViolation = async (context: TestContext, act: (peer: RawPeer) => void | Promise<void>) => {
       const { violations } = await server.stats();
       const peer = await RawPeer.open(context, server.path);
@@ -200,7 +261,10 @@ describe("a lying client", () => {
       ["a frame that reaches past the tail", afterFrame({ ...request, byteLength: 4096 })],
       ["metadata longer than its frame", afterFrame({ ...request, metadataLength: 1000 })],
       ["metadata of the largest number", afterFrame({ ...request, metadataLength: -1 })],
-      ["a fragment longer than its frame", afterFrame({ ...request, body: new Uint8Array(8), fragmentLength: 5000, messageLength: 5000 })],
+      [
+        "a fragment longer than its frame",
+        afterFrame({ ...request, body: new Uint8Array(8), fragmentLength: 5000, messageLength: 5000 }),
+      ],
       ["a fragment longer than its message", afterFrame({ ...request, body: new Uint8Array(8), messageLength: 4 })],
       ["a message longer than messages may be", afterFrame({ ...request, body: new Uint8Array(8), messageLength: -1 })],
       ["part of a message, and no more", afterFrame({ ...request, body: new Uint8Array(8), messageLength: 9 })],
@@ -210,7 +274,10 @@ describe("a lying client", () => {
       ["a kind of frame that only servers send", afterFrame({ kind: KIND.response })],
       ["kind 0", afterFrame({ kind: 0 })],
       ["a method number that was not defined", afterFrame({ ...request, code: 7 })],
-      ["a method number past the limit", afterFrame({ kind: KIND.method, code: METHODS_MAX, metadata: Buffer.from("/x/Y") })],
+      [
+        "a method number past the limit",
+        afterFrame({ kind: KIND.method, code: METHODS_MAX, metadata: Buffer.from("/x/Y") }),
+      ],
       ["a stream slot past the limit", afterFrame({ ...request, streamId: 0x10000 + 1000 })],
       [
         "a stream slot that is open",
@@ -244,11 +311,56 @@ describe("a lying client", () => {
           peer.publish();
         },
       ],
-      ["a block in the arena's header", afterFrame({ ...request, flags: FLAG.inBlock, body: blockReference(0, 1), messageLength: 100, fragmentLength: 100 })],
-      ["a block past the arena", afterFrame({ ...request, flags: FLAG.inBlock, body: blockReference(256, 1), messageLength: 100, fragmentLength: 100 })],
-      ["a block of the largest number", afterFrame({ ...request, flags: FLAG.inBlock, body: blockReference(0xffffffff, 1), messageLength: 100, fragmentLength: 100 })],
-      ["a block that reaches past the arena", afterFrame({ ...request, flags: FLAG.inBlock, body: blockReference(255, 1), messageLength: ARENA_UNIT_BYTES + 1, fragmentLength: ARENA_UNIT_BYTES + 1 })],
-      ["a block reference that is cut off", afterFrame({ ...request, flags: FLAG.inBlock, body: new Uint8Array(4), messageLength: 100, fragmentLength: 100 })],
+      [
+        "a block in the arena's header",
+        afterFrame({
+          ...request,
+          flags: FLAG.inBlock,
+          body: blockReference(0, 1),
+          messageLength: 100,
+          fragmentLength: 100,
+        }),
+      ],
+      [
+        "a block past the arena",
+        afterFrame({
+          ...request,
+          flags: FLAG.inBlock,
+          body: blockReference(256, 1),
+          messageLength: 100,
+          fragmentLength: 100,
+        }),
+      ],
+      [
+        "a block of the largest number",
+        afterFrame({
+          ...request,
+          flags: FLAG.inBlock,
+          body: blockReference(0xffffffff, 1),
+          messageLength: 100,
+          fragmentLength: 100,
+        }),
+      ],
+      [
+        "a block that reaches past the arena",
+        afterFrame({
+          ...request,
+          flags: FLAG.inBlock,
+          body: blockReference(255, 1),
+          messageLength: ARENA_UNIT_BYTES + 1,
+          fragmentLength: ARENA_UNIT_BYTES + 1,
+        }),
+      ],
+      [
+        "a block reference that is cut off",
+        afterFrame({
+          ...request,
+          flags: FLAG.inBlock,
+          body: new Uint8Array(4),
+          messageLength: 100,
+          fragmentLength: 100,
+        }),
+      ],
       ["bytes on the doorbell line that are no doorbells", (peer) => void peer.send(Uint8Array.of(0, 0, 1))],
       [
         "a doorbell that never stops",
@@ -264,8 +376,17 @@ describe("a lying client", () => {
           peer.words[WORD.releaseEntries + 1] = 1;
           Atomics.store(peer.words, WORD.released, 1);
           // A large answer makes the server look at them.
-          new Uint8Array(peer.arena, 4096).set(toBinary(EchoRequestSchema, create(EchoRequestSchema, { data: new Uint8Array(300_000) })));
-          peer.frame({ ...request, flags: FLAG.inBlock, streamId: 0x10001, body: blockReference(1, 1), messageLength: 300_004, fragmentLength: 300_004 });
+          new Uint8Array(peer.arena, 4096).set(
+            toBinary(EchoRequestSchema, create(EchoRequestSchema, { data: new Uint8Array(300_000) })),
+          );
+          peer.frame({
+            ...request,
+            flags: FLAG.inBlock,
+            streamId: 0x10001,
+            body: blockReference(1, 1),
+            messageLength: 300_004,
+            fragmentLength: 300_004,
+          });
           peer.publish();
           await sleep(1);
         },
@@ -274,8 +395,17 @@ describe("a lying client", () => {
         "more releases than there are slots",
         async (peer) => {
           Atomics.store(peer.words, WORD.released, 100_000);
-          new Uint8Array(peer.arena, 4096).set(toBinary(EchoRequestSchema, create(EchoRequestSchema, { data: new Uint8Array(300_000) })));
-          peer.frame({ ...request, flags: FLAG.inBlock, streamId: 0x10001, body: blockReference(1, 1), messageLength: 300_004, fragmentLength: 300_004 });
+          new Uint8Array(peer.arena, 4096).set(
+            toBinary(EchoRequestSchema, create(EchoRequestSchema, { data: new Uint8Array(300_000) })),
+          );
+          peer.frame({
+            ...request,
+            flags: FLAG.inBlock,
+            streamId: 0x10001,
+            body: blockReference(1, 1),
+            messageLength: 300_004,
+            fragmentLength: 300_004,
+          });
           peer.publish();
           await sleep(1);
         },
@@ -312,10 +442,13 @@ describe("a lying client", () => {
       peer.publish();
       const answers: { kind: number; code: number; streamId: number }[] = [];
       await waitUntil("two answers", () => answers.push(...peer.read()) >= 2);
-      assert.deepEqual(answers.map(({ kind, code, streamId }) => [kind, code, streamId]), [
-        [KIND.response, Code.Internal, 0x10001],
-        [KIND.response, 0, 0x10002],
-      ]);
+      assert.deepEqual(
+        answers.map(({ kind, code, streamId }) => [kind, code, streamId]),
+        [
+          [KIND.response, Code.Internal, 0x10001],
+          [KIND.response, 0, 0x10002],
+        ],
+      );
     });
 
     test("frames for streams that are not open are ignored", async (context) => {
@@ -330,13 +463,23 @@ describe("a lying client", () => {
       peer.publish();
       const answers: { kind: number }[] = [];
       await waitUntil("a pong and an answer", () => answers.push(...peer.read()) >= 2);
-      assert.deepEqual(answers.map(({ kind }) => kind), [KIND.pong, KIND.response]);
+      assert.deepEqual(
+        answers.map(({ kind }) => kind),
+        [KIND.pong, KIND.response],
+      );
     });
 
     test("promises of messages of 2 GiB that never come cost the server nothing that lasts", async (context) => {
       const peer = await RawPeer.open(context, server.path);
       peer.define(0, "Echo");
-      for (let i = 0; i < 20; i++) peer.frame({ ...request, flags: FLAG.more, streamId: 0x10000 + i, body: new Uint8Array(8), messageLength: 2 ** 31 - 65536 });
+      for (let i = 0; i < 20; i++)
+        peer.frame({
+          ...request,
+          flags: FLAG.more,
+          streamId: 0x10000 + i,
+          body: new Uint8Array(8),
+          messageLength: 2 ** 31 - 65536,
+        });
       peer.publish();
       await waitUntil("the server to read them", () => peer.consumed);
       await stillServes();
@@ -345,7 +488,12 @@ describe("a lying client", () => {
       await stillServes();
     });
 
-    for (const [byte, count] of [[0, 1], [0, 16], [1, 1], [1, 16]]) {
+    for (const [byte, count] of [
+      [0, 1],
+      [0, 16],
+      [1, 1],
+      [1, 16],
+    ]) {
       test(`${count} descriptors that come with a byte ${byte} on the doorbell line are closed, and the connection ends`, async (context) => {
         const { open } = await server.resources();
         const { violations } = await server.stats();

@@ -14,7 +14,10 @@ import { failure, within } from "../support/waiting.js";
 const PATH = "/isthmus.test.StreamService/Echo";
 
 async function serve(owner: Owner, options: Partial<IsthmusServerOptions> = {}) {
-  const server = createIsthmusServer({ routes: (router) => router.service(StreamService, { echo: (item) => item }), ...options });
+  const server = createIsthmusServer({
+    routes: (router) => router.service(StreamService, { echo: (item) => item }),
+    ...options,
+  });
   owner.after(() => server.close({ timeoutMs: 0 }));
   const { address } = await server.listen("http://127.0.0.1:0");
   const transport = createIsthmusTransport({ address });
@@ -36,7 +39,11 @@ test("a request whose host is none is refused, and the server goes on", async (t
   const { port, client, server } = await serve(t);
   const rest = "Connection: close\r\nContent-Type: application/proto\r\nContent-Length: 0\r\n\r\n";
   for (const host of ["a b", "%", "", "x:999999", "["]) {
-    assert.match(await say(port, `POST ${PATH} HTTP/1.1\r\nHost: ${host}\r\n${rest}`), /^HTTP\/1.1 400 /, JSON.stringify(host));
+    assert.match(
+      await say(port, `POST ${PATH} HTTP/1.1\r\nHost: ${host}\r\n${rest}`),
+      /^HTTP\/1.1 400 /,
+      JSON.stringify(host),
+    );
   }
   assert.match(await say(port, `POST ${PATH} HTTP/1.0\r\n${rest}`), /^HTTP\/1.1 400 /, "no host");
   assert.equal((await client.echo({ text: "served" })).text, "served");
@@ -48,7 +55,12 @@ test("a request of HTTP/2 whose authority is none is refused, and its connection
   const session = connectHttp2(address);
   t.after(() => session.destroy());
   for (const authority of ["%", "a:99999999"]) {
-    const request = session.request({ ":method": "POST", ":path": PATH, ":authority": authority, "content-type": "application/proto" });
+    const request = session.request({
+      ":method": "POST",
+      ":path": PATH,
+      ":authority": authority,
+      "content-type": "application/proto",
+    });
     request.end(Buffer.alloc(100_000));
     const [headers] = (await within(60_000, "the answer", once(request, "response"))) as [{ ":status": number }];
     assert.equal(headers[":status"], 400, authority);

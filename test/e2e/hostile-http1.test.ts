@@ -1,4 +1,7 @@
-/** Clients of HTTP/1.1, and of TLS, that stop midway: their connections are released, their handlers aborted, and `close` waits for none of them. */
+/**
+ * Clients of HTTP/1.1, and of TLS, that stop midway: their connections are released, their handlers aborted, and
+ * `close` waits for none of them.
+ */
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import type { Socket } from "node:net";
@@ -47,10 +50,16 @@ async function serve(owner: Owner, options: Partial<IsthmusServerOptions> = {}, 
     ...options,
   });
   owner.after(() => server.close({ timeoutMs: 0 }));
-  const { address } = await server.listen(tls === undefined ? "http://127.0.0.1:0" : "https://127.0.0.1:0", tls && { tls });
+  const { address } = await server.listen(
+    tls === undefined ? "http://127.0.0.1:0" : "https://127.0.0.1:0",
+    tls && { tls },
+  );
   const isReleased = () => {
     const { connections, pendingCalls } = server.stats();
-    return (connections === 0 && pendingCalls === 0 && handlers.aborted === handlers.begun) || `${connections} connections, ${pendingCalls} calls, ${handlers.begun - handlers.aborted} handlers`;
+    return (
+      (connections === 0 && pendingCalls === 0 && handlers.aborted === handlers.begun) ||
+      `${connections} connections, ${pendingCalls} calls, ${handlers.begun - handlers.aborted} handlers`
+    );
   };
   return { server, address, port: Number(new URL(address).port), handlers, isReleased };
 }
@@ -78,7 +87,9 @@ describe("a client of HTTP/1.1 is released", { concurrency: true }, () => {
     const served = await serve(t, { http: { requestTimeoutMs: 500 } });
     const socket = await rawConnection(t, served.port);
     socket.resume();
-    socket.write(`${POST}/Sum HTTP/1.1\r\nHost: x\r\nContent-Type: application/connect+proto\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n\0\0\0\0\0\r\n`);
+    socket.write(
+      `${POST}/Sum HTTP/1.1\r\nHost: x\r\nContent-Type: application/connect+proto\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n\0\0\0\0\0\r\n`,
+    );
     await waitUntil("the call to be there", () => served.handlers.begun === 1);
     await waitUntil("it to be released", served.isReleased);
   });
@@ -102,7 +113,10 @@ describe("a client of HTTP/1.1 is released", { concurrency: true }, () => {
     const body = "Content-Length: 0\r\n\r\n";
     const envelope = "Content-Type: application/connect+proto\r\nContent-Length: 5\r\n\r\n\0\0\0\0\0";
     for (const [handlers, text] of [
-      [1, `${POST}/Sum HTTP/1.1\r\nHost: x\r\nContent-Type: application/connect+proto\r\nContent-Length: 100\r\n\r\n\0\0\0\0\x30abc`],
+      [
+        1,
+        `${POST}/Sum HTTP/1.1\r\nHost: x\r\nContent-Type: application/connect+proto\r\nContent-Length: 100\r\n\r\n\0\0\0\0\x30abc`,
+      ],
       [1, `${POST}/Count HTTP/1.1\r\nHost: x\r\n${envelope}`],
       [3, `${POST}/Echo HTTP/1.1\r\n${PROTO}${body}`.repeat(3)],
       [2, `${POST}/Echo HTTP/1.1\r\n${PROTO}${body}${POST}/Count HTTP/1.1\r\nHost: x\r\n${envelope}`],
@@ -111,7 +125,10 @@ describe("a client of HTTP/1.1 is released", { concurrency: true }, () => {
         const before = served.handlers.begun;
         const socket = await rawConnection(t, served.port);
         socket.write(text);
-        await waitUntil("the calls to be there", () => served.handlers.begun === before + handlers || served.handlers.begun - before);
+        await waitUntil(
+          "the calls to be there",
+          () => served.handlers.begun === before + handlers || served.handlers.begun - before,
+        );
         socket[go]();
         if (go === "end") socket.resume();
         await waitUntil(`it to be released after ${go} and ${JSON.stringify(text)}`, served.isReleased);
@@ -125,7 +142,9 @@ describe("a client of HTTP/1.1 is released", { concurrency: true }, () => {
     socket.write("CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\n");
     await within(PROMPT_MS, "the end", once(socket.resume(), "end"));
     const upgrading = await rawConnection(t, served.port);
-    upgrading.write(`GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n`);
+    upgrading.write(
+      `GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n`,
+    );
     assert.match(await answer(upgrading), /^HTTP\/1.1 404 /);
     await waitUntil("both to be released", served.isReleased);
   });
@@ -173,7 +192,13 @@ test("TLS: a handshake that never ends, and a violation of HTTP/2, end the conne
   };
   const [breaking, silent] = [await secure(), await secure()];
   breaking.resume();
-  breaking.write(Buffer.concat([preface(), frame(TYPE.headers, FLAG.endHeaders, 1, callHeaders("/isthmus.test.StreamService/Count")), frame(TYPE.data, 1, 1, Buffer.alloc(5))]));
+  breaking.write(
+    Buffer.concat([
+      preface(),
+      frame(TYPE.headers, FLAG.endHeaders, 1, callHeaders("/isthmus.test.StreamService/Count")),
+      frame(TYPE.data, 1, 1, Buffer.alloc(5)),
+    ]),
+  );
   await waitUntil("the call to be there", () => served.handlers.begun === 1);
   breaking.write(frame(TYPE.ping, 0, 0, Buffer.alloc(7)));
   silent.resume();
@@ -189,8 +214,14 @@ test("times can be turned off, and those that cannot be are refused", async (t) 
     assert.throws(make({ headersTimeoutMs: wrong }), /option http\.headersTimeoutMs: expected a whole number/);
     assert.throws(make({ requestTimeoutMs: wrong }), /option http\.requestTimeoutMs: expected a whole number/);
   }
-  assert.throws(make({ headersTimeoutMs: 2000, requestTimeoutMs: 1000 }), /http\.headersTimeoutMs: 2000 is more than http\.requestTimeoutMs, 1000/);
-  assert.throws(() => createIsthmusServer({ routes: () => undefined, maxHttpConnections: 0 }), /option maxHttpConnections/);
+  assert.throws(
+    make({ headersTimeoutMs: 2000, requestTimeoutMs: 1000 }),
+    /http\.headersTimeoutMs: 2000 is more than http\.requestTimeoutMs, 1000/,
+  );
+  assert.throws(
+    () => createIsthmusServer({ routes: () => undefined, maxHttpConnections: 0 }),
+    /option maxHttpConnections/,
+  );
 });
 
 test("a response that cannot be sent is told to the client, and its connection goes on", async (t) => {
@@ -217,11 +248,12 @@ test("a response that cannot be sent is told to the client, and its connection g
 function oddValues(): Record<string, unknown> {
   const revoked = Proxy.revocable({}, {});
   revoked.revoke();
-  const trap = (make: () => never) => new Proxy(new ConnectError("trapped", Code.Aborted), { get: make, getPrototypeOf: make });
+  const trap = (make: () => never) =>
+    new Proxy(new ConnectError("trapped", Code.Aborted), { get: make, getPrototypeOf: make });
   const wrongParts = (parts: object) => Object.assign(new ConnectError("odd", Code.NotFound), parts);
   return {
-    "undefined": undefined,
-    "null": null,
+    undefined: undefined,
+    null: null,
     "a symbol": Symbol("thrown"),
     "a text": "thrown",
     "a revoked proxy": revoked.proxy,
@@ -234,19 +266,31 @@ function oddValues(): Record<string, unknown> {
         throw new Error("a getter");
       },
     }),
-    "an error with details of another make": wrongParts({ details: [{ type: 1 }, null, "detail", { desc: {}, value: 5 }] }),
+    "an error with details of another make": wrongParts({
+      details: [{ type: 1 }, null, "detail", { desc: {}, value: 5 }],
+    }),
     "an error with details that are none": wrongParts({ details: null }),
     "an error with metadata that is none": wrongParts({ metadata: { "x-a": 1 } }),
     "an error without metadata": wrongParts({ metadata: undefined }),
     "an error with a code that is none": wrongParts({ code: "not found" }),
     "an error with a text that is none": wrongParts({ rawMessage: Symbol("text") }),
     "an error whose text is half a character": new ConnectError("half \ud83d", Code.NotFound),
-    "an error with headers of another connection": new ConnectError("relayed", Code.NotFound, { "connection": "close", "transfer-encoding": "chunked", "content-length": "3", "content-type": "text/html", "x-kept": "1" }),
+    "an error with headers of another connection": new ConnectError("relayed", Code.NotFound, {
+      connection: "close",
+      "transfer-encoding": "chunked",
+      "content-length": "3",
+      "content-type": "text/html",
+      "x-kept": "1",
+    }),
     "a frozen error": Object.freeze(new ConnectError("frozen", Code.NotFound)),
   };
 }
 
-for (const [name, makeTransport] of Object.entries({ "gRPC": createGrpcTransport, "gRPC-Web": createGrpcWebTransport, "Connect": createConnectTransport })) {
+for (const [name, makeTransport] of Object.entries({
+  gRPC: createGrpcTransport,
+  "gRPC-Web": createGrpcWebTransport,
+  Connect: createConnectTransport,
+})) {
   test(`whatever a handler throws, yields or returns over ${name}, the call ends and the next one is served`, async (t) => {
     let odd: unknown;
     const served = await serve(t, {
@@ -256,7 +300,8 @@ for (const [name, makeTransport] of Object.entries({ "gRPC": createGrpcTransport
             await Promise.resolve();
             if (item.text === "relay") {
               for (const headers of [context.responseHeader, context.responseTrailer]) {
-                for (const name of ["connection", "keep-alive", "te", "transfer-encoding", "upgrade", "x-kept"]) headers.set(name, "chunked");
+                for (const name of ["connection", "keep-alive", "te", "transfer-encoding", "upgrade", "x-kept"])
+                  headers.set(name, "chunked");
               }
             }
             if (item.text === "return") return odd as never;
@@ -278,7 +323,11 @@ for (const [name, makeTransport] of Object.entries({ "gRPC": createGrpcTransport
       odd = value;
       await t.test(what, async () => {
         await within(PROMPT_MS, "throwing", assert.rejects(client.echo({ text: "throw" })));
-        await within(PROMPT_MS, "returning", client.echo({ text: "return" }).catch(() => undefined));
+        await within(
+          PROMPT_MS,
+          "returning",
+          client.echo({ text: "return" }).catch(() => undefined),
+        );
         await within(PROMPT_MS, "throwing in a stream", assert.rejects(drained(0n)));
         await within(PROMPT_MS, "yielding", assert.rejects(drained(1n)));
         assert.equal((await client.echo({ text: "next" })).text, "next");
@@ -292,7 +341,13 @@ for (const [name, makeTransport] of Object.entries({ "gRPC": createGrpcTransport
     await failure(drained(0n), Code.NotFound, /half \ufffd/);
     // Headers that HTTP/2 does not allow.
     const kept: unknown[] = [];
-    await client.echo({ text: "relay" }, { onHeader: (header) => kept.push(header.get("x-kept")), onTrailer: (trailer) => kept.push(trailer.get("x-kept")) });
+    await client.echo(
+      { text: "relay" },
+      {
+        onHeader: (header) => kept.push(header.get("x-kept")),
+        onTrailer: (trailer) => kept.push(trailer.get("x-kept")),
+      },
+    );
     assert.deepEqual(kept, ["chunked", "chunked"]);
     await waitUntil("all calls to be over", () => served.server.stats().pendingCalls === 0);
   });

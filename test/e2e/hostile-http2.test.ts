@@ -1,5 +1,6 @@
 /**
- * Clients that break the rules of HTTP/2, or go without a word: their connections are released, their handlers aborted, and `close` waits for none of them.
+ * Clients that break the rules of HTTP/2, or go without a word: their connections are released, their handlers aborted,
+ * and `close` waits for none of them.
  */
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -9,7 +10,19 @@ import { createClient } from "@connectrpc/connect";
 import type { IsthmusServerOptions } from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
 import { StreamService } from "../proto/streams_pb.js";
-import { call, callHeaders, FLAG, frame, literal, preface, rawConnection, repeated, setting, TYPE, uint32 } from "../support/http2-frames.js";
+import {
+  call,
+  callHeaders,
+  FLAG,
+  frame,
+  literal,
+  preface,
+  rawConnection,
+  repeated,
+  setting,
+  TYPE,
+  uint32,
+} from "../support/http2-frames.js";
 import type { Owner } from "../support/temp.js";
 import { tempSocket } from "../support/temp.js";
 import { waitUntil, within } from "../support/waiting.js";
@@ -43,7 +56,10 @@ async function serve(owner: Owner, options: Partial<IsthmusServerOptions> = {}) 
   const { address } = await server.listen("http://127.0.0.1:0");
   const isReleased = () => {
     const { connections, pendingCalls } = server.stats();
-    return (connections === 0 && pendingCalls === 0 && handlers.aborted === handlers.begun) || `${connections} connections, ${pendingCalls} calls, ${handlers.begun - handlers.aborted} handlers`;
+    return (
+      (connections === 0 && pendingCalls === 0 && handlers.aborted === handlers.begun) ||
+      `${connections} connections, ${pendingCalls} calls, ${handlers.begun - handlers.aborted} handlers`
+    );
   };
   return { server, address, port: Number(new URL(address).port), handlers, isReleased };
 }
@@ -64,7 +80,12 @@ const VIOLATIONS: Record<string, Buffer> = {
   "SETTINGS of a wrong size": frame(TYPE.settings, 0, 0, Buffer.alloc(5)),
   "SETTINGS with a window that is none": frame(TYPE.settings, 0, 0, setting(4, 0xffff_ffff)),
   "an answer to SETTINGS that says more": frame(TYPE.settings, FLAG.ack, 0, setting(4, 1)),
-  "too many settings in one frame": frame(TYPE.settings, 0, 0, repeated(40, () => setting(4, 100))),
+  "too many settings in one frame": frame(
+    TYPE.settings,
+    0,
+    0,
+    repeated(40, () => setting(4, 100)),
+  ),
   "a flood of SETTINGS": repeated(20_000, () => frame(TYPE.settings, 0, 0, setting(4, 100))),
   "a WINDOW_UPDATE of a wrong size": frame(TYPE.windowUpdate, 0, 0, Buffer.alloc(3)),
   "a window that overflows": repeated(2, () => frame(TYPE.windowUpdate, 0, 0, uint32(0x7fff_ffff))),
@@ -75,8 +96,14 @@ const VIOLATIONS: Record<string, Buffer> = {
   "data of a size that was not agreed": frame(TYPE.data, 0, 1, Buffer.alloc(20_000)),
   "padding that is longer than its frame": frame(TYPE.data, FLAG.padded, 1, Buffer.from([200, 1, 2])),
   "a CONTINUATION of nothing": frame(TYPE.continuation, FLAG.endHeaders, 1, Buffer.alloc(5)),
-  "another frame amid headers": Buffer.concat([frame(TYPE.headers, 0, 3, callHeaders(CHAT)), frame(TYPE.ping, 0, 0, Buffer.alloc(8))]),
-  "a flood of CONTINUATION": Buffer.concat([frame(TYPE.headers, 0, 3, callHeaders(CHAT)), repeated(20_000, () => frame(TYPE.continuation, 0, 3, literal("a", "b")))]),
+  "another frame amid headers": Buffer.concat([
+    frame(TYPE.headers, 0, 3, callHeaders(CHAT)),
+    frame(TYPE.ping, 0, 0, Buffer.alloc(8)),
+  ]),
+  "a flood of CONTINUATION": Buffer.concat([
+    frame(TYPE.headers, 0, 3, callHeaders(CHAT)),
+    repeated(20_000, () => frame(TYPE.continuation, 0, 3, literal("a", "b"))),
+  ]),
   "a RST_STREAM of a wrong size": frame(TYPE.reset, 0, 1, Buffer.alloc(3)),
   "a RST_STREAM of a stream that was not opened": frame(TYPE.reset, 0, 9, uint32(8)),
   "a promise from a client": frame(TYPE.pushPromise, FLAG.endHeaders, 1, Buffer.concat([uint32(2), callHeaders(CHAT)])),
@@ -91,7 +118,11 @@ describe("a connection of HTTP/2 is released, and what it had open is aborted, a
   for (const [what, bytes] of Object.entries(VIOLATIONS)) {
     test(`${what}, also if the client stays`, async (t) => {
       const served = await serve(t);
-      const [staying, halfClosed, leaving] = [await openCall(t, served), await openCall(t, served), await openCall(t, served)];
+      const [staying, halfClosed, leaving] = [
+        await openCall(t, served),
+        await openCall(t, served),
+        await openCall(t, served),
+      ];
       for (const socket of [staying, halfClosed, leaving]) socket.write(bytes);
       halfClosed.end();
       setTimeout(() => leaving.destroy(), 50);
@@ -106,7 +137,8 @@ describe("a connection of HTTP/2 is released, and what it had open is aborted, a
         const served = await serve(t);
         const socket = await rawConnection(t, served.port);
         // With all windows open it is TCP that makes the server wait.
-        const windows = windowBytes === 0 ? Buffer.alloc(0) : frame(TYPE.windowUpdate, 0, 0, uint32(windowBytes - 65_535));
+        const windows =
+          windowBytes === 0 ? Buffer.alloc(0) : frame(TYPE.windowUpdate, 0, 0, uint32(windowBytes - 65_535));
         const request = Buffer.concat([call(1, COUNT), frame(TYPE.data, 1, 1, Buffer.alloc(5))]);
         socket.write(Buffer.concat([preface(setting(4, windowBytes)), windows, request]));
         await waitUntil("the call to be there", () => served.handlers.begun === 1);
@@ -148,7 +180,9 @@ test("a client that is quiet, or answers no PING, keeps its connection and its c
   const served = await serve(t);
   const [quiet, blocked] = [await openCall(t, served), await rawConnection(t, served.port)];
   const windows = frame(TYPE.windowUpdate, 0, 0, uint32(0x7fff_ffff - 65_535));
-  blocked.write(Buffer.concat([preface(setting(4, 0x7fff_ffff)), windows, call(1, COUNT), frame(TYPE.data, 1, 1, Buffer.alloc(5))]));
+  blocked.write(
+    Buffer.concat([preface(setting(4, 0x7fff_ffff)), windows, call(1, COUNT), frame(TYPE.data, 1, 1, Buffer.alloc(5))]),
+  );
   await within(PROMPT_MS, "a PING of the server", nextPing(quiet));
   await new Promise((resolve) => setTimeout(resolve, 3000));
   const { carriers, pendingCalls } = served.server.stats();
@@ -177,8 +211,18 @@ test("close ends connections without calls whose clients do not answer, and says
 test("streams that are opened and reset in a row are over, and the next client is served", async (t) => {
   const served = await serve(t);
   const socket = await openCall(t, served);
-  socket.write(repeated(500, (index) => Buffer.concat([call(3 + 2 * index, CHAT), frame(TYPE.reset, 0, 3 + 2 * index, uint32(8))])));
-  await waitUntil("the streams to be over", () => served.handlers.begun > 400 && served.handlers.begun - served.handlers.aborted === 1 && served.server.stats().pendingCalls === 1);
+  socket.write(
+    repeated(500, (index) =>
+      Buffer.concat([call(3 + 2 * index, CHAT), frame(TYPE.reset, 0, 3 + 2 * index, uint32(8))]),
+    ),
+  );
+  await waitUntil(
+    "the streams to be over",
+    () =>
+      served.handlers.begun > 400 &&
+      served.handlers.begun - served.handlers.aborted === 1 &&
+      served.server.stats().pendingCalls === 1,
+  );
   const transport = createIsthmusTransport({ address: served.address });
   t.after(() => transport.close());
   assert.equal((await createClient(StreamService, transport).echo({ text: "served" })).text, "served");
@@ -187,7 +231,14 @@ test("streams that are opened and reset in a row are over, and the next client i
 test("CONNECT over HTTP/2 is refused, and its connection goes on", async (t) => {
   const served = await serve(t);
   const socket = await openCall(t, served);
-  socket.write(frame(TYPE.headers, FLAG.endHeaders, 3, Buffer.concat([literal(":method", "CONNECT"), literal(":authority", "x:1")])));
+  socket.write(
+    frame(
+      TYPE.headers,
+      FLAG.endHeaders,
+      3,
+      Buffer.concat([literal(":method", "CONNECT"), literal(":authority", "x:1")]),
+    ),
+  );
   await waitUntil("only the first call to be left", () => served.server.stats().pendingCalls === 1);
   socket.destroy();
   await waitUntil("it to be released", served.isReleased);
@@ -214,7 +265,11 @@ function nextPing(socket: Socket, flags = 0): Promise<Buffer> {
     let seen = Buffer.alloc(0);
     const onData = (chunk: Buffer) => {
       seen = Buffer.concat([seen, chunk]);
-      for (let length; seen.length >= 9 && seen.length >= (length = 9 + seen.readUIntBE(0, 3)); seen = seen.subarray(length)) {
+      for (
+        let length;
+        seen.length >= 9 && seen.length >= (length = 9 + seen.readUIntBE(0, 3));
+        seen = seen.subarray(length)
+      ) {
         if (seen[3] !== TYPE.ping || seen[4] !== flags) continue;
         socket.off("data", onData);
         resolve(Buffer.from(seen.subarray(9, 17)));

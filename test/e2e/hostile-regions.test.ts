@@ -28,7 +28,10 @@ interface RegionLies {
 }
 
 /** A memfd; closed by the caller. */
-function makeRegion(peer: RawPeer, { seals = REGION_SEALS, byteLength = REGION_BYTES, committedBytes = byteLength }: RegionLies = {}): number {
+function makeRegion(
+  peer: RawPeer,
+  { seals = REGION_SEALS, byteLength = REGION_BYTES, committedBytes = byteLength }: RegionLies = {},
+): number {
   const { addon } = peer;
   const descriptor = addon.createSegment("lying-region", byteLength);
   if (committedBytes > 0) addon.commitPages(descriptor, 0, committedBytes);
@@ -42,7 +45,11 @@ function passOn(peer: RawPeer, descriptor: number): void {
 }
 
 /** A request of `Echo` whose data is the region of this number. */
-function request(peer: RawPeer, number: number, more: { flags?: number; offset?: number; streamId?: number; code?: number } = {}): void {
+function request(
+  peer: RawPeer,
+  number: number,
+  more: { flags?: number; offset?: number; streamId?: number; code?: number } = {},
+): void {
   const entry = Uint32Array.of(HEAD.length, REGION_BYTES, number, 0, more.offset ?? 0, more.flags ?? SPAN.region);
   peer.frame({
     kind: KIND.request,
@@ -90,8 +97,14 @@ describe("a client that lies about regions", { skip: onlyWithAddon }, () => {
 
   const answered = async (peer: RawPeer, count: number) => {
     const answers: { kind: number; code: number }[] = [];
-    await waitUntil(`${count} answers`, () => answers.push(...peer.read().filter(({ kind }) => kind === KIND.response)) >= count);
-    assert.deepEqual(answers.map(({ code }) => code), Array.from({ length: count }, () => 0));
+    await waitUntil(
+      `${count} answers`,
+      () => answers.push(...peer.read().filter(({ kind }) => kind === KIND.response)) >= count,
+    );
+    assert.deepEqual(
+      answers.map(({ code }) => code),
+      Array.from({ length: count }, () => 0),
+    );
   };
 
   const isViolation = async (context: TestContext, act: (peer: RawPeer) => void | Promise<void>) => {

@@ -76,7 +76,11 @@ describe("what a client finds when it looks for room for a message", () => {
     },
     "more releases than slots": (peer) => Atomics.store(peer.words, WORD.released, -5),
   };
-  const sizes: Record<string, number> = { "one block": 100_000, "several blocks": 3_000_000, "more than the arena has": 300_000_000 };
+  const sizes: Record<string, number> = {
+    "one block": 100_000,
+    "several blocks": 3_000_000,
+    "more than the arena has": 300_000_000,
+  };
   for (const [what, lie] of Object.entries(lies)) {
     for (const [size, byteLength] of Object.entries(sizes)) {
       test(`ends the connection, and each call is Unavailable: ${what}, a message of ${size}`, async (context) => {
@@ -87,7 +91,15 @@ describe("what a client finds when it looks for room for a message", () => {
         const first = failure(client.echo({ data: new Uint8Array(100_000) }), Code.Unavailable, /RELEASE-/);
         const peer = await listener.next();
         await peer.join("hello");
-        peer.send(encodeHandshake({ kind: "accepted", version: 1, features: FEATURE.sharedMemory | FEATURE.spans, maxStreams: 100 }), peer.makeSegments());
+        peer.send(
+          encodeHandshake({
+            kind: "accepted",
+            version: 1,
+            features: FEATURE.sharedMemory | FEATURE.spans,
+            maxStreams: 100,
+          }),
+          peer.makeSegments(),
+        );
         await waitUntil("the client's request", () => peer.read().some(({ kind }) => kind === KIND.request));
         lie(peer);
         await failure(client.echo({ data: new Uint8Array(byteLength) }), Code.Unavailable, /RELEASE-/);
@@ -101,7 +113,11 @@ describe("what a client finds when it looks for room for a message", () => {
 
 describe("a lying server on a connection", () => {
   /** Has a client connect and make a call, lets `act` lie, and expects that its calls fail with `message`. */
-  const isViolation = (what: string, message: RegExp, act: (peer: RawPeer, here: TestClient) => void | Promise<void>): void => {
+  const isViolation = (
+    what: string,
+    message: RegExp,
+    act: (peer: RawPeer, here: TestClient) => void | Promise<void>,
+  ): void => {
     test(what, async (context) => {
       const path = tempSocket(context);
       const listener = rawListener(context, path);
@@ -123,7 +139,9 @@ describe("a lying server on a connection", () => {
       await honest.join("hello");
       honest.send(welcome, honest.makeSegments());
       let streamId = 0;
-      await waitUntil("the request", () => honest.read().some((frame) => frame.kind === KIND.request && ((streamId = frame.streamId), true)));
+      await waitUntil("the request", () =>
+        honest.read().some((frame) => frame.kind === KIND.request && ((streamId = frame.streamId), true)),
+      );
       honest.frame({ kind: KIND.response, flags: FLAG.endStream, streamId, body: reply });
       honest.publish();
       assert.equal((await next).text, "honest");
@@ -146,9 +164,17 @@ describe("a lying server on a connection", () => {
   isViolation("a tail that is not aligned", /RING-1/, (peer) => peer.publish(peer.tail + 1));
   isViolation("a frame of no length", /FRAME-1/, afterFrame({ ...answer, byteLength: 0 }));
   isViolation("a request", /FRAME-6: frame kind 1 from a server/, afterFrame({ ...answer, kind: KIND.request }));
-  isViolation("headers that reach past the metadata", /FRAME-7/, afterFrame({ ...answer, argument: 100, metadata: new Uint8Array(8) }));
+  isViolation(
+    "headers that reach past the metadata",
+    /FRAME-7/,
+    afterFrame({ ...answer, argument: 100, metadata: new Uint8Array(8) }),
+  );
   isViolation("headers without metadata that reach past it", /FRAME-7/, afterFrame({ ...answer, argument: 100 }));
-  isViolation("a block past the arena", /FRAME-5/, afterFrame({ ...answer, flags: FLAG.inBlock, body: blockReference(4096, 1), messageLength: 9, fragmentLength: 9 }));
+  isViolation(
+    "a block past the arena",
+    /FRAME-5/,
+    afterFrame({ ...answer, flags: FLAG.inBlock, body: blockReference(4096, 1), messageLength: 9, fragmentLength: 9 }),
+  );
   isViolation("a second first fragment of one answer", /STREAM-2/, (peer) => {
     peer.frame({ ...answer, flags: FLAG.more, messageLength: 1000 });
     peer.frame({ ...answer, flags: FLAG.more, messageLength: 1000 });
@@ -168,10 +194,18 @@ describe("a lying server on a connection", () => {
     isViolation(`a read cursor of ${head}, seen by a call that is given up`, /RING-3/, async (peer, { client }) => {
       Atomics.store(peer.words, WORD.head, head);
       const calls = Array.from({ length: 90 }, () => client.echo({ data: new Uint8Array(10_000) }, { timeoutMs: 300 }));
-      const reasons = (await Promise.allSettled(calls)).map((outcome) => String((outcome as PromiseRejectedResult).reason));
-      assert.ok(reasons.some((reason) => /RING-3/.test(reason)), reasons[0]);
+      const reasons = (await Promise.allSettled(calls)).map((outcome) =>
+        String((outcome as PromiseRejectedResult).reason),
+      );
+      assert.ok(
+        reasons.some((reason) => /RING-3/.test(reason)),
+        reasons[0],
+      );
       // Those after it wait for a new connection, which is not answered yet.
-      assert.ok(reasons.every((reason) => /RING-3|before there was a connection/.test(reason)), reasons.join());
+      assert.ok(
+        reasons.every((reason) => /RING-3|before there was a connection/.test(reason)),
+        reasons.join(),
+      );
     });
   }
 
@@ -197,12 +231,18 @@ describe("a lying server on a connection", () => {
     const path = tempSocket(context);
     const listener = rawListener(context, path);
     const { client } = connectTo(context, { path });
-    const calls = [failure(client.echo({}), Code.NotFound, /the server's error could not be read/), failure(client.echo({}), Code.Unknown, /unknown/)];
+    const calls = [
+      failure(client.echo({}), Code.NotFound, /the server's error could not be read/),
+      failure(client.echo({}), Code.Unknown, /unknown/),
+    ];
     const peer = await listener.next();
     await peer.join("hello");
     peer.send(welcome, peer.makeSegments());
     let requests = 0;
-    await waitUntil("both requests", () => (requests += peer.read().filter(({ kind }) => kind === KIND.request).length) === 2);
+    await waitUntil(
+      "both requests",
+      () => (requests += peer.read().filter(({ kind }) => kind === KIND.request).length) === 2,
+    );
     peer.frame({ ...answer, code: Code.NotFound, body: Uint8Array.of(0x12, 0xff, 0xff) });
     peer.frame({ ...answer, streamId: 0x10001, code: 999, body: new Uint8Array(0) });
     peer.publish();

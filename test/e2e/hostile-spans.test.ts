@@ -1,4 +1,7 @@
-/** Peers that lie about large values: splice tables, blocks that come back, releases. Each loses its connection by the rule it broke. */
+/**
+ * Peers that lie about large values: splice tables, blocks that come back, releases. Each loses its connection by the
+ * rule it broke.
+ */
 import assert from "node:assert/strict";
 import { before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -18,12 +21,22 @@ import type { TestClient, TestServerProcess } from "../support/test-server.js";
 import { connectTo, serveInChild } from "../support/test-server.js";
 import { failure, waitUntil, within } from "../support/waiting.js";
 
-const welcome = encodeHandshake({ kind: "accepted", version: 1, features: FEATURE.sharedMemory | FEATURE.spans, maxStreams: 1000 });
+const welcome = encodeHandshake({
+  kind: "accepted",
+  version: 1,
+  features: FEATURE.sharedMemory | FEATURE.spans,
+  maxStreams: 1000,
+});
 const SPAN_BYTES = 100_000;
 const UNITS = Math.ceil(SPAN_BYTES / ARENA_UNIT_BYTES);
 
 /** An honest message of both schemas with one large value, without it. */
-const { inline, spans } = createProtobufCodec()(EchoRequestSchema).encode({ $typeName: "isthmus.test.EchoRequest", text: "", number: 0n, data: new Uint8Array(SPAN_BYTES) });
+const { inline, spans } = createProtobufCodec()(EchoRequestSchema).encode({
+  $typeName: "isthmus.test.EchoRequest",
+  text: "",
+  number: 0n,
+  data: new Uint8Array(SPAN_BYTES),
+});
 const at = spans[0].position;
 const honest: RawSpan = { position: at, byteLength: SPAN_BYTES, unit: 1, generation: 1 };
 
@@ -31,12 +44,26 @@ function reference(unit: number, generation: number): Uint8Array {
   return new Uint8Array(Uint32Array.of(unit, generation).buffer);
 }
 
-/** What a liar sends instead of a message: the frame, and what is wrong. `mine` is the victim's block that it has, and may not misuse. */
+/**
+ * What a liar sends instead of a message: the frame, and what is wrong. `mine` is the victim's block that it has, and
+ * may not misuse.
+ */
 type Lie = [what: string, rule: RegExp, frames: (mine: SpanEntry) => Partial<RawFrame>[]];
 
 const withSpans = (...table: RawSpan[]): Partial<RawFrame>[] => [{ body: inline, spans: table }];
-const returned = (mine: SpanEntry, change: RawSpan = {}): RawSpan => ({ position: at, byteLength: SPAN_BYTES, unit: mine.unit, generation: mine.generation, flags: SPAN.returned, ...change });
-const release = (mine: SpanEntry): Partial<RawFrame> => ({ kind: KIND.release, flags: 0, metadata: reference(mine.unit, mine.generation) });
+const returned = (mine: SpanEntry, change: RawSpan = {}): RawSpan => ({
+  position: at,
+  byteLength: SPAN_BYTES,
+  unit: mine.unit,
+  generation: mine.generation,
+  flags: SPAN.returned,
+  ...change,
+});
+const release = (mine: SpanEntry): Partial<RawFrame> => ({
+  kind: KIND.release,
+  flags: 0,
+  metadata: reference(mine.unit, mine.generation),
+});
 
 const GIVEN_AND_RELEASED = "a block given back in a message, and then released";
 
@@ -44,33 +71,89 @@ const LIES: Lie[] = [
   ["spans that overlap", /SPAN-1/, () => withSpans(honest, { ...honest, position: at + 100, unit: 100 })],
   ["spans that are not in order", /SPAN-1/, () => withSpans({ ...honest, position: at + SPAN_BYTES + 4 }, honest)],
   ["a span past the message's end", /SPAN-1/, () => [{ body: inline, spans: [{ ...honest, position: at + 1 }] }]],
-  ["a span longer than its message", /SPAN-1/, () => [{ body: inline, spans: [honest], messageLength: inline.length + 10 }]],
-  ["a span of the largest length", /SPAN-1|FRAME-3/, () => [{ body: inline, spans: [{ ...honest, byteLength: -1 }], messageLength: 2 ** 31 - 1 }]],
+  [
+    "a span longer than its message",
+    /SPAN-1/,
+    () => [{ body: inline, spans: [honest], messageLength: inline.length + 10 }],
+  ],
+  [
+    "a span of the largest length",
+    /SPAN-1|FRAME-3/,
+    () => [{ body: inline, spans: [{ ...honest, byteLength: -1 }], messageLength: 2 ** 31 - 1 }],
+  ],
   ["a span in the arena's header", /SPAN-2/, () => withSpans({ ...honest, unit: 0 })],
   ["a span past the arena", /SPAN-2/, () => withSpans({ ...honest, unit: 256 })],
-  ["a span that reaches past the arena", /SPAN-2/, () => withSpans({ ...honest, unit: 256 - UNITS, offset: UNITS * ARENA_UNIT_BYTES - SPAN_BYTES + 1 })],
+  [
+    "a span that reaches past the arena",
+    /SPAN-2/,
+    () => withSpans({ ...honest, unit: 256 - UNITS, offset: UNITS * ARENA_UNIT_BYTES - SPAN_BYTES + 1 }),
+  ],
   ["a span of the largest unit", /SPAN-2/, () => withSpans({ ...honest, unit: -1 })],
   ["a span of the largest offset", /SPAN-2/, () => withSpans({ ...honest, offset: -1 })],
   ["a span with flags that there are not", /SPAN-2/, () => withSpans({ ...honest, flags: 64 })],
   ["a span that is given without being returned", /SPAN-2/, () => withSpans({ ...honest, flags: SPAN.given })],
-  ["a returned span with flags that there are not", /SPAN-2/, (mine) => withSpans(returned(mine, { flags: SPAN.returned | 64 }))],
-  ["more spans than there may be", /FRAME-4/, () => withSpans(...Array.from({ length: 65 }, (_, i) => ({ position: at + i, unit: 1, generation: 1 })))],
+  [
+    "a returned span with flags that there are not",
+    /SPAN-2/,
+    (mine) => withSpans(returned(mine, { flags: SPAN.returned | 64 })),
+  ],
+  [
+    "more spans than there may be",
+    /FRAME-4/,
+    () => withSpans(...Array.from({ length: 65 }, (_, i) => ({ position: at + i, unit: 1, generation: 1 }))),
+  ],
   ["a splice table that its frame has not", /FRAME-2/, () => [{ body: inline, spanCount: 20 }]],
   ["the largest number of spans", /FRAME-4/, () => [{ body: inline, spanCount: -1 }]],
   ["a span where no value starts", /./, () => [{ body: inline, spans: [{ ...honest, position: 1 }] }]],
   ["a returned block that never was", /SPAN-3/, () => withSpans(returned({ unit: 5000, generation: 1 } as SpanEntry))],
-  ["a returned block of the largest number", /SPAN-3/, () => withSpans(returned({ unit: -1, generation: 1 } as SpanEntry))],
-  ["a returned block under another generation", /SPAN-3/, (mine) => withSpans(returned(mine, { generation: mine.generation + 1 }))],
-  ["a returned block, and more than it has", /SPAN-3/, (mine) => withSpans(returned(mine, { offset: UNITS * ARENA_UNIT_BYTES - SPAN_BYTES + 1 }))],
-  ["a returned block from the inside", /SPAN-3/, (mine) => withSpans(returned(mine, { unit: mine.unit + 1, byteLength: SPAN_BYTES }))],
-  ["a block given back twice in one table", /SPAN-3/, (mine) => {
-    const given = returned(mine, { flags: SPAN.returned | SPAN.given, byteLength: 5 });
-    return [{ body: new Uint8Array(100), spans: [{ ...given, position: 2 }, { ...given, position: 9 }] }];
-  }],
-  [GIVEN_AND_RELEASED, /RELEASE-2/, (mine) => [...withSpans(returned(mine, { flags: SPAN.returned | SPAN.given })), release(mine)]],
+  [
+    "a returned block of the largest number",
+    /SPAN-3/,
+    () => withSpans(returned({ unit: -1, generation: 1 } as SpanEntry)),
+  ],
+  [
+    "a returned block under another generation",
+    /SPAN-3/,
+    (mine) => withSpans(returned(mine, { generation: mine.generation + 1 })),
+  ],
+  [
+    "a returned block, and more than it has",
+    /SPAN-3/,
+    (mine) => withSpans(returned(mine, { offset: UNITS * ARENA_UNIT_BYTES - SPAN_BYTES + 1 })),
+  ],
+  [
+    "a returned block from the inside",
+    /SPAN-3/,
+    (mine) => withSpans(returned(mine, { unit: mine.unit + 1, byteLength: SPAN_BYTES })),
+  ],
+  [
+    "a block given back twice in one table",
+    /SPAN-3/,
+    (mine) => {
+      const given = returned(mine, { flags: SPAN.returned | SPAN.given, byteLength: 5 });
+      return [
+        {
+          body: new Uint8Array(100),
+          spans: [
+            { ...given, position: 2 },
+            { ...given, position: 9 },
+          ],
+        },
+      ];
+    },
+  ],
+  [
+    GIVEN_AND_RELEASED,
+    /RELEASE-2/,
+    (mine) => [...withSpans(returned(mine, { flags: SPAN.returned | SPAN.given })), release(mine)],
+  ],
   ["a release of a block that is not out", /RELEASE-2/, () => [release({ unit: 77, generation: 1 } as SpanEntry)]],
   ["a release of the header", /RELEASE-2/, () => [release({ unit: 0, generation: 0 } as SpanEntry)]],
-  ["a release under another generation", /RELEASE-2/, (mine) => [release({ ...mine, generation: mine.generation - 1 })]],
+  [
+    "a release under another generation",
+    /RELEASE-2/,
+    (mine) => [release({ ...mine, generation: mine.generation - 1 })],
+  ],
   ["a block that is released twice", /RELEASE-2/, (mine) => [release(mine), release(mine)]],
   ["a release that names nothing", /FRAME-7/, () => [{ kind: KIND.release, flags: 0 }]],
   ["a release of garbage", /FRAME-7/, () => [{ kind: KIND.release, flags: 0, metadata: pattern(1, 100) }]],
@@ -98,7 +181,14 @@ describe("a client that lies about large values", () => {
     peer.define(0, "Echo");
     // In a block and not as a span, so that the answer has to be copied to a block of the server's.
     new Uint8Array(peer.arena, ARENA_UNIT_BYTES).set(inline);
-    peer.frame({ kind: KIND.request, flags: FLAG.endStream | FLAG.inBlock, streamId: 0x10000, body: reference(1, 1), messageLength: inline.length + SPAN_BYTES, fragmentLength: inline.length + SPAN_BYTES });
+    peer.frame({
+      kind: KIND.request,
+      flags: FLAG.endStream | FLAG.inBlock,
+      streamId: 0x10000,
+      body: reference(1, 1),
+      messageLength: inline.length + SPAN_BYTES,
+      fragmentLength: inline.length + SPAN_BYTES,
+    });
     peer.publish();
     const frames: ReturnType<RawPeer["read"]> = [];
     await waitUntil("the answer", () => frames.push(...peer.read()) > 0);
@@ -113,11 +203,19 @@ describe("a client that lies about large values", () => {
       const { peer, mine } = await open(context);
       const { violations } = await server.stats();
       let streamId = 0x10001;
-      for (const frame of frames(mine)) peer.frame({ kind: KIND.request, flags: FLAG.endStream, streamId: frame.kind === undefined ? streamId++ : 0, ...frame });
+      for (const frame of frames(mine))
+        peer.frame({
+          kind: KIND.request,
+          flags: FLAG.endStream,
+          streamId: frame.kind === undefined ? streamId++ : 0,
+          ...frame,
+        });
       peer.publish();
       if (HARMLESS.test(what)) {
         let code = 0;
-        await waitUntil("an answer", () => peer.read().some((frame) => ((code = frame.code), frame.streamId === 0x10001)));
+        await waitUntil("an answer", () =>
+          peer.read().some((frame) => ((code = frame.code), frame.streamId === 0x10001)),
+        );
         assert.equal(Code[code], "Internal");
       } else {
         await peer.hungUp();
@@ -139,7 +237,14 @@ describe("a client that lies about large values", () => {
   test("with tables in frames of kinds that have none harms nobody", async (context) => {
     const { peer } = await open(context);
     for (const kind of [KIND.method, KIND.ping, KIND.pong, KIND.reset, KIND.goAway, KIND.starved]) {
-      peer.frame({ kind, code: 5, metadata: Buffer.from("/x/Y1"), body: new Uint8Array(0), spans: [honest, { ...honest, position: at + SPAN_BYTES, unit: 7 }], messageLength: 2 * SPAN_BYTES + at });
+      peer.frame({
+        kind,
+        code: 5,
+        metadata: Buffer.from("/x/Y1"),
+        body: new Uint8Array(0),
+        spans: [honest, { ...honest, position: at + SPAN_BYTES, unit: 7 }],
+        messageLength: 2 * SPAN_BYTES + at,
+      });
     }
     peer.publish();
     await waitUntil("the server to read them", () => peer.consumed);
@@ -149,11 +254,18 @@ describe("a client that lies about large values", () => {
   test("that lends one block again and again is served, and shares only what is its own", async (context) => {
     const { peer } = await open(context);
     new Uint8Array(peer.arena, ARENA_UNIT_BYTES, SPAN_BYTES).set(pattern(5, SPAN_BYTES));
-    for (let i = 0; i < 300; i++) peer.frame({ kind: KIND.request, flags: FLAG.endStream, streamId: 0x20000 + i, body: inline, spans: [honest] });
+    for (let i = 0; i < 300; i++)
+      peer.frame({ kind: KIND.request, flags: FLAG.endStream, streamId: 0x20000 + i, body: inline, spans: [honest] });
     peer.publish();
     const answers: ReturnType<RawPeer["read"]> = [];
     // Some of the blocks come back with answers, and then need releasing besides.
-    await waitUntil("300 answers", () => (answers.push(...peer.read().filter(({ kind }) => kind === KIND.response)), answers.length === 300 || answers.length));
+    await waitUntil(
+      "300 answers",
+      () => (
+        answers.push(...peer.read().filter(({ kind }) => kind === KIND.response)),
+        answers.length === 300 || answers.length
+      ),
+    );
     assert.ok(answers.every(({ code }) => code === 0));
     await stillServes();
   });
@@ -182,7 +294,13 @@ describe("a client that lies about large values", () => {
       bytes.fill(255 - i);
     }
     const answers: ReturnType<RawPeer["read"]> = [];
-    await waitUntil("100 answers", () => (answers.push(...peer.read().filter(({ kind }) => kind === KIND.response)), answers.length === 100 || answers.length));
+    await waitUntil(
+      "100 answers",
+      () => (
+        answers.push(...peer.read().filter(({ kind }) => kind === KIND.response)),
+        answers.length === 100 || answers.length
+      ),
+    );
     await stillServes();
   });
 });
@@ -201,13 +319,21 @@ describe("a server that lies about large values", () => {
       await peer.join("hello");
       peer.send(welcome, peer.makeSegments());
       const requests: ReturnType<RawPeer["read"]> = [];
-      await waitUntil("the requests", () => (requests.push(...peer.read()), requests.filter(({ kind }) => kind === KIND.request).length === 2));
+      await waitUntil(
+        "the requests",
+        () => (requests.push(...peer.read()), requests.filter(({ kind }) => kind === KIND.request).length === 2),
+      );
       const request = requests.find((frame) => frame.spans.length === 1);
       assert.ok(request !== undefined);
       const lies = frames(request.spans[0]);
       for (const [i, frame] of lies.entries()) {
         // Those that lie about releases alone answer nothing.
-        peer.frame({ kind: KIND.response, flags: FLAG.endStream, streamId: i === 0 && frame.kind === undefined ? request.streamId : 0, ...frame });
+        peer.frame({
+          kind: KIND.response,
+          flags: FLAG.endStream,
+          streamId: i === 0 && frame.kind === undefined ? request.streamId : 0,
+          ...frame,
+        });
       }
       peer.publish();
       if (lies.length > 1 && lies[0].kind === undefined) await call.catch(() => undefined);

@@ -43,11 +43,21 @@ describe("a peer on the socket that lies", () => {
     ["a fragment longer than its message", frameBytes({ ...request, body: new Uint8Array(8), messageLength: 4 })],
     ["a message longer than messages may be", frameBytes({ ...request, body: new Uint8Array(8), messageLength: -1 })],
     ["spans, which were not negotiated", frameBytes({ ...request, spanCount: 1 })],
-    ["a fragment in a block, which there are none of", frameBytes({ ...request, flags: FLAG.inBlock, body: new Uint8Array(8), messageLength: 100, fragmentLength: 100 })],
+    [
+      "a fragment in a block, which there are none of",
+      frameBytes({ ...request, flags: FLAG.inBlock, body: new Uint8Array(8), messageLength: 100, fragmentLength: 100 }),
+    ],
     ["a fragment that follows and is in the frame", frameBytes({ ...follows, body: new Uint8Array(8) })],
-    ["a fragment that follows for a message that is not whole", frameBytes({ ...follows, messageLength: 100, fragmentLength: 10 })],
+    [
+      "a fragment that follows for a message that is not whole",
+      frameBytes({ ...follows, messageLength: 100, fragmentLength: 10 }),
+    ],
     ["a kind of frame that only servers send", frameBytes({ kind: KIND.response })],
-    ["an open stream slot", frameBytes({ ...request, code: 1, streamId: 0x10005, body: waitForever }), frameBytes({ ...request, code: 1, streamId: 0x20005, body: waitForever })],
+    [
+      "an open stream slot",
+      frameBytes({ ...request, code: 1, streamId: 0x10005, body: waitForever }),
+      frameBytes({ ...request, code: 1, streamId: 0x20005, body: waitForever }),
+    ],
   ];
   for (const [what, ...bytes] of violations) {
     test(`${what} ends its connection and no other`, async (context) => {
@@ -64,7 +74,13 @@ describe("a peer on the socket that lies", () => {
     const half = await StreamPeer.open(context, server.path);
     half.socket.write(frameBytes({ ...request, body: new Uint8Array(8) }).subarray(0, 20));
     const missing = await StreamPeer.open(context, server.path);
-    missing.socket.write(Buffer.concat([methodFrame(0, "Echo"), frameBytes({ ...follows, messageLength: 500_000, fragmentLength: 500_000 }), new Uint8Array(1000)]));
+    missing.socket.write(
+      Buffer.concat([
+        methodFrame(0, "Echo"),
+        frameBytes({ ...follows, messageLength: 500_000, fragmentLength: 500_000 }),
+        new Uint8Array(1000),
+      ]),
+    );
     await waitUntil("the server to wait for the fragment", async () => (await server.stats()).pendingCalls === 1);
     await stillServes();
     half.socket.destroy();
@@ -82,11 +98,18 @@ describe("a peer on the socket that lies", () => {
         methodFrame(0, "Echo"),
         frameBytes({ ...follows, streamId: 0x10001, messageLength: tooMuch, fragmentLength: tooMuch }),
         new Uint8Array(tooMuch).fill(0xff),
-        frameBytes({ ...request, streamId: 0x10002, body: toBinary(EchoRequestSchema, create(EchoRequestSchema, { text: "after" })) }),
+        frameBytes({
+          ...request,
+          streamId: 0x10002,
+          body: toBinary(EchoRequestSchema, create(EchoRequestSchema, { text: "after" })),
+        }),
       ]),
     );
     const refused = await peer.frame();
-    assert.deepEqual([refused.frame.kind, refused.frame.code, refused.frame.streamId], [KIND.response, Code.ResourceExhausted, 0x10001]);
+    assert.deepEqual(
+      [refused.frame.kind, refused.frame.code, refused.frame.streamId],
+      [KIND.response, Code.ResourceExhausted, 0x10001],
+    );
     const answer = await peer.frame();
     assert.deepEqual([answer.frame.code, answer.frame.streamId], [0, 0x10002]);
     assert.match(answer.fragment.toString("latin1"), /after/);
@@ -173,10 +196,27 @@ describe("a server on the socket that lies", () => {
   const answer = { kind: KIND.response, flags: FLAG.endStream, streamId: 0x10000, body: reply };
   for (const [what, message, bytes] of [
     ["garbage", /FRAME-1/, Buffer.from("garbage, and enough of it to be a header")],
-    ["a block", /FRAME-8/, frameBytes({ ...answer, flags: FLAG.inBlock, body: new Uint8Array(8), messageLength: 9, fragmentLength: 9 })],
+    [
+      "a block",
+      /FRAME-8/,
+      frameBytes({ ...answer, flags: FLAG.inBlock, body: new Uint8Array(8), messageLength: 9, fragmentLength: 9 }),
+    ],
     ["a request", /FRAME-6/, frameBytes({ ...answer, kind: KIND.request })],
     ["half an answer and a hang-up", /connection lost/, frameBytes(answer).subarray(0, 36)],
-    ["half a fragment and a hang-up", /connection lost/, Buffer.concat([frameBytes({ ...answer, flags: FLAG.follows, body: new Uint8Array(0), messageLength: 100_000, fragmentLength: 100_000 }), new Uint8Array(5)])],
+    [
+      "half a fragment and a hang-up",
+      /connection lost/,
+      Buffer.concat([
+        frameBytes({
+          ...answer,
+          flags: FLAG.follows,
+          body: new Uint8Array(0),
+          messageLength: 100_000,
+          fragmentLength: 100_000,
+        }),
+        new Uint8Array(5),
+      ]),
+    ],
   ] as const) {
     test(`${what} fails the call, once`, async (context) => {
       const path = tempSocket(context);

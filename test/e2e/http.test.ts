@@ -10,11 +10,28 @@ import { describe, test } from "node:test";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { Client, ConnectRouter } from "@connectrpc/connect";
 import { Code, createClient, createContextKey, createContextValues } from "@connectrpc/connect";
-import { connectNodeAdapter, createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
+import {
+  connectNodeAdapter,
+  createConnectTransport,
+  createGrpcTransport,
+  createGrpcWebTransport,
+} from "@connectrpc/connect-node";
 import type { ServiceError } from "@grpc/grpc-js";
 import { Client as GrpcClient, credentials, status } from "@grpc/grpc-js";
-import type { IsthmusServer, IsthmusServerOptions, IsthmusTransport, IsthmusTransportOptions } from "../../src/index.js";
-import { createIsthmusServer, createIsthmusTransport, loan, mapFile, peerCredentials, region } from "../../src/index.js";
+import type {
+  IsthmusServer,
+  IsthmusServerOptions,
+  IsthmusTransport,
+  IsthmusTransportOptions,
+} from "../../src/index.js";
+import {
+  createIsthmusServer,
+  createIsthmusTransport,
+  loan,
+  mapFile,
+  peerCredentials,
+  region,
+} from "../../src/index.js";
 import { typedList } from "../../src/codec/index.js";
 import { KindsService } from "../proto/kinds_pb.js";
 import { StreamService } from "../proto/streams_pb.js";
@@ -64,7 +81,11 @@ async function serve(owner: Owner, options: Partial<IsthmusServerOptions> = {}):
   return { server, address };
 }
 
-function connectTo(owner: Owner, address: string, options: Partial<IsthmusTransportOptions> = {}): { transport: IsthmusTransport; client: Client<typeof TestService> } {
+function connectTo(
+  owner: Owner,
+  address: string,
+  options: Partial<IsthmusTransportOptions> = {},
+): { transport: IsthmusTransport; client: Client<typeof TestService> } {
   const transport = createIsthmusTransport({ ...options, address });
   owner.after(() => transport.close());
   return { transport, client: createClient(TestService, transport) };
@@ -75,7 +96,11 @@ function itself(client: Client<typeof TestService>): void {
     const found: Record<string, Headers> = {};
     const reply = await client.echo(
       { text: "héllo", number: 2n ** 63n - 1n, data: pattern(1, 300_000) },
-      { headers: { "x-one": "1", "x-two-bin": "AAEC" }, onHeader: (header) => void (found.header = header), onTrailer: (trailer) => void (found.trailer = trailer) },
+      {
+        headers: { "x-one": "1", "x-two-bin": "AAEC" },
+        onHeader: (header) => void (found.header = header),
+        onTrailer: (trailer) => void (found.trailer = trailer),
+      },
     );
     assert.equal(reply.text, "héllo");
     assert.equal(reply.number, 2n ** 63n - 1n);
@@ -86,8 +111,15 @@ function itself(client: Client<typeof TestService>): void {
   });
 
   test("an error keeps code, text, details and metadata", async () => {
-    const error = await failure(client.fail({ code: Code.OutOfRange, message: "too far: ü", details: ["a", "b"] }), Code.OutOfRange, /too far: ü/);
-    assert.deepEqual(error.findDetails(EchoReplySchema).map(({ text }) => text), ["a", "b"]);
+    const error = await failure(
+      client.fail({ code: Code.OutOfRange, message: "too far: ü", details: ["a", "b"] }),
+      Code.OutOfRange,
+      /too far: ü/,
+    );
+    assert.deepEqual(
+      error.findDetails(EchoReplySchema).map(({ text }) => text),
+      ["a", "b"],
+    );
     assert.equal(error.metadata.get("x-failed"), "yes");
     assert.equal(error.metadata.get("x-detail-bin"), "AAEC");
     await failure(client.fail({ plain: true, message: "secret" }), Code.Internal, /^\[internal\] internal error$/);
@@ -105,7 +137,10 @@ function itself(client: Client<typeof TestService>): void {
 
   test("many calls at once are answered each with its own", async () => {
     const replies = await Promise.all(Array.from({ length: 500 }, (_, i) => client.echo({ number: BigInt(i) })));
-    assert.deepEqual(replies.map(({ number }) => Number(number)), Array.from({ length: 500 }, (_, i) => i));
+    assert.deepEqual(
+      replies.map(({ number }) => Number(number)),
+      Array.from({ length: 500 }, (_, i) => i),
+    );
   });
 }
 
@@ -127,7 +162,10 @@ for (const protocol of PROTOCOLS) {
     const client = createClient(StreamService, transport);
     const counted: bigint[] = [];
     for await (const { number } of client.count({ count: 100n })) counted.push(number);
-    assert.deepEqual(counted, Array.from({ length: 100 }, (_, i) => BigInt(i)));
+    assert.deepEqual(
+      counted,
+      Array.from({ length: 100 }, (_, i) => BigInt(i)),
+    );
     const items = async function* () {
       for (let i = 0; i < 10; i++) yield await Promise.resolve({ number: BigInt(i), data: pattern(i, 1000) });
     };
@@ -140,12 +178,16 @@ for (const protocol of PROTOCOLS) {
     const abort = new AbortController();
     await failure(
       (async () => {
-        for await (const { number } of client.count({ count: 1_000_000n }, { signal: abort.signal })) if (number === 3n) abort.abort();
+        for await (const { number } of client.count({ count: 1_000_000n }, { signal: abort.signal }))
+          if (number === 3n) abort.abort();
       })(),
       Code.Canceled,
       /abort/,
     );
-    await waitUntil("the call to be over at both ends", () => transport.stats().pendingCalls === 0 && server.stats().pendingCalls === 0);
+    await waitUntil(
+      "the call to be over at both ends",
+      () => transport.stats().pendingCalls === 0 && server.stats().pendingCalls === 0,
+    );
   });
 }
 
@@ -156,9 +198,18 @@ describe("a process of another make that calls our server", async () => {
   const nodeOptions = { agent: new Agent({ keepAlive: false }) };
   for (const [name, transport] of [
     ["Connect's gRPC transport", createGrpcTransport({ baseUrl: address })],
-    ["Connect's gRPC-Web transport over HTTP/1.1", createGrpcWebTransport({ baseUrl: address, httpVersion: "1.1", nodeOptions })],
-    ["Connect's own transport over HTTP/1.1", createConnectTransport({ baseUrl: address, httpVersion: "1.1", nodeOptions })],
-    ["Connect's own transport, with JSON", createConnectTransport({ baseUrl: address, httpVersion: "2", useBinaryFormat: false })],
+    [
+      "Connect's gRPC-Web transport over HTTP/1.1",
+      createGrpcWebTransport({ baseUrl: address, httpVersion: "1.1", nodeOptions }),
+    ],
+    [
+      "Connect's own transport over HTTP/1.1",
+      createConnectTransport({ baseUrl: address, httpVersion: "1.1", nodeOptions }),
+    ],
+    [
+      "Connect's own transport, with JSON",
+      createConnectTransport({ baseUrl: address, httpVersion: "2", useBinaryFormat: false }),
+    ],
   ] as const) {
     describe(name, () => itself(createClient(TestService, transport)));
   }
@@ -176,15 +227,27 @@ describe("a process of another make that calls our server", async () => {
           (error, reply) => (error === null ? resolve(reply!) : reject(error)),
         );
       });
-    const request = { $typeName: EchoRequestSchema.typeName, text: "from grpc-js", number: 7n, data: pattern(2, 100_000) } as const;
+    const request = {
+      $typeName: EchoRequestSchema.typeName,
+      text: "from grpc-js",
+      number: 7n,
+      data: pattern(2, 100_000),
+    } as const;
     const reply = await call("Echo", toBinary(EchoRequestSchema, request));
     assert.equal(reply.text, "from grpc-js");
     assert.equal(patternFault(reply.data, 2), -1);
-    await assert.rejects(call("Unfinished", new Uint8Array(0)), (error: ServiceError) => error.code === status.UNIMPLEMENTED);
+    await assert.rejects(
+      call("Unfinished", new Uint8Array(0)),
+      (error: ServiceError) => error.code === status.UNIMPLEMENTED,
+    );
   });
 
   test("curl's way: JSON by fetch", async () => {
-    const response = await fetch(`${address}/${TestService.typeName}/Echo`, { method: "POST", headers: { "content-type": "application/json" }, body: '{"text":"x"}' });
+    const response = await fetch(`${address}/${TestService.typeName}/Echo`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: '{"text":"x"}',
+    });
     assert.deepEqual([response.status, await response.json()], [200, { text: "x" }]);
     assert.equal((await fetch(`${address}/nothing`)).status, 404);
   });
@@ -199,7 +262,10 @@ describe("a service that nobody registered is Unimplemented, by its name,", asyn
     ["over gRPC-Web", createGrpcWebTransport({ baseUrl: address, httpVersion: "2" })],
     ["over gRPC-Web and HTTP/1.1", createGrpcWebTransport({ baseUrl: address, httpVersion: "1.1" })],
     ["over Connect", createConnectTransport({ baseUrl: address, httpVersion: "2" })],
-    ["over Connect and HTTP/1.1, with JSON", createConnectTransport({ baseUrl: address, httpVersion: "1.1", useBinaryFormat: false })],
+    [
+      "over Connect and HTTP/1.1, with JSON",
+      createConnectTransport({ baseUrl: address, httpVersion: "1.1", useBinaryFormat: false }),
+    ],
     ["for our own client", createIsthmusTransport({ address })],
   ] as const) {
     test(name, async () => {
@@ -213,35 +279,61 @@ describe("a service that nobody registered is Unimplemented, by its name,", asyn
     const client = new GrpcClient(address.slice("http://".length), credentials.createInsecure());
     t.after(() => client.close());
     const error = await new Promise<ServiceError | null>((resolve) => {
-      client.makeUnaryRequest("/no.Service/Ünknown%", () => Buffer.alloc(0), () => undefined, undefined, (failed) => resolve(failed));
+      client.makeUnaryRequest(
+        "/no.Service/Ünknown%",
+        () => Buffer.alloc(0),
+        () => undefined,
+        undefined,
+        (failed) => resolve(failed),
+      );
     });
     assert.equal(error?.code, status.UNIMPLEMENTED);
     assert.match(error.details, /^\/no\.Service\/.* is not served here; check the service and method name, /);
   });
 
   test("over gRPC and HTTP/1.1, in trailers too", async () => {
-    const request = requestHttp1(`${address}/no.Service/Method`, { method: "POST", headers: { "content-type": "application/grpc+proto", "te": "trailers" } });
+    const request = requestHttp1(`${address}/no.Service/Method`, {
+      method: "POST",
+      headers: { "content-type": "application/grpc+proto", te: "trailers" },
+    });
     request.end(Buffer.alloc(5));
     const [response] = (await once(request, "response")) as [IncomingMessage];
     await once(response.resume(), "end");
-    assert.deepEqual([response.statusCode, response.headers["content-type"], response.trailers["grpc-status"]], [200, "application/grpc+proto", "12"]);
+    assert.deepEqual(
+      [response.statusCode, response.headers["content-type"], response.trailers["grpc-status"]],
+      [200, "application/grpc+proto", "12"],
+    );
     assert.match(response.trailers["grpc-message"]!, /^\/no\.Service\/Method is not served here/);
   });
 
   test("for Connect with status 404, and for anything else without a body", async () => {
-    const connect = await fetch(`${address}/no.Service/Method`, { method: "POST", headers: { "content-type": "application/json" }, body: "{}" });
-    assert.deepEqual([connect.status, (await connect.json() as { code: string }).code], [404, "unimplemented"]);
+    const connect = await fetch(`${address}/no.Service/Method`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: "{}",
+    });
+    assert.deepEqual([connect.status, ((await connect.json()) as { code: string }).code], [404, "unimplemented"]);
     const get = await fetch(`${address}/no.Service/Method?connect=v1&encoding=json&message=%7B%7D`);
-    assert.deepEqual([get.status, (await get.json() as { code: string }).code], [404, "unimplemented"]);
+    assert.deepEqual([get.status, ((await get.json()) as { code: string }).code], [404, "unimplemented"]);
     const page = await fetch(`${address}/index.html`);
     assert.deepEqual([page.status, await page.text()], [404, ""]);
   });
 
   test("for gRPC-Web as text too", async () => {
-    const response = await fetch(`${address}/no.Service/Method`, { method: "POST", headers: { "content-type": "application/grpc-web-text" }, body: "AAAAAAA=" });
+    const response = await fetch(`${address}/no.Service/Method`, {
+      method: "POST",
+      headers: { "content-type": "application/grpc-web-text" },
+      body: "AAAAAAA=",
+    });
     const frame = Buffer.from(await response.text(), "base64");
-    assert.deepEqual([response.status, response.headers.get("content-type"), frame[0], frame.readUInt32BE(1)], [200, "application/grpc-web-text", 0x80, frame.length - 5]);
-    assert.match(frame.subarray(5).toString(), /^grpc-status: 12\r\ngrpc-message: \/no\.Service\/Method is not served here.*\r\n$/);
+    assert.deepEqual(
+      [response.status, response.headers.get("content-type"), frame[0], frame.readUInt32BE(1)],
+      [200, "application/grpc-web-text", 0x80, frame.length - 5],
+    );
+    assert.match(
+      frame.subarray(5).toString(),
+      /^grpc-status: 12\r\ngrpc-message: \/no\.Service\/Method is not served here.*\r\n$/,
+    );
   });
 });
 
@@ -262,7 +354,11 @@ describe("payloads over HTTP", async () => {
       const reply = await client.echo({ data: bytes.subarray(10) });
       assert.deepEqual(reply.data, pattern(3, 100_000).subarray(10));
       assert.equal(bytes.length, 0);
-      await failure(client.echo({ data: bytes }), Code.Internal, /field isthmus\.test\.EchoRequest\.data .*its memory is gone: it was sent with the call .*Echo/);
+      await failure(
+        client.echo({ data: bytes }),
+        Code.Internal,
+        /field isthmus\.test\.EchoRequest\.data .*its memory is gone: it was sent with the call .*Echo/,
+      );
     }
     assert.equal(near.transport.stats().connection!.loans, 0);
   });
@@ -291,7 +387,9 @@ describe("payloads over HTTP", async () => {
     assert.deepEqual([bytes.length, doubles.length], [0, 0]);
   });
 
-  test("a file is sent as it is then, and one that has become shorter is DataLoss and no SIGBUS", { skip: onlyWithAddon }, async () => {
+  test("a file is sent as it is then, and one that has become shorter is DataLoss and no SIGBUS", {
+    skip: onlyWithAddon,
+  }, async () => {
     const path = join(tempFolder(owner), "file");
     writeFileSync(path, pattern(5, 3_000_000));
     const bytes = await mapFile(path);
@@ -322,7 +420,9 @@ describe("payloads over HTTP", async () => {
           lent.push(bytes);
           return { data: bytes };
         });
-        rpc(TestService.method.checksum, async () => ({ data: await mapFile(path) }), { interceptors: [(next) => (request) => next(request)] });
+        rpc(TestService.method.checksum, async () => ({ data: await mapFile(path) }), {
+          interceptors: [(next) => (request) => next(request)],
+        });
         rpc(TestService.method.count, async function* () {
           for (let i = 0; i < 3; i++) yield { data: await mapFile(path) };
           truncateSync(path, 100);
@@ -355,7 +455,13 @@ describe("a server on HTTP", () => {
       ],
       routes({ rpc }) {
         rpc(TestService.method.echo, (_, context) => {
-          seen.push(context.values.get(key), context.values.get(peerCredentials), context.requestHeader.get("x-a"), context.protocolName, context.method.name);
+          seen.push(
+            context.values.get(key),
+            context.values.get(peerCredentials),
+            context.requestHeader.get("x-a"),
+            context.protocolName,
+            context.method.name,
+          );
           assert.ok(context.timeoutMs()! > 0 && context.timeoutMs()! <= 400_000);
           return {};
         });
@@ -370,8 +476,16 @@ describe("a server on HTTP", () => {
   test("keeps limits of messages", async (t) => {
     const { address } = await serve(t, { readMaxBytes: 1000 });
     await failure(connectTo(t, address).client.echo({ data: new Uint8Array(2000) }), Code.ResourceExhausted, /1000/);
-    await failure(connectTo(t, address, { writeMaxBytes: 100 }).client.echo({ data: new Uint8Array(200) }), Code.ResourceExhausted, /100/);
-    await failure(connectTo(t, address, { readMaxBytes: 100 }).client.echo({ data: new Uint8Array(200) }), Code.ResourceExhausted, /100/);
+    await failure(
+      connectTo(t, address, { writeMaxBytes: 100 }).client.echo({ data: new Uint8Array(200) }),
+      Code.ResourceExhausted,
+      /100/,
+    );
+    await failure(
+      connectTo(t, address, { readMaxBytes: 100 }).client.echo({ data: new Uint8Array(200) }),
+      Code.ResourceExhausted,
+      /100/,
+    );
   });
 
   test("turns away more connections than it may have, and counts them", async (t) => {
@@ -387,7 +501,11 @@ describe("a server on HTTP", () => {
     const { address } = await server.listen("http://127.0.0.1:0/api/v1/");
     assert.match(address, /^http:\/\/127\.0\.0\.1:\d+\/api\/v1$/);
     assert.equal((await connectTo(t, address).client.echo({ text: "below" })).text, "below");
-    await failure(connectTo(t, new URL(address).origin).client.echo({}), Code.Unimplemented, /\/isthmus\.test\.TestService\/Echo is not served here/);
+    await failure(
+      connectTo(t, new URL(address).origin).client.echo({}),
+      Code.Unimplemented,
+      /\/isthmus\.test\.TestService\/Echo is not served here/,
+    );
   });
 
   test("lets open calls finish when it closes, and cuts off what takes too long", async (t) => {
@@ -397,7 +515,10 @@ describe("a server on HTTP", () => {
       await client.echo({});
       const short = client.wait({ milliseconds: 1500 });
       const long = failure(client.wait({ milliseconds: 600_000 }), Code.Unavailable, /lost/);
-      const overHttp1 = createClient(TestService, createConnectTransport({ baseUrl: address, httpVersion: "1.1" })).wait({ milliseconds: 1500 });
+      const overHttp1 = createClient(
+        TestService,
+        createConnectTransport({ baseUrl: address, httpVersion: "1.1" }),
+      ).wait({ milliseconds: 1500 });
       await waitUntil("the calls to be there", () => server.stats().pendingCalls === 3 || server.stats().pendingCalls);
       const closed = server.close({ timeoutMs: 4000 });
       assert.equal((await short).text, "waited");
@@ -437,9 +558,15 @@ describe("a server on HTTP", () => {
     };
     assert.deepEqual(await Promise.all([chat(), chat(), chat()]), [12 << 20, 12 << 20, 12 << 20]);
     const echoed = await Promise.all([1, 2, 3].map(() => client.echo({ data })));
-    assert.deepEqual(echoed.map((item) => item.data.length), [6 << 20, 6 << 20, 6 << 20]);
+    assert.deepEqual(
+      echoed.map((item) => item.data.length),
+      [6 << 20, 6 << 20, 6 << 20],
+    );
     const sums = await Promise.all([1, 2, 3].map(() => client.sum(twice())));
-    assert.deepEqual(sums.map(({ dataBytes }) => dataBytes), [12n << 20n, 12n << 20n, 12n << 20n]);
+    assert.deepEqual(
+      sums.map(({ dataBytes }) => dataBytes),
+      [12n << 20n, 12n << 20n, 12n << 20n],
+    );
   });
 
   test("says what is in the way of listening", async (t) => {
@@ -448,9 +575,17 @@ describe("a server on HTTP", () => {
     await failure(server.listen("http://127.0.0.1:99999"), Code.InvalidArgument, /for example http/);
     await failure(server.listen("http://127.0.0.1:0?x=1"), Code.InvalidArgument, /only a path/);
     await failure(server.listen("https://127.0.0.1:0"), Code.InvalidArgument, /key and a certificate/);
-    await failure(server.listen("https://127.0.0.1:0", { tls: { key: "no key", cert: "none" } }), Code.InvalidArgument, /tls/);
+    await failure(
+      server.listen("https://127.0.0.1:0", { tls: { key: "no key", cert: "none" } }),
+      Code.InvalidArgument,
+      /tls/,
+    );
     await failure(server.listen("http://127.0.0.1:0", { tls: {} }), Code.InvalidArgument, /https/);
-    await failure(createIsthmusServer({ routes: testRoutes, allow: () => true }).listen("http://127.0.0.1:0"), Code.FailedPrecondition, /allow/);
+    await failure(
+      createIsthmusServer({ routes: testRoutes, allow: () => true }).listen("http://127.0.0.1:0"),
+      Code.FailedPrecondition,
+      /allow/,
+    );
     await server.close();
     await failure(server.listen("http://127.0.0.1:0"), Code.FailedPrecondition, /closed/);
   });
@@ -461,7 +596,11 @@ describe("a server on HTTP", () => {
     t.after(() => server.close({ timeoutMs: 0 }));
     const path = tempSocket(t);
     await server.listen(path);
-    for (const transport of [createGrpcTransport({ baseUrl: existing }), createIsthmusTransport({ address: path }), createIsthmusTransport({ address: existing })]) {
+    for (const transport of [
+      createGrpcTransport({ baseUrl: existing }),
+      createIsthmusTransport({ address: path }),
+      createIsthmusTransport({ address: existing }),
+    ]) {
       assert.equal((await createClient(TestService, transport).echo({ text: "same" })).text, "same");
     }
   });
@@ -476,7 +615,10 @@ describe("TLS", () => {
     t.after(() => server.close({ timeoutMs: 0 }));
     const { address } = await server.listen("https://localhost:0", { tls: { key, cert } });
     assert.match(address, /^https:\/\/localhost:\d+$/);
-    assert.equal((await connectTo(t, address, { nodeOptions: { ca: cert } }).client.echo({ text: "secret" })).text, "secret");
+    assert.equal(
+      (await connectTo(t, address, { nodeOptions: { ca: cert } }).client.echo({ text: "secret" })).text,
+      "secret",
+    );
     const overHttp1 = createConnectTransport({ baseUrl: address, httpVersion: "1.1", nodeOptions: { ca: cert } });
     assert.equal((await createClient(TestService, overHttp1).echo({ text: "one" })).text, "one");
     await failure(connectTo(t, address).client.echo({}), Code.Unavailable, /certificate is not accepted .*`ca`/);
@@ -488,18 +630,37 @@ describe("TLS", () => {
 
 describe("a client on HTTP", () => {
   test("names the address when there is no connection to be had", async (t) => {
-    await failure(connectTo(t, await freeAddress()).client.echo({}), Code.Unavailable, /connect to http:\/\/127\.0\.0\.1:\d+: nobody listens there/);
-    await failure(connectTo(t, "http://no-such-host.invalid:8080").client.echo({}), Code.Unavailable, /connect to http:\/\/no-such-host\.invalid:8080: (no such host|the host's name cannot be resolved now)/);
+    await failure(
+      connectTo(t, await freeAddress()).client.echo({}),
+      Code.Unavailable,
+      /connect to http:\/\/127\.0\.0\.1:\d+: nobody listens there/,
+    );
+    await failure(
+      connectTo(t, "http://no-such-host.invalid:8080").client.echo({}),
+      Code.Unavailable,
+      /connect to http:\/\/no-such-host\.invalid:8080: (no such host|the host's name cannot be resolved now)/,
+    );
     const { address } = await serve(t);
-    await failure(connectTo(t, address.replace("http", "https")).client.echo({}), Code.Unavailable, /does not speak TLS/);
-    const http1 = await onFreePort(t, createHttp1Server((_, response) => response.end("hello")));
+    await failure(
+      connectTo(t, address.replace("http", "https")).client.echo({}),
+      Code.Unavailable,
+      /does not speak TLS/,
+    );
+    const http1 = await onFreePort(
+      t,
+      createHttp1Server((_, response) => response.end("hello")),
+    );
     await failure(connectTo(t, http1).client.echo({}), Code.Unavailable, /HTTP\/2/);
-    const gone = await onFreePort(t, createServer((socket) => socket.destroy()));
+    const gone = await onFreePort(
+      t,
+      createServer((socket) => socket.destroy()),
+    );
     await failure(connectTo(t, gone).client.echo({}), Code.Unavailable, /127\.0\.0\.1/);
   });
 
   test("refuses options that cannot be", () => {
-    const make = (options: Partial<IsthmusTransportOptions>) => () => createIsthmusTransport({ address: "http://localhost:1", ...options });
+    const make = (options: Partial<IsthmusTransportOptions>) => () =>
+      createIsthmusTransport({ address: "http://localhost:1", ...options });
     assert.throws(make({ carrier: "shm" }), /cannot be had over HTTP/);
     assert.throws(make({ protocol: "soap" as never }), /option protocol: there is no "soap"/);
     assert.throws(make({ address: "http://localhost:1?a" }), /only a path/);
@@ -539,15 +700,21 @@ describe("a client on HTTP", () => {
     const { address } = await serve(t);
     const { transport } = connectTo(t, address);
     const client = createClient(StreamService, transport);
-    for (const wrong of [undefined, null, [{}], {}]) await failure(client.sum(wrong as never), Code.Internal, /iterator/i);
+    for (const wrong of [undefined, null, [{}], {}])
+      await failure(client.sum(wrong as never), Code.Internal, /iterator/i);
     assert.equal((await client.sum((async function* () {})())).items, 0n);
     assert.equal(transport.stats().pendingCalls, 0);
   });
 
   test("takes a deadline that no timer can count for none", async (t) => {
     const { address } = await serve(t);
-    for (const timeoutMs of [2 ** 40, Infinity, 0]) assert.equal((await connectTo(t, address).client.echo({ text: "late" }, { timeoutMs })).text, "late");
-    await failure(connectTo(t, address, { defaultTimeoutMs: 50 }).client.wait({ milliseconds: 600_000 }), Code.DeadlineExceeded, /timed out/);
+    for (const timeoutMs of [2 ** 40, Infinity, 0])
+      assert.equal((await connectTo(t, address).client.echo({ text: "late" }, { timeoutMs })).text, "late");
+    await failure(
+      connectTo(t, address, { defaultTimeoutMs: 50 }).client.wait({ milliseconds: 600_000 }),
+      Code.DeadlineExceeded,
+      /timed out/,
+    );
   });
 
   test("runs the user's interceptors once, the first outermost, with context values", async (t) => {
@@ -562,7 +729,10 @@ describe("a client on HTTP", () => {
       }),
     });
     let header: Headers | undefined;
-    await client.echo({}, { contextValues: createContextValues().set(key, "v"), onHeader: (found) => (header = found) });
+    await client.echo(
+      {},
+      { contextValues: createContextValues().set(key, "v"), onHeader: (found) => (header = found) },
+    );
     assert.deepEqual(seen, ["a v", "b v"]);
     assert.equal(header!.get("x-b"), "b");
   });

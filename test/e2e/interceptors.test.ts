@@ -16,16 +16,26 @@ import { createTracer } from "../support/tracing.js";
 import { failure, waitUntil } from "../support/waiting.js";
 
 type Implementation = Partial<ServiceImpl<typeof TestService>>;
-type Unary = (next: (request: UnaryRequest) => Promise<UnaryResponse>) => (request: UnaryRequest) => Promise<UnaryResponse>;
+type Unary = (
+  next: (request: UnaryRequest) => Promise<UnaryResponse>,
+) => (request: UnaryRequest) => Promise<UnaryResponse>;
 
 /** An interceptor of unary calls; this version has no others. */
 function unary(interceptor: Unary): Interceptor {
   return interceptor as unknown as Interceptor;
 }
 
-async function serve(owner: Owner, implementation: Implementation, server: Interceptor[], client: Interceptor[] = []): Promise<TestClient> {
+async function serve(
+  owner: Owner,
+  implementation: Implementation,
+  server: Interceptor[],
+  client: Interceptor[] = [],
+): Promise<TestClient> {
   const path = tempSocket(owner);
-  const running = createIsthmusServer({ interceptors: server, routes: (router) => router.service(TestService, implementation) });
+  const running = createIsthmusServer({
+    interceptors: server,
+    routes: (router) => router.service(TestService, implementation),
+  });
   await running.listen(path);
   owner.after(() => running.close({ timeoutMs: 0 }));
   return connectTo(owner, { path }, { interceptors: client });
@@ -42,15 +52,30 @@ test("interceptors run from the first to the last and back, on both ends", async
       order.push(`${name} out`);
       return response;
     });
-  const { client } = await serve(context, echo, [note("server 1"), note("server 2")], [note("client 1"), note("client 2")]);
+  const { client } = await serve(
+    context,
+    echo,
+    [note("server 1"), note("server 2")],
+    [note("client 1"), note("client 2")],
+  );
   await client.echo({});
-  assert.deepEqual(order, ["client 1", "client 2", "server 1", "server 2"].flatMap((name) => [`${name} in`]).concat(["server 2 out", "server 1 out", "client 2 out", "client 1 out"]));
+  assert.deepEqual(
+    order,
+    ["client 1", "client 2", "server 1", "server 2"]
+      .flatMap((name) => [`${name} in`])
+      .concat(["server 2 out", "server 1 out", "client 2 out", "client 1 out"]),
+  );
 });
 
 test("interceptors see the call as Connect shows it", async (context) => {
   const seen: Record<string, unknown>[] = [];
   const look = unary((next) => (request) => {
-    seen.push({ ...request, header: [...request.header], message: request.message.$typeName, signal: request.signal.aborted });
+    seen.push({
+      ...request,
+      header: [...request.header],
+      message: request.message.$typeName,
+      signal: request.signal.aborted,
+    });
     return next(request);
   });
   const { client } = await serve(context, echo, [look], [look]);
@@ -93,19 +118,36 @@ for (const end of ["client", "server"] as const) {
       });
       let header: Headers | undefined;
       let trailer: Headers | undefined;
-      const reply = await client.echo({}, { headers: { "x-token": "t" }, onHeader: (value) => (header = value), onTrailer: (value) => (trailer = value) });
+      const reply = await client.echo(
+        {},
+        { headers: { "x-token": "t" }, onHeader: (value) => (header = value), onTrailer: (value) => (trailer = value) },
+      );
       assert.equal(reply.text, "t!");
       assert.equal(header!.get("x-by"), "handler, interceptor");
-      assert.deepEqual([...trailer!], [["x-also-by", "interceptor"], ["x-trailer-by", "handler"]]);
+      assert.deepEqual(
+        [...trailer!],
+        [
+          ["x-also-by", "interceptor"],
+          ["x-trailer-by", "handler"],
+        ],
+      );
     });
 
     test("can hand on another request, with other headers, context values and message", async (context) => {
       const key = createContextKey("default");
-      const interceptor = unary((next) => (request) =>
-        next({ ...request, message: create(EchoRequestSchema, { text: "replaced" }), header: new Headers({ "x-new": "yes" }), contextValues: createContextValues().set(key, "set") }),
+      const interceptor = unary(
+        (next) => (request) =>
+          next({
+            ...request,
+            message: create(EchoRequestSchema, { text: "replaced" }),
+            header: new Headers({ "x-new": "yes" }),
+            contextValues: createContextValues().set(key, "set"),
+          }),
       );
       const { client } = await serveWith(context, interceptor, {
-        echo: ({ text }, { requestHeader, values }) => ({ text: `${text} ${requestHeader.get("x-new")} ${values.get(key)}` }),
+        echo: ({ text }, { requestHeader, values }) => ({
+          text: `${text} ${requestHeader.get("x-new")} ${values.get(key)}`,
+        }),
       });
       const reply = await client.echo({ text: "original" });
       assert.equal(reply.text, `replaced yes ${end === "server" ? "set" : "default"}`);
@@ -116,7 +158,12 @@ for (const end of ["client", "server"] as const) {
         const response = await next(request);
         const header = new Headers(response.header);
         header.set("x-copied", "yes");
-        return { ...response, header, trailer: new Headers({ "x-other": "yes" }), message: create(EchoReplySchema, { text: "replaced" }) };
+        return {
+          ...response,
+          header,
+          trailer: new Headers({ "x-other": "yes" }),
+          message: create(EchoReplySchema, { text: "replaced" }),
+        };
       });
       const { client } = await serveWith(context, interceptor, {
         echo(_, { responseHeader, responseTrailer }) {
@@ -127,23 +174,33 @@ for (const end of ["client", "server"] as const) {
       });
       let header: Headers | undefined;
       let trailer: Headers | undefined;
-      const reply = await client.echo({}, { onHeader: (value) => (header = value), onTrailer: (value) => (trailer = value) });
+      const reply = await client.echo(
+        {},
+        { onHeader: (value) => (header = value), onTrailer: (value) => (trailer = value) },
+      );
       assert.equal(reply.text, "replaced");
-      assert.deepEqual([...header!], [["x-copied", "yes"], ["x-once", "1"]]);
+      assert.deepEqual(
+        [...header!],
+        [
+          ["x-copied", "yes"],
+          ["x-once", "1"],
+        ],
+      );
       assert.deepEqual([...trailer!], [["x-other", "yes"]]);
     });
 
     test("can answer by itself", async (context) => {
       let handled = 0;
-      const interceptor = unary(() => (request) =>
-        Promise.resolve({
-          stream: false,
-          service: request.service,
-          method: request.method,
-          header: new Headers({ "x-cached": "yes" }),
-          trailer: new Headers(),
-          message: create(EchoReplySchema, { text: "cached" }),
-        }),
+      const interceptor = unary(
+        () => (request) =>
+          Promise.resolve({
+            stream: false,
+            service: request.service,
+            method: request.method,
+            header: new Headers({ "x-cached": "yes" }),
+            trailer: new Headers(),
+            message: create(EchoReplySchema, { text: "cached" }),
+          }),
       );
       const { client } = await serveWith(context, interceptor, { echo: () => (handled++, {}) });
       let header: Headers | undefined;
@@ -178,7 +235,10 @@ for (const end of ["client", "server"] as const) {
           return await next(request);
         } catch (error) {
           const { code, rawMessage } = ConnectError.from(error);
-          throw new ConnectError(`mapped: ${rawMessage}`, code === Code.NotFound ? Code.PermissionDenied : Code.Unknown);
+          throw new ConnectError(
+            `mapped: ${rawMessage}`,
+            code === Code.NotFound ? Code.PermissionDenied : Code.Unknown,
+          );
         }
       });
       const { client } = await serveWith(context, interceptor, {
@@ -199,7 +259,9 @@ for (const end of ["client", "server"] as const) {
           if (point === "made") fail();
           return (request) => {
             if (point === "called") fail();
-            return (point === "later" ? Promise.resolve().then(fail) : next(request)).then((response) => (point === "after" ? fail() : response));
+            return (point === "later" ? Promise.resolve().then(fail) : next(request)).then((response) =>
+              point === "after" ? fail() : response,
+            );
           };
         });
         const { client } = await serveWith(context, interceptor);
@@ -213,7 +275,11 @@ for (const end of ["client", "server"] as const) {
         signals.push(request.signal);
         return next(request);
       });
-      const { client } = await serveWith(context, interceptor, { echo, ...echo, wait: () => new Promise(() => {}) } as Implementation);
+      const { client } = await serveWith(context, interceptor, {
+        echo,
+        ...echo,
+        wait: () => new Promise(() => {}),
+      } as Implementation);
       await client.echo({});
       assert.equal(signals[0].aborted, true);
       await failure(client.wait({}, { timeoutMs: 1000 }), Code.DeadlineExceeded, /timed out/);
@@ -224,11 +290,20 @@ for (const end of ["client", "server"] as const) {
 }
 
 /** Interceptors that do what the types forbid, by what is said of them. */
-const ODD: Record<string, { readonly interceptor: (next: (request: never) => Promise<UnaryResponse>) => unknown; readonly says: RegExp }> = {
-  "that answers nothing": { interceptor: (next) => async (request: never) => void (await next(request)), says: /answered the call \/isthmus.test.TestService\/Echo with undefined instead of a response/ },
+const ODD: Record<
+  string,
+  { readonly interceptor: (next: (request: never) => Promise<UnaryResponse>) => unknown; readonly says: RegExp }
+> = {
+  "that answers nothing": {
+    interceptor: (next) => async (request: never) => void (await next(request)),
+    says: /answered the call \/isthmus.test.TestService\/Echo with undefined instead of a response/,
+  },
   "that answers null": { interceptor: () => () => Promise.resolve(null), says: /with null instead of a response/ },
   "that answers text": { interceptor: () => () => "oops", says: /with oops instead of a response/ },
-  "that answers without a message": { interceptor: (next) => async (request: never) => ({ ...(await next(request)), message: undefined }), says: /a response without a message/ },
+  "that answers without a message": {
+    interceptor: (next) => async (request: never) => ({ ...(await next(request)), message: undefined }),
+    says: /a response without a message/,
+  },
 };
 
 for (const end of ["client", "server"] as const) {
@@ -237,7 +312,12 @@ for (const end of ["client", "server"] as const) {
       let isOdd = true;
       const odd = interceptor as unknown as Unary;
       const sometimes = unary((next) => (request) => (isOdd ? odd(next)(request) : next(request)));
-      const { client } = await serve(context, echo, end === "server" ? [sometimes] : [], end === "client" ? [sometimes] : []);
+      const { client } = await serve(
+        context,
+        echo,
+        end === "server" ? [sometimes] : [],
+        end === "client" ? [sometimes] : [],
+      );
       await failure(client.echo({ text: "a" }), Code.Internal, says);
       isOdd = false;
       assert.equal((await client.echo({ text: "b" })).text, "b");
@@ -247,7 +327,9 @@ for (const end of ["client", "server"] as const) {
 
 test("an interceptor on the server whose headers or trailers are none fails the call", async (context) => {
   for (const wrong of [{ header: undefined }, { trailer: { "x-a": "b" } }, { header: null }, { trailer: 5 }]) {
-    const { client } = await serve(context, echo, [unary((next) => async (request) => ({ ...(await next(request)), ...(wrong as object) }))]);
+    const { client } = await serve(context, echo, [
+      unary((next) => async (request) => ({ ...(await next(request)), ...(wrong as object) })),
+    ]);
     await failure(client.echo({}), Code.Internal, /`header` and `trailer` are not both Headers/);
   }
 });
@@ -255,17 +337,32 @@ test("an interceptor on the server whose headers or trailers are none fails the 
 test("an interceptor on the server can assign to the request, as to Connect's", async (context) => {
   const key = createContextKey("default");
   const assign = unary((next) => (request) => {
-    Object.assign(request, { header: new Headers({ "x-new": "yes" }), contextValues: createContextValues().set(key, "set"), message: create(EchoRequestSchema, { text: "other" }) });
+    Object.assign(request, {
+      header: new Headers({ "x-new": "yes" }),
+      contextValues: createContextValues().set(key, "set"),
+      message: create(EchoRequestSchema, { text: "other" }),
+    });
     return next(request);
   });
-  const { client } = await serve(context, { echo: ({ text }, { requestHeader, values }) => ({ text: `${text} ${requestHeader.get("x-new")} ${values.get(key)}` }) }, [assign]);
+  const { client } = await serve(
+    context,
+    {
+      echo: ({ text }, { requestHeader, values }) => ({
+        text: `${text} ${requestHeader.get("x-new")} ${values.get(key)}`,
+      }),
+    },
+    [assign],
+  );
   assert.equal((await client.echo({ text: "one" })).text, "other yes set");
 });
 
 test("an interceptor on the client that changes what is called, or hands on nothing, gets an error", async (context) => {
   let handled = 0;
   const changes: [Unary, RegExp][] = [
-    [(next) => (request) => next({ ...request, url: request.url.replace("Echo", "Wait") }), /changed the URL of the call \/isthmus.test.TestService\/Echo/],
+    [
+      (next) => (request) => next({ ...request, url: request.url.replace("Echo", "Wait") }),
+      /changed the URL of the call \/isthmus.test.TestService\/Echo/,
+    ],
     [(next) => (request) => next({ ...request, message: undefined as never }), /without a message/],
   ];
   for (const [change, says] of changes) {
@@ -293,7 +390,12 @@ test("a client interceptor that waits uses up the call's timeout", async (contex
     return next(request);
   });
   let timeoutMs: number | undefined;
-  const { client } = await serve(context, { echo: (_, handler) => ((timeoutMs = handler.timeoutMs()), {}) }, [], [delay]);
+  const { client } = await serve(
+    context,
+    { echo: (_, handler) => ((timeoutMs = handler.timeoutMs()), {}) },
+    [],
+    [delay],
+  );
   await client.echo({}, { timeoutMs: 600_000 });
   // A timer may fire a moment early.
   assert.ok(timeoutMs! <= 599_942, String(timeoutMs));
@@ -309,7 +411,12 @@ test("context values set by a server interceptor reach the handler, and those of
     request.header.set("authorization", request.contextValues.get(user));
     return next(request);
   });
-  const { client } = await serve(context, { echo: (_, { values }: HandlerContext) => ({ text: values.get(user) }) }, [authenticate], [attach]);
+  const { client } = await serve(
+    context,
+    { echo: (_, { values }: HandlerContext) => ({ text: values.get(user) }) },
+    [authenticate],
+    [attach],
+  );
   assert.equal((await client.echo({}, { contextValues: createContextValues().set(user, "ada") })).text, "ada");
   assert.equal((await client.echo({})).text, "nobody");
 });
@@ -331,10 +438,16 @@ test("@connectrpc/validate refuses invalid messages on the server and on the cli
   assert.equal((await client.register({ name: "Ada", age: 36 })).greeting, "hello Ada");
   const error = await failure(client.register({ name: "Al", age: 151 }), Code.InvalidArgument, /name.*at least 3/s);
   assert.equal(error.details.length, 1);
-  assert.deepEqual(error.details.map((detail) => "type" in detail && detail.type), ["buf.validate.Violations"]);
+  assert.deepEqual(
+    error.details.map((detail) => "type" in detail && detail.type),
+    ["buf.validate.Violations"],
+  );
   assert.equal(handled, 1);
 
-  const strict = createClient(ValidatedService, createIsthmusTransport({ address: tempSocket(context), interceptors: [createValidateInterceptor()] }));
+  const strict = createClient(
+    ValidatedService,
+    createIsthmusTransport({ address: tempSocket(context), interceptors: [createValidateInterceptor()] }),
+  );
   await failure(strict.register({ name: "Ada", age: 151 }), Code.InvalidArgument, /age.*150/s);
 });
 
@@ -366,15 +479,29 @@ test("traces join both ends: one trace per request, also through a handler that 
   assert.equal(new Set(traceIds).size, 50);
   for (const traceId of traceIds) {
     const trace = tracer.spans.filter((span) => span.traceId === traceId);
-    assert.deepEqual(trace.map(({ name }) => name.replace(/\d+/, "N")), ["request N", "client Echo", "server Echo", "client Echo", "server Echo"]);
-    assert.deepEqual(trace.map(({ parentId }) => parentId), [undefined, ...trace.slice(0, -1).map(({ spanId }) => spanId)]);
+    assert.deepEqual(
+      trace.map(({ name }) => name.replace(/\d+/, "N")),
+      ["request N", "client Echo", "server Echo", "client Echo", "server Echo"],
+    );
+    assert.deepEqual(
+      trace.map(({ parentId }) => parentId),
+      [undefined, ...trace.slice(0, -1).map(({ spanId }) => spanId)],
+    );
     assert.ok(trace.every(({ status }) => status === "ok"));
   }
 });
 
 test("a trace records how a call failed", async (context) => {
   const tracer = createTracer();
-  const { client } = await serve(context, { echo: () => Promise.reject(new ConnectError("no", Code.NotFound)) }, [tracer.server], [tracer.client]);
+  const { client } = await serve(
+    context,
+    { echo: () => Promise.reject(new ConnectError("no", Code.NotFound)) },
+    [tracer.server],
+    [tracer.client],
+  );
   await failure(client.echo({}), Code.NotFound, /no/);
-  assert.deepEqual(tracer.spans.map(({ status }) => status), [Code.NotFound, Code.NotFound]);
+  assert.deepEqual(
+    tracer.spans.map(({ status }) => status),
+    [Code.NotFound, Code.NotFound],
+  );
 });

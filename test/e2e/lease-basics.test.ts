@@ -27,7 +27,8 @@ async function serve(owner: Owner, leases: LeaseLifetime, handlers: Handlers) {
   return { path, server };
 }
 
-const same = (actual: Uint8Array, expected: Uint8Array, what = "") => assert.equal(Buffer.compare(actual, expected), 0, what);
+const same = (actual: Uint8Array, expected: Uint8Array, what = "") =>
+  assert.equal(Buffer.compare(actual, expected), 0, what);
 
 describe("leases", { skip: onlyWithAddon }, () => {
   for (const leases of ["collected", "scoped"] as const) {
@@ -76,9 +77,10 @@ describe("leases", { skip: onlyWithAddon }, () => {
     });
     const { client, transport } = connectTo(context, { path });
     const replies: { seed: number; data: Uint8Array }[] = [];
-    const check = ({ seed, data }: { seed: number; data: Uint8Array }, byteLength: number) => same(data, patternBytes(1_000_000, seed).subarray(0, byteLength), `call ${seed}`);
+    const check = ({ seed, data }: { seed: number; data: Uint8Array }, byteLength: number) =>
+      same(data, patternBytes(1_000_000, seed).subarray(0, byteLength), `call ${seed}`);
     for (let seed = 0; seed < 300; seed++) {
-      const size = 32_768 + (seed * 7919) % 400_000;
+      const size = 32_768 + ((seed * 7919) % 400_000);
       const content = patternBytes(1_000_000, seed).subarray(0, size);
       let bytes: Uint8Array = content;
       if (seed % 2 === 0) {
@@ -102,7 +104,11 @@ describe("leases", { skip: onlyWithAddon }, () => {
     const { path } = await serve(context, "collected", {
       checksum({ sequence, data }) {
         const zipped = promisify(gzip)(data, { level: 1 });
-        results.push(zipped.then(async (bytes) => same(await promisify(gunzip)(bytes as Uint8Array), patternBytes(300_000, Number(sequence)))));
+        results.push(
+          zipped.then(async (bytes) =>
+            same(await promisify(gunzip)(bytes as Uint8Array), patternBytes(300_000, Number(sequence))),
+          ),
+        );
         return {};
       },
     });
@@ -140,7 +146,10 @@ describe("leases", { skip: onlyWithAddon }, () => {
     const data = patternBytes(100_000, 1);
     assert.equal((await client.echo({ data })).number, 100_000n);
     await assert.rejects(client.echo({ data, text: "throw" }), /no/);
-    assert.deepEqual(seen.map(({ length }) => length), [0, 0]);
+    assert.deepEqual(
+      seen.map(({ length }) => length),
+      [0, 0],
+    );
     await assert.rejects(client.checksum({ data }, { timeoutMs: 1000 }), /timed out|deadline/i);
     assert.equal(seen[2].length, 100_000);
     settle();
@@ -215,13 +224,16 @@ describe("leases", { skip: onlyWithAddon }, () => {
     test(`a program that keeps everything goes on, when the handler returns ${returns} (collected)`, async (context) => {
       const memory = { arenaBytes: 16 << 20 };
       const path = tempSocket(context);
-      const echo = ({ data, number }: { data: Uint8Array; number: bigint }) => ({ data: returns === "bytes of its own" ? patternBytes(500_000, Number(number)) : data });
+      const echo = ({ data, number }: { data: Uint8Array; number: bigint }) => ({
+        data: returns === "bytes of its own" ? patternBytes(500_000, Number(number)) : data,
+      });
       const server = createIsthmusServer({ memory, routes: (router) => router.service(TestService, { echo }) });
       await server.listen(path);
       context.after(() => server.close({ timeoutMs: 0 }));
       const { client, transport } = connectTo(context, { path }, { memory });
       const kept: Uint8Array[] = [];
-      for (let i = 0; i < 100; i++) kept.push((await client.echo({ number: BigInt(i), data: patternBytes(500_000, i) })).data);
+      for (let i = 0; i < 100; i++)
+        kept.push((await client.echo({ number: BigInt(i), data: patternBytes(500_000, i) })).data);
       kept.forEach((data, i) => same(data, patternBytes(500_000, i)));
       const { leasedBytes, spansCopiedOut } = transport.stats().connection!;
       assert.ok(leasedBytes <= 8 << 20, `${leasedBytes} bytes are leased`);
@@ -243,8 +255,17 @@ describe("leases", { skip: onlyWithAddon }, () => {
       same((await client.echo({ data })).data, data);
     }
     for (const bytes of seen) {
-      for (const use of [() => bytes.length, () => bytes.slice(), () => Buffer.from(bytes), () => bytes.at(0), () => [...bytes]]) {
-        assert.throws(use, /these bytes are gone: it was .*lease of the call \/isthmus\.test\.TestService\/Echo|sent by an earlier call/);
+      for (const use of [
+        () => bytes.length,
+        () => bytes.slice(),
+        () => Buffer.from(bytes),
+        () => bytes.at(0),
+        () => [...bytes],
+      ]) {
+        assert.throws(
+          use,
+          /these bytes are gone: it was .*lease of the call \/isthmus\.test\.TestService\/Echo|sent by an earlier call/,
+        );
       }
     }
   });
@@ -266,11 +287,13 @@ describe("leases", { skip: onlyWithAddon }, () => {
   });
 
   test("both sides that only send large values go on, and all of it comes back", async (context) => {
-    const { path } = await serve(context, "scoped", { echo: async ({ data }, handler) => {
-      const reply = await loan(handler, data.length);
-      reply.set(data);
-      return { data: reply };
-    } });
+    const { path } = await serve(context, "scoped", {
+      echo: async ({ data }, handler) => {
+        const reply = await loan(handler, data.length);
+        reply.set(data);
+        return { data: reply };
+      },
+    });
     const { client, transport } = connectTo(context, { path }, { leases: "scoped", memory: { arenaBytes: 16 << 20 } });
     await Promise.all(
       Array.from({ length: 200 }, async (_, i) => {

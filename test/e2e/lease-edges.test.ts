@@ -16,7 +16,8 @@ import { connectTo, PLACES, serveInChild, startServer } from "../support/test-se
 import { failure, waitUntil, within } from "../support/waiting.js";
 
 const MIB = 1 << 20;
-const ENDED = /its memory is gone: it was a lease of the call \/isthmus\.test\.TestService\/Echo, which has ended; copy it, or keep it with retain\(message\)/;
+const ENDED =
+  /its memory is gone: it was a lease of the call \/isthmus\.test\.TestService\/Echo, which has ended; copy it, or keep it with retain\(message\)/;
 const gzipAsync = promisify(gzip);
 
 for (const place of PLACES) {
@@ -52,10 +53,19 @@ for (const place of PLACES) {
       for (const byteLength of [0, 1, 512, 4096, 20_000, 32_768, 200_000]) {
         const blobs = Array.from({ length: 70 }, (_, i) => pattern(i, i % 3 === 0 ? 10 : byteLength));
         const doubles = Array.from({ length: byteLength >> 3 }, (_, i) => i / 3);
-        const reply = await client.echo({ blobs, doubles, bytes: pattern(77, byteLength), nested: { bytes: pattern(78, byteLength) } });
-        for (const [i, blob] of reply.blobs.entries()) assert.deepEqual([blob.length, patternFault(blob, i)], [blobs[i].length, -1]);
+        const reply = await client.echo({
+          blobs,
+          doubles,
+          bytes: pattern(77, byteLength),
+          nested: { bytes: pattern(78, byteLength) },
+        });
+        for (const [i, blob] of reply.blobs.entries())
+          assert.deepEqual([blob.length, patternFault(blob, i)], [blobs[i].length, -1]);
         assert.deepEqual(reply.doubles, doubles);
-        assert.deepEqual([reply.bytes.length, patternFault(reply.bytes, 77), patternFault(reply.nested!.bytes, 78)], [byteLength, -1, -1]);
+        assert.deepEqual(
+          [reply.bytes.length, patternFault(reply.bytes, 77), patternFault(reply.nested!.bytes, 78)],
+          [byteLength, -1, -1],
+        );
         release(reply);
       }
       await allReturned(transport, server);
@@ -91,7 +101,10 @@ describe("a scoped lease", () => {
       else await call;
       assert.equal(kept.length, 0);
       assert.equal(kept.buffer.byteLength, 0);
-      await waitUntil("the block to be back, without garbage collection", () => connectionOf(transport).arenaInUseBytes === 0);
+      await waitUntil(
+        "the block to be back, without garbage collection",
+        () => connectionOf(transport).arenaInUseBytes === 0,
+      );
       await failure(client.echo({ data: kept }), Code.Internal, ENDED);
     });
   }
@@ -146,18 +159,25 @@ describe("a scoped lease", () => {
     const server = await serveInChild(context, { leases: "scoped", memory: { ringBytes: 65_536, arenaBytes: MIB } });
     const { client } = connectTo(context, server, { memory: { ringBytes: 1 << 20 } });
     await client.echo({});
-    const calls = Array.from({ length: 600 }, (_, i) => client.echo({ data: pattern(i, 32_768 + i), text: "x".repeat(200) }));
+    const calls = Array.from({ length: 600 }, (_, i) =>
+      client.echo({ data: pattern(i, 32_768 + i), text: "x".repeat(200) }),
+    );
     const until = performance.now() + 300;
     await sleep(1);
     while (performance.now() < until);
-    for (const [i, { data }] of (await Promise.all(calls)).entries()) assert.deepEqual([data.length, patternFault(data, i)], [32_768 + i, -1]);
+    for (const [i, { data }] of (await Promise.all(calls)).entries())
+      assert.deepEqual([data.length, patternFault(data, i)], [32_768 + i, -1]);
   });
 });
 
 describe("release", () => {
   for (const leases of ["collected", "scoped"] as const) {
     test(`ends a ${leases} lease at once, by the message, its bytes, or \`using\`; a second one does nothing`, async (context) => {
-      const { client, transport } = await serveOwn(context, { echo: () => ({ data: pattern(1, 100_000) }) }, { client: { leases } });
+      const { client, transport } = await serveOwn(
+        context,
+        { echo: () => ({ data: pattern(1, 100_000) }) },
+        { client: { leases } },
+      );
       const ways: ((reply: Awaited<ReturnType<typeof client.echo>>) => void)[] = [
         (reply) => release(reply),
         ({ data }) => release(data),
@@ -191,7 +211,11 @@ describe("release", () => {
     });
     for (let i = 0; i < 20; i++) {
       assert.equal((await client.echo({ data: pattern(1, 100_000) })).number, 0n);
-      await failure(client.checksum({ data: pattern(1, 100_000) }), Code.Internal, /its memory is gone: it was released/);
+      await failure(
+        client.checksum({ data: pattern(1, 100_000) }),
+        Code.Internal,
+        /its memory is gone: it was released/,
+      );
     }
     assert.equal(transport.stats().connections, 1);
     await allReturned(transport);
@@ -238,7 +262,9 @@ test("leases of a peer that was killed stay readable and writable, and can be re
   const server = await serveInChild(context);
   const { client, transport } = connectTo(context, server);
   // The server's own blocks: answers that it had to make anew.
-  const replies = await Promise.all(Array.from({ length: 8 }, (_, i) => client.checksum({ sequence: BigInt(i), data: pattern(i, 200_000 + i) })));
+  const replies = await Promise.all(
+    Array.from({ length: 8 }, (_, i) => client.checksum({ sequence: BigInt(i), data: pattern(i, 200_000 + i) })),
+  );
   await server.child.kill("SIGKILL");
   await waitUntil("the connection to be over", () => transport.state === "idle");
   for (const [i, { data }] of replies.entries()) {
@@ -253,15 +279,27 @@ test("leases of a peer that was killed stay readable and writable, and can be re
 test("blocks of messages that nobody gets go back: refused, malformed, too large, timed out, canceled", async (context) => {
   const { client, kinds, transport } = await serveOwn(
     context,
-    { echo: () => ({ data: pattern(1, 300_000) }), checksum: () => sleep(30).then(() => ({ data: pattern(1, 300_000) })), wait: () => ({ data: pattern(1, 100_000) }) },
+    {
+      echo: () => ({ data: pattern(1, 300_000) }),
+      checksum: () => sleep(30).then(() => ({ data: pattern(1, 300_000) })),
+      wait: () => ({ data: pattern(1, 100_000) }),
+    },
     { server: { readMaxBytes: 500_000 }, client: { readMaxBytes: 250_000 } },
   );
   await failure(client.echo({}), Code.ResourceExhausted, /larger than configured readMaxBytes/);
-  await failure(kinds.echo({ bytes: new Uint8Array(600_000) }), Code.ResourceExhausted, /larger than configured readMaxBytes/);
+  await failure(
+    kinds.echo({ bytes: new Uint8Array(600_000) }),
+    Code.ResourceExhausted,
+    /larger than configured readMaxBytes/,
+  );
   await failure(client.unfinished({ data: new Uint8Array(100_000) }), Code.Unimplemented, /./);
   await failure(client.checksum({ data: pattern(1, 100_000) }, { timeoutMs: 10 }), Code.DeadlineExceeded, /./);
   const controller = new AbortController();
-  const canceled = failure(client.checksum({ data: pattern(1, 100_000) }, { signal: controller.signal }), Code.Canceled, /./);
+  const canceled = failure(
+    client.checksum({ data: pattern(1, 100_000) }, { signal: controller.signal }),
+    Code.Canceled,
+    /./,
+  );
   await sleep(5);
   controller.abort();
   await canceled;
@@ -280,7 +318,11 @@ test("compressing leased bytes in the background of a handler that has returned 
     },
   });
   for (let round = 0; round < 10; round++) {
-    await Promise.all(Array.from({ length: 8 }, (_, i) => client.echo({ number: BigInt(round * 8 + i), data: pattern(round * 8 + i, 200_000 + i) })));
+    await Promise.all(
+      Array.from({ length: 8 }, (_, i) =>
+        client.echo({ number: BigInt(round * 8 + i), data: pattern(round * 8 + i, 200_000 + i) }),
+      ),
+    );
     // So that it wants blocks back, and collects garbage.
     await client.echo({ data: new Uint8Array(MIB) });
     if (round % 3 === 0) collectSoon();
@@ -292,7 +334,9 @@ test("compressing leased bytes in the background of a handler that has returned 
 });
 
 for (const leases of ["collected", "scoped"] as const satisfies LeaseLifetime[]) {
-  test(`what handlers keep (${leases}), in any order of keeping and releasing, is never another call's`, { timeout: 600_000 }, async (context) => {
+  test(`what handlers keep (${leases}), in any order of keeping and releasing, is never another call's`, {
+    timeout: 600_000,
+  }, async (context) => {
     const seed = seedOf(context);
     const random = createRandom(seed);
     const kept = new Map<number, { data: Uint8Array; first: number }>();
@@ -301,7 +345,8 @@ for (const leases of ["collected", "scoped"] as const satisfies LeaseLifetime[])
       const { data, first } = kept.get(id)!;
       // Every page, the start and the end.
       const expected = tag(id);
-      for (let at = 0; at + 4 <= data.length; at += 4096) assert.equal(readTag(data, at), expected, `call ${id} at ${at}`);
+      for (let at = 0; at + 4 <= data.length; at += 4096)
+        assert.equal(readTag(data, at), expected, `call ${id} at ${at}`);
       assert.equal(data.length, first);
     };
     const { client, transport } = await serveOwn(
@@ -393,16 +438,23 @@ describe("a program that never releases", () => {
   }
 
   test("and keeps its own bytes that came back slows down at most", { timeout: 600_000 }, async (context) => {
-    const { client, transport } = await serveOwn(context, { echo: ({ data }) => ({ data }) }, { client: { memory: { arenaBytes: 4 * MIB } }, server: { memory: { arenaBytes: 4 * MIB } } });
+    const { client, transport } = await serveOwn(
+      context,
+      { echo: ({ data }) => ({ data }) },
+      { client: { memory: { arenaBytes: 4 * MIB } }, server: { memory: { arenaBytes: 4 * MIB } } },
+    );
     const kept: Uint8Array[] = [];
-    for (let i = 0; i < 60; i++) kept.push((await within(60_000, `call ${i}`, client.echo({ data: pattern(i, 400_000) }))).data);
+    for (let i = 0; i < 60; i++)
+      kept.push((await within(60_000, `call ${i}`, client.echo({ data: pattern(i, 400_000) }))).data);
     for (const [i, bytes] of kept.entries()) assert.equal(patternFault(bytes, i), -1);
     kept.length = 0;
     await allReturned(transport);
   });
 });
 
-test("one block that is lent ten thousand times at once is held once, and comes back", { timeout: 600_000 }, async (context) => {
+test("one block that is lent ten thousand times at once is held once, and comes back", {
+  timeout: 600_000,
+}, async (context) => {
   const server = await serveInChild(context, { leases: "strict", maxStreams: 20_000 });
   const { client, transport } = connectTo(context, server);
   const { data } = await client.echo({ data: pattern(1, 40_000) });

@@ -15,7 +15,10 @@ import { tempSocket } from "../support/temp.js";
 import { connectTo, PLACES, serveInChild, startServer, warmUp } from "../support/test-server.js";
 import { FAIL_FAST, failure, waitUntil, within } from "../support/waiting.js";
 
-/** The end of a script that says how long its event loop stood idle from then on, until the process ended: what is left in it would be waited for. */
+/**
+ * The end of a script that says how long its event loop stood idle from then on, until the process ended: what is left
+ * in it would be waited for.
+ */
 const SAY_IDLE_TIME = `
   const { performance: clock } = await import("node:perf_hooks");
   const over = clock.eventLoopUtilization();
@@ -140,7 +143,10 @@ for (const place of PLACES) {
     const { client } = connectTo(context, server);
     const endless = client.wait({ milliseconds: 600_000 });
     await waitUntil("the call to be under way", async () => (await server.stats()).pendingCalls === 1);
-    await Promise.all([within(60_000, "close()", server.close(100)), failure(endless, Code.Unavailable, /connection lost/)]);
+    await Promise.all([
+      within(60_000, "close()", server.close(100)),
+      failure(endless, Code.Unavailable, /connection lost/),
+    ]);
   });
 }
 
@@ -149,7 +155,9 @@ for (const address of ["a path", "http://127.0.0.1:0"]) {
     for (const timeoutMs of [Infinity, 2 ** 31]) {
       let answer!: () => void;
       const asked = new Promise<void>((resolve) => (answer = resolve));
-      const server = createIsthmusServer({ routes: (router) => router.service(TestService, { wait: () => asked.then(() => ({ text: "waited" })) }) });
+      const server = createIsthmusServer({
+        routes: (router) => router.service(TestService, { wait: () => asked.then(() => ({ text: "waited" })) }),
+      });
       context.after(() => server.close({ timeoutMs: 0 }));
       const listening = await server.listen(address === "a path" ? tempSocket(context) : address);
       const { client } = connectTo(context, { path: listening.address });
@@ -166,7 +174,9 @@ for (const address of ["a path", "http://127.0.0.1:0"]) {
 
 test("close() of a server may be called again, at the same time and later", async (context) => {
   const path = tempSocket(context);
-  const server = createIsthmusServer({ routes: (router) => router.service(TestService, { wait: () => sleep(100).then(() => ({})) }) });
+  const server = createIsthmusServer({
+    routes: (router) => router.service(TestService, { wait: () => sleep(100).then(() => ({})) }),
+  });
   await server.listen(path);
   const { client } = connectTo(context, { path });
   const call = client.wait({});
@@ -231,7 +241,9 @@ test("answers that a server published before it died are still delivered", async
   await waitUntil("the server to listen", () => existsSync(path));
   const { client } = connectTo(context, { path });
   await client.echo({});
-  const calls = Array.from({ length: 200 }, (_, i) => client.echo({ number: BigInt(i), text: i === 199 ? "last" : "" }));
+  const calls = Array.from({ length: 200 }, (_, i) =>
+    client.echo({ number: BigInt(i), text: i === 199 ? "last" : "" }),
+  );
   const outcomes = await Promise.allSettled(calls);
   assert.equal((await served).signal, "SIGKILL");
   for (const [i, outcome] of outcomes.entries()) {

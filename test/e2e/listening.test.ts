@@ -44,7 +44,11 @@ test("the socket has mode 0600 unless another is asked for, whatever the umask, 
 test("a path that a live server has is AlreadyExists, in the same process and in another, and the server keeps serving", async (context) => {
   const server = await serveInChild(context);
   for (let i = 0; i < 3; i++) {
-    await failure(makeServer().listen(server.path), Code.AlreadyExists, /a live server has it; stop that server, or pass takeover: true/);
+    await failure(
+      makeServer().listen(server.path),
+      Code.AlreadyExists,
+      /a live server has it; stop that server, or pass takeover: true/,
+    );
   }
   assert.equal((await connectTo(context, server).client.echo({ text: "alive" })).text, "alive");
 
@@ -106,14 +110,23 @@ test("of many servers that start at once exactly one gets the path, and it works
     const { client, transport } = connectTo(context, { path });
     let winner = 0;
     await waitUntil("a server to answer", async () => {
-      winner = await client.whoami({}).then(({ pid }) => pid, () => 0);
+      winner = await client.whoami({}).then(
+        ({ pid }) => pid,
+        () => 0,
+      );
       return winner > 0;
     });
     await waitUntil("the others to give up", () => ended === 5 || ended);
     writeFileSync(stop, "");
     const said = (await Promise.all(running)).map((outcome) => outcome.said[0]);
-    assert.deepEqual(said.filter((value) => typeof value === "number"), [winner]);
-    assert.deepEqual(said.filter((value) => typeof value === "string"), Array.from({ length: 5 }, () => "AlreadyExists"));
+    assert.deepEqual(
+      said.filter((value) => typeof value === "number"),
+      [winner],
+    );
+    assert.deepEqual(
+      said.filter((value) => typeof value === "string"),
+      Array.from({ length: 5 }, () => "AlreadyExists"),
+    );
     await transport.close();
     assert.deepEqual(filesBeside(path), ["server.sock"]);
   }
@@ -165,7 +178,11 @@ test("what is at the path and is no socket is never removed", async (context) =>
   symlinkSync(file, link);
   for (const path of [file, directory, link]) {
     for (const takeover of [false, true]) {
-      await failure(makeServer().listen(path, { takeover }), Code.AlreadyExists, /something is there that is not a socket; remove it or choose another path/);
+      await failure(
+        makeServer().listen(path, { takeover }),
+        Code.AlreadyExists,
+        /something is there that is not a socket; remove it or choose another path/,
+      );
     }
   }
   assert.equal(readFileSync(file, "utf8"), "precious");
@@ -174,7 +191,11 @@ test("what is at the path and is no socket is never removed", async (context) =>
 
 test("a folder that does not exist, or is a file, is said to be so", async (context) => {
   const folder = tempFolder(context);
-  await failure(makeServer().listen(join(folder, "none", "server.sock")), Code.NotFound, /the directory .*none does not exist; create it first/);
+  await failure(
+    makeServer().listen(join(folder, "none", "server.sock")),
+    Code.NotFound,
+    /the directory .*none does not exist; create it first/,
+  );
   writeFileSync(join(folder, "file"), "");
   await failure(makeServer().listen(join(folder, "file", "server.sock")), Code.InvalidArgument, /not a directory/);
 });
@@ -183,7 +204,11 @@ test("a folder whose path leaves no room for a socket's name is said to be too l
   const folder = tempFolder(context);
   const deep = join(folder, "d".repeat(104 - folder.length - 1));
   mkdirSync(deep);
-  await failure(makeServer().listen(join(deep, "s")), Code.InvalidArgument, /the directory's path is too long for a Unix socket; use a shorter one/);
+  await failure(
+    makeServer().listen(join(deep, "s")),
+    Code.InvalidArgument,
+    /the directory's path is too long for a Unix socket; use a shorter one/,
+  );
 });
 
 test("one server may listen on several paths, and close() ends them all", async (context) => {

@@ -16,12 +16,16 @@ import { waitUntil } from "../support/waiting.js";
 const withoutMemory = CARRIER === "socket" ? "there is no arena without shared memory" : false;
 
 async function failure(promise: Promise<unknown>): Promise<ConnectError> {
-  const error = await promise.then(() => assert.fail("it did not fail"), (reason: unknown) => reason);
+  const error = await promise.then(
+    () => assert.fail("it did not fail"),
+    (reason: unknown) => reason,
+  );
   assert.ok(error instanceof ConnectError, String(error));
   return error;
 }
 
-const same = (actual: Uint8Array, expected: Uint8Array, what = "") => assert.equal(Buffer.compare(actual, expected), 0, what);
+const same = (actual: Uint8Array, expected: Uint8Array, what = "") =>
+  assert.equal(Buffer.compare(actual, expected), 0, what);
 
 for (const place of PLACES) {
   describe(`loans, ${place}`, () => {
@@ -39,7 +43,10 @@ for (const place of PLACES) {
           assert.equal(bytes.length, 0, "taken at once");
           same((await called).data, content, `${byteLength} bytes over ${transport.carrier}`);
           const error = await failure(client.echo({ data: bytes }));
-          assert.match(error.message, /its memory is gone: it was sent by an earlier call of \/isthmus\.test\.TestService\/Echo/);
+          assert.match(
+            error.message,
+            /its memory is gone: it was sent by an earlier call of \/isthmus\.test\.TestService\/Echo/,
+          );
         }
         assert.equal((await loan(transport, 0)).length, 0);
       }
@@ -53,8 +60,12 @@ for (const place of PLACES) {
         assert.equal(reply.data.length, 1 << 20);
         release(reply);
       }
-      const { spansSentInPlace, spansCopiedIn, spansCopiedOut, loans, leases, arenaInUseBytes } = transport.stats().connection!;
-      assert.deepEqual({ spansSentInPlace, spansCopiedIn, spansCopiedOut, loans, leases }, { spansSentInPlace: 20, spansCopiedIn: 0, spansCopiedOut: 0, loans: 0, leases: 0 });
+      const { spansSentInPlace, spansCopiedIn, spansCopiedOut, loans, leases, arenaInUseBytes } =
+        transport.stats().connection!;
+      assert.deepEqual(
+        { spansSentInPlace, spansCopiedIn, spansCopiedOut, loans, leases },
+        { spansSentInPlace: 20, spansCopiedIn: 0, spansCopiedOut: 0, loans: 0, leases: 0 },
+      );
       assert.ok(arenaInUseBytes <= 20 << 20);
     });
 
@@ -68,7 +79,12 @@ for (const place of PLACES) {
         return bytes;
       };
       for (const size of [300, 50_000, 400_000]) {
-        const [a, b, c, d] = [await filled(size, 1), await filled(size, 2), await filled(size, 3), await filled(size, 4)];
+        const [a, b, c, d] = [
+          await filled(size, 1),
+          await filled(size, 2),
+          await filled(size, 3),
+          await filled(size, 4),
+        ];
         const doubles = new Float64Array((await loan(transport, 8 * size)).buffer);
         for (let i = 0; i < size; i++) doubles[i] = i / 7;
         const reply = await client.echo({
@@ -126,7 +142,10 @@ for (const place of PLACES) {
       const held = [await loan(transport, 3 << 20), await loan(transport, 4 << 20)];
       const error = await failure(loan(transport, 2 << 20, { timeoutMs: 30 }));
       assert.equal(error.code, Code.ResourceExhausted);
-      assert.match(error.message, /no room for a loan of 2097152 bytes \(waited 30 ms\): of the arena of 8\.0 MiB, 7\.0 MiB are in 2 loans that this side has not sent/);
+      assert.match(
+        error.message,
+        /no room for a loan of 2097152 bytes \(waited 30 ms\): of the arena of 8\.0 MiB, 7\.0 MiB are in 2 loans that this side has not sent/,
+      );
       const controller = new AbortController();
       const waiting = failure(loan(transport, 2 << 20, { signal: controller.signal }));
       controller.abort();
@@ -174,12 +193,17 @@ for (const place of PLACES) {
       });
       const error = await failure(client.echo({ data: await loan(transport, 100_000) }));
       assert.equal(attempts, 2);
-      assert.match(error.message, /field isthmus\.test\.EchoRequest\.data .*it was sent by an earlier call of \/isthmus\.test\.TestService\/Echo/);
+      assert.match(
+        error.message,
+        /field isthmus\.test\.EchoRequest\.data .*it was sent by an earlier call of \/isthmus\.test\.TestService\/Echo/,
+      );
     });
   });
 }
 
-test("a handler's answers may be loans, and its waiting ends with its call", { skip: withoutMemory }, async (context) => {
+test("a handler's answers may be loans, and its waiting ends with its call", {
+  skip: withoutMemory,
+}, async (context) => {
   const path = tempSocket(context);
   let waited: Promise<unknown> | undefined;
   const server = createIsthmusServer({
@@ -215,7 +239,8 @@ test("a handler's answers may be loans, and its waiting ends with its call", { s
 
 test("sizes that are none and servers that are not there are errors", async (context) => {
   const transport = createIsthmusTransport({ address: tempSocket(context) });
-  for (const wrong of [-1, 1.5, Number.NaN]) assert.equal((await failure(loan(transport, wrong))).code, Code.InvalidArgument);
+  for (const wrong of [-1, 1.5, Number.NaN])
+    assert.equal((await failure(loan(transport, wrong))).code, Code.InvalidArgument);
   const error = await failure(loan(transport, 2 ** 31));
   assert.equal(error.code, Code.ResourceExhausted);
   assert.match(error.message, /limit of 2147418112 bytes/);

@@ -64,23 +64,45 @@ for (const place of PLACES) {
           choice: { case: "choiceMessage", value: { bytes: await next() } },
           doubles: typedList(doubles),
         });
-        assert.deepEqual(loans.map((bytes) => bytes.length), loans.map(() => 0));
+        assert.deepEqual(
+          loans.map((bytes) => bytes.length),
+          loans.map(() => 0),
+        );
         assert.equal(doubles.length, 0);
         assert.ok(reply.choice.case === "choiceMessage" && reply.nested?.choice.case === "choiceBytes");
         const arrived = [
-          reply.bytes, reply.nested.bytes, reply.nested.choice.value, reply.blobs[0], reply.blobs[2], reply.children[0].blobs[0],
-          reply.boolMap["true"], reply.boolMap["false"], reply.int64Map["7"].bytes, reply.choice.value.bytes,
+          reply.bytes,
+          reply.nested.bytes,
+          reply.nested.choice.value,
+          reply.blobs[0],
+          reply.blobs[2],
+          reply.children[0].blobs[0],
+          reply.boolMap["true"],
+          reply.boolMap["false"],
+          reply.int64Map["7"].bytes,
+          reply.choice.value.bytes,
         ];
-        assert.deepEqual(arrived.map((bytes, i) => [bytes.length, patternFault(bytes, i + 1)]), arrived.map(() => [byteLength, -1]));
+        assert.deepEqual(
+          arrived.map((bytes, i) => [bytes.length, patternFault(bytes, i + 1)]),
+          arrived.map(() => [byteLength, -1]),
+        );
         assert.deepEqual(reply.doubles, new Array(byteLength / 8).fill(1.5));
-        await assert.rejects(client.echo({ doubles: typedList(doubles) }), /its memory is gone: it was sent by an earlier call of .*KindsService\/Echo/);
+        await assert.rejects(
+          client.echo({ doubles: typedList(doubles) }),
+          /its memory is gone: it was sent by an earlier call of .*KindsService\/Echo/,
+        );
       }
     });
 
     test("by a part sends the part, and takes all", async (context) => {
       const server = await startServer(context, place);
       const { client, transport } = connectTo(context, server);
-      for (const [byteLength, from, to] of [[100, 10, 20], [300_000, 5, 40], [300_000, 70_001, 80_000], [300_000, 1, 299_999]]) {
+      for (const [byteLength, from, to] of [
+        [100, 10, 20],
+        [300_000, 5, 40],
+        [300_000, 70_001, 80_000],
+        [300_000, 1, 299_999],
+      ]) {
         const bytes = await loan(transport, byteLength);
         fillPattern(bytes, 3);
         const expected = bytes.slice(from, to);
@@ -126,14 +148,19 @@ for (const place of PLACES) {
         blobs.push(bytes);
       }
       const reply = await client.echo({ blobs });
-      assert.deepEqual(reply.blobs.map((bytes, i) => [bytes.length, patternFault(bytes, i)]), blobs.map((_, i) => [33_000 + i, -1]));
+      assert.deepEqual(
+        reply.blobs.map((bytes, i) => [bytes.length, patternFault(bytes, i)]),
+        blobs.map((_, i) => [33_000 + i, -1]),
+      );
       assert.ok(blobs.every((bytes) => bytes.length === 0));
       release(reply);
       await allReturned(transport, server);
     });
 
     test("with a long text arrives, even if the loan has all of the arena", async (context) => {
-      const { client, transport } = connectTo(context, await startServer(context, place), { memory: { arenaBytes: MIB } });
+      const { client, transport } = connectTo(context, await startServer(context, place), {
+        memory: { arenaBytes: MIB },
+      });
       const bytes = await loan(transport, MIB - 4096);
       fillPattern(bytes, 5);
       const text = "long".repeat(20_000);
@@ -162,10 +189,17 @@ describe("a loan", () => {
   });
 
   test("is not taken by a message that is too large, nor by one that cannot be encoded", async (context) => {
-    const { client, kinds, transport } = await serveOwn(context, { echo: ({ data }) => ({ data }) }, { client: { writeMaxBytes: 60_000 } });
+    const { client, kinds, transport } = await serveOwn(
+      context,
+      { echo: ({ data }) => ({ data }) },
+      { client: { writeMaxBytes: 60_000 } },
+    );
     for (const byteLength of [100, 50_000, 60_001]) {
       const bytes = await loan(transport, byteLength);
-      await assert.rejects(kinds.echo({ bytes, blobs: [new Uint8Array(60_000)] }), /larger than configured writeMaxBytes/);
+      await assert.rejects(
+        kinds.echo({ bytes, blobs: [new Uint8Array(60_000)] }),
+        /larger than configured writeMaxBytes/,
+      );
       await assert.rejects(kinds.echo({ bytes, int32: "no number" as unknown as number }), /int32/);
       assert.equal(bytes.length, byteLength);
       release(bytes);
@@ -214,7 +248,11 @@ describe("a loan", () => {
     const first = await startServer(context, "one process");
     const { transport } = connectTo(context, first);
     const other = await serveOwn(context, { echo: ({ data }) => ({ data }) });
-    const [sent, kept, unused] = await Promise.all([loan(transport, 200_000), loan(transport, 100), loan(transport, 50_000)]);
+    const [sent, kept, unused] = await Promise.all([
+      loan(transport, 200_000),
+      loan(transport, 100),
+      loan(transport, 50_000),
+    ]);
     await first.close(0);
     await waitUntil("the connection to be over", () => transport.state === "idle");
     fillPattern(sent, 1);
@@ -286,8 +324,13 @@ describe("a loan", () => {
     assert.equal(empty.length, 0);
     assert.equal((await client.echo({ data: empty })).number, 0n);
     assert.equal((await client.echo({ data: empty })).number, 0n);
-    for (const size of [-1, NaN, 1.5, Infinity]) await failure(loan(transport, size), Code.InvalidArgument, /a loan of .* bytes: expected a whole number/);
-    await failure(loan(transport, 2 ** 31), Code.ResourceExhausted, /a loan of 2147483648 bytes is larger than the limit of 2147418112 bytes/);
+    for (const size of [-1, NaN, 1.5, Infinity])
+      await failure(loan(transport, size), Code.InvalidArgument, /a loan of .* bytes: expected a whole number/);
+    await failure(
+      loan(transport, 2 ** 31),
+      Code.ResourceExhausted,
+      /a loan of 2147483648 bytes is larger than the limit of 2147418112 bytes/,
+    );
   });
 
   test("without a server fails with Unavailable", async (context) => {
@@ -299,7 +342,10 @@ describe("a loan", () => {
 
   test("of a foreign transport is ordinary memory with the same rules", async (context) => {
     const { client } = await serveOwn(context, { echo: ({ data }) => ({ data }) });
-    const bytes = await loan({ unary: () => Promise.reject(new Error()), stream: () => Promise.reject(new Error()) }, 100_000);
+    const bytes = await loan(
+      { unary: () => Promise.reject(new Error()), stream: () => Promise.reject(new Error()) },
+      100_000,
+    );
     assert.ok(bytes.every((byte) => byte === 0));
     fillPattern(bytes, 2);
     assert.equal(patternFault((await client.echo({ data: bytes })).data, 2), -1);
@@ -319,7 +365,11 @@ describe("when loans fill the arena", () => {
 
   test("one that can never fit fails at once, and says the size and what to do", async (context) => {
     const { transport } = await serveOwn(context, {}, small);
-    await failure(loan(transport, MIB), Code.ResourceExhausted, /a loan of 1048576 bytes is larger than the arena allows \(1044480 bytes\); raise the option memory\.arenaBytes, or use region\(1048576\)/);
+    await failure(
+      loan(transport, MIB),
+      Code.ResourceExhausted,
+      /a loan of 1048576 bytes is larger than the arena allows \(1044480 bytes\); raise the option memory\.arenaBytes, or use region\(1048576\)/,
+    );
   });
 
   test("the next waits, and gets room when one is released, or sent and back", async (context) => {
@@ -339,7 +389,8 @@ describe("when loans fill the arena", () => {
   test("the next fails in the end, and says who has the memory", async (context) => {
     const { transport } = await serveOwn(context, {}, small);
     const bytes = await loan(transport, 900_000);
-    const message = /no room for a loan of 900000 bytes \(waited 50 ms\): of the arena of 1\.0 MiB, 0\.9 MiB are in 1 loans that this side has not sent, 0\.0 MiB in 0 blocks/;
+    const message =
+      /no room for a loan of 900000 bytes \(waited 50 ms\): of the arena of 1\.0 MiB, 0\.9 MiB are in 1 loans that this side has not sent, 0\.0 MiB in 0 blocks/;
     await failure(loan(transport, 900_000, { timeoutMs: 50 }), Code.ResourceExhausted, message);
     assert.equal(bytes.length, 900_000);
   });
@@ -354,10 +405,17 @@ describe("when loans fill the arena", () => {
         return {};
       },
     };
-    const { client, transport } = await serveOwn(context, handlers, { ...small, server: { memory: { arenaBytes: MIB } } });
+    const { client, transport } = await serveOwn(context, handlers, {
+      ...small,
+      server: { memory: { arenaBytes: MIB } },
+    });
     const bytes = await loan(transport, 900_000);
     const controller = new AbortController();
-    const waiting = failure(loan(transport, 900_000, { signal: controller.signal }), Code.Canceled, /the wait was given up/);
+    const waiting = failure(
+      loan(transport, 900_000, { signal: controller.signal }),
+      Code.Canceled,
+      /the wait was given up/,
+    );
     await sleep(10);
     controller.abort();
     await waiting;
@@ -405,7 +463,11 @@ describe("when loans fill the arena", () => {
     const { client, transport } = await serveOwn(context, { echo: ({ data, text }) => ({ data, text }) }, small);
     const bytes = await loan(transport, MIB - 4096);
     for (const byteLength of [10, 20_000, 100_000, 2 * MIB]) {
-      const { data, text } = await within(60_000, `a call of ${byteLength} bytes`, client.echo({ data: pattern(6, byteLength), text: "x".repeat(byteLength) }));
+      const { data, text } = await within(
+        60_000,
+        `a call of ${byteLength} bytes`,
+        client.echo({ data: pattern(6, byteLength), text: "x".repeat(byteLength) }),
+      );
       assert.deepEqual([data.length, patternFault(data, 6), text.length], [byteLength, -1, byteLength]);
     }
     assert.equal(bytes.length, MIB - 4096);
@@ -417,7 +479,11 @@ describe("when loans fill the arena", () => {
     for (let i = 0; i < 4096; i++) loans.push(await loan(transport, 1));
     await failure(loan(transport, 1, { timeoutMs: 20 }), Code.ResourceExhausted, /in 4096 loans/);
     for (const byteLength of [10, 20_000, 100_000, 2 * MIB]) {
-      assert.equal((await within(60_000, `a call of ${byteLength} bytes`, client.echo({ data: new Uint8Array(byteLength) }))).number, BigInt(byteLength));
+      assert.equal(
+        (await within(60_000, `a call of ${byteLength} bytes`, client.echo({ data: new Uint8Array(byteLength) })))
+          .number,
+        BigInt(byteLength),
+      );
     }
     assert.ok(loans.every((bytes) => bytes.length === 1));
   });
@@ -439,7 +505,10 @@ describe("a getter of a message that is being encoded", () => {
       const reply = await client.echo(outer);
       assert.deepEqual([reply.text, reply.data.length, patternFault(reply.data, 1)], ["outer", 10, -1]);
       const innerReply = await inner!;
-      assert.deepEqual([innerReply.text, innerReply.data.length, patternFault(innerReply.data, 2)], ["inner", byteLength, -1]);
+      assert.deepEqual(
+        [innerReply.text, innerReply.data.length, patternFault(innerReply.data, 2)],
+        ["inner", byteLength, -1],
+      );
       assert.equal(spare.length, 1000);
       assert.equal(transport.stats().connections, 1);
     });
@@ -466,7 +535,10 @@ describe("a getter of a message that is being encoded", () => {
     const { client, kinds, transport } = await serveOwn(context, { echo: ({ data }) => ({ data }) });
     const { data } = await client.echo({ data: pattern(1, 100_000) });
     const lent = await loan(transport, 100_000);
-    for (const [victim, give] of [[data, () => release(data)], [lent, () => release(lent)]] as const) {
+    for (const [victim, give] of [
+      [data, () => release(data)],
+      [lent, () => release(lent)],
+    ] as const) {
       let reads = 0;
       const message = create(KindsSchema, { bytes: victim });
       Object.defineProperty(message, "choice", {
@@ -486,7 +558,11 @@ describe("a getter of a message that is being encoded", () => {
 });
 
 test("a message of a loan and bytes that are detached while it waits fails, and what was taken comes back", async (context) => {
-  const { client, kinds, transport } = await serveOwn(context, { echo: ({ data }) => ({ data }) }, { client: { memory: { arenaBytes: MIB, ringBytes: 65_536 } } });
+  const { client, kinds, transport } = await serveOwn(
+    context,
+    { echo: ({ data }) => ({ data }) },
+    { client: { memory: { arenaBytes: MIB, ringBytes: 65_536 } } },
+  );
   const blobs = [pattern(1, 20_000), await loan(transport, 50_000), pattern(2, 20_000), pattern(3, 300_000)];
   // Fills the ring, so that the message waits.
   const before = Array.from({ length: 100 }, (_, i) => client.echo({ data: pattern(i, 1000) }));

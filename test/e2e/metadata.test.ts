@@ -19,10 +19,17 @@ interface Answered {
   trailer: Headers;
 }
 
-async function echoWith({ client }: TestClient, headers: Headers | Record<string, string>, data = new Uint8Array(0)): Promise<Answered> {
+async function echoWith(
+  { client }: TestClient,
+  headers: Headers | Record<string, string>,
+  data = new Uint8Array(0),
+): Promise<Answered> {
   let header: Headers | undefined;
   let trailer: Headers | undefined;
-  const { text } = await client.echo({ text: "t", data }, { headers, onHeader: (value) => (header = value), onTrailer: (value) => (trailer = value) });
+  const { text } = await client.echo(
+    { text: "t", data },
+    { headers, onHeader: (value) => (header = value), onTrailer: (value) => (trailer = value) },
+  );
   return { text, header: header!, trailer: trailer! };
 }
 
@@ -85,17 +92,28 @@ for (const place of PLACES) {
       // The server sends them back twice, so half the limit is what fits.
       const value = "v".repeat(8000);
       for (const byteLength of [0, 16_384, 500_000]) {
-        assert.equal((await echoWith(here, { "x-large": value }, patternBytes(byteLength, 2))).header.get("x-large"), value);
+        assert.equal(
+          (await echoWith(here, { "x-large": value }, patternBytes(byteLength, 2))).header.get("x-large"),
+          value,
+        );
       }
     });
 
     test("request headers over the limit are refused with ResourceExhausted, which names the limit", async () => {
-      await failure(here.client.echo({}, { headers: { "y-large": "v".repeat(16_400) } }), Code.ResourceExhausted, /headers of 164\d\d bytes.* limit of 16352/);
+      await failure(
+        here.client.echo({}, { headers: { "y-large": "v".repeat(16_400) } }),
+        Code.ResourceExhausted,
+        /headers of 164\d\d bytes.* limit of 16352/,
+      );
       assert.equal((await here.client.echo({ text: "on" })).text, "on");
     });
 
     test("response headers over the limit fail the call with ResourceExhausted, which names the limit", async () => {
-      await failure(here.client.echo({}, { headers: { "x-large": "v".repeat(9000) } }), Code.ResourceExhausted, /headers of \d+ bytes.* limit of 16352/);
+      await failure(
+        here.client.echo({}, { headers: { "x-large": "v".repeat(9000) } }),
+        Code.ResourceExhausted,
+        /headers of \d+ bytes.* limit of 16352/,
+      );
     });
 
     test("invalid headers reject the call and nothing else", async () => {
@@ -105,7 +123,11 @@ for (const place of PLACES) {
     });
 
     test("a failed call carries headers and trailers set before it failed, with the error's own, as metadata", async () => {
-      const error = await failure(here.client.fail({ code: Code.Aborted, message: "m" }, { headers: { "x-one": "1" } }), Code.Aborted, /m/);
+      const error = await failure(
+        here.client.fail({ code: Code.Aborted, message: "m" }, { headers: { "x-one": "1" } }),
+        Code.Aborted,
+        /m/,
+      );
       assert.equal(error.metadata.get("x-failed"), "yes");
       assert.equal(error.metadata.get("x-one"), "1");
       assert.equal(error.metadata.get("x-trailer-one"), "1");
@@ -113,7 +135,11 @@ for (const place of PLACES) {
     });
 
     test("metadata that is too large to send does not hide the error", async () => {
-      await failure(here.client.fail({ code: Code.Aborted, message: "the point" }, { headers: { "x-large": "v".repeat(9000) } }), Code.Aborted, /the point/);
+      await failure(
+        here.client.fail({ code: Code.Aborted, message: "the point" }, { headers: { "x-large": "v".repeat(9000) } }),
+        Code.Aborted,
+        /the point/,
+      );
     });
   });
 }
@@ -155,7 +181,10 @@ test("several cookies stay several", async (context) => {
 
 test("messages travel in binary headers", async (context) => {
   const here = await serveEcho(context, ({ responseTrailer }) => {
-    responseTrailer.set("reply-bin", encodeBinaryHeader(create(EchoReplySchema, { text: "in a trailer" }), EchoReplySchema));
+    responseTrailer.set(
+      "reply-bin",
+      encodeBinaryHeader(create(EchoReplySchema, { text: "in a trailer" }), EchoReplySchema),
+    );
   });
   const { trailer } = await echoWith(here, {});
   assert.equal(decodeBinaryHeader(trailer.get("reply-bin")!, EchoReplySchema).text, "in a trailer");

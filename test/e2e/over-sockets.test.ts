@@ -1,6 +1,6 @@
 /**
- * The end-to-end suites, and further proofs, once more, without the addon: the same bodies over the socket carrier, on the same Node.js. Each suite is
- * a test here, and a failure names what failed in it.
+ * The end-to-end suites, and further proofs, once more, without the addon: the same bodies over the socket carrier, on
+ * the same Node.js. Each suite is a test here, and a failure names what failed in it.
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -45,7 +45,12 @@ const LEFT_OUT: Record<string, string> = {
   "over-sockets.test.js": "this suite",
 };
 /** Other proofs that are about connections, not about shared memory. */
-const FURTHER = ["../fault/death.test.js", "../stress/liveness.test.js", "../stress/pressure.test.js", "../stress/volume.test.js"];
+const FURTHER = [
+  "../fault/death.test.js",
+  "../stress/liveness.test.js",
+  "../stress/pressure.test.js",
+  "../stress/volume.test.js",
+];
 /** Only to end what hangs. */
 const SUITE_MS_MAX = 900_000;
 
@@ -81,7 +86,9 @@ function failuresIn(report: string): string {
   return failed.length > 0 ? failed.join("\n") : report.slice(-4000);
 }
 
-describe("over the socket, without the addon", { skip: CARRIER === "socket" ? "it is run like that already" : false }, () => {
+describe("over the socket, without the addon", {
+  skip: CARRIER === "socket" ? "it is run like that already" : false,
+}, () => {
   for (const suite of [...suites.filter((name) => !(name in LEFT_OUT)), ...FURTHER]) {
     test(suite.replace(/^.*\/|\.test\.js$/g, ""), async (context) => {
       const { code, passed, report } = await runWithoutAddon(suite);

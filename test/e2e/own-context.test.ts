@@ -1,6 +1,6 @@
 /**
- * CONTEXT-2: what code of the user's does to its async context (`AsyncLocalStorage.enterWith`, as an authentication interceptor may) is seen by no other
- * request: over every carrier, for every kind of method, wherever that code runs.
+ * CONTEXT-2: what code of the user's does to its async context (`AsyncLocalStorage.enterWith`, as an authentication
+ * interceptor may) is seen by no other request: over every carrier, for every kind of method, wherever that code runs.
  */
 import assert from "node:assert/strict";
 import { AsyncLocalStorage } from "node:async_hooks";
@@ -18,16 +18,33 @@ import { tempSocket } from "../support/temp.js";
 
 const storage = new AsyncLocalStorage<string>();
 
-const WAYS: Record<string, { readonly address?: string; readonly skip?: string | false; readonly both?: Pick<IsthmusServerOptions, "polling">; readonly client?: Partial<IsthmusTransportOptions> }> = {
+const WAYS: Record<
+  string,
+  {
+    readonly address?: string;
+    readonly skip?: string | false;
+    readonly both?: Pick<IsthmusServerOptions, "polling">;
+    readonly client?: Partial<IsthmusTransportOptions>;
+  }
+> = {
   "shared memory": { skip: onlyWithAddon, client: { carrier: "shm" } },
   "shared memory without polling": { skip: onlyWithAddon, both: { polling: false }, client: { carrier: "shm" } },
   "a Unix socket": { client: { carrier: "socket" } },
-  "TCP": { address: "tcp:127.0.0.1:0" },
+  TCP: { address: "tcp:127.0.0.1:0" },
   "HTTP/2": { address: "http://127.0.0.1:0" },
 };
 
 /** Which code of the user's calls `enterWith`. */
-type Polluter = "none" | "handler" | "first step of an async handler" | "interceptor" | "abort listener" | "end of a generator" | "getter" | "codec" | "contextValues";
+type Polluter =
+  | "none"
+  | "handler"
+  | "first step of an async handler"
+  | "interceptor"
+  | "abort listener"
+  | "end of a generator"
+  | "getter"
+  | "codec"
+  | "contextValues";
 
 interface Served {
   readonly address: string;
@@ -139,14 +156,23 @@ async function* three() {
 }
 
 /** Every kind of method, several at once, whole, left early and canceled. */
-async function callEverything({ address }: Served, owner: Owner, options: Partial<IsthmusTransportOptions> = {}): Promise<void> {
+async function callEverything(
+  { address }: Served,
+  owner: Owner,
+  options: Partial<IsthmusTransportOptions> = {},
+): Promise<void> {
   const transport = createIsthmusTransport({ ...options, address });
   owner.after(() => transport.close());
   const client = createClient(StreamService, transport);
   const drain = async (messages: AsyncIterable<unknown>) => {
     for await (const message of messages) void message;
   };
-  const one = () => [client.echo({}), client.sum(three()), drain(client.count({ count: 5n })), drain(client.chat(three()))];
+  const one = () => [
+    client.echo({}),
+    client.sum(three()),
+    drain(client.count({ count: 5n })),
+    drain(client.chat(three())),
+  ];
   await Promise.all([...one(), ...one()]);
   for (const call of one()) await call;
   for await (const message of client.count({ count: 1000n })) {
@@ -166,7 +192,17 @@ async function* forEver(signal: AbortSignal) {
 }
 
 describe("a store that one request leaves behind is found by no other", () => {
-  const polluters: Polluter[] = ["none", "handler", "first step of an async handler", "interceptor", "abort listener", "end of a generator", "getter", "codec", "contextValues"];
+  const polluters: Polluter[] = [
+    "none",
+    "handler",
+    "first step of an async handler",
+    "interceptor",
+    "abort listener",
+    "end of a generator",
+    "getter",
+    "codec",
+    "contextValues",
+  ];
   for (const [name, way] of Object.entries(WAYS)) {
     for (const polluter of polluters) {
       // Over HTTP messages are Connect's to encode, and it knows no values of a connection.

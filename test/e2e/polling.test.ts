@@ -55,7 +55,10 @@ for (const place of PLACES) {
         const busy = keepBusy(client, width, () => stopped);
         const immediate = await longestGap(() => turn(), 100);
         const timer = await longestGap(() => sleep(1), 100);
-        const tick = await longestGap(() => new Promise<void>((resolve) => setImmediate(() => process.nextTick(resolve))), 100);
+        const tick = await longestGap(
+          () => new Promise<void>((resolve) => setImmediate(() => process.nextTick(resolve))),
+          100,
+        );
         stopped = true;
         const calls = await busy;
         assert.ok(calls > width, `${calls} calls`);
@@ -98,7 +101,8 @@ test("polling: false works on both ends, for every size", async (context) => {
     for (let i = 0; i < 200; i++) assert.equal((await client.echo({ number: BigInt(i) })).number, BigInt(i));
     await Promise.all(Array.from({ length: 200 }, (_, i) => client.echo({ data: new Uint8Array(i * 1000) })));
     assert.equal((await client.echo({ data: new Uint8Array(5_000_000) })).data.length, 5_000_000);
-    if (transport.carrier === "shm") assert.ok(transport.stats().connection!.doorbellsReceived > 0, "it slept between answers");
+    if (transport.carrier === "shm")
+      assert.ok(transport.stats().connection!.doorbellsReceived > 0, "it slept between answers");
   }
 });
 
@@ -144,7 +148,9 @@ test("a side is settled when it has answered what came, and not before", { skip:
 
   const inHandler: Pollable[][] = [];
   const path = tempSocket(context);
-  const server = createIsthmusServer({ routes: (router) => router.service(TestService, { echo: () => (inHandler.push(unsettled()), {}) }) });
+  const server = createIsthmusServer({
+    routes: (router) => router.service(TestService, { echo: () => (inHandler.push(unsettled()), {}) }),
+  });
   await server.listen(path);
   context.after(() => server.close({ timeoutMs: 0 }));
   const { client } = connectTo(context, { path });

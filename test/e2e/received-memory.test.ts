@@ -56,7 +56,8 @@ for (const leases of LIFETIMES) {
       const { client } = connect(context, path, leases);
       const mine: { data: Uint8Array; seed: number }[] = [];
       const checkAll = () => {
-        for (const { data, seed } of [...mine, ...kept]) assert.equal(Buffer.compare(data, patternBytes(data.length, seed)), 0, `the bytes of call ${seed}`);
+        for (const { data, seed } of [...mine, ...kept])
+          assert.equal(Buffer.compare(data, patternBytes(data.length, seed)), 0, `the bytes of call ${seed}`);
       };
       let seed = 0;
       for (let round = 0; round < 60; round++) {
@@ -65,7 +66,9 @@ for (const leases of LIFETIMES) {
             const own = ++seed;
             const length = SIZES[random(SIZES.length)] + random(100);
             const options = random(8) === 0 ? { signal: AbortSignal.timeout(1 + random(3)) } : {};
-            const reply = await client.echo({ data: patternBytes(length, own), number: BigInt(own) }, options).catch(() => undefined);
+            const reply = await client
+              .echo({ data: patternBytes(length, own), number: BigInt(own) }, options)
+              .catch(() => undefined);
             if (reply === undefined) return assert.ok("signal" in options, "only calls with a time limit fail");
             assert.equal(Buffer.compare(reply.data, patternBytes(length, own)), 0, `the reply to call ${own}`);
             const what = random(4);
@@ -75,8 +78,10 @@ for (const leases of LIFETIMES) {
               release(reply);
             } else if (what === 2) {
               // Moved away by its user: nobody else may come to have the memory meanwhile.
-              const whole = reply.data.byteOffset === 0 && reply.data.buffer.byteLength === length && leases !== "strict";
-              const moved = (whole ? transferBuffer(reply.data.buffer as ArrayBuffer) : undefined) ?? new ArrayBuffer(0);
+              const whole =
+                reply.data.byteOffset === 0 && reply.data.buffer.byteLength === length && leases !== "strict";
+              const moved =
+                (whole ? transferBuffer(reply.data.buffer as ArrayBuffer) : undefined) ?? new ArrayBuffer(0);
               if (moved.byteLength === length) mine.push({ data: new Uint8Array(moved), seed: own });
             }
           }),
@@ -108,7 +113,9 @@ for (const leases of LIFETIMES) {
       const first = connect(context, path, leases);
       const second = connect(context, path, leases);
       const seeds = [1, 2, 4, 5];
-      const replies = await Promise.all(seeds.map((seed) => first.client.echo({ data: patternBytes(400_000, seed), number: BigInt(seed) })));
+      const replies = await Promise.all(
+        seeds.map((seed) => first.client.echo({ data: patternBytes(400_000, seed), number: BigInt(seed) })),
+      );
       await first.transport.close();
       for (let i = 0; i < 20; i++) release(await second.client.echo({ data: patternBytes(400_000, 7), number: 7n }));
       replies.forEach(({ data }, i) => assert.equal(Buffer.compare(data, patternBytes(400_000, seeds[i])), 0));
@@ -164,7 +171,16 @@ test("the rest of a request that was given up is not read into another's memory"
   const flags = FLAG.endStream | FLAG.follows;
   peer.socket.write(methodFrame(0, "Echo"));
   // Its time runs out while half of it is there.
-  peer.socket.write(frameBytes({ kind: KIND.request, flags, streamId: 0x10001, argument: 30, messageLength: byteLength, fragmentLength: byteLength }));
+  peer.socket.write(
+    frameBytes({
+      kind: KIND.request,
+      flags,
+      streamId: 0x10001,
+      argument: 30,
+      messageLength: byteLength,
+      fragmentLength: byteLength,
+    }),
+  );
   peer.socket.write(Buffer.alloc(byteLength / 2, 0xaa));
   assert.equal((await peer.frame()).frame.code, Code.DeadlineExceeded);
   for (let i = 0; i < 5; i++) await client.echo({ data: patternBytes(byteLength - 100, 3), number: 3n });

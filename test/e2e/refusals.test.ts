@@ -17,7 +17,11 @@ import { connectTo, serveInChild } from "../support/test-server.js";
 import { failure, waitUntil } from "../support/waiting.js";
 
 const root = process.getuid!() === 0;
-const skip = !root ? "only root can become another user" : !HAS_CREDENTIALS ? "without the addon nobody is known by their user" : false;
+const skip = !root
+  ? "only root can become another user"
+  : !HAS_CREDENTIALS
+    ? "without the addon nobody is known by their user"
+    : false;
 const NOBODY = 65534;
 const SOMEBODY = 12345;
 
@@ -75,7 +79,11 @@ describe("a path", () => {
   test("of a server that never answers", async (context) => {
     const { path } = await serveSilently(context);
     const { client } = connectTo(context, { path }, { handshakeTimeoutMs: 100 });
-    await failure(client.echo({}), Code.Unavailable, /no answer to the handshake within 100 ms; is this an Isthmus server/);
+    await failure(
+      client.echo({}),
+      Code.Unavailable,
+      /no answer to the handshake within 100 ms; is this an Isthmus server/,
+    );
   });
 
   test("of a server that sends half an answer", async (context) => {
@@ -91,33 +99,50 @@ describe("a path", () => {
   });
 
   test("of a server that chose a protocol version that this client does not have", async (context) => {
-    const { path } = await serveRaw(context, (socket) => socket.write(encodeHandshake({ kind: "accepted", version: 99, features: 0, maxStreams: 1 })));
+    const { path } = await serveRaw(context, (socket) =>
+      socket.write(encodeHandshake({ kind: "accepted", version: 99, features: 0, maxStreams: 1 })),
+    );
     await refused(context, path, Code.Unavailable, /protocol version 99, which this client does not speak/);
   });
 
   test("of a server that greets instead of answering", async (context) => {
-    const hello = encodeHandshake({ kind: "hello", minVersion: 1, maxVersion: 1, featuresSupported: 0, featuresRequired: 0, maxStreams: 1 });
+    const hello = encodeHandshake({
+      kind: "hello",
+      minVersion: 1,
+      maxVersion: 1,
+      featuresSupported: 0,
+      featuresRequired: 0,
+      maxStreams: 1,
+    });
     const { path } = await serveRaw(context, (socket) => socket.write(hello));
     await refused(context, path, Code.Unavailable, /with a greeting of its own/);
   });
 
   test("of a server that welcomes with shared memory, but without its descriptors", async (context) => {
-    const { path } = await serveRaw(context, (socket) => socket.write(encodeHandshake({ kind: "accepted", version: 1, features: FEATURE.sharedMemory, maxStreams: 1 })));
+    const { path } = await serveRaw(context, (socket) =>
+      socket.write(encodeHandshake({ kind: "accepted", version: 1, features: FEATURE.sharedMemory, maxStreams: 1 })),
+    );
     await refused(context, path, Code.Unavailable, /0 descriptors|features 0x1, which this client did not offer/);
   });
 
   test("of a server that chose features that were not offered", async (context) => {
-    const { path } = await serveRaw(context, (socket) => socket.write(encodeHandshake({ kind: "accepted", version: 1, features: 0x40000000, maxStreams: 1 })));
+    const { path } = await serveRaw(context, (socket) =>
+      socket.write(encodeHandshake({ kind: "accepted", version: 1, features: 0x40000000, maxStreams: 1 })),
+    );
     await refused(context, path, Code.Unavailable, /features 0x40000000, which this client did not offer/);
   });
 
   test("of a server that refuses", async (context) => {
-    const { path } = await serveRaw(context, (socket) => socket.write(encodeHandshake({ kind: "refused", code: Code.PermissionDenied, message: "not you" })));
+    const { path } = await serveRaw(context, (socket) =>
+      socket.write(encodeHandshake({ kind: "refused", code: Code.PermissionDenied, message: "not you" })),
+    );
     await refused(context, path, Code.PermissionDenied, /not you/);
   });
 
   test("of a server that refuses before it was greeted", async (context) => {
-    const { path } = await serveRaw(context, (socket) => socket.end(encodeHandshake({ kind: "refused", code: Code.PermissionDenied, message: "not you" })));
+    const { path } = await serveRaw(context, (socket) =>
+      socket.end(encodeHandshake({ kind: "refused", code: Code.PermissionDenied, message: "not you" })),
+    );
     for (let i = 0; i < 10; i++) await refused(context, path, Code.PermissionDenied, /not you/);
   });
 
@@ -129,8 +154,11 @@ describe("a path", () => {
       new Uint8Array(8),
     ];
     let next = 0;
-    const { path } = await serveRaw(context, (socket) => (next % 5 === 4 ? socket.destroy() : socket.write(answers[next % 5])));
-    const attempt = () => assert.rejects(connectTo(context, { path }, { handshakeTimeoutMs: 50 }).client.echo({}), ConnectError);
+    const { path } = await serveRaw(context, (socket) =>
+      next % 5 === 4 ? socket.destroy() : socket.write(answers[next % 5]),
+    );
+    const attempt = () =>
+      assert.rejects(connectTo(context, { path }, { handshakeTimeoutMs: 50 }).client.echo({}), ConnectError);
     await attempt();
     const before = ownDescriptors();
     for (next = 0; next < 20; next++) await attempt();
@@ -226,7 +254,10 @@ describe("a client of another user", { skip }, () => {
       for (const { said } of outcomes) {
         const { code, message } = said[0] as Failure;
         assert.equal(code, "PermissionDenied", message);
-        assert.match(message, new RegExp(`user ${uid} may not connect to this server; its option \`allow\` decides who may`));
+        assert.match(
+          message,
+          new RegExp(`user ${uid} may not connect to this server; its option \`allow\` decides who may`),
+        );
       }
       assert.equal((await server.stats()).refused, 3);
     });
@@ -328,8 +359,14 @@ describe("without the addon", () => {
     );
     assert.deepEqual(said.slice(0, 3), ["xsocket", "xsocket", "xsocket"]);
     const warnings = said[3] as { name: string; code: string; message: string }[];
-    assert.deepEqual(warnings.map(({ name, code }) => [name, code]), [["IsthmusWarning", "ISTHMUS_NO_SHARED_MEMORY"]]);
-    assert.match(warnings[0].message, /shared memory is not available here: turned off by the environment variable ISTHMUS_ADDON=none/);
+    assert.deepEqual(
+      warnings.map(({ name, code }) => [name, code]),
+      [["IsthmusWarning", "ISTHMUS_NO_SHARED_MEMORY"]],
+    );
+    assert.match(
+      warnings[0].message,
+      /shared memory is not available here: turned off by the environment variable ISTHMUS_ADDON=none/,
+    );
   });
 
   test('carrier "shm" fails as soon as transport or server are made', async (context) => {
@@ -340,7 +377,10 @@ describe("without the addon", () => {
       tempSocket(context),
       none,
     );
-    assert.deepEqual((said as { code: string }[]).map(({ code }) => code), ["FailedPrecondition", "FailedPrecondition"]);
+    assert.deepEqual(
+      (said as { code: string }[]).map(({ code }) => code),
+      ["FailedPrecondition", "FailedPrecondition"],
+    );
   });
 });
 
@@ -353,23 +393,43 @@ test("a client of another version is refused with both versions, and told which 
   ]) {
     const socket = connect(server.path);
     socket.on("error", () => {});
-    socket.write(encodeHandshake({ kind: "hello", minVersion, maxVersion, featuresSupported: 0, featuresRequired: 0, maxStreams: 1 }));
+    socket.write(
+      encodeHandshake({
+        kind: "hello",
+        minVersion,
+        maxVersion,
+        featuresSupported: 0,
+        featuresRequired: 0,
+        maxStreams: 1,
+      }),
+    );
     const chunks: Buffer[] = [];
     for await (const chunk of socket) chunks.push(chunk as Buffer);
     const answer = decodeHandshake(Buffer.concat(chunks));
     assert.equal(answer?.kind, "refused");
     assert.ok(answer.kind === "refused");
     assert.equal(answer.code, Code.FailedPrecondition);
-    assert.match(answer.message, new RegExp(`no common protocol version: the client speaks ${minVersion} to ${maxVersion}, this server 1 to 1; update the older`));
+    assert.match(
+      answer.message,
+      new RegExp(
+        `no common protocol version: the client speaks ${minVersion} to ${maxVersion}, this server 1 to 1; update the older`,
+      ),
+    );
   }
 });
 
 test("memory sizes that make no sense are refused, with those that would", () => {
   const wrong: [memory: { ringBytes?: number; arenaBytes?: number }, message: RegExp][] = [
-    [{ ringBytes: 1000 }, /option memory\.ringBytes: expected a number of bytes, a power of two from 64 KiB to 256 MiB, not 1000/],
+    [
+      { ringBytes: 1000 },
+      /option memory\.ringBytes: expected a number of bytes, a power of two from 64 KiB to 256 MiB, not 1000/,
+    ],
     [{ ringBytes: NaN }, /memory\.ringBytes.*not NaN/],
     [{ ringBytes: 2 ** 30 }, /memory\.ringBytes/],
-    [{ arenaBytes: 65536 }, /option memory\.arenaBytes: expected a number of bytes, a multiple of 64 KiB from 128 KiB to/],
+    [
+      { arenaBytes: 65536 },
+      /option memory\.arenaBytes: expected a number of bytes, a multiple of 64 KiB from 128 KiB to/,
+    ],
     [{ arenaBytes: -1 }, /memory\.arenaBytes/],
     [{ arenaBytes: 1_000_000 }, /memory\.arenaBytes/],
   ];

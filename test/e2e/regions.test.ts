@@ -23,7 +23,9 @@ export interface RegionsPeerData {
 }
 
 const MEBIBYTE = 1 << 20;
-/** What the largest region, and its receiver's private copy of no page of it, need to be safe from the machine's limit. */
+/**
+ * What the largest region, and its receiver's private copy of no page of it, need to be safe from the machine's limit.
+ */
 const AVAILABLE_BYTES_MIN = 5 * 1024 * MEBIBYTE;
 
 function availableBytes(): number {
@@ -32,7 +34,10 @@ function availableBytes(): number {
 
 async function startKeeper(owner: Owner): Promise<{ path: string; child: Child }> {
   const path = tempSocket(owner);
-  return { path, child: await startChild(owner, "./regions.peer.js", { role: "keep", path } satisfies RegionsPeerData) };
+  return {
+    path,
+    child: await startChild(owner, "./regions.peer.js", { role: "keep", path } satisfies RegionsPeerData),
+  };
 }
 
 for (const place of PLACES) {
@@ -75,7 +80,8 @@ for (const leases of LEASE_LIFETIMES) {
     let kept: Uint8Array | undefined;
     const server = createIsthmusServer({
       leases,
-      routes: (router) => router.service(TestService, { echo: ({ data }) => ({ number: BigInt(crc32((kept = data))) }) }),
+      routes: (router) =>
+        router.service(TestService, { echo: ({ data }) => ({ number: BigInt(crc32((kept = data))) }) }),
     });
     const path = tempSocket(context);
     await server.listen(path);
@@ -111,7 +117,8 @@ describe("a region that is sent", { skip: onlyWithAddon }, () => {
     const expected = crc32(bytes);
     for (const client of clients) assert.equal((await client.echo({ data: bytes })).number, BigInt(bytes.length));
     bytes.fill(1);
-    for (const { child } of keepers) assert.equal(await child.ask("checksum"), expected, "stores after sending stay with the sender");
+    for (const { child } of keepers)
+      assert.equal(await child.ask("checksum"), expected, "stores after sending stay with the sender");
     await keepers[0].child.ask("write", 2);
     assert.equal(await keepers[0].child.ask("byteAt", 4000), 2);
     assert.equal(await keepers[1].child.ask("checksum"), expected, "a receiver's stores stay with the receiver");
@@ -122,7 +129,10 @@ describe("a region that is sent", { skip: onlyWithAddon }, () => {
 
   test("stays readable when its sender is killed", async (context) => {
     const keeper = await startKeeper(context);
-    const sender = await startChild(context, "./regions.peer.js", { role: "send", path: keeper.path } satisfies RegionsPeerData);
+    const sender = await startChild(context, "./regions.peer.js", {
+      role: "send",
+      path: keeper.path,
+    } satisfies RegionsPeerData);
     await sender.ask("send", 3 * MEBIBYTE);
     await sender.kill();
     await waitUntil("the connection to end", async () => (await keeper.child.ask("connections")) === 0);
@@ -163,7 +173,9 @@ describe("a region that is sent", { skip: onlyWithAddon }, () => {
     const { client } = connectTo(context, server);
     const regions = await Promise.all(Array.from({ length: 8 }, () => region(40_000)));
     regions.forEach((bytes, i) => bytes.fill(i));
-    const replies = await Promise.all(Array.from({ length: 600 }, (_, i) => client.checksum({ data: regions[i % 8], sequence: BigInt(i) })));
+    const replies = await Promise.all(
+      Array.from({ length: 600 }, (_, i) => client.checksum({ data: regions[i % 8], sequence: BigInt(i) })),
+    );
     replies.forEach(({ checksum, sequence }, i) => {
       assert.equal(Number(sequence), i);
       assert.equal(checksum, crc32(regions[i % 8]));
@@ -178,7 +190,9 @@ describe("a region that is sent", { skip: onlyWithAddon }, () => {
     for (let round = 0; round < 5; round++) {
       const bytes = await region(200_000);
       const controller = new AbortController();
-      const calls = Array.from({ length: 300 }, () => client.checksum({ data: bytes }, { signal: controller.signal }).catch(() => undefined));
+      const calls = Array.from({ length: 300 }, () =>
+        client.checksum({ data: bytes }, { signal: controller.signal }).catch(() => undefined),
+      );
       controller.abort();
       release(bytes);
       await Promise.all(calls);
@@ -190,13 +204,18 @@ describe("a region that is sent", { skip: onlyWithAddon }, () => {
 
 describe("the size of a region", () => {
   test("is at most 2 GiB − 64 KiB, and a number", async () => {
-    const refused = await failure(region(PAYLOAD_BYTES_MAX + 1), Code.ResourceExhausted, /2147418113 bytes is larger than the limit of 2147418112 bytes/);
+    const refused = await failure(
+      region(PAYLOAD_BYTES_MAX + 1),
+      Code.ResourceExhausted,
+      /2147418113 bytes is larger than the limit of 2147418112 bytes/,
+    );
     assert.equal(refused.code, Code.ResourceExhausted);
     await failure(region(-1), Code.InvalidArgument, /whole number/);
     await failure(region(1.5), Code.InvalidArgument, /whole number/);
   });
 
-  const tooLittle = availableBytes() < AVAILABLE_BYTES_MIN ? `needs ${AVAILABLE_BYTES_MIN} bytes of available memory` : onlyWithAddon;
+  const tooLittle =
+    availableBytes() < AVAILABLE_BYTES_MIN ? `needs ${AVAILABLE_BYTES_MIN} bytes of available memory` : onlyWithAddon;
   test("2 GiB − 64 KiB arrive in another process, and exist once", { skip: tooLittle }, async (context) => {
     const keeper = await startKeeper(context);
     const { client } = connectTo(context, keeper);

@@ -1,4 +1,7 @@
-/** A handler that calls on and lets the error through: its caller gets code, text and details, but no metadata of a server that it does not know. */
+/**
+ * A handler that calls on and lets the error through: its caller gets code, text and details, but no metadata of a
+ * server that it does not know.
+ */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import type { Client } from "@connectrpc/connect";
@@ -14,10 +17,17 @@ import { failure } from "../support/waiting.js";
 
 type Streams = Client<typeof StreamService>;
 
-const CARRIERS: Record<string, { readonly address: (owner: Owner) => string; readonly client: Partial<IsthmusTransportOptions>; readonly skip?: string | false }> = {
+const CARRIERS: Record<
+  string,
+  {
+    readonly address: (owner: Owner) => string;
+    readonly client: Partial<IsthmusTransportOptions>;
+    readonly skip?: string | false;
+  }
+> = {
   "shared memory": { address: tempSocket, client: { carrier: "shm" }, skip: onlyWithAddon },
   "a Unix socket": { address: tempSocket, client: { carrier: "socket" } },
-  "TCP": { address: () => "tcp:127.0.0.1:0", client: {} },
+  TCP: { address: () => "tcp:127.0.0.1:0", client: {} },
   "HTTP/2": { address: () => "http://127.0.0.1:0", client: {} },
 };
 /** Errors of Connect's own transports say since version 2.3 that they came from a server. */
@@ -33,17 +43,22 @@ async function serve(owner: Owner, carrier: string, routes: IsthmusServerOptions
 }
 
 const CALLS: Record<string, (client: Streams) => Promise<unknown>> = {
-  "unary": (client) => client.echo({}),
+  unary: (client) => client.echo({}),
   "server streaming": (client) => all(client.count({})),
   "client streaming": (client) => client.sum(items(1)),
-  "bidirectional": (client) => all(client.chat(items(1))),
+  bidirectional: (client) => all(client.chat(items(1))),
 };
 
 const upstreamRoutes: IsthmusServerOptions["routes"] = (router) => {
-  const fail = (_: unknown, { responseHeader, responseTrailer }: { responseHeader: Headers; responseTrailer: Headers }): never => {
+  const fail = (
+    _: unknown,
+    { responseHeader, responseTrailer }: { responseHeader: Headers; responseTrailer: Headers },
+  ): never => {
     responseHeader.set("x-upstream-header", "internal.example:9000");
     responseTrailer.set("x-upstream-trailer", "internal.example:9000");
-    throw new ConnectError("not there", Code.NotFound, { "x-upstream": "secret", "set-cookie": "session=1" }, [{ desc: ItemSchema, value: { text: "which" } }]);
+    throw new ConnectError("not there", Code.NotFound, { "x-upstream": "secret", "set-cookie": "session=1" }, [
+      { desc: ItemSchema, value: { text: "which" } },
+    ]);
   };
   router.service(StreamService, {
     echo: fail,
@@ -90,16 +105,26 @@ for (const [first, { skip = false }] of Object.entries(CARRIERS)) {
     for (const [second, other] of Object.entries(CARRIERS)) {
       // Connect's own servers and transports do it since version 2.3.
       const isOld = !CONNECT_SAYS && (first === "HTTP/2" || second === "HTTP/2");
-      test(`are relayed over ${second} without the metadata of the server that made them`, { skip: other.skip || (isOld && "this version of Connect relays metadata") }, async (context) => {
+      test(`are relayed over ${second} without the metadata of the server that made them`, {
+        skip: other.skip || (isOld && "this version of Connect relays metadata"),
+      }, async (context) => {
         const upstream = await serve(context, first, upstreamRoutes);
         const client = await serve(context, second, relaying(upstream));
         for (const [kind, call] of Object.entries(CALLS)) {
           const direct = await failure(call(upstream), Code.NotFound, /not there/);
           assert.equal(direct.metadata.get("x-upstream"), "secret", kind);
           const relayed = await failure(call(client), Code.NotFound, /not there/);
-          assert.deepEqual(relayed.findDetails(ItemSchema).map(({ text }) => text), ["which"], kind);
+          assert.deepEqual(
+            relayed.findDetails(ItemSchema).map(({ text }) => text),
+            ["which"],
+            kind,
+          );
           const names = [...relayed.metadata.keys()];
-          assert.deepEqual(names.filter((name) => name.includes("upstream") || name === "set-cookie"), [], kind);
+          assert.deepEqual(
+            names.filter((name) => name.includes("upstream") || name === "set-cookie"),
+            [],
+            kind,
+          );
           assert.equal(relayed.metadata.get("x-relay"), "own", kind);
         }
       });
@@ -108,8 +133,18 @@ for (const [first, { skip = false }] of Object.entries(CARRIERS)) {
 }
 
 for (const [carrier, { skip = false }] of Object.entries(CARRIERS).filter(([name]) => name !== "HTTP/2")) {
-  test(`an error of a handler's own has all its metadata over ${carrier}, but names of the protocols`, { skip }, async (context) => {
-    const metadata = { "x-own": "1", "x-own-bin": "AAE", "content-type": "text/html", "content-length": "5", "date": "today", "grpc-status": "0", "user-agent": "me" };
+  test(`an error of a handler's own has all its metadata over ${carrier}, but names of the protocols`, {
+    skip,
+  }, async (context) => {
+    const metadata = {
+      "x-own": "1",
+      "x-own-bin": "AAE",
+      "content-type": "text/html",
+      "content-length": "5",
+      date: "today",
+      "grpc-status": "0",
+      "user-agent": "me",
+    };
     const upstream = await serve(context, carrier, upstreamRoutes);
     const client = await serve(context, carrier, (router) =>
       router.service(StreamService, {

@@ -1,4 +1,7 @@
-/** `requestGate` of a route or a server: who may call, decided by a call's headers before anything of its messages is looked at. */
+/**
+ * `requestGate` of a route or a server: who may call, decided by a call's headers before anything of its messages is
+ * looked at.
+ */
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -25,10 +28,17 @@ import { failure, waitUntil } from "../support/waiting.js";
 
 type Streams = Client<typeof StreamService>;
 
-const CARRIERS: Record<string, { readonly address: (owner: Owner) => string; readonly client: Partial<IsthmusTransportOptions>; readonly skip?: string | false }> = {
+const CARRIERS: Record<
+  string,
+  {
+    readonly address: (owner: Owner) => string;
+    readonly client: Partial<IsthmusTransportOptions>;
+    readonly skip?: string | false;
+  }
+> = {
   "shared memory": { address: tempSocket, client: { carrier: "shm" }, skip: onlyWithAddon },
   "Unix socket": { address: tempSocket, client: { carrier: "socket" } },
-  "TCP": { address: () => "tcp:127.0.0.1:0", client: {} },
+  TCP: { address: () => "tcp:127.0.0.1:0", client: {} },
   "HTTP/2 with gRPC": { address: () => "http://127.0.0.1:0", client: {} },
   "HTTP/2 with gRPC-Web": { address: () => "http://127.0.0.1:0", client: { protocol: "grpc-web" } },
   "HTTP/2 with Connect": { address: () => "http://127.0.0.1:0", client: { protocol: "connect" } },
@@ -43,10 +53,13 @@ interface Notes {
   decoded: number;
 }
 
-const noted = (notes: Notes): Interceptor => (next) => (request) => {
-  notes.order.push(`interceptor for ${request.contextValues.get(user)}`);
-  return next(request);
-};
+const noted =
+  (notes: Notes): Interceptor =>
+  (next) =>
+  (request) => {
+    notes.order.push(`interceptor for ${request.contextValues.get(user)}`);
+    return next(request);
+  };
 
 /** Routes whose handlers answer with what they were sent. */
 function routesOf(notes: Notes, requestGate?: RequestGate) {
@@ -88,7 +101,12 @@ interface Served {
   readonly notes: Notes;
 }
 
-async function serve(owner: Owner, carrier: string, requestGate: RequestGate | undefined, options: Partial<IsthmusServerOptions> = {}): Promise<Served> {
+async function serve(
+  owner: Owner,
+  carrier: string,
+  requestGate: RequestGate | undefined,
+  options: Partial<IsthmusServerOptions> = {},
+): Promise<Served> {
   const notes: Notes = { order: [], decoded: 0 };
   const protobuf = createProtobufCodec();
   const codec = (schema: DescMessage) => {
@@ -102,7 +120,12 @@ async function serve(owner: Owner, carrier: string, requestGate: RequestGate | u
     };
   };
   const { address, client } = CARRIERS[carrier];
-  const server = createIsthmusServer({ interceptors: [noted(notes)], codec, routes: routesOf(notes, requestGate), ...options });
+  const server = createIsthmusServer({
+    interceptors: [noted(notes)],
+    codec,
+    routes: routesOf(notes, requestGate),
+    ...options,
+  });
   owner.after(() => server.close({ timeoutMs: 0 }));
   const at = await server.listen(address(owner));
   const transport = createIsthmusTransport({ address: at.address, ...client });
@@ -111,10 +134,10 @@ async function serve(owner: Owner, carrier: string, requestGate: RequestGate | u
 }
 
 const KINDS: Record<string, (client: Streams, headers?: Record<string, string>) => Promise<unknown>> = {
-  "unary": (client, headers = {}) => client.echo({ number: 1n }, { headers }),
+  unary: (client, headers = {}) => client.echo({ number: 1n }, { headers }),
   "server streaming": (client, headers = {}) => all(client.count({ count: 2n }, { headers })),
   "client streaming": (client, headers = {}) => client.sum(items(3), { headers }),
-  "bidirectional": (client, headers = {}) => all(client.chat(items(3), { headers })),
+  bidirectional: (client, headers = {}) => all(client.chat(items(3), { headers })),
 };
 
 const refused = () => new ConnectError("who are you?", Code.Unauthenticated, { "x-realm": "home" });
@@ -146,7 +169,9 @@ for (const [carrier, { skip = false }] of Object.entries(CARRIERS)) {
       for (const isLate of [false, true]) {
         const asked: string[] = [];
         const gate: RequestGate = (handler) => {
-          asked.push(`${handler.requestHeader.get("authorization")} for ${handler.method.name} of ${handler.service.typeName} at ${new URL(handler.url).pathname}`);
+          asked.push(
+            `${handler.requestHeader.get("authorization")} for ${handler.method.name} of ${handler.service.typeName} at ${new URL(handler.url).pathname}`,
+          );
           handler.values.set(user, "ada");
           handler.responseHeader.set("x-gate", "open");
           handler.responseTrailer.set("x-gate-trailer", "shut");
@@ -156,13 +181,27 @@ for (const [carrier, { skip = false }] of Object.entries(CARRIERS)) {
         const { client, notes } = await serve(context, carrier, gate);
         for (const [kind, call] of Object.entries(KINDS)) {
           await call(client, { authorization: "ada's" });
-          const method = { "unary": "Echo", "server streaming": "Count", "client streaming": "Sum", "bidirectional": "Chat" }[kind];
-          assert.deepEqual(asked.splice(0), [`ada's for ${method} of isthmus.test.StreamService at /isthmus.test.StreamService/${method}`]);
-          assert.deepEqual(notes.order.splice(0), ["gate", "interceptor for ada", kind === "unary" ? "handler for ada" : "handler"], kind);
+          const method = {
+            unary: "Echo",
+            "server streaming": "Count",
+            "client streaming": "Sum",
+            bidirectional: "Chat",
+          }[kind];
+          assert.deepEqual(asked.splice(0), [
+            `ada's for ${method} of isthmus.test.StreamService at /isthmus.test.StreamService/${method}`,
+          ]);
+          assert.deepEqual(
+            notes.order.splice(0),
+            ["gate", "interceptor for ada", kind === "unary" ? "handler for ada" : "handler"],
+            kind,
+          );
         }
         let header: Headers | undefined;
         let trailer: Headers | undefined;
-        const seen = { onHeader: (headers: Headers) => (header = headers), onTrailer: (headers: Headers) => (trailer = headers) };
+        const seen = {
+          onHeader: (headers: Headers) => (header = headers),
+          onTrailer: (headers: Headers) => (trailer = headers),
+        };
         await client.echo({}, seen);
         assert.deepEqual([header!.get("x-gate"), trailer!.get("x-gate-trailer")], ["open", "shut"]);
         await all(client.chat(items(1), seen));
@@ -208,17 +247,25 @@ for (const [carrier, { skip = false }] of Object.entries(CARRIERS)) {
       for (const size of sizes) {
         const { data } = await client.echo({ number: 7n, data: patternBytes(size, 7) });
         assert.ok(Buffer.compare(data, patternBytes(size, 7)) === 0, `${size} bytes`);
-        const reply = await client.sum(items(20, (i) => ({ number: BigInt(i), data: patternBytes(i % 5 === 0 ? size : i, i) })));
+        const reply = await client.sum(
+          items(20, (i) => ({ number: BigInt(i), data: patternBytes(i % 5 === 0 ? size : i, i) })),
+        );
         assert.equal(reply.items, 20n, `${size} bytes`);
       }
       assert.deepEqual(numbersOf(await all(client.chat(items(300)))), upTo(300));
       assert.deepEqual(numbersOf(await all(client.count({ count: 3n }))), upTo(3));
-      await Promise.all(upTo(100).map(async (i) => assert.equal((await client.echo({ number: BigInt(i) })).number, BigInt(i))));
+      await Promise.all(
+        upTo(100).map(async (i) => assert.equal((await client.echo({ number: BigInt(i) })).number, BigInt(i))),
+      );
     });
 
     test("a deadline or an abort ends a call whose gate does not answer, and the handler is never called", async (context) => {
       const asked: { readonly signal: AbortSignal; readonly open: () => void }[] = [];
-      const { client, notes } = await serve(context, carrier, ({ signal }) => new Promise((open) => void asked.push({ signal, open })));
+      const { client, notes } = await serve(
+        context,
+        carrier,
+        ({ signal }) => new Promise((open) => void asked.push({ signal, open })),
+      );
       const over = async () => {
         await waitUntil("the gate to be told that the call is over", () => asked.every(({ signal }) => signal.aborted));
         for (const { open } of asked.splice(0)) open();
@@ -253,7 +300,8 @@ for (const [carrier, { skip = false }] of Object.entries(CARRIERS).filter(([name
   describe(`a gate over ${carrier}, of what the client sends`, { skip }, () => {
     test("nothing is decoded before it answers, and nothing at all if it refuses", async (context) => {
       let answer: ((isIn: boolean) => void) | undefined;
-      const gate = () => new Promise<void>((resolve, reject) => (answer = (isIn) => (isIn ? resolve() : reject(refused()))));
+      const gate = () =>
+        new Promise<void>((resolve, reject) => (answer = (isIn) => (isIn ? resolve() : reject(refused()))));
       const { client, notes } = await serve(context, carrier, gate);
       const calls = [
         () => client.echo({ data: new Uint8Array(10) }),
@@ -285,11 +333,29 @@ for (const [carrier, { skip = false }] of Object.entries(CARRIERS).filter(([name
       const open = await serve(context, carrier, () => sleep(5), limits);
       const atOnce = await serve(context, carrier, () => undefined, limits);
       const large = { data: new Uint8Array(400_000) };
-      const tooLarge = (client: Streams) => [client.echo(large), client.echo({ data: new Uint8Array(1500) }), client.sum(items(3, () => large)), all(client.chat(items(2, () => large)))];
-      const tooLong = (client: Streams) => [client.echo({}, { timeoutMs: 6000 }), client.sum(items(3), { timeoutMs: 6000 }), all(client.count({}, { timeoutMs: 6000 })), all(client.chat(items(1), { timeoutMs: 6000 }))];
-      await Promise.all([...tooLarge(shut.client), ...tooLong(shut.client)].map((call) => failure(call, Code.Unauthenticated, /who are you/)));
+      const tooLarge = (client: Streams) => [
+        client.echo(large),
+        client.echo({ data: new Uint8Array(1500) }),
+        client.sum(items(3, () => large)),
+        all(client.chat(items(2, () => large))),
+      ];
+      const tooLong = (client: Streams) => [
+        client.echo({}, { timeoutMs: 6000 }),
+        client.sum(items(3), { timeoutMs: 6000 }),
+        all(client.count({}, { timeoutMs: 6000 })),
+        all(client.chat(items(1), { timeoutMs: 6000 })),
+      ];
+      await Promise.all(
+        [...tooLarge(shut.client), ...tooLong(shut.client)].map((call) =>
+          failure(call, Code.Unauthenticated, /who are you/),
+        ),
+      );
       for (const { client } of [open, atOnce]) {
-        await Promise.all(tooLarge(client).map((call) => failure(call, Code.ResourceExhausted, /larger than configured readMaxBytes 1000/)));
+        await Promise.all(
+          tooLarge(client).map((call) =>
+            failure(call, Code.ResourceExhausted, /larger than configured readMaxBytes 1000/),
+          ),
+        );
         await Promise.all(tooLong(client).map((call) => failure(call, Code.InvalidArgument, /must be <= 5000/)));
         assert.equal((await client.echo({ number: 5n })).number, 5n);
         assert.deepEqual(numbersOf(await all(client.chat(items(5)))), upTo(5));
@@ -321,7 +387,10 @@ for (const [carrier, { skip = false }] of Object.entries(CARRIERS).filter(([name
       await Promise.all(
         upTo(60).map(async (i) => {
           if (i % 2 === 0) {
-            const calls = [client.echo({ data: new Uint8Array(1_000_000) }), client.sum(items(50, () => ({ data: new Uint8Array(50_000) })))];
+            const calls = [
+              client.echo({ data: new Uint8Array(1_000_000) }),
+              client.sum(items(50, () => ({ data: new Uint8Array(50_000) }))),
+            ];
             await Promise.all(calls.map((call) => failure(call, Code.Unauthenticated, /who are you/)));
             return;
           }
@@ -337,20 +406,51 @@ for (const [carrier, { skip = false }] of Object.entries(CARRIERS).filter(([name
 test("a gate that is no function is refused when the server is made, or listens", async () => {
   for (const requestGate of [true, null, "yes", {}] as unknown as RequestGate[]) {
     const notes: Notes = { order: [], decoded: 0 };
-    assert.throws(() => createIsthmusServer({ routes: routesOf(notes, requestGate) }), /option requestGate: expected a function/);
-    assert.throws(() => createIsthmusServer({ routes: routesOf(notes), requestGate }), /option requestGate: expected a function/);
+    assert.throws(
+      () => createIsthmusServer({ routes: routesOf(notes, requestGate) }),
+      /option requestGate: expected a function/,
+    );
+    assert.throws(
+      () => createIsthmusServer({ routes: routesOf(notes), requestGate }),
+      /option requestGate: expected a function/,
+    );
   }
   await Promise.resolve();
 });
 
 const definition = Object.fromEntries(
   StreamService.methods.map((method) => {
-    const coder = (schema: DescMessage) => [(value: object) => Buffer.from(toBinary(schema, { $typeName: schema.typeName, number: 0n, text: "", data: new Uint8Array(0), values: [], ...value } as never)), (bytes: Buffer) => fromBinary(schema, bytes)] as const;
+    const coder = (schema: DescMessage) =>
+      [
+        (value: object) =>
+          Buffer.from(
+            toBinary(schema, {
+              $typeName: schema.typeName,
+              number: 0n,
+              text: "",
+              data: new Uint8Array(0),
+              values: [],
+              ...value,
+            } as never),
+          ),
+        (bytes: Buffer) => fromBinary(schema, bytes),
+      ] as const;
     const [requestSerialize, requestDeserialize] = coder(method.input);
     const [responseSerialize, responseDeserialize] = coder(method.output);
     const requestStream = method.methodKind === "client_streaming" || method.methodKind === "bidi_streaming";
     const responseStream = method.methodKind === "server_streaming" || method.methodKind === "bidi_streaming";
-    return [method.localName, { path: `/${StreamService.typeName}/${method.name}`, requestStream, responseStream, requestSerialize, requestDeserialize, responseSerialize, responseDeserialize }];
+    return [
+      method.localName,
+      {
+        path: `/${StreamService.typeName}/${method.name}`,
+        requestStream,
+        responseStream,
+        requestSerialize,
+        requestDeserialize,
+        responseSerialize,
+        responseDeserialize,
+      },
+    ];
   }),
 ) as ServiceDefinition;
 
@@ -360,9 +460,16 @@ test("clients of grpc-js are asked, and so are all clients of services that were
     if (requestHeader.get("authorization") !== "yes") throw refused();
   };
   let handled = 0;
-  const implementation = { echo: (call: { request: object }, callback: (error: null, value: object) => void) => (handled++, callback(null, call.request)) } as never;
+  const implementation = {
+    echo: (call: { request: object }, callback: (error: null, value: object) => void) => (
+      handled++, callback(null, call.request)
+    ),
+  } as never;
   const grpcOnly = { echo: definition["echo"] } as ServiceDefinition;
-  for (const routes of [routesOf(notes, gate), (router: IsthmusRouter) => addGrpcService(router, grpcOnly, implementation)]) {
+  for (const routes of [
+    routesOf(notes, gate),
+    (router: IsthmusRouter) => addGrpcService(router, grpcOnly, implementation),
+  ]) {
     const path = tempSocket(context);
     const server = createIsthmusServer({ routes, requestGate: gate });
     context.after(() => server.close({ timeoutMs: 0 }));
@@ -373,14 +480,23 @@ test("clients of grpc-js are asked, and so are all clients of services that were
     const client = new Client("", credentials.createInsecure(), { channelOverride: channel as never });
     const call = (metadata: Metadata) =>
       new Promise<{ number: bigint }>((resolve, reject) => {
-        const echo = client["echo"] as (value: object, metadata: Metadata, callback: (error: ServiceError | null, value: { number: bigint }) => void) => void;
-        echo.call(client, { number: 4n }, metadata, (error, value) => (error === null ? resolve(value) : reject(error)));
+        const echo = client["echo"] as (
+          value: object,
+          metadata: Metadata,
+          callback: (error: ServiceError | null, value: { number: bigint }) => void,
+        ) => void;
+        echo.call(client, { number: 4n }, metadata, (error, value) =>
+          error === null ? resolve(value) : reject(error),
+        );
       });
     const error: ServiceError = await call(new Metadata()).then(
       () => assert.fail("it was let in"),
       (reason: unknown) => reason as ServiceError,
     );
-    assert.deepEqual([error.code, error.details, error.metadata.get("x-realm")], [status.UNAUTHENTICATED, "who are you?", ["home"]]);
+    assert.deepEqual(
+      [error.code, error.details, error.metadata.get("x-realm")],
+      [status.UNAUTHENTICATED, "who are you?", ["home"]],
+    );
     assert.deepEqual([notes.order.length, handled], [0, 0]);
     const metadata = new Metadata();
     metadata.set("authorization", "yes");
@@ -391,7 +507,9 @@ test("clients of grpc-js are asked, and so are all clients of services that were
   }
 });
 
-test("workers ask the gates of their routes module, and one that is given to the server itself is refused", { skip: onlyWithAddon }, async (context) => {
+test("workers ask the gates of their routes module, and one that is given to the server itself is refused", {
+  skip: onlyWithAddon,
+}, async (context) => {
   const folder = tempFolder(context);
   const from = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
   const module = `

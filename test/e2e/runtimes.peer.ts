@@ -1,13 +1,22 @@
 /**
- * A server or a client of all kinds of methods, for any runtime: `serve ADDRESS` until SIGTERM, `call ADDRESS`, or `edges ADDRESS`, a server and its clients in one
- * process. It uses what the package exports and no more of Node than the runtimes have.
+ * A server or a client of all kinds of methods, for any runtime: `serve ADDRESS` until SIGTERM, `call ADDRESS`, or
+ * `edges ADDRESS`, a server and its clients in one process. It uses what the package exports and no more of Node than
+ * the runtimes have.
  */
 import { spawn } from "node:child_process";
 import { existsSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ConnectRouter } from "@connectrpc/connect";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
-import { createBlockingClient, createIsthmusServer, createIsthmusTransport, loan, mapFile, region, release } from "../../src/index.js";
+import {
+  createBlockingClient,
+  createIsthmusServer,
+  createIsthmusTransport,
+  loan,
+  mapFile,
+  region,
+  release,
+} from "../../src/index.js";
 import { StreamService } from "../proto/streams_pb.js";
 
 const [task, address, ...command] = process.argv.slice(2);
@@ -30,7 +39,8 @@ async function checkFailure(what: string, code: Code, text: RegExp, act: () => u
 
 const PATTERN = new Uint8Array(BYTES.at(-1)! + 256).map((_, at) => (at * 31 + (at >> 8)) & 255);
 const pattern = (byteLength: number, seed = 0) => PATTERN.slice(seed & 255, (seed & 255) + byteLength);
-const isPattern = (data: Uint8Array, byteLength: number, seed = 0) => Buffer.compare(data, PATTERN.subarray(seed & 255, (seed & 255) + byteLength)) === 0;
+const isPattern = (data: Uint8Array, byteLength: number, seed = 0) =>
+  Buffer.compare(data, PATTERN.subarray(seed & 255, (seed & 255) + byteLength)) === 0;
 
 let aborted = 0;
 
@@ -66,12 +76,24 @@ async function* items(count: number, byteLength: number): AsyncGenerator<{ numbe
 async function call(): Promise<void> {
   const transport = createIsthmusTransport({ address });
   const client = createClient(StreamService, transport);
-  for (const byteLength of BYTES) check(`${byteLength} bytes come back`, isPattern((await client.echo({ data: pattern(byteLength) })).data, byteLength));
+  for (const byteLength of BYTES)
+    check(
+      `${byteLength} bytes come back`,
+      isPattern((await client.echo({ data: pattern(byteLength) })).data, byteLength),
+    );
   // Over HTTP/2, more than a hundred wait for each other for seconds in these runtimes.
   const atOnce = address.startsWith("http:") ? 50 : 500;
-  const many = await Promise.all(Array.from({ length: atOnce }, (_, i) => client.echo({ number: BigInt(i), data: pattern(i % 300, i) })));
-  check("many calls at once get their own answers", many.every(({ number, data }, i) => number === BigInt(i) && isPattern(data, i % 300, i)));
-  for (const [count, dataBytes] of [[300, 100], [10, 500_000]]) {
+  const many = await Promise.all(
+    Array.from({ length: atOnce }, (_, i) => client.echo({ number: BigInt(i), data: pattern(i % 300, i) })),
+  );
+  check(
+    "many calls at once get their own answers",
+    many.every(({ number, data }, i) => number === BigInt(i) && isPattern(data, i % 300, i)),
+  );
+  for (const [count, dataBytes] of [
+    [300, 100],
+    [10, 500_000],
+  ]) {
     let next = 0;
     for await (const { number, data } of client.count({ count: BigInt(count), dataBytes })) {
       if (number !== BigInt(next) || !isPattern(data, dataBytes, next)) throw new Error(`item ${next} is another`);
@@ -79,7 +101,10 @@ async function call(): Promise<void> {
     }
     check(`a server stream of ${count} items of ${dataBytes} bytes`, next === count);
     const { items: received, dataBytes: bytes } = await client.sum(items(count, dataBytes));
-    check(`a client stream of ${count} items of ${dataBytes} bytes`, received === BigInt(count) && bytes === BigInt(count * dataBytes));
+    check(
+      `a client stream of ${count} items of ${dataBytes} bytes`,
+      received === BigInt(count) && bytes === BigInt(count * dataBytes),
+    );
     next = 0;
     for await (const { data } of client.chat(items(count, dataBytes))) if (isPattern(data, dataBytes, next)) next++;
     check(`a bidirectional stream of ${count} items of ${dataBytes} bytes`, next === count);
@@ -111,20 +136,34 @@ async function serve(): Promise<void> {
 
 /** @param command runs this module in another process */
 async function edges(): Promise<void> {
-  await checkFailure("a path where nothing is", Code.Unavailable, /no such path/, () => createIsthmusTransport({ address: `${address}.none` }).connect());
+  await checkFailure("a path where nothing is", Code.Unavailable, /no such path/, () =>
+    createIsthmusTransport({ address: `${address}.none` }).connect(),
+  );
   const refused = /cannot run the native addon/;
-  await checkFailure("a transport that insists on shared memory", Code.FailedPrecondition, refused, () => createIsthmusTransport({ address, carrier: "shm" }));
-  await checkFailure("a server that insists on shared memory", Code.FailedPrecondition, refused, () => createIsthmusServer({ routes, carrier: "shm" }));
-  await checkFailure("a blocking client", Code.FailedPrecondition, refused, () => createBlockingClient(StreamService, { address }));
-  await checkFailure("worker threads", Code.FailedPrecondition, refused, () => createIsthmusServer({ workers: { routes: "/routes.js" } }));
+  await checkFailure("a transport that insists on shared memory", Code.FailedPrecondition, refused, () =>
+    createIsthmusTransport({ address, carrier: "shm" }),
+  );
+  await checkFailure("a server that insists on shared memory", Code.FailedPrecondition, refused, () =>
+    createIsthmusServer({ routes, carrier: "shm" }),
+  );
+  await checkFailure("a blocking client", Code.FailedPrecondition, refused, () =>
+    createBlockingClient(StreamService, { address }),
+  );
+  await checkFailure("worker threads", Code.FailedPrecondition, refused, () =>
+    createIsthmusServer({ workers: { routes: "/routes.js" } }),
+  );
 
   const server = createIsthmusServer({ routes, maxConnections: 1 });
   await server.listen(address);
   const transport = createIsthmusTransport({ address });
   const client = createClient(StreamService, transport);
   await client.echo({});
-  await checkFailure("a second server", Code.AlreadyExists, /a live server has it/, () => createIsthmusServer({ routes }).listen(address));
-  await checkFailure("one connection too many", Code.ResourceExhausted, /1 connections, its limit/, () => createIsthmusTransport({ address }).connect());
+  await checkFailure("a second server", Code.AlreadyExists, /a live server has it/, () =>
+    createIsthmusServer({ routes }).listen(address),
+  );
+  await checkFailure("one connection too many", Code.ResourceExhausted, /1 connections, its limit/, () =>
+    createIsthmusTransport({ address }).connect(),
+  );
 
   const file = `${address}.file`;
   writeFileSync(file, pattern(300_000));
@@ -146,7 +185,9 @@ async function edges(): Promise<void> {
   check("its path is gone", !existsSync(address));
 
   const [program, ...parameters] = command;
-  const other = spawn(program, [...parameters, process.argv[1], "serve", address], { stdio: ["ignore", "pipe", "ignore"] });
+  const other = spawn(program, [...parameters, process.argv[1], "serve", address], {
+    stdio: ["ignore", "pipe", "ignore"],
+  });
   await new Promise((resolve) => other.stdout.once("data", resolve));
   await client.echo({});
   const open = client.count({ count: 1_000_000n, pauseMs: 10 })[Symbol.asyncIterator]();
@@ -161,7 +202,10 @@ async function edges(): Promise<void> {
   const successor = createIsthmusServer({ routes });
   await successor.listen(address, { takeover: true });
   await next.close();
-  check("its successor, too", (await client.echo({ text: "once more" })).text === "once more" && successor.stats().connections === 1);
+  check(
+    "its successor, too",
+    (await client.echo({ text: "once more" })).text === "once more" && successor.stats().connections === 1,
+  );
   await transport.close();
   await successor.close();
 }

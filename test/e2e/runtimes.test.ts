@@ -20,18 +20,27 @@ function writeExample(owner: Owner): { server: string; client: string } {
   writeFileSync(join(folder, "package.json"), '{ "type": "module" }');
   mkdirSync(join(folder, "node_modules"));
   symlinkSync(packageRoot, join(folder, "node_modules/isthmus"));
-  for (const scope of ["@connectrpc", "@bufbuild"]) symlinkSync(join(packageRoot, "node_modules", scope), join(folder, "node_modules", scope));
+  for (const scope of ["@connectrpc", "@bufbuild"])
+    symlinkSync(join(packageRoot, "node_modules", scope), join(folder, "node_modules", scope));
   copyFileSync(new URL("../proto/echo_pb.js", import.meta.url), join(folder, "echo_pb.js"));
   const write = (name: string, code: string | undefined) => {
     assert.ok(code !== undefined && code.includes("unix:/tmp/echo.sock"), `README has no ${name}`);
-    const { outputText } = ts.transpileModule(code.replace("/tmp/echo.sock", join(folder, "echo.sock")), { compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ES2022 } });
+    const { outputText } = ts.transpileModule(code.replace("/tmp/echo.sock", join(folder, "echo.sock")), {
+      compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ES2022 },
+    });
     const path = join(folder, `${name}.js`);
     writeFileSync(path, name === "server" ? `${outputText}\nconsole.log("listening");` : outputText);
     return path;
   };
   return {
-    server: write("server", codes.find((code) => code.includes("createIsthmusServer"))),
-    client: write("client", codes.find((code) => code.includes("createIsthmusTransport"))),
+    server: write(
+      "server",
+      codes.find((code) => code.includes("createIsthmusServer")),
+    ),
+    client: write(
+      "client",
+      codes.find((code) => code.includes("createIsthmusTransport")),
+    ),
   };
 }
 
@@ -54,14 +63,36 @@ for (const [server, client] of [
 
     for (const kind of server === client ? ["a path", "TCP"] : ["a path"]) {
       test(`call methods of all kinds over ${kind}`, async (context) => {
-        const serving = run(context, server, program, "serve", kind === "TCP" ? "tcp:127.0.0.1:0" : tempSocket(context));
+        const serving = run(
+          context,
+          server,
+          program,
+          "serve",
+          kind === "TCP" ? "tcp:127.0.0.1:0" : tempSocket(context),
+        );
         await written(serving, "listening at ");
         const [, address] = /listening at (\S+)/.exec(serving.output())!;
         const { code, output } = await finished(run(context, client, program, "call", address));
         assert.equal(code, 0, output);
         assert.match(output, /^done$/m);
-        const lacks = [client, server].map(({ name }, i) => (name === "Node" ? undefined : `the ${["client", "server"][i]} uses no shared memory: ${name} cannot run the native addon`)).filter((lack) => lack !== undefined);
-        assert.match(output, kind === "TCP" ? /^socket: neither end uses shared memory: the connection is over TCP$/m : new RegExp(client === server ? `^socket: neither end uses shared memory: ${client.name} cannot` : `^socket: ${lacks.join(".*; ")}`, "m"));
+        const lacks = [client, server]
+          .map(({ name }, i) =>
+            name === "Node"
+              ? undefined
+              : `the ${["client", "server"][i]} uses no shared memory: ${name} cannot run the native addon`,
+          )
+          .filter((lack) => lack !== undefined);
+        assert.match(
+          output,
+          kind === "TCP"
+            ? /^socket: neither end uses shared memory: the connection is over TCP$/m
+            : new RegExp(
+                client === server
+                  ? `^socket: neither end uses shared memory: ${client.name} cannot`
+                  : `^socket: ${lacks.join(".*; ")}`,
+                "m",
+              ),
+        );
         serving.process.kill("SIGTERM");
         const ended = await finished(serving);
         assert.equal(ended.code, 0, ended.output);
@@ -72,8 +103,12 @@ for (const [server, client] of [
 }
 
 for (const runtime of [bun, deno]) {
-  test(`${runtime.name} says what cannot be had, drains, notices the dead, finds their successors and takes a path over`, { skip: runtime.skip }, async (context) => {
-    const { code, output } = await finished(run(context, runtime, program, "edges", tempSocket(context), ...runtime.command));
+  test(`${runtime.name} says what cannot be had, drains, notices the dead, finds their successors and takes a path over`, {
+    skip: runtime.skip,
+  }, async (context) => {
+    const { code, output } = await finished(
+      run(context, runtime, program, "edges", tempSocket(context), ...runtime.command),
+    );
     assert.equal(code, 0, output);
     assert.match(output, /^done$/m);
     assert.equal(output.match(/ISTHMUS_NO_SHARED_MEMORY/g)?.length, 1, output);

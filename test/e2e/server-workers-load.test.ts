@@ -1,4 +1,7 @@
-/** A server that spreads its connections over worker threads, while processes call it: large payloads, streams, deaths of clients and workers, and closing. */
+/**
+ * A server that spreads its connections over worker threads, while processes call it: large payloads, streams, deaths
+ * of clients and workers, and closing.
+ */
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { test } from "node:test";
@@ -40,7 +43,12 @@ interface Where {
   readonly listen?: ListenOptions;
 }
 
-async function serve(owner: Owner, workers: Partial<WorkersOptions> & { workerData?: WorkerRoutesData }, options: Partial<IsthmusWorkerServerOptions> = {}, where: Where = {}) {
+async function serve(
+  owner: Owner,
+  workers: Partial<WorkersOptions> & { workerData?: WorkerRoutesData },
+  options: Partial<IsthmusWorkerServerOptions> = {},
+  where: Where = {},
+) {
   const path = where.path ?? tempSocket(owner);
   const server = createIsthmusServer({ ...options, workers: { routes: ROUTES, count: 2, ...workers } });
   owner.after(() => server.close({ timeoutMs: 0 }));
@@ -49,14 +57,22 @@ async function serve(owner: Owner, workers: Partial<WorkersOptions> & { workerDa
 }
 
 function startClients(owner: Owner, path: string, count = CLIENTS): Promise<Child[]> {
-  return Promise.all(Array.from({ length: count }, () => startChild(owner, "./server-workers.peer.js", { path } satisfies WorkersPeerData)));
+  return Promise.all(
+    Array.from({ length: count }, () =>
+      startChild(owner, "./server-workers.peer.js", { path } satisfies WorkersPeerData),
+    ),
+  );
 }
 
-const toAll = <T>(children: readonly Child[], question: string, data?: unknown): Promise<T[]> => Promise.all(children.map((child) => child.ask<T>(question, data)));
+const toAll = <T>(children: readonly Child[], question: string, data?: unknown): Promise<T[]> =>
+  Promise.all(children.map((child) => child.ask<T>(question, data)));
 const counter = () => new Int32Array(new SharedArrayBuffer(4));
 const isEmpty = (server: IsthmusServer) => {
   const { connections, carriers, pendingCalls, openStreams } = server.stats();
-  return (connections === 0 && carriers.shm === 0 && pendingCalls === 0 && openStreams === 0) || JSON.stringify(server.stats());
+  return (
+    (connections === 0 && carriers.shm === 0 && pendingCalls === 0 && openStreams === 0) ||
+    JSON.stringify(server.stats())
+  );
 };
 
 test("large payloads and streams of every kind arrive as they were sent, through each worker", async (context) => {
@@ -70,7 +86,8 @@ test("large payloads and streams of every kind arrive as they were sent, through
   }
   for (const dataBytes of [10, 70_000]) {
     const outcomes = await toAll(children, "streams", { count: 40, dataBytes });
-    for (const outcome of outcomes) assert.deepEqual(outcome, { counted: 40, chatted: 40, summed: 40, dataBytes: 40 * dataBytes });
+    for (const outcome of outcomes)
+      assert.deepEqual(outcome, { counted: 40, chatted: 40, summed: 40, dataBytes: 40 * dataBytes });
   }
   await toAll(children, "close");
   await waitUntil("the connections to end", () => isEmpty(server));
@@ -83,10 +100,18 @@ test("clients that are killed in the middle of calls and streams leave nothing b
     const children = await startClients(context, path);
     await toAll(children, "hold");
     await toAll(children, "start", { lanes: LANES, dataBytesMax: 500_000 } satisfies CallsSettings);
-    await waitUntil("the calls to be counted", () => (server.stats().connections === CLIENTS && server.stats().openStreams >= CLIENTS * 3) || JSON.stringify(server.stats()));
+    await waitUntil(
+      "the calls to be counted",
+      () =>
+        (server.stats().connections === CLIENTS && server.stats().openStreams >= CLIENTS * 3) ||
+        JSON.stringify(server.stats()),
+    );
     await Promise.all(children.map((child) => child.kill()));
     await waitUntil("the stats to go back to nothing", () => isEmpty(server));
-    await waitUntil("the mappings to be gone", () => ownDescriptors().mappings <= mappings || ownDescriptors().mappings);
+    await waitUntil(
+      "the mappings to be gone",
+      () => ownDescriptors().mappings <= mappings || ownDescriptors().mappings,
+    );
   };
   await killAll();
   const { open } = ownDescriptors();
@@ -95,7 +120,11 @@ test("clients that are killed in the middle of calls and streams leave nothing b
   assert.equal(server.stats().workers?.length, 2);
 });
 
-for (const [end, limits] of [["throw", undefined], ["exit", undefined], ["memory", { maxOldGenerationSizeMb: 32 }]] as const) {
+for (const [end, limits] of [
+  ["throw", undefined],
+  ["exit", undefined],
+  ["memory", { maxOldGenerationSizeMb: 32 }],
+] as const) {
   test(`a worker that ends by "${end}" under load breaks the connections it had and no other, and each of their calls fails once`, async (context) => {
     const { path, server } = await serve(context, limits === undefined ? {} : { resourceLimits: limits });
     const children = await startClients(context, path);
@@ -107,17 +136,29 @@ for (const [end, limits] of [["throw", undefined], ["exit", undefined], ["memory
     await toAll(children, "hold");
     await toAll(children, "start", { lanes: LANES, dataBytesMax: 30_000 } satisfies CallsSettings);
     await failure(assassin.echo({ text: end }), Code.Unavailable, /connection/);
-    await waitUntil("the replacement", () => server.stats().workers?.length === 2 && server.stats().workers?.every(({ threadId }) => threadId !== victim));
+    await waitUntil(
+      "the replacement",
+      () =>
+        server.stats().workers?.length === 2 && server.stats().workers?.every(({ threadId }) => threadId !== victim),
+    );
     const atDeath = await toAll<Tally>(children, "tally");
-    await waitUntil("calls to go on", async () => (await toAll<Tally>(children, "tally")).every(({ answered }, i) => answered > atDeath[i].answered + LANES));
+    await waitUntil("calls to go on", async () =>
+      (await toAll<Tally>(children, "tally")).every(({ answered }, i) => answered > atDeath[i].answered + LANES),
+    );
     const tallies = await toAll<Tally>(children, "stop");
     for (const [i, { started, answered, wrong, failures }] of tallies.entries()) {
       assert.deepEqual({ wrong, unsettled: started - answered - failures.length }, { wrong: 0, unsettled: 0 });
-      assert.deepEqual([...new Set(failures)].filter((code) => code !== "Unavailable"), []);
+      assert.deepEqual(
+        [...new Set(failures)].filter((code) => code !== "Unavailable"),
+        [],
+      );
       // No more than were in flight, and none where the worker lives.
       assert.ok(failures.length <= (isHit[i] ? LANES : 0), `${failures.length} calls failed; hit: ${isHit[i]}`);
     }
-    assert.deepEqual(await toAll(children, "held"), isHit.map((hit) => (hit ? "Unavailable" : "Canceled")));
+    assert.deepEqual(
+      await toAll(children, "held"),
+      isHit.map((hit) => (hit ? "Unavailable" : "Canceled")),
+    );
     const now = await toAll<number>(children, "thread");
     for (const [i, thread] of now.entries()) assert.ok(isHit[i] ? thread !== victim : thread === threads[i]);
   });
@@ -135,14 +176,22 @@ test("while a second server takes the path over and the first one closes, every 
   await old.server.close();
   assert.deepEqual(old.server.stats().workers, []);
   assert.ok(existsSync(path), "the path is the second server's");
-  await waitUntil("the second server to serve all", async () => (await toAll<Tally>(children, "tally")).every(({ tags }) => (tags["new"] ?? 0) > LANES));
+  await waitUntil("the second server to serve all", async () =>
+    (await toAll<Tally>(children, "tally")).every(({ tags }) => (tags["new"] ?? 0) > LANES),
+  );
   const tallies = await toAll<Tally>(children, "stop");
-  assert.deepEqual(await slow, children.map(() => 50));
+  assert.deepEqual(
+    await slow,
+    children.map(() => 50),
+  );
   for (const { started, answered, wrong, failures } of tallies) {
     assert.deepEqual({ wrong, failures, unanswered: started - answered }, { wrong: 0, failures: [], unanswered: 0 });
   }
   assert.ok(tallies.every(({ tags }) => tags["old"] > 0));
-  assert.equal(runs[0], tallies.reduce((sum, { started }) => sum + started, 0));
+  assert.equal(
+    runs[0],
+    tallies.reduce((sum, { started }) => sum + started, 0),
+  );
   await toAll(children, "close");
   await next.server.close();
   assert.ok(!existsSync(path));
@@ -170,12 +219,19 @@ test("close waits as long as it was told: for ever, or not; and a worker that ne
 });
 
 test("keepAlive reaches the workers: a client that hangs is noticed by the one that serves it", async (context) => {
-  const { path, server } = await serve(context, { count: 2 }, { keepAlive: { intervalMs: 100, timeoutMs: 5000, always: true } });
+  const { path, server } = await serve(
+    context,
+    { count: 2 },
+    { keepAlive: { intervalMs: 100, timeoutMs: 5000, always: true } },
+  );
   const [hangs, lives] = await startClients(context, path, 2);
   await toAll([hangs, lives], "thread");
   await waitUntil("both to be counted", () => server.stats().connections === 2);
   process.kill(hangs.pid, "SIGSTOP");
-  await waitUntil("the one that hangs to be given up", () => server.stats().connections === 1 || JSON.stringify(server.stats()));
+  await waitUntil(
+    "the one that hangs to be given up",
+    () => server.stats().connections === 1 || JSON.stringify(server.stats()),
+  );
   await lives.ask("thread");
   assert.equal(server.stats().connections, 1);
 });

@@ -1,4 +1,7 @@
-/** A client process of a server with worker threads. It calls without a pause until it is told to stop, checks every answer, and keeps count. */
+/**
+ * A client process of a server with worker threads. It calls without a pause until it is told to stop, checks every
+ * answer, and keeps count.
+ */
 import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createIsthmusTransport, leaseOf, loan } from "../../src/index.js";
@@ -21,7 +24,8 @@ let held: Promise<string> | undefined;
 let readers: AsyncIterator<unknown>[] = [];
 const release = new AbortController();
 
-const isPattern = (data: Uint8Array, byteLength: number, seed: number) => Buffer.compare(data, patternBytes(byteLength, seed)) === 0;
+const isPattern = (data: Uint8Array, byteLength: number, seed: number) =>
+  Buffer.compare(data, patternBytes(byteLength, seed)) === 0;
 const nameOf = (error: unknown) => (error instanceof ConnectError ? Code[error.code] : String(error));
 
 async function lane(dataBytesMax: number): Promise<void> {
@@ -71,7 +75,10 @@ answerParent({
         yield { number: BigInt(i), data: patternBytes(20_000, i) };
       }
     };
-    readers = [streams.count({ count: 1_000_000n, dataBytes: 20_000, pauseMs: 1 }, options), streams.chat(endless(), options)].map((stream) => stream[Symbol.asyncIterator]());
+    readers = [
+      streams.count({ count: 1_000_000n, dataBytes: 20_000, pauseMs: 1 }, options),
+      streams.chat(endless(), options),
+    ].map((stream) => stream[Symbol.asyncIterator]());
     streams.sum(endless(), options).catch(() => undefined);
     await Promise.all(readers.map((reader) => reader.next()));
   },
@@ -111,7 +118,8 @@ answerParent({
   /** How many items of a slow stream came. */
   async slowStream({ count, pauseMs }: { count: number; pauseMs: number }) {
     let seen = 0;
-    for await (const { number } of streams.count({ count: BigInt(count), pauseMs })) if (Number(number) === seen) seen++;
+    for await (const { number } of streams.count({ count: BigInt(count), pauseMs }))
+      if (Number(number) === seen) seen++;
     return seen;
   },
   close: () => transport.close(),

@@ -20,7 +20,11 @@ import { FAIL_FAST, failure, waitUntil } from "../support/waiting.js";
 const DEATHS = process.env["ISTHMUS_STRESS"] === "full" ? 100 : 25;
 const ROUTES = new URL("../support/servers/worker-routes.js", import.meta.url);
 
-async function serve(owner: Owner, workers: Partial<WorkersOptions>, options: Partial<IsthmusWorkerServerOptions> = {}): Promise<{ path: string; server: IsthmusServer }> {
+async function serve(
+  owner: Owner,
+  workers: Partial<WorkersOptions>,
+  options: Partial<IsthmusWorkerServerOptions> = {},
+): Promise<{ path: string; server: IsthmusServer }> {
   const path = tempSocket(owner);
   const server = createIsthmusServer({ ...options, workers: { routes: ROUTES, ...workers } });
   owner.after(() => server.close({ timeoutMs: 0 }));
@@ -65,7 +69,9 @@ await transport.close();
 test("four client processes of a server with four workers get right answers only", async (context) => {
   const { path, server } = await serve(context, { count: 4 });
   const outcomes = await Promise.all(
-    Array.from({ length: 4 }, () => runScriptOk(context, CALLER, { path, checksum: new URL("../support/checksum.js", import.meta.url).href })),
+    Array.from({ length: 4 }, () =>
+      runScriptOk(context, CALLER, { path, checksum: new URL("../support/checksum.js", import.meta.url).href }),
+    ),
   );
   for (const { said } of outcomes) assert.deepEqual(said, [{ wrong: 0 }]);
   await waitUntil("the connections to end", () => server.stats().connections === 0);
@@ -78,12 +84,22 @@ test("connections go to the worker that has the fewest", async (context) => {
   for (let i = 0; i < 6; i++) threads.push((await connectTo(context, { path }).client.echo({})).number);
   for (const thread of new Set(threads)) assert.equal(threads.filter((one) => one === thread).length, 2);
   await waitUntil("all to be counted", () => server.stats().connections === 6);
-  assert.deepEqual(server.stats().workers?.map((worker) => worker.connections), [2, 2, 2]);
+  assert.deepEqual(
+    server.stats().workers?.map((worker) => worker.connections),
+    [2, 2, 2],
+  );
 });
 
-for (const [end, limits] of [["throw", undefined], ["exit", undefined], ["memory", { maxOldGenerationSizeMb: 24 }]] as const) {
+for (const [end, limits] of [
+  ["throw", undefined],
+  ["exit", undefined],
+  ["memory", { maxOldGenerationSizeMb: 24 }],
+] as const) {
   test(`a worker that ends by "${end}" takes only its own connection with it, and is replaced`, async (context) => {
-    const { path, server } = await serve(context, { count: 2, ...(limits === undefined ? {} : { resourceLimits: limits }) });
+    const { path, server } = await serve(context, {
+      count: 2,
+      ...(limits === undefined ? {} : { resourceLimits: limits }),
+    });
     const victim = connectTo(context, { path }).client;
     const { number: dead } = await victim.echo({});
     const other = connectTo(context, { path }).client;
@@ -91,7 +107,12 @@ for (const [end, limits] of [["throw", undefined], ["exit", undefined], ["memory
     assert.notEqual(thread, dead);
     await failure(victim.echo({ text: end }), Code.Unavailable, /connection/);
     for (let i = 0; i < 100; i++) assert.equal((await other.echo({ text: "on" })).number, thread);
-    await waitUntil("the replacement", () => server.stats().workers?.length === 2 && server.stats().workers?.every(({ threadId }) => BigInt(threadId) !== dead));
+    await waitUntil(
+      "the replacement",
+      () =>
+        server.stats().workers?.length === 2 &&
+        server.stats().workers?.every(({ threadId }) => BigInt(threadId) !== dead),
+    );
     const { number: next } = await victim.echo({});
     assert.ok(next !== dead && next !== thread);
   });
@@ -103,7 +124,11 @@ test(`${DEATHS} deaths leave no descriptor and no mapping behind`, async (contex
   const die = async () => {
     const before = thread();
     const transport = createIsthmusTransport({ address: path });
-    await failure(createClient(TestService, transport).echo({ text: "exit", data: new Uint8Array(100_000) }), Code.Unavailable, /connection/);
+    await failure(
+      createClient(TestService, transport).echo({ text: "exit", data: new Uint8Array(100_000) }),
+      Code.Unavailable,
+      /connection/,
+    );
     await transport.close();
     await waitUntil("the replacement", () => thread() !== undefined && thread() !== before);
   };
@@ -139,7 +164,11 @@ test("a module without routes, one that does not parse and one that is missing a
   for (const [name, text, message] of [
     ["none.mjs", "export const other = 1;", /none\.mjs could not be loaded: .*no routes/],
     ["broken.mjs", "export default (", /broken\.mjs could not be loaded: SyntaxError/],
-    ["options.mjs", "export default () => {}; export const options = { allow: 1 };", /options\.mjs could not be loaded: .*allow/],
+    [
+      "options.mjs",
+      "export default () => {}; export const options = { allow: 1 };",
+      /options\.mjs could not be loaded: .*allow/,
+    ],
     ["missing.mjs", undefined, /missing\.mjs could not be loaded: .*Cannot find module/],
     ["ends.mjs", "process.exit(5);", /ends\.mjs: it ended with exit code 5/],
   ] as const) {
@@ -159,7 +188,11 @@ for (const [how, text] of [
     writeFileSync(routes, `${text} export default () => undefined;`);
     const before = ownThreads();
     const server = createIsthmusServer({ workers: { routes, count: 2, loadTimeoutMs: 300 } });
-    await failure(server.listen(tempSocket(context)), Code.FailedPrecondition, /hangs\.mjs was not loaded within 300 ms \(option workers\.loadTimeoutMs\)/);
+    await failure(
+      server.listen(tempSocket(context)),
+      Code.FailedPrecondition,
+      /hangs\.mjs was not loaded within 300 ms \(option workers\.loadTimeoutMs\)/,
+    );
     await waitUntil("the threads to be gone", () => ownThreads() <= before);
     await server.close();
   });
@@ -168,12 +201,19 @@ for (const [how, text] of [
 test("a listen that fails leaves no thread behind and no worker is replaced after it, but it can be tried again", async (context) => {
   const routes = join(tempFolder(context), "first-only.mjs");
   // One worker has the routes, one has not.
-  writeFileSync(routes, `import { workerData } from "node:worker_threads"; if (Atomics.add(new Int32Array(workerData), 0, 1) > 0) throw new Error("one too many"); export default () => undefined;`);
+  writeFileSync(
+    routes,
+    `import { workerData } from "node:worker_threads"; if (Atomics.add(new Int32Array(workerData), 0, 1) > 0) throw new Error("one too many"); export default () => undefined;`,
+  );
   const starts = new Int32Array(new SharedArrayBuffer(4));
   const warnings = warningsOf(context);
   const before = ownThreads();
   const server = createIsthmusServer({ workers: { routes, count: 2, workerData: starts.buffer } });
-  await failure(server.listen(tempSocket(context)), Code.FailedPrecondition, /first-only\.mjs could not be loaded: Error: one too many/);
+  await failure(
+    server.listen(tempSocket(context)),
+    Code.FailedPrecondition,
+    /first-only\.mjs could not be loaded: Error: one too many/,
+  );
   await waitUntil("the threads to be gone", () => ownThreads() <= before);
   assert.deepEqual([warnings, starts[0], server.stats().workers], [[], 2, []]);
   starts[0] = -1;
@@ -194,7 +234,10 @@ test("a client that was handed to a worker which died before it took it is serve
   await end;
   assert.notEqual(number, dead);
   // The other one is none of those that were lost.
-  assert.match(warnings.join(), /^worker thread \d+ of a server died with 1 connections, and is replaced: it ended with exit code 3$/);
+  assert.match(
+    warnings.join(),
+    /^worker thread \d+ of a server died with 1 connections, and is replaced: it ended with exit code 3$/,
+  );
 });
 
 test("a worker that replaces another one and hangs while it loads is ended and replaced", async (context) => {
@@ -207,7 +250,12 @@ test("a worker that replaces another one and hangs while it loads is ended and r
   );
   const warnings = warningsOf(context);
   const starts = new Int32Array(new SharedArrayBuffer(4));
-  const { path, server } = await serve(context, { count: 1, routes, workerData: { starts, routes: ROUTES.href }, loadTimeoutMs: 10_000 });
+  const { path, server } = await serve(context, {
+    count: 1,
+    routes,
+    workerData: { starts, routes: ROUTES.href },
+    loadTimeoutMs: 10_000,
+  });
   const { client } = connectTo(context, { path });
   await failure(client.echo({ text: "exit" }), Code.Unavailable, /connection/);
   await waitUntil("the third worker", () => server.stats().workers?.length === 1 && starts[0] === 3);
@@ -221,7 +269,8 @@ test("a server that is closed while a worker is replaced leaves no thread behind
     const { path, server } = await serve(context, { count: 1 });
     const all = ownThreads();
     await failure(connectTo(context, { path }).client.echo({ text: "exit" }), Code.Unavailable, /connection/);
-    if (wait) await waitUntil("the replacement to start", () => server.stats().workers?.length === 0 && ownThreads() >= all);
+    if (wait)
+      await waitUntil("the replacement to start", () => server.stats().workers?.length === 0 && ownThreads() >= all);
     await server.close();
     await waitUntil("the threads to be gone", () => ownThreads() <= before);
   }
@@ -250,7 +299,8 @@ test("a server that is closed while its workers load says so, and leaves no thre
     for (const one of listening) one.catch(() => undefined);
     await wait();
     await server.close();
-    for (const one of listening) await failure(one, Code.FailedPrecondition, /the server was closed while its worker threads loaded .*slow\.mjs/);
+    for (const one of listening)
+      await failure(one, Code.FailedPrecondition, /the server was closed while its worker threads loaded .*slow\.mjs/);
     await failure(server.listen(path), Code.FailedPrecondition, /the server is closed/);
     await waitUntil("the threads to be gone", () => ownThreads() <= before);
     assert.ok(!existsSync(path));
@@ -264,7 +314,12 @@ test("the warning about a worker that died names its thread", async (context) =>
   const { number } = await client.echo({});
   await failure(client.echo({ text: "exit" }), Code.Unavailable, /connection/);
   await waitUntil("the warning", () => warnings.length > 0);
-  assert.match(warnings[0], new RegExp(`^worker thread ${number} of a server died with 1 connections, and is replaced: it ended with exit code 3$`));
+  assert.match(
+    warnings[0],
+    new RegExp(
+      `^worker thread ${number} of a server died with 1 connections, and is replaced: it ended with exit code 3$`,
+    ),
+  );
 });
 
 test("options that cannot reach a thread are refused with the way out", async (context) => {
@@ -278,7 +333,11 @@ test("options that cannot reach a thread are refused with the way out", async (c
   assert.throws(make({ workers: { routes: ROUTES, restartDelayMsMax: NaN } }), /workers\.restartDelayMsMax/);
   const unsendable = createIsthmusServer({ workers: { routes: ROUTES, workerData: () => undefined } });
   context.after(() => unsendable.close());
-  await failure(unsendable.listen(tempSocket(context)), Code.InvalidArgument, /cannot be started with these options: .*could not be cloned/);
+  await failure(
+    unsendable.listen(tempSocket(context)),
+    Code.InvalidArgument,
+    /cannot be started with these options: .*could not be cloned/,
+  );
   const server = createIsthmusServer({ workers: { routes: ROUTES } });
   context.after(() => server.close());
   await failure(server.listen("tcp:127.0.0.1:0"), Code.FailedPrecondition, /socket path/);

@@ -1,6 +1,6 @@
 /**
- * Whatever a user's code throws, answers or hands in, its call is settled, once, and nothing else notices: no other call, not the connection, not the
- * process. Every value of a table, in every place, for every kind of method.
+ * Whatever a user's code throws, answers or hands in, its call is settled, once, and nothing else notices: no other
+ * call, not the connection, not the process. Every value of a table, in every place, for every kind of method.
  */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
@@ -37,7 +37,12 @@ async function open(owner: Owner, carrier: Carrier, options: Partial<IsthmusServ
   const server = createIsthmusServer({
     ...options,
     routes(router) {
-      router.service(StreamService, { echo: handle("echo"), count: handle("count"), sum: handle("sum"), chat: handle("chat") });
+      router.service(StreamService, {
+        echo: handle("echo"),
+        count: handle("count"),
+        sum: handle("sum"),
+        chat: handle("chat"),
+      });
     },
   });
   const path = tempSocket(owner);
@@ -63,8 +68,8 @@ async function outcomeOf(scene: Scene, kind: Kind, options: object = {}, input?:
     return count;
   };
   const calls = {
-    echo: () => client.echo((input ?? {}), options),
-    count: () => read(client.count((input ?? {}), options)),
+    echo: () => client.echo(input ?? {}, options),
+    count: () => read(client.count(input ?? {}, options)),
     sum: () => client.sum((input ?? items()) as AsyncIterable<object>, options),
     chat: () => read(client.chat((input ?? items()) as AsyncIterable<object>, options)),
   };
@@ -72,7 +77,13 @@ async function outcomeOf(scene: Scene, kind: Kind, options: object = {}, input?:
   // A call that throws at once has told its caller, too.
   const call = (async () => calls[kind]() as Promise<unknown>)();
   const late = new Promise<string>((resolve) => setTimeout(resolve, SETTLE_MS_MAX, "it does not settle").unref());
-  const outcome = await Promise.race([call.then((answer) => (settled++, answer), (error: unknown) => (settled++, error)), late]);
+  const outcome = await Promise.race([
+    call.then(
+      (answer) => (settled++, answer),
+      (error: unknown) => (settled++, error),
+    ),
+    late,
+  ]);
   assert.equal(settled, 1, String(outcome));
   return outcome;
 }
@@ -167,7 +178,21 @@ for (const [carrier, skip] of Object.entries(CARRIERS) as [Carrier, string | fal
           scene.act = () => (kind === "echo" || kind === "sum" ? make() : yieldingOnce(make));
           await outcomeOf(scene, kind);
           assert.ok(bystander.isOpen, name);
-          scene.act = () => (kind === "echo" || kind === "sum" ? Promise.resolve({ get number() { return fail(make); }, get sum() { return fail(make); } }) : yieldingOnce(() => ({ get number() { return fail(make); } })));
+          scene.act = () =>
+            kind === "echo" || kind === "sum"
+              ? Promise.resolve({
+                  get number() {
+                    return fail(make);
+                  },
+                  get sum() {
+                    return fail(make);
+                  },
+                })
+              : yieldingOnce(() => ({
+                  get number() {
+                    return fail(make);
+                  },
+                }));
           const error = await outcomeOf(scene, kind);
           assert.ok(error instanceof Error, `${name}: ${String(error)}`);
           assert.ok(bystander.isOpen, name);
@@ -225,7 +250,19 @@ for (const [carrier, skip] of Object.entries(CARRIERS) as [Carrier, string | fal
         scene.act = () => (kind === "echo" ? {} : yieldingOnce(() => ({})));
         for (const [name, make] of Object.entries(ODD_VALUES)) {
           await outcomeOf(scene, kind, {}, make());
-          await outcomeOf(scene, kind, {}, { get number() { return fail(make); }, get count() { return fail(make); } });
+          await outcomeOf(
+            scene,
+            kind,
+            {},
+            {
+              get number() {
+                return fail(make);
+              },
+              get count() {
+                return fail(make);
+              },
+            },
+          );
           await outcomeOf(scene, kind, { headers: make() });
           await outcomeOf(scene, kind, { contextValues: make() });
           assert.ok(bystander.isOpen, name);

@@ -32,7 +32,8 @@ describe("credit", () => {
       context,
       {
         async *count() {
-          for (; made < 10_000; made++) yield await Promise.resolve({ number: BigInt(made), data: new Uint8Array(DATA_BYTES) });
+          for (; made < 10_000; made++)
+            yield await Promise.resolve({ number: BigInt(made), data: new Uint8Array(DATA_BYTES) });
         },
       },
       { client: { streamWindowBytes: WINDOW } },
@@ -43,7 +44,8 @@ describe("credit", () => {
     assert.ok(first >= WINDOW / 2 / COST && first <= (WINDOW * 1.5) / COST + 2, `${first} messages`);
     assert.equal((await own.client.echo({ text: "others" })).text, "others");
     let pulled = 1;
-    for (let result = await answers.next(); result.done !== true; result = await answers.next()) assert.equal((result.value).number, BigInt(pulled++));
+    for (let result = await answers.next(); result.done !== true; result = await answers.next())
+      assert.equal(result.value.number, BigInt(pulled++));
     assert.equal(pulled, 10_000);
     await allEnded(own);
   });
@@ -89,7 +91,10 @@ describe("credit", () => {
     );
     for (const bytes of [0, 900, 5000, 400_000]) {
       const back = await collect(own.client.chat(items(10, bytes)));
-      assert.deepEqual(back.map(({ number, data }) => [number, data.length]), Array.from({ length: 10 }, (_, i) => [BigInt(i), bytes]));
+      assert.deepEqual(
+        back.map(({ number, data }) => [number, data.length]),
+        Array.from({ length: 10 }, (_, i) => [BigInt(i), bytes]),
+      );
     }
     await allEnded(own);
   });
@@ -140,7 +145,10 @@ describe("credit", () => {
       Array.from({ length: 60 }, async (_, i) => {
         const count = i % 5 === 4 ? 6 : 40;
         const back = await collect(own.client.chat(items(count, sizes[i % 5])));
-        assert.deepEqual(back.map(({ number, data }) => [number, data.length, data.every((byte) => byte === Number(number))]), Array.from({ length: count }, (_, k) => [BigInt(k), sizes[i % 5], true]));
+        assert.deepEqual(
+          back.map(({ number, data }) => [number, data.length, data.every((byte) => byte === Number(number))]),
+          Array.from({ length: count }, (_, k) => [BigInt(k), sizes[i % 5], true]),
+        );
       }),
     );
     await allEnded(own);
@@ -178,7 +186,10 @@ describe("payloads in streams", { skip: onlyWithAddon }, () => {
         {
           async *chat(requests) {
             for await (const { number, data } of requests) {
-              assert.ok(data.every((byte) => byte === Number(number)), `${leases}: message ${number}`);
+              assert.ok(
+                data.every((byte) => byte === Number(number)),
+                `${leases}: message ${number}`,
+              );
               yield { number, data };
             }
           },
@@ -243,7 +254,10 @@ describe("payloads in streams", { skip: onlyWithAddon }, () => {
       },
       { server: { leases: "scoped" } },
     );
-    assert.deepEqual((await collect(own.client.chat(items(2, 100_000)))).map(({ number }) => number), Array<bigint>(6).fill(100_000n));
+    assert.deepEqual(
+      (await collect(own.client.chat(items(2, 100_000)))).map(({ number }) => number),
+      Array<bigint>(6).fill(100_000n),
+    );
   });
 
   test("what was not pulled of a stream that was left goes back", async (context) => {
@@ -252,7 +266,13 @@ describe("payloads in streams", { skip: onlyWithAddon }, () => {
         for (let i = 0; i < 50; i++) yield await Promise.resolve({ data: new Uint8Array(100_000) });
       },
     });
-    const response = await own.transport.stream(StreamService.method.count, undefined, undefined, undefined, items(1) as AsyncIterable<never>);
+    const response = await own.transport.stream(
+      StreamService.method.count,
+      undefined,
+      undefined,
+      undefined,
+      items(1) as AsyncIterable<never>,
+    );
     const answers = response.message[Symbol.asyncIterator]();
     await sleep(50);
     await answers.return!();

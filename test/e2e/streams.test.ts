@@ -1,4 +1,7 @@
-/** Streams as a user sees them: all kinds, their ends, headers, limits and interceptors. Flow control is in stream-credit.test.ts. */
+/**
+ * Streams as a user sees them: all kinds, their ends, headers, limits and interceptors. Flow control is in
+ * stream-credit.test.ts.
+ */
 import assert from "node:assert/strict";
 import { AsyncLocalStorage } from "node:async_hooks";
 import { once } from "node:events";
@@ -34,10 +37,16 @@ for (const place of PLACES) {
       test(`${count} messages arrive in order, in every kind of stream`, async () => {
         const { client, transport } = await here;
         const expected = Array.from({ length: count }, (_, i) => BigInt(i));
-        assert.deepEqual((await collect(client.count({ count: BigInt(count), dataBytes: 5 }))).map(({ number }) => number), expected);
+        assert.deepEqual(
+          (await collect(client.count({ count: BigInt(count), dataBytes: 5 }))).map(({ number }) => number),
+          expected,
+        );
         const { sum, items: summed } = await client.sum(items(count));
         assert.deepEqual([summed, sum], [BigInt(count), expected.reduce((all, number) => all + number, 0n)]);
-        assert.deepEqual((await collect(client.chat(items(count)))).map(({ number }) => number), expected);
+        assert.deepEqual(
+          (await collect(client.chat(items(count)))).map(({ number }) => number),
+          expected,
+        );
         assert.equal(transport.stats().pendingCalls, 0);
       });
     }
@@ -46,7 +55,10 @@ for (const place of PLACES) {
       test(`messages of ${dataBytes} bytes go both ways`, async () => {
         const { client } = await here;
         const back = await collect(client.chat(items(8, dataBytes)));
-        assert.deepEqual(back.map(({ number, data }) => [number, data.length, data.every((byte) => byte === Number(number))]), Array.from({ length: 8 }, (_, i) => [BigInt(i), dataBytes, true]));
+        assert.deepEqual(
+          back.map(({ number, data }) => [number, data.length, data.every((byte) => byte === Number(number))]),
+          Array.from({ length: 8 }, (_, i) => [BigInt(i), dataBytes, true]),
+        );
       });
     }
 
@@ -86,7 +98,11 @@ for (const place of PLACES) {
           onTrailer: (headers: Headers) => void seen.push(`trailer ${headers.get("x-trailer-token")}`),
         };
         if (method === "sum") await client.sum(items(2), options);
-        else for await (const { number } of method === "count" ? client.count({ count: 2n }, options) : client.chat(items(2), options)) seen.push(String(number));
+        else
+          for await (const { number } of method === "count"
+            ? client.count({ count: 2n }, options)
+            : client.chat(items(2), options))
+            seen.push(String(number));
         assert.deepEqual(seen, method === "sum" ? ["header 42", "trailer 42"] : ["header 42", "0", "1", "trailer 42"]);
       }
     });
@@ -95,7 +111,11 @@ for (const place of PLACES) {
       const { client } = await here;
       const seen: bigint[] = [];
       const run = (async () => {
-        for await (const { number } of client.count({ count: 1000n, failCode: Code.NotFound, failMessage: "no more" }, { headers: { "x-token": "7" } })) seen.push(number);
+        for await (const { number } of client.count(
+          { count: 1000n, failCode: Code.NotFound, failMessage: "no more" },
+          { headers: { "x-token": "7" } },
+        ))
+          seen.push(number);
       })();
       const error = await failure(run, Code.NotFound, /no more/);
       assert.equal(seen.length, 1000);
@@ -115,7 +135,8 @@ for (const place of PLACES) {
       const { client, server, transport } = await here;
       const abort = new AbortController();
       const run = (async () => {
-        for await (const { number } of client.count({ count: 1_000_000n, pauseMs: 1 }, { signal: abort.signal })) if (number === 5n) abort.abort();
+        for await (const { number } of client.count({ count: 1_000_000n, pauseMs: 1 }, { signal: abort.signal }))
+          if (number === 5n) abort.abort();
       })();
       await failure(run, Code.Canceled, /aborted/);
       assert.equal(transport.stats().pendingCalls, 0);
@@ -151,7 +172,10 @@ describe("the end of a stream", () => {
     abort.abort();
     await failure(pending, Code.Canceled, /aborted/);
     await waitUntil("the handler to end", () => seen.length === 3 || seen.join());
-    assert.deepEqual(new Set(seen), new Set(["signal: [canceled] the client canceled the call", "requests: Canceled", "finally"]));
+    assert.deepEqual(
+      new Set(seen),
+      new Set(["signal: [canceled] the client canceled the call", "requests: Canceled", "finally"]),
+    );
     await allEnded(own);
   });
 
@@ -166,7 +190,13 @@ describe("the end of a stream", () => {
         }
       },
     });
-    const response = await own.transport.stream(StreamService.method.count, undefined, undefined, undefined, items(1) as AsyncIterable<never>);
+    const response = await own.transport.stream(
+      StreamService.method.count,
+      undefined,
+      undefined,
+      undefined,
+      items(1) as AsyncIterable<never>,
+    );
     for await (const item of response.message) if (item.data.length > 0) break;
     await waitUntil("the generator to be closed", () => closed === 1);
     await allEnded(own);
@@ -222,8 +252,14 @@ describe("the end of a stream", () => {
       yield await nothing();
       yield { number: 5n };
     })();
-    assert.deepEqual((await collect(client.chat(sent))).map(({ number }) => number), [1n, 6n]);
-    assert.deepEqual((await collect(client.count(undefined as never))).map(({ number }) => number), [0n, 0n]);
+    assert.deepEqual(
+      (await collect(client.chat(sent))).map(({ number }) => number),
+      [1n, 6n],
+    );
+    assert.deepEqual(
+      (await collect(client.count(undefined as never))).map(({ number }) => number),
+      [0n, 0n],
+    );
     assert.equal((await client.sum(items(0))).sum, 0n);
     assert.equal((await client.echo(undefined as never)).text, "");
     await allEnded(own);
@@ -387,11 +423,20 @@ describe("streams and the rest", () => {
       { server: { interceptors: [doubling] }, client: { interceptors: [doubling] } },
     );
     const headers: (string | null)[] = [];
-    const options = { onHeader: (header: Headers) => void headers.push(header.get("x-late")), onTrailer: (trailer: Headers) => void headers.push(trailer.get("x-last")) };
-    assert.deepEqual((await collect(own.client.chat(items(3), options))).map(({ number }) => number), [0n, 16n, 32n]);
+    const options = {
+      onHeader: (header: Headers) => void headers.push(header.get("x-late")),
+      onTrailer: (trailer: Headers) => void headers.push(trailer.get("x-last")),
+    };
+    assert.deepEqual(
+      (await collect(own.client.chat(items(3), options))).map(({ number }) => number),
+      [0n, 16n, 32n],
+    );
     assert.deepEqual(headers, ["yes", "yes"]);
     assert.equal(seen, "yes");
-    assert.deepEqual((await collect(own.client.count({ count: 3n }))).map(({ number }) => number), [12n]);
+    assert.deepEqual(
+      (await collect(own.client.count({ count: 3n }))).map(({ number }) => number),
+      [12n],
+    );
     assert.equal((await own.client.sum(items(3))).sum, 12n);
     await allEnded(own);
   });
@@ -473,7 +518,10 @@ describe("streams and the rest", () => {
 
   test("options that make no sense are refused", () => {
     for (const streamWindowBytes of [0, 1023, 1.5, NaN, -1, 2 ** 31]) {
-      assert.throws(() => createIsthmusTransport({ address: "/tmp/x", streamWindowBytes }), /streamWindowBytes: expected a whole number of bytes from 1024 to/);
+      assert.throws(
+        () => createIsthmusTransport({ address: "/tmp/x", streamWindowBytes }),
+        /streamWindowBytes: expected a whole number of bytes from 1024 to/,
+      );
     }
   });
 });
@@ -491,7 +539,10 @@ test("the only answer to a stream may be of any size", async (context) => {
   for (const count of [1, 3]) {
     const reply = await own.client.sum(items(count));
     assert.equal(reply.items, BigInt(count));
-    assert.deepEqual(reply.$unknown?.map(({ no, data }) => [no, data.length]), [[100, long.length]]);
+    assert.deepEqual(
+      reply.$unknown?.map(({ no, data }) => [no, data.length]),
+      [[100, long.length]],
+    );
   }
   await allEnded(own);
 });

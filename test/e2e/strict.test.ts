@@ -14,7 +14,8 @@ import { connectTo, PLACES, serveInChild, startServer } from "../support/test-se
 import { failure } from "../support/waiting.js";
 
 const SIZES = [1, 500, 4096, 20_000, 40_000, 300_000];
-const ENDED = /these bytes are gone: it was a lease of the call \/isthmus\.test\.TestService\/Echo, which has ended; copy it, or keep it with retain\(message\)/;
+const ENDED =
+  /these bytes are gone: it was a lease of the call \/isthmus\.test\.TestService\/Echo, which has ended; copy it, or keep it with retain\(message\)/;
 
 /** Everything that may be done with bytes, but for reading by index. */
 const USES: [what: string, use: (bytes: Uint8Array) => unknown][] = [
@@ -53,11 +54,16 @@ describe("a strict lease", () => {
     });
 
     test(`of ${byteLength} bytes is gone on the client when it is released`, async (context) => {
-      const { client } = await serveOwn(context, { echo: () => ({ data: pattern(1, byteLength) }) }, { client: { leases: "strict" } });
+      const { client } = await serveOwn(
+        context,
+        { echo: () => ({ data: pattern(1, byteLength) }) },
+        { client: { leases: "strict" } },
+      );
       const reply = await client.echo({});
       assert.equal(patternFault(reply.data, 1), -1);
       release(reply);
-      for (const [what, use] of USES) assert.throws(() => use(reply.data), /these bytes are gone: it was released/, what);
+      for (const [what, use] of USES)
+        assert.throws(() => use(reply.data), /these bytes are gone: it was released/, what);
       release(reply);
       release(reply.data);
       retain(reply.data);
@@ -75,41 +81,63 @@ describe("a strict lease", () => {
       };
       const { client } = await serveOwn(context, handlers, { server: { leases: "strict" } });
       for (const number of [0n, 1n]) await client.echo({ number, data: pattern(Number(number), byteLength) });
-      for (const [i, bytes] of kept.entries()) assert.deepEqual([bytes.length, patternFault(bytes, i)], [byteLength, -1]);
+      for (const [i, bytes] of kept.entries())
+        assert.deepEqual([bytes.length, patternFault(bytes, i)], [byteLength, -1]);
     });
   }
 
   test("of any field is gone, nested and repeated, in maps and oneofs", async (context) => {
     let fields: Uint8Array[] = [];
-    const { kinds, transport } = await serveOwn(context, {}, {
-      server: {
-        leases: "strict",
-        interceptors: [
-          (next) => (request) => {
-            const { bytes, blobs, nested, boolMap, choice } = request.message as unknown as Kinds;
-            if (nested !== undefined) fields = [bytes, ...blobs, nested.bytes, boolMap["true"], choice.value as Uint8Array];
-            return next(request);
-          },
-        ],
+    const { kinds, transport } = await serveOwn(
+      context,
+      {},
+      {
+        server: {
+          leases: "strict",
+          interceptors: [
+            (next) => (request) => {
+              const { bytes, blobs, nested, boolMap, choice } = request.message as unknown as Kinds;
+              if (nested !== undefined)
+                fields = [bytes, ...blobs, nested.bytes, boolMap["true"], choice.value as Uint8Array];
+              return next(request);
+            },
+          ],
+        },
       },
+    );
+    await kinds.echo({
+      bytes: pattern(1, 10),
+      blobs: [pattern(2, 5000), pattern(3, 50_000)],
+      nested: { bytes: pattern(4, 70_000) },
+      boolMap: { true: pattern(5, 9000) },
+      choice: { case: "choiceBytes", value: pattern(6, 2) },
     });
-    await kinds.echo({ bytes: pattern(1, 10), blobs: [pattern(2, 5000), pattern(3, 50_000)], nested: { bytes: pattern(4, 70_000) }, boolMap: { true: pattern(5, 9000) }, choice: { case: "choiceBytes", value: pattern(6, 2) } });
     assert.equal(fields.length, 6);
-    for (const bytes of fields) assert.throws(() => bytes.length, /these bytes are gone: it was a lease of the call \/isthmus\.test\.KindsService\/Echo/);
+    for (const bytes of fields)
+      assert.throws(
+        () => bytes.length,
+        /these bytes are gone: it was a lease of the call \/isthmus\.test\.KindsService\/Echo/,
+      );
     assert.equal(transport.stats().connections, 1);
   });
 
   for (const byteLength of [100, 9000, 20_000, 60_000]) {
     test(`of an answer of ${byteLength} bytes that waits for a client which does not read arrives whole`, async (context) => {
-      const server = await serveInChild(context, { leases: "strict", memory: { ringBytes: 65_536, arenaBytes: 1 << 20 } });
+      const server = await serveInChild(context, {
+        leases: "strict",
+        memory: { ringBytes: 65_536, arenaBytes: 1 << 20 },
+      });
       const { client } = connectTo(context, server, { memory: { ringBytes: 1 << 20 } });
       await client.echo({});
-      const calls = Array.from({ length: 700 }, (_, i) => client.echo({ data: pattern(i, byteLength), text: "x".repeat(200) }));
+      const calls = Array.from({ length: 700 }, (_, i) =>
+        client.echo({ data: pattern(i, byteLength), text: "x".repeat(200) }),
+      );
       // Published as the ring fills; then this side is busy, and the server has nowhere to put its answers.
       const until = performance.now() + 300;
       await sleep(1);
       while (performance.now() < until);
-      for (const [i, { data }] of (await Promise.all(calls)).entries()) assert.deepEqual([data.length, patternFault(data, i)], [byteLength, -1]);
+      for (const [i, { data }] of (await Promise.all(calls)).entries())
+        assert.deepEqual([data.length, patternFault(data, i)], [byteLength, -1]);
     });
   }
 });
@@ -123,13 +151,19 @@ for (const place of PLACES) {
     ] as const) {
       test(`of ${what}, loans and calls work, and what is isolated leases nothing`, async (context) => {
         const options = { leases: "scoped" } as const;
-        const { transport } = connectTo(context, await startServer(context, place, { ...options, isolation: server }), { ...options, isolation: client });
+        const { transport } = connectTo(context, await startServer(context, place, { ...options, isolation: server }), {
+          ...options,
+          isolation: client,
+        });
         const kinds = createClient(KindsService, transport);
         for (const byteLength of [100, 5000, 40_000, 2 << 20]) {
           const bytes = await loan(transport, byteLength);
           fillPattern(bytes, 1);
           const reply = await kinds.echo({ bytes, blobs: [pattern(2, byteLength)] });
-          assert.deepEqual([reply.bytes.length, patternFault(reply.bytes, 1), patternFault(reply.blobs[0], 2), bytes.length], [byteLength, -1, -1, 0]);
+          assert.deepEqual(
+            [reply.bytes.length, patternFault(reply.bytes, 1), patternFault(reply.blobs[0], 2), bytes.length],
+            [byteLength, -1, -1, 0],
+          );
           if (client === "snapshot") assert.equal(connectionOf(transport).spansLeased, 0);
           else release(reply);
         }
@@ -140,11 +174,18 @@ for (const place of PLACES) {
   });
 }
 
-test("with isolation the peer's memory is mapped read-only, without it is not", { skip: onlyWithAddon }, async (context) => {
+test("with isolation the peer's memory is mapped read-only, without it is not", {
+  skip: onlyWithAddon,
+}, async (context) => {
   // Each arena's mappings by inode: the own one is writable in any case.
   const writable = () => {
-    const lines = readFileSync("/proc/self/maps", "utf8").split("\n").filter((line) => line.includes("memfd:isthmus-arena"));
-    return { all: new Set(lines.map((line) => line.split(/\s+/)[4])).size, writable: new Set(lines.filter((line) => line.includes(" rw-s ")).map((line) => line.split(/\s+/)[4])).size };
+    const lines = readFileSync("/proc/self/maps", "utf8")
+      .split("\n")
+      .filter((line) => line.includes("memfd:isthmus-arena"));
+    return {
+      all: new Set(lines.map((line) => line.split(/\s+/)[4])).size,
+      writable: new Set(lines.filter((line) => line.includes(" rw-s ")).map((line) => line.split(/\s+/)[4])).size,
+    };
   };
   const server = await serveInChild(context);
   const before = writable();

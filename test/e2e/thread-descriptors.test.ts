@@ -1,4 +1,7 @@
-/** A thread that ends closes what it has, and nothing of another thread: not even a file that has a number which was its own. */
+/**
+ * A thread that ends closes what it has, and nothing of another thread: not even a file that has a number which was its
+ * own.
+ */
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
@@ -66,7 +69,9 @@ async function callAndClose(path: string, carrier: "shm" | "socket", times: numb
   }
 }
 
-/** What this process has, but for modules: Node leaves some open when a thread is terminated that is just loading them. */
+/**
+ * What this process has, but for modules: Node leaves some open when a thread is terminated that is just loading them.
+ */
 function descriptors(): Descriptors {
   const { mappings } = ownDescriptors();
   const open = readdirSync("/proc/self/fd").filter((fd) => {
@@ -89,7 +94,8 @@ async function nothingLeft(before: Descriptors, kept: number): Promise<void> {
 }
 
 test("this thread has the memory that it keeps", async (context) => {
-  for (const carrier of ["shm", "socket"] as const) await callAndClose((await startServer(context, "one process", { carrier })).path, carrier, 1);
+  for (const carrier of ["shm", "socket"] as const)
+    await callAndClose((await startServer(context, "one process", { carrier })).path, carrier, 1);
 });
 
 for (const how of ENDS) {
@@ -129,7 +135,12 @@ for (const how of ENDS) {
       const path = tempSocket(context);
       const worker = await startThread(context, { role: "shake hands", carrier, path });
       const mute = connect({ path });
-      const gone = new Promise<void>((resolve) => mute.on("error", () => undefined).on("close", () => resolve()).resume());
+      const gone = new Promise<void>((resolve) =>
+        mute
+          .on("error", () => undefined)
+          .on("close", () => resolve())
+          .resume(),
+      );
       await once(mute, "connect");
       const check = holdFiles(context);
       await end(worker, how);
@@ -163,14 +174,18 @@ for (const carrier of ["shm", "socket"] as const) {
   });
 }
 
-test("workers that serve, call and are terminated at any moment, over and over, close no file of this thread and leave nothing", { timeout: 300_000 }, async (context) => {
+test("workers that serve, call and are terminated at any moment, over and over, close no file of this thread and leave nothing", {
+  timeout: 300_000,
+}, async (context) => {
   const content = readFileSync(new URL(import.meta.url), "utf8");
   const server = await startServer(context, "one process");
   const round = async (number: number) => {
     const carrier = number % 2 === 0 ? "shm" : "socket";
     const workers = (["call", "serve", "shake hands"] as const).map((role) => {
       const path = role === "call" ? server.path : tempSocket(context);
-      return new Worker(new URL("./thread-descriptors.peer.js", import.meta.url), { workerData: { role, carrier, path } satisfies ThreadTask });
+      return new Worker(new URL("./thread-descriptors.peer.js", import.meta.url), {
+        workerData: { role, carrier, path } satisfies ThreadTask,
+      });
     });
     const [caller] = workers;
     const ready = Promise.race([once(caller, "message"), once(caller, "exit")]);

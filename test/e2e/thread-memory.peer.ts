@@ -1,4 +1,7 @@
-/** A worker thread that has memory of connections in its hands, tries to give it to its parent, and ends when it is told to. */
+/**
+ * A worker thread that has memory of connections in its hands, tries to give it to its parent, and ends when it is told
+ * to.
+ */
 import { writeFileSync } from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
 import { createClient } from "@connectrpc/connect";

@@ -32,7 +32,9 @@ for (const [kind, carrier] of [
   ["file", "shm"],
 ] as const) {
   for (const how of ["terminate", "exit"] as const) {
-    test(`a ${kind} over ${carrier} cannot be moved to another thread, and what was copied is whole when its thread has ended (${how})`, { skip }, async (context) => {
+    test(`a ${kind} over ${carrier} cannot be moved to another thread, and what was copied is whole when its thread has ended (${how})`, {
+      skip,
+    }, async (context) => {
       const server = await startServer(context, "two processes");
       const before = ownDescriptors();
       const task: MemoryTask = { kind, carrier, path: server.path, file: join(tempFolder(context), "file") };
@@ -44,7 +46,9 @@ for (const [kind, carrier] of [
         "the worker's outcomes",
         new Promise<string[]>((resolve, reject) => {
           worker.on("error", reject);
-          worker.on("message", (message: string[] | (typeof got)[0]) => (Array.isArray(message) ? resolve(message) : got.push(message)));
+          worker.on("message", (message: string[] | (typeof got)[0]) =>
+            Array.isArray(message) ? resolve(message) : got.push(message),
+          );
         }),
       );
       assert.deepEqual([...new Set(outcomes)], [REFUSED]);
@@ -57,12 +61,15 @@ for (const [kind, carrier] of [
       else worker.postMessage("exit");
       await within(20_000, "the worker's end", exit);
       await waitUntil("its memory to be unmapped", () => ownDescriptors().mappings <= before.mappings);
-      for (const { seed, bytes } of got) assert.equal(Buffer.compare(bytes, patternBytes(bytes.length, seed)), 0, `the bytes of ${seed}`);
+      for (const { seed, bytes } of got)
+        assert.equal(Buffer.compare(bytes, patternBytes(bytes.length, seed)), 0, `the bytes of ${seed}`);
     });
   }
 }
 
-test("a leased buffer whose user has marked it untransferable is given back, and the thread that has one ends", { skip }, async (context) => {
+test("a leased buffer whose user has marked it untransferable is given back, and the thread that has one ends", {
+  skip,
+}, async (context) => {
   const server = await startServer(context, "two processes");
   const { client, transport } = connectTo(context, { path: server.path });
   for (let i = 0; i < 4; i++) {
@@ -88,19 +95,30 @@ test("a leased buffer whose user has marked it untransferable is given back, and
   );
 });
 
-test("a thread that ends while its connection's memory is in use by the process's other threads' connections takes only its own", { skip }, async (context) => {
+test("a thread that ends while its connection's memory is in use by the process's other threads' connections takes only its own", {
+  skip,
+}, async (context) => {
   const server = await startServer(context, "two processes");
   const { client } = connectTo(context, { path: server.path });
   const kept = (await client.echo({ data: patternBytes(300_000, 9) })).data;
   for (const how of ["terminate", "exit"]) {
-    const worker = new Worker(new URL("./thread-memory.peer.js", import.meta.url), { workerData: { kind: "lease", carrier: "shm", path: server.path, file: "" } satisfies MemoryTask });
+    const worker = new Worker(new URL("./thread-memory.peer.js", import.meta.url), {
+      workerData: { kind: "lease", carrier: "shm", path: server.path, file: "" } satisfies MemoryTask,
+    });
     context.after(() => worker.terminate());
-    await within(20_000, "the worker", new Promise((resolve) => worker.on("message", (message) => Array.isArray(message) && resolve(message))));
+    await within(
+      20_000,
+      "the worker",
+      new Promise((resolve) => worker.on("message", (message) => Array.isArray(message) && resolve(message))),
+    );
     const exit = once(worker, "exit");
     if (how === "terminate") void worker.terminate();
     else worker.postMessage("exit");
     await within(20_000, "the worker's end", exit);
     assert.equal(Buffer.compare(kept, patternBytes(300_000, 9)), 0);
-    assert.equal(Buffer.compare((await client.echo({ data: patternBytes(300_000, 8) })).data, patternBytes(300_000, 8)), 0);
+    assert.equal(
+      Buffer.compare((await client.echo({ data: patternBytes(300_000, 8) })).data, patternBytes(300_000, 8)),
+      0,
+    );
   }
 });

@@ -127,7 +127,9 @@ for (const place of PLACES) {
     });
 
     test("10,000 calls in flight at once on one connection all get their own answers", async () => {
-      const calls = Array.from({ length: 10_000 }, (_, i) => here.client.echo({ text: `call ${i}`, number: BigInt(i) }));
+      const calls = Array.from({ length: 10_000 }, (_, i) =>
+        here.client.echo({ text: `call ${i}`, number: BigInt(i) }),
+      );
       const replies = await Promise.all(calls);
       replies.forEach((reply, i) => assert.deepEqual([reply.text, reply.number], [`call ${i}`, BigInt(i)]));
       assert.equal(here.transport.stats().pendingCalls, 0);
@@ -183,7 +185,9 @@ for (const place of PLACES) {
     test("calls that fill the ring many times over all get through", async (context) => {
       const server = await startServer(context, place, { memory });
       const { client } = connectTo(context, server, { memory });
-      const calls = Array.from({ length: 2000 }, (_, i) => client.echo({ number: BigInt(i), data: patternBytes(i % 3000, i) }));
+      const calls = Array.from({ length: 2000 }, (_, i) =>
+        client.echo({ number: BigInt(i), data: patternBytes(i % 3000, i) }),
+      );
       (await Promise.all(calls)).forEach((reply, i) => {
         assert.equal(reply.number, BigInt(i));
         assert.equal(Buffer.compare(reply.data, patternBytes(i % 3000, i)), 0);
@@ -194,7 +198,11 @@ for (const place of PLACES) {
       const server = await startServer(context, place, { memory });
       const { client } = connectTo(context, server, { memory: { ringBytes: 1 << 20, arenaBytes: 8 << 20 } });
       const data = patternBytes(3_000_000, 1);
-      const replies = await Promise.all([client.checksum({ data }), client.checksum({ data }), client.echo({ text: "x" })]);
+      const replies = await Promise.all([
+        client.checksum({ data }),
+        client.checksum({ data }),
+        client.echo({ text: "x" }),
+      ]);
       assert.equal(Buffer.compare(replies[0].data, data), 0);
       assert.equal(Buffer.compare(replies[1].data, data), 0);
     });
@@ -203,7 +211,9 @@ for (const place of PLACES) {
       test(`100 calls at once all succeed on a server that takes ${maxStreams} at a time`, async (context) => {
         const server = await startServer(context, place, { maxStreams });
         const { client } = connectTo(context, server);
-        const calls = Array.from({ length: 100 }, (_, i) => client.checksum({ sequence: BigInt(i), data: patternBytes(i * 400, i) }));
+        const calls = Array.from({ length: 100 }, (_, i) =>
+          client.checksum({ sequence: BigInt(i), data: patternBytes(i * 400, i) }),
+        );
         (await Promise.all(calls)).forEach((reply, i) => assert.equal(reply.sequence, BigInt(i)));
       });
     }

@@ -37,7 +37,9 @@ test("the main thread calls a server in a worker, and learns at once when that i
   const worker = startWorker(context, { role: "serve", path });
   await say(worker, "listening");
   const { client } = connectTo(context, { path });
-  const replies = await Promise.all(Array.from({ length: 100 }, (_, i) => client.echo({ text: String(i), data: new Uint8Array(i * 1000) })));
+  const replies = await Promise.all(
+    Array.from({ length: 100 }, (_, i) => client.echo({ text: String(i), data: new Uint8Array(i * 1000) })),
+  );
   replies.forEach((reply, i) => assert.equal(reply.text, String(i)));
   const pending = [client.wait({ milliseconds: 60_000 }), client.echo({ data: new Uint8Array(80 << 20) })];
   await sleep(20);

@@ -44,7 +44,11 @@ obey({
         service(TestService, {
           echo: ({ text, number }) => ({ text, number }),
           /** Answers with as many MiB as the sequence number says. */
-          checksum: ({ sequence, data }) => ({ sequence, checksum: data.length, data: new Uint8Array(Number(sequence) << 20) }),
+          checksum: ({ sequence, data }) => ({
+            sequence,
+            checksum: data.length,
+            data: new Uint8Array(Number(sequence) << 20),
+          }),
           async wait(_, { signal }) {
             waiting++;
             await once(signal, "abort");
@@ -66,20 +70,35 @@ obey({
     transport = createIsthmusTransport({ address: path, waitForReady: false });
   },
   /** One call; how it ended, and how long it took. */
-  async call({ timeoutMs, requestMiB = 0, replyMiB = 0 }: { timeoutMs?: number; requestMiB?: number; replyMiB?: number }) {
+  async call({
+    timeoutMs,
+    requestMiB = 0,
+    replyMiB = 0,
+  }: {
+    timeoutMs?: number;
+    requestMiB?: number;
+    replyMiB?: number;
+  }) {
     const client = createClient(TestService, transport);
     const start = monotonicMs();
     try {
       const options = timeoutMs === undefined ? undefined : { timeoutMs };
-      const reply = await client.checksum({ sequence: BigInt(replyMiB), data: new Uint8Array(requestMiB << 20) }, options);
-      if (reply.checksum !== requestMiB << 20 || reply.data.length !== replyMiB << 20) throw new Error("a wrong answer");
+      const reply = await client.checksum(
+        { sequence: BigInt(replyMiB), data: new Uint8Array(requestMiB << 20) },
+        options,
+      );
+      if (reply.checksum !== requestMiB << 20 || reply.data.length !== replyMiB << 20)
+        throw new Error("a wrong answer");
       return { failure: undefined, milliseconds: monotonicMs() - start };
     } catch (error) {
       return { failure: failureOf(error), milliseconds: monotonicMs() - start };
     }
   },
   pending: () => transport.stats(),
-  /** Keeps `inFlight` calls pending until they fail: small ones, or large ones too. Answers once the connection carries them. */
+  /**
+   * Keeps `inFlight` calls pending until they fail: small ones, or large ones too. Answers once the connection carries
+   * them.
+   */
   async startLoad({ inFlight, large, seed }: LoadOptions) {
     const client = createClient(TestService, transport);
     await client.echo({});
@@ -112,7 +131,8 @@ async function keepCalling(inFlight: number, large: boolean, random: () => numbe
     }
     for (let going = true; going; ) {
       const kind = large ? random() : 1;
-      if (kind < 0.1) going = await once(() => client.checksum({ data: new Uint8Array(Math.floor(random() * (2 << 20))) }));
+      if (kind < 0.1)
+        going = await once(() => client.checksum({ data: new Uint8Array(Math.floor(random() * (2 << 20))) }));
       else if (kind < 0.2) going = await once(() => client.checksum({ sequence: 1n }));
       else going = await once(() => client.echo({ text: "x".repeat(Math.floor(random() * 2000)) }));
     }

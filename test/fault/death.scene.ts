@@ -36,7 +36,11 @@ export async function killServers(t: TestContext): Promise<Notice[]> {
   for (let death = -1; death < DEATHS; death++) {
     const server = await startPeer(t, program);
     await server.ask("listen", path);
-    await client.ask("startLoad", { inFlight: IN_FLIGHT, large: isLarge(death), seed: seed + death } satisfies LoadOptions);
+    await client.ask("startLoad", {
+      inFlight: IN_FLIGHT,
+      large: isLarge(death),
+      seed: seed + death,
+    } satisfies LoadOptions);
     await sleep(death < 0 ? WARM_UP_MS : LOAD_MS_MIN + random() * (LOAD_MS_MAX - LOAD_MS_MIN));
     await waitUntil("calls to be answered", async () => (await client.ask<number>("answered")) > 0);
     const killedAt = monotonicMs();
@@ -44,11 +48,18 @@ export async function killServers(t: TestContext): Promise<Notice[]> {
     const { failures, notOnce, stillPending, answered } = await client.ask<Loaded>("finishLoad");
     await server.exited;
     assert.equal(failures.length, IN_FLIGHT, `${failures.length} of ${IN_FLIGHT} calls failed`);
-    assert.deepEqual({ notOnce, stillPending, codes: [...new Set(failures.map(({ code }) => code))] }, { notOnce: 0, stillPending: 0, codes: [Code.Unavailable] });
+    assert.deepEqual(
+      { notOnce, stillPending, codes: [...new Set(failures.map(({ code }) => code))] },
+      { notOnce: 0, stillPending: 0, codes: [Code.Unavailable] },
+    );
     assert.ok(answered > 0);
     if (death < 0) continue;
     const lastAt = maximum(failures.map(({ at }) => at));
-    notices.push({ isLarge: isLarge(death), afterKillMs: lastAt - killedAt, afterHangUpMs: lastAt - (await server.hungUpAt) });
+    notices.push({
+      isLarge: isLarge(death),
+      afterKillMs: lastAt - killedAt,
+      afterHangUpMs: lastAt - (await server.hungUpAt),
+    });
     // What the first connections leave in the heap's reserves is no leak.
     if (death < DEATHS / 2) before = await client.ask<Observation>("observe");
   }
@@ -69,16 +80,34 @@ export async function killClients(t: TestContext): Promise<Notice[]> {
   for (let death = -1; death < DEATHS; death++) {
     const client = await startPeer(t, program);
     await client.ask("connect", path);
-    await client.ask("startLoad", { inFlight: IN_FLIGHT, large: isLarge(death), seed: seed + death } satisfies LoadOptions);
+    await client.ask("startLoad", {
+      inFlight: IN_FLIGHT,
+      large: isLarge(death),
+      seed: seed + death,
+    } satisfies LoadOptions);
     await sleep(death < 0 ? WARM_UP_MS : LOAD_MS_MIN + random() * (LOAD_MS_MAX - LOAD_MS_MIN));
-    await waitUntil("the waiting calls to reach their handlers", async () => (await server.ask<ServerState>("serverState")).waiting === WAITING_CALLS);
+    await waitUntil(
+      "the waiting calls to reach their handlers",
+      async () => (await server.ask<ServerState>("serverState")).waiting === WAITING_CALLS,
+    );
     const killedAt = monotonicMs();
     client.signal("SIGKILL");
     await client.exited;
-    await waitUntil("the server to notice", async () => (await server.ask<ServerState>("serverState")).connections === 0);
+    await waitUntil(
+      "the server to notice",
+      async () => (await server.ask<ServerState>("serverState")).connections === 0,
+    );
     const { waiting, abortedAt, pendingCalls, violations } = await server.ask<ServerState>("serverState");
-    assert.deepEqual({ waiting, aborted: abortedAt.length, pendingCalls, violations }, { waiting: 0, aborted: WAITING_CALLS, pendingCalls: 0, violations: 0 });
-    if (death >= 0) notices.push({ isLarge: isLarge(death), afterKillMs: maximum(abortedAt) - killedAt, afterHangUpMs: maximum(abortedAt) - (await client.hungUpAt) });
+    assert.deepEqual(
+      { waiting, aborted: abortedAt.length, pendingCalls, violations },
+      { waiting: 0, aborted: WAITING_CALLS, pendingCalls: 0, violations: 0 },
+    );
+    if (death >= 0)
+      notices.push({
+        isLarge: isLarge(death),
+        afterKillMs: maximum(abortedAt) - killedAt,
+        afterHangUpMs: maximum(abortedAt) - (await client.hungUpAt),
+      });
     await server.ask("forgetAborts");
     if (death >= 0 && death < DEATHS / 2) before = await server.ask<Observation>("observe");
   }
@@ -97,7 +126,8 @@ export interface Notice {
 function showNotices(t: TestContext, what: string, notices: readonly Notice[]): void {
   for (const large of [false, true]) {
     const some = notices.filter(({ isLarge }) => isLarge === large);
-    const show = (values: readonly number[]) => `p50 ${percentile(values, 50).toFixed(1)}, max ${maximum(values).toFixed(1)} ms`;
+    const show = (values: readonly number[]) =>
+      `p50 ${percentile(values, 50).toFixed(1)}, max ${maximum(values).toFixed(1)} ms`;
     t.diagnostic(
       `${what}, ${large ? "large" : "small"} calls: from the hang-up ${show(some.map(({ afterHangUpMs }) => afterHangUpMs))}; ` +
         `from the kill ${show(some.map(({ afterKillMs }) => afterKillMs))} (${some.length} deaths)`,
@@ -106,8 +136,13 @@ function showNotices(t: TestContext, what: string, notices: readonly Notice[]): 
 }
 
 function assertNothingLeft(t: TestContext, before: Observation, after: Observation): void {
-  t.diagnostic(`survivor's memory: ${(before.residentBytes / 2 ** 20).toFixed(0)} MiB after half of the deaths, ${(after.residentBytes / 2 ** 20).toFixed(0)} MiB after all`);
+  t.diagnostic(
+    `survivor's memory: ${(before.residentBytes / 2 ** 20).toFixed(0)} MiB after half of the deaths, ${(after.residentBytes / 2 ** 20).toFixed(0)} MiB after all`,
+  );
   assert.equal(after.descriptors, before.descriptors, "descriptors");
   assert.equal(after.segmentMappings, before.segmentMappings, "mappings");
-  assert.ok(after.residentBytes - before.residentBytes < GROWTH_BYTES_MAX, `memory grew from ${before.residentBytes} to ${after.residentBytes} bytes`);
+  assert.ok(
+    after.residentBytes - before.residentBytes < GROWTH_BYTES_MAX,
+    `memory grew from ${before.residentBytes} to ${after.residentBytes} bytes`,
+  );
 }

@@ -11,7 +11,9 @@ obey({
   /** Connects and says nothing. */
   connectOnly: (path: string) =>
     new Promise<void>((resolve, reject) => {
-      connect(path).on("connect", () => resolve()).on("error", reject);
+      connect(path)
+        .on("connect", () => resolve())
+        .on("error", reject);
     }),
   /** Sends the first `byteLength` bytes of HELLO, with the descriptors; all of it by default. */
   hello({ path, byteLength }: { path: string; byteLength?: number }) {

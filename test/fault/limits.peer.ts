@@ -32,7 +32,9 @@ obey({
   },
   /** Opens `count` connections at the same time, keeps none; the failures, and how long all took. */
   async openAtOnce({ path, count }: { path: string; count: number }) {
-    const many = Array.from({ length: count }, () => createIsthmusTransport({ address: path, handshakeTimeoutMs: 60_000, memory: { arenaBytes: 1 << 20 } }));
+    const many = Array.from({ length: count }, () =>
+      createIsthmusTransport({ address: path, handshakeTimeoutMs: 60_000, memory: { arenaBytes: 1 << 20 } }),
+    );
     const start = performance.now();
     const ended = await Promise.all(many.map(callOn));
     const milliseconds = performance.now() - start;

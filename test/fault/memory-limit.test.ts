@@ -19,12 +19,18 @@ interface Called {
 }
 
 for (const limited of ["client", "server"] as const) {
-  test(`messages of more than half of the ${limited}'s memory limit do not get it killed`, { skip, timeout: 600_000 }, async (t) => {
+  test(`messages of more than half of the ${limited}'s memory limit do not get it killed`, {
+    skip,
+    timeout: 600_000,
+  }, async (t) => {
     const group = makeMemoryGroup(LIMIT_MIB << 20);
     if (group === undefined) return t.skip("no memory control group can be made here");
     const path = join(scratchFolder(t), "limited.sock");
     const inside = { before: `echo $$ > ${join(group, "cgroup.procs")}` };
-    const starting = [startPeer(t, program, limited === "server" ? inside : {}), startPeer(t, program, limited === "client" ? inside : {})];
+    const starting = [
+      startPeer(t, program, limited === "server" ? inside : {}),
+      startPeer(t, program, limited === "client" ? inside : {}),
+    ];
     // Hooks run in the order of registration: the processes inside have to be gone before their group can be.
     t.after(() => removeGroup(group));
     const [server, client] = await Promise.all(starting);
@@ -33,7 +39,9 @@ for (const limited of ["client", "server"] as const) {
     for (const size of [{ requestMiB: MESSAGE_MIB }, { replyMiB: MESSAGE_MIB }, {}]) {
       const { failure, milliseconds } = await client.ask<Called>("call", size);
       const peak = Number(readFileSync(join(group, "memory.max_usage_in_bytes"), "utf8"));
-      t.diagnostic(`${JSON.stringify(size)}: ${failure?.message ?? "answered"} after ${milliseconds.toFixed(0)} ms, peak ${(peak / 2 ** 20).toFixed(0)} of ${LIMIT_MIB} MiB`);
+      t.diagnostic(
+        `${JSON.stringify(size)}: ${failure?.message ?? "answered"} after ${milliseconds.toFixed(0)} ms, peak ${(peak / 2 ** 20).toFixed(0)} of ${LIMIT_MIB} MiB`,
+      );
       if (failure !== undefined) assert.equal(failure.code, Code.ResourceExhausted, failure.message);
       assert.ok(server.alive && client.alive);
     }

@@ -22,14 +22,20 @@ interface Called {
   readonly milliseconds: number;
 }
 
-test("a client that dies at any point of the handshake leaves nothing in the server", { skip, timeout: 600_000 }, async (t) => {
+test("a client that dies at any point of the handshake leaves nothing in the server", {
+  skip,
+  timeout: 600_000,
+}, async (t) => {
   const path = join(scratchFolder(t), "handshake.sock");
   const server = await startPeer(t, program);
   await server.ask("listen", path);
   const first = await startPeer(t, program);
   await callFrom(first, path);
   await first.kill();
-  await waitUntil("the server to see the client go", async () => (await server.ask<ServerState>("serverState")).connections === 0);
+  await waitUntil(
+    "the server to see the client go",
+    async () => (await server.ask<ServerState>("serverState")).connections === 0,
+  );
   const before = await server.ask<Observation>("observe");
   const points: [string, unknown][] = [
     ["connectOnly", path],
@@ -52,7 +58,10 @@ test("a client that dies at any point of the handshake leaves nothing in the ser
   await callFrom(await startPeer(t, program), path);
 });
 
-test("a server that dies before its welcome fails the waiting calls at once, not at the handshake's time limit", { skip, timeout: 600_000 }, async (t) => {
+test("a server that dies before its welcome fails the waiting calls at once, not at the handshake's time limit", {
+  skip,
+  timeout: 600_000,
+}, async (t) => {
   const path = join(scratchFolder(t), "silent.sock");
   const [silent, client] = await Promise.all([startPeer(t, halfway), startPeer(t, program)]);
   await silent.ask("acceptOnly", path);
@@ -74,10 +83,17 @@ test("a server that dies before its welcome fails the waiting calls at once, not
   assert.equal((await client.ask<Called>("call", {})).failure, undefined);
 });
 
-test("calls to a stopped server wait or meet their deadline, and go on when it does", { skip, timeout: 600_000 }, async (t) => {
+test("calls to a stopped server wait or meet their deadline, and go on when it does", {
+  skip,
+  timeout: 600_000,
+}, async (t) => {
   const { server, client } = await startPair(t);
   server.signal("SIGSTOP");
-  const waiting = [client.ask<Called>("call", {}), client.ask<Called>("call", { requestMiB: 80 }), client.ask<Called>("call", { replyMiB: 80 })];
+  const waiting = [
+    client.ask<Called>("call", {}),
+    client.ask<Called>("call", { requestMiB: 80 }),
+    client.ask<Called>("call", { replyMiB: 80 }),
+  ];
   const hurried = await Promise.all([
     client.ask<Called>("call", { timeoutMs: 200 }),
     client.ask<Called>("call", { timeoutMs: 200, requestMiB: 80 }),
@@ -88,10 +104,16 @@ test("calls to a stopped server wait or meet their deadline, and go on when it d
   }
   server.signal("SIGCONT");
   for (const { failure } of await Promise.all(waiting)) assert.equal(failure, undefined);
-  await waitUntil("the server to have nothing open", async () => (await server.ask<ServerState>("serverState")).pendingCalls === 0);
+  await waitUntil(
+    "the server to have nothing open",
+    async () => (await server.ask<ServerState>("serverState")).pendingCalls === 0,
+  );
 });
 
-test("a stopped client does not keep the server from serving others, and gets its answer when it goes on", { skip, timeout: 600_000 }, async (t) => {
+test("a stopped client does not keep the server from serving others, and gets its answer when it goes on", {
+  skip,
+  timeout: 600_000,
+}, async (t) => {
   const { server, client, path } = await startPair(t);
   const calling = client.ask<Called>("call", { replyMiB: LARGE_MIB });
   await sleep(20);
@@ -103,11 +125,20 @@ test("a stopped client does not keep the server from serving others, and gets it
   assert.equal((await server.ask<ServerState>("serverState")).violations, 0);
 });
 
-for (const [direction, size] of [["request", { requestMiB: LARGE_MIB }], ["answer", { replyMiB: LARGE_MIB }]] as const) {
-  test(`a server that closes while a large ${direction} is under way lets the call finish`, { skip, timeout: 600_000 }, async (t) => {
+for (const [direction, size] of [
+  ["request", { requestMiB: LARGE_MIB }],
+  ["answer", { replyMiB: LARGE_MIB }],
+] as const) {
+  test(`a server that closes while a large ${direction} is under way lets the call finish`, {
+    skip,
+    timeout: 600_000,
+  }, async (t) => {
     const { server, client } = await startPair(t);
     const calling = client.ask<Called>("call", size);
-    await waitUntil("the call to reach the server", async () => (await client.ask<{ pendingCalls: number }>("pending")).pendingCalls === 1);
+    await waitUntil(
+      "the call to reach the server",
+      async () => (await client.ask<{ pendingCalls: number }>("pending")).pendingCalls === 1,
+    );
     await sleep(15);
     // A client that is slow to read: the rest of the message is still in the server when everything else is done.
     client.signal("SIGSTOP");
@@ -121,10 +152,16 @@ for (const [direction, size] of [["request", { requestMiB: LARGE_MIB }], ["answe
   });
 }
 
-test("a server that is told not to wait cuts a large message off, and the call rejects as Unavailable", { skip, timeout: 600_000 }, async (t) => {
+test("a server that is told not to wait cuts a large message off, and the call rejects as Unavailable", {
+  skip,
+  timeout: 600_000,
+}, async (t) => {
   const { server, client } = await startPair(t);
   const calling = client.ask<Called>("call", { requestMiB: LARGE_MIB });
-  await waitUntil("the call to be there", async () => (await client.ask<{ pendingCalls: number }>("pending")).pendingCalls === 1);
+  await waitUntil(
+    "the call to be there",
+    async () => (await client.ask<{ pendingCalls: number }>("pending")).pendingCalls === 1,
+  );
   await server.ask("closeServer", 0);
   const { failure } = await calling;
   if (failure !== undefined) assert.equal(failure.code, Code.Unavailable, failure.message);

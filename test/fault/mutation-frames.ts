@@ -57,7 +57,10 @@ export const SPAN_WORDS = 3;
 export const SPANS_MAX = 8;
 export const FRAME_HEADER_BYTES = 4 * (FRAME_WORD.table + SPAN_WORDS * SPANS_MAX);
 
-/** Few slots, so that a frame is often damaged while it is being read. The first half have contiguous frames, the others ropes. */
+/**
+ * Few slots, so that a frame is often damaged while it is being read. The first half have contiguous frames, the others
+ * ropes.
+ */
 export const SLOTS = 4;
 export const SLOT_BYTES = GEOMETRY.ringBytes / SLOTS;
 export const INLINE_BYTES_MAX = SLOT_BYTES - FRAME_HEADER_BYTES;
@@ -75,8 +78,23 @@ const KINDRED: readonly DescMessage[] = [
 /** Every frame is written by one of these and read by one of these, not always the same. */
 export const SCHEMAS: readonly DescMessage[] = [
   ...KINDRED,
-  ...[Utf8Schema, MapsToStringSchema, MapsToBytesSchema, MapsOfEveryValueSchema, TreeSchema, GroupsSchema, DelimitedSchema],
-  ...[PackedScalarsSchema, ExpandedScalarsSchema, LegacyPackedSchema, ImplicitScalarsSchema, StringLongsSchema, OneofsSchema],
+  ...[
+    Utf8Schema,
+    MapsToStringSchema,
+    MapsToBytesSchema,
+    MapsOfEveryValueSchema,
+    TreeSchema,
+    GroupsSchema,
+    DelimitedSchema,
+  ],
+  ...[
+    PackedScalarsSchema,
+    ExpandedScalarsSchema,
+    LegacyPackedSchema,
+    ImplicitScalarsSchema,
+    StringLongsSchema,
+    OneofsSchema,
+  ],
   ...[NumbersSchema, ExtendableSchema, ClosedEnumsSchema, StructsSchema, WrappersSchema],
 ];
 
@@ -107,7 +125,8 @@ export function draftOf(random: Random, slot: number): Draft | undefined {
   if (sound === undefined) return undefined;
   const hostile = random.once(10);
   const rope = hostile ? mutateRope(random, sound) : sound;
-  if (rope.spans.length === 0 || rope.spans.length > SPANS_MAX || rope.inline.length > INLINE_BYTES_MAX) return undefined;
+  if (rope.spans.length === 0 || rope.spans.length > SPANS_MAX || rope.inline.length > INLINE_BYTES_MAX)
+    return undefined;
   const start = SPANS_OFFSET + (slot - SLOTS / 2) * REGION_BYTES;
   let end = start;
   const offsets = rope.spans.map((span) => {
@@ -140,7 +159,9 @@ function largePayloads(random: Random): Message {
     doubles: numbers(random),
     fixed64s: numbers(random).map(BigInt),
     named: random.once(4) ? { [randomText(random)]: random.bytes(random.below(100)), key: random.bytes(7) } : {},
-    ...(random.once(4) && { inner: { text: randomText(random), doubles: numbers(random), data: random.bytes(random.below(40)) } }),
+    ...(random.once(4) && {
+      inner: { text: randomText(random), doubles: numbers(random), data: random.bytes(random.below(40)) },
+    }),
     ...(random.once(4) && { choice: { case: "payloads", value: { lines: [randomText(random), randomText(random)] } } }),
     more: some(() => ({ text: randomText(random), bools: [true, false] })),
   });
@@ -153,7 +174,14 @@ function numbers(random: Random): number[] {
 }
 
 /** Characters of one to four bytes, alone and mixed: the runtime's decoders have a path for each. */
-const ALPHABETS: readonly (readonly string[])[] = [["a", "b"], ["é", "ÿ", "a"], ["ж", "é"], ["漢", "字"], ["😀", "𝒳"], ["a", "é", "漢", "😀"]];
+const ALPHABETS: readonly (readonly string[])[] = [
+  ["a", "b"],
+  ["é", "ÿ", "a"],
+  ["ж", "é"],
+  ["漢", "字"],
+  ["😀", "𝒳"],
+  ["a", "é", "漢", "😀"],
+];
 /** Around the lengths at which the codec and the runtime change their way. */
 const LENGTHS = [1, 2, 7, 8, 9, 15, 16, 17, 24, 25, 31, 33, 42, 60, 64, 127, 130];
 const LONG_LENGTHS = [300, 512, 1000, 1700];

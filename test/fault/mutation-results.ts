@@ -1,7 +1,7 @@
 /**
  * Judges what came of a decode in the mutation proof. Looks at everything that a message holds, so that no read is
- * optimised away, and at where the memory of each value is: a message may refer to the input only where it was asked to,
- * and only to what is its own of it. An error has to be one that the codec means.
+ * optimised away, and at where the memory of each value is: a message may refer to the input only where it was asked
+ * to, and only to what is its own of it. An error has to be one that the codec means.
  */
 import type { DescField, DescMessage, Message } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
@@ -76,12 +76,21 @@ export class Misplaced extends Error {
 }
 
 const fixedFields = new WeakMap<DescMessage, readonly DescField[]>();
-const FIXED: ReadonlySet<ScalarType> = new Set([ScalarType.DOUBLE, ScalarType.FLOAT, ScalarType.FIXED32, ScalarType.SFIXED32, ScalarType.FIXED64, ScalarType.SFIXED64]);
+const FIXED: ReadonlySet<ScalarType> = new Set([
+  ScalarType.DOUBLE,
+  ScalarType.FLOAT,
+  ScalarType.FIXED32,
+  ScalarType.SFIXED32,
+  ScalarType.FIXED64,
+  ScalarType.SFIXED64,
+]);
 
 function touchArrays(message: Message, schema: DescMessage): number {
   let fields = fixedFields.get(schema);
   if (fields === undefined) {
-    fields = schema.fields.filter((field) => field.fieldKind === "list" && field.listKind === "scalar" && FIXED.has(field.scalar));
+    fields = schema.fields.filter(
+      (field) => field.fieldKind === "list" && field.listKind === "scalar" && FIXED.has(field.scalar),
+    );
     fixedFields.set(schema, fields);
   }
   let sum = 0;
@@ -182,9 +191,11 @@ function mix(sum: number, value: number): number {
 function roomOf({ buffer, byteOffset, byteLength }: ArrayBufferView): "span" | "inline" | "own" {
   if (!rooms.input.has(buffer)) return "own";
   const end = byteOffset + byteLength;
-  for (const span of rooms.spans) if (buffer === span.buffer && byteOffset >= span.start && end <= span.end) return "span";
+  for (const span of rooms.spans)
+    if (buffer === span.buffer && byteOffset >= span.start && end <= span.end) return "span";
   const { inline } = rooms;
-  if (inline !== undefined && buffer === inline.buffer && byteOffset >= inline.start && end <= inline.end) return "inline";
+  if (inline !== undefined && buffer === inline.buffer && byteOffset >= inline.start && end <= inline.end)
+    return "inline";
   throw new Misplaced(`${byteLength} bytes at ${byteOffset} of the input, which are not the message's own`);
 }
 

@@ -1,7 +1,7 @@
 /**
- * The process of the mutation proof that decodes what another one is changing, the way a carrier does: the frame is copied
- * once to private scratch, its header and its table of spans are read there and checked, and spans are views of the peer's
- * arena, which is mapped read-only.
+ * The process of the mutation proof that decodes what another one is changing, the way a carrier does: the frame is
+ * copied once to private scratch, its header and its table of spans are read there and checked, and spans are views of
+ * the peer's arena, which is mapped read-only.
  */
 import type { DescMessage } from "@bufbuild/protobuf";
 import type { DecodeOptions, Rope, Span } from "../../src/codec/index.js";
@@ -11,7 +11,17 @@ import { createOwnMemory, joinMemory } from "../../src/memory/shared/segment.js"
 import { requireAddon } from "../../src/os/addon.js";
 import { Random } from "../fuzz/random.js";
 import { obey } from "../stress/peer.js";
-import { FRAME_HEADER_BYTES, FRAME_WORD, GEOMETRY, INLINE_BYTES_MAX, SCHEMAS, SLOT_BYTES, SLOTS, SPAN_WORDS, SPANS_MAX } from "./mutation-frames.js";
+import {
+  FRAME_HEADER_BYTES,
+  FRAME_WORD,
+  GEOMETRY,
+  INLINE_BYTES_MAX,
+  SCHEMAS,
+  SLOT_BYTES,
+  SLOTS,
+  SPAN_WORDS,
+  SPANS_MAX,
+} from "./mutation-frames.js";
 import type { Met, Room, Rooms } from "./mutation-results.js";
 import { expectedError, met, sumOf, touchAll } from "./mutation-results.js";
 
@@ -144,7 +154,14 @@ async function run({ seed, decodes, extraMsMax }: MutationRun): Promise<Mutation
 }
 
 function metEverything(): boolean {
-  const counts = [...Object.values<number>({ ...met }), framesChanged, spansChanged, refused, repeated, ...ended.flatMap(({ decoded, failed }) => [decoded, failed])];
+  const counts = [
+    ...Object.values<number>({ ...met }),
+    framesChanged,
+    spansChanged,
+    refused,
+    repeated,
+    ...ended.flatMap(({ decoded, failed }) => [decoded, failed]),
+  ];
   return defects.length > 0 || !counts.includes(0);
 }
 
@@ -186,7 +203,8 @@ function decodeOne(random: Random, sequence: number): boolean {
   try {
     const message = ropes ? decodeRope(schema, ropeOf(inline, spans), options) : decode(schema, inline, options);
     outcome = touchAll(message, schema, rooms, arraysFirst);
-    if (looking && !views && touchAll(message, schema, rooms, arraysFirst) !== outcome) defect("a copied message changed", schema, inline, spans);
+    if (looking && !views && touchAll(message, schema, rooms, arraysFirst) !== outcome)
+      defect("a copied message changed", schema, inline, spans);
     ended[kind].decoded++;
   } catch (error) {
     outcome = judge(error, schema, inline, spans);
@@ -225,7 +243,8 @@ function snapshot(index: number, to: number, byteLength: number): void {
     scratch.set(ringBytes.subarray(index, index + byteLength), to);
     return;
   }
-  for (let i = index >> 2, j = to >> 2, end = j + ((byteLength + 3) >> 2); j < end; i++, j++) scratchWords[j] = ringWords[i];
+  for (let i = index >> 2, j = to >> 2, end = j + ((byteLength + 3) >> 2); j < end; i++, j++)
+    scratchWords[j] = ringWords[i];
 }
 
 function roomAt({ buffer, byteOffset, byteLength }: Uint8Array): Room {
@@ -250,17 +269,31 @@ function look(start: number, inlineBytes: number, before: number, spans: readonl
   }
 }
 
-/** The same bytes in memory of their own, with nothing around them, come to the same: no byte was read that is another's. */
+/**
+ * The same bytes in memory of their own, with nothing around them, come to the same: no byte was read that is
+ * another's.
+ */
 function repeat(schema: DescMessage, { inline, spans, byteLength }: Rope, expected: string | number | undefined): void {
   const copies = spans.map(({ position, bytes }) => ({ position, bytes: bytes.slice() }));
   const amidOthers = expected ?? outcomeOf(schema, { inline, spans: copies, byteLength });
-  const alone = outcomeOf(schema, { inline: inline.slice(), spans: copies, byteLength: expected === undefined ? byteLength : inline.length });
+  const alone = outcomeOf(schema, {
+    inline: inline.slice(),
+    spans: copies,
+    byteLength: expected === undefined ? byteLength : inline.length,
+  });
   if (amidOthers === alone) repeated++;
   else defect(`${amidOthers}, but ${alone} from memory of its own`, schema, inline, copies);
 }
 
 function outcomeOf(schema: DescMessage, rope: Rope): string | number {
-  const rooms: Rooms = { rope: false, views: false, inlineBytes: rope.inline.length, input, inline: undefined, spans: [] };
+  const rooms: Rooms = {
+    rope: false,
+    views: false,
+    inlineBytes: rope.inline.length,
+    input,
+    inline: undefined,
+    spans: [],
+  };
   try {
     return touchAll(decodeRope(schema, rope, COPY), schema, rooms, true);
   } catch (error) {
@@ -271,7 +304,13 @@ function outcomeOf(schema: DescMessage, rope: Rope): string | number {
 /** Counts an error that the codec documents; anything else is a defect. */
 function judge(error: unknown, schema: DescMessage, inline: Uint8Array, spans: readonly Span[]): string {
   const name = expectedError(error);
-  if (name === undefined) defect(`${String(error)}\nonce more, of what the spans are now: ${stackOf(schema, inline, spans)}`, schema, inline, spans);
+  if (name === undefined)
+    defect(
+      `${String(error)}\nonce more, of what the spans are now: ${stackOf(schema, inline, spans)}`,
+      schema,
+      inline,
+      spans,
+    );
   else errors.set(name, (errors.get(name) ?? 0) + 1);
   return String(error);
 }

@@ -3,9 +3,9 @@
  * anything looks at them, and what stays in shared memory, the spans, is only copied or handed on.
  *
  * The negative control is not run, since it ends the process: let `spanReader` in closure-read.ts decode a span's text
- * where it lies, without the copy, and within seconds the decoding process dies: of SIGSEGV on Node 20 and 22, of SIGABRT on 24
- * and 26. On Node 20 the short form misses it now and then.
- * The runtime's decoders first measure the text, and then fill a string of that size (UTF8-1).
+ * where it lies, without the copy, and within seconds the decoding process dies: of SIGSEGV on Node 20 and 22, of
+ * SIGABRT on 24 and 26. On Node 20 the short form misses it now and then. The runtime's decoders first measure the
+ * text, and then fill a string of that size (UTF8-1).
  *
  * The seed repeats the messages and the damage done to them, but not at which moment of a decode it comes.
  */
@@ -27,9 +27,13 @@ const CLOSURES_SHARE = 0.2;
 const TIMEOUT_MS = scaled(600_000, 6 * 3_600_000);
 
 describe("memory that another process changes all the time", { skip }, () => {
-  test("is decoded or refused, whatever comes, and nothing crashes", { timeout: TIMEOUT_MS }, (t) => prove(t, DECODES * (1 - CLOSURES_SHARE), []));
+  test("is decoded or refused, whatever comes, and nothing crashes", { timeout: TIMEOUT_MS }, (t) =>
+    prove(t, DECODES * (1 - CLOSURES_SHARE), []),
+  );
 
-  test("is so too where code must not be generated", { timeout: TIMEOUT_MS }, (t) => prove(t, DECODES * CLOSURES_SHARE, ["--disallow-code-generation-from-strings"]));
+  test("is so too where code must not be generated", { timeout: TIMEOUT_MS }, (t) =>
+    prove(t, DECODES * CLOSURES_SHARE, ["--disallow-code-generation-from-strings"]),
+  );
 });
 
 async function prove(t: TestContext, decodes: number, nodeFlags: readonly string[]): Promise<void> {
@@ -58,7 +62,8 @@ async function prove(t: TestContext, decodes: number, nodeFlags: readonly string
     `${total} decodes in ${seconds.toFixed(1)} s: ${Math.round(total / seconds)} a second, ${Math.round((total / cpuMilliseconds) * 1000)} a second of CPU time; ` +
       `10^8 at this rate: ${((1e8 / total) * (seconds / 60)).toFixed(0)} min`,
   );
-  for (const [kind, { decoded, failed }] of kinds) t.diagnostic(`${kind}: ${decoded} decoded, ${failed} refused by the codec`);
+  for (const [kind, { decoded, failed }] of kinds)
+    t.diagnostic(`${kind}: ${decoded} decoded, ${failed} refused by the codec`);
   t.diagnostic(`changed by the other process: ${JSON.stringify(mutated)}; ${JSON.stringify(counts)}`);
   t.diagnostic(`met: ${JSON.stringify(met)}`);
   for (const [error, times] of Object.entries(errors)) t.diagnostic(`${times} × ${error}`);
@@ -66,11 +71,15 @@ async function prove(t: TestContext, decodes: number, nodeFlags: readonly string
   assert.deepEqual(defects, []);
   assert.ok(total >= run.decodes);
   // The input did change, also in the middle of decoding it; and everything was met that is proved to be harmless.
-  for (const [name, count] of Object.entries({ ...mutated, ...counts, ...met })) assert.ok(count > 0, `${name}: ${count}`);
-  for (const [kind, { decoded, failed }] of kinds) assert.ok(decoded > 0 && failed > 0, `${kind}: ${decoded} decoded, ${failed} failed`);
+  for (const [name, count] of Object.entries({ ...mutated, ...counts, ...met }))
+    assert.ok(count > 0, `${name}: ${count}`);
+  for (const [kind, { decoded, failed }] of kinds)
+    assert.ok(decoded > 0 && failed > 0, `${kind}: ${decoded} decoded, ${failed} failed`);
 }
 
-/** A core for each of two processes: taking turns on one, the second would hardly ever change what the first is reading. */
+/**
+ * A core for each of two processes: taking turns on one, the second would hardly ever change what the first is reading.
+ */
 function cores(t: TestContext): readonly PeerOptions[] {
   const cpus = requireAddon().affinity();
   if (cpus.length < 2 || spawnSync("taskset", ["--version"]).error !== undefined) {

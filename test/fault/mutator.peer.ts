@@ -10,7 +10,16 @@ import { NOT_UTF8 } from "../fuzz/mutate.js";
 import { Random } from "../fuzz/random.js";
 import { obey } from "../stress/peer.js";
 import type { Draft } from "./mutation-frames.js";
-import { draftOf, FRAME_HEADER_BYTES, FRAME_WORD, GEOMETRY, SCHEMAS, SLOT_BYTES, SLOTS, SPAN_WORDS } from "./mutation-frames.js";
+import {
+  draftOf,
+  FRAME_HEADER_BYTES,
+  FRAME_WORD,
+  GEOMETRY,
+  SCHEMAS,
+  SLOT_BYTES,
+  SLOTS,
+  SPAN_WORDS,
+} from "./mutation-frames.js";
 
 export interface Mutated {
   readonly drafts: number;
@@ -155,7 +164,9 @@ function beforePayload(slot: number, draft: Draft): Place {
   return find(slot, draft, Math.max(0, random.pick(draft.payloads).start - 1 - (random.once(2) ? 0 : random.below(3))));
 }
 
-const UTF8: readonly (readonly number[])[] = ["a", "aaaa", "é", "ж", "漢", "\ufffd", "\u2028", "😀", "éé", "\0"].map((text) => [...Buffer.from(text)]);
+const UTF8: readonly (readonly number[])[] = ["a", "aaaa", "é", "ж", "漢", "\ufffd", "\u2028", "😀", "éé", "\0"].map(
+  (text) => [...Buffer.from(text)],
+);
 const BYTES = [0, 1, 0x7f, 0x80, 0xbf, 0xc3, 0xe6, 0xf0, 0xff];
 /** A signalling NaN among them, and the one that V8 takes for a hole where it does not look out. */
 const DOUBLES: readonly (readonly number[])[] = [

@@ -19,7 +19,9 @@ const GROWTH_BYTES_MAX = 64 << 20;
 
 for (const carrier of ["shm", "socket"] as const) {
   describe(`open streams over ${carrier}`, { skip: carrier === "shm" && skip }, () => {
-    test("when the server is killed, each stream fails once as Unavailable, all requests are closed, and the next server serves", { timeout: 600_000 }, async (context) => {
+    test("when the server is killed, each stream fails once as Unavailable, all requests are closed, and the next server serves", {
+      timeout: 600_000,
+    }, async (context) => {
       const seed = seedOf(context);
       const random = createRandom(seed);
       const path = join(scratchFolder(context), "killed.sock");
@@ -35,7 +37,14 @@ for (const carrier of ["shm", "socket"] as const) {
         await server.kill();
         const { failures, ...ended } = await client.ask<EndedStreams>("finishStreams");
         assert.equal(failures.length, STREAMS);
-        assert.deepEqual([...new Set(failures.map(({ code, message }) => ((code as Code) === Code.Unavailable ? "Unavailable" : message)))], ["Unavailable"]);
+        assert.deepEqual(
+          [
+            ...new Set(
+              failures.map(({ code, message }) => ((code as Code) === Code.Unavailable ? "Unavailable" : message)),
+            ),
+          ],
+          ["Unavailable"],
+        );
         assert.deepEqual({ notOnce: ended.notOnce, requestsOpen: ended.requestsOpen }, { notOnce: 0, requestsOpen: 0 });
         assert.ok(ended.answered > 0);
         if (death < DEATHS / 2) before = await client.ask<Observation>("observe");
@@ -43,7 +52,9 @@ for (const carrier of ["shm", "socket"] as const) {
       assertNothingLeft(before!, await client.ask<Observation>("observe"));
     });
 
-    test("when a client is killed, the handlers of its streams end, their signals aborted, and the server serves the next client", { timeout: 600_000 }, async (context) => {
+    test("when a client is killed, the handlers of its streams end, their signals aborted, and the server serves the next client", {
+      timeout: 600_000,
+    }, async (context) => {
       const seed = seedOf(context);
       const random = createRandom(seed);
       const path = join(scratchFolder(context), "survivor.sock");
@@ -61,7 +72,10 @@ for (const carrier of ["shm", "socket"] as const) {
           return connections === 0 && running === 0;
         });
         const { pendingCalls, violations, started, unaborted } = await server.ask<DeathState>("deathState");
-        assert.deepEqual({ pendingCalls, violations, started, unaborted }, { pendingCalls: 0, violations: 0, started: STREAMS * (death + 1), unaborted: 0 });
+        assert.deepEqual(
+          { pendingCalls, violations, started, unaborted },
+          { pendingCalls: 0, violations: 0, started: STREAMS * (death + 1), unaborted: 0 },
+        );
         if (death < DEATHS / 2) before = await server.ask<Observation>("observe");
       }
       assertNothingLeft(before!, await server.ask<Observation>("observe"));
@@ -72,5 +86,8 @@ for (const carrier of ["shm", "socket"] as const) {
 function assertNothingLeft(before: Observation, after: Observation): void {
   assert.equal(after.descriptors, before.descriptors, "descriptors");
   assert.equal(after.segmentMappings, before.segmentMappings, "mappings");
-  assert.ok(after.residentBytes - before.residentBytes < GROWTH_BYTES_MAX, `memory grew from ${before.residentBytes} to ${after.residentBytes} bytes`);
+  assert.ok(
+    after.residentBytes - before.residentBytes < GROWTH_BYTES_MAX,
+    `memory grew from ${before.residentBytes} to ${after.residentBytes} bytes`,
+  );
 }

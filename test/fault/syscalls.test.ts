@@ -1,4 +1,7 @@
-/** A system call on a connection's socket that fails for good ends that connection, with an error that names the call, and nothing else. */
+/**
+ * A system call on a connection's socket that fails for good ends that connection, with an error that names the call,
+ * and nothing else.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { runScriptOk } from "../support/processes.js";
@@ -7,7 +10,10 @@ import { skip } from "../stress/settings.js";
 
 const addonUrl = new URL("../../src/os/addon.js", import.meta.url).href;
 
-/** Two clients of one server, all in this process. What the first one's control sockets are is known; `breakSocket` puts what is no socket in place of one. */
+/**
+ * Two clients of one server, all in this process. What the first one's control sockets are is known; `breakSocket` puts
+ * what is no socket in place of one.
+ */
 const PAIR = `
 const { closeSync, openSync, readlinkSync } = await import("node:fs");
 const { requireAddon } = await import(data.addonUrl);
@@ -60,15 +66,36 @@ async function finish(failing) {
 
 /** An answer that was published before the connection ended arrives. */
 const CASES = [
-  ["recvmsg fails on a client that waits for an answer", "const failing = outcome(broken.wait({ milliseconds: 400 })); await sleep(100); breakSocket(numbers.client);", /connection lost: the control socket failed: recvmsg: .*ENOTSOCK/],
-  ["send fails on a client that rings", "await sleep(100); breakSocket(numbers.client); const failing = outcome(broken.echo({}));", /connection lost: the control socket failed: send: ENOTSOCK/],
-  ["recvmsg fails on a server that is rung", "await sleep(100); breakSocket(numbers.server); const failing = outcome(broken.echo({}));", /connection lost|^$/],
-  ["send fails on a server that answers", "const failing = outcome(broken.wait({ milliseconds: 400 })); await sleep(100); breakSocket(numbers.server);", /connection lost|^waited$/],
+  [
+    "recvmsg fails on a client that waits for an answer",
+    "const failing = outcome(broken.wait({ milliseconds: 400 })); await sleep(100); breakSocket(numbers.client);",
+    /connection lost: the control socket failed: recvmsg: .*ENOTSOCK/,
+  ],
+  [
+    "send fails on a client that rings",
+    "await sleep(100); breakSocket(numbers.client); const failing = outcome(broken.echo({}));",
+    /connection lost: the control socket failed: send: ENOTSOCK/,
+  ],
+  [
+    "recvmsg fails on a server that is rung",
+    "await sleep(100); breakSocket(numbers.server); const failing = outcome(broken.echo({}));",
+    /connection lost|^$/,
+  ],
+  [
+    "send fails on a server that answers",
+    "const failing = outcome(broken.wait({ milliseconds: 400 })); await sleep(100); breakSocket(numbers.server);",
+    /connection lost|^waited$/,
+  ],
 ] as const;
 
 for (const [name, code, message] of CASES) {
-  test(`${name}: that connection ends, another one goes on, and so does the client with a new one`, { skip }, async (context) => {
-    const { said, stderr } = await runScriptOk(context, `${PAIR}${code}\nawait finish(failing);`, { path: tempSocket(context), addonUrl });
+  test(`${name}: that connection ends, another one goes on, and so does the client with a new one`, {
+    skip,
+  }, async (context) => {
+    const { said, stderr } = await runScriptOk(context, `${PAIR}${code}\nawait finish(failing);`, {
+      path: tempSocket(context),
+      addonUrl,
+    });
     assert.match(said[0] as string, message);
     assert.deepEqual(said.slice(1), ["fine", "again"]);
     assert.equal(stderr, "");

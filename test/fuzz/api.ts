@@ -7,7 +7,14 @@ import { PayloadsSchema } from "../proto/codec/modern_pb.js";
 
 export interface CodecApi {
   readonly sizeOf: (schema: DescMessage, message: Message, options?: EncodeOptions) => number;
-  readonly encodeInto: (schema: DescMessage, message: Message, target: Uint8Array, offset?: number, limit?: number, options?: EncodeOptions) => number;
+  readonly encodeInto: (
+    schema: DescMessage,
+    message: Message,
+    target: Uint8Array,
+    offset?: number,
+    limit?: number,
+    options?: EncodeOptions,
+  ) => number;
   readonly encodeRope: (schema: DescMessage, message: Message, options?: RopeOptions) => Rope;
   readonly decode: (schema: DescMessage, input: Uint8Array, options?: DecodeOptions) => Message;
   readonly decodeRope: (schema: DescMessage, rope: Rope, options?: DecodeOptions) => Message;
@@ -21,5 +28,8 @@ export async function loadApi(location = process.env["ISTHMUS_FUZZ_CODEC"]): Pro
 
 /** Whether the codec makes spans at all. One that does not is protobuf-es behind the same functions. */
 export function makesSpans(api: CodecApi): boolean {
-  return api.encodeRope(PayloadsSchema, create(PayloadsSchema, { data: new Uint8Array(64) }), { spanBytesMin: 1 }).spans.length > 0;
+  return (
+    api.encodeRope(PayloadsSchema, create(PayloadsSchema, { data: new Uint8Array(64) }), { spanBytesMin: 1 }).spans
+      .length > 0
+  );
 }

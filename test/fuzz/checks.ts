@@ -1,6 +1,6 @@
 /**
- * What is asked of the codec for one message or one input: that it does what protobuf-es does, in every form of its API,
- * and touches nothing that it was not given. A check that finds a difference throws a Mismatch.
+ * What is asked of the codec for one message or one input: that it does what protobuf-es does, in every form of its
+ * API, and touches nothing that it was not given. A check that finds a difference throws a Mismatch.
  */
 import type { BinaryReadOptions, DescMessage, Message } from "@bufbuild/protobuf";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
@@ -72,15 +72,22 @@ export function checkMessage(api: CodecApi, schema: DescMessage, message: Messag
   checkInput(api, schema, bytes, random, payloads, ropes);
 }
 
-/** What protobuf-es cannot encode, nobody can. `sizeOf` does not look at values of a fixed width, so it may still tell one. */
+/**
+ * What protobuf-es cannot encode, nobody can. `sizeOf` does not look at values of a fixed width, so it may still tell
+ * one.
+ */
 function checkRefusal(api: CodecApi, schema: DescMessage, message: Message, error: string): void {
   const target = scratchOf(1 << 17);
   const ways: [string, () => unknown][] = [
     ["encodeInto", () => api.encodeInto(schema, message, target, 5)],
-    ...SPAN_BYTES_MIN.map((spanBytesMin): [string, () => unknown] => ["encodeRope", () => api.encodeRope(schema, message, { spanBytesMin })]),
+    ...SPAN_BYTES_MIN.map((spanBytesMin): [string, () => unknown] => [
+      "encodeRope",
+      () => api.encodeRope(schema, message, { spanBytesMin }),
+    ]),
   ];
   for (const [name, run] of ways) {
-    if (!attempt(run).threw) throw new Mismatch(`${name} refuses what toBinary refuses`, `no error instead of: ${error}`);
+    if (!attempt(run).threw)
+      throw new Mismatch(`${name} refuses what toBinary refuses`, `no error instead of: ${error}`);
   }
 }
 
@@ -98,7 +105,11 @@ function checkEncodeInto(
   const offset = MARGIN + random.below(8);
   const target = scratchOf(offset + size + 2 * MARGIN);
   target.fill(CANARY, 0, offset + size + MARGIN);
-  expectNumber("encodeInto tells how much it wrote", api.encodeInto(schema, message, target, offset, offset + size, options), size);
+  expectNumber(
+    "encodeInto tells how much it wrote",
+    api.encodeInto(schema, message, target, offset, offset + size, options),
+    size,
+  );
   expectBytes("encodeInto writes what toBinary does", target.subarray(offset, offset + size), bytes);
   expectCanaries("encodeInto writes nowhere else", target, 0, offset);
   expectCanaries("encodeInto writes nowhere else", target, offset + size, offset + size + MARGIN);
@@ -106,7 +117,11 @@ function checkEncodeInto(
   if (size > 0) {
     const limit = offset + (random.once(4) ? random.below(size) : size - 1);
     target.fill(CANARY, 0, offset + size + MARGIN);
-    expectNumber("encodeInto tells how much it needs", api.encodeInto(schema, message, target, offset, limit, options), -1 - size);
+    expectNumber(
+      "encodeInto tells how much it needs",
+      api.encodeInto(schema, message, target, offset, limit, options),
+      -1 - size,
+    );
     expectCanaries("encodeInto keeps the limit", target, 0, offset);
     expectCanaries("encodeInto keeps the limit", target, limit, offset + size + MARGIN);
   }
@@ -120,18 +135,27 @@ function checkEncodeInto(
   }
 }
 
-function checkRope(api: CodecApi, check: string, rope: Rope, bytes: Uint8Array, payloads: Payloads, spanBytesMin: number): void {
+function checkRope(
+  api: CodecApi,
+  check: string,
+  rope: Rope,
+  bytes: Uint8Array,
+  payloads: Payloads,
+  spanBytesMin: number,
+): void {
   const whole = joined(rope);
   if (whole === undefined) throw new Mismatch(check, `breaks ROPE-1: ${showRope(rope)}`);
   expectBytes(check, whole, bytes);
-  if (rope.spans.some((span) => span.bytes.length < spanBytesMin)) throw new Mismatch(check, `a span below the minimum: ${showRope(rope)}`);
-  if (payloads.complete && !standOnPayloads(rope, payloads)) throw new Mismatch(check, `breaks ROPE-2: ${showRope(rope)}`);
+  if (rope.spans.some((span) => span.bytes.length < spanBytesMin))
+    throw new Mismatch(check, `a span below the minimum: ${showRope(rope)}`);
+  if (payloads.complete && !standOnPayloads(rope, payloads))
+    throw new Mismatch(check, `breaks ROPE-2: ${showRope(rope)}`);
   expectBytes("joinRope gives the message", api.joinRope(rope), bytes);
 }
 
 /**
- * Decodes any input in every way: as it lies among other bytes, as the ropes given, and as ropes that have other payloads
- * as spans.
+ * Decodes any input in every way: as it lies among other bytes, as the ropes given, and as ropes that have other
+ * payloads as spans.
  */
 export function checkInput(
   api: CodecApi,
@@ -163,7 +187,8 @@ export function checkInput(
 function randomOptions(random: Random): DecodeOptions {
   const options: { -readonly [K in keyof DecodeOptions]: DecodeOptions[K] } = {};
   if (random.once(2)) (options as Partial<BinaryReadOptions>).readUnknownFields = random.once(4);
-  if (random.once(2)) (options as Partial<BinaryReadOptions>).recursionLimit = random.pick([0, 1, 2, 3, 4, 5, 99, 100, 101, 200]);
+  if (random.once(2))
+    (options as Partial<BinaryReadOptions>).recursionLimit = random.pick([0, 1, 2, 3, 4, 5, 99, 100, 101, 200]);
   if (random.once(4)) options.bytes = "view";
   return options;
 }
@@ -219,7 +244,13 @@ function checkCarved(
 }
 
 /** Decodes one schema's bytes, and ropes whose spans follow that schema, under another one. */
-export function checkMismatched(api: CodecApi, writer: DescMessage, reader: DescMessage, message: Message, random: Random): void {
+export function checkMismatched(
+  api: CodecApi,
+  writer: DescMessage,
+  reader: DescMessage,
+  message: Message,
+  random: Random,
+): void {
   const encoded = attempt(() => toBinary(writer, message));
   if (encoded.threw) return;
   const ropes = SPAN_BYTES_MIN.map((spanBytesMin) => api.encodeRope(writer, message, { spanBytesMin }));
@@ -231,7 +262,11 @@ export function checkMismatched(api: CodecApi, writer: DescMessage, reader: Desc
  * One that keeps every rule must not be refused.
  */
 export function checkHostileRope(api: CodecApi, schema: DescMessage, bytes: Uint8Array, random: Random): void {
-  const whole = carve(random, bytes, payloadsOf(schema, bytes)) ?? { inline: bytes.slice(), spans: [], byteLength: bytes.length };
+  const whole = carve(random, bytes, payloadsOf(schema, bytes)) ?? {
+    inline: bytes.slice(),
+    spans: [],
+    byteLength: bytes.length,
+  };
   let rope = whole;
   for (let i = 1 + random.below(2); i > 0; i--) rope = mutateRope(random, rope);
   const contents = joined(rope);
@@ -274,7 +309,8 @@ function expectBytes(check: string, actual: Uint8Array | undefined, expected: Ui
 }
 
 function expectCanaries(check: string, memory: Uint8Array, from: number, to: number): void {
-  for (let i = from; i < to; i++) if (memory[i] !== CANARY) throw new Mismatch(check, `byte ${i - from} of the ${to - from} beside it changed`);
+  for (let i = from; i < to; i++)
+    if (memory[i] !== CANARY) throw new Mismatch(check, `byte ${i - from} of the ${to - from} beside it changed`);
 }
 
 export function hex(bytes: Uint8Array): string {

@@ -1,6 +1,6 @@
 /**
- * Whether two decoded messages are the same in everything that a program can see: prototypes, own keys, the order of map
- * keys, -0 and NaN, contents of bytes, unknown fields in order. Stricter than `equals` of protobuf-es.
+ * Whether two decoded messages are the same in everything that a program can see: prototypes, own keys, the order of
+ * map keys, -0 and NaN, contents of bytes, unknown fields in order. Stricter than `equals` of protobuf-es.
  */
 import { createRegistry, type UnknownField } from "@bufbuild/protobuf";
 import { schemas } from "./schemas.js";
@@ -26,7 +26,8 @@ function compare(actual: unknown, expected: unknown): string | undefined {
 
 function compareBytes(actual: Uint8Array, expected: Uint8Array): string | undefined {
   if (actual.length !== expected.length) return `: ${actual.length} bytes instead of ${expected.length}`;
-  for (let i = 0; i < expected.length; i++) if (actual[i] !== expected[i]) return `: byte ${i} is ${actual[i]} instead of ${expected[i]}`;
+  for (let i = 0; i < expected.length; i++)
+    if (actual[i] !== expected[i]) return `: byte ${i} is ${actual[i]} instead of ${expected[i]}`;
   return undefined;
 }
 
@@ -40,17 +41,22 @@ function compareLists(actual: readonly unknown[], expected: readonly unknown[]):
   return undefined;
 }
 
-function compareObjects(actual: Record<PropertyKey, unknown>, expected: Record<PropertyKey, unknown>): string | undefined {
+function compareObjects(
+  actual: Record<PropertyKey, unknown>,
+  expected: Record<PropertyKey, unknown>,
+): string | undefined {
   const keys = Reflect.ownKeys(expected);
   const actualKeys = Reflect.ownKeys(actual);
-  if (actualKeys.length !== keys.length) return `: keys ${actualKeys.map(String).join()} instead of ${keys.map(String).join()}`;
+  if (actualKeys.length !== keys.length)
+    return `: keys ${actualKeys.map(String).join()} instead of ${keys.map(String).join()}`;
   // The order of a map's keys is the order in which they are written again; that of a message's properties is not seen.
   const ordered = !isMessage(expected);
   for (let i = 0; i < keys.length; i++) {
     const key = keys[i];
     if (ordered && actualKeys[i] !== key) return `: key ${String(actualKeys[i])} where ${String(key)} should be`;
     if (!Object.prototype.propertyIsEnumerable.call(actual, key)) return `: no enumerable own property ${String(key)}`;
-    const below = key === "$unknown" && !ordered ? compareUnknown(actual, expected) : compare(actual[key], expected[key]);
+    const below =
+      key === "$unknown" && !ordered ? compareUnknown(actual, expected) : compare(actual[key], expected[key]);
     if (below !== undefined) return `.${String(key)}${below}`;
   }
   return undefined;
@@ -66,7 +72,10 @@ function isMessage(value: Record<PropertyKey, unknown>): boolean {
  * protobuf-es loses the unknown values of closed enums in a message that has other unknown fields too; the codec keeps
  * them, as the specification asks. Nothing else may differ.
  */
-function compareUnknown(actual: Record<PropertyKey, unknown>, expected: Record<PropertyKey, unknown>): string | undefined {
+function compareUnknown(
+  actual: Record<PropertyKey, unknown>,
+  expected: Record<PropertyKey, unknown>,
+): string | undefined {
   const enums = closedEnumsOf(expected["$typeName"] as string);
   const expectedFields = expected["$unknown"] as UnknownField[];
   const actualFields = actual["$unknown"] as UnknownField[];
@@ -85,7 +94,9 @@ function closedEnumsOf(typeName: string): ReadonlySet<number> {
   let numbers = closedEnums.get(typeName);
   if (numbers === undefined) {
     const fields = registry.getMessage(typeName)?.fields ?? [];
-    numbers = new Set(fields.filter((field) => field.fieldKind === "enum" && !field.enum.open).map((field) => field.number));
+    numbers = new Set(
+      fields.filter((field) => field.fieldKind === "enum" && !field.enum.open).map((field) => field.number),
+    );
     closedEnums.set(typeName, numbers);
   }
   return numbers;

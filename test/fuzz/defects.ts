@@ -53,7 +53,10 @@ export function defectsOf(api: CodecApi): ReadonlyMap<string, CodecApi> {
     ["-0 becomes 0", values((value) => (Object.is(value, -0) ? 0 : value))],
     ["NaN becomes 0", values((value) => (Number.isNaN(value) ? 0 : value))],
     ["unknown fields are dropped", decoding((message) => void delete message["$unknown"])],
-    ["unknown fields change their order", decoding((message) => void (message["$unknown"] as unknown[] | undefined)?.reverse())],
+    [
+      "unknown fields change their order",
+      decoding((message) => void (message["$unknown"] as unknown[] | undefined)?.reverse()),
+    ],
     ["an empty list of unknown fields is kept", decoding((message) => void (message["$unknown"] ??= []))],
     ["messages lose their prototype", decoding((message) => void Object.setPrototypeOf(message, Object.prototype))],
     [
@@ -71,7 +74,10 @@ export function defectsOf(api: CodecApi): ReadonlyMap<string, CodecApi> {
       }),
     ],
     ["bytes are Buffers", values((value) => (value instanceof Uint8Array ? Buffer.from(value) : value))],
-    ["a byte-order mark is dropped", values((value) => (typeof value === "string" ? value.replace(/^\ufeff/, "") : value))],
+    [
+      "a byte-order mark is dropped",
+      values((value) => (typeof value === "string" ? value.replace(/^\ufeff/, "") : value)),
+    ],
     [
       "map keys change their order",
       values((value) =>
@@ -86,22 +92,32 @@ export function defectsOf(api: CodecApi): ReadonlyMap<string, CodecApi> {
     [
       "the key __proto__ is lost",
       values((value) => {
-        if (typeof value === "object" && value !== null && Object.hasOwn(value, "__proto__")) delete (value as Record<string, unknown>)["__proto__"];
+        if (typeof value === "object" && value !== null && Object.hasOwn(value, "__proto__"))
+          delete (value as Record<string, unknown>)["__proto__"];
         return value;
       }),
     ],
     [
       "unpaired surrogates come through",
       decoding((message, schema) => {
-        for (const field of schema.fields) if (field.fieldKind === "scalar" && message[field.localName] === "\ufffd") message[field.localName] = "\ud800";
+        for (const field of schema.fields)
+          if (field.fieldKind === "scalar" && message[field.localName] === "\ufffd")
+            message[field.localName] = "\ud800";
       }),
     ],
-    ["a message is decoded as a view of the input", withDefect({ decode: (schema, input, options) => fromBinary(schema, input, options) })],
+    [
+      "a message is decoded as a view of the input",
+      withDefect({ decode: (schema, input, options) => fromBinary(schema, input, options) }),
+    ],
     [
       "decode looks beyond its view",
       withDefect({
         decode: (schema, input, options) => {
-          const seen = new Uint8Array(input.buffer, input.byteOffset, Math.min(input.length + 1, input.buffer.byteLength - input.byteOffset));
+          const seen = new Uint8Array(
+            input.buffer,
+            input.byteOffset,
+            Math.min(input.length + 1, input.buffer.byteLength - input.byteOffset),
+          );
           return api.decode(schema, input.length > 0 && seen[input.length] === 8 ? seen : input, options);
         },
       }),
@@ -118,9 +134,17 @@ export function defectsOf(api: CodecApi): ReadonlyMap<string, CodecApi> {
     ],
     [
       "the recursion limit is one too high",
-      withDefect({ decode: (schema, input, options) => api.decode(schema, input, { ...options, recursionLimit: (options?.recursionLimit ?? 100) + 1 }) }),
+      withDefect({
+        decode: (schema, input, options) =>
+          api.decode(schema, input, { ...options, recursionLimit: (options?.recursionLimit ?? 100) + 1 }),
+      }),
     ],
-    ["readUnknownFields is ignored", withDefect({ decode: (schema, input, options) => api.decode(schema, input, { ...options, readUnknownFields: true }) })],
+    [
+      "readUnknownFields is ignored",
+      withDefect({
+        decode: (schema, input, options) => api.decode(schema, input, { ...options, readUnknownFields: true }),
+      }),
+    ],
     [
       "the end of a truncated input is forgiven",
       withDefect({
@@ -192,8 +216,12 @@ export function defectsOf(api: CodecApi): ReadonlyMap<string, CodecApi> {
       "sizeOf takes a character for a byte",
       withDefect({
         sizeOf: (schema, message, options) => {
-          const text = Object.values(message).find((value) => typeof value === "string" && value !== message.$typeName) as string | undefined;
-          return api.sizeOf(schema, message, options) - (text === undefined ? 0 : Buffer.byteLength(text) - text.length);
+          const text = Object.values(message).find(
+            (value) => typeof value === "string" && value !== message.$typeName,
+          ) as string | undefined;
+          return (
+            api.sizeOf(schema, message, options) - (text === undefined ? 0 : Buffer.byteLength(text) - text.length)
+          );
         },
       }),
     ],
@@ -223,7 +251,9 @@ export function defectsOf(api: CodecApi): ReadonlyMap<string, CodecApi> {
     ],
     [
       "writeUnknownFields is ignored",
-      withDefect({ encodeInto: (schema, message, target, offset, limit) => api.encodeInto(schema, message, target, offset, limit) }),
+      withDefect({
+        encodeInto: (schema, message, target, offset, limit) => api.encodeInto(schema, message, target, offset, limit),
+      }),
     ],
     ["a last zero byte is left away", changedBytes((bytes) => (bytes.at(-1) === 0 ? bytes.with(-1, 1) : bytes))],
     [
@@ -240,12 +270,22 @@ export function defectsOf(api: CodecApi): ReadonlyMap<string, CodecApi> {
 
     // Ropes.
     ["a rope's length does not count its spans", encodeRope((rope) => ({ ...rope, byteLength: rope.inline.length }))],
-    ["a span is one place too early", encodeRope((rope) => ({ ...rope, spans: rope.spans.map(({ position, bytes }) => ({ position: position - 1, bytes })) }))],
-    ["a rope's last span is forgotten", encodeRope((rope) => (rope.spans.length === 0 ? rope : { ...rope, spans: rope.spans.slice(0, -1) }))],
+    [
+      "a span is one place too early",
+      encodeRope((rope) => ({
+        ...rope,
+        spans: rope.spans.map(({ position, bytes }) => ({ position: position - 1, bytes })),
+      })),
+    ],
+    [
+      "a rope's last span is forgotten",
+      encodeRope((rope) => (rope.spans.length === 0 ? rope : { ...rope, spans: rope.spans.slice(0, -1) })),
+    ],
     [
       "spans smaller than the minimum",
       withDefect({
-        encodeRope: (schema, message, options) => api.encodeRope(schema, message, { ...options, spanBytesMin: Math.min(options?.spanBytesMin ?? 0, 3) }),
+        encodeRope: (schema, message, options) =>
+          api.encodeRope(schema, message, { ...options, spanBytesMin: Math.min(options?.spanBytesMin ?? 0, 3) }),
       }),
     ],
     [
@@ -254,14 +294,20 @@ export function defectsOf(api: CodecApi): ReadonlyMap<string, CodecApi> {
         const start = rope.inline.length - 1;
         return rope.spans.length > 0 || start < 0
           ? rope
-          : { inline: rope.inline.slice(0, start), spans: [{ position: start, bytes: rope.inline.slice(start) }], byteLength: rope.byteLength };
+          : {
+              inline: rope.inline.slice(0, start),
+              spans: [{ position: start, bytes: rope.inline.slice(start) }],
+              byteLength: rope.byteLength,
+            };
       }),
     ],
     [
       "only the first span is joined",
       withDefect({
         decodeRope: (schema, rope, options) =>
-          rope.spans.length < 2 ? api.decodeRope(schema, rope, options) : api.decode(schema, Buffer.concat([rope.inline, rope.spans[0].bytes]), options),
+          rope.spans.length < 2
+            ? api.decodeRope(schema, rope, options)
+            : api.decode(schema, Buffer.concat([rope.inline, rope.spans[0].bytes]), options),
       }),
     ],
     [
@@ -270,7 +316,11 @@ export function defectsOf(api: CodecApi): ReadonlyMap<string, CodecApi> {
         decodeRope(schema, rope, options) {
           const whole = joinRope(rope);
           const places = payloadsOf(schema, whole).found;
-          if (!rope.spans.every((span) => places.some(({ start, length }) => start === span.position && length === span.bytes.length)))
+          if (
+            !rope.spans.every((span) =>
+              places.some(({ start, length }) => start === span.position && length === span.bytes.length),
+            )
+          )
             throw new Error("no span is expected here");
           return api.decodeRope(schema, rope, options);
         },
@@ -288,7 +338,8 @@ export function defectsOf(api: CodecApi): ReadonlyMap<string, CodecApi> {
     [
       "the order of spans is not looked at",
       withDefect({
-        decodeRope: (schema, rope, options) => api.decodeRope(schema, { ...rope, spans: [...rope.spans].sort((a, b) => a.position - b.position) }, options),
+        decodeRope: (schema, rope, options) =>
+          api.decodeRope(schema, { ...rope, spans: [...rope.spans].sort((a, b) => a.position - b.position) }, options),
       }),
     ],
     [
@@ -304,13 +355,21 @@ export function defectsOf(api: CodecApi): ReadonlyMap<string, CodecApi> {
       "a rope's announced length is not looked at",
       withDefect({
         decodeRope: (schema, rope, options) =>
-          api.decodeRope(schema, { ...rope, byteLength: rope.spans.reduce((sum, span) => sum + span.bytes.length, rope.inline.length) }, options),
+          api.decodeRope(
+            schema,
+            { ...rope, byteLength: rope.spans.reduce((sum, span) => sum + span.bytes.length, rope.inline.length) },
+            options,
+          ),
       }),
     ],
     [
       "joinRope rounds positions",
       withDefect({
-        joinRope: (rope) => api.joinRope({ ...rope, spans: rope.spans.map(({ position, bytes }) => ({ position: Math.trunc(position), bytes })) }),
+        joinRope: (rope) =>
+          api.joinRope({
+            ...rope,
+            spans: rope.spans.map(({ position, bytes }) => ({ position: Math.trunc(position), bytes })),
+          }),
       }),
     ],
   ]);
@@ -320,7 +379,10 @@ export function defectsOf(api: CodecApi): ReadonlyMap<string, CodecApi> {
 function viewed(schema: DescMessage, spans: readonly Span[], message: Message): Message {
   const fields = message as unknown as Record<string, unknown>;
   for (const field of schema.fields)
-    if (fields[field.localName] instanceof Uint8Array && (fields[field.localName] as Uint8Array).length === spans[0].bytes.length)
+    if (
+      fields[field.localName] instanceof Uint8Array &&
+      (fields[field.localName] as Uint8Array).length === spans[0].bytes.length
+    )
       fields[field.localName] = spans[0].bytes;
   return message;
 }

@@ -1,6 +1,6 @@
 /**
- * The codec does what protobuf-es does: some thousand cases of every kind, and with `ISTHMUS_STRESS=full` a million random
- * messages and a million damaged inputs. Once with code generation and once in a process that forbids it.
+ * The codec does what protobuf-es does: some thousand cases of every kind, and with `ISTHMUS_STRESS=full` a million
+ * random messages and a million damaged inputs. Once with code generation and once in a process that forbids it.
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";

@@ -48,20 +48,41 @@ const MISMATCHED_ONCE_IN = 4;
 const VARIANT_ONCE_IN = 8;
 const PROGRESS_CASES = 256;
 
-export function runCampaign({ api, seed, messages, mutations, first = 0, failuresMax = 10, onProgress }: Campaign): Report {
-  const report = { failures: [] as Failure[], messages: new Map<string, number>(), mutations: new Map<string, number>(), slowestMs: 0 };
+export function runCampaign({
+  api,
+  seed,
+  messages,
+  mutations,
+  first = 0,
+  failuresMax = 10,
+  onProgress,
+}: Campaign): Report {
+  const report = {
+    failures: [] as Failure[],
+    messages: new Map<string, number>(),
+    mutations: new Map<string, number>(),
+    slowestMs: 0,
+  };
   const seen = new Set<string>();
   const run = (kind: Failure["kind"], number: number) => {
     const schema = schemas[number % schemas.length];
     const counts = kind === "message" ? report.messages : report.mutations;
     counts.set(schema.typeName, (counts.get(schema.typeName) ?? 0) + 1);
     const started = performance.now();
-    const mismatch = kind === "message" ? messageCase(api, seed, number, schema) : mutationCase(api, seed, number, schema);
+    const mismatch =
+      kind === "message" ? messageCase(api, seed, number, schema) : mutationCase(api, seed, number, schema);
     report.slowestMs = Math.max(report.slowestMs, performance.now() - started);
     if (mismatch === undefined || seen.has(mismatch.check)) return;
     seen.add(mismatch.check);
     const shrunk = mismatch.shrink();
-    report.failures.push({ check: mismatch.check, detail: mismatch.detail, schema: schema.typeName, case: number, kind, shrunk });
+    report.failures.push({
+      check: mismatch.check,
+      detail: mismatch.detail,
+      schema: schema.typeName,
+      case: number,
+      kind,
+      shrunk,
+    });
   };
   for (let i = 0; i < Math.max(messages, mutations) && report.failures.length < failuresMax; i++) {
     if (i < messages) run("message", first + i);
@@ -156,7 +177,10 @@ function mismatchOf<T>(check: (subject: T) => void, subject: T): Mismatch | unde
   } catch (error) {
     if (error instanceof Mismatch) return error;
     // What protobuf-es does without an error was an error here.
-    return new Mismatch(`no error (${error instanceof Error ? error.name : typeof error})`, error instanceof Error ? (error.stack ?? error.message) : "thrown");
+    return new Mismatch(
+      `no error (${error instanceof Error ? error.name : typeof error})`,
+      error instanceof Error ? (error.stack ?? error.message) : "thrown",
+    );
   }
 }
 

@@ -31,7 +31,13 @@ describe("the harness", async () => {
   for (const [name, defective] of defectsOf(api)) {
     const skip = NEED_SPANS.includes(name) && !makesSpans(api) ? "this codec makes no spans" : false;
     test(`finds a codec in which ${name}`, { skip }, (context) => {
-      const { failures } = runCampaign({ api: defective, seed: seedOf(context), messages: CASES_MAX, mutations: CASES_MAX, failuresMax: 1 });
+      const { failures } = runCampaign({
+        api: defective,
+        seed: seedOf(context),
+        messages: CASES_MAX,
+        mutations: CASES_MAX,
+        failuresMax: 1,
+      });
       assert.ok(failures.length > 0, "no case showed the defect");
       context.diagnostic(`case ${failures[0].case}: ${failures[0].check}; ${failures[0].shrunk}`);
     });
@@ -46,10 +52,17 @@ describe("the harness", async () => {
     const seed = seedOf(context);
     for (let i = 0; i < 300; i++) {
       const schema = schemas[i % schemas.length];
-      assert.equal(difference(randomMessage(new Random(seed, i), schema), randomMessage(new Random(seed, i), schema)), undefined);
+      assert.equal(
+        difference(randomMessage(new Random(seed, i), schema), randomMessage(new Random(seed, i), schema)),
+        undefined,
+      );
     }
     const schema: DescMessage = PayloadsSchema;
-    const distinct = new Set(Array.from({ length: 100 }, (_, i) => Buffer.from(toBinary(schema, randomMessage(new Random(seed, i), schema))).toString("hex")));
+    const distinct = new Set(
+      Array.from({ length: 100 }, (_, i) =>
+        Buffer.from(toBinary(schema, randomMessage(new Random(seed, i), schema))).toString("hex"),
+      ),
+    );
     assert.ok(distinct.size > 50, `${distinct.size} different messages of 100`);
   });
 
@@ -59,7 +72,14 @@ describe("the harness", async () => {
     let shrunk: string;
     let first = 0;
     do {
-      const [failure] = runCampaign({ api: defective, seed, first, messages: CASES_MAX, mutations: 0, failuresMax: 1 }).failures;
+      const [failure] = runCampaign({
+        api: defective,
+        seed,
+        first,
+        messages: CASES_MAX,
+        mutations: 0,
+        failuresMax: 1,
+      }).failures;
       ({ shrunk } = failure);
       first = failure.case + 1;
       // Of a message with twenty required fields nothing can be left out.
@@ -74,7 +94,11 @@ describe("the comparison of messages", () => {
     ["-0 and 0", { a: -0 }, { a: 0 }],
     ["a number and a bigint", { a: 1 }, { a: 1n }],
     ["a property that is undefined and none", { a: undefined }, {}],
-    ["an own and an inherited property", create(DefaultsSchema, { int32Field: create(DefaultsSchema).int32Field }), create(DefaultsSchema)],
+    [
+      "an own and an inherited property",
+      create(DefaultsSchema, { int32Field: create(DefaultsSchema).int32Field }),
+      create(DefaultsSchema),
+    ],
     ["two prototypes", create(DefaultsSchema), { ...create(DefaultsSchema) }],
     ["a Buffer and a Uint8Array", Buffer.from([1]), Uint8Array.of(1)],
     ["bytes of two lengths", Uint8Array.of(1), Uint8Array.of(1, 0)],
@@ -105,7 +129,12 @@ describe("the comparison of messages", () => {
   }
 
   test("takes copies for the same", () => {
-    const message = create(PayloadsSchema, { data: Uint8Array.of(1), floats: [NaN, -0], named: { ["__proto__x"]: Uint8Array.of(2) }, inner: { lines: ["a"] } });
+    const message = create(PayloadsSchema, {
+      data: Uint8Array.of(1),
+      floats: [NaN, -0],
+      named: { ["__proto__x"]: Uint8Array.of(2) },
+      inner: { lines: ["a"] },
+    });
     assert.equal(difference(structuredClone(message), message), undefined);
   });
 });

@@ -1,13 +1,20 @@
 /**
- * Decodes input made to take much memory for its size, and prints what stays of it per byte of input. Run with a small heap
- * and `--expose-gc`, so that it also dies of what is only needed for a while.
+ * Decodes input made to take much memory for its size, and prints what stays of it per byte of input. Run with a small
+ * heap and `--expose-gc`, so that it also dies of what is only needed for a while.
  */
 import type { DescMessage } from "@bufbuild/protobuf";
 import { fromBinary } from "@bufbuild/protobuf";
 import { BinaryWriter } from "@bufbuild/protobuf/wire";
 import { ClosedEnumsSchema } from "../proto/codec/legacy_pb.js";
 import { AsMapSchema } from "../proto/codec/mismatch_pb.js";
-import { ExpandedScalarsSchema, ImplicitScalarsSchema, NothingSchema, PackedScalarsSchema, PayloadsSchema, TreeSchema } from "../proto/codec/modern_pb.js";
+import {
+  ExpandedScalarsSchema,
+  ImplicitScalarsSchema,
+  NothingSchema,
+  PackedScalarsSchema,
+  PayloadsSchema,
+  TreeSchema,
+} from "../proto/codec/modern_pb.js";
 import { loadApi } from "./api.js";
 import { pushTag, pushVarint } from "./unknown.js";
 
@@ -101,9 +108,19 @@ const costs = cases.flatMap(([name, schema, input]): Cost[] => {
 // A rope's own announcement is believed only if the parts bear it out.
 for (const byteLength of [2 ** 28, 2 ** 31, 2 ** 32 + 1]) {
   const [bytes, outcome] = held(() =>
-    api.decodeRope(PayloadsSchema, { inline: new Uint8Array(10), spans: [{ position: 2, bytes: new Uint8Array(8) }], byteLength }),
+    api.decodeRope(PayloadsSchema, {
+      inline: new Uint8Array(10),
+      spans: [{ position: 2, bytes: new Uint8Array(8) }],
+      byteLength,
+    }),
   );
-  costs.push({ name: `a rope said to be of ${byteLength} bytes`, inputBytes: 18, held: bytes, heldByProtobufEs: 0, outcome });
+  costs.push({
+    name: `a rope said to be of ${byteLength} bytes`,
+    inputBytes: 18,
+    held: bytes,
+    heldByProtobufEs: 0,
+    outcome,
+  });
 }
 console.log(JSON.stringify(costs));
 
@@ -112,7 +129,10 @@ function held(run: () => unknown): [bytes: number, outcome: Cost["outcome"]] {
   return [heldOnce(run), heldOnce(run), heldOnce(run)].sort((a, b) => a[0] - b[0])[1];
 }
 
-/** Memory in use after a call that was not in use before it; of a refusal, also what it left as garbage outside the heap. */
+/**
+ * Memory in use after a call that was not in use before it; of a refusal, also what it left as garbage outside the
+ * heap.
+ */
 function heldOnce(run: () => unknown): [bytes: number, outcome: Cost["outcome"]] {
   // Once for what is made only once.
   attempt(run);

@@ -1,7 +1,8 @@
 /**
- * What a peer's bytes can make the codec hold. For n bytes of input, of the types here, it is at most 400 n and a constant;
- * the factor is the size of an empty message of many fields, which takes three bytes on the wire. It is never half as much
- * again as what protobuf-es holds. What is refused costs no more than copies of the input, whatever lengths it announces.
+ * What a peer's bytes can make the codec hold. For n bytes of input, of the types here, it is at most 400 n and a
+ * constant; the factor is the size of an empty message of many fields, which takes three bytes on the wire. It is never
+ * half as much again as what protobuf-es holds. What is refused costs no more than copies of the input, whatever
+ * lengths it announces.
  */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
@@ -26,7 +27,11 @@ describe("memory", () => {
   for (const [where, flags] of modes) {
     test(`that decoding takes is bounded by the input's size${where}`, () => {
       const program = fileURLToPath(new URL("memory.peer.js", import.meta.url));
-      const child = spawnSync(process.execPath, ["--expose-gc", `--max-old-space-size=${HEAP_MIB}`, ...flags, program], { encoding: "utf8", timeout: 900_000 });
+      const child = spawnSync(
+        process.execPath,
+        ["--expose-gc", `--max-old-space-size=${HEAP_MIB}`, ...flags, program],
+        { encoding: "utf8", timeout: 900_000 },
+      );
       assert.equal(child.status, 0, child.stderr);
       const costs = JSON.parse(child.stdout) as readonly Cost[];
       assert.ok(

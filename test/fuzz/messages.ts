@@ -2,7 +2,16 @@
  * Random messages of any descriptor, as protobuf-es would hold them. Most are small; a few are empty, full, large or
  * deep. Required fields are left out now and then: such a message cannot be encoded by anybody.
  */
-import type { DescEnum, DescExtension, DescField, DescMessage, DescOneof, JsonObject, JsonValue, Message } from "@bufbuild/protobuf";
+import type {
+  DescEnum,
+  DescExtension,
+  DescField,
+  DescMessage,
+  DescOneof,
+  JsonObject,
+  JsonValue,
+  Message,
+} from "@bufbuild/protobuf";
 import { create, ScalarType, setExtension } from "@bufbuild/protobuf";
 import { isWrapperDesc } from "@bufbuild/protobuf/wkt";
 import type { Random } from "./random.js";
@@ -60,7 +69,9 @@ function planOf(schema: DescMessage): Plan {
       schema,
       set: schema.fields.map(setter),
       required: schema.fields.flatMap((field, i) => ((field.presence as number) === LEGACY_REQUIRED ? [i] : [])),
-      recursive: schema.fields.find((field) => (field.fieldKind === "message" || field.fieldKind === "list") && field.message === schema),
+      recursive: schema.fields.find(
+        (field) => (field.fieldKind === "message" || field.fieldKind === "list") && field.message === schema,
+      ),
     };
     plans.set(schema, plan);
   }
@@ -74,13 +85,15 @@ function drawMessage(random: Random, plan: Plan, room: Room): Loose {
   if (random.once(64)) {
     for (const setField of set) setField(message, random, room);
   } else if (set.length > 0) {
-    for (let i = random.below(Math.min(7, set.length + 2)); i > 0 && room.values > 0; i--) random.pick(set)(message, random, room);
+    for (let i = random.below(Math.min(7, set.length + 2)); i > 0 && room.values > 0; i--)
+      random.pick(set)(message, random, room);
     if (plan.required.length > 0 && !random.once(32)) for (const i of plan.required) set[i](message, random, room);
   }
   if (random.once(16)) message.$unknown = randomUnknownFields(random, schema);
   if (random.once(8)) {
     const known = extensions.get(schema.typeName);
-    if (known !== undefined) for (let i = random.below(4); i >= 0; i--) extend(random, message, random.pick(known), room);
+    if (known !== undefined)
+      for (let i = random.below(4); i >= 0; i--) extend(random, message, random.pick(known), room);
   }
   room.depth++;
   return message;
@@ -110,7 +123,11 @@ function setter(field: DescField): (message: Loose, random: Random, room: Room) 
   return (message, random, room) => {
     const value = draw(random, room);
     // An own property that is undefined is not set, and easily taken for one that is.
-    if (value !== undefined || ((field.fieldKind === "message" || (field.presence as number) !== IMPLICIT) && random.once(8))) message[localName] = value;
+    if (
+      value !== undefined ||
+      ((field.fieldKind === "message" || (field.presence as number) !== IMPLICIT) && random.once(8))
+    )
+      message[localName] = value;
   };
 }
 
@@ -180,9 +197,14 @@ function listSource(field: (DescField | DescExtension) & { fieldKind: "list" }):
     };
   }
   const draw = field.listKind === "enum" ? enumSource(field.enum) : scalarSource(field.scalar, field.longAsString);
-  const textual = field.listKind === "scalar" && (field.scalar === ScalarType.STRING || field.scalar === ScalarType.BYTES);
+  const textual =
+    field.listKind === "scalar" && (field.scalar === ScalarType.STRING || field.scalar === ScalarType.BYTES);
   return (random, room) => {
-    const length = random.once(32) ? random.below(textual ? 20 : 200) : !textual && random.once(2000) ? random.below(9000) : random.below(5);
+    const length = random.once(32)
+      ? random.below(textual ? 20 : 200)
+      : !textual && random.once(2000)
+        ? random.below(9000)
+        : random.below(5);
     const items = Array.from({ length }, () => draw(random));
     room.values -= 1 + length;
     return field.listKind === "scalar" && random.once(16) ? (typedArray(field.scalar, items) ?? items) : items;
@@ -257,6 +279,7 @@ function randomJson(random: Random, depth: number): JsonValue {
 
 /** Also for the key `__proto__`, which an assignment would not make a property. */
 export function setOwn(object: object, key: string, value: unknown): void {
-  if (key === "__proto__") Object.defineProperty(object, key, { value, writable: true, enumerable: true, configurable: true });
+  if (key === "__proto__")
+    Object.defineProperty(object, key, { value, writable: true, enumerable: true, configurable: true });
   else (object as Record<string, unknown>)[key] = value;
 }

@@ -10,20 +10,30 @@ type Mutator = (random: Random, bytes: Uint8Array, other: Uint8Array, schema: De
 /** Damaged once to four times. `other` is a second message of the schema. */
 export function mutate(random: Random, bytes: Uint8Array, other: Uint8Array, schema: DescMessage): Uint8Array {
   let mutated = bytes;
-  for (let i = random.pick([1, 1, 1, 2, 3, 4]); i > 0; i--) mutated = random.pick(mutators)(random, mutated, other, schema);
+  for (let i = random.pick([1, 1, 1, 2, 3, 4]); i > 0; i--)
+    mutated = random.pick(mutators)(random, mutated, other, schema);
   return mutated;
 }
 
 const mutators: readonly Mutator[] = [
   // Truncation, at the front seldom.
-  (random, bytes) => (random.once(8) ? bytes.slice(random.below(bytes.length + 1)) : bytes.slice(0, random.below(bytes.length + 1))),
+  (random, bytes) =>
+    random.once(8) ? bytes.slice(random.below(bytes.length + 1)) : bytes.slice(0, random.below(bytes.length + 1)),
   flipBit,
   flipBit,
-  (random, bytes) => replaced(bytes, random.below(bytes.length), 1, [random.pick([0, 1, 0x7f, 0x80, 0xff, random.below(256)])]),
-  (random, bytes) => replaced(bytes, random.below(bytes.length + 1), 0, random.bytes(1 + random.below(random.once(8) ? 40 : 3))),
+  (random, bytes) =>
+    replaced(bytes, random.below(bytes.length), 1, [random.pick([0, 1, 0x7f, 0x80, 0xff, random.below(256)])]),
+  (random, bytes) =>
+    replaced(bytes, random.below(bytes.length + 1), 0, random.bytes(1 + random.below(random.once(8) ? 40 : 3))),
   (random, bytes) => replaced(bytes, random.below(bytes.length), 1 + random.below(random.once(8) ? 40 : 3), []),
   // Splices of two messages: anywhere, and between fields.
-  (random, bytes, other) => replaced(bytes.subarray(0, random.below(bytes.length + 1)), Infinity, 0, other.subarray(random.below(other.length + 1))),
+  (random, bytes, other) =>
+    replaced(
+      bytes.subarray(0, random.below(bytes.length + 1)),
+      Infinity,
+      0,
+      other.subarray(random.below(other.length + 1)),
+    ),
   (random, bytes, other) => replaced(bytes, boundary(random, bytes), 0, other),
   (_random, bytes, other) => replaced(bytes, Infinity, 0, other),
   // A field twice: what is merged, replaced or appended.
@@ -56,7 +66,10 @@ const mutators: readonly Mutator[] = [
   (random, bytes, _other, schema) => {
     const field: number[] = [];
     pushTag(field, numberOf(random, schema), 2);
-    pushVarint(field, random.pick([1, 127, 128, 65536, 2 ** 24, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1, bytes.length, bytes.length + 1]));
+    pushVarint(
+      field,
+      random.pick([1, 127, 128, 65536, 2 ** 24, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1, bytes.length, bytes.length + 1]),
+    );
     return replaced(bytes, boundary(random, bytes), 0, field);
   },
   nest,
@@ -148,7 +161,9 @@ function numberOf(random: Random, schema: DescMessage): number {
   return schema.fields.length === 0 || random.once(8) ? 1 + random.below(40) : random.pick(schema.fields).number;
 }
 
-/** A varint anywhere: longer than it need be, up to eleven bytes, or another number. Lengths and tags are among them. */
+/**
+ * A varint anywhere: longer than it need be, up to eleven bytes, or another number. Lengths and tags are among them.
+ */
 function rewriteVarint(random: Random, bytes: Uint8Array): Uint8Array {
   const start = random.once(2) ? boundary(random, bytes) + random.below(3) : random.below(bytes.length);
   let end = start;
@@ -159,7 +174,11 @@ function rewriteVarint(random: Random, bytes: Uint8Array): Uint8Array {
   }
   const by: number[] = [];
   if (random.once(2)) pushVarint(by, value, 1 + random.below(10));
-  else pushVarint(by, random.pick([value + 1, value - 1, value * 2, value + 128, 0, 127, 128, 2 ** 28, 2 ** 31, 2 ** 32 - 1]));
+  else
+    pushVarint(
+      by,
+      random.pick([value + 1, value - 1, value * 2, value + 128, 0, 127, 128, 2 ** 28, 2 ** 31, 2 ** 32 - 1]),
+    );
   return replaced(bytes, start, end - start, by);
 }
 
@@ -204,7 +223,11 @@ export function mutateRope(random: Random, rope: Rope): Rope {
   const spans: Span[] = [...rope.spans];
   const i = random.below(spans.length);
   const span: Span | undefined = spans[i];
-  const move = (position: number): Rope => ({ inline, spans: spans.with(i, { position, bytes: span.bytes }), byteLength });
+  const move = (position: number): Rope => ({
+    inline,
+    spans: spans.with(i, { position, bytes: span.bytes }),
+    byteLength,
+  });
   const resize = (bytes: Uint8Array): Rope => {
     const total = random.once(2) ? byteLength + bytes.length - span.bytes.length : byteLength;
     return { inline, spans: spans.with(i, { position: span.position, bytes }), byteLength: total };
@@ -213,7 +236,22 @@ export function mutateRope(random: Random, rope: Rope): Rope {
     case 0:
       return move(span.position + random.pick([-2, -1, 1, 2, random.below(20) - 10]));
     case 1:
-      return move(random.pick([-1, -0.5, span.position + 0.5, NaN, Infinity, -Infinity, 2 ** 31, 2 ** 32, 2 ** 53, byteLength, byteLength + 1, -(2 ** 40)]));
+      return move(
+        random.pick([
+          -1,
+          -0.5,
+          span.position + 0.5,
+          NaN,
+          Infinity,
+          -Infinity,
+          2 ** 31,
+          2 ** 32,
+          2 ** 53,
+          byteLength,
+          byteLength + 1,
+          -(2 ** 40),
+        ]),
+      );
     case 2:
       return move(random.pick(spans).position);
     case 3:
@@ -238,7 +276,9 @@ export function mutateRope(random: Random, rope: Rope): Rope {
       const j = random.below(spans.length);
       return {
         inline,
-        spans: spans.with(i, { position: span.position, bytes: spans[j].bytes }).with(j, { position: spans[j].position, bytes: span.bytes }),
+        spans: spans
+          .with(i, { position: span.position, bytes: spans[j].bytes })
+          .with(j, { position: spans[j].position, bytes: span.bytes }),
         byteLength,
       };
     }
@@ -252,11 +292,24 @@ export function mutateRope(random: Random, rope: Rope): Rope {
       return {
         inline,
         spans,
-        byteLength: random.pick([0, -1, byteLength - 1, byteLength + 1, byteLength + 0.5, NaN, Infinity, -Infinity, 2 ** 53, -(2 ** 31)]),
+        byteLength: random.pick([
+          0,
+          -1,
+          byteLength - 1,
+          byteLength + 1,
+          byteLength + 0.5,
+          NaN,
+          Infinity,
+          -Infinity,
+          2 ** 53,
+          -(2 ** 31),
+        ]),
       };
     default:
       return {
-        inline: random.once(2) ? inline.subarray(0, random.below(inline.length + 1)) : replaced(inline, random.below(inline.length + 1), 0, random.bytes(1)),
+        inline: random.once(2)
+          ? inline.subarray(0, random.below(inline.length + 1))
+          : replaced(inline, random.below(inline.length + 1), 0, random.bytes(1)),
         spans,
         byteLength,
       };

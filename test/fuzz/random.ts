@@ -1,4 +1,6 @@
-/** Repeatable random choices, quick enough for millions of messages. One source per case, so a case repeats by itself. */
+/**
+ * Repeatable random choices, quick enough for millions of messages. One source per case, so a case repeats by itself.
+ */
 
 export class Random {
   #state = 0;
@@ -9,7 +11,8 @@ export class Random {
 
   /** Goes on as a new source with this seed would. */
   restart(seed: number, sequence: number): void {
-    this.#state = Math.imul(seed ^ Math.imul(sequence + 0x9e3779b9, 0x85ebca6b), 0xc2b2ae35) ^ Math.imul(sequence, 0x27d4eb2f);
+    this.#state =
+      Math.imul(seed ^ Math.imul(sequence + 0x9e3779b9, 0x85ebca6b), 0xc2b2ae35) ^ Math.imul(sequence, 0x27d4eb2f);
   }
 
   /** 32 random bits, as an unsigned number. */

@@ -50,7 +50,8 @@ function walk(shape: Shape, reader: BinaryReader, end: number, found: Payload[],
       return;
     }
     const field = shape !== undefined && "kind" in shape ? fieldMapOf(shape).get(fieldNumber) : undefined;
-    if (field !== undefined && !wireTypesOf(field).includes(wireType)) throw new Error("another wire type than the schema's");
+    if (field !== undefined && !wireTypesOf(field).includes(wireType))
+      throw new Error("another wire type than the schema's");
     if (wireType === WireType.StartGroup) {
       walk(field?.message, reader, reader.len, found, fieldNumber);
     } else if (wireType === WireType.LengthDelimited) {
@@ -78,7 +79,8 @@ function walk(shape: Shape, reader: BinaryReader, end: number, found: Payload[],
 
 function fieldMapOf(schema: DescMessage): ReadonlyMap<number, DescField> {
   let fields = fieldsOf.get(schema);
-  if (fields === undefined) fieldsOf.set(schema, (fields = new Map(schema.fields.map((field) => [field.number, field]))));
+  if (fields === undefined)
+    fieldsOf.set(schema, (fields = new Map(schema.fields.map((field) => [field.number, field]))));
   return fields;
 }
 
@@ -121,7 +123,8 @@ export function carve(random: Random, bytes: Uint8Array, { found }: Payloads): R
   const share = random.pick([1, 2, 2, 3, 6]);
   let end = 0;
   for (const payload of found) {
-    // Between two payloads stand the tag and the length of the second, unless it is an empty one at the very end of the first.
+    // Between two payloads stand the tag and the length of the second, unless it is an empty one at the very end of the
+    // first.
     if (payload.start < end + HEAD_BYTES_MIN || payload.start >= bytes.length || !random.once(share)) continue;
     if (payload.length === 0 && !random.once(4)) continue;
     chosen.push(payload);
@@ -131,7 +134,10 @@ export function carve(random: Random, bytes: Uint8Array, { found }: Payloads): R
 }
 
 /** The bytes as a rope with these payloads, in order and apart, as spans in memory of their own. */
-export function ropeOf(bytes: Uint8Array, payloads: readonly { readonly start: number; readonly length: number }[]): Rope {
+export function ropeOf(
+  bytes: Uint8Array,
+  payloads: readonly { readonly start: number; readonly length: number }[],
+): Rope {
   const spans: Span[] = [];
   const inline = new Uint8Array(bytes.length - payloads.reduce((sum, { length }) => sum + length, 0));
   let at = 0;
@@ -155,7 +161,8 @@ export function joined({ inline, spans, byteLength }: Rope): Uint8Array | undefi
   let at = 0;
   let from = 0;
   for (const { position, bytes: span } of spans) {
-    if (!Number.isInteger(position) || position < at + HEAD_BYTES_MIN || from + position - at > inline.length) return undefined;
+    if (!Number.isInteger(position) || position < at + HEAD_BYTES_MIN || from + position - at > inline.length)
+      return undefined;
     bytes.set(inline.subarray(from, from + position - at), at);
     bytes.set(span, position);
     from += position - at;
@@ -167,5 +174,7 @@ export function joined({ inline, spans, byteLength }: Rope): Uint8Array | undefi
 
 /** Whether every span is exactly one of the payloads (ROPE-2). */
 export function standOnPayloads({ spans }: Rope, { found }: Payloads): boolean {
-  return spans.every(({ position, bytes }) => found.some(({ start, length }) => start === position && length === bytes.length));
+  return spans.every(({ position, bytes }) =>
+    found.some(({ start, length }) => start === position && length === bytes.length),
+  );
 }

@@ -1,4 +1,7 @@
-/** Where the codec is on purpose stricter than protobuf-es, which knows no spans and writes detached bytes as empty ones. */
+/**
+ * Where the codec is on purpose stricter than protobuf-es, which knows no spans and writes detached bytes as empty
+ * ones.
+ */
 import assert from "node:assert/strict";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { describe, test } from "node:test";
@@ -11,7 +14,11 @@ describe("the codec's own rules", async () => {
   const skip = makesSpans(api) ? false : "this is protobuf-es, without rules of its own";
   const bytes = toBinary(
     PayloadsSchema,
-    create(PayloadsSchema, { data: new Uint8Array(20).fill(8), text: "twelve bytes", inner: { data: new Uint8Array(30) } }),
+    create(PayloadsSchema, {
+      data: new Uint8Array(20).fill(8),
+      text: "twelve bytes",
+      inner: { data: new Uint8Array(30) },
+    }),
   );
 
   // 0: tag and length of data · 2: data · 22: tag and length of text · 24: text · 36: tag and length of inner ·
@@ -70,9 +77,13 @@ describe("the codec's own rules", async () => {
   test("large bytes become spans from the given size on", { skip }, () => {
     for (const size of [1, 99, 100, 101, 5000]) {
       const data = new Uint8Array(size);
-      const { spans } = api.encodeRope(PayloadsSchema, create(PayloadsSchema, { data, parts: [data], inner: { data }, named: { a: data } }), {
-        spanBytesMin: 100,
-      });
+      const { spans } = api.encodeRope(
+        PayloadsSchema,
+        create(PayloadsSchema, { data, parts: [data], inner: { data }, named: { a: data } }),
+        {
+          spanBytesMin: 100,
+        },
+      );
       assert.deepEqual(
         spans.map((span) => span.bytes.length),
         size >= 100 ? [size, size, size, size] : [],

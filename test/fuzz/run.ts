@@ -1,10 +1,12 @@
 /**
- * Runs one campaign as a program, so that it can be done without code generation (`--disallow-code-generation-from-strings`):
+ * Runs one campaign as a program, so that it can be done without code generation
+ * (`--disallow-code-generation-from-strings`):
  *
  *     ISTHMUS_FUZZ_CASES=1000000 ISTHMUS_SEED=7 node dist/test/fuzz/run.js
  *
- * `ISTHMUS_FUZZ_CASES` is the number of random messages and also that of mutated inputs; `ISTHMUS_FUZZ_FIRST` the case to
- * begin with; `ISTHMUS_FUZZ_CODEC` a module that exports the functions to test. Exits with 1 if there are differences.
+ * `ISTHMUS_FUZZ_CASES` is the number of random messages and also that of mutated inputs; `ISTHMUS_FUZZ_FIRST` the case
+ * to begin with; `ISTHMUS_FUZZ_CODEC` a module that exports the functions to test. Exits with 1 if there are
+ * differences.
  */
 import { loadApi } from "./api.js";
 import { runCampaign } from "./fuzz.js";
@@ -39,7 +41,9 @@ for (const { typeName } of schemas) {
     `${String(report.messages.get(typeName) ?? 0).padStart(8)} messages ${String(report.mutations.get(typeName) ?? 0).padStart(8)} mutations  ${typeName}`,
   );
 }
-const [messages, mutations] = [report.messages, report.mutations].map((counts) => [...counts.values()].reduce((sum, count) => sum + count, 0));
+const [messages, mutations] = [report.messages, report.mutations].map((counts) =>
+  [...counts.values()].reduce((sum, count) => sum + count, 0),
+);
 console.log(
   `${messages} messages and ${mutations} mutations of ${schemas.length} types in ${seconds.toFixed(1)} s; the slowest took ${report.slowestMs.toFixed(0)} ms`,
 );

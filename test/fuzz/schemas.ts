@@ -18,7 +18,9 @@ const files: readonly DescFile[] = [
 ];
 
 /** Every message of the files, those within messages too. */
-export const schemas: readonly DescMessage[] = files.flatMap((file) => [...nestedTypes(file)].filter((type) => type.kind === "message"));
+export const schemas: readonly DescMessage[] = files.flatMap((file) =>
+  [...nestedTypes(file)].filter((type) => type.kind === "message"),
+);
 
 /** Extensions by the type name that they extend. */
 export const extensions: ReadonlyMap<string, readonly DescExtension[]> = groupByExtendee();
@@ -36,5 +38,6 @@ function groupByExtendee(): Map<string, DescExtension[]> {
 
 /** Messages whose fields have the same numbers and other types. */
 export const mismatched: readonly DescMessage[] = schemas.filter(
-  (schema) => schema.file === file_test_proto_codec_mismatch || ["Groups", "Delimited", "Payloads", "Tree"].includes(schema.name),
+  (schema) =>
+    schema.file === file_test_proto_codec_mismatch || ["Groups", "Delimited", "Payloads", "Tree"].includes(schema.name),
 );

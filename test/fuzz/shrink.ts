@@ -43,12 +43,15 @@ function simplified(value: unknown, step: { left: number }): unknown {
     if (length > 1 && step.left-- === 0) return sequence.slice(half);
     if (length > 2 && step.left-- === 0) return sequence.slice(0, length - 1);
     if (length > 2 && step.left-- === 0) return sequence.slice(1);
-    return Array.isArray(value) ? value.map((item) => (step.left < 0 ? (item as unknown) : simplified(item, step))) : value;
+    return Array.isArray(value)
+      ? value.map((item) => (step.left < 0 ? (item as unknown) : simplified(item, step)))
+      : value;
   }
   if (typeof value !== "object" || value === null) return value;
   // An unknown field of its own length: cut anywhere, its bytes would not be one.
   const { wireType, data } = value as { readonly wireType?: unknown; readonly data?: unknown };
-  if (wireType === WIRE.lengthDelimited && data instanceof Uint8Array) return data.length > 1 && step.left-- === 0 ? { ...value, data: Uint8Array.of(0) } : value;
+  if (wireType === WIRE.lengthDelimited && data instanceof Uint8Array)
+    return data.length > 1 && step.left-- === 0 ? { ...value, data: Uint8Array.of(0) } : value;
   const prototype = Object.getPrototypeOf(value) as object;
   const copy = Object.create(prototype) as object;
   const isMessage = Object.hasOwn(value, "$typeName");
@@ -75,7 +78,10 @@ function canGo(property: unknown, isMessage: boolean, key: string, prototype: ob
 }
 
 /** What `create` gives to a field that has such a value; undefined if the field is then no property. */
-function initial(property: unknown, hasDefault: boolean): string | number | bigint | boolean | { case?: unknown } | undefined {
+function initial(
+  property: unknown,
+  hasDefault: boolean,
+): string | number | bigint | boolean | { case?: unknown } | undefined {
   if (hasDefault) return undefined;
   switch (typeof property) {
     case "string":

@@ -1,4 +1,7 @@
-/** Text: every length around a fast path or a longer length prefix, every kind of character, and every class of bytes that is no UTF-8. */
+/**
+ * Text: every length around a fast path or a longer length prefix, every kind of character, and every class of bytes
+ * that is no UTF-8.
+ */
 import assert from "node:assert/strict";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { describe, test } from "node:test";
@@ -13,7 +16,14 @@ import { NOT_UTF8 } from "./mutate.js";
 import { Random } from "./random.js";
 import { pushTag, pushVarint } from "./unknown.js";
 
-const CHARACTERS = { ASCII: "a", "Latin-1": "é", CJK: "漢", emoji: "😀", "a first half of a pair": "\ud83d", "a second half of a pair": "\ude00" };
+const CHARACTERS = {
+  ASCII: "a",
+  "Latin-1": "é",
+  CJK: "漢",
+  emoji: "😀",
+  "a first half of a pair": "\ud83d",
+  "a second half of a pair": "\ude00",
+};
 /** Fields of `Utf8`: three that must be UTF-8, three that need not. */
 const VERIFIED = [1, 3, 7];
 const UNVERIFIED = [2, 4, 8];
@@ -26,12 +36,25 @@ describe("text", async () => {
       const random = new Random(seedOf(context));
       for (let length = 0; length <= 300; length++) {
         const text = character.repeat(length);
-        for (const variant of [text, random.pick([`x${text}`, `${text}x`, `${text.slice(0, length >> 1)}~${text.slice(length >> 1)}`])]) {
-          checkMessage(api, Utf8Schema, create(Utf8Schema, { verified: variant, unverifiedList: [variant, ""] }), random);
+        for (const variant of [
+          text,
+          random.pick([`x${text}`, `${text}x`, `${text.slice(0, length >> 1)}~${text.slice(length >> 1)}`]),
+        ]) {
+          checkMessage(
+            api,
+            Utf8Schema,
+            create(Utf8Schema, { verified: variant, unverifiedList: [variant, ""] }),
+            random,
+          );
         }
         checkMessage(api, PayloadsSchema, create(PayloadsSchema, { text, lines: [text], inner: { text } }), random);
         checkMessage(api, LegacyScalarsSchema, create(LegacyScalarsSchema, { stringField: text }), random);
-        checkMessage(api, Utf8Schema, create(Utf8Schema, { verifiedMap: { [text]: text }, choice: { case: "verifiedChoice", value: text } }), random);
+        checkMessage(
+          api,
+          Utf8Schema,
+          create(Utf8Schema, { verifiedMap: { [text]: text }, choice: { case: "verifiedChoice", value: text } }),
+          random,
+        );
       }
     });
 
@@ -126,7 +149,9 @@ describe("text", async () => {
   test("of any bytes is decoded as protobuf-es does", (context) => {
     const random = new Random(seedOf(context));
     for (let i = 0; i < 20_000; i++) {
-      const bytes = Array.from({ length: random.below(50) }, () => (random.once(2) ? random.below(128) : 128 + random.below(128)));
+      const bytes = Array.from({ length: random.below(50) }, () =>
+        random.once(2) ? random.below(128) : 128 + random.below(128),
+      );
       if (random.once(2)) bytes.splice(random.below(bytes.length + 1), 0, ...Buffer.from("漢字😀é"));
       for (const number of [1, 2]) {
         const input = field(number, bytes);

@@ -2,10 +2,29 @@
 import { ScalarType } from "@bufbuild/protobuf";
 import type { Random } from "./random.js";
 
-const INT32 = [0, 1, -1, 2, 63, 64, -64, -65, 127, 128, 16383, 16384, 2097151, 2097152, 268435455, 268435456, 2147483647, -2147483648, -2147483647];
-const UINT32 = [0, 1, 127, 128, 16383, 16384, 2097151, 2097152, 268435455, 268435456, 2147483647, 2147483648, 4294967294, 4294967295];
+const INT32 = [
+  0, 1, -1, 2, 63, 64, -64, -65, 127, 128, 16383, 16384, 2097151, 2097152, 268435455, 268435456, 2147483647,
+  -2147483648, -2147483647,
+];
+const UINT32 = [
+  0, 1, 127, 128, 16383, 16384, 2097151, 2097152, 268435455, 268435456, 2147483647, 2147483648, 4294967294, 4294967295,
+];
 const INT64 = [
-  ...[0n, 1n, -1n, 127n, 128n, -64n, -65n, 0x7fffffffn, 0x80000000n, -0x80000000n, 0xffffffffn, 0x100000000n, -0x100000000n],
+  ...[
+    0n,
+    1n,
+    -1n,
+    127n,
+    128n,
+    -64n,
+    -65n,
+    0x7fffffffn,
+    0x80000000n,
+    -0x80000000n,
+    0xffffffffn,
+    0x100000000n,
+    -0x100000000n,
+  ],
   ...[35n, 42n, 49n, 56n, 62n].flatMap((bits) => [(1n << bits) - 1n, 1n << bits, -(1n << bits), -(1n << bits) - 1n]),
   ...[2n ** 53n, 2n ** 53n + 1n, -(2n ** 53n) - 1n, 2n ** 63n - 1n, -(2n ** 63n), -(2n ** 63n) + 1n],
 ];
@@ -26,8 +45,31 @@ const UINT64 = [
   2n ** 64n - 1n,
 ];
 const DOUBLE = [
-  ...[0, -0, 1, -1, NaN, Infinity, -Infinity, Number.MIN_VALUE, -Number.MIN_VALUE, 2.2250738585072014e-308, 2.225073858507201e-308],
-  ...[Number.MAX_VALUE, -Number.MAX_VALUE, Number.EPSILON, 2 ** 53, 2 ** 53 + 2, 0.1, 1 / 3, 2 ** 31, 2 ** 32, -(2 ** 31)],
+  ...[
+    0,
+    -0,
+    1,
+    -1,
+    NaN,
+    Infinity,
+    -Infinity,
+    Number.MIN_VALUE,
+    -Number.MIN_VALUE,
+    2.2250738585072014e-308,
+    2.225073858507201e-308,
+  ],
+  ...[
+    Number.MAX_VALUE,
+    -Number.MAX_VALUE,
+    Number.EPSILON,
+    2 ** 53,
+    2 ** 53 + 2,
+    0.1,
+    1 / 3,
+    2 ** 31,
+    2 ** 32,
+    -(2 ** 31),
+  ],
 ];
 /** Numbers that a float holds, and one that it rounds. */
 const FLOAT = [
@@ -49,9 +91,55 @@ const FLOAT = [
 
 /** Text of one to four bytes a character, what encoders get wrong, and what JavaScript treats in its own way. */
 const TEXTS = [
-  ...["", "a", "\0", "\x7f", "\x80", "é", "ÿ", "\u07ff", "\u0800", "\u2028", "漢字", "\ud7ff", "\ue000", "\uffff", "\ufffd", "\ufeff", "\ufeffbom"],
-  ...["😀", "\u{10000}", "\u{10ffff}", "👨‍👩‍👧", "\ud800", "\udc00", "a\ud83d", "\ude00b", "\ude00\ud83d", "\ud83d\ud83d\ude00", "é".repeat(64), "漢".repeat(42)],
-  ...["__proto__", "constructor", "toString", "hasOwnProperty", "length", "0", "-1", "1", "01", "4294967295", "true", "null", "$typeName", "$unknown"],
+  ...[
+    "",
+    "a",
+    "\0",
+    "\x7f",
+    "\x80",
+    "é",
+    "ÿ",
+    "\u07ff",
+    "\u0800",
+    "\u2028",
+    "漢字",
+    "\ud7ff",
+    "\ue000",
+    "\uffff",
+    "\ufffd",
+    "\ufeff",
+    "\ufeffbom",
+  ],
+  ...[
+    "😀",
+    "\u{10000}",
+    "\u{10ffff}",
+    "👨‍👩‍👧",
+    "\ud800",
+    "\udc00",
+    "a\ud83d",
+    "\ude00b",
+    "\ude00\ud83d",
+    "\ud83d\ud83d\ude00",
+    "é".repeat(64),
+    "漢".repeat(42),
+  ],
+  ...[
+    "__proto__",
+    "constructor",
+    "toString",
+    "hasOwnProperty",
+    "length",
+    "0",
+    "-1",
+    "1",
+    "01",
+    "4294967295",
+    "true",
+    "null",
+    "$typeName",
+    "$unknown",
+  ],
 ];
 const CHARACTERS = ["a", "é", "漢", "😀", "\ud800"];
 /** Lengths around which the length's own encoding grows, or a fast path ends. */
@@ -107,7 +195,8 @@ export function scalarSource(type: ScalarType, longAsString: boolean): (random: 
     case ScalarType.DOUBLE:
       return (random) => (random.once(2) ? random.pick(DOUBLE) : (random.bits() - 2 ** 31) / 2 ** random.below(60));
     case ScalarType.FLOAT:
-      return (random) => (random.once(2) ? random.pick(FLOAT) : Math.fround((random.bits() - 2 ** 31) / 2 ** random.below(60)));
+      return (random) =>
+        random.once(2) ? random.pick(FLOAT) : Math.fround((random.bits() - 2 ** 31) / 2 ** random.below(60));
     case ScalarType.INT32:
     case ScalarType.SINT32:
     case ScalarType.SFIXED32:
@@ -126,10 +215,21 @@ export function scalarSource(type: ScalarType, longAsString: boolean): (random: 
 }
 
 /** Also numbers and strings: protobuf-es takes each for a 64-bit integer. */
-function longSource(boundaries: readonly bigint[], shifted: (long: bigint, shift: bigint) => bigint, longAsString: boolean): (random: Random) => unknown {
+function longSource(
+  boundaries: readonly bigint[],
+  shifted: (long: bigint, shift: bigint) => bigint,
+  longAsString: boolean,
+): (random: Random) => unknown {
   return (random) => {
-    const value = random.once(2) ? random.pick(boundaries) : shifted((BigInt(random.bits()) << 32n) | BigInt(random.bits()), BigInt(random.below(64)));
-    if (random.once(24)) return longAsString ? value : random.once(2) || value > 2n ** 53n || value < -(2n ** 53n) ? String(value) : Number(value);
+    const value = random.once(2)
+      ? random.pick(boundaries)
+      : shifted((BigInt(random.bits()) << 32n) | BigInt(random.bits()), BigInt(random.below(64)));
+    if (random.once(24))
+      return longAsString
+        ? value
+        : random.once(2) || value > 2n ** 53n || value < -(2n ** 53n)
+          ? String(value)
+          : Number(value);
     return longAsString ? String(value) : value;
   };
 }

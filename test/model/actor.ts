@@ -1,7 +1,7 @@
 /**
- * One actor of the model: a synchronous function over a `Port`, run anew for every step that it has not taken before. The
- * port answers its first accesses from the recorded history and, at the first one that is not recorded, notes what the
- * actor wants and unwinds it. So the code under test needs no hooks but the port itself.
+ * One actor of the model: a synchronous function over a `Port`, run anew for every step that it has not taken before.
+ * The port answers its first accesses from the recorded history and, at the first one that is not recorded, notes what
+ * the actor wants and unwinds it. So the code under test needs no hooks but the port itself.
  *
  * Where an actor is, is told by the results of its accesses so far; at a turn of its event loop, where its stack is
  * empty, by its objects' contents, so histories that led to the same objects are one.
@@ -50,7 +50,12 @@ export type Program = (port: Port) => number;
 
 export type Operation =
   | { readonly kind: "load"; readonly cells: readonly number[] }
-  | { readonly kind: "store"; readonly cells: readonly number[]; readonly values: readonly number[]; readonly ordered: boolean }
+  | {
+      readonly kind: "store";
+      readonly cells: readonly number[];
+      readonly values: readonly number[];
+      readonly ordered: boolean;
+    }
   | { readonly kind: "ring" }
   | { readonly kind: "take" }
   | { readonly kind: "turn"; readonly turn: Turn; readonly digest: string }

@@ -46,7 +46,8 @@ function modelOf(scenario: Scenario): Model {
     const copies = { ownRing: ring(), peerRing: ring(), ownArena: arena(), peerArena: arena() };
     return (port) => new Side(shared, side, copies, port).live();
   };
-  const unread = (memory: readonly number[], writer: number) => memory[cells.tail[writer]] - memory[cells.head[1 - writer]];
+  const unread = (memory: readonly number[], writer: number) =>
+    memory[cells.tail[writer]] - memory[cells.head[1 - writer]];
   return {
     name,
     programs: [program(0), program(1)],
@@ -60,7 +61,8 @@ function modelOf(scenario: Scenario): Model {
       if (!invariants) return undefined;
       for (const side of [0, 1]) {
         const bytes = unread(memory, side);
-        if (bytes < 0 || bytes > ringBytes || bytes % FRAME_ALIGNMENT !== 0) return `RING-1: ${bytes} bytes in a ring of ${ringBytes}`;
+        if (bytes < 0 || bytes > ringBytes || bytes % FRAME_ALIGNMENT !== 0)
+          return `RING-1: ${bytes} bytes in a ring of ${ringBytes}`;
         const sleeps = (memory[cells.sleep[side]] + 8) >> 4;
         if (memory[cells.rings[side]] > sleeps) return `BELL-2: ${memory[cells.rings[side]]} rings in ${sleeps} sleeps`;
       }

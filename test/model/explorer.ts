@@ -24,7 +24,12 @@ export interface Model {
   /** A complaint about a state of the memory. */
   invariant(cells: readonly number[]): string | undefined;
   /** A complaint about a store that is about to reach memory. */
-  onStore(cells: readonly number[], actor: number, stored: readonly number[], values: readonly number[]): string | undefined;
+  onStore(
+    cells: readonly number[],
+    actor: number,
+    stored: readonly number[],
+    values: readonly number[],
+  ): string | undefined;
   /** A complaint about an actor that ended with this result. */
   onEnd(cells: readonly number[], actor: number, result: number): string | undefined;
   readonly deaths: boolean;
@@ -122,7 +127,8 @@ class Explorer {
       if (step.complaint !== undefined) return this.failure("invariant", step.complaint);
       const { places, memory } = step.to;
       const colour = this.known.get(places[0].id, places[1].id, memory.id);
-      if (colour === OPEN) return this.failure("endless", "these steps lead back to a state on the way to them (EXPLORE-2)");
+      if (colour === OPEN)
+        return this.failure("endless", "these steps lead back to a state on the way to them (EXPLORE-2)");
       if (colour === DONE) continue;
       const found = this.enter(step.to);
       if (found !== undefined) return found;
@@ -135,7 +141,8 @@ class Explorer {
   }
 
   private enter(state: State): Failure | undefined {
-    if (this.states === this.model.statesMax) return this.failure("not exhausted", `more than ${this.states} states (EXPLORE-1)`);
+    if (this.states === this.model.statesMax)
+      return this.failure("not exhausted", `more than ${this.states} states (EXPLORE-1)`);
     this.states++;
     this.mark(state, OPEN);
     if (state.memory.complaint !== undefined) return this.failure("invariant", state.memory.complaint);
@@ -191,13 +198,23 @@ class Explorer {
           buffers[actor] = [...buffers[actor], { cells, values }];
           go(0, this.memory(memory.cells, buffers));
         } else if (memory.buffers[actor].length === 0) {
-          go(0, this.memory(written(memory.cells, cells, values), memory.buffers), this.model.onStore(memory.cells, actor, cells, values));
+          go(
+            0,
+            this.memory(written(memory.cells, cells, values), memory.buffers),
+            this.model.onStore(memory.cells, actor, cells, values),
+          );
         }
         break;
       }
       case "ring": {
         const [pending, total] = [doorbells[1 - actor], ringTotals[1 - actor]];
-        go(0, this.memory(written(memory.cells, [pending, total], [memory.cells[pending] + 1, memory.cells[total] + 1]), memory.buffers));
+        go(
+          0,
+          this.memory(
+            written(memory.cells, [pending, total], [memory.cells[pending] + 1, memory.cells[total] + 1]),
+            memory.buffers,
+          ),
+        );
         break;
       }
       case "take":
@@ -223,10 +240,21 @@ class Explorer {
     const left: [readonly BufferedStore[], readonly BufferedStore[]] = [...buffers];
     left[actor] = rest;
     const after = this.memory(written(cells, first.cells, first.values), left);
-    return { ...this.step(state, actor, state.places[actor], after, "flush"), complaint: this.model.onStore(cells, actor, first.cells, first.values) };
+    return {
+      ...this.step(state, actor, state.places[actor], after, "flush"),
+      complaint: this.model.onStore(cells, actor, first.cells, first.values),
+    };
   }
 
-  private step(state: State, actor: number, place: Place, memory: Memory, what: Step["what"], event = 0, complaint?: string): Step {
+  private step(
+    state: State,
+    actor: number,
+    place: Place,
+    memory: Memory,
+    what: Step["what"],
+    event = 0,
+    complaint?: string,
+  ): Step {
     const places: readonly [Place, Place] = actor === 0 ? [place, state.places[1]] : [state.places[0], place];
     return { to: { places, memory }, actor, what, event, complaint };
   }
@@ -291,4 +319,3 @@ function complaintAboutEnd({ places }: State): string | undefined {
   });
   return waits.length > 0 ? waits.join("; ") : undefined;
 }
-

@@ -2,9 +2,10 @@
  * The rings, their space wake-ups, the way back of blocks, and sleep and wake, under every interleaving of two sides
  * within small bounds and with either side dying at every step. `ISTHMUS_MODEL=deep` takes larger bounds (minutes).
  *
- * In every state: RING-1, RING-2, RING-3, and no more rings than sleeps (BELL-2). Of what arrives: whole frames, in order,
- * once, unmodified. Of where it ends: nobody sleeps with frames to send or to receive (BELL-1); a survivor
- * closes because of the hang-up and nothing else, and a client has then delivered exactly what the dead server had published.
+ * In every state: RING-1, RING-2, RING-3, and no more rings than sleeps (BELL-2). Of what arrives: whole frames, in
+ * order, once, unmodified. Of where it ends: nobody sleeps with frames to send or to receive (BELL-1); a survivor
+ * closes because of the hang-up and nothing else, and a client has then delivered exactly what the dead server had
+ * published.
  */
 import assert from "node:assert/strict";
 import type { TestContext } from "node:test";
@@ -43,17 +44,53 @@ const scenarios: readonly Scenario[] = [
   { ...usual, name: "frames one way through a ring that holds one", ringBytes: ONE_FRAME, sends: [[FRAME, FRAME], []] },
   { ...usual, name: "frames one way through a ring that holds two", sends: [[FRAME, FRAME, FRAME], []] },
   { ...usual, name: "a burst one way through a ring that holds one", ringBytes: ONE_FRAME, sends: [[THREE], []] },
-  { ...usual, name: "two sides that only send, in rings that hold one", ringBytes: ONE_FRAME, eager: true, frameSteps: 1, sends: [[TWO], [TWO]] },
+  {
+    ...usual,
+    name: "two sides that only send, in rings that hold one",
+    ringBytes: ONE_FRAME,
+    eager: true,
+    frameSteps: 1,
+    sends: [[TWO], [TWO]],
+  },
   { ...usual, name: "a message through the only block", blocks: 1, sends: [[MESSAGE], []] },
-  { ...usual, name: "a message through two blocks, but one slot to release them", blocks: 2, releaseSlots: 1, sends: [[MESSAGE], []] },
+  {
+    ...usual,
+    name: "a message through two blocks, but one slot to release them",
+    blocks: 2,
+    releaseSlots: 1,
+    sends: [[MESSAGE], []],
+  },
   { ...usual, name: "a frame passes a message", blocks: 1, eager: true, frameSteps: 1, sends: [[MIXED], []] },
   { ...usual, name: "a frame each way, plain stores buffered as on x86", buffered: "data", sends: [[FRAME], [FRAME]] },
-  { ...usual, name: "room for one frame, plain stores buffered as on x86", buffered: "data", ringBytes: ONE_FRAME, sends: [[FRAME, FRAME], []] },
+  {
+    ...usual,
+    name: "room for one frame, plain stores buffered as on x86",
+    buffered: "data",
+    ringBytes: ONE_FRAME,
+    sends: [[FRAME, FRAME], []],
+  },
 ];
 
 const deepScenarios: readonly Scenario[] = [
-  { ...usual, name: "two frames each way, each by itself, room for one", ringBytes: ONE_FRAME, frameSteps: 1, deaths: false, sends: [[FRAME, FRAME], [FRAME, FRAME]] },
-  { ...usual, name: "bursts of three each way, room for one", ringBytes: ONE_FRAME, eager: true, frameSteps: 1, sends: [[THREE], [THREE]] },
+  {
+    ...usual,
+    name: "two frames each way, each by itself, room for one",
+    ringBytes: ONE_FRAME,
+    frameSteps: 1,
+    deaths: false,
+    sends: [
+      [FRAME, FRAME],
+      [FRAME, FRAME],
+    ],
+  },
+  {
+    ...usual,
+    name: "bursts of three each way, room for one",
+    ringBytes: ONE_FRAME,
+    eager: true,
+    frameSteps: 1,
+    sends: [[THREE], [THREE]],
+  },
   { ...usual, name: "a message, then a frame", blocks: 1, frameSteps: 1, sends: [[MESSAGE, FRAME], []] },
   { ...usual, name: "a message one way, a frame the other", blocks: 1, frameSteps: 1, sends: [[MESSAGE], [FRAME]] },
 ];
@@ -69,21 +106,76 @@ for (const scenario of deep ? [...scenarios, ...deepScenarios] : scenarios) {
 
 const withoutDeaths = { ...usual, deaths: false, invariants: false };
 const frames = { ...withoutDeaths, name: "frames one way", sends: [[FRAME, FRAME], []] } as const;
-const crowded = { ...withoutDeaths, name: "frames one way, room for one", ringBytes: ONE_FRAME, sends: [[FRAME, FRAME], []] } as const;
-const blocks = { ...withoutDeaths, name: "a message through the only block", blocks: 1, sends: [[MESSAGE], []] } as const;
+const crowded = {
+  ...withoutDeaths,
+  name: "frames one way, room for one",
+  ringBytes: ONE_FRAME,
+  sends: [[FRAME, FRAME], []],
+} as const;
+const blocks = {
+  ...withoutDeaths,
+  name: "a message through the only block",
+  blocks: 1,
+  sends: [[MESSAGE], []],
+} as const;
 
 const broken: readonly [what: string, scenario: Scenario, kind: Failure["kind"], detail: RegExp][] = [
-  ["BELL-2: a flag instead of the number of the sleep", { ...frames, defect: defects.parkedFlag }, "lost wake-up", /B sleeps for ever/],
-  ["BELL-1: looking before parking instead of after", { ...frames, defect: defects.looksBeforeParking }, "lost wake-up", /B sleeps for ever/],
-  ["BELL-1: a second look that forgets room in the ring", { ...crowded, defect: defects.looksForFramesOnly }, "lost wake-up", /A sleeps for ever/],
-  ["BELL-1: a second look that forgets blocks", { ...blocks, defect: defects.looksForFramesOnly }, "lost wake-up", /A sleeps for ever/],
-  ["BELL-3: taking the doorbell's bytes after draining", { ...frames, defect: defects.takesDoorbellLate }, "lost wake-up", /sleeps for ever/],
-  ["RING-1: publishing the tail before the frame is written", { ...frames, defect: defects.publishesBeforeWriting }, "actor failed", /FRAME-1|modified|arrived/],
-  ["RING-2: writing what is published", { ...frames, invariants: true, defect: defects.publishesBeforeWriting }, "invariant", /RING-2/],
-  ["RING-2: publishing the head before the frame is copied out", { ...crowded, defect: defects.consumesBeforeReading }, "actor failed", /modified|arrived/],
+  [
+    "BELL-2: a flag instead of the number of the sleep",
+    { ...frames, defect: defects.parkedFlag },
+    "lost wake-up",
+    /B sleeps for ever/,
+  ],
+  [
+    "BELL-1: looking before parking instead of after",
+    { ...frames, defect: defects.looksBeforeParking },
+    "lost wake-up",
+    /B sleeps for ever/,
+  ],
+  [
+    "BELL-1: a second look that forgets room in the ring",
+    { ...crowded, defect: defects.looksForFramesOnly },
+    "lost wake-up",
+    /A sleeps for ever/,
+  ],
+  [
+    "BELL-1: a second look that forgets blocks",
+    { ...blocks, defect: defects.looksForFramesOnly },
+    "lost wake-up",
+    /A sleeps for ever/,
+  ],
+  [
+    "BELL-3: taking the doorbell's bytes after draining",
+    { ...frames, defect: defects.takesDoorbellLate },
+    "lost wake-up",
+    /sleeps for ever/,
+  ],
+  [
+    "RING-1: publishing the tail before the frame is written",
+    { ...frames, defect: defects.publishesBeforeWriting },
+    "actor failed",
+    /FRAME-1|modified|arrived/,
+  ],
+  [
+    "RING-2: writing what is published",
+    { ...frames, invariants: true, defect: defects.publishesBeforeWriting },
+    "invariant",
+    /RING-2/,
+  ],
+  [
+    "RING-2: publishing the head before the frame is copied out",
+    { ...crowded, defect: defects.consumesBeforeReading },
+    "actor failed",
+    /modified|arrived/,
+  ],
   ["no ring for space", { ...crowded, defect: defects.neverRingsForSpace }, "lost wake-up", /A sleeps for ever/],
   ["no ring for blocks", { ...blocks, defect: defects.neverRingsForBlocks }, "lost wake-up", /A sleeps for ever/],
-  ["WORDS-1: buffered stores instead of sequentially consistent ones", { ...frames, buffered: "all", defect: defects.onlyTheMemory }, "lost wake-up", /B sleeps for ever/],
+  [
+    "WORDS-1: buffered stores instead of sequentially consistent ones",
+    { ...frames, buffered: "all", defect: defects.onlyTheMemory },
+    "lost wake-up",
+    /B sleeps for ever/,
+  ],
 ];
 
 for (const [what, scenario, kind, detail] of broken) {
@@ -98,7 +190,11 @@ for (const [what, scenario, kind, detail] of broken) {
     assert.equal(failure.kind, kind, textOf(failure));
     assert.match(failure.detail, detail, textOf(failure));
     if (kind !== "lost wake-up") return;
-    assert.equal(exploreScenario({ ...scenario, deaths: true }).failure?.kind, kind, "that a sleeper may die hides nothing");
+    assert.equal(
+      exploreScenario({ ...scenario, deaths: true }).failure?.kind,
+      kind,
+      "that a sleeper may die hides nothing",
+    );
   });
 }
 

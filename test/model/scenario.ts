@@ -1,10 +1,14 @@
-/** What a run of the model is given: what the two sides do, how much room they have, and what is broken, if anything. */
+/**
+ * What a run of the model is given: what the two sides do, how much room they have, and what is broken, if anything.
+ */
 import type { Bell, Sleeper } from "../../src/memory/shared/doorbell.js";
 import type { WordAccess } from "../../src/memory/shared/words.js";
 import type { Model } from "./explorer.js";
 import type { ModelCarrier } from "./side.js";
 
-/** Side A serves: what a dead client had asked it need not deliver. Side B delivers all that a dead server had answered. */
+/**
+ * Side A serves: what a dead client had asked it need not deliver. Side B delivers all that a dead server had answered.
+ */
 export const SERVER = 0;
 
 /** What the two sides do, and how much room they have. */

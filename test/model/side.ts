@@ -67,7 +67,14 @@ export class Side {
     this.copies = copies;
     this.port = port;
     this.received = new Received(scenario.sends[1 - side].flat());
-    const line = { ring: () => (port.ring(), true), keepAlive: () => undefined, close: () => undefined, addon: undefined as never, sendDescriptor: () => false, fetch: () => false };
+    const line = {
+      ring: () => (port.ring(), true),
+      keepAlive: () => undefined,
+      close: () => undefined,
+      addon: undefined as never,
+      sendDescriptor: () => false,
+      fetch: () => false,
+    };
     this.carrier = new ModelCarrier(memoryOf(scenario, copies), line, 0, true, this.words());
     const inner = this.carrier as unknown as CarrierParts;
     // No outcome may rest on a timer.
@@ -81,7 +88,10 @@ export class Side {
     };
     this.carrier.onCommit = (byteLength) => this.storeFrame(this.carrier.index, byteLength);
     scenario.defect?.patch?.(this.carrier, inner);
-    this.sendQueue = new SendQueue(this.carrier, { onSent: () => undefined, onFailed: (_, thrown) => this.fail(String(thrown)) });
+    this.sendQueue = new SendQueue(this.carrier, {
+      onSent: () => undefined,
+      onFailed: (_, thrown) => this.fail(String(thrown)),
+    });
     const receiver = {
       onFrame: (frame: ReceivedFrame) => this.onFrame(frame),
       onFilled: () => assert.fail("nothing follows a frame in shared memory"),
@@ -133,7 +143,12 @@ export class Side {
   private turn(): Turn {
     const { carrier, bursts } = this;
     const maySend = bursts < this.shared.scenario.sends[this.side].length;
-    return { asleep: !carrier.awake, events: true, maySend, complete: !maySend && this.sendQueue.idle && this.received.whole };
+    return {
+      asleep: !carrier.awake,
+      events: true,
+      maySend,
+      complete: !maySend && this.sendQueue.idle && this.received.whole,
+    };
   }
 
   private goOn(): void {
@@ -155,7 +170,19 @@ export class Side {
   private send(what: Send): void {
     const streamId = ++this.sent;
     if (what === "frame") this.sendQueue.sendControl(KIND.ping, 0, streamId, markOf(streamId, 0));
-    else this.sendQueue.send(KIND.request, 0, 0, streamId, markOf(streamId, 0), undefined, bulkCodec(streamId), undefined, MESSAGE_BYTES_MAX, "");
+    else
+      this.sendQueue.send(
+        KIND.request,
+        0,
+        0,
+        streamId,
+        markOf(streamId, 0),
+        undefined,
+        bulkCodec(streamId),
+        undefined,
+        MESSAGE_BYTES_MAX,
+        "",
+      );
   }
 
   private onFrame(frame: ReceivedFrame): void {
@@ -218,7 +245,11 @@ export class Side {
     const start = index >> 2;
     if (((words[start + FIELD.kindFlagsCode] >>> 8) & FLAG.inBlock) !== 0) {
       const unit = words[start + FRAME_HEADER_BYTES / 4];
-      port.store([cells.blocks[side][blockOf(unit)]], [new Uint8Array(copies.ownArena)[unit * ARENA_UNIT_BYTES]], false);
+      port.store(
+        [cells.blocks[side][blockOf(unit)]],
+        [new Uint8Array(copies.ownArena)[unit * ARENA_UNIT_BYTES]],
+        false,
+      );
     }
     for (const part of this.parts(index, byteLength)) {
       const values = part.map((at) => octets.idOf(words[at >> 2], words[(at >> 2) + 1]));
@@ -257,7 +288,9 @@ export class Side {
     const { scenario, cells, octets } = this.shared;
     const slots: number[] = [];
     for (; this.entriesWritten < count; this.entriesWritten++) slots.push(this.entriesWritten % scenario.releaseSlots);
-    const values = slots.map((slot) => octets.idOf(words[WORD.releaseEntries + slot * 2], words[WORD.releaseEntries + slot * 2 + 1]));
+    const values = slots.map((slot) =>
+      octets.idOf(words[WORD.releaseEntries + slot * 2], words[WORD.releaseEntries + slot * 2 + 1]),
+    );
     this.port.store(
       slots.map((slot) => cells.entries[this.side][slot]),
       values,
@@ -280,7 +313,11 @@ function memoryOf({ ringBytes, releaseSlots, blocks }: Scenario, copies: Copies)
     peerArena: viewOf(copies.peerArena),
     ownGeometry: geometry,
     peerGeometry: geometry,
-    ownPages: { byteLength: ARENA_UNIT_BYTES + blocks * FRAGMENT_BYTES, commit: () => undefined, decommit: () => undefined },
+    ownPages: {
+      byteLength: ARENA_UNIT_BYTES + blocks * FRAGMENT_BYTES,
+      commit: () => undefined,
+      decommit: () => undefined,
+    },
     budget: { take: () => true, give: () => undefined, explanation: "" },
     leasable: false,
     close: () => undefined,

@@ -5,7 +5,10 @@ export const OPEN = 1;
 /** All that follows from it is explored. */
 export const DONE = 2;
 
-/** What the search knows of each state, by the numbers of its three parts: a hash table in flat arrays, as there are millions. */
+/**
+ * What the search knows of each state, by the numbers of its three parts: a hash table in flat arrays, as there are
+ * millions.
+ */
 export class StateTable {
   private size = 0;
   private mask = (1 << 16) - 1;
@@ -35,7 +38,10 @@ export class StateTable {
     hash = Math.imul(hash ^ (hash >>> 15), 0x2c1b3c6d);
     let slot = (hash ^ (hash >>> 13)) & this.mask;
     const { keys, colours } = this;
-    while (colours[slot] !== UNKNOWN && (keys[slot * 3] !== a || keys[slot * 3 + 1] !== b || keys[slot * 3 + 2] !== c)) {
+    while (
+      colours[slot] !== UNKNOWN &&
+      (keys[slot * 3] !== a || keys[slot * 3 + 1] !== b || keys[slot * 3 + 2] !== c)
+    ) {
       slot = (slot + 1) & this.mask;
     }
     return slot;

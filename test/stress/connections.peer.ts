@@ -23,7 +23,9 @@ obey({
   stats: () => server.stats(),
   /** Opens `clients` connections at once, calls on all of them at once, and keeps them open. */
   async callFromMany({ path, clients, calls }: { path: string; clients: number; calls: number }) {
-    transports = Array.from({ length: clients }, () => createIsthmusTransport({ address: path, memory, handshakeTimeoutMs: 120_000 }));
+    transports = Array.from({ length: clients }, () =>
+      createIsthmusTransport({ address: path, memory, handshakeTimeoutMs: 120_000 }),
+    );
     const start = performance.now();
     const right = await Promise.all(
       transports.map(async (transport, index) => {
@@ -31,8 +33,13 @@ obey({
         let count = 0;
         for (let number = 0; number < calls; number++) {
           const text = `${process.pid}/${index}/${number}`;
-          const reply = await client.echo({ text, number: BigInt(number), data: new Uint8Array(number % 3 === 0 ? 40_000 : 40).fill(index) });
-          if (reply.text === text && reply.number === BigInt(number) && reply.data.every((byte) => byte === index)) count++;
+          const reply = await client.echo({
+            text,
+            number: BigInt(number),
+            data: new Uint8Array(number % 3 === 0 ? 40_000 : 40).fill(index),
+          });
+          if (reply.text === text && reply.number === BigInt(number) && reply.data.every((byte) => byte === index))
+            count++;
         }
         return count;
       }),

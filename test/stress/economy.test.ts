@@ -12,7 +12,9 @@ test("two connected processes that have nothing to do use no processor time", { 
   const [server, client] = await startPair(t);
   const calls = await client.ask<number>("call", { milliseconds: 500, inFlight: 64, byteLength: 1000 });
   const [serverMs, clientMs] = await Promise.all([server, client].map((peer) => peer.ask<number>("idle", IDLE_MS)));
-  t.diagnostic(`after ${calls} calls, in ${IDLE_MS} ms idle: server ${serverMs.toFixed(2)} ms of processor time, client ${clientMs.toFixed(2)} ms`);
+  t.diagnostic(
+    `after ${calls} calls, in ${IDLE_MS} ms idle: server ${serverMs.toFixed(2)} ms of processor time, client ${clientMs.toFixed(2)} ms`,
+  );
   const stats = await client.ask<TransportStats>("stats");
   assert.equal(stats.state, "ready");
   assert.ok(serverMs < IDLE_CPU_MS_MAX, `server ${serverMs} ms`);

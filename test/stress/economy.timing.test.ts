@@ -1,4 +1,7 @@
-/** Under load there are almost no system calls, on a machine that has nothing else to do: a side that misses its peer sleeps, and is rung. */
+/**
+ * Under load there are almost no system calls, on a machine that has nothing else to do: a side that misses its peer
+ * sleeps, and is rung.
+ */
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { test } from "node:test";
@@ -8,10 +11,15 @@ import { startPair } from "./economy.scene.js";
 import { scaled, skip } from "./settings.js";
 
 const CALLS_PER_SYSTEM_CALL_MS = scaled(1000, 4000);
-/** Tracing makes a system call some ten times as slow, so that the traced side misses its peer and sleeps more often. */
+/**
+ * Tracing makes a system call some ten times as slow, so that the traced side misses its peer and sleeps more often.
+ */
 const SYSTEM_CALLS_PER_CALL_MAX = scaled(0.4, 0.2);
 
-test("with 64 calls in flight the main threads make almost no system calls", { skip: skip || straceComplaint(), timeout: 600_000 }, async (t) => {
+test("with 64 calls in flight the main threads make almost no system calls", {
+  skip: skip || straceComplaint(),
+  timeout: 600_000,
+}, async (t) => {
   const [server, client] = await startPair(t);
   const started = (await client.ask<TransportStats>("stats")).connection!;
   const untraced = await client.ask<number>("call", { milliseconds: 1000, inFlight: 64, byteLength: 64 });
@@ -21,7 +29,10 @@ test("with 64 calls in flight the main threads make almost no system calls", { s
     `untraced, ${untraced} calls: ${perCallOf(doorbellsRung, started.doorbellsRung)} rings each of the client, ` +
       `${perCallOf(doorbellsReceived, started.doorbellsReceived)} of the server; ${perCallOf(sleeps, started.sleeps)} sleeps of the client`,
   );
-  for (const [name, peer] of [["server", server], ["client", client]] as const) {
+  for (const [name, peer] of [
+    ["server", server],
+    ["client", client],
+  ] as const) {
     const before = await server.ask<number>("handled");
     const tracing = traceMainThread(peer.pid);
     await tracing.attached;
@@ -47,7 +58,9 @@ interface SystemCallCount {
 
 /** Counts the system calls of one thread: the process's main thread has its number. */
 function traceMainThread(pid: number): { attached: Promise<void>; finish: () => Promise<SystemCallCount[]> } {
-  const strace = spawn("strace", ["-c", "-U", "calls,name", "-S", "calls", "-p", String(pid)], { stdio: ["ignore", "ignore", "pipe"] });
+  const strace = spawn("strace", ["-c", "-U", "calls,name", "-S", "calls", "-p", String(pid)], {
+    stdio: ["ignore", "ignore", "pipe"],
+  });
   let text = "";
   let onAttached: () => void;
   const attached = new Promise<void>((resolve) => (onAttached = resolve));
@@ -61,7 +74,10 @@ function traceMainThread(pid: number): { attached: Promise<void>; finish: () => 
     finish: async () => {
       strace.kill("SIGINT");
       await ended;
-      const rows = [...text.matchAll(/^\s*(\d+)\s+([a-z]\w*)\s*$/gm)].map(([, count, name]) => ({ name, count: Number(count) }));
+      const rows = [...text.matchAll(/^\s*(\d+)\s+([a-z]\w*)\s*$/gm)].map(([, count, name]) => ({
+        name,
+        count: Number(count),
+      }));
       const counts = rows.filter(({ name }) => name !== "total");
       assert.ok(counts.length > 0, `strace counted nothing: ${text}`);
       return counts;
@@ -72,7 +88,9 @@ function traceMainThread(pid: number): { attached: Promise<void>; finish: () => 
 /** Why system calls cannot be counted here, or false. */
 function straceComplaint(): string | false {
   const idle = spawn("sleep", ["5"]);
-  const tried = spawnSync("timeout", ["-s", "INT", "0.3", "strace", "-c", "-U", "calls,name", "-p", String(idle.pid)], { encoding: "utf8" });
+  const tried = spawnSync("timeout", ["-s", "INT", "0.3", "strace", "-c", "-U", "calls,name", "-p", String(idle.pid)], {
+    encoding: "utf8",
+  });
   idle.kill("SIGKILL");
   if (tried.error !== undefined) return "there is no timeout command";
   if (tried.stderr.includes("attached")) return false;

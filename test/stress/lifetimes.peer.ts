@@ -113,7 +113,13 @@ obey({
   },
   async burst({ calls, byteLength }: { calls: number; byteLength: number }) {
     const data = new Uint8Array(byteLength).fill(1);
-    const replies = await Promise.all(Array.from({ length: calls }, (_, i) => client().checksum({ sequence: BigInt(1), data }).then(({ sequence }) => sequence === 1n && i >= 0)));
+    const replies = await Promise.all(
+      Array.from({ length: calls }, (_, i) =>
+        client()
+          .checksum({ sequence: BigInt(1), data })
+          .then(({ sequence }) => sequence === 1n && i >= 0),
+      ),
+    );
     return replies.filter(Boolean).length;
   },
   /** Calls that the server takes and never answers, each with a loan, and as many that it could not take yet. */
@@ -127,17 +133,28 @@ obey({
       sent.push(bytes);
       let settled = false;
       calls.push(
-        transport.unary(TestService.method.wait, undefined, undefined, undefined, { milliseconds: 1, $unknown: [{ no: 3, wireType: 2, data: new Uint8Array(1) }] }).then(
-          () => undefined,
-          () => (settled ? settledTwice++ : (settled = true)),
-        ),
-        client().echo({ number: 1n, data: bytes }).then(
-          () => codes.push(0),
-          (error: unknown) => codes.push(ConnectError.from(error).code),
-        ),
+        transport
+          .unary(TestService.method.wait, undefined, undefined, undefined, {
+            milliseconds: 1,
+            $unknown: [{ no: 3, wireType: 2, data: new Uint8Array(1) }],
+          })
+          .then(
+            () => undefined,
+            () => (settled ? settledTwice++ : (settled = true)),
+          ),
+        client()
+          .echo({ number: 1n, data: bytes })
+          .then(
+            () => codes.push(0),
+            (error: unknown) => codes.push(ConnectError.from(error).code),
+          ),
       );
     }
-    ended = Promise.all(calls).then(() => ({ codes, consumed: sent.filter((bytes) => bytes.length === 0).length, settledTwice }));
+    ended = Promise.all(calls).then(() => ({
+      codes,
+      consumed: sent.filter((bytes) => bytes.length === 0).length,
+      settledTwice,
+    }));
     return sent.length;
   },
   async ended() {

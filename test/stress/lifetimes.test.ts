@@ -14,7 +14,10 @@ const CALLS = scaled(3000, 100_000);
 const GROWTH_MIB_MAX = 48;
 
 for (const leases of ["collected", "scoped", "copied", "strict"] as const) {
-  test(`calls with 1 MiB each way, loans and heap in turn (${leases}): memory stays flat, and all blocks come back`, { skip, timeout: scaled(600_000, 900_000) }, async (t) => {
+  test(`calls with 1 MiB each way, loans and heap in turn (${leases}): memory stays flat, and all blocks come back`, {
+    skip,
+    timeout: scaled(600_000, 900_000),
+  }, async (t) => {
     const path = join(scratchFolder(t), "lasting.sock");
     const [server, client] = await Promise.all([startPeer(t, program), startPeer(t, program)]);
     await server.ask("listen", { path, leases, every: Math.ceil(CALLS / 60) });
@@ -23,7 +26,10 @@ for (const leases of ["collected", "scoped", "copied", "strict"] as const) {
     const served = await server.ask<MemorySample[]>("samples");
     t.diagnostic(`${CALLS} calls in ${lasted.milliseconds.toFixed(0)} ms`);
     assert.equal(lasted.right, CALLS);
-    for (const [side, samples] of [["client", lasted.client], ["server", served]] as const) {
+    for (const [side, samples] of [
+      ["client", lasted.client],
+      ["server", served],
+    ] as const) {
       const growth = growthMiB(samples.map(({ proportionalMiB }) => proportionalMiB));
       t.diagnostic(`${side}: ${growth.toFixed(1)} MiB of growth to ${samples.at(-1)!.proportionalMiB.toFixed(0)} MiB`);
       assert.ok(growth < GROWTH_MIB_MAX, `the ${side} grew by ${growth} MiB`);
@@ -49,14 +55,22 @@ test("two processes that only send each other large loans do not deadlock", { sk
   const folder = scratchFolder(t);
   const paths = [join(folder, "left.sock"), join(folder, "right.sock")];
   const peers = await Promise.all([startPeer(t, program), startPeer(t, program)]);
-  await Promise.all(peers.map((peer, side) => peer.ask("listen", { path: paths[side], leases: "collected", every: 1e9 })));
+  await Promise.all(
+    peers.map((peer, side) => peer.ask("listen", { path: paths[side], leases: "collected", every: 1e9 })),
+  );
   await Promise.all(peers.map((peer, side) => peer.ask("connect", { path: paths[1 - side], leases: "collected" })));
   const calls = scaled(400, 10_000);
   const lasted = await Promise.all(peers.map((peer) => peer.ask<Lasted>("last", { calls, inFlight: 64 }, 500_000)));
-  assert.deepEqual(lasted.map(({ right }) => right), [calls, calls]);
+  assert.deepEqual(
+    lasted.map(({ right }) => right),
+    [calls, calls],
+  );
 });
 
-test("a server that is killed while loans are in flight: each call rejects once, the loans are gone, the memory comes back", { skip, timeout: 600_000 }, async (t) => {
+test("a server that is killed while loans are in flight: each call rejects once, the loans are gone, the memory comes back", {
+  skip,
+  timeout: 600_000,
+}, async (t) => {
   const path = join(scratchFolder(t), "killed.sock");
   const [server, client] = await Promise.all([startPeer(t, program), startPeer(t, program)]);
   await server.ask("listen", { path, leases: "collected", every: 1e9 });

@@ -99,7 +99,9 @@ obey({
     agent.destroy();
     return latenessOf(took);
   },
-  /** What the machine itself allows: the same interval in a process that only computes, 200 µs in each turn of its loop. */
+  /**
+   * What the machine itself allows: the same interval in a process that only computes, 200 µs in each turn of its loop.
+   */
   async compute(milliseconds: number) {
     for (const end = performance.now() + milliseconds; performance.now() < end; ) {
       for (const pause = performance.now() + 0.2; performance.now() < pause; );
@@ -162,5 +164,10 @@ obey({
 });
 
 function latenessOf(values: readonly number[]): Lateness {
-  return { ticks: values.length, p50: percentile(values, 50), p99: percentile(values, 99), max: percentile(values, 100) };
+  return {
+    ticks: values.length,
+    p50: percentile(values, 50),
+    p99: percentile(values, 99),
+    max: percentile(values, 100),
+  };
 }

@@ -1,10 +1,15 @@
-/** What must not grow: descriptors, mappings and memory of a process, as the kernel counts them; and small statistics. */
+/**
+ * What must not grow: descriptors, mappings and memory of a process, as the kernel counts them; and small statistics.
+ */
 import { readdirSync, readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
 export interface Observation {
   readonly descriptors: number;
-  /** Mapped ranges of segments that belong to connections; the memory that a thread receives into stays mapped, and grows in steps. */
+  /**
+   * Mapped ranges of segments that belong to connections; the memory that a thread receives into stays mapped, and
+   * grows in steps.
+   */
   readonly segmentMappings: number;
   readonly residentBytes: number;
 }
@@ -69,7 +74,11 @@ export async function collectGarbage(): Promise<void> {
   }
 }
 
-export async function waitUntil(what: string, done: () => boolean | Promise<boolean>, timeoutMs = 60_000): Promise<void> {
+export async function waitUntil(
+  what: string,
+  done: () => boolean | Promise<boolean>,
+  timeoutMs = 60_000,
+): Promise<void> {
   for (const end = performance.now() + timeoutMs; performance.now() < end; ) {
     if (await done()) return;
     await sleep(10);

@@ -28,5 +28,8 @@ test("payload sizes span 0 bytes to 4 MiB, and both ends agree on them without t
     assert.deepEqual(one.make(sequence, DIRECTION.reply), other.make(sequence, DIRECTION.reply));
     assert.equal(one.make(sequence, DIRECTION.reply).length, one.sizeOf(sequence, DIRECTION.reply));
   }
-  assert.notDeepEqual(sizes.slice(0, 50), Array.from({ length: 50 }, (_, sequence) => one.sizeOf(sequence, DIRECTION.reply)));
+  assert.notDeepEqual(
+    sizes.slice(0, 50),
+    Array.from({ length: 50 }, (_, sequence) => one.sizeOf(sequence, DIRECTION.reply)),
+  );
 });

@@ -28,7 +28,15 @@ let settled = 0;
 let wrong = 0;
 
 obey({
-  async listen({ path, memory = {}, replyBytes = 0 }: { path: string; memory?: CommonOptions["memory"] & object; replyBytes?: number }) {
+  async listen({
+    path,
+    memory = {},
+    replyBytes = 0,
+  }: {
+    path: string;
+    memory?: CommonOptions["memory"] & object;
+    replyBytes?: number;
+  }) {
     const reply = new Uint8Array(replyBytes).fill(7);
     const server = createIsthmusServer({
       memory,

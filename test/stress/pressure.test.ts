@@ -19,12 +19,17 @@ interface Progress {
   readonly wrong: number;
 }
 
-test("calls to a stopped server wait in memory bounded by their own size, and all complete when it goes on", { timeout: 600_000 }, async (t) => {
+test("calls to a stopped server wait in memory bounded by their own size, and all complete when it goes on", {
+  timeout: 600_000,
+}, async (t) => {
   const path = join(scratchFolder(t), "stopped.sock");
   const [server, client] = await Promise.all([startPeer(t, program), startPeer(t, program)]);
   await server.ask("listen", { path });
   const issue = { path, pid: server.pid, calls: CALLS, byteLength: CALL_BYTES };
-  const { before, after, pending } = await client.ask<{ before: number; after: number; pending: number }>("issue", issue);
+  const { before, after, pending } = await client.ask<{ before: number; after: number; pending: number }>(
+    "issue",
+    issue,
+  );
   await sleep(500);
   const waiting = await client.ask<MemorySample>("memory");
   const progress = await client.ask<Progress>("progress");
@@ -35,26 +40,47 @@ test("calls to a stopped server wait in memory bounded by their own size, and al
   );
   assert.deepEqual(progress, { settled: 0, wrong: 0 });
   assert.ok(pending >= CALLS, `${pending} calls pending`);
-  assert.ok(waiting.residentMiB - before < 1.5 * callsMiB + ARENA_MIB + 48, `resident memory grew to ${waiting.residentMiB} MiB`);
+  assert.ok(
+    waiting.residentMiB - before < 1.5 * callsMiB + ARENA_MIB + 48,
+    `resident memory grew to ${waiting.residentMiB} MiB`,
+  );
   server.signal("SIGCONT");
   const start = performance.now();
   assert.deepEqual(await client.ask<Progress>("finish"), { settled: CALLS, wrong: 0 });
   t.diagnostic(`all answered ${(performance.now() - start).toFixed(0)} ms after the server went on`);
 });
 
-test("two processes that fill each other's small rings and arenas at once do not deadlock", { timeout: 600_000 }, async (t) => {
+test("two processes that fill each other's small rings and arenas at once do not deadlock", {
+  timeout: 600_000,
+}, async (t) => {
   const folder = scratchFolder(t);
   const memory = { ringBytes: 65_536, arenaBytes: 131_072 };
   const paths = [join(folder, "left.sock"), join(folder, "right.sock")];
   const peers = await Promise.all([startPeer(t, program), startPeer(t, program)]);
-  await Promise.all(peers.map((peer, side) => peer.ask("listen", { path: paths[side], memory, replyBytes: REPLY_BYTES })));
-  for (const [calls, byteLength] of [[scaled(32, 3000), 1_000_000], [scaled(128, 20_000), 12_000]] as const) {
+  await Promise.all(
+    peers.map((peer, side) => peer.ask("listen", { path: paths[side], memory, replyBytes: REPLY_BYTES })),
+  );
+  for (const [calls, byteLength] of [
+    [scaled(32, 3000), 1_000_000],
+    [scaled(128, 20_000), 12_000],
+  ] as const) {
     const exchanged = await Promise.all(
       peers.map((peer, side) =>
-        peer.ask<{ right: number; milliseconds: number }>("exchange", { path: paths[1 - side], calls, inFlight: 64, byteLength, memory }),
+        peer.ask<{ right: number; milliseconds: number }>("exchange", {
+          path: paths[1 - side],
+          calls,
+          inFlight: 64,
+          byteLength,
+          memory,
+        }),
       ),
     );
-    assert.deepEqual(exchanged.map(({ right }) => right), [calls, calls]);
-    t.diagnostic(`${calls} calls of ${byteLength} bytes each way, answered with ${REPLY_BYTES}: ${exchanged.map(({ milliseconds }) => milliseconds.toFixed(0)).join(" and ")} ms`);
+    assert.deepEqual(
+      exchanged.map(({ right }) => right),
+      [calls, calls],
+    );
+    t.diagnostic(
+      `${calls} calls of ${byteLength} bytes each way, answered with ${REPLY_BYTES}: ${exchanged.map(({ milliseconds }) => milliseconds.toFixed(0)).join(" and ")} ms`,
+    );
   }
 });

@@ -1,6 +1,6 @@
 /**
- * Real processes for the proofs: a test starts a peer program, asks it to do things, and kills it by its pid in the end,
- * whatever happens. A peer program answers with `obey` (see `peer.ts`).
+ * Real processes for the proofs: a test starts a peer program, asks it to do things, and kills it by its pid in the
+ * end, whatever happens. A peer program answers with `obey` (see `peer.ts`).
  */
 import type { ChildProcess } from "node:child_process";
 import { spawn } from "node:child_process";
@@ -47,8 +47,15 @@ interface Answer {
 
 /** Starts `program` (a URL of a compiled module) and waits until it obeys. It is killed when the test ends. */
 export async function startPeer(context: TestContext, program: URL, options: PeerOptions = {}): Promise<Peer> {
-  const node = [...(options.wrap ?? []), process.execPath, "--expose-gc", ...(options.nodeFlags ?? []), fileURLToPath(program)];
-  const [command, ...parameters] = options.before === undefined ? node : ["sh", "-c", `${options.before} && exec "$@"`, "sh", ...node];
+  const node = [
+    ...(options.wrap ?? []),
+    process.execPath,
+    "--expose-gc",
+    ...(options.nodeFlags ?? []),
+    fileURLToPath(program),
+  ];
+  const [command, ...parameters] =
+    options.before === undefined ? node : ["sh", "-c", `${options.before} && exec "$@"`, "sh", ...node];
   const child = spawn(command, parameters, { stdio: ["ignore", "inherit", "pipe", "ipc"] });
   const peer = new ChildPeer(child);
   context.after(() => peer.kill());
@@ -76,7 +83,9 @@ class ChildPeer implements Peer {
       if (answer.error === undefined) waiting?.resolve(answer.result);
       else waiting?.reject(new Error(`peer ${child.pid}: ${answer.error}`));
     });
-    this.hungUpAt = new Promise((resolve) => child.on("disconnect", () => resolve(Number(process.hrtime.bigint()) / 1e6)));
+    this.hungUpAt = new Promise((resolve) =>
+      child.on("disconnect", () => resolve(Number(process.hrtime.bigint()) / 1e6)),
+    );
     this.exited = new Promise((resolve) => {
       const end = (code: number | null, signal: NodeJS.Signals | null) => {
         this.over ??= { code, signal };

@@ -1,4 +1,6 @@
-/** A server is replaced again and again while it is called 10,000 times a second; every call is counted at both ends. */
+/**
+ * A server is replaced again and again while it is called 10,000 times a second; every call is counted at both ends.
+ */
 import assert from "node:assert/strict";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { readFileSync } from "node:fs";
@@ -61,7 +63,8 @@ class Service {
     const runs = new Map<number, number>();
     for (const log of this.logs) {
       const bytes = new Uint8Array(readFileSync(log));
-      for (const key of new BigUint64Array(bytes.buffer, 0, bytes.length >> 3)) runs.set(Number(key), (runs.get(Number(key)) ?? 0) + 1);
+      for (const key of new BigUint64Array(bytes.buffer, 0, bytes.length >> 3))
+        runs.set(Number(key), (runs.get(Number(key)) ?? 0) + 1);
     }
     return runs;
   }
@@ -156,7 +159,11 @@ class Load {
   }
 }
 
-async function roll(context: TestContext, carrier: "shm" | "socket", restart: (service: Service, server: Peer, load: Load) => Promise<Peer>): Promise<{ load: Load; runs: Map<number, number> }> {
+async function roll(
+  context: TestContext,
+  carrier: "shm" | "socket",
+  restart: (service: Service, server: Peer, load: Load) => Promise<Peer>,
+): Promise<{ load: Load; runs: Map<number, number> }> {
   const service = new Service(context);
   let server = await service.start(false);
   const load = new Load(context, service.path, carrier);
@@ -164,13 +171,19 @@ async function roll(context: TestContext, carrier: "shm" | "socket", restart: (s
     await sleep(SERVING_MS);
     server = await restart(service, server, load);
     // It may be in a pause between two attempts, which can be longer than a server serves here.
-    await waitUntil("the client to have come to the next server", () => load.connections >= i + 2 || `${load.connections} connections`);
+    await waitUntil(
+      "the client to have come to the next server",
+      () => load.connections >= i + 2 || `${load.connections} connections`,
+    );
   }
   await sleep(SERVING_MS);
   await load.stop();
   context.diagnostic(`${load.calls.length} calls over ${load.connections} connections, ${RESTARTS} restarts`);
   assert.ok(load.connections > RESTARTS, `${load.connections} connections`);
-  assert.ok(load.calls.every(({ settled }) => settled === 1), "every call is settled once");
+  assert.ok(
+    load.calls.every(({ settled }) => settled === 1),
+    "every call is settled once",
+  );
   return { load, runs: service.runs() };
 }
 
@@ -178,7 +191,10 @@ async function roll(context: TestContext, carrier: "shm" | "socket", restart: (s
 function assertNothingLost({ load, runs }: { load: Load; runs: Map<number, number> }): void {
   assert.deepEqual([...load.failures()], []);
   assert.equal(runs.size, load.calls.length);
-  assert.deepEqual([...runs].filter(([, count]) => count !== 1), []);
+  assert.deepEqual(
+    [...runs].filter(([, count]) => count !== 1),
+    [],
+  );
 }
 
 for (const carrier of ["shm", "socket"] as const) {
@@ -219,7 +235,8 @@ for (const carrier of ["shm", "socket"] as const) {
         assert.ok(wasInFlight, "a call that was not in flight has failed");
       }
       for (const [number, count] of runs) assert.equal(count, 1, `call ${number}`);
-      for (const [number, { error }] of load.calls.entries()) if (error === undefined) assert.equal(runs.get(number), 1, `call ${number}`);
+      for (const [number, { error }] of load.calls.entries())
+        if (error === undefined) assert.equal(runs.get(number), 1, `call ${number}`);
     });
   });
 }

@@ -1,13 +1,18 @@
 /**
- * Server and client of the proofs of streams. What a message holds follows from the seed, the direction and its number, so both ends know
- * what has to come.
+ * Server and client of the proofs of streams. What a message holds follows from the seed, the direction and its number,
+ * so both ends know what has to come.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { HandlerContext, Transport } from "@connectrpc/connect";
 import { createClient } from "@connectrpc/connect";
 import { createIsthmusServer, createIsthmusTransport, loan } from "../../src/index.js";
-import type { IsthmusServer, IsthmusServerOptions, IsthmusTransport, IsthmusTransportOptions } from "../../src/index.js";
+import type {
+  IsthmusServer,
+  IsthmusServerOptions,
+  IsthmusTransport,
+  IsthmusTransportOptions,
+} from "../../src/index.js";
 import type { Item, ItemSchema } from "../proto/streams_pb.js";
 import { StreamService } from "../proto/streams_pb.js";
 import { crc32 } from "../support/checksum.js";
@@ -18,7 +23,9 @@ import { failureOf, monotonicMs, obey } from "./peer.js";
 import { hash32 } from "./settings.js";
 
 export type ListenOptions = Pick<IsthmusServerOptions, "memory" | "leases" | "carrier"> & { readonly path: string };
-export type ConnectOptions = Pick<IsthmusTransportOptions, "memory" | "leases" | "carrier" | "waitForReady"> & { readonly path: string };
+export type ConnectOptions = Pick<IsthmusTransportOptions, "memory" | "leases" | "carrier" | "waitForReady"> & {
+  readonly path: string;
+};
 
 /** What the receivers of this process found. */
 export interface Received {
@@ -121,12 +128,20 @@ function hashByte(seed: number, direction: number, stream: number, number: numbe
   return (Math.imul(seed + number + (stream << 8) + direction, 0x9e3779b1) + Math.imul(at, 0x85ebca6b)) >>> 24;
 }
 
-function checkMixed({ number, text, data }: Item, seed: number, direction: number, stream: number, expected: number): void {
+function checkMixed(
+  { number, text, data }: Item,
+  seed: number,
+  direction: number,
+  stream: number,
+  expected: number,
+): void {
   received.messages++;
   received.bytes += data.length;
   if (Number(number) !== expected) received.misplaced++;
-  if (data.length !== sizeOf(seed, direction, stream, Number(number)) || crc32(data).toString(16) !== text) received.damaged++;
-  if (data.length > 0 && data[data.length - 1] !== hashByte(seed, direction, stream, Number(number), data.length - 1)) received.damaged++;
+  if (data.length !== sizeOf(seed, direction, stream, Number(number)) || crc32(data).toString(16) !== text)
+    received.damaged++;
+  if (data.length > 0 && data[data.length - 1] !== hashByte(seed, direction, stream, Number(number), data.length - 1))
+    received.damaged++;
 }
 
 async function* mixedItems(run: MixedRun, direction: number, stream: number): AsyncGenerator<ItemInit> {
@@ -137,7 +152,12 @@ async function* mixedItems(run: MixedRun, direction: number, stream: number): As
   }
 }
 
-async function checkAll(messages: AsyncIterable<Item>, run: MixedRun, direction: number, stream: number): Promise<void> {
+async function checkAll(
+  messages: AsyncIterable<Item>,
+  run: MixedRun,
+  direction: number,
+  stream: number,
+): Promise<void> {
   let expected = 0;
   for await (const item of messages) checkMixed(item, run.seed, direction, stream, expected++);
   received.misplaced += run.messages - expected;
@@ -220,7 +240,9 @@ obey({
   },
   connect({ path, ...options }: ConnectOptions) {
     transport = createIsthmusTransport({ ...options, address: path });
-    return createClient(StreamService, transport).echo({}).then(() => undefined);
+    return createClient(StreamService, transport)
+      .echo({})
+      .then(() => undefined);
   },
   disconnect: () => transport.close(),
   forget,
@@ -230,7 +252,10 @@ obey({
     const client = createClient(StreamService, transport);
     const headers = { "x-run": JSON.stringify(run) };
     let arenaBytesMax = 0;
-    const watching = setInterval(() => (arenaBytesMax = Math.max(arenaBytesMax, transport.stats().connection?.arenaInUseBytes ?? 0)), 5);
+    const watching = setInterval(
+      () => (arenaBytesMax = Math.max(arenaBytesMax, transport.stats().connection?.arenaInUseBytes ?? 0)),
+      5,
+    );
     const start = monotonicMs();
     if (run.direction === "down") await takeLoaned(client.count({}, { headers }), run);
     else await client.sum(sampled(loaned(run, transport), run), { headers });
@@ -274,21 +299,26 @@ obey({
   },
   /** A stream of which only the first message is taken. */
   async openSlow({ messages, dataBytes }: Omit<CrowdRun, "streams">) {
-    slow = createClient(StreamService, transport).count({ count: BigInt(messages), dataBytes, failMessage: "slow" })[Symbol.asyncIterator]();
+    slow = createClient(StreamService, transport)
+      .count({ count: BigInt(messages), dataBytes, failMessage: "slow" })
+      [Symbol.asyncIterator]();
     await slow.next();
   },
   /** Takes the rest of it; returns how many came in order. */
   async finishSlow(): Promise<number> {
     let taken = 1;
     for (let next = await slow.next(); next.done !== true; next = await slow.next()) {
-      if (Number(next.value.number) !== taken++) throw new Error(`message ${next.value.number} instead of ${taken - 1}`);
+      if (Number(next.value.number) !== taken++)
+        throw new Error(`message ${next.value.number} instead of ${taken - 1}`);
     }
     return taken;
   },
   /** What the server's writer of such a stream has handed over. */
   slowSent: () => slowSent,
   connection: () => transport.stats().connection,
-  /** Streams in both directions, small and large, loaned and not, until they fail. Answers once each has had an answer. */
+  /**
+   * Streams in both directions, small and large, loaned and not, until they fail. Answers once each has had an answer.
+   */
   async startStreams({ streams, seed }: { streams: number; seed: number }) {
     await new Promise<void>((resolve) => {
       load = keepStreaming(streams, seed, resolve);

@@ -36,7 +36,10 @@ export interface VolumeCalled {
   readonly samples: MemorySample[];
 }
 
-/** A request whose data is at most this long travels whole in the ring; larger ones go in fragments and may be overtaken. */
+/**
+ * A request whose data is at most this long travels whole in the ring; larger ones go in fragments and may be
+ * overtaken.
+ */
 const INLINE_DATA_BYTES_MAX = 16_000;
 const SAMPLES = 100;
 
@@ -73,7 +76,11 @@ obey({
             if (!whole || payloads.checksumOf(data, sequence, DIRECTION.request) !== request.checksum) damaged++;
             if (served++ % sampleEvery === 0) samples.push(sampleMemory());
             const reply = payloads.make(sequence, DIRECTION.reply);
-            return { sequence: request.sequence, checksum: payloads.checksumOf(reply, sequence, DIRECTION.reply), data: reply };
+            return {
+              sequence: request.sequence,
+              checksum: payloads.checksumOf(reply, sequence, DIRECTION.reply),
+              data: reply,
+            };
           },
         }),
     });
@@ -81,7 +88,8 @@ obey({
   },
   served(): VolumeServed {
     let missing = 0;
-    for (let sequence = 0; sequence < total; sequence++) if ((seen[sequence >> 3] & (1 << (sequence & 7))) === 0) missing++;
+    for (let sequence = 0; sequence < total; sequence++)
+      if ((seen[sequence >> 3] & (1 << (sequence & 7))) === 0) missing++;
     return { served, doubled, missing, reordered, damaged, samples };
   },
   async call({ path, calls, seed, inFlight }: VolumeRun): Promise<VolumeCalled> {
@@ -117,6 +125,15 @@ obey({
     };
     const start = performance.now();
     await Promise.all(Array.from({ length: inFlight }, worker));
-    return { answered, failed, firstFailure, foreign, damaged: bad, milliseconds: performance.now() - start, bytes, samples };
+    return {
+      answered,
+      failed,
+      firstFailure,
+      foreign,
+      damaged: bad,
+      milliseconds: performance.now() - start,
+      bytes,
+      samples,
+    };
   },
 });

@@ -2,8 +2,9 @@
  * Volume: a long run of calls of all sizes, 64 in flight.
  *
  * Checked: every request is handled exactly once (a bit per sequence number) and undamaged; every answer belongs to its
- * call and is undamaged; requests that travel whole in the ring are handled in the order in which they were issued (larger
- * ones go in fragments, and smaller ones may overtake them); and the memory of neither process grows after the warm-up.
+ * call and is undamaged; requests that travel whole in the ring are handled in the order in which they were issued
+ * (larger ones go in fragments, and smaller ones may overtake them); and the memory of neither process grows after the
+ * warm-up.
  */
 import assert from "node:assert/strict";
 import { join } from "node:path";
@@ -17,7 +18,9 @@ import type { VolumeCalled, VolumeRun, VolumeServed } from "./volume.peer.js";
 const CALLS = Number(process.env["ISTHMUS_VOLUME_CALLS"] ?? scaled(50_000, 10_000_000));
 const GROWTH_MIB_MAX = scaled(48, 16);
 
-test("no call is lost, doubled, reordered or damaged, and memory stays flat", { timeout: scaled(600_000, 3_600_000) }, async (t) => {
+test("no call is lost, doubled, reordered or damaged, and memory stays flat", {
+  timeout: scaled(600_000, 3_600_000),
+}, async (t) => {
   const program = new URL("./volume.peer.js", import.meta.url);
   const [server, client] = await Promise.all([startPeer(t, program), startPeer(t, program)]);
   const run: VolumeRun = { path: join(scratchFolder(t), "volume.sock"), calls: CALLS, seed: seedOf(t), inFlight: 64 };

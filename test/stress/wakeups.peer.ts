@@ -44,7 +44,17 @@ obey({
     });
     await server.listen(path);
   },
-  async pingPong({ path, seed, milliseconds, inFlight }: { path: string; seed: number; milliseconds: number; inFlight: number }): Promise<PingPong> {
+  async pingPong({
+    path,
+    seed,
+    milliseconds,
+    inFlight,
+  }: {
+    path: string;
+    seed: number;
+    milliseconds: number;
+    inFlight: number;
+  }): Promise<PingPong> {
     const random = createRandom(seed);
     const transport = createIsthmusTransport({ address: path });
     const client = createClient(TestService, transport);

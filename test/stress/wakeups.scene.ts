@@ -20,7 +20,11 @@ export async function pingPong(t: TestContext): Promise<PingPong[]> {
   await server.ask("listen", { path, seed });
   const runs = await Promise.all(
     CONNECTIONS.map((inFlight, index) =>
-      clients[index % 2].ask<PingPong>("pingPong", { path, seed: seed + index + 1, milliseconds: MILLISECONDS, inFlight }, MILLISECONDS + 600_000),
+      clients[index % 2].ask<PingPong>(
+        "pingPong",
+        { path, seed: seed + index + 1, milliseconds: MILLISECONDS, inFlight },
+        MILLISECONDS + 600_000,
+      ),
     ),
   );
   for (const run of runs) {
@@ -29,7 +33,10 @@ export async function pingPong(t: TestContext): Promise<PingPong[]> {
         `was rung ${run.doorbellsReceived} times, rang ${run.doorbellsRung} times`,
     );
     assert.ok(run.calls > 0);
-    assert.ok(run.sleeps > 0 && run.doorbellsReceived <= run.sleeps, `${run.doorbellsReceived} rings in ${run.sleeps} sleeps`);
+    assert.ok(
+      run.sleeps > 0 && run.doorbellsReceived <= run.sleeps,
+      `${run.doorbellsReceived} rings in ${run.sleeps} sleeps`,
+    );
   }
   return runs;
 }

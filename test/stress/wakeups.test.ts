@@ -3,6 +3,9 @@ import { test } from "node:test";
 import { skip } from "./settings.js";
 import { pingPong, WAKEUPS_MS_MAX } from "./wakeups.scene.js";
 
-test("no wake-up is lost however both sides pause, and doorbells ring at most once a sleep", { skip, timeout: WAKEUPS_MS_MAX }, async (t) => {
+test("no wake-up is lost however both sides pause, and doorbells ring at most once a sleep", {
+  skip,
+  timeout: WAKEUPS_MS_MAX,
+}, async (t) => {
   await pingPong(t);
 });

@@ -23,12 +23,16 @@ interface Arrow {
 
 /** Every import between files of src/, type imports included. */
 function readArrows(): { files: number; arrows: Arrow[] } {
-  const files = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
+  const files = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" }).filter((name) =>
+    name.endsWith(".ts"),
+  );
   const arrows: Arrow[] = [];
   for (const name of files) {
     const from = join("src", name);
     const text = readFileSync(join(root, from), "utf8");
-    for (const match of text.matchAll(/(?:^|\n)\s*(?:import|export)\b[^;]*?from\s*"(\.[^"]+)"|import\(\s*"(\.[^"]+)"\s*\)|(?:^|\n)import\s*"(\.[^"]+)"/g)) {
+    for (const match of text.matchAll(
+      /(?:^|\n)\s*(?:import|export)\b[^;]*?from\s*"(\.[^"]+)"|import\(\s*"(\.[^"]+)"\s*\)|(?:^|\n)import\s*"(\.[^"]+)"/g,
+    )) {
       const target = match[1] ?? match[2] ?? match[3];
       arrows.push({ from, to: normalize(join(dirname(from), target)) });
     }
@@ -52,12 +56,22 @@ test("imports between the layers of src/ point one way", () => {
   const { files, arrows } = readArrows();
   assert.ok(files > 20, `only ${files} files were found`);
   assert.ok(arrows.length > 60, `only ${arrows.length} imports were found`);
-  for (const layer of LAYERS) assert.ok(arrows.some((arrow) => layerOf(arrow.from) === layer), `no import was found in ${layer}: has it moved?`);
-  assert.deepEqual(arrows.map(complaint).filter((found) => found !== undefined), []);
+  for (const layer of LAYERS)
+    assert.ok(
+      arrows.some((arrow) => layerOf(arrow.from) === layer),
+      `no import was found in ${layer}: has it moved?`,
+    );
+  assert.deepEqual(
+    arrows.map(complaint).filter((found) => found !== undefined),
+    [],
+  );
 });
 
 test("an arrow against the layers is found", () => {
-  assert.match(complaint({ from: "src/memory/shared/ring.ts", to: "src/rpc/client.js" }) ?? "", /memory must not know rpc/);
+  assert.match(
+    complaint({ from: "src/memory/shared/ring.ts", to: "src/rpc/client.js" }) ?? "",
+    /memory must not know rpc/,
+  );
   assert.match(complaint({ from: "src/codec/codec.ts", to: "src/memory/ring.js" }) ?? "", /codec stands on its own/);
   assert.match(complaint({ from: "src/rpc/client/client.ts", to: "test/support/temp.js" }) ?? "", /outside src/);
   assert.equal(complaint({ from: "src/rpc/client/client.ts", to: "src/wire/frame.js" }), undefined);

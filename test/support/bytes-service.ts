@@ -1,6 +1,6 @@
 /**
- * Handlers of StreamService that use their memory again as early as they may: each has one buffer, and fills it for every message. A message is intact if all
- * bytes of its data are `byteOf` its number.
+ * Handlers of StreamService that use their memory again as early as they may: each has one buffer, and fills it for
+ * every message. A message is intact if all bytes of its data are `byteOf` its number.
  */
 import { setImmediate as turn } from "node:timers/promises";
 import type { ConnectRouter, HandlerContext } from "@connectrpc/connect";
@@ -89,7 +89,8 @@ export function bytesRoutes(router: ConnectRouter): void {
       for await (const request of requests) {
         look(request);
         // Leased memory is memory of the handler's, too.
-        if (context.requestHeader.get("x-memory") === "request") data = data.length === request.data.length ? data : (request.data as Uint8Array<ArrayBuffer>);
+        if (context.requestHeader.get("x-memory") === "request")
+          data = data.length === request.data.length ? data : (request.data as Uint8Array<ArrayBuffer>);
         else if (data.length !== request.data.length) data = new Uint8Array(request.data.length);
         yield { number: request.number, data: data.fill(byteOf(request.number)) };
       }

@@ -6,4 +6,6 @@ export const CARRIER: "shm" | "socket" = loadAddon().addon === undefined ? "sock
 /** Whether servers learn who calls. */
 export const HAS_CREDENTIALS = CARRIER === "shm";
 /** For tests that are about shared memory, or need what only the addon knows: what to skip them with. */
-export const onlyWithAddon: string | false = HAS_CREDENTIALS ? false : "without the addon there is neither shared memory nor anybody's credentials";
+export const onlyWithAddon: string | false = HAS_CREDENTIALS
+  ? false
+  : "without the addon there is neither shared memory nor anybody's credentials";

@@ -1,7 +1,7 @@
 /**
- * Containers as far as the kernel makes them: namespaces of their own for users, processes, mounts, network and System V
- * IPC, and a read-only root of their own in which there is neither /dev nor the host's /tmp. Programs are the host's; one
- * folder is shared, at /shared. Made with `unshare`, so no container runtime is needed.
+ * Containers as far as the kernel makes them: namespaces of their own for users, processes, mounts, network and System
+ * V IPC, and a read-only root of their own in which there is neither /dev nor the host's /tmp. Programs are the host's;
+ * one folder is shared, at /shared. Made with `unshare`, so no container runtime is needed.
  */
 import { spawnSync } from "node:child_process";
 import { chmodSync, existsSync, mkdirSync, realpathSync } from "node:fs";
@@ -48,11 +48,35 @@ export function sharedFolder(owner: Owner): string {
 }
 
 /** The command that runs what follows it in a new container. Killing it kills all that is in the container. */
-export function containerCommand(owner: Owner, shared: string, { hostUid, unmapped, readOnly }: ContainerOptions = {}): string[] {
+export function containerCommand(
+  owner: Owner,
+  shared: string,
+  { hostUid, unmapped, readOnly }: ContainerOptions = {},
+): string[] {
   const id = String(hostUid);
   const asUser = hostUid === undefined ? [] : ["setpriv", "--reuid", id, "--regid", id, "--clear-groups"];
-  const unshare = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--ipc", "--pid", "--fork", "--kill-child"];
-  const setUp = ["sh", "-c", SET_UP, "container", openFolder(owner), shared, readOnly === true ? "ro" : "rw", ...programFolders(), "--"];
+  const unshare = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--mount",
+    "--net",
+    "--ipc",
+    "--pid",
+    "--fork",
+    "--kill-child",
+  ];
+  const setUp = [
+    "sh",
+    "-c",
+    SET_UP,
+    "container",
+    openFolder(owner),
+    shared,
+    readOnly === true ? "ro" : "rw",
+    ...programFolders(),
+    "--",
+  ];
   return [...asUser, ...unshare, ...setUp, ...(unmapped === true ? ["unshare", "--user"] : [])];
 }
 
@@ -61,7 +85,11 @@ export function containerRefusal(options: ContainerOptions = {}): string | false
   const cleaners: (() => unknown)[] = [];
   const owner: Owner = { after: (clean) => cleaners.push(clean) };
   try {
-    const [command, ...parameters] = [...containerCommand(owner, sharedFolder(owner), options), process.execPath, "--version"];
+    const [command, ...parameters] = [
+      ...containerCommand(owner, sharedFolder(owner), options),
+      process.execPath,
+      "--version",
+    ];
     const { status, error, stderr } = spawnSync(command, parameters, { encoding: "utf8" });
     if (error !== undefined) return error.message;
     return status !== 0 && `containers cannot be made here: ${stderr.trim() || `exit code ${status}`}`;
@@ -79,7 +107,16 @@ function openFolder(owner: Owner): string {
 /** What node and our code need of the host. */
 function programFolders(): string[] {
   const packageRoot = fileURLToPath(new URL("../../../", import.meta.url)).replace(/\/$/, "");
-  const wanted = ["/usr", "/bin", "/sbin", "/lib", "/lib64", dirname(process.execPath), packageRoot, realpathSync(join(packageRoot, "node_modules"))];
+  const wanted = [
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib64",
+    dirname(process.execPath),
+    packageRoot,
+    realpathSync(join(packageRoot, "node_modules")),
+  ];
   const isInside = (path: string, folder: string) => path.startsWith(folder + sep);
   return wanted.filter((path) => existsSync(path) && !wanted.some((other) => isInside(path, other)));
 }

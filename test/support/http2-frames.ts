@@ -4,7 +4,18 @@ import type { Socket } from "node:net";
 import { connect } from "node:net";
 import type { Owner } from "./temp.js";
 
-export const TYPE = { data: 0, headers: 1, priority: 2, reset: 3, settings: 4, pushPromise: 5, ping: 6, goAway: 7, windowUpdate: 8, continuation: 9 } as const;
+export const TYPE = {
+  data: 0,
+  headers: 1,
+  priority: 2,
+  reset: 3,
+  settings: 4,
+  pushPromise: 5,
+  ping: 6,
+  goAway: 7,
+  windowUpdate: 8,
+  continuation: 9,
+} as const;
 export const FLAG = { endHeaders: 4, ack: 1, padded: 8 } as const;
 
 export function frame(type: number, flags: number, stream: number, payload: Uint8Array = Buffer.alloc(0)): Buffer {
@@ -35,12 +46,24 @@ export function repeated(count: number, make: (index: number) => Uint8Array): Bu
 
 /** A header of HPACK, as a literal without index. */
 export function literal(name: string, value: string): Buffer {
-  return Buffer.concat([Buffer.from([0, name.length]), Buffer.from(name), Buffer.from([value.length]), Buffer.from(value)]);
+  return Buffer.concat([
+    Buffer.from([0, name.length]),
+    Buffer.from(name),
+    Buffer.from([value.length]),
+    Buffer.from(value),
+  ]);
 }
 
 /** Headers of a call of gRPC. */
 export function callHeaders(path: string): Buffer {
-  const headers = { ":method": "POST", ":scheme": "http", ":path": path, ":authority": "x", "content-type": "application/grpc", "te": "trailers" };
+  const headers = {
+    ":method": "POST",
+    ":scheme": "http",
+    ":path": path,
+    ":authority": "x",
+    "content-type": "application/grpc",
+    te: "trailers",
+  };
   return Buffer.concat(Object.entries(headers).map(([name, value]) => literal(name, value)));
 }
 
@@ -50,7 +73,10 @@ export function call(stream: number, path: string): Buffer {
 
 /** What a client of HTTP/2 begins with. */
 export function preface(...settings: Buffer[]): Buffer {
-  return Buffer.concat([Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), frame(TYPE.settings, 0, 0, Buffer.concat(settings))]);
+  return Buffer.concat([
+    Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    frame(TYPE.settings, 0, 0, Buffer.concat(settings)),
+  ]);
 }
 
 /** A connection that does nothing by itself, not even end when the other side does. */

@@ -1,4 +1,7 @@
-/** docs/options.md, made from the table of options. Run as a program it writes the page: `npm run build && node dist/test/support/options-page.js`. */
+/**
+ * docs/options.md, made from the table of options. Run as a program it writes the page: `npm run build && node
+ * dist/test/support/options-page.js`.
+ */
 import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import type { OptionTable } from "../../src/connect/options/check.js";
@@ -11,12 +14,16 @@ export const PAGE = new URL("../../../docs/options.md", import.meta.url);
 
 /** What is said of a table besides. */
 const NOTES: Readonly<Record<string, string>> = {
-  "createIsthmusTransport": "Options that begin with \"HTTP\" are for `http://` and `https://` addresses; others ignore them. [HTTP](http.md#what-differs-from-shared-memory) says which have no effect there.",
-  "createIsthmusServer": "With `workers`, the module exports `routes`, `interceptors`, `contextValues`, `codec` and `shutdownSignal`: [workers](workers.md).",
-  "server.listen": "`mode`, `gid` and `takeover` are for socket paths, `tls` is for `https://` addresses; elsewhere they are refused.",
-  "router.service": "Also of `router.rpc`. They hold for the service, or method, alone. Options that begin with \"HTTP\" are Connect's and make no difference to other carriers.",
+  createIsthmusTransport:
+    'Options that begin with "HTTP" are for `http://` and `https://` addresses; others ignore them. [HTTP](http.md#what-differs-from-shared-memory) says which have no effect there.',
+  createIsthmusServer:
+    "With `workers`, the module exports `routes`, `interceptors`, `contextValues`, `codec` and `shutdownSignal`: [workers](workers.md).",
+  "server.listen":
+    "`mode`, `gid` and `takeover` are for socket paths, `tls` is for `https://` addresses; elsewhere they are refused.",
+  "router.service":
+    'Also of `router.rpc`. They hold for the service, or method, alone. Options that begin with "HTTP" are Connect\'s and make no difference to other carriers.',
   "a blocking client's calls": "",
-  "createIsthmusChannel": "Of `isthmus/grpc-js`. grpc-js's own (`grpc.…`) may be among them and have no effect.",
+  createIsthmusChannel: "Of `isthmus/grpc-js`. grpc-js's own (`grpc.…`) may be among them and have no effect.",
 };
 
 export function optionsPage(): string {
@@ -50,7 +57,10 @@ ${rows(rules, "").join("\n")}
 function rows(rules: Rules, path: string): string[] {
   return Object.entries(rules).flatMap(([name, rule]) => {
     const cells = [`\`${path}${name}\``, typeOf(rule), defaultOf(rule), rule.kind.range ?? "", rule.meaning];
-    return [`| ${cells.map((cell) => cell.replaceAll("|", "\\|") || "–").join(" | ")} |`, ...rows(rule.kind.rules ?? {}, `${path}${name}.`)];
+    return [
+      `| ${cells.map((cell) => cell.replaceAll("|", "\\|") || "–").join(" | ")} |`,
+      ...rows(rule.kind.rules ?? {}, `${path}${name}.`),
+    ];
   });
 }
 
@@ -61,7 +71,8 @@ function typeOf({ kind: { type, unit } }: Rule): string {
 function defaultOf({ byDefault, isRequired, kind: { unit } }: Rule): string {
   if (isRequired === true) return "required";
   if (typeof byDefault !== "number") return byDefault ?? "";
-  if (unit === "bytes" && byDefault > 0 && byDefault % 1024 === 0) return byDefault % (1 << 20) === 0 ? `${byDefault >> 20} MiB` : `${byDefault >> 10} KiB`;
+  if (unit === "bytes" && byDefault > 0 && byDefault % 1024 === 0)
+    return byDefault % (1 << 20) === 0 ? `${byDefault >> 20} MiB` : `${byDefault >> 10} KiB`;
   return byDefault.toLocaleString("en-US");
 }
 

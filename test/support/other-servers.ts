@@ -12,7 +12,10 @@ export interface OtherServer {
 
 /** Accepts and never says anything. */
 export function serveSilently(owner: Owner): Promise<OtherServer> {
-  return listenOn(owner, createServer(() => {}));
+  return listenOn(
+    owner,
+    createServer(() => {}),
+  );
 }
 
 /** Does `clientHandshake` with every connection. */
@@ -21,7 +24,10 @@ export function serveRaw(owner: Owner, onConnection: (socket: Socket) => void): 
 }
 
 export function serveHttp(owner: Owner): Promise<OtherServer> {
-  return listenOn(owner, createHttpServer((_, response) => response.end("hello")));
+  return listenOn(
+    owner,
+    createHttpServer((_, response) => response.end("hello")),
+  );
 }
 
 async function listenOn(owner: Owner, server: Server): Promise<OtherServer> {

@@ -1,7 +1,13 @@
 /** A server in this process whose handlers a test brings along, with one client of it. */
 import type { Client, ServiceImpl } from "@connectrpc/connect";
 import { createClient } from "@connectrpc/connect";
-import type { IsthmusServer, IsthmusServerOptions, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "../../src/index.js";
+import type {
+  IsthmusServer,
+  IsthmusServerOptions,
+  IsthmusTransport,
+  IsthmusTransportOptions,
+  TransportStats,
+} from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
 import { collectSoon } from "../../src/memory/v8/gc.js";
 import { KindsService } from "../proto/kinds_pb.js";
@@ -25,7 +31,11 @@ interface OwnRoutesOptions {
 }
 
 /** Echoes kinds; the test service is `handlers`. The connection is made. */
-export async function serveOwn(owner: Owner, handlers: Partial<ServiceImpl<typeof TestService>>, options: OwnRoutesOptions = {}): Promise<OwnRoutes> {
+export async function serveOwn(
+  owner: Owner,
+  handlers: Partial<ServiceImpl<typeof TestService>>,
+  options: OwnRoutesOptions = {},
+): Promise<OwnRoutes> {
   const path = tempSocket(owner);
   const server = createIsthmusServer({
     ...options.server,
@@ -50,7 +60,10 @@ export function connectionOf(transport: IsthmusTransport): NonNullable<Transport
   return connection;
 }
 
-/** Waits until nothing of this client's memory is in use, or leased to it, collecting garbage here and in the server's process. */
+/**
+ * Waits until nothing of this client's memory is in use, or leased to it, collecting garbage here and in the server's
+ * process.
+ */
 export async function allReturned(transport: IsthmusTransport, server?: object): Promise<void> {
   const { echo } = createClient(KindsService, transport);
   await waitUntil("all blocks to be back", async () => {

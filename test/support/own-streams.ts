@@ -1,7 +1,12 @@
 /** A server in this process whose handlers of the stream service a test brings along, with one client of it. */
 import type { Client, ServiceImpl } from "@connectrpc/connect";
 import { createClient } from "@connectrpc/connect";
-import type { IsthmusServer, IsthmusServerOptions, IsthmusTransport, IsthmusTransportOptions } from "../../src/index.js";
+import type {
+  IsthmusServer,
+  IsthmusServerOptions,
+  IsthmusTransport,
+  IsthmusTransportOptions,
+} from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
 import { StreamService } from "../proto/streams_pb.js";
 import type { Owner } from "./temp.js";
@@ -20,9 +25,16 @@ interface OwnStreamsOptions {
   readonly client?: Omit<IsthmusTransportOptions, "address">;
 }
 
-export async function serveStreams(owner: Owner, handlers: Partial<ServiceImpl<typeof StreamService>>, options: OwnStreamsOptions = {}): Promise<OwnStreams> {
+export async function serveStreams(
+  owner: Owner,
+  handlers: Partial<ServiceImpl<typeof StreamService>>,
+  options: OwnStreamsOptions = {},
+): Promise<OwnStreams> {
   const path = tempSocket(owner);
-  const server = createIsthmusServer({ ...options.server, routes: ({ service }) => void service(StreamService, { echo: (item) => item, ...handlers }) });
+  const server = createIsthmusServer({
+    ...options.server,
+    routes: ({ service }) => void service(StreamService, { echo: (item) => item, ...handlers }),
+  });
   await server.listen(path);
   owner.after(() => server.close({ timeoutMs: 0 }));
   const transport = createIsthmusTransport({ ...options.client, address: path });
@@ -46,5 +58,6 @@ export async function collect<T>(messages: AsyncIterable<T>): Promise<T[]> {
 
 /** Items numbered from 0 on. */
 export async function* items(count: number, dataBytes = 0): AsyncGenerator<{ number: bigint; data: Uint8Array }> {
-  for (let i = 0; i < count; i++) yield await Promise.resolve({ number: BigInt(i), data: new Uint8Array(dataBytes).fill(i) });
+  for (let i = 0; i < count; i++)
+    yield await Promise.resolve({ number: BigInt(i), data: new Uint8Array(dataBytes).fill(i) });
 }

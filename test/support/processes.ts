@@ -49,20 +49,37 @@ export interface Surroundings {
 /** A module of the package that is to run. */
 function moduleUrl(path: string, { packageRoot }: Surroundings): URL {
   const here = new URL(path, import.meta.url);
-  return packageRoot === undefined ? here : pathToFileURL(join(packageRoot, relative(PACKAGE_ROOT, fileURLToPath(here))));
+  return packageRoot === undefined
+    ? here
+    : pathToFileURL(join(packageRoot, relative(PACKAGE_ROOT, fileURLToPath(here))));
 }
 
-/** Starts a compiled module, for example "servers/test-server.js", with `data`, and waits until it calls `answerParent`. */
-export async function startChild(owner: Owner, module: string, data: unknown, env: NodeJS.ProcessEnv = {}, surroundings: Surroundings = {}): Promise<Child> {
+/**
+ * Starts a compiled module, for example "servers/test-server.js", with `data`, and waits until it calls `answerParent`.
+ */
+export async function startChild(
+  owner: Owner,
+  module: string,
+  data: unknown,
+  env: NodeJS.ProcessEnv = {},
+  surroundings: Surroundings = {},
+): Promise<Child> {
   const path = fileURLToPath(moduleUrl(module, surroundings));
   const [execPath, ...execArgv] = [...(surroundings.wrap ?? []), process.execPath];
-  const child = fork(path, [JSON.stringify(data)], { execPath, execArgv: [...execArgv, ...process.execArgv], stdio: ["ignore", "inherit", "pipe", "ipc"], env: { ...process.env, ...env }, serialization: "advanced" });
+  const child = fork(path, [JSON.stringify(data)], {
+    execPath,
+    execArgv: [...execArgv, ...process.execArgv],
+    stdio: ["ignore", "inherit", "pipe", "ipc"],
+    env: { ...process.env, ...env },
+    serialization: "advanced",
+  });
   let stderr = "";
   child.stderr!.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
   const waiting = new Map<number, (answer: Answer) => void>();
   const exited = new Promise<Exit>((resolve) => {
     child.on("close", (code, signal) => {
-      for (const answer of waiting.values()) answer({ id: 0, error: `the child ended (${String(code ?? signal)}): ${stderr}` });
+      for (const answer of waiting.values())
+        answer({ id: 0, error: `the child ended (${String(code ?? signal)}): ${stderr}` });
       waiting.clear();
       resolve({ code, signal, stderr });
     });
@@ -74,7 +91,10 @@ export async function startChild(owner: Owner, module: string, data: unknown, en
   owner.after(() => kill());
   const await_ = (id: number, what: string, limitMs: number) =>
     new Promise<Answer>((resolve) => {
-      const timer = setTimeout(() => resolve({ id, error: `no answer within ${limitMs} ms: ${what}; ${stderr}` }), limitMs);
+      const timer = setTimeout(
+        () => resolve({ id, error: `no answer within ${limitMs} ms: ${what}; ${stderr}` }),
+        limitMs,
+      );
       waiting.set(id, (answer) => {
         clearTimeout(timer);
         waiting.delete(id);
@@ -148,11 +168,23 @@ const sayFailure = async (promise) => { try { await promise; say("no failure"); 
 `;
 
 /**
- * Runs an ES module given as text in a process of its own and waits for its end; what is needed for a client and a server is in
- * scope, with `data`, `say(value)` and `sayFailure(promise)`. Killed after `limitMs`.
+ * Runs an ES module given as text in a process of its own and waits for its end; what is needed for a client and a
+ * server is in scope, with `data`, `say(value)` and `sayFailure(promise)`. Killed after `limitMs`.
  */
-export async function runScript(owner: Owner, code: string, data: unknown, options: Surroundings & { limitMs?: number } = {}): Promise<ScriptOutcome> {
-  const [command, ...parameters] = [...(options.wrap ?? []), process.execPath, "--input-type=module", "-e", scriptPrelude(options) + code, JSON.stringify(data)];
+export async function runScript(
+  owner: Owner,
+  code: string,
+  data: unknown,
+  options: Surroundings & { limitMs?: number } = {},
+): Promise<ScriptOutcome> {
+  const [command, ...parameters] = [
+    ...(options.wrap ?? []),
+    process.execPath,
+    "--input-type=module",
+    "-e",
+    scriptPrelude(options) + code,
+    JSON.stringify(data),
+  ];
   const child = spawn(command, parameters, {
     cwd: options.packageRoot ?? PACKAGE_ROOT,
     env: { ...process.env, ...options.env },
@@ -173,6 +205,10 @@ export async function runScript(owner: Owner, code: string, data: unknown, optio
 /** Like `runScript`, and the script must end by itself, with exit code 0. */
 export async function runScriptOk(...parameters: Parameters<typeof runScript>): Promise<ScriptOutcome> {
   const outcome = await runScript(...parameters);
-  assert.deepEqual({ code: outcome.code, signal: outcome.signal }, { code: 0, signal: null }, `${outcome.stderr}\nsaid: ${JSON.stringify(outcome.said)}`);
+  assert.deepEqual(
+    { code: outcome.code, signal: outcome.signal },
+    { code: 0, signal: null },
+    `${outcome.stderr}\nsaid: ${JSON.stringify(outcome.said)}`,
+  );
   return outcome;
 }

@@ -10,7 +10,14 @@ import type { Addon } from "../../src/os/addon.js";
 import { isSystemError, SEALS } from "../../src/os/addon.js";
 import { requireAddon } from "../../src/os/addon.js";
 import type { SpanEntry } from "../../src/wire/frame.js";
-import { FIELD, FRAME_HEADER_BYTES, KIND, packKindFlagsCode, SPAN_ENTRY_BYTES, tableOffset } from "../../src/wire/frame.js";
+import {
+  FIELD,
+  FRAME_HEADER_BYTES,
+  KIND,
+  packKindFlagsCode,
+  SPAN_ENTRY_BYTES,
+  tableOffset,
+} from "../../src/wire/frame.js";
 import type { HandshakeMessage, Hello } from "../../src/wire/hello.js";
 import { decodeHandshake, encodeHandshake, FEATURE } from "../../src/wire/hello.js";
 import type { Owner } from "./temp.js";
@@ -24,7 +31,14 @@ const ARENA_BYTES = 1 << 20;
 const ARENA_SEALS = SEALS.SHRINK | SEALS.GROW | SEALS.SEAL;
 const RING_SEALS = ARENA_SEALS | SEALS.FUTURE_WRITE;
 
-export const HELLO: Hello = { kind: "hello", minVersion: 1, maxVersion: 1, featuresSupported: FEATURE.sharedMemory, featuresRequired: 0, maxStreams: 65536 };
+export const HELLO: Hello = {
+  kind: "hello",
+  minVersion: 1,
+  maxVersion: 1,
+  featuresSupported: FEATURE.sharedMemory,
+  featuresRequired: 0,
+  maxStreams: 65536,
+};
 
 /** What is to be wrong with the segments. */
 export interface SegmentLies {
@@ -104,7 +118,10 @@ export class RawPeer {
   /** Connects and goes through the handshake honestly. */
   static async open(owner: Owner, path: string, features = 0): Promise<RawPeer> {
     const peer = RawPeer.connect(owner, path);
-    peer.send(encodeHandshake({ ...HELLO, featuresSupported: HELLO.featuresSupported | features }), peer.makeSegments());
+    peer.send(
+      encodeHandshake({ ...HELLO, featuresSupported: HELLO.featuresSupported | features }),
+      peer.makeSegments(),
+    );
     await peer.join("accepted");
     return peer;
   }
@@ -172,7 +189,10 @@ export class RawPeer {
     const prefix = await this.receive(8);
     if (prefix.bytes.length < 8) return { message: undefined, descriptors: [] };
     const rest = await this.receive(new DataView(prefix.bytes.buffer).getUint32(4, true) - 8);
-    return { message: decodeHandshake(Buffer.concat([prefix.bytes, rest.bytes])), descriptors: [...prefix.descriptors, ...rest.descriptors] };
+    return {
+      message: decodeHandshake(Buffer.concat([prefix.bytes, rest.bytes])),
+      descriptors: [...prefix.descriptors, ...rest.descriptors],
+    };
   }
 
   /** Receives the other side's greeting of this kind and maps its ring. */
@@ -194,7 +214,8 @@ export class RawPeer {
     const metadata = frame.metadata ?? new Uint8Array(0);
     const body = frame.body ?? new Uint8Array(0);
     const { spans = [] } = frame;
-    const table = spans.length === 0 ? FRAME_HEADER_BYTES + metadata.length : tableOffset(FRAME_HEADER_BYTES + metadata.length);
+    const table =
+      spans.length === 0 ? FRAME_HEADER_BYTES + metadata.length : tableOffset(FRAME_HEADER_BYTES + metadata.length);
     const bodyAt = table + spans.length * SPAN_ENTRY_BYTES;
     const honest = bodyAt + body.length;
     const spanBytes = spans.reduce((sum, { byteLength = 0 }) => sum + byteLength, 0);
@@ -211,7 +232,11 @@ export class RawPeer {
     const bytes = new Uint8Array(this.ring, index, honest);
     bytes.set(metadata, FRAME_HEADER_BYTES);
     const entries = new Int32Array(this.ring, index + tableOffset(table), spans.length * SPAN_FIELDS.length);
-    for (const [i, span] of spans.entries()) entries.set(SPAN_FIELDS.map((field) => span[field] ?? 0), i * SPAN_FIELDS.length);
+    for (const [i, span] of spans.entries())
+      entries.set(
+        SPAN_FIELDS.map((field) => span[field] ?? 0),
+        i * SPAN_FIELDS.length,
+      );
     bytes.set(body, bodyAt);
     this.tail = (this.tail + ((honest + 7) & -8)) | 0;
   }
@@ -239,12 +264,25 @@ export class RawPeer {
     while (this.peerHead !== tail) {
       const index = this.peerHead & (this.peerRingBytes - 1);
       const words = new Int32Array(this.peerRing.buffer, RING_DATA_OFFSET + index, FRAME_HEADER_BYTES / 4);
-      const table = new Int32Array(this.peerRing.buffer, RING_DATA_OFFSET + index + tableOffset(FRAME_HEADER_BYTES + words[FIELD.metadataLength]), words[FIELD.spanCount] * SPAN_FIELDS.length);
+      const table = new Int32Array(
+        this.peerRing.buffer,
+        RING_DATA_OFFSET + index + tableOffset(FRAME_HEADER_BYTES + words[FIELD.metadataLength]),
+        words[FIELD.spanCount] * SPAN_FIELDS.length,
+      );
       const spans = Array.from({ length: words[FIELD.spanCount] }, (_, i) => {
-        const [position, byteLength, unit, generation, offset, flags] = table.subarray(i * SPAN_FIELDS.length, (i + 1) * SPAN_FIELDS.length);
+        const [position, byteLength, unit, generation, offset, flags] = table.subarray(
+          i * SPAN_FIELDS.length,
+          (i + 1) * SPAN_FIELDS.length,
+        );
         return { position, byteLength, unit, generation, offset, flags };
       });
-      frames.push({ spans, kind: words[FIELD.kindFlagsCode] & 0xff, code: words[FIELD.kindFlagsCode] >>> 16, streamId: words[FIELD.streamId] >>> 0, messageLength: words[FIELD.messageLength] });
+      frames.push({
+        spans,
+        kind: words[FIELD.kindFlagsCode] & 0xff,
+        code: words[FIELD.kindFlagsCode] >>> 16,
+        streamId: words[FIELD.streamId] >>> 0,
+        messageLength: words[FIELD.messageLength],
+      });
       this.peerHead = (this.peerHead + ((words[FIELD.byteLength] + 7) & -8)) | 0;
     }
     Atomics.store(this.words, WORD.head, this.peerHead);

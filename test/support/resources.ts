@@ -3,7 +3,10 @@ import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { collectSoon } from "../../src/memory/v8/gc.js";
 
 export interface Descriptors {
-  /** Open descriptors, but for that of the memory that a thread keeps to receive into (RECEIVE-2), which comes with the first message that needs it. */
+  /**
+   * Open descriptors, but for that of the memory that a thread keeps to receive into (RECEIVE-2), which comes with the
+   * first message that needs it.
+   */
   open: number;
   /** Mappings of memfds: own segments and peers'. */
   mappings: number;
@@ -17,7 +20,10 @@ export function ownDescriptors(): Descriptors {
 
 export function descriptorsOf(pid: number): Descriptors {
   const maps = readFileSync(`/proc/${pid}/maps`, "utf8").split("\n");
-  return { open: readdirSync(`/proc/${pid}/fd`).filter((fd) => !isReceiveMemory(`/proc/${pid}/fd/${fd}`)).length, mappings: maps.filter((line) => line.includes("/memfd:")).length };
+  return {
+    open: readdirSync(`/proc/${pid}/fd`).filter((fd) => !isReceiveMemory(`/proc/${pid}/fd/${fd}`)).length,
+    mappings: maps.filter((line) => line.includes("/memfd:")).length,
+  };
 }
 
 function isReceiveMemory(descriptor: string): boolean {

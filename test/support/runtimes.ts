@@ -21,14 +21,21 @@ export const node: Runtime = { name: "Node", command: [process.execPath], skip: 
 export const bun = other("Bun", []);
 export const deno = other("Deno", ["run", "--quiet", "--allow-all", "--node-modules-dir=manual"]);
 
-/** Looked for where the environment says (`ISTHMUS_BUN`, `ISTHMUS_DENO`), on the path, and among the package's own binaries. */
+/**
+ * Looked for where the environment says (`ISTHMUS_BUN`, `ISTHMUS_DENO`), on the path, and among the package's own
+ * binaries.
+ */
 function other(name: "Bun" | "Deno", parameters: readonly string[]): Runtime {
   const said = process.env[`ISTHMUS_${name.toUpperCase()}`];
   const folders = [...(process.env["PATH"] ?? "").split(":"), join(packageRoot, "node_modules/.bin")];
   const program = said ?? folders.map((folder) => join(folder, name.toLowerCase())).find(existsSync);
   if (program === undefined) return { name, command: [], skip: `${name} is not installed` };
   const { error, status } = spawnSync(program, ["--version"], { stdio: "ignore" });
-  return { name, command: [program, ...parameters], skip: error === undefined && status === 0 ? false : `${program} does not run` };
+  return {
+    name,
+    command: [program, ...parameters],
+    skip: error === undefined && status === 0 ? false : `${program} does not run`,
+  };
 }
 
 export interface Run {
@@ -42,7 +49,10 @@ export interface Run {
 /** Runs a module; killed when the test is over. */
 export function run(owner: Owner, { command }: Runtime, module: string, ...parameters: readonly string[]): Run {
   const [program, ...before] = command;
-  const child = spawn(program, [...before, module, ...parameters], { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, NO_COLOR: "1" } });
+  const child = spawn(program, [...before, module, ...parameters], {
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, NO_COLOR: "1" },
+  });
   let output = "";
   for (const stream of [child.stdout, child.stderr]) stream.on("data", (chunk: Buffer) => (output += chunk.toString()));
   const ended = new Promise<number | null>((resolve) => child.on("close", (code) => resolve(code)));

@@ -1,6 +1,6 @@
 /**
- * Where a body of the suite over every carrier runs: what the messages travel over, and whether client and server share a process. A scene has a
- * server of StreamService that its tests share, and makes further ones with options.
+ * Where a body of the suite over every carrier runs: what the messages travel over, and whether client and server share
+ * a process. A scene has a server of StreamService that its tests share, and makes further ones with options.
  */
 import type { Client, Interceptor } from "@connectrpc/connect";
 import { createClient, createContextValues } from "@connectrpc/connect";
@@ -19,12 +19,18 @@ export type CarrierName = (typeof CARRIERS)[number];
 export type Place = "one process" | "two processes";
 
 /** Options that can be sent to another process. */
-export type SceneServerOptions = Pick<IsthmusServerOptions, "maxTimeoutMs" | "readMaxBytes" | "writeMaxBytes" | "memory" | "leases"> & {
+export type SceneServerOptions = Pick<
+  IsthmusServerOptions,
+  "maxTimeoutMs" | "readMaxBytes" | "writeMaxBytes" | "memory" | "leases"
+> & {
   /** Installs an interceptor that records what passes. */
   readonly recorded?: boolean;
 };
 
-export type SceneClientOptions = Pick<IsthmusTransportOptions, "readMaxBytes" | "writeMaxBytes" | "memory" | "leases" | "defaultTimeoutMs"> & {
+export type SceneClientOptions = Pick<
+  IsthmusTransportOptions,
+  "readMaxBytes" | "writeMaxBytes" | "memory" | "leases" | "defaultTimeoutMs"
+> & {
   readonly interceptors?: Interceptor[];
 };
 
@@ -65,7 +71,12 @@ export interface SceneClient {
 export async function serveStreamsHere(data: StreamServerData): Promise<StreamServerHere> {
   const { recorded, ...options } = data.options;
   const contextValues = () => createContextValues().set(streamValue, "of the server");
-  const server = createIsthmusServer({ ...options, ...(recorded === true ? { interceptors: [recordMessages] } : {}), routes: streamRoutes, contextValues });
+  const server = createIsthmusServer({
+    ...options,
+    ...(recorded === true ? { interceptors: [recordMessages] } : {}),
+    routes: streamRoutes,
+    contextValues,
+  });
   const listening = await server.listen(data.address);
   return {
     address: listening.address,
@@ -74,7 +85,11 @@ export async function serveStreamsHere(data: StreamServerData): Promise<StreamSe
   };
 }
 
-export function connectStreams(owner: Owner, server: Pick<SceneServer, "address" | "carrier">, options: SceneClientOptions = {}): SceneClient {
+export function connectStreams(
+  owner: Owner,
+  server: Pick<SceneServer, "address" | "carrier">,
+  options: SceneClientOptions = {},
+): SceneClient {
   const transport = createIsthmusTransport({ ...options, address: server.address, ...carrierOption(server.carrier) });
   owner.after(() => transport.close());
   return { transport, client: createClient(StreamService, transport) };
@@ -93,8 +108,9 @@ export class Scene {
   /** Whether large values are leased, not copied. */
   readonly hasLeases: boolean;
   /**
-   * Whether the frames are Isthmus's own. Over HTTP/2 some things are as Node's and Connect's code has them: requests that are broken
-   * off look like requests that ended, reasons of aborts are others, and handlers may start before a call is refused.
+   * Whether the frames are Isthmus's own. Over HTTP/2 some things are as Node's and Connect's code has them: requests
+   * that are broken off look like requests that ended, reasons of aborts are others, and handlers may start before a
+   * call is refused.
    */
   readonly isOwn: boolean;
   private readonly owner: Owner;
@@ -116,7 +132,8 @@ export class Scene {
 
   async serve(owner: Owner, options: SceneServerOptions = {}, place = this.place): Promise<SceneServer> {
     const { carrier } = this;
-    const address = { "TCP socket": "tcp:127.0.0.1:0", "HTTP/2": "http://127.0.0.1:0" }[carrier as string] ?? tempSocket(owner);
+    const address =
+      { "TCP socket": "tcp:127.0.0.1:0", "HTTP/2": "http://127.0.0.1:0" }[carrier as string] ?? tempSocket(owner);
     const data: StreamServerData = { address, options };
     if (place === "one process") {
       const server = await serveStreamsHere(data);

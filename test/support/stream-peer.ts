@@ -10,7 +10,14 @@ import type { RawFrame } from "./raw-peer.js";
 import type { Owner } from "./temp.js";
 import { waitUntil } from "./waiting.js";
 
-export const STREAM_HELLO: Hello = { kind: "hello", minVersion: 1, maxVersion: 1, featuresSupported: 0, featuresRequired: 0, maxStreams: 65536 };
+export const STREAM_HELLO: Hello = {
+  kind: "hello",
+  minVersion: 1,
+  maxVersion: 1,
+  featuresSupported: 0,
+  featuresRequired: 0,
+  maxStreams: 65536,
+};
 
 export interface StreamFrame {
   kind: number;
@@ -110,7 +117,9 @@ export class StreamPeer {
     const padded = (byteLength + 7) & -8;
     await waitUntil("the whole frame", () => this.bytes.length >= padded + (follows ? frame.fragmentLength : 0));
     const whole = this.take(padded);
-    const fragment = follows ? this.take(frame.fragmentLength) : whole.subarray(FRAME_HEADER_BYTES + metadataLength, byteLength);
+    const fragment = follows
+      ? this.take(frame.fragmentLength)
+      : whole.subarray(FRAME_HEADER_BYTES + metadataLength, byteLength);
     return { frame, fragment };
   }
 

@@ -1,6 +1,7 @@
 /**
- * The handlers of StreamService, and a record of what they saw. What a handler does follows from its request's headers: `x-script` is a
- * {@link Script}, `x-call` the name under which it is recorded. So a client in another process decides, and can ask.
+ * The handlers of StreamService, and a record of what they saw. What a handler does follows from its request's headers:
+ * `x-script` is a {@link Script}, `x-call` the name under which it is recorded. So a client in another process decides,
+ * and can ask.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -131,7 +132,11 @@ export function tellToReadHere(call: string): void {
 export function totalsHere(prefix: string): { calls: number; finished: number; aborted: number } {
   const matching = [...records].filter(([name]) => name.startsWith(prefix)).map(([, seen]) => seen);
   const sum = (of: (seen: Seen) => number) => matching.reduce((total, seen) => total + of(seen), 0);
-  return { calls: sum(({ calls }) => calls), finished: sum(({ finished }) => finished), aborted: sum(({ aborted }) => Number(aborted !== undefined)) };
+  return {
+    calls: sum(({ calls }) => calls),
+    finished: sum(({ finished }) => finished),
+    aborted: sum(({ aborted }) => Number(aborted !== undefined)),
+  };
 }
 
 /** Registers StreamService. */
@@ -325,11 +330,20 @@ class Call {
 }
 
 /** Item `number` with the pattern of its number as data, which lies where it is to lie. */
-export async function ownItem(number: number, { dataBytes = 0, payload = "heap" }: Pick<Script, "dataBytes" | "payload">, owner: Parameters<typeof loan>[0]) {
+export async function ownItem(
+  number: number,
+  { dataBytes = 0, payload = "heap" }: Pick<Script, "dataBytes" | "payload">,
+  owner: Parameters<typeof loan>[0],
+) {
   return { number: BigInt(number), data: await payloadOf(payload, number, dataBytes, owner) };
 }
 
-async function payloadOf(kind: PayloadKind, seed: number, byteLength: number, owner: Parameters<typeof loan>[0]): Promise<Uint8Array> {
+async function payloadOf(
+  kind: PayloadKind,
+  seed: number,
+  byteLength: number,
+  owner: Parameters<typeof loan>[0],
+): Promise<Uint8Array> {
   if (byteLength === 0) return new Uint8Array(0);
   if (kind === "heap") return pattern(seed, byteLength);
   if (kind === "file") return mapFile(patternFile(seed, byteLength));
@@ -358,8 +372,15 @@ function patternFile(seed: number, byteLength: number): string {
 }
 
 /** The request itself; with a payload of its own if the script says so. */
-async function answerTo(request: Item, { payload }: Script, context: HandlerContext): Promise<{ number: bigint; text: string; data: Uint8Array; values: number[] }> {
-  const data = payload === undefined ? request.data : await payloadOf(payload, Number(request.number), request.data.length, context);
+async function answerTo(
+  request: Item,
+  { payload }: Script,
+  context: HandlerContext,
+): Promise<{ number: bigint; text: string; data: Uint8Array; values: number[] }> {
+  const data =
+    payload === undefined
+      ? request.data
+      : await payloadOf(payload, Number(request.number), request.data.length, context);
   return { number: request.number, text: request.text, data, values: request.values };
 }
 
@@ -369,8 +390,9 @@ async function drain(items: AsyncIterable<Item>): Promise<void> {
 }
 
 /**
- * Waits until `signal` aborts, and throws its reason. SUBTLE: over HTTP, a handler that returned instead would have its call succeed whenever its
- * deadline passes on the server first: both sides count the same time, each from its own turn of the event loop.
+ * Waits until `signal` aborts, and throws its reason. SUBTLE: over HTTP, a handler that returned instead would have its
+ * call succeed whenever its deadline passes on the server first: both sides count the same time, each from its own turn
+ * of the event loop.
  */
 function untilAborted(signal: AbortSignal): Promise<never> {
   return new Promise((_, reject) => {

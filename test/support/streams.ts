@@ -12,11 +12,17 @@ export interface Requests extends AsyncIterable<ItemInit> {
   readonly closed: boolean;
 }
 
-/** Between two messages of a stream that goes on until it is ended. Some megabytes a second in all: HTTP/2 gives streams their turns only while the processes keep up. */
+/**
+ * Between two messages of a stream that goes on until it is ended. Some megabytes a second in all: HTTP/2 gives streams
+ * their turns only while the processes keep up.
+ */
 export const STREAM_PAUSE_MS = 25;
 
 /** Items numbered from 0 on, made one by one when they are asked for. */
-export function items(count: number, make: (number: number) => ItemInit | Promise<ItemInit> = (number) => ({ number: BigInt(number) })): Requests {
+export function items(
+  count: number,
+  make: (number: number) => ItemInit | Promise<ItemInit> = (number) => ({ number: BigInt(number) }),
+): Requests {
   const state = { produced: 0, closed: false };
   const generator = (async function* () {
     try {

@@ -17,7 +17,19 @@ import { waitUntil } from "./waiting.js";
 /** Options that can be sent to another process. */
 type PlainServerOptions = Pick<
   IsthmusServerOptions,
-  "maxTimeoutMs" | "maxConnections" | "maxStreams" | "readMaxBytes" | "writeMaxBytes" | "memory" | "polling" | "handshakeTimeoutMs" | "leases" | "isolation" | "streamWindowBytes" | "keepAlive" | "carrier"
+  | "maxTimeoutMs"
+  | "maxConnections"
+  | "maxStreams"
+  | "readMaxBytes"
+  | "writeMaxBytes"
+  | "memory"
+  | "polling"
+  | "handshakeTimeoutMs"
+  | "leases"
+  | "isolation"
+  | "streamWindowBytes"
+  | "keepAlive"
+  | "carrier"
 >;
 
 export interface TestServerData {
@@ -62,9 +74,17 @@ async function serveHere(owner: Owner, options: PlainServerOptions): Promise<Tes
   };
 }
 
-export async function serveInChild(owner: Owner, options: PlainServerOptions = {}, more: Partial<TestServerData> = {}): Promise<TestServerProcess> {
+export async function serveInChild(
+  owner: Owner,
+  options: PlainServerOptions = {},
+  more: Partial<TestServerData> = {},
+): Promise<TestServerProcess> {
   const path = more.address ?? tempSocket(owner);
-  const child = await startChild(owner, "servers/test-server.js", { address: path, options, ...more } satisfies TestServerData);
+  const child = await startChild(owner, "servers/test-server.js", {
+    address: path,
+    options,
+    ...more,
+  } satisfies TestServerData);
   return {
     path,
     child,
@@ -90,7 +110,11 @@ export async function warmUp(server: TestServer): Promise<void> {
 }
 
 /** A client in this process. */
-export function connectTo(owner: Owner, server: { path: string }, options: Partial<IsthmusTransportOptions> = {}): TestClient {
+export function connectTo(
+  owner: Owner,
+  server: { path: string },
+  options: Partial<IsthmusTransportOptions> = {},
+): TestClient {
   const transport = createIsthmusTransport({ ...options, address: server.path });
   owner.after(() => transport.close());
   return { transport, client: createClient(TestService, transport) };

@@ -80,7 +80,10 @@ export function testRoutes(router: ConnectRouter): void {
   });
 }
 
-async function* count({ count, dataBytes, pauseMs, failCode, failMessage }: CountRequest, context: HandlerContext): AsyncGenerator<Pick<Item, "number" | "data">> {
+async function* count(
+  { count, dataBytes, pauseMs, failCode, failMessage }: CountRequest,
+  context: HandlerContext,
+): AsyncGenerator<Pick<Item, "number" | "data">> {
   answerHeaders(context);
   const data = new Uint8Array(dataBytes);
   for (let number = 0n; number < count; number++) {

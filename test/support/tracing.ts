@@ -32,7 +32,13 @@ export function createTracer(): Tracer {
     spans,
     active: () => storage.getStore(),
     async span(name, act, parent = storage.getStore()) {
-      const span: Span = { name, traceId: parent?.traceId ?? ++lastId, spanId: ++lastId, parentId: parent?.spanId, status: "open" };
+      const span: Span = {
+        name,
+        traceId: parent?.traceId ?? ++lastId,
+        spanId: ++lastId,
+        parentId: parent?.spanId,
+        status: "open",
+      };
       spans.push(span);
       try {
         const value = await storage.run(span, act);

@@ -1,6 +1,7 @@
 /**
- * Reads the YAML of our documents: block maps and lists, `[a, b]` of plain words, quoted and plain scalars, comments, and
- * `---` between documents. Anything else is an error, so a document stays within what a reader of it can be sure of.
+ * Reads the YAML of our documents: block maps and lists, `[a, b]` of plain words, quoted and plain scalars, comments,
+ * and `---` between documents. Anything else is an error, so a document stays within what a reader of it can be sure
+ * of.
  */
 export type Yaml = string | number | boolean | Yaml[] | { [key: string]: Yaml };
 
@@ -16,7 +17,8 @@ export function parseYaml(source: string): Yaml[] {
   source.split("\n").forEach((raw, at) => {
     const text = raw.replace(/(^|\s)#.*$/, "").trimEnd();
     if (text === "---") documents.push([]);
-    else if (text.trim() !== "") documents.at(-1)!.push({ indent: text.length - text.trimStart().length, text: text.trimStart(), number: at + 1 });
+    else if (text.trim() !== "")
+      documents.at(-1)!.push({ indent: text.length - text.trimStart().length, text: text.trimStart(), number: at + 1 });
   });
   return documents.map((lines) => new Reader(lines).document());
 }
@@ -77,7 +79,8 @@ function scalar(line: Line, text: string): Yaml {
   if (list !== null) return (list[1].match(/"[^"]*"|[^,]+/g) ?? []).map((item) => scalar(line, item.trim()));
   const quoted = /^"([^"\\]*)"$/.exec(text);
   if (quoted !== null) return quoted[1];
-  if (/^["'&*!|>{}[\]%@`]/.test(text) || /: /.test(text)) throw problem(line, `this form of a value is not understood: ${text}`);
+  if (/^["'&*!|>{}[\]%@`]/.test(text) || /: /.test(text))
+    throw problem(line, `this form of a value is not understood: ${text}`);
   if (/^(true|false)$/.test(text)) return text === "true";
   return /^\d+$/.test(text) ? Number(text) : text;
 }

@@ -1,6 +1,13 @@
 /** What users may write as `routes`: compiled, not run. */
 import type { ConnectRouter, HandlerContext } from "@connectrpc/connect";
-import type { IsthmusRouteOptions, IsthmusRouter, IsthmusServerOptions, LeaseLifetime, RequestGate, RoutesModuleOptions } from "../../src/index.js";
+import type {
+  IsthmusRouteOptions,
+  IsthmusRouter,
+  IsthmusServerOptions,
+  LeaseLifetime,
+  RequestGate,
+  RoutesModuleOptions,
+} from "../../src/index.js";
 import { createIsthmusServer } from "../../src/index.js";
 import { TestService } from "../proto/test_pb.js";
 
@@ -10,7 +17,12 @@ const asyncGate: RequestGate = async (context) => void (await Promise.resolve(co
 
 // Options of Isthmus's own, where the router's type is inferred.
 createIsthmusServer({ routes: (router) => router.service(TestService, implementation, { leases: "scoped" }) });
-createIsthmusServer({ routes: (router) => router.service(TestService, implementation, { leases: "strict", requestGate: gate, readMaxBytes: 1 }).rpc(TestService.method.wait, () => ({}), { leases: "copied", requestGate: asyncGate }) });
+createIsthmusServer({
+  routes: (router) =>
+    router
+      .service(TestService, implementation, { leases: "strict", requestGate: gate, readMaxBytes: 1 })
+      .rpc(TestService.method.wait, () => ({}), { leases: "copied", requestGate: asyncGate }),
+});
 createIsthmusServer({
   requestGate: asyncGate,
   routes(router) {

@@ -1,4 +1,7 @@
-/** The way of a thread that blocks to a server: connects and goes through the handshake in place. Shared memory or nothing. */
+/**
+ * The way of a thread that blocks to a server: connects and goes through the handshake in place. Shared memory or
+ * nothing.
+ */
 import { Code, ConnectError } from "@connectrpc/connect";
 import { joinMemory, createOwnMemory } from "../../memory/shared/segment.js";
 import type { OwnMemory } from "../../memory/shared/segment.js";
@@ -11,7 +14,14 @@ import { BlockingSocket } from "./socket.js";
 import { reachable } from "../address.js";
 import { connectError } from "../handshake/connect.js";
 import type { LinkOptions } from "../handshake/handshake.js";
-import { checkAnswer, greeting, handshakeError, hasSharedMemory, isSameUser, sendGreeting } from "../handshake/handshake.js";
+import {
+  checkAnswer,
+  greeting,
+  handshakeError,
+  hasSharedMemory,
+  isSameUser,
+  sendGreeting,
+} from "../handshake/handshake.js";
 import { isServedByThisThread } from "../handshake/listen.js";
 import { retryabilityOf } from "../handshake/retryability.js";
 import { ShmCarrier } from "../shm/shm.js";
@@ -24,7 +34,9 @@ export interface BlockingLink {
 }
 
 const BACKLOG_AGAIN_MS_MAX = 50;
-/** How often, and after which pause, a server that accepts and goes away is tried: one that replaces it is there soon. */
+/**
+ * How often, and after which pause, a server that accepts and goes away is tried: one that replaces it is there soon.
+ */
 const ATTEMPTS_MAX = 4;
 const PAUSE_MS = 10;
 
@@ -37,7 +49,8 @@ export function connectNow(addon: Addon, path: string, options: LinkOptions, dea
     try {
       return attemptNow(addon, path, options, deadline);
     } catch (error) {
-      if (attempt === ATTEMPTS_MAX || retryabilityOf(error as ConnectError) !== "draining" || nowMs() >= deadline) throw error;
+      if (attempt === ATTEMPTS_MAX || retryabilityOf(error as ConnectError) !== "draining" || nowMs() >= deadline)
+        throw error;
     }
     Atomics.wait(NEVER, 0, 0, Math.max(Math.min(PAUSE_MS * attempt, deadline - nowMs()), 0));
   }
@@ -60,9 +73,14 @@ function attemptNow(addon: Addon, path: string, options: LinkOptions, deadline: 
   const limit = nowMs() + options.handshakeTimeoutMs;
   const until = Math.min(deadline, limit);
   const tooLate = (what: string) => () =>
-    until === deadline ? new ConnectError("the operation timed out before there was a connection", Code.DeadlineExceeded) : new ConnectError(what, Code.Unavailable);
+    until === deadline
+      ? new ConnectError("the operation timed out before there was a connection", Code.DeadlineExceeded)
+      : new ConnectError(what, Code.Unavailable);
   try {
-    const socket = new BlockingSocket(addon, open(addon, path, until, tooLate("the server's backlog of connections stays full; is its event loop alive?")));
+    const socket = new BlockingSocket(
+      addon,
+      open(addon, path, until, tooLate("the server's backlog of connections stays full; is its event loop alive?")),
+    );
     const silence = `no answer to the handshake within ${options.handshakeTimeoutMs} ms; is this an Isthmus server, is its event loop alive, and can it go on while this thread is blocked?`;
     return greetNow(socket, options, until, tooLate(silence));
   } catch (error) {
@@ -88,7 +106,12 @@ function open(addon: Addon, path: string, until: number, tooLate: () => ConnectE
 const NEVER = new Int32Array(new SharedArrayBuffer(4));
 
 /** As `clientHandshake`, step by step. HANDSHAKE-1 and HANDSHAKE-2 hold. */
-function greetNow(socket: BlockingSocket, options: LinkOptions, until: number, tooLate: () => ConnectError): BlockingLink {
+function greetNow(
+  socket: BlockingSocket,
+  options: LinkOptions,
+  until: number,
+  tooLate: () => ConnectError,
+): BlockingLink {
   const { addon } = socket;
   const received: number[] = [];
   let own: OwnMemory | undefined;
@@ -99,11 +122,19 @@ function greetNow(socket: BlockingSocket, options: LinkOptions, until: number, t
     sendGreeting(socket, hello, own);
     const answer = checkAnswer(socket.receive(received, until, tooLate), hello);
     // `greeting` required it, and `checkAnswer` looked.
-    if (!hasSharedMemory(answer.features)) throw new ConnectError("the server does not take shared memory", Code.Unavailable);
+    if (!hasSharedMemory(answer.features))
+      throw new ConnectError("the server does not take shared memory", Code.Unavailable);
     const isShared = options.isolation === undefined ? isSameUser(peer) : options.isolation === "shared";
     const memory = joinMemory(addon, own, received.splice(0), isShared);
     const driver = new BlockingDriver(addon, socket);
-    const carrier = new ShmCarrier(memory, socket, options.pollMicros, (answer.features & FEATURE.spans) !== 0, Atomics, driver);
+    const carrier = new ShmCarrier(
+      memory,
+      socket,
+      options.pollMicros,
+      (answer.features & FEATURE.spans) !== 0,
+      Atomics,
+      driver,
+    );
     driver.drive(carrier);
     socket.handOver(carrier);
     return { carrier, driver, maxStreams: Math.min(options.maxStreams, answer.maxStreams) };

@@ -1,10 +1,10 @@
 /**
- * Serves one shared-memory connection on a thread that blocks: what the poller does from microtasks for all connections of an event
- * loop, done in place for this one until a call is settled. Nothing else of the thread runs meanwhile: no microtasks, no timers, no
- * finalisers; so what the carrier asks to be done later is done here.
+ * Serves one shared-memory connection on a thread that blocks: what the poller does from microtasks for all connections
+ * of an event loop, done in place for this one until a call is settled. Nothing else of the thread runs meanwhile: no
+ * microtasks, no timers, no finalisers; so what the carrier asks to be done later is done here.
  *
- * BLOCKING-1  Between calls the connection is awake as far as the peer can see, so nobody rings, and nothing is missed: `serve` looks at
- *             everything before it sleeps, and sleeps only behind `tryPark` (BELL-1).
+ * BLOCKING-1  Between calls the connection is awake as far as the peer can see, so nobody rings, and nothing is missed:
+ *             `serve` looks at everything before it sleeps, and sleeps only behind `tryPark` (BELL-1).
  * BLOCKING-2  Awake again: the line is read first, then "awake" is stored, then the carrier steps (BELL-3).
  * BLOCKING-3  `serve` looks at the clock each time round, whatever the peer sends.
  */

@@ -1,4 +1,6 @@
-/** The doorbell line of a connection whose thread blocks: nobody watches it; who waits for the connection looks at it. */
+/**
+ * The doorbell line of a connection whose thread blocks: nobody watches it; who waits for the connection looks at it.
+ */
 import { isMainThread } from "node:worker_threads";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { nowMs } from "../../os/timers.js";
@@ -12,8 +14,9 @@ import type { ShmCarrier } from "../shm/shm.js";
 const READABLE = 1;
 export const HUNG_UP = 2;
 /**
- * SUBTLE: `worker.terminate()` does not interrupt a system call, it waits for the thread; so a worker comes back to JavaScript now and then
- * to be terminated. A main thread is not terminated from outside, but by signals, whose default action needs nothing from us.
+ * SUBTLE: `worker.terminate()` does not interrupt a system call, it waits for the thread; so a worker comes back to
+ * JavaScript now and then to be terminated. A main thread is not terminated from outside, but by signals, whose default
+ * action needs nothing from us.
  */
 const PORTION_MS = isMainThread ? Infinity : 50;
 
@@ -27,7 +30,11 @@ export class BlockingSocket extends DoorbellSocket {
       const found = this.wait(deadline);
       if (found === 0) throw tooLate();
       // A hang-up alone: there is nothing more to read.
-      if (found === HUNG_UP) throw withRetryability(new ConnectError("the peer closed the connection during the handshake", Code.Unavailable), "draining");
+      if (found === HUNG_UP)
+        throw withRetryability(
+          new ConnectError("the peer closed the connection during the handshake", Code.Unavailable),
+          "draining",
+        );
     }
   }
 
@@ -49,7 +56,8 @@ export class BlockingSocket extends DoorbellSocket {
 
   /** Hands what `wait` found to the carrier. */
   deliver(found: number): void {
-    if (found !== 0 && this.carrier !== undefined) this.onDoorbell(this.carrier, (found & READABLE) !== 0, (found & HUNG_UP) !== 0);
+    if (found !== 0 && this.carrier !== undefined)
+      this.onDoorbell(this.carrier, (found & READABLE) !== 0, (found & HUNG_UP) !== 0);
   }
 
   keepAlive(): void {

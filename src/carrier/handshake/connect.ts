@@ -1,4 +1,7 @@
-/** A client's way to a server: connects to its address and goes through the handshake, or says what is wrong with the address. */
+/**
+ * A client's way to a server: connects to its address and goes through the handshake, or says what is wrong with the
+ * address.
+ */
 import { lstatSync } from "node:fs";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon } from "../../os/addon.js";
@@ -17,7 +20,12 @@ import { StreamSocket } from "../socket/stream-socket.js";
  * @param signal gives up; its reason is a ConnectError
  * @throws ConnectError
  */
-export async function connect(addon: Addon | undefined, address: Address, options: LinkOptions, signal: AbortSignal): Promise<Link> {
+export async function connect(
+  addon: Addon | undefined,
+  address: Address,
+  options: LinkOptions,
+  signal: AbortSignal,
+): Promise<Link> {
   const name = nameOf(address);
   const abort = new AbortController();
   const onAbort = () => abort.abort(signal.reason);
@@ -31,7 +39,9 @@ export async function connect(addon: Addon | undefined, address: Address, option
   }, options.handshakeTimeoutMs);
   try {
     const open = (): HandshakeSocket | Promise<HandshakeSocket> =>
-      addon === undefined || options.lack !== undefined || address.kind === "tcp" ? StreamSocket.connect(address, abort.signal) : new ControlSocket(addon, addon.connectSocket(reachable(address.path)));
+      addon === undefined || options.lack !== undefined || address.kind === "tcp"
+        ? StreamSocket.connect(address, abort.signal)
+        : new ControlSocket(addon, addon.connectSocket(reachable(address.path)));
     const socket = await openPatiently(open, address, abort.signal);
     connected = true;
     return await clientHandshake(socket, options, abort.signal);
@@ -45,7 +55,11 @@ export async function connect(addon: Addon | undefined, address: Address, option
   }
 }
 
-async function openPatiently(open: () => HandshakeSocket | Promise<HandshakeSocket>, address: Address, signal: AbortSignal): Promise<HandshakeSocket> {
+async function openPatiently(
+  open: () => HandshakeSocket | Promise<HandshakeSocket>,
+  address: Address,
+  signal: AbortSignal,
+): Promise<HandshakeSocket> {
   for (let delayMs = 1; ; delayMs = Math.min(delayMs * 2, 50)) {
     try {
       return await open();
@@ -61,7 +75,8 @@ async function openPatiently(open: () => HandshakeSocket | Promise<HandshakeSock
 
 export function connectError(address: Address, error: unknown): ConnectError {
   const { code } = error as NodeJS.ErrnoException;
-  const make = (text: string, status: Code) => new ConnectError(`connect to ${nameOf(address)}: ${text}`, status, undefined, undefined, error);
+  const make = (text: string, status: Code) =>
+    new ConnectError(`connect to ${nameOf(address)}: ${text}`, status, undefined, undefined, error);
   const mistyped = (text: string) => withRetryability(make(text, Code.Unavailable), "permanent");
   switch (code) {
     case "ENOENT":
@@ -70,14 +85,21 @@ export function connectError(address: Address, error: unknown): ConnectError {
       return mistyped("a part of the path is not a directory");
     case "EACCES":
     case "EPERM":
-      return make("permission denied; the server decides by the socket's mode and gid who may connect", Code.PermissionDenied);
+      return make(
+        "permission denied; the server decides by the socket's mode and gid who may connect",
+        Code.PermissionDenied,
+      );
     case "ECONNREFUSED":
       if (address.kind === "tcp") return make("nobody listens there", Code.Unavailable);
-      if (lstatSync(address.path, { throwIfNoEntry: false })?.isSocket() === false) return mistyped("this is not a socket");
+      if (lstatSync(address.path, { throwIfNoEntry: false })?.isSocket() === false)
+        return mistyped("this is not a socket");
       return make("nobody listens there; the server has stopped", Code.Unavailable);
     case "EMFILE":
     case "ENFILE":
-      return make(`no descriptor left for another connection (${code}); raise the limit of open files (ulimit -n)`, Code.ResourceExhausted);
+      return make(
+        `no descriptor left for another connection (${code}); raise the limit of open files (ulimit -n)`,
+        Code.ResourceExhausted,
+      );
     case "ENOTFOUND":
       return make("no such host", Code.Unavailable);
     default:

@@ -34,10 +34,20 @@ export class HandshakeReader {
 
   /** What it means that the peer sends no more. */
   ended(): ConnectError {
-    return withRetryability(notIsthmus(this.filled === 0 ? "the peer closed the connection without an answer" : "the peer closed the connection during the handshake"), "draining");
+    return withRetryability(
+      notIsthmus(
+        this.filled === 0
+          ? "the peer closed the connection without an answer"
+          : "the peer closed the connection during the handshake",
+      ),
+      "draining",
+    );
   }
 }
 
 export function notIsthmus(what: string): ConnectError {
-  return withRetryability(new ConnectError(`${what}; is this the socket of an Isthmus peer?`, Code.Unavailable), "permanent");
+  return withRetryability(
+    new ConnectError(`${what}; is this the socket of an Isthmus peer?`, Code.Unavailable),
+    "permanent",
+  );
 }

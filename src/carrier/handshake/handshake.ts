@@ -1,7 +1,7 @@
 /**
- * From a connected socket to a running carrier, at both ends: exchanges HELLO and ACCEPTED, with the segments' descriptors
- * where both ends have shared memory, checks what the peer sent, and hands the socket over: to be the doorbell line, or to
- * carry the frames itself.
+ * From a connected socket to a running carrier, at both ends: exchanges HELLO and ACCEPTED, with the segments'
+ * descriptors where both ends have shared memory, checks what the peer sent, and hands the socket over: to be the
+ * doorbell line, or to carry the frames itself.
  *
  * HANDSHAKE-1  Whatever happens (refusal, time-out, garbage, death of the peer), every descriptor and mapping made on
  *              the way is closed.
@@ -16,7 +16,14 @@ import { Violation } from "../../memory/shared/violation.js";
 import type { Addon, PeerCredentials } from "../../os/addon.js";
 import { isSystemError } from "../../os/addon.js";
 import type { HandshakeMessage, Hello, Refused, Accepted } from "../../wire/hello.js";
-import { FEATURE, LACK_UNSAID, negotiate, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, reasonWithoutMemory } from "../../wire/hello.js";
+import {
+  FEATURE,
+  LACK_UNSAID,
+  negotiate,
+  PROTOCOL_VERSION_MAX,
+  PROTOCOL_VERSION_MIN,
+  reasonWithoutMemory,
+} from "../../wire/hello.js";
 import type { Carrier } from "../carrier.js";
 import { ControlSocket } from "../shm/control-socket.js";
 import type { DoorbellSocket } from "../shm/doorbell-socket.js";
@@ -46,8 +53,8 @@ export interface LinkOptions {
 /**
  * How far the peer is trusted with memory that both have mapped.
  *
- * - "shared": large values are used where the peer wrote them. It could change them while they are read, so a check on a value could be
- *   outrun; nothing but these values is exposed to that.
+ * - "shared": large values are used where the peer wrote them. It could change them while they are read, so a check on
+ *   a value could be outrun; nothing but these values is exposed to that.
  * - "snapshot": each large value is copied once to private memory before anything looks at it.
  */
 export type Isolation = "shared" | "snapshot";
@@ -81,7 +88,11 @@ export interface StreamWindows {
 export type HandshakeSocket = ControlSocket | StreamSocket;
 
 /** The client's half. Takes `socket` over, also when it throws. @throws ConnectError */
-export async function clientHandshake(socket: HandshakeSocket, options: LinkOptions, signal: AbortSignal): Promise<Link> {
+export async function clientHandshake(
+  socket: HandshakeSocket,
+  options: LinkOptions,
+  signal: AbortSignal,
+): Promise<Link> {
   const received: number[] = [];
   let own: OwnMemory | undefined;
   try {
@@ -118,7 +129,11 @@ export async function clientHandshake(socket: HandshakeSocket, options: LinkOpti
   }
 }
 
-export function greeting(supported: number, options: Pick<LinkOptions, "carrier" | "maxStreams" | "streamWindowBytes">, lack?: string): Hello {
+export function greeting(
+  supported: number,
+  options: Pick<LinkOptions, "carrier" | "maxStreams" | "streamWindowBytes">,
+  lack?: string,
+): Hello {
   return {
     kind: "hello",
     minVersion: PROTOCOL_VERSION_MIN,
@@ -151,12 +166,17 @@ export function checkAnswer(answer: HandshakeMessage, hello: Hello): Accepted {
     throw unfit(`the server chose protocol version ${answer.version}, which this client does not speak`);
   }
   const unasked = (answer.features & ~hello.featuresSupported) >>> 0;
-  if (unasked !== 0) throw unfit(`the server chose features 0x${unasked.toString(16)}, which this client did not offer`);
-  if ((hello.featuresRequired & ~answer.features) !== 0) throw unfit("the server does not take the shared memory that this client requires");
+  if (unasked !== 0)
+    throw unfit(`the server chose features 0x${unasked.toString(16)}, which this client did not offer`);
+  if ((hello.featuresRequired & ~answer.features) !== 0)
+    throw unfit("the server does not take the shared memory that this client requires");
   return answer;
 }
 
-/** What a server said that lets this client not in. One of a release that does not say what to expect of another attempt is taken to be leaving if it is unavailable. */
+/**
+ * What a server said that lets this client not in. One of a release that does not say what to expect of another attempt
+ * is taken to be leaving if it is unavailable.
+ */
 function refusedBy({ code, retryability, message }: Refused): ConnectError {
   const error = new ConnectError(message, statusCode(code));
   return withRetryability(error, retryability ?? (error.code === Code.Unavailable ? "draining" : "permanent"));
@@ -180,7 +200,8 @@ export async function serverHandshake(
   try {
     if (refusal !== undefined) throw refusal;
     const hello = await socket.receive(received, signal);
-    if (hello.kind !== "hello") throw new ConnectError("the client did not start with a greeting", Code.InvalidArgument);
+    if (hello.kind !== "hello")
+      throw new ConnectError("the client did not start with a greeting", Code.InvalidArgument);
     const maxStreams = Math.min(options.maxStreams, hello.maxStreams);
     const offered = hasSharedMemory(hello.featuresSupported);
     let { lack } = options;
@@ -190,14 +211,26 @@ export async function serverHandshake(
       if (typeof made === "string") agreed = agree(hello, socket, options, (lack = made));
       else own = made;
     }
-    const answer: Accepted = { kind: "accepted", version: agreed.version, features: agreed.features, maxStreams: options.maxStreams, streamWindowBytes: options.streamWindowBytes, lack };
+    const answer: Accepted = {
+      kind: "accepted",
+      version: agreed.version,
+      features: agreed.features,
+      maxStreams: options.maxStreams,
+      streamWindowBytes: options.streamWindowBytes,
+      lack,
+    };
     const windows = windowsOf(agreed.features, options, hello.streamWindowBytes);
     if (!hasSharedMemory(agreed.features)) {
       // A client that offered memory to a server without it sent descriptors; they are not needed.
       if (!offered) expectNoDescriptors(received);
       closeDescriptors(socket, received);
       socket.send(answer);
-      return { carrier: streamFrames(socket, reasonWithoutMemory(hello.lack ?? (offered ? undefined : LACK_UNSAID), lack)), peer, maxStreams, windows };
+      return {
+        carrier: streamFrames(socket, reasonWithoutMemory(hello.lack ?? (offered ? undefined : LACK_UNSAID), lack)),
+        peer,
+        maxStreams,
+        windows,
+      };
     }
     const control = socket as ControlSocket;
     // Joined before ACCEPTED: a peer whose memory cannot be mapped is refused with the reason.
@@ -213,13 +246,23 @@ export async function serverHandshake(
     own?.close();
     closeDescriptors(socket, received);
     // The client reads this, and goes by the retryability.
-    socket.refuse({ kind: "refused", code: refused.code, retryability: retryabilityOf(refused) === "draining" ? "draining" : "permanent", message: refused.rawMessage });
+    socket.refuse({
+      kind: "refused",
+      code: refused.code,
+      retryability: retryabilityOf(refused) === "draining" ? "draining" : "permanent",
+      message: refused.rawMessage,
+    });
     throw refused;
   }
 }
 
 /** @throws ConnectError `FailedPrecondition` if there is nothing to agree on */
-function agree(hello: Hello, socket: HandshakeSocket, options: LinkOptions, lack: string | undefined): { version: number; features: number } {
+function agree(
+  hello: Hello,
+  socket: HandshakeSocket,
+  options: LinkOptions,
+  lack: string | undefined,
+): { version: number; features: number } {
   const agreed = negotiate(hello, featuresOf(socket, lack), options.carrier === "shm" ? FEATURE.sharedMemory : 0, lack);
   if ("refusal" in agreed) throw new ConnectError(agreed.refusal, Code.FailedPrecondition);
   return agreed;
@@ -232,7 +275,8 @@ function featuresOf(socket: HandshakeSocket, lack: string | undefined): number {
 }
 
 /**
- * This end's memory; or why it has to do without: because it is refused, not because of a limit, which is likely to pass, and which sockets meet as well.
+ * This end's memory; or why it has to do without: because it is refused, not because of a limit, which is likely to
+ * pass, and which sockets meet as well.
  * @throws SystemError for a limit, ConnectError `FailedPrecondition` if shared memory is insisted on
  */
 function makeMemory(end: End, addon: Addon, options: LinkOptions): OwnMemory | string {
@@ -240,14 +284,23 @@ function makeMemory(end: End, addon: Addon, options: LinkOptions): OwnMemory | s
     return createOwnMemory(addon, options.geometry);
   } catch (error) {
     if (!isRefusal(error)) throw error;
-    if (options.carrier === "shm") throw new ConnectError(`the ${end} insists on shared memory (carrier: "shm"), and has none: ${error.message}`, Code.FailedPrecondition, undefined, undefined, error);
+    if (options.carrier === "shm")
+      throw new ConnectError(
+        `the ${end} insists on shared memory (carrier: "shm"), and has none: ${error.message}`,
+        Code.FailedPrecondition,
+        undefined,
+        undefined,
+        error,
+      );
     warnOfLack(error.message);
     return error.message;
   }
 }
 
 function windowsOf(features: number, options: LinkOptions, peer: number | undefined): StreamWindows | undefined {
-  return (features & FEATURE.streams) === 0 || peer === undefined ? undefined : { own: options.streamWindowBytes, peer };
+  return (features & FEATURE.streams) === 0 || peer === undefined
+    ? undefined
+    : { own: options.streamWindowBytes, peer };
 }
 
 export function hasSharedMemory(features: number): boolean {
@@ -283,11 +336,15 @@ function closeDescriptors(socket: HandshakeSocket, descriptors: number[]): void 
 /** @param end this one: whose limit was reached must be plain */
 export function handshakeError(error: unknown, end: End): ConnectError {
   if (error instanceof ConnectError) return error;
-  if (error instanceof Violation) return withRetryability(new ConnectError(error.message, Code.Unavailable), "permanent");
+  if (error instanceof Violation)
+    return withRetryability(new ConnectError(error.message, Code.Unavailable), "permanent");
   if (!isSystemError(error)) return ConnectError.from(error, Code.Internal);
   const make = (text: string, code: Code) => new ConnectError(text, code, undefined, undefined, error);
   if (isPeerGone(error)) return make(error.message, Code.Unavailable);
-  return withRetryability(make(`the ${end}: ${error.message}`, isLimit(error) ? Code.ResourceExhausted : Code.Unavailable), "permanent");
+  return withRetryability(
+    make(`the ${end}: ${error.message}`, isLimit(error) ? Code.ResourceExhausted : Code.Unavailable),
+    "permanent",
+  );
 }
 
 function statusCode(code: Code): Code {

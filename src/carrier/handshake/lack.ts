@@ -20,12 +20,18 @@ export function leaveWarningToOthers(): void {
   warned = true;
 }
 
-/** Warns once (a worker thread that a user made for itself) that something nobody asked for keeps messages off shared memory. */
+/**
+ * Warns once (a worker thread that a user made for itself) that something nobody asked for keeps messages off shared
+ * memory.
+ */
 export function warnOfLack(lack: string): void {
   if (warned) return;
   warned = true;
-  process.emitWarning(`shared memory is not available here: ${lack}. Messages travel over sockets, which is slower; carrier: "socket" silences this`, {
-    type: "IsthmusWarning",
-    code: "ISTHMUS_NO_SHARED_MEMORY",
-  });
+  process.emitWarning(
+    `shared memory is not available here: ${lack}. Messages travel over sockets, which is slower; carrier: "socket" silences this`,
+    {
+      type: "IsthmusWarning",
+      code: "ISTHMUS_NO_SHARED_MEMORY",
+    },
+  );
 }

@@ -1,16 +1,27 @@
 /**
- * Listening with Node's own means, where there is no addon, and on TCP. A path is owned by the same rules as in `listen.ts`,
- * as far as they can be kept:
+ * Listening with Node's own means, where there is no addon, and on TCP. A path is owned by the same rules as in
+ * `listen.ts`, as far as they can be kept:
  *
  * LISTEN-1  holds: the socket is bound in a private directory, given its mode there, and renamed into place.
- * LISTEN-2  The lock is a directory beside the path, since Node cannot lock. The kernel does not remove it when its holder
- *           dies in the milliseconds in which it is held, so a lock that stays for `LOCK_PATIENCE_MS` is broken. A process
- *           that was stopped for that long while it held the lock may then lose its path, and servers with the addon do not
- *           see this lock: of two that start within the same millisecond, one with and one without, the later one wins.
+ * LISTEN-2  The lock is a directory beside the path, since Node cannot lock. The kernel does not remove it when its
+ *           holder dies in the milliseconds in which it is held, so a lock that stays for `LOCK_PATIENCE_MS` is broken.
+ *           A process that was stopped for that long while it held the lock may then lose its path, and servers with
+ *           the addon do not see this lock: of two that start within the same millisecond, one with and one without,
+ *           the later one wins.
  * LISTEN-3  holds.
  */
 import { randomBytes } from "node:crypto";
-import { chmodSync, lchownSync, lstatSync, mkdirSync, mkdtempSync, renameSync, rmdirSync, rmSync, unlinkSync } from "node:fs";
+import {
+  chmodSync,
+  lchownSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  unlinkSync,
+} from "node:fs";
 import { once } from "node:events";
 import type { AddressInfo, Server } from "node:net";
 import { connect, createServer } from "node:net";
@@ -24,7 +35,11 @@ import { BACKLOG, directoryTooLong, inUse, isSocketAt, listenError, LOCK_PATIENC
 import { StreamSocket } from "../socket/stream-socket.js";
 
 /** Serves a path. Every accepted connection goes to `onSocket`. @throws ConnectError that says what is in the way */
-export async function listenPlain(path: string, options: ListenOptions, onSocket: (socket: StreamSocket) => void): Promise<Listener> {
+export async function listenPlain(
+  path: string,
+  options: ListenOptions,
+  onSocket: (socket: StreamSocket) => void,
+): Promise<Listener> {
   try {
     const release = await lock(path);
     try {
@@ -39,14 +54,18 @@ export async function listenPlain(path: string, options: ListenOptions, onSocket
 }
 
 /** Serves a TCP port; port 0 is one that is free. @throws ConnectError */
-export async function listenTcp(address: Address & { kind: "tcp" }, onSocket: (socket: StreamSocket) => void): Promise<Listener> {
+export async function listenTcp(
+  address: Address & { kind: "tcp" },
+  onSocket: (socket: StreamSocket) => void,
+): Promise<Listener> {
   const server = accept(onSocket);
   const { host, port } = address;
   try {
     await listening(server, () => server.listen({ host, port, backlog: BACKLOG }));
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    const status = code === "EADDRINUSE" ? Code.AlreadyExists : code === "EACCES" ? Code.PermissionDenied : Code.Unavailable;
+    const status =
+      code === "EADDRINUSE" ? Code.AlreadyExists : code === "EACCES" ? Code.PermissionDenied : Code.Unavailable;
     throw new ConnectError(`listen on ${formatAddress(address)}: ${message}`, status, undefined, undefined, error);
   }
   return {
@@ -66,7 +85,9 @@ async function bind(path: string, options: ListenOptions, onSocket: (socket: Str
   try {
     const temporary = join(folder, "s");
     // Exclusive: the primary of a cluster would bind it under its own umask.
-    await listening(server, () => server.listen({ path: reachableOf(temporary, path), backlog: BACKLOG, exclusive: true }));
+    await listening(server, () =>
+      server.listen({ path: reachableOf(temporary, path), backlog: BACKLOG, exclusive: true }),
+    );
     chmodSync(temporary, options.mode ?? 0o600);
     if (options.gid !== undefined) lchownSync(temporary, -1, options.gid);
     renameSync(temporary, path);

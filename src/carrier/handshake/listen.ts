@@ -27,7 +27,10 @@ export interface ListenOptions {
   readonly gid?: number;
   /** Take the path over from a server that is alive: new clients come here, its connections stay with it. */
   readonly takeover?: boolean;
-  /** Key, certificate and what else there is to say, as `http2.createSecureServer` takes it; for `https://` addresses, which need it. */
+  /**
+   * Key, certificate and what else there is to say, as `http2.createSecureServer` takes it; for `https://` addresses,
+   * which need it.
+   */
   readonly tls?: SecureServerOptions;
 }
 
@@ -97,15 +100,30 @@ function bind(addon: Addon, temporary: string, path: string, options: ListenOpti
   } catch (error) {
     if (error instanceof ConnectError) throw directoryTooLong(path);
     if (isSystemError(error) && error.syscall === "chown") {
-      const refused = (text: string, code: Code) => new ConnectError(`listen on ${path}: ${text}`, code, undefined, undefined, error);
-      if (error.code === "EINVAL") throw refused(`gid ${options.gid} has no number in this user namespace; use a group that this container has`, Code.InvalidArgument);
-      if (error.code === "EPERM") throw refused(`this process is no member of group ${options.gid} and cannot give the socket to it`, Code.PermissionDenied);
+      const refused = (text: string, code: Code) =>
+        new ConnectError(`listen on ${path}: ${text}`, code, undefined, undefined, error);
+      if (error.code === "EINVAL")
+        throw refused(
+          `gid ${options.gid} has no number in this user namespace; use a group that this container has`,
+          Code.InvalidArgument,
+        );
+      if (error.code === "EPERM")
+        throw refused(
+          `this process is no member of group ${options.gid} and cannot give the socket to it`,
+          Code.PermissionDenied,
+        );
     }
     throw error;
   }
 }
 
-function serve(addon: Addon, path: string, socket: number, onSocket: (descriptor: number) => void, onSpare: (descriptor: number, error: Error) => void): Listener {
+function serve(
+  addon: Addon,
+  path: string,
+  socket: number,
+  onSocket: (descriptor: number) => void,
+  onSpare: (descriptor: number, error: Error) => void,
+): Listener {
   const { ino, dev } = lstatSync(path);
   const inode = `${dev}:${ino}`;
   let closed = false;
@@ -178,7 +196,8 @@ function serve(addon: Addon, path: string, socket: number, onSocket: (descriptor
       if (spare !== undefined) addon.closeDescriptor(spare);
       try {
         // While our socket is open no other can have its inode number, so what is removed is ours.
-        for (let waitedMs = 0; !removePath(addon, path, ino, dev) && waitedMs < LOCK_PATIENCE_MS; waitedMs += 5) await sleep(5);
+        for (let waitedMs = 0; !removePath(addon, path, ino, dev) && waitedMs < LOCK_PATIENCE_MS; waitedMs += 5)
+          await sleep(5);
       } finally {
         // Only then the inode's number may become another socket's.
         servedHere.delete(inode);
@@ -188,7 +207,9 @@ function serve(addon: Addon, path: string, socket: number, onSocket: (descriptor
   };
 }
 
-/** LISTEN-3. Under the lock, or a server that starts right now could lose its socket. False: another process holds it. */
+/**
+ * LISTEN-3. Under the lock, or a server that starts right now could lose its socket. False: another process holds it.
+ */
 function removePath(addon: Addon, path: string, ino: number, dev: number): boolean {
   let lock = -1;
   try {
@@ -214,7 +235,10 @@ async function lockDirectoryOf(addon: Addon, path: string): Promise<number> {
       throw listenError(path, error);
     }
     if (waitedMs >= LOCK_PATIENCE_MS) {
-      throw new ConnectError(`listen on ${path}: another process has held the lock on ${directory} for ${LOCK_PATIENCE_MS} ms`, Code.Unavailable);
+      throw new ConnectError(
+        `listen on ${path}: another process has held the lock on ${directory} for ${LOCK_PATIENCE_MS} ms`,
+        Code.Unavailable,
+      );
     }
     await sleep(5);
   }
@@ -242,13 +266,19 @@ function inspectPath(addon: Addon, path: string, takeover: boolean): void {
 export function isSocketAt(path: string): boolean {
   const found = lstatSync(path, { throwIfNoEntry: false });
   if (found?.isSocket() === false) {
-    throw new ConnectError(`listen on ${path}: something is there that is not a socket; remove it or choose another path`, Code.AlreadyExists);
+    throw new ConnectError(
+      `listen on ${path}: something is there that is not a socket; remove it or choose another path`,
+      Code.AlreadyExists,
+    );
   }
   return found !== undefined;
 }
 
 export function directoryTooLong(path: string): ConnectError {
-  return new ConnectError(`listen on ${path}: the directory's path is too long for a Unix socket; use a shorter one`, Code.InvalidArgument);
+  return new ConnectError(
+    `listen on ${path}: the directory's path is too long for a Unix socket; use a shorter one`,
+    Code.InvalidArgument,
+  );
 }
 
 export function inUse(path: string): ConnectError {
@@ -264,7 +294,8 @@ export function listenError(path: string, error: unknown): ConnectError {
   if (error instanceof ConnectError) return error;
   const code = (error as NodeJS.ErrnoException | undefined)?.code;
   const detail = error instanceof Error ? error.message : String(error);
-  const because = (hint: string, status: Code) => new ConnectError(`listen on ${path}: ${hint} (${detail})`, status, undefined, undefined, error);
+  const because = (hint: string, status: Code) =>
+    new ConnectError(`listen on ${path}: ${hint} (${detail})`, status, undefined, undefined, error);
   switch (code) {
     case "ENOENT":
       return because(`the directory ${dirname(path)} does not exist; create it first`, Code.NotFound);

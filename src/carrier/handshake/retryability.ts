@@ -3,7 +3,8 @@ import type { ConnectError } from "@connectrpc/connect";
 import { Code } from "@connectrpc/connect";
 
 /**
- * - "permanent": the next attempt would fail too, until somebody changes something: a mistyped address, missing rights, another program's socket.
+ * - "permanent": the next attempt would fail too, until somebody changes something: a mistyped address, missing rights,
+ *   another program's socket.
  * - "unavailable": nobody serves there now, or nobody answers.
  * - "draining": there was a server, which went away meanwhile.
  */

@@ -2,7 +2,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { IdleStrategy } from "./idle-strategy.js";
 
-/** A connection that gets work after one wait after the other, and looks for it every 10 µs for as long as it has idleStrategy. */
+/**
+ * A connection that gets work after one wait after the other, and looks for it every 10 µs for as long as it has
+ * idleStrategy.
+ */
 class Waiter {
   now = 1;
   readonly idleStrategy: IdleStrategy;

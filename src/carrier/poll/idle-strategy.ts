@@ -76,7 +76,9 @@ export class IdleStrategy {
     return true;
   }
 
-  /** The connection goes to sleep. @param expecting whether work is waited for, so that the sleep will tell something */
+  /**
+   * The connection goes to sleep. @param expecting whether work is waited for, so that the sleep will tell something
+   */
   sleep(now: number, expecting: boolean): void {
     this.expecting = expecting;
     this.spentMillis = this.looked ? now - this.lastWork : 0;

@@ -7,9 +7,10 @@
  *         and not renewed by work found; then the loop turns, so timers, I/O and `process.nextTick` are never starved.
  * POLL-2  It never blocks a continuation: after work it yields several microtasks before it looks in a tight loop, and
  *         that loop is short (about a microsecond).
- * POLL-3  It runs in the async context of this module's load. SUBTLE: were it started from a user's call, the drain, and
- *         with it every resolved promise, would inherit that user's AsyncLocalStorage stores. Code of the user's that a drain
- *         calls runs in a context of its own (CONTEXT-2), or what it leaves there would be the poller's for ever.
+ * POLL-3  It runs in the async context of this module's load. SUBTLE: were it started from a user's call, the drain,
+ *         and with it every resolved promise, would inherit that user's AsyncLocalStorage stores. Code of the user's
+ *         that a drain calls runs in a context of its own (CONTEXT-2), or what it leaves there would be the poller's
+ *         for ever.
  */
 import { useIdleTime } from "../../memory/v8/gc.js";
 import type { Addon } from "../../os/addon.js";
@@ -45,7 +46,10 @@ export interface Pollable {
 
 /** Who serves carriers: the poller of this event loop, or whoever blocks the thread meanwhile. */
 export interface Driver {
-  /** Tells that `pollable` was written to or woken; cheap if it is awake already. @param rung the peer woke it: something is there, or comes soon */
+  /**
+   * Tells that `pollable` was written to or woken; cheap if it is awake already. @param rung the peer woke it:
+   * something is there, or comes soon
+   */
   schedule(pollable: Pollable, rung?: boolean): void;
   /** Forgets a connection that is closed. */
   remove(pollable: Pollable): void;
@@ -96,7 +100,10 @@ export class Poller implements Driver {
     this.hops = 0;
     this.look();
   };
-  /** Serves what is awake, and decides what comes next. Not an async function: those leave more garbage, and take longer, at every hop. */
+  /**
+   * Serves what is awake, and decides what comes next. Not an async function: those leave more garbage, and take
+   * longer, at every hop.
+   */
   private readonly look = () => {
     if (this.awakeList.length === 0) return this.sleep();
     const found = this.stepAll();
@@ -200,9 +207,10 @@ export class Poller implements Driver {
   }
 
   /**
-   * From now on the turn counts: it is over when the event loop has come round. SUBTLE: a turn is opened before the first
-   * look in place, and stays open after parking; a start later in the same turn would renew the budget else. A turn in
-   * which nothing was looked for in place needs no end: it cost a few microseconds, and an immediate costs more.
+   * From now on the turn counts: it is over when the event loop has come round. SUBTLE: a turn is opened before the
+   * first look in place, and stays open after parking; a start later in the same turn would renew the budget else. A
+   * turn in which nothing was looked for in place needs no end: it cost a few microseconds, and an immediate costs
+   * more.
    */
   private openTurn(): void {
     if (this.turnOpen) return;

@@ -1,12 +1,15 @@
 /**
- * The payload memory of one connection, both directions: blocks of this side's arena on their way to the peer, and blocks of the
- * peer's that are leased here. Who holds what is counted here; what is sent when is the carrier's and the sendQueue's.
+ * The payload memory of one connection, both directions: blocks of this side's arena on their way to the peer, and
+ * blocks of the peer's that are leased here. Who holds what is counted here; what is sent when is the carrier's and the
+ * sendQueue's.
  *
- * BLOCKS-1  A block of ours is lent to the peer before the frame that names it is published, and a block that comes back in a
- *           frame is ours again only if the peer had it.
- * BLOCKS-2  A receiver that leases half of the peer's arena, or half as many blocks as may be out, copies what comes, and gives it back
- *           at once: the sender can always go on. The same holds for blocks of its own that came back.
- * BLOCKS-3  Blocks that are out, and the further times that one of them was lent, are never more than the peer has slots to release them.
+ * BLOCKS-1  A block of ours is lent to the peer before the frame that names it is published, and a block that comes
+ *           back in a frame is ours again only if the peer had it.
+ * BLOCKS-2  A receiver that leases half of the peer's arena, or half as many blocks as may be out, copies what comes,
+ *           and gives it back at once: the sender can always go on. The same holds for blocks of its own that came
+ *           back.
+ * BLOCKS-3  Blocks that are out, and the further times that one of them was lent, are never more than the peer has
+ *           slots to release them.
  */
 import { Arena } from "../../memory/shared/arena.js";
 import type { BlockUser } from "../../memory/payload/block-views.js";
@@ -38,13 +41,13 @@ export interface BlocksPort {
 }
 
 /**
- * Bytes of large messages that are copied to blocks fragment by fragment at once: enough for one side to copy in while the other copies out,
- * little enough that a small message never waits long behind them.
+ * Bytes of large messages that are copied to blocks fragment by fragment at once: enough for one side to copy in while
+ * the other copies out, little enough that a small message never waits long behind them.
  */
 const IN_FLIGHT_BYTES_MAX = 2 << 20;
 /**
- * From this size on, in bytes, what arrives in a block is leased; below, copied. Measured (2-core VM, Node 20): a lease costs 3 to 5 µs
- * and a share of a garbage collection, a copy of 32 KiB to new memory about as much.
+ * From this size on, in bytes, what arrives in a block is leased; below, copied. Measured (2-core VM, Node 20): a lease
+ * costs 3 to 5 µs and a share of a garbage collection, a copy of 32 KiB to new memory about as much.
  */
 export const LEASE_BYTES_MIN = 32 << 10;
 
@@ -135,7 +138,10 @@ export class Blocks {
     return this.arena.releasesDue + this.promisedLends < this.releaseSlots;
   }
 
-  /** Asks whether a block of ours may be lent to the peer once more than it is; if so, one of the three below has to follow. */
+  /**
+   * Asks whether a block of ours may be lent to the peer once more than it is; if so, one of the three below has to
+   * follow.
+   */
   promiseLend(): boolean {
     if (!this.hasSlot) this.collectReleases();
     if (!this.hasSlot) return false;
@@ -171,8 +177,9 @@ export class Blocks {
   }
 
   /**
-   * Copies the next `byteLength` bytes of a large message to a block that the peer holds from now on: its unit; −1: there will be room;
-   * −2: there may never be, as all memory is in blocks that perhaps nobody gives back (loans, leases).
+   * Copies the next `byteLength` bytes of a large message to a block that the peer holds from now on: its unit; −1:
+   * there will be room; −2: there may never be, as all memory is in blocks that perhaps nobody gives back (loans,
+   * leases).
    * @throws Error if the bytes are gone
    */
   placeFragment(source: Parts, byteLength: number): number {
@@ -202,7 +209,9 @@ export class Blocks {
     return this.memory.ownArena.upTo(from + byteLength).subarray(from, from + byteLength);
   }
 
-  /** Memory of a block of ours to be filled in the background: valid until `close`, whatever becomes of the connection. */
+  /**
+   * Memory of a block of ours to be filled in the background: valid until `close`, whatever becomes of the connection.
+   */
   openForReading(unit: number, byteLength: number): { readonly bytes: Uint8Array; readonly close: () => void } {
     const user: BlockUser = { view: undefined, onCollected: () => undefined };
     const buffer = this.ownViews.open(unit, 0, byteLength, user);
@@ -252,7 +261,8 @@ export class Blocks {
   reader(lease: Lease, owner: "own" | "peer"): (byteOffset: number, byteLength: number) => Uint8Array {
     const arena = owner === "own" ? this.memory.ownArena : this.memory.peerArena;
     const start = lease.unit * ARENA_UNIT_BYTES + lease.offset;
-    return (byteOffset, byteLength) => arena.upTo(start + byteOffset + byteLength).subarray(start + byteOffset, start + byteOffset + byteLength);
+    return (byteOffset, byteLength) =>
+      arena.upTo(start + byteOffset + byteLength).subarray(start + byteOffset, start + byteOffset + byteLength);
   }
 
   collectReleases(): void {
@@ -319,7 +329,8 @@ export class Blocks {
   take(entry: SpanEntry, lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[]): Uint8Array {
     const { unit, generation, offset, byteLength } = entry;
     const isOwn = (entry.flags & SPAN.returned) !== 0;
-    if (!isOwn && this.leases >= this.slotsOfPeer) throw new Violation("RELEASE-1", `more than ${this.slotsOfPeer} blocks are out`);
+    if (!isOwn && this.leases >= this.slotsOfPeer)
+      throw new Violation("RELEASE-1", `more than ${this.slotsOfPeer} blocks are out`);
     const wanted = lifetime === "strict" || (lifetime !== "copied" && byteLength >= LEASE_BYTES_MIN);
     const leases = byteLength > 0 && wanted && this.mayLease(isOwn, byteLength);
     // Before the block is anybody's: there may be no memory.
@@ -327,7 +338,16 @@ export class Blocks {
     if (isOwn) this.takeOwn(entry);
     if (leases) {
       try {
-        const bytes = Lease.open(isOwn ? this.ownHome : this.peerHome, unit, generation, offset, byteLength, lifetime, callLabel, handles);
+        const bytes = Lease.open(
+          isOwn ? this.ownHome : this.peerHome,
+          unit,
+          generation,
+          offset,
+          byteLength,
+          lifetime,
+          callLabel,
+          handles,
+        );
         if (isOwn) {
           this.ownLeases++;
           this.ownLeasedBytes += byteLength;
@@ -356,7 +376,8 @@ export class Blocks {
   private mayLease(isOwn: boolean, byteLength: number): boolean {
     const { leasable, ownArena, peerArena } = this.memory;
     if (!leasable) return false;
-    if (isOwn) return this.ownLeases < this.releaseSlots / 2 && this.ownLeasedBytes + byteLength <= ownArena.byteLength / 2;
+    if (isOwn)
+      return this.ownLeases < this.releaseSlots / 2 && this.ownLeasedBytes + byteLength <= ownArena.byteLength / 2;
     return this.leases < this.slotsOfPeer / 2 && this.leasedBytes + byteLength <= peerArena.byteLength / 2;
   }
 

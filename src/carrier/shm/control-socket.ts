@@ -1,6 +1,6 @@
 /**
- * A Unix socket in the hands of the addon, watched by the event loop: descriptors travel over it with the handshake's messages,
- * and afterwards it is the doorbell line of shared memory.
+ * A Unix socket in the hands of the addon, watched by the event loop: descriptors travel over it with the handshake's
+ * messages, and afterwards it is the doorbell line of shared memory.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon, WatchHandle } from "../../os/addon.js";
@@ -71,7 +71,10 @@ export class ControlSocket extends DoorbellSocket {
     this.close();
   }
 
-  /** Frames come on the socket itself: the descriptor is the result's from now on. @throws Error if Node does not take it */
+  /**
+   * Frames come on the socket itself: the descriptor is the result's from now on. @throws Error if Node does not take
+   * it
+   */
   toStream(): StreamSocket {
     this.closed = true;
     this.addon.closeWatch(this.watch);

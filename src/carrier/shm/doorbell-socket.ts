@@ -1,6 +1,7 @@
 /**
- * A Unix socket in the hands of the addon, as both a connection that the event loop watches (`ControlSocket`) and one that
- * its user waits for (`BlockingSocket`) have it: handshake messages with descriptors, later the doorbell line. Owns the descriptor.
+ * A Unix socket in the hands of the addon, as both a connection that the event loop watches (`ControlSocket`) and one
+ * that its user waits for (`BlockingSocket`) have it: handshake messages with descriptors, later the doorbell line.
+ * Owns the descriptor.
  */
 import { constants } from "node:os";
 import { getSystemErrorName } from "node:util";
@@ -58,8 +59,13 @@ export abstract class DoorbellSocket implements DoorbellLine {
       return 0;
     }
     carrier.onDescriptors(this.received.splice(0));
-    if (taken === -2) carrier.close({ cause: "violation", detail: "protocol violation BELL-5: unknown bytes on the control socket" });
-    if (taken === -3) carrier.close({ cause: "failure", detail: "a descriptor that the peer sent could not be taken: this process has too many open" });
+    if (taken === -2)
+      carrier.close({ cause: "violation", detail: "protocol violation BELL-5: unknown bytes on the control socket" });
+    if (taken === -3)
+      carrier.close({
+        cause: "failure",
+        detail: "a descriptor that the peer sent could not be taken: this process has too many open",
+      });
     return taken;
   }
 
@@ -84,7 +90,10 @@ export abstract class DoorbellSocket implements DoorbellLine {
     this.carrier?.failSoon(`the control socket failed: ${syscall}: ${getSystemErrorName(-failure)}`);
   }
 
-  /** Takes what is there of a handshake message, and no byte past it. Undefined: there is more to come. @throws ConnectError */
+  /**
+   * Takes what is there of a handshake message, and no byte past it. Undefined: there is more to come. @throws
+   * ConnectError
+   */
   protected readHandshake(reader: HandshakeReader, descriptors: number[]): HandshakeMessage | undefined {
     for (;;) {
       const got = this.addon.receiveMessage(this.descriptor, reader.space());
@@ -92,7 +101,8 @@ export abstract class DoorbellSocket implements DoorbellLine {
       // Each byte could bring more of them.
       if (descriptors.length > DESCRIPTORS_MAX) throw notIsthmus(`the peer sent ${descriptors.length} descriptors`);
       if (got.byteLength < 0) {
-        if (this.hungUp) throw new ConnectError("the peer closed the connection during the handshake", Code.Unavailable);
+        if (this.hungUp)
+          throw new ConnectError("the peer closed the connection during the handshake", Code.Unavailable);
         return undefined;
       }
       if (got.byteLength === 0) throw reader.ended();
@@ -106,7 +116,10 @@ export abstract class DoorbellSocket implements DoorbellLine {
     const bytes = encodeHandshake(message);
     const sent = this.addon.sendMessage(this.descriptor, bytes, descriptors);
     if (sent !== bytes.length) {
-      throw new ConnectError(`the handshake could not be sent: the socket took ${sent} of ${bytes.length} bytes`, Code.Unavailable);
+      throw new ConnectError(
+        `the handshake could not be sent: the socket took ${sent} of ${bytes.length} bytes`,
+        Code.Unavailable,
+      );
     }
   }
 

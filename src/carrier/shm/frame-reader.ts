@@ -14,8 +14,8 @@ const scratch = new Uint8Array(FRAME_BYTES_MAX);
 const scratchWords = new Int32Array(scratch.buffer);
 /**
  * Bytes of frames that one step takes, if the first is not longer. Small, so that answers to the first frames are on
- * their way while the rest is still being worked on: with a whole batch per step both ends would take turns. Where they do so anyway,
- * on one core, more at a time is less work.
+ * their way while the rest is still being worked on: with a whole batch per step both ends would take turns. Where they
+ * do so anyway, on one core, more at a time is less work.
  */
 const STEP_FRAME_BYTES = 1024;
 const STEP_FRAME_BYTES_SHARED = 8 * STEP_FRAME_BYTES;
@@ -114,8 +114,15 @@ export class FrameReader {
     this.unit = readUint32(scratch, frame.fragmentOffset);
     this.generation = readUint32(scratch, frame.fragmentOffset + 4);
     const offset = this.unit * ARENA_UNIT_BYTES;
-    if (this.unit === 0 || frame.fragmentLength > BLOCK_PIECE_BYTES_MAX || offset + frame.fragmentLength > this.arena.byteLength) {
-      throw new Violation("FRAME-5", `${frame.fragmentLength} bytes at unit ${this.unit} are too many, or reach past the arena`);
+    if (
+      this.unit === 0 ||
+      frame.fragmentLength > BLOCK_PIECE_BYTES_MAX ||
+      offset + frame.fragmentLength > this.arena.byteLength
+    ) {
+      throw new Violation(
+        "FRAME-5",
+        `${frame.fragmentLength} bytes at unit ${this.unit} are too many, or reach past the arena`,
+      );
     }
     frame.fragmentSource = this.arena.upTo(offset + frame.fragmentLength);
     frame.fragmentOffset = offset;

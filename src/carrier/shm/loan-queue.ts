@@ -91,6 +91,9 @@ export class LoanQueue {
   private tooLate(byteLength: number, signal: AbortSignal): ConnectError {
     const reason = ConnectError.from(signal.reason);
     const code = reason.code === Code.Canceled ? Code.Canceled : Code.ResourceExhausted;
-    return new ConnectError(`no room for a loan of ${byteLength} bytes (${reason.rawMessage}): ${this.blocks.describe()}`, code);
+    return new ConnectError(
+      `no room for a loan of ${byteLength} bytes (${reason.rawMessage}): ${this.blocks.describe()}`,
+      code,
+    );
   }
 }

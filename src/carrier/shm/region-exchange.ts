@@ -1,12 +1,13 @@
 /**
- * RegionExchange on their way over one connection. Their descriptors go over the control socket, numbered from 1 in each direction in the
- * order in which they are sent; a frame's span names one by its number.
+ * RegionExchange on their way over one connection. Their descriptors go over the control socket, numbered from 1 in
+ * each direction in the order in which they are sent; a frame's span names one by its number.
  *
- * REGIONS-1  A descriptor is sent before the frame that names it is published. A receiver that has the frame finds the descriptor in
- *            the socket at the latest.
+ * REGIONS-1  A descriptor is sent before the frame that names it is published. A receiver that has the frame finds the
+ *            descriptor in the socket at the latest.
  * REGIONS-2  Each number is named once: by a span, or, if its message was given up before, by a `dropRegion` frame.
- * REGIONS-3  A sender has at most 64 numbers (those of one message) that no published frame names: it finishes one message's before it
- *            begins with another's. So if more wait at a receiver that has read all frames, the sender broke the protocol.
+ * REGIONS-3  A sender has at most 64 numbers (those of one message) that no published frame names: it finishes one
+ *            message's before it begins with another's. So if more wait at a receiver that has read all frames, the
+ *            sender broke the protocol.
  */
 import { readSync } from "node:fs";
 import { memoryToFill } from "../../memory/v8/gc.js";
@@ -76,7 +77,10 @@ export class RegionExchange {
     return this.sentNumber + SPANS_MAX <= NUMBER_MAX;
   }
 
-  /** Sends one descriptor of a message of `sender`. Returns its number; 0: `sender.onReady` follows when it is worth another try. */
+  /**
+   * Sends one descriptor of a message of `sender`. Returns its number; 0: `sender.onReady` follows when it is worth
+   * another try.
+   */
   send(sender: RegionSender, descriptor: number): number {
     if (this.closed) return 0;
     // SUBTLE: numbers that the peer was not told of yet count, too (REGIONS-3).
@@ -143,7 +147,13 @@ export class RegionExchange {
    * The bytes of a span, leased or copied. Its descriptor is closed then.
    * @throws Violation if there is no such descriptor, or it is no region
    */
-  take(entry: SpanEntry, lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[], onLeased: (isLeased: boolean) => void): Uint8Array {
+  take(
+    entry: SpanEntry,
+    lifetime: LeaseLifetime,
+    callLabel: string,
+    handles: LeaseHandle[],
+    onLeased: (isLeased: boolean) => void,
+  ): Uint8Array {
     const descriptor = this.claim(entry.unit);
     const { addon } = this.line;
     try {
@@ -176,7 +186,8 @@ export class RegionExchange {
     // REGIONS-1: it is in the socket, if it is not here.
     while (number > this.arrivedNumber && this.waiting.size <= SPANS_MAX + BATCH_MAX && this.line.fetch());
     const descriptor = this.waiting.get(number);
-    if (descriptor === undefined) throw new Violation("SPAN-4", `region ${number}, of which no descriptor came, or which was named before`);
+    if (descriptor === undefined)
+      throw new Violation("SPAN-4", `region ${number}, of which no descriptor came, or which was named before`);
     this.waiting.delete(number);
     return descriptor;
   }
@@ -189,10 +200,13 @@ export class RegionExchange {
     } catch (error) {
       throw broken(`is no memfd that can be mapped: ${(error as Error).message}`);
     }
-    if ((found.seals & REGION_SEALS) !== REGION_SEALS) throw broken(`has seals ${found.seals}, not all of ${REGION_SEALS}`);
-    if (offset + byteLength > found.byteLength) throw broken(`has ${found.byteLength} bytes, and ${byteLength} from ${offset} on were announced`);
+    if ((found.seals & REGION_SEALS) !== REGION_SEALS)
+      throw broken(`has seals ${found.seals}, not all of ${REGION_SEALS}`);
+    if (offset + byteLength > found.byteLength)
+      throw broken(`has ${found.byteLength} bytes, and ${byteLength} from ${offset} on were announced`);
     // Reading a page that nobody has written takes memory, on the reader's account.
-    if (found.allocatedBytes < found.byteLength) throw broken(`has memory for ${found.allocatedBytes} of its ${found.byteLength} bytes`);
+    if (found.allocatedBytes < found.byteLength)
+      throw broken(`has memory for ${found.allocatedBytes} of its ${found.byteLength} bytes`);
   }
 
   /** The connection is over. */

@@ -1,9 +1,9 @@
 /**
- * The shared-memory carrier: one connection's two directions. Ties rings, arenas, releases and sleep words together, and
- * is what the poller serves.
+ * The shared-memory carrier: one connection's two directions. Ties rings, arenas, releases and sleep words together,
+ * and is what the poller serves.
  *
- * SHM-1  The inline part of a frame is copied to private scratch before anything looks at it (`FrameReader`); the read cursor
- *        advances before user code runs.
+ * SHM-1  The inline part of a frame is copied to private scratch before anything looks at it (`FrameReader`); the read
+ *        cursor advances before user code runs.
  * SHM-2  A drain never waits for space, so two sides that only send cannot deadlock.
  * SHM-3  The work of one step is bounded (`FrameReader.take`), so POLL-1 holds with large payloads too.
  */
@@ -20,7 +20,19 @@ import { Receiving } from "../../memory/v8/receive-memory.js";
 import { Violation } from "../../memory/shared/violation.js";
 import type { WordAccess } from "../../memory/shared/words.js";
 import { setImmediate } from "../../os/timers.js";
-import { BLOCK_REFERENCE_BYTES, FIELD, FLAG, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, KIND, packKindFlagsCode, readUint32, SPAN, SPANS_MAX, writeUint32 } from "../../wire/frame.js";
+import {
+  BLOCK_REFERENCE_BYTES,
+  FIELD,
+  FLAG,
+  FRAME_BYTES_MAX,
+  FRAME_HEADER_BYTES,
+  KIND,
+  packKindFlagsCode,
+  readUint32,
+  SPAN,
+  SPANS_MAX,
+  writeUint32,
+} from "../../wire/frame.js";
 import type { Parts } from "../../wire/parts.js";
 import { Blocks } from "./blocks.js";
 import { closedBy } from "../carrier.js";
@@ -45,7 +57,10 @@ export interface DoorbellLine extends DescriptorLine {
 /** How long to wait for blocks before the peer is told, at first; then twice as long each time. */
 const STARVED_AFTER_MS = 10;
 const STARVED_AGAIN_MS_MAX = 1000;
-/** Bytes of a large message that go into one block: large enough to copy at full speed, small enough to stay in the caches. */
+/**
+ * Bytes of a large message that go into one block: large enough to copy at full speed, small enough to stay in the
+ * caches.
+ */
 const FRAGMENT_BYTES_MAX = 128 << 10;
 /** An arena that nobody used for this long gives its memory back. */
 const TRIM_AFTER_MS = 10_000;
@@ -110,7 +125,14 @@ export class ShmCarrier implements Carrier, Pollable {
    * @param spans whether large values may stay where they are, instead of travelling in fragments
    * @param driver who calls `step` and puts this side to sleep
    */
-  constructor(memory: ConnectionMemory, line: DoorbellLine, pollMicros: number, spans: boolean, words: WordAccess = Atomics, driver: Driver = poller) {
+  constructor(
+    memory: ConnectionMemory,
+    line: DoorbellLine,
+    pollMicros: number,
+    spans: boolean,
+    words: WordAccess = Atomics,
+    driver: Driver = poller,
+  ) {
     const { ownRing, peerRing, ownArena, ownGeometry, peerGeometry } = memory;
     this.driver = driver;
     this.memory = memory;
@@ -144,7 +166,10 @@ export class ShmCarrier implements Carrier, Pollable {
     this.memoryBlocks.regions = this.regions;
     this.blocks = spans ? this.memoryBlocks : undefined;
     this.frameReader = new FrameReader(peerRing, memory.peerArena, spans);
-    this.spanSource = { receiving: new Receiving(), takeSpan: (index, lifetime, callLabel, handles) => this.takeSpan(index, lifetime, callLabel, handles) };
+    this.spanSource = {
+      receiving: new Receiving(),
+      takeSpan: (index, lifetime, callLabel, handles) => this.takeSpan(index, lifetime, callLabel, handles),
+    };
   }
 
   start(receiver: FrameReceiver, servesPeer: boolean): void {
@@ -180,7 +205,10 @@ export class ShmCarrier implements Carrier, Pollable {
     if (this.writer.publish() && this.bell.mustRing(AWAIT.frames)) this.ring();
   }
 
-  /** SUBTLE: rings before the store that the peer is to see. It looks for work after it woke, so it sees that, or its next sleep is rung (BELL-1). */
+  /**
+   * SUBTLE: rings before the store that the peer is to see. It looks for work after it woke, so it sees that, or its
+   * next sleep is rung (BELL-1).
+   */
   prewake(): void {
     if (!this.closed && this.bell.mustRing(AWAIT.frames)) this.ring();
   }
@@ -346,7 +374,9 @@ export class ShmCarrier implements Carrier, Pollable {
   }
 
   hasWork(): boolean {
-    return !this.closed && (this.mayGoOn || this.reader.hasFrames() || (this.awaiting !== AWAIT.frames && this.hasRoom()));
+    return (
+      !this.closed && (this.mayGoOn || this.reader.hasFrames() || (this.awaiting !== AWAIT.frames && this.hasRoom()))
+    );
   }
 
   get settled(): boolean {
@@ -391,7 +421,10 @@ export class ShmCarrier implements Carrier, Pollable {
     if (!this.closed) this.sleeper.wake();
   }
 
-  /** For a driver that does not let the event loop turn: what is done once per turn may be done again. True: `step` is worth calling. */
+  /**
+   * For a driver that does not let the event loop turn: what is done once per turn may be done again. True: `step` is
+   * worth calling.
+   */
   nextTurn(): boolean {
     if (this.closed || !this.memoryBlocks.arena.nextTurn()) return false;
     this.mayGoOn = true;
@@ -448,7 +481,8 @@ export class ShmCarrier implements Carrier, Pollable {
   /** Descriptors came over the line; they belong to this carrier from now on. */
   onDescriptors(descriptors: readonly number[]): void {
     this.regions.arrived(descriptors);
-    if (descriptors.length > 0 && this.blocks === undefined) this.close(closedBy(new Violation("BELL-5", "a descriptor came, which was not agreed on")));
+    if (descriptors.length > 0 && this.blocks === undefined)
+      this.close(closedBy(new Violation("BELL-5", "a descriptor came, which was not agreed on")));
   }
 
   /** Descriptors that came so far. */
@@ -456,7 +490,10 @@ export class ShmCarrier implements Carrier, Pollable {
     return this.regions.arrivals;
   }
 
-  /** The peer is gone: delivers the answers that it had published before it went, then closes. Requests of the dead nobody needs. */
+  /**
+   * The peer is gone: delivers the answers that it had published before it went, then closes. Requests of the dead
+   * nobody needs.
+   */
   onHangup(): void {
     if (this.closed) return;
     try {
@@ -510,7 +547,13 @@ export class ShmCarrier implements Carrier, Pollable {
     const bytes =
       (entry.flags & SPAN.region) === 0
         ? this.memoryBlocks.take(entry, lifetime, callLabel, handles)
-        : this.regions.take(entry, lifetime, callLabel, handles, (isLeased) => this.memoryBlocks.copies[isLeased ? "spansLeased" : "spansCopiedOut"]++);
+        : this.regions.take(
+            entry,
+            lifetime,
+            callLabel,
+            handles,
+            (isLeased) => this.memoryBlocks.copies[isLeased ? "spansLeased" : "spansCopiedOut"]++,
+          );
     this.spansTaken[index] = 1;
     return bytes;
   }
@@ -529,7 +572,8 @@ export class ShmCarrier implements Carrier, Pollable {
 
   /** @throws Violation */
   private onReleaseFrame({ scratch, metadataOffset, metadataLength }: ReceivedFrame): void {
-    if (metadataLength !== BLOCK_REFERENCE_BYTES) throw new Violation("FRAME-7", `a release of ${metadataLength} bytes`);
+    if (metadataLength !== BLOCK_REFERENCE_BYTES)
+      throw new Violation("FRAME-7", `a release of ${metadataLength} bytes`);
     this.memoryBlocks.released(readUint32(scratch, metadataOffset), readUint32(scratch, metadataOffset + 4));
     if (this.awaiting !== AWAIT.frames) this.driver.schedule(this);
   }

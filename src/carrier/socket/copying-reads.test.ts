@@ -13,12 +13,23 @@ import { StreamSocket } from "./stream-socket.js";
 import { tempFolder } from "../../../test/support/temp.js";
 import { waitUntil } from "../../../test/support/waiting.js";
 
-const HELLO: HandshakeMessage = { kind: "hello", minVersion: 1, maxVersion: 1, featuresSupported: 0, featuresRequired: 0, maxStreams: 1 };
+const HELLO: HandshakeMessage = {
+  kind: "hello",
+  minVersion: 1,
+  maxVersion: 1,
+  featuresSupported: 0,
+  featuresRequired: 0,
+  maxStreams: 1,
+};
 const TOTAL_BYTES = 400_000;
 const never = new AbortController().signal;
 
 /** The end that is tested, and the other one, over a path or TCP; the tested one connects or is accepted. */
-async function pair(context: TestContext, readsInPlace: boolean, kind: "connected" | "accepted"): Promise<{ stream: StreamSocket; raw: Socket }> {
+async function pair(
+  context: TestContext,
+  readsInPlace: boolean,
+  kind: "connected" | "accepted",
+): Promise<{ stream: StreamSocket; raw: Socket }> {
   const path = join(tempFolder(context), "s");
   const server = createServer({ pauseOnConnect: kind === "accepted" }).listen(path);
   context.after(() => server.close());
@@ -70,7 +81,8 @@ for (const readsInPlace of [true, false]) {
         },
       );
       // The first bytes come where it was said before there was a reader (STREAM-SOCKET-1).
-      for (let at = 3, size = 1; at < TOTAL_BYTES; at += size, size = (size * 7 + 3) % 50_000) raw.write(sent.subarray(at, at + size));
+      for (let at = 3, size = 1; at < TOTAL_BYTES; at += size, size = (size * 7 + 3) % 50_000)
+        raw.write(sent.subarray(at, at + size));
       raw.end();
       await waitUntil("the end", () => gone > 0);
       assert.equal(Buffer.compare(Buffer.concat(received), sent), 0);

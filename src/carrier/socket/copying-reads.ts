@@ -1,6 +1,7 @@
 /**
- * Reads a socket by its "data" events and copies what they bring to where its reader wants it: for runtimes, and sockets, that cannot be told where to
- * read to. The reader is asked, and may pause, exactly as it would be without the copy (STREAM-SOCKET-1).
+ * Reads a socket by its "data" events and copies what they bring to where its reader wants it: for runtimes, and
+ * sockets, that cannot be told where to read to. The reader is asked, and may pause, exactly as it would be without the
+ * copy (STREAM-SOCKET-1).
  */
 import type { Socket } from "node:net";
 import { setImmediate } from "../../os/timers.js";

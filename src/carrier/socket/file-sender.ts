@@ -1,10 +1,12 @@
 /**
- * Sends ranges of files on a stream socket, between what the socket itself is given: by `sendfile`, so that their bytes never enter this process,
- * or, where that cannot be had, through one reused buffer. Owns a duplicate of the socket's descriptor, which is closed with the connection.
+ * Sends ranges of files on a stream socket, between what the socket itself is given: by `sendfile`, so that their bytes
+ * never enter this process, or, where that cannot be had, through one reused buffer. Owns a duplicate of the socket's
+ * descriptor, which is closed with the connection.
  *
- * SENDFILE-1  It sends only while the socket has nothing left to write, and the socket is given nothing meanwhile: the order is kept.
- * SENDFILE-2  The peer was promised the range's length. What of it cannot be sent is made up for with zeros; the message then never
- *             ends (PARTS-1), and its call fails.
+ * SENDFILE-1  It sends only while the socket has nothing left to write, and the socket is given nothing meanwhile: the
+ *             order is kept.
+ * SENDFILE-2  The peer was promised the range's length. What of it cannot be sent is made up for with zeros; the
+ *             message then never ends (PARTS-1), and its call fails.
  */
 import { read } from "node:fs";
 import type { Socket } from "node:net";
@@ -45,7 +47,8 @@ export class FileSender {
 
   /**
    * Sends on.
-   * @returns "sent": nothing is left; "waits": `onReady` follows; else what is to be written to the socket next, before this is called again
+   * @returns "sent": nothing is left; "waits": `onReady` follows; else what is to be written to the socket next, before
+   * this is called again
    */
   send(file: FileOnItsWay): "sent" | "waits" | readonly Uint8Array[] {
     if (file.sentBytes === file.range.length) return "sent";
@@ -77,7 +80,9 @@ export class FileSender {
     try {
       while (file.sentBytes < range.length) {
         const left = range.length - file.sentBytes;
-        const sent = range.file.through(range.byteOffset + file.sentBytes, (descriptor, offset) => addon.sendFile(this.descriptor!, descriptor, offset, left));
+        const sent = range.file.through(range.byteOffset + file.sentBytes, (descriptor, offset) =>
+          addon.sendFile(this.descriptor!, descriptor, offset, left),
+        );
         if (sent < 0) {
           this.watch = addon.watchWritable(this.descriptor!, () => this.goOn());
           return "waits";

@@ -1,9 +1,9 @@
 /**
- * What arrives on a stream socket: frames, taken whole from a private buffer, and fragments that follow them, read straight
- * into their destination. Counterpart of `FrameReader`, whose checks it shares (`frame-header.ts`).
+ * What arrives on a stream socket: frames, taken whole from a private buffer, and fragments that follow them, read
+ * straight into their destination. Counterpart of `FrameReader`, whose checks it shares (`frame-header.ts`).
  *
- * SOCKET-1  Of what the peer announces nothing is allocated here: a frame fits the read buffer, and a fragment's destination
- *           comes from the receiver, which has checked the message's length against its limits.
+ * SOCKET-1  Of what the peer announces nothing is allocated here: a frame fits the read buffer, and a fragment's
+ *           destination comes from the receiver, which has checked the message's length against its limits.
  * SOCKET-2  A frame's memory is valid until the receiver returns: nothing is read, and nothing moved, meanwhile.
  * SOCKET-3  One turn of the event loop delivers frames for a bounded time; what is left waits for the next one, and the
  *           socket is not read from meanwhile.
@@ -23,7 +23,10 @@ const TURN_MILLIS_MAX = 1;
 const TURN_FULL_READS_MAX = 4;
 /** Frames between two looks at the clock. */
 const FRAMES_PER_LOOK = 16;
-/** From this many missing bytes on, a fragment is read straight into its destination; below, the frames behind it come along. */
+/**
+ * From this many missing bytes on, a fragment is read straight into its destination; below, the frames behind it come
+ * along.
+ */
 const DIRECT_BYTES_MIN = 16 << 10;
 /** What the frameReader needs of the carrier. */
 export interface IntakeOwner {
@@ -67,7 +70,8 @@ export class SocketFrameReader implements StreamReader {
     this.receiver = receiver;
     this.chunk = chunk;
     this.words = new Int32Array(chunk.buffer, chunk.byteOffset, chunk.length >> 2);
-    // SUBTLE: not the Buffer, whose `slice` is a view: what receivers copy out of a frame would be overwritten by later ones.
+    // SUBTLE: not the Buffer, whose `slice` is a view: what receivers copy out of a frame would be overwritten by later
+    // ones.
     this.frame = newReceivedFrame(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.length));
     this.lastTargetBytes = chunk.length;
   }
@@ -195,7 +199,10 @@ export class SocketFrameReader implements StreamReader {
     const { destination, destinationMemory } = frame;
     frame.destination = undefined;
     frame.destinationMemory = undefined;
-    assertOwn(destination === undefined || destination.length === this.missing, "a fragment's destination is as long as the fragment");
+    assertOwn(
+      destination === undefined || destination.length === this.missing,
+      "a fragment's destination is as long as the fragment",
+    );
     if (this.owner.isClosed()) return false;
     this.destination = destination;
     this.memory = destinationMemory;

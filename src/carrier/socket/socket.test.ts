@@ -34,12 +34,15 @@ class Recorder implements FrameReceiver {
   private readonly destinations = new Map<number, Uint8Array>();
 
   onFrame(frame: ReceivedFrame): void {
-    const text = (bytes: Uint8Array, at: number, length: number) => Buffer.from(bytes.subarray(at, at + length)).toString("latin1");
+    const text = (bytes: Uint8Array, at: number, length: number) =>
+      Buffer.from(bytes.subarray(at, at + length)).toString("latin1");
     this.seen.push({
       kind: frame.kind,
       streamId: frame.streamId,
       metadata: text(frame.scratch, frame.metadataOffset, frame.metadataLength),
-      fragment: frame.following ? `${frame.fragmentLength} follow` : text(frame.fragmentSource, frame.fragmentOffset, frame.fragmentLength),
+      fragment: frame.following
+        ? `${frame.fragmentLength} follow`
+        : text(frame.fragmentSource, frame.fragmentOffset, frame.fragmentLength),
     });
     if (frame.following && frame.streamId !== 0xdead) {
       frame.destination = new Uint8Array(frame.fragmentLength);
@@ -87,7 +90,13 @@ async function pair(context: TestContext): Promise<{ carrier: SocketCarrier; rec
 }
 
 /** Writes a frame as the sendQueue does; a `fragment` follows it. False if there was no room. */
-function send(carrier: SocketCarrier, streamId: number, body: string | undefined, fragment?: Parts, fragmentBytes = 0): boolean {
+function send(
+  carrier: SocketCarrier,
+  streamId: number,
+  body: string | undefined,
+  fragment?: Parts,
+  fragmentBytes = 0,
+): boolean {
   const length = body?.length ?? 0;
   if (carrier.freeBytes() < FRAME_HEADER_BYTES + length) return false;
   const at = carrier.index;
@@ -96,9 +105,14 @@ function send(carrier: SocketCarrier, streamId: number, body: string | undefined
   const words = carrier.ringWords;
   words.fill(0, at >> 2, (at >> 2) + 8);
   words[(at >> 2) + FIELD.byteLength] = FRAME_HEADER_BYTES + length;
-  words[(at >> 2) + FIELD.kindFlagsCode] = packKindFlagsCode(KIND.message, fragment === undefined ? 0 : carrier.fragmentFlag, 0);
+  words[(at >> 2) + FIELD.kindFlagsCode] = packKindFlagsCode(
+    KIND.message,
+    fragment === undefined ? 0 : carrier.fragmentFlag,
+    0,
+  );
   words[(at >> 2) + FIELD.streamId] = streamId;
-  words[(at >> 2) + FIELD.messageLength] = words[(at >> 2) + FIELD.fragmentLength] = fragment === undefined ? length : fragmentBytes;
+  words[(at >> 2) + FIELD.messageLength] = words[(at >> 2) + FIELD.fragmentLength] =
+    fragment === undefined ? length : fragmentBytes;
   carrier.commit(FRAME_HEADER_BYTES + length);
   return true;
 }
@@ -125,7 +139,8 @@ test("frames of one tick leave together, each at a multiple of 8 bytes, with the
   assert.equal(carrier.stats().unsentBytes, expected.length);
   await waitUntil("all bytes", () => received.bytes().length === expected.length);
   // What lies in the padding has no meaning.
-  const plain = (bytes: Buffer) => [bytes.subarray(0, 35), bytes.subarray(40, 40 + 32 + 13 + 37)].map((part) => part.toString("hex"));
+  const plain = (bytes: Buffer) =>
+    [bytes.subarray(0, 35), bytes.subarray(40, 40 + 32 + 13 + 37)].map((part) => part.toString("hex"));
   assert.deepEqual(plain(received.bytes()), plain(expected));
   assert.equal(carrier.stats().framesSent, 3);
   assert.equal(carrier.stats().unsentBytes, 0);
@@ -144,12 +159,23 @@ test("fragments that begin with little or much leave whole and in order, whereve
       const byteLength = begin.length + rest.length;
       const body = count % 5 === 0 ? "x".repeat(8 * (count % 90)) : undefined;
       if (body !== undefined && !send(carrier, count, body)) break;
-      if (body !== undefined) expected.push(frameBytes({ kind: KIND.message, streamId: count, body: Buffer.from(body) }));
+      if (body !== undefined)
+        expected.push(frameBytes({ kind: KIND.message, streamId: count, body: Buffer.from(body) }));
       if (!send(carrier, count, undefined, new Parts([begin, rest]), byteLength)) {
         if (body === undefined) break;
         await waitUntil("room", () => send(carrier, count, undefined, new Parts([begin, rest]), byteLength));
       }
-      expected.push(frameBytes({ kind: KIND.message, flags: FLAG.follows, streamId: count, messageLength: byteLength, fragmentLength: byteLength }), begin, rest);
+      expected.push(
+        frameBytes({
+          kind: KIND.message,
+          flags: FLAG.follows,
+          streamId: count,
+          messageLength: byteLength,
+          fragmentLength: byteLength,
+        }),
+        begin,
+        rest,
+      );
     }
     expectedBytes = expected.reduce((sum, { length }) => sum + length, 0);
     await waitUntil("all bytes", () => received.bytes().length >= expectedBytes);
@@ -169,7 +195,17 @@ test("a fragment leaves whole behind a frame that ends with the staging memory, 
     expected.push(frameBytes({ kind: KIND.message, streamId, body: Buffer.from(body) }));
   }
   assert.equal(send(carrier, 4, body, new Parts(fragment), 5_100), true);
-  expected.push(frameBytes({ kind: KIND.message, flags: FLAG.follows, streamId: 4, messageLength: 5_100, fragmentLength: 5_100, body: Buffer.from(body) }), ...fragment);
+  expected.push(
+    frameBytes({
+      kind: KIND.message,
+      flags: FLAG.follows,
+      streamId: 4,
+      messageLength: 5_100,
+      fragmentLength: 5_100,
+      body: Buffer.from(body),
+    }),
+    ...fragment,
+  );
   const joined = Buffer.concat(expected);
   assert.equal(carrier.stats().unsentBytes, joined.length);
   await waitUntil("all bytes", () => received.bytes().length >= joined.length);
@@ -181,10 +217,22 @@ test("frames and fragments are read however they are cut up", async (context) =>
   const fragment = Buffer.alloc(100_003, 7);
   const bytes = Buffer.concat([
     frameBytes({ kind: KIND.message, streamId: 1, body: Buffer.from("first"), metadata: Buffer.from("meta") }),
-    frameBytes({ kind: KIND.message, streamId: 2, flags: FLAG.follows, messageLength: fragment.length, fragmentLength: fragment.length }),
+    frameBytes({
+      kind: KIND.message,
+      streamId: 2,
+      flags: FLAG.follows,
+      messageLength: fragment.length,
+      fragmentLength: fragment.length,
+    }),
     fragment,
     frameBytes({ kind: KIND.message, streamId: 3, body: Buffer.from("third") }),
-    frameBytes({ kind: KIND.message, streamId: 0xdead, flags: FLAG.follows, messageLength: fragment.length, fragmentLength: fragment.length }),
+    frameBytes({
+      kind: KIND.message,
+      streamId: 0xdead,
+      flags: FLAG.follows,
+      messageLength: fragment.length,
+      fragmentLength: fragment.length,
+    }),
     fragment,
     frameBytes({ kind: KIND.message, streamId: 4, flags: FLAG.follows }),
     frameBytes({ kind: KIND.message, streamId: 5, body: Buffer.alloc(32_000, "x") }),
@@ -196,18 +244,24 @@ test("frames and fragments are read however they are cut up", async (context) =>
       if (step > 100 || at % (97 * 50) === 0) await new Promise((resolve) => setImmediate(resolve));
     }
     await waitUntil("the last frame", () => recorder.seen.length === 6);
-    assert.deepEqual(recorder.seen.map(({ streamId, metadata, fragment: text }) => [streamId, metadata, text.slice(0, 10)]), [
-      [1, "meta", "first"],
-      [2, "", "100003 fol"],
-      [3, "", "third"],
-      [0xdead, "", "100003 fol"],
-      [4, "", "0 follow"],
-      [5, "", "xxxxxxxxxx"],
-    ]);
-    assert.deepEqual(recorder.filled.map(({ streamId, bytes: { length } }) => [streamId, length]), [
-      [2, fragment.length],
-      [4, 0],
-    ]);
+    assert.deepEqual(
+      recorder.seen.map(({ streamId, metadata, fragment: text }) => [streamId, metadata, text.slice(0, 10)]),
+      [
+        [1, "meta", "first"],
+        [2, "", "100003 fol"],
+        [3, "", "third"],
+        [0xdead, "", "100003 fol"],
+        [4, "", "0 follow"],
+        [5, "", "xxxxxxxxxx"],
+      ],
+    );
+    assert.deepEqual(
+      recorder.filled.map(({ streamId, bytes: { length } }) => [streamId, length]),
+      [
+        [2, fragment.length],
+        [4, 0],
+      ],
+    );
     assert.ok(recorder.filled[0].bytes.every((byte) => byte === 7));
     carrier.close({ cause: "local", detail: "next" });
   }
@@ -292,10 +346,17 @@ test("a receiver may close inside a frame: nothing is delivered after it", async
   recorder.onFrameOf = ({ streamId }) => {
     if (streamId === 3) carrier.close({ cause: "local", detail: "enough" });
   };
-  raw.write(Buffer.concat(Array.from({ length: 10 }, (_, i) => frameBytes({ kind: KIND.message, streamId: i, body: Buffer.from("x") }))));
+  raw.write(
+    Buffer.concat(
+      Array.from({ length: 10 }, (_, i) => frameBytes({ kind: KIND.message, streamId: i, body: Buffer.from("x") })),
+    ),
+  );
   await waitUntil("the end", () => recorder.closed !== undefined);
   await sleep(10);
-  assert.deepEqual(recorder.seen.map(({ streamId }) => streamId), [0, 1, 2, 3]);
+  assert.deepEqual(
+    recorder.seen.map(({ streamId }) => streamId),
+    [0, 1, 2, 3],
+  );
   assert.equal(recorder.closings, 1);
   assert.equal(carrier.freeBytes(), 0);
   assert.equal(carrier.placeFragment(new Parts([Buffer.from("x")]), 1), -1);
@@ -307,7 +368,9 @@ test("frames that take long leave other work its turn", async (context) => {
     for (const end = performance.now() + 0.2; performance.now() < end; );
   };
   const frames = 1000;
-  raw.write(Buffer.concat(Array.from({ length: frames }, () => frameBytes({ kind: KIND.message, body: Buffer.from("x") }))));
+  raw.write(
+    Buffer.concat(Array.from({ length: frames }, () => frameBytes({ kind: KIND.message, body: Buffer.from("x") }))),
+  );
   await waitUntil("the first frame", () => recorder.seen.length > 0);
   let turns = 0;
   while (recorder.seen.length < frames) {
@@ -319,7 +382,9 @@ test("frames that take long leave other work its turn", async (context) => {
 
 test("a violation closes, with the rule", async (context) => {
   const { recorder, raw } = await pair(context);
-  raw.write(frameBytes({ kind: KIND.message, flags: FLAG.inBlock, body: Buffer.alloc(8), messageLength: 8, fragmentLength: 8 }));
+  raw.write(
+    frameBytes({ kind: KIND.message, flags: FLAG.inBlock, body: Buffer.alloc(8), messageLength: 8, fragmentLength: 8 }),
+  );
   await waitUntil("the end", () => recorder.closed !== undefined);
   assert.equal(recorder.closed!.cause, "violation");
   assert.match(recorder.closed!.detail, /FRAME-8/);

@@ -1,9 +1,10 @@
 /**
- * The socket carrier: the frames of the protocol over a Unix or TCP stream socket, for when shared memory cannot be had.
- * Plain TypeScript. Ties what arrives (`SocketFrameReader`) and what leaves (`WriteQueue`) to one connection's life.
+ * The socket carrier: the frames of the protocol over a Unix or TCP stream socket, for when shared memory cannot be
+ * had. Plain TypeScript. Ties what arrives (`SocketFrameReader`) and what leaves (`WriteQueue`) to one connection's
+ * life.
  *
- * SOCKET-6  What the receiver does starts in the async context of the module's load, as with the poller (POLL-3): the socket
- *           is made there, and what a user's write leads to later goes back there.
+ * SOCKET-6  What the receiver does starts in the async context of the module's load, as with the poller (POLL-3): the
+ *           socket is made there, and what a user's write leads to later goes back there.
  * SOCKET-7  What arrived before the peer went is delivered before the connection ends.
  */
 import { Loan } from "../../memory/payload/loan.js";
@@ -20,8 +21,9 @@ import { WriteQueue } from "./write-queue.js";
 import type { StreamSocket } from "./stream-socket.js";
 
 /**
- * Small messages wait behind at most two of them. At the end of each the socket runs empty: at a quarter of the length, messages of 16 MiB lost a sixth of their
- * throughput. A little more than a power of two, so that a field of 4 MiB is not sent as two fragments for the sake of its tag.
+ * Small messages wait behind at most two of them. At the end of each the socket runs empty: at a quarter of the length,
+ * messages of 16 MiB lost a sixth of their throughput. A little more than a power of two, so that a field of 4 MiB is
+ * not sent as two fragments for the sake of its tag.
  */
 const FRAGMENT_BYTES_MAX = (4 << 20) + (16 << 10);
 /** Settled for good: going on in the next microtask makes no garbage but the reaction. */
@@ -167,7 +169,10 @@ export class SocketCarrier implements Carrier {
   private onGone(error: Error | undefined): void {
     if (this.closed) return;
     this.frameReader?.finish();
-    const detail = error === undefined ? "the peer closed the connection or died" : `the peer closed the connection or died (${error.message})`;
+    const detail =
+      error === undefined
+        ? "the peer closed the connection or died"
+        : `the peer closed the connection or died (${error.message})`;
     this.close({ cause: "hangup", detail });
   }
 

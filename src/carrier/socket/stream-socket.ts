@@ -1,10 +1,12 @@
 /**
- * A `net.Socket` as the handshake and the socket carrier use it: what arrives is read into memory that its reader names,
- * not into a buffer of Node's, or is copied there where a runtime insists on buffers of its own. Owns the socket.
+ * A `net.Socket` as the handshake and the socket carrier use it: what arrives is read into memory that its reader
+ * names, not into a buffer of Node's, or is copied there where a runtime insists on buffers of its own. Owns the
+ * socket.
  *
- * STREAM-SOCKET-1  A reader is asked where the next bytes are to go right after it took the last ones, and at no other time.
- *                  SUBTLE: so after a pause the first bytes still come where it said before the pause.
- * STREAM-SOCKET-2  What the peer sent before it went is read before the socket is given up, also if a write fails first.
+ * STREAM-SOCKET-1  A reader is asked where the next bytes are to go right after it took the last ones, and at no other
+ *                  time. SUBTLE: so after a pause the first bytes still come where it said before the pause.
+ * STREAM-SOCKET-2  What the peer sent before it went is read before the socket is given up, also if a write fails
+ *                  first.
  */
 import type { OnReadOpts, SocketConstructorOpts } from "node:net";
 import { Socket } from "node:net";
@@ -29,8 +31,9 @@ export interface StreamReader {
 }
 
 /**
- * More than a Unix socket's buffer holds by default, so that one system call reads all that is there; room for a whole frame behind a part of another. What a
- * connection does not use of it takes no memory. Measured at 1 MiB: the beginning of a fragment copied out of it costs less than one more system call for its header.
+ * More than a Unix socket's buffer holds by default, so that one system call reads all that is there; room for a whole
+ * frame behind a part of another. What a connection does not use of it takes no memory. Measured at 1 MiB: the
+ * beginning of a fragment copied out of it costs less than one more system call for its header.
  */
 const CHUNK_BYTES = 8 * FRAME_BYTES_MAX;
 /** How long a peer that was refused may take to read why. */
@@ -42,8 +45,8 @@ const TCP_KEEP_ALIVE_MS = 30_000;
 const READS_IN_PLACE = otherRuntime === undefined;
 
 /**
- * STREAM-SOCKET-2. SUBTLE: Node destroys a socket whose write failed, and with it what has arrived but was not read yet:
- * the answers, or the refusal, that the peer sent before it closed. Two turns of the event loop read all of that.
+ * STREAM-SOCKET-2. SUBTLE: Node destroys a socket whose write failed, and with it what has arrived but was not read
+ * yet: the answers, or the refusal, that the peer sent before it closed. Two turns of the event loop read all of that.
  */
 function destroyPatiently(socket: Socket): void {
   const destroy = socket.destroy.bind(socket);
@@ -84,7 +87,10 @@ export class StreamSocket {
       this.socket = new Socket({ ...from, onread } as SocketConstructorOpts);
     } else {
       this.socket = from instanceof Socket ? from : new Socket(from);
-      this.copying = new CopyingReads(this.socket, { target: () => this.target(), received: (byteLength) => this.received(byteLength) });
+      this.copying = new CopyingReads(this.socket, {
+        target: () => this.target(),
+        received: (byteLength) => this.received(byteLength),
+      });
     }
     destroyPatiently(this.socket);
     this.socket.on("error", (error) => this.onEnd(error));
@@ -129,8 +135,9 @@ export class StreamSocket {
   }
 
   /**
-   * Takes over a connection that a `net.Server` accepted with `pauseOnConnect`. Node lets only the maker of a socket say
-   * where it reads to, so the accepted socket's handle is given to a new one. Where there is no such handle, what it reads is copied.
+   * Takes over a connection that a `net.Server` accepted with `pauseOnConnect`. Node lets only the maker of a socket
+   * say where it reads to, so the accepted socket's handle is given to a new one. Where there is no such handle, what
+   * it reads is copied.
    */
   static accept(accepted: Socket, readsInPlace = READS_IN_PLACE): StreamSocket {
     const husk = accepted as unknown as Husk;
@@ -152,9 +159,15 @@ export class StreamSocket {
     return stream;
   }
 
-  /** Takes over a connected descriptor of the addon's, after a handshake. @throws Error if Node does not take it; then it is still the caller's */
+  /**
+   * Takes over a connected descriptor of the addon's, after a handshake. @throws Error if Node does not take it; then
+   * it is still the caller's
+   */
   static fromDescriptor(addon: Addon, descriptor: number): StreamSocket {
-    return addon.handOverDescriptor(descriptor, (fd) => new StreamSocket({ fd, readable: true, writable: true, pauseOnCreate: true }, false, READS_IN_PLACE));
+    return addon.handOverDescriptor(
+      descriptor,
+      (fd) => new StreamSocket({ fd, readable: true, writable: true, pauseOnCreate: true }, false, READS_IN_PLACE),
+    );
   }
 
   /** Host and port of the other end of a TCP connection. */
@@ -188,7 +201,11 @@ export class StreamSocket {
   private ended(error: Error | undefined): void {
     if (this.gone === undefined) {
       this.gone = { error };
-      if (this.handshake !== undefined) this.settle({ error: error === undefined || (error as NodeJS.ErrnoException).code === "EPIPE" ? this.handshake.ended() : error });
+      if (this.handshake !== undefined)
+        this.settle({
+          error:
+            error === undefined || (error as NodeJS.ErrnoException).code === "EPIPE" ? this.handshake.ended() : error,
+        });
     }
     this.onGone?.(error);
   }
@@ -241,7 +258,10 @@ export class StreamSocket {
     if (this.gone !== undefined) this.onGone(undefined);
   }
 
-  /** The handshake is over: from now on `reader` takes what comes, and `onGone` is told, possibly more than once, when no more does. */
+  /**
+   * The handshake is over: from now on `reader` takes what comes, and `onGone` is told, possibly more than once, when
+   * no more does.
+   */
   attach(reader: StreamReader, onGone: (error: Error | undefined) => void): void {
     this.reader = reader;
     this.onGone = onGone;

@@ -1,6 +1,6 @@
 /**
- * Writes to a socket what the kernel takes at once, and leaves nothing with Node: what is not written is still the caller's.
- * The socket must have nothing left to write.
+ * Writes to a socket what the kernel takes at once, and leaves nothing with Node: what is not written is still the
+ * caller's. The socket must have nothing left to write.
  */
 import { writevSync } from "node:fs";
 import type { Socket } from "node:net";
@@ -11,7 +11,9 @@ export function writesAtOnce(socket: Socket): boolean {
   return descriptorOf(socket) >= 0;
 }
 
-/** Returns the bytes written, which may be none. Whatever is wrong with the socket shows when it is written to itself. */
+/**
+ * Returns the bytes written, which may be none. Whatever is wrong with the socket shows when it is written to itself.
+ */
 export function writeAtOnce(socket: Socket, chunks: readonly Uint8Array[]): number {
   const descriptor = descriptorOf(socket);
   if (descriptor < 0) return 0;

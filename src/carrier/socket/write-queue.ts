@@ -1,11 +1,14 @@
 /**
- * What leaves on a stream socket: small frames are gathered in staging memory, fragments of large messages go from where they
- * lie, and everything that was committed in one tick leaves with one `write` or `writev`. Ranges of files go between two of these (`FileSender`).
+ * What leaves on a stream socket: small frames are gathered in staging memory, fragments of large messages go from
+ * where they lie, and everything that was committed in one tick leaves with one `write` or `writev`. Ranges of files go
+ * between two of these (`FileSender`).
  *
  * SOCKET-4  One batch is with the socket at a time. Memory of a batch is not written to before the socket has taken it.
- * SOCKET-5  What waits is bounded: two staging buffers, and `FRAGMENT_BYTES_MAX` of fragments, of which the last may reach past it.
- * SOCKET-8  What Node and the kernel are given to write later is memory of ours. Borrowed bytes (BORROW-1) are written at once or not at all: so whoever lent
- *           them can have them back at any time, at the price of a copy of what is left.
+ * SOCKET-5  What waits is bounded: two staging buffers, and `FRAGMENT_BYTES_MAX` of fragments, of which the last may
+ *           reach past it.
+ * SOCKET-8  What Node and the kernel are given to write later is memory of ours. Borrowed bytes (BORROW-1) are written
+ *           at once or not at all: so whoever lent them can have them back at any time, at the price of a copy of what
+ *           is left.
  */
 import type { Socket } from "node:net";
 import { FRAME_ALIGNMENT } from "../../memory/shared/layout.js";
@@ -21,13 +24,19 @@ import { writeAtOnce, writesAtOnce } from "./write-at-once.js";
 const STAGING_BYTES = 128 << 10;
 /** Bytes of large messages that wait for the socket. */
 const FRAGMENT_BYTES_MAX = 1 << 20;
-/** Up to this size, in bytes, what a fragment begins with is copied behind its frame: that costs less than an entry of its own. */
+/**
+ * Up to this size, in bytes, what a fragment begins with is copied behind its frame: that costs less than an entry of
+ * its own.
+ */
 const JOINED_BYTES_MAX = 512;
 /** Up to this size, in bytes, a whole fragment is: then nobody has to wait until the socket has taken it. */
 const COPIED_BYTES_MAX = 32 << 10;
 /** As long as this much room is left for frames in the staging buffer. */
 const COPIES_ROOM_BYTES = 2 * FRAME_BYTES_MAX;
-/** When the socket is full, a few borrowed bytes are copied for Node to write: that tells when there is room for the others. */
+/**
+ * When the socket is full, a few borrowed bytes are copied for Node to write: that tells when there is room for the
+ * others.
+ */
 const BOUNCE_BYTES = 64;
 /** Where nothing can be written at once, all goes that way, in portions. */
 const PORTION_BYTES = 256 << 10;
@@ -157,10 +166,17 @@ export class WriteQueue {
 
   /** Bytes that were committed and that the socket has not taken. */
   get unsentBytes(): number {
-    return this.queuedBytes + (this.current.index - this.current.start) + (this.batch === undefined ? 0 : this.batch.bytesLeft + this.socket.writableLength);
+    return (
+      this.queuedBytes +
+      (this.current.index - this.current.start) +
+      (this.batch === undefined ? 0 : this.batch.bytesLeft + this.socket.writableLength)
+    );
   }
 
-  /** Takes the next fragment of a message, by reference unless it is small. False: too much waits already, or a file before it. @throws Error as `Parts` */
+  /**
+   * Takes the next fragment of a message, by reference unless it is small. False: too much waits already, or a file
+   * before it. @throws Error as `Parts`
+   */
   place(source: Parts, byteLength: number): boolean {
     if (!source.mayTake(byteLength) || this.fragmentBytes >= FRAGMENT_BYTES_MAX) return false;
     try {
@@ -198,7 +214,10 @@ export class WriteQueue {
       // What may shrink could be too short for what is announced here.
       const part = canShrink(placed[i]) ? copyOf((placed[i] as Borrowed).bytes) : placed[i];
       const isBorrowed = part instanceof Borrowed;
-      last = part instanceof FileRange ? new QueuedFile(part, source) : new QueuedBytes(isBorrowed ? part.bytes : part, source, isBorrowed);
+      last =
+        part instanceof FileRange
+          ? new QueuedFile(part, source)
+          : new QueuedBytes(isBorrowed ? part.bytes : part, source, isBorrowed);
       this.queue.push(last);
       this.queuedBytes += part.length;
       this.fragmentBytes += part.length;
@@ -217,7 +236,12 @@ export class WriteQueue {
   private partsToCopy(): number {
     const { current, placed, placedBytes } = this;
     const room = STAGING_BYTES - FRAME_ALIGNMENT - current.index;
-    if (placedBytes <= COPIED_BYTES_MAX && room - placedBytes >= COPIES_ROOM_BYTES && !placed.some((part) => part instanceof FileRange)) return placed.length;
+    if (
+      placedBytes <= COPIED_BYTES_MAX &&
+      room - placedBytes >= COPIES_ROOM_BYTES &&
+      !placed.some((part) => part instanceof FileRange)
+    )
+      return placed.length;
     const [first] = placed;
     return !(first instanceof FileRange) && first.length <= JOINED_BYTES_MAX && first.length <= room ? 1 : 0;
   }
@@ -295,7 +319,8 @@ export class WriteQueue {
       if (entry instanceof QueuedFile) break;
       const bytes = entry instanceof QueuedBytes ? entry.bytes : entry;
       // Else the peer would take what comes next for the rest of the fragment.
-      if (entry instanceof QueuedBytes && bytes.length !== entry.byteLength) return this.failDetached(bytes.length, entry.byteLength);
+      if (entry instanceof QueuedBytes && bytes.length !== entry.byteLength)
+        return this.failDetached(bytes.length, entry.byteLength);
       if (entry instanceof QueuedBytes && entry.borrowed) borrows = true;
       chunks.push(bytes);
       byteLength += bytes.length;
@@ -309,11 +334,18 @@ export class WriteQueue {
   }
 
   private failDetached(byteLength: number, expected: number): false {
-    this.onFailed(new Error(`memory of a message was detached while it waited to be sent: ${byteLength} of ${expected} bytes are left`));
+    this.onFailed(
+      new Error(
+        `memory of a message was detached while it waited to be sent: ${byteLength} of ${expected} bytes are left`,
+      ),
+    );
     return false;
   }
 
-  /** The socket is full: it is given what it may keep, and a copy of the beginning of what is borrowed, which tells when there is room. */
+  /**
+   * The socket is full: it is given what it may keep, and a copy of the beginning of what is borrowed, which tells when
+   * there is room.
+   */
   private giveRest(batch: Batch, end: number): boolean {
     const { entries } = batch;
     const bounce = this.bounceFor(batch, end);
@@ -377,7 +409,8 @@ export class WriteQueue {
       const length = Math.min(entry instanceof QueuedBytes ? entry.byteLength : entry.length, left);
       left -= length;
       if (entry instanceof QueuedBytes) this.take(entry, length);
-      if (entry instanceof QueuedBytes ? entry.byteLength === 0 : length === entry.length) this.taken(batch, batch.next + 1);
+      if (entry instanceof QueuedBytes ? entry.byteLength === 0 : length === entry.length)
+        this.taken(batch, batch.next + 1);
       else if (!(entry instanceof QueuedBytes)) batch.entries[batch.next] = entry.subarray(length);
     }
   }
@@ -422,7 +455,11 @@ export class WriteQueue {
     const { batch } = this;
     const waiting = [...(batch?.entries.slice(batch.given) ?? []), ...this.queue].filter(
       // Of one that is detached there is nothing to be had: it fails when its turn comes.
-      (entry): entry is QueuedBytes => entry instanceof QueuedBytes && entry.borrowed && entry.source === source && entry.bytes.length === entry.byteLength,
+      (entry): entry is QueuedBytes =>
+        entry instanceof QueuedBytes &&
+        entry.borrowed &&
+        entry.source === source &&
+        entry.bytes.length === entry.byteLength,
     );
     const byteLength = waiting.reduce((sum, entry) => sum + entry.byteLength, 0);
     if (byteLength === 0) return;

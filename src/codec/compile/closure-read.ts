@@ -2,18 +2,41 @@
  * The decoder without generated code: a closure per field, found by field number. It is also what the generated decoder
  * falls back to for whatever is unusual, and the one that decodes ropes.
  *
- * Like protobuf-es it goes by the field number alone: the wire type matters only for repeated fields, which may be packed.
+ * Like protobuf-es it goes by the field number alone: the wire type matters only for repeated fields, which may be
+ * packed.
  */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { create, ScalarType } from "@bufbuild/protobuf";
 import { scalarZeroValue } from "@bufbuild/protobuf/reflect";
 import type { ListField, MapField, MessageField, Values } from "../wire/fields.js";
-import { hasOwn, isJsonField, isPackable, isUnwrapped, scalarOf, setOwn, widthOf, WIRE, wireTypeOf } from "../wire/fields.js";
+import {
+  hasOwn,
+  isJsonField,
+  isPackable,
+  isUnwrapped,
+  scalarOf,
+  setOwn,
+  widthOf,
+  WIRE,
+  wireTypeOf,
+} from "../wire/fields.js";
 import { jsonOf, structOf } from "./json-struct.js";
 import type { MessageReader, Resolve } from "./message-type.js";
 import { keeperOf, worthKeeping } from "../packed.js";
 import type { ScalarReader } from "../wire/read.js";
-import { bytesAt, eof, R, SCALAR_READERS, skip, takeInt32, takeLength, takeTag, takeText, takeVarint32, tooDeep } from "../wire/read.js";
+import {
+  bytesAt,
+  eof,
+  R,
+  SCALAR_READERS,
+  skip,
+  takeInt32,
+  takeLength,
+  takeTag,
+  takeText,
+  takeVarint32,
+  tooDeep,
+} from "../wire/read.js";
 import { ANY_BUT_GROUP, JOIN, takeSpan } from "../rope/rope-read.js";
 import { takeString } from "../wire/utf8.js";
 
@@ -107,7 +130,8 @@ export function readField(message: Values, b: Uint8Array, tag: number, reader: C
 /** In a rope: if the value of this field is a span, takes it. @throws RopeViolation, JOIN */
 function readSpan(message: Values, b: Uint8Array, tag: number, field: FieldReader | undefined): boolean {
   const start = R.pos;
-  const bytes = field === undefined ? takeSpan(b, tag, ANY_BUT_GROUP, false) : takeSpan(b, tag, field.wireTypes, field.nests);
+  const bytes =
+    field === undefined ? takeSpan(b, tag, ANY_BUT_GROUP, false) : takeSpan(b, tag, field.wireTypes, field.nests);
   if (bytes === undefined) return false;
   if (field === undefined) {
     if (R.keepUnknown) addUnknown(message, tag >>> 3, WIRE.lengthDelimited, concat(b.subarray(start, R.pos), bytes));
@@ -163,7 +187,9 @@ function setter(field: DescField): (message: Values, value: unknown) => void {
 /** Reads a single value of a field's type. */
 export function valueReader(type: ScalarType, field: DescField): ScalarReader {
   const read = type === ScalarType.STRING && !isStrict(field) ? takeText : SCALAR_READERS[type];
-  return field.fieldKind !== "map" && (field as { longAsString?: boolean }).longAsString ? (b) => String(read(b)) : read;
+  return field.fieldKind !== "map" && (field as { longAsString?: boolean }).longAsString
+    ? (b) => String(read(b))
+    : read;
 }
 
 export function isStrict(field: DescField): boolean {
@@ -219,7 +245,8 @@ function int32Bytes(value: number): Uint8Array {
 /** Merges what the wire has into a message of a field's type. */
 function childReader(field: MessageField, resolve: Resolve): (child: Values, b: Uint8Array) => void {
   const closures = closureReader(field.message, resolve);
-  if (field.fieldKind !== "map" && field.delimitedEncoding) return (child, b) => readGroup(child, b, field.number, closures);
+  if (field.fieldKind !== "map" && field.delimitedEncoding)
+    return (child, b) => readGroup(child, b, field.number, closures);
   const type = resolve(field.message);
   return (child, b) => {
     if (R.spanAt === Infinity) {
@@ -254,7 +281,10 @@ function mapperOf(field: MessageField, resolve: Resolve): Mapper {
       toValue: (message) => message[name],
     };
   }
-  return { toMessage: (value) => (value === undefined ? type.create() : (value as Values)), toValue: (message) => message };
+  return {
+    toMessage: (value) => (value === undefined ? type.create() : (value as Values)),
+    toValue: (message) => message,
+  };
 }
 
 function messageReader(field: DescField & { fieldKind: "message" }, resolve: Resolve): FieldReader {
@@ -363,7 +393,11 @@ function mapReader(field: MapField, resolve: Resolve): FieldReader {
       }
       // As at the end of a message.
       if (R.pos + R.shift > end && R.spanAt !== Infinity) throw JOIN;
-      setOwn(message[name] as Record<string, unknown>, (key ?? keyZero) as string, item === undefined ? value.empty() : item);
+      setOwn(
+        message[name] as Record<string, unknown>,
+        (key ?? keyZero) as string,
+        item === undefined ? value.empty() : item,
+      );
     },
   };
 }

@@ -1,15 +1,37 @@
-/** The encoder without generated code: a closure per field, in the order of field numbers. See docs/internals/codec.md. */
+/**
+ * The encoder without generated code: a closure per field, in the order of field numbers. See docs/internals/codec.md.
+ */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
 import { bytesHooks } from "../rope/bytes-hooks.js";
 import type { ListField, MapField, MessageField, Values } from "../wire/fields.js";
-import { byNumber, isJsonField, isUnwrapped, labelOf, scalarOf, tagOf, widthOf, WIRE, wireTypeOf } from "../wire/fields.js";
+import {
+  byNumber,
+  isJsonField,
+  isUnwrapped,
+  labelOf,
+  scalarOf,
+  tagOf,
+  widthOf,
+  WIRE,
+  wireTypeOf,
+} from "../wire/fields.js";
 import { structOf } from "./json-struct.js";
 import type { MessageType, MessageWriter, Resolve } from "./message-type.js";
 import { keptArray } from "../packed.js";
 import { emptyMap, keysOf, presenceOf } from "../wire/presence.js";
 import { fixedListSize, putFixedList } from "../wire/write-fixed.js";
-import { fault, putLength, putRaw, putTag, readableList, requireAttached, reserve, SCALAR_WRITERS, W } from "../wire/write.js";
+import {
+  fault,
+  putLength,
+  putRaw,
+  putTag,
+  readableList,
+  requireAttached,
+  reserve,
+  SCALAR_WRITERS,
+  W,
+} from "../wire/write.js";
 import { varint32Length } from "../wire/utf8.js";
 import { refuseView } from "../view/mark.js";
 
@@ -55,7 +77,8 @@ export function checkType(message: Values, desc: DescMessage): void {
 export function unknownSize(message: Values, typeName: string): number {
   if (!writesUnknown(message, typeName)) return 0;
   let n = 0;
-  for (const { no, wireType, data } of message.$unknown!) n += varint32Length(tagOf(no, wireType)) + dataOf(data).length;
+  for (const { no, wireType, data } of message.$unknown!)
+    n += varint32Length(tagOf(no, wireType)) + dataOf(data).length;
   return n;
 }
 
@@ -102,7 +125,9 @@ function reading(field: DescField): (message: Values) => unknown {
 
 function valueWriter(field: DescField, number: number, resolve: Resolve): ValueWriter {
   const type = scalarOf(field);
-  return type === undefined ? messageValueWriter(field as MessageField, number, resolve) : scalarValueWriter(type, number, labelOf(field));
+  return type === undefined
+    ? messageValueWriter(field as MessageField, number, resolve)
+    : scalarValueWriter(type, number, labelOf(field));
 }
 
 function scalarValueWriter(type: ScalarType, number: number, label: string): ValueWriter {
@@ -199,7 +224,8 @@ function messageOf(field: MessageField, type: MessageType): (value: unknown) => 
 function listWriter(field: ListField, resolve: Resolve): FieldWriter {
   const name = field.localName;
   const type = scalarOf(field);
-  if (type !== undefined && field.packed) return widthOf(type) > 0 ? fixedListWriter(field, type) : packedListWriter(field, type);
+  if (type !== undefined && field.packed)
+    return widthOf(type) > 0 ? fixedListWriter(field, type) : packedListWriter(field, type);
   const label = labelOf(field);
   const { size, put } = valueWriter(field, field.number, resolve);
   return {
@@ -276,7 +302,8 @@ function fixedListWriter(field: ListField, type: ScalarType): FieldWriter {
   const width = widthOf(type);
   return {
     size: (message) => fixedListSize(keptArray(message, name) ?? listOf(message[name], label), tag, width),
-    write: (message, b, p, limit) => putFixedList(b, p, limit, keptArray(message, name) ?? listOf(message[name], label), tag, type, width, label),
+    write: (message, b, p, limit) =>
+      putFixedList(b, p, limit, keptArray(message, name) ?? listOf(message[name], label), tag, type, width, label),
   };
 }
 

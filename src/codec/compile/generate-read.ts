@@ -1,13 +1,23 @@
 /**
- * The decoder as generated code: one function per message type, with a case for each field number that reads the field as
- * it usually comes. Whatever comes otherwise, and rare kinds of fields, go to the closures.
+ * The decoder as generated code: one function per message type, with a case for each field number that reads the field
+ * as it usually comes. Whatever comes otherwise, and rare kinds of fields, go to the closures.
  */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { create, ScalarType } from "@bufbuild/protobuf";
 import type { ClosureReader } from "./closure-read.js";
 import { closureReader, isStrict, readField } from "./closure-read.js";
 import type { ListField, MapField, Values } from "../wire/fields.js";
-import { isJsonField, isPackable, isUnwrapped, scalarOf, setOwn, tagOf, widthOf, WIRE, wireTypeOf } from "../wire/fields.js";
+import {
+  isJsonField,
+  isPackable,
+  isUnwrapped,
+  scalarOf,
+  setOwn,
+  tagOf,
+  widthOf,
+  WIRE,
+  wireTypeOf,
+} from "../wire/fields.js";
 import { property, Scope } from "./generate.js";
 import type { MessageReader, Resolve } from "./message-type.js";
 import {
@@ -29,7 +39,21 @@ import {
 } from "../wire/read.js";
 import { takeString } from "../wire/utf8.js";
 
-const FUNCTIONS = { bytes8, bytesAt, checkTag, eof, float64, R, readField, setOwn, takeBool, takeString, takeTag, takeVarint32, tooDeep };
+const FUNCTIONS = {
+  bytes8,
+  bytesAt,
+  checkTag,
+  eof,
+  float64,
+  R,
+  readField,
+  setOwn,
+  takeBool,
+  takeString,
+  takeTag,
+  takeVarint32,
+  tooDeep,
+};
 
 export function generateReader(desc: DescMessage, resolve: Resolve): MessageReader {
   const scope = new Scope(FUNCTIONS);
@@ -61,9 +85,11 @@ function generateCreate(desc: DescMessage): () => Values {
   const model = create(desc) as Values;
   const prototype = Object.getPrototypeOf(model) as object;
   const scope = new Scope({});
-  const properties = Object.entries(model).map(([name, value]) => `${property("this", name)} = ${initialValue(value, scope)};`);
-  // An object of a constructor's has room for properties that are set later, such as those of optional fields, once V8 has
-  // seen a few; a literal has not. And it is made faster than by Object.create.
+  const properties = Object.entries(model).map(
+    ([name, value]) => `${property("this", name)} = ${initialValue(value, scope)};`,
+  );
+  // An object of a constructor's has room for properties that are set later, such as those of optional fields, once V8
+  // has seen a few; a literal has not. And it is made faster than by Object.create.
   return scope.evaluate(`
 function Message() { ${properties.join(" ")} }
 Message.prototype = ${scope.constant(prototype)};
@@ -202,8 +228,8 @@ function packedCode(field: ListField, type: ScalarType, scope: Scope): string {
 }
 
 /**
- * Reads a value of a packed list that ends at `stop` into `v`. How many bytes it has is hard to foretell for the processor,
- * so no branch depends on it: four bytes are loaded, and those after the value's last are masked out.
+ * Reads a value of a packed list that ends at `stop` into `v`. How many bytes it has is hard to foretell for the
+ * processor, so no branch depends on it: four bytes are loaded, and those after the value's last are masked out.
  */
 function packedValueCode(type: ScalarType, field: ListField, scope: Scope): string {
   const code = scalarCode(type, field, "v", scope);
@@ -228,7 +254,10 @@ function mapCode(field: MapField, scope: Scope, resolve: Resolve): string {
   const keyTag = tagOf(1, wireTypeOf(field.mapKey));
   const valueTag = tagOf(2, valueType === undefined ? WIRE.lengthDelimited : wireTypeOf(valueType));
   const child = valueType === undefined ? scope.constant(resolve(field.message!)) : "";
-  const readValue = valueType === undefined ? `${LENGTH} v = ${child}.create(); p = ${child}.read(v, b, p, p + n);` : scalarCode(valueType, field, "v", scope);
+  const readValue =
+    valueType === undefined
+      ? `${LENGTH} v = ${child}.create(); p = ${child}.read(v, b, p, p + n);`
+      : scalarCode(valueType, field, "v", scope);
   return `if (t === ${tagOf(field.number, WIRE.lengthDelimited)}) {
     const start = p;
     ${LENGTH}

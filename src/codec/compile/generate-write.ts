@@ -1,12 +1,35 @@
 /**
- * The encoder as generated code: one pair of functions per message type, in which every field is a few lines of its own.
- * Rare kinds of fields are left to the closures, which write the same bytes.
+ * The encoder as generated code: one pair of functions per message type, in which every field is a few lines of its
+ * own. Rare kinds of fields are left to the closures, which write the same bytes.
  */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { create, ScalarType } from "@bufbuild/protobuf";
-import { beginPart, changed, checkType, endPart, fieldWriter, listOf, mapKeyOf, putUnknown, readableListOf, unknownSize } from "./closure-write.js";
+import {
+  beginPart,
+  changed,
+  checkType,
+  endPart,
+  fieldWriter,
+  listOf,
+  mapKeyOf,
+  putUnknown,
+  readableListOf,
+  unknownSize,
+} from "./closure-write.js";
 import type { ListField, MapField } from "../wire/fields.js";
-import { byNumber, hasOwn, isJsonField, isUnwrapped, labelOf, PRESENCE, scalarOf, tagOf, widthOf, WIRE, wireTypeOf } from "../wire/fields.js";
+import {
+  byNumber,
+  hasOwn,
+  isJsonField,
+  isUnwrapped,
+  labelOf,
+  PRESENCE,
+  scalarOf,
+  tagOf,
+  widthOf,
+  WIRE,
+  wireTypeOf,
+} from "../wire/fields.js";
 import { property, Scope } from "./generate.js";
 import type { MessageWriter, Resolve } from "./message-type.js";
 import { keptArray } from "../packed.js";
@@ -15,7 +38,32 @@ import { putVarint32, varint32Length } from "../wire/utf8.js";
 import { fixedListSize, putFixedList } from "../wire/write-fixed.js";
 import { bytes8, float64, putLength, requireAttached, reserve, SCALAR_WRITERS, W } from "../wire/write.js";
 
-const FUNCTIONS = { beginPart, bytes8, changed, checkType, emptyMap, emptyOneof, endPart, fixedListSize, float64, hasOwn, isUnset, keptArray, keysOf, listOf, putFixedList, putLength, putUnknown, putVarint32, readableListOf, requireAttached, reserve, unknownSize, varint32Length, W };
+const FUNCTIONS = {
+  beginPart,
+  bytes8,
+  changed,
+  checkType,
+  emptyMap,
+  emptyOneof,
+  endPart,
+  fixedListSize,
+  float64,
+  hasOwn,
+  isUnset,
+  keptArray,
+  keysOf,
+  listOf,
+  putFixedList,
+  putLength,
+  putUnknown,
+  putVarint32,
+  readableListOf,
+  requireAttached,
+  reserve,
+  unknownSize,
+  varint32Length,
+  W,
+};
 
 /** Statements that add a value's bytes to `n`, and that write it at `p`. */
 interface Code {
@@ -27,7 +75,10 @@ export function generateWriter(desc: DescMessage, resolve: Resolve): MessageWrit
   const scope = new Scope(FUNCTIONS);
   const fields = byNumber(desc).map((field) => fieldCode(field, scope, resolve));
   const oneofs = desc.oneofs
-    .map((oneof) => `const ${oneofName(oneof.localName, desc)} = ${property("m", oneof.localName)} ?? emptyOneof(${scope.constant(labelOf(oneof.fields[0]))});`)
+    .map(
+      (oneof) =>
+        `const ${oneofName(oneof.localName, desc)} = ${property("m", oneof.localName)} ?? emptyOneof(${scope.constant(labelOf(oneof.fields[0]))});`,
+    )
     .join("\n");
   const typeName = JSON.stringify(desc.typeName);
   const check = `if (m.$typeName !== ${typeName}) checkType(m, ${scope.constant(desc)});`;
@@ -88,7 +139,8 @@ function isRare(field: DescField): boolean {
 function presenceCode(field: DescField, scope: Scope): string {
   if ((field.presence as number) !== PRESENCE.implicit) {
     const isSet = "v !== undefined && (v !== null || !W.lenient)";
-    const inherits = field.localName in Object.prototype || Object.getPrototypeOf(create(field.parent)) !== Object.prototype;
+    const inherits =
+      field.localName in Object.prototype || Object.getPrototypeOf(create(field.parent)) !== Object.prototype;
     return inherits ? `${isSet} && hasOwn(m, ${JSON.stringify(field.localName)})` : isSet;
   }
   const zero = JSON.stringify(zeroOf(field));
@@ -119,7 +171,14 @@ function presenceCode(field: DescField, scope: Scope): string {
  * Code for the value in the variable `name`, its tag included.
  * @param isSized an expression that tells whether the value's lengths are known already
  */
-function valueCode(field: DescField, number: number, name: string, isSized: string, scope: Scope, resolve: Resolve): Code {
+function valueCode(
+  field: DescField,
+  number: number,
+  name: string,
+  isSized: string,
+  scope: Scope,
+  resolve: Resolve,
+): Code {
   const type = scalarOf(field);
   if (type !== undefined) return scalarCode(type, number, name, scope.constant(labelOf(field)), scope);
   const childType = resolve(field.message!);
@@ -138,7 +197,8 @@ function valueCode(field: DescField, number: number, name: string, isSized: stri
       if (!${isSized}) endPart(top, keysTop);`;
   return {
     size: `{ ${load} const slot = reserve(); const k = ${child}.size(message); W.memo[slot] = k; n += ${varint32Length(tag)} + varint32Length(k) + k; }`,
-    write: isSized === "true" ? `{ ${load} ${exact} }` : `{ ${load} ${guessCode(tag, child, scope.variable("1"), exact)} }`,
+    write:
+      isSized === "true" ? `{ ${load} ${exact} }` : `{ ${load} ${guessCode(tag, child, scope.variable("1"), exact)} }`,
   };
 }
 
@@ -146,8 +206,8 @@ function valueCode(field: DescField, number: number, name: string, isSized: stri
 const REWRITTEN_BYTES_MAX = 1024;
 
 /**
- * Writes a message that was not sized with as much room for its length as the last one here needed. That mostly fits, and
- * then nothing is measured at all; if not, or if there is not so much room, it is measured and written once more.
+ * Writes a message that was not sized with as much room for its length as the last one here needed. That mostly fits,
+ * and then nothing is measured at all; if not, or if there is not so much room, it is measured and written once more.
  */
 function guessCode(tag: number, child: string, lastWidth: string, exact: string): string {
   return `
@@ -265,8 +325,9 @@ function listCode(field: ListField, scope: Scope, resolve: Resolve): Code {
 }
 
 /**
- * Writes the value `x` of a packed list that ends at `end`. How many bytes it has is hard to foretell for the processor, so
- * no branch depends on it: four bytes are written, and those that are not the value's are written over by the next.
+ * Writes the value `x` of a packed list that ends at `end`. How many bytes it has is hard to foretell for the
+ * processor, so no branch depends on it: four bytes are written, and those that are not the value's are written over by
+ * the next.
  */
 function packedValueCode(type: ScalarType, label: string, scope: Scope): string {
   const put = `p = ${scope.constant(SCALAR_WRITERS[type].put)}(b, p, limit, x, ${label}); if (p < 0) return -1;`;
@@ -309,7 +370,9 @@ function mapCode(field: MapField, scope: Scope, resolve: Resolve): Code {
   };
 }
 
-/** An entry that cannot have more than 127 bytes has a length of one byte, so it can be written before it is measured. */
+/**
+ * An entry that cannot have more than 127 bytes has a length of one byte, so it can be written before it is measured.
+ */
 function shortEntryCode(field: MapField, tag: number, key: Code, value: Code): string {
   const type = scalarOf(field);
   if (type === undefined || type === ScalarType.BYTES) return "";

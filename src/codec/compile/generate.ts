@@ -1,11 +1,13 @@
 /**
- * What the two generators share. Generated code is text made of field numbers, names quoted as JSON, and names of our own
- * functions; no value of a message ever gets into it.
+ * What the two generators share. Generated code is text made of field numbers, names quoted as JSON, and names of our
+ * own functions; no value of a message ever gets into it.
  */
 
 let allowed: boolean | undefined;
 
-/** Whether functions may be made from text here (`--disallow-code-generation-from-strings`, a content security policy). */
+/**
+ * Whether functions may be made from text here (`--disallow-code-generation-from-strings`, a content security policy).
+ */
 export function mayGenerate(): boolean {
   if (allowed === undefined) {
     try {
@@ -50,7 +52,9 @@ export class Scope {
   /** Runs the code, which returns what it makes. */
   evaluate<T>(code: string): T {
     // eslint-disable-next-line @typescript-eslint/no-implied-eval -- what the text is made of: see above
-    return (new Function(...this.names, `"use strict";\n${this.variables.join("\n")}\n${code}`) as (...values: unknown[]) => T)(...this.values);
+    return (
+      new Function(...this.names, `"use strict";\n${this.variables.join("\n")}\n${code}`) as (...values: unknown[]) => T
+    )(...this.values);
   }
 }
 

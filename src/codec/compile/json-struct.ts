@@ -31,7 +31,11 @@ function kindOf(json: unknown): JsonValue["kind"] {
       return { case: "boolValue", value: json };
     case "object":
       if (json === null) return { case: "nullValue", value: 0 };
-      if (Array.isArray(json)) return { case: "listValue", value: { $typeName: "google.protobuf.ListValue", values: Array.from(json, valueOf) } };
+      if (Array.isArray(json))
+        return {
+          case: "listValue",
+          value: { $typeName: "google.protobuf.ListValue", values: Array.from(json, valueOf) },
+        };
       return { case: "structValue", value: structOf(json) };
     default:
       return { case: undefined };

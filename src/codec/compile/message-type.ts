@@ -15,8 +15,8 @@ export interface MessageWriter {
   /** Bytes of the message, its spans counted. Stores the lengths of nested parts in `W.memo`. */
   size: (message: Values) => number;
   /**
-   * Writes the message. Returns where it ends, or −1 if that is past `limit` (WRITE-1).
-   * If `W.sized`, takes the lengths of nested parts from `W.memo`, where `size` has put them; else sizes each before it is written.
+   * Writes the message. Returns where it ends, or −1 if that is past `limit` (WRITE-1). If `W.sized`, takes the lengths
+   * of nested parts from `W.memo`, where `size` has put them; else sizes each before it is written.
    */
   write: (message: Values, b: Uint8Array, p: number, limit: number) => number;
 }
@@ -25,7 +25,10 @@ export interface MessageWriter {
 export interface MessageReader {
   /** A message with no field set. */
   create: () => Values;
-  /** Merges the fields in [p, end) into a message. Returns where it stopped, which is past `end` if the last field reaches there. */
+  /**
+   * Merges the fields in [p, end) into a message. Returns where it stopped, which is past `end` if the last field
+   * reaches there.
+   */
   read: (message: Values, b: Uint8Array, p: number, end: number) => number;
 }
 

@@ -1,14 +1,14 @@
 /**
- * Meeting a rope's spans while its inline part is decoded. The rules are those of rope.ts; a peer wrote the positions, so
- * everything here is checked before it is used.
+ * Meeting a rope's spans while its inline part is decoded. The rules are those of rope.ts; a peer wrote the positions,
+ * so everything here is checked before it is used.
  */
 import { WIRE } from "../wire/fields.js";
 import { R, takeVarint32 } from "../wire/read.js";
 import { RopeViolation } from "./rope.js";
 
 /**
- * Thrown when a span lies where the reader's schema wants something else than bytes in one fragment: the rope is then joined
- * by a copy and decoded anew.
+ * Thrown when a span lies where the reader's schema wants something else than bytes in one fragment: the rope is then
+ * joined by a copy and decoded anew.
  */
 export const JOIN = new Error("the rope has to be joined");
 
@@ -28,7 +28,8 @@ export function expectSpan(): void {
  * @throws RopeViolation if the span does not fit there (ROPE-2); JOIN
  */
 export function takeSpan(b: Uint8Array, tag: number, wireTypes: number, nests: boolean): Uint8Array | undefined {
-  if (R.pos >= R.spanAt) throw new RopeViolation("ROPE-2", `a span lies at ${R.spans[R.nextSpan].position}, where no payload starts`);
+  if (R.pos >= R.spanAt)
+    throw new RopeViolation("ROPE-2", `a span lies at ${R.spans[R.nextSpan].position}, where no payload starts`);
   // What is read as something else than what was written may take spans for its own bytes.
   if ((wireTypes & (1 << (tag & 7))) === 0) throw JOIN;
   if ((tag & 7) !== WIRE.lengthDelimited) return undefined;
@@ -36,7 +37,11 @@ export function takeSpan(b: Uint8Array, tag: number, wireTypes: number, nests: b
   const n = takeVarint32(b);
   if (R.pos === R.spanAt) {
     const { position, bytes } = R.spans[R.nextSpan];
-    if (bytes.length !== n) throw new RopeViolation("ROPE-2", `a span of ${bytes.length} bytes at ${position}, where a payload of ${n} bytes starts`);
+    if (bytes.length !== n)
+      throw new RopeViolation(
+        "ROPE-2",
+        `a span of ${bytes.length} bytes at ${position}, where a payload of ${n} bytes starts`,
+      );
     R.nextSpan++;
     R.shift += n;
     expectSpan();

@@ -1,9 +1,9 @@
 /**
- * The rope: a message's wire bytes in two parts. Most of it, the *inline* part, lies in one fragment; large values are left
- * out of it and stay where they are, as *spans*. Joined up, inline part and spans are canonical protobuf.
+ * The rope: a message's wire bytes in two parts. Most of it, the *inline* part, lies in one fragment; large values are
+ * left out of it and stay where they are, as *spans*. Joined up, inline part and spans are canonical protobuf.
  *
- * ROPE-1  Positions count in the joined message and lie within it; between a span and the one before it, or the start, are
- *         at least two bytes: the tag and the length of its payload.
+ * ROPE-1  Positions count in the joined message and lie within it; between a span and the one before it, or the start,
+ *         are at least two bytes: the tag and the length of its payload.
  * ROPE-2  A span stands exactly where a length-delimited payload starts, and is exactly as long as that payload.
  * ROPE-3  Every enclosing length counts its spans. Every span is used.
  */
@@ -46,10 +46,14 @@ export function checkSpans({ inline, spans, byteLength }: Rope): void {
     earliest = position + bytes.length + HEAD_BYTES_MIN;
     spanBytes += bytes.length;
   }
-  if (inline.length + spanBytes !== byteLength) throw new RopeViolation("ROPE-1", `${inline.length + spanBytes} bytes where ${byteLength} were announced`);
+  if (inline.length + spanBytes !== byteLength)
+    throw new RopeViolation("ROPE-1", `${inline.length + spanBytes} bytes where ${byteLength} were announced`);
 }
 
-/** The rope as contiguous wire bytes, in new memory. @throws RopeViolation if the spans do not fit into the message (ROPE-1) */
+/**
+ * The rope as contiguous wire bytes, in new memory. @throws RopeViolation if the spans do not fit into the message
+ * (ROPE-1)
+ */
 export function joinRope(rope: Rope): Uint8Array {
   checkSpans(rope);
   const { inline, spans, byteLength } = rope;

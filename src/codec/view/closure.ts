@@ -55,9 +55,20 @@ export function closureView(desc: DescMessage, resolve: ResolveView): ViewClass 
   return {
     make(b, start, end, more, room) {
       if (room < 0) tooDeep(desc.typeName);
-      const state: State = { b, start, end, more, room, positions: [...zeros], counts: [...zeros], cases: [...zeros], made: [] };
+      const state: State = {
+        b,
+        start,
+        end,
+        more,
+        room,
+        positions: [...zeros],
+        counts: [...zeros],
+        cases: [...zeros],
+        made: [],
+      };
       scan(state, start, end, records, fields);
-      if (more !== undefined) for (let i = 0; i < more.length; i += 2) scan(state, more[i], more[i + 1], records, fields);
+      if (more !== undefined)
+        for (let i = 0; i < more.length; i += 2) scan(state, more[i], more[i + 1], records, fields);
       return new View(state);
     },
     holds: (view, number) => holders.get(number)?.(ClosureView.state(view as ClosureView)) ?? false,

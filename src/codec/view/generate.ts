@@ -1,4 +1,7 @@
-/** Views as generated code: the positions of the fields are private fields of the view, found by one function per message type. */
+/**
+ * Views as generated code: the positions of the fields are private fields of the view, found by one function per
+ * message type.
+ */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { isPackable, scalarOf, widthOf, WIRE, wireTypeOf } from "../wire/fields.js";
 import { Scope } from "../compile/generate.js";
@@ -9,11 +12,24 @@ import { knownNumbers, membersOf } from "./members.js";
 import { checkAttached, isGroup, skipField, skippers, skipPacked, tooDeep } from "./place.js";
 import type { ResolveView, ViewClass } from "./type.js";
 
-const FUNCTIONS = { checkAttached, checkTag, eof, R, skip, skipField, skipPacked, takeInt32, takeTag, takeVarint32, tooDeep, viewRefused };
+const FUNCTIONS = {
+  checkAttached,
+  checkTag,
+  eof,
+  R,
+  skip,
+  skipField,
+  skipPacked,
+  takeInt32,
+  takeTag,
+  takeVarint32,
+  tooDeep,
+  viewRefused,
+};
 
 /**
- * SUBTLE: classes of the same text would share what V8 learns about their private fields, which makes them six times slower:
- * messages with the same fields are not rare. So each has its number in its text.
+ * SUBTLE: classes of the same text would share what V8 learns about their private fields, which makes them six times
+ * slower: messages with the same fields are not rare. So each has its number in its text.
  */
 let classes = 0;
 
@@ -23,7 +39,9 @@ export function generateView(desc: DescMessage, resolve: ResolveView): ViewClass
   const members = membersOf(desc, resolve);
   const fields = scope.constant(skippers(desc));
   const cases = members.flatMap((member, slot) =>
-    member.kind === "oneof" ? member.fields.map((field) => scanCase(field, fields, scope, oneofRecord(field, slot))) : scanCase(member.field, fields, scope, fieldRecord(member, slot)),
+    member.kind === "oneof"
+      ? member.fields.map((field) => scanCase(field, fields, scope, oneofRecord(field, slot)))
+      : scanCase(member.field, fields, scope, fieldRecord(member, slot)),
   );
   const typeName = JSON.stringify(desc.typeName);
   return scope.evaluate<ViewClass>(`
@@ -122,13 +140,19 @@ function scanCode(field: DescField, fields: string, scope: Scope, record: string
   if (known !== undefined) return `R.pos = p; if (${scope.constant(known)}.has(takeInt32(b))) { ${record} } p = R.pos;`;
   const type = field.fieldKind === "map" ? undefined : scalarOf(field);
   const wireType = type === undefined ? WIRE.lengthDelimited : wireTypeOf(type);
-  const pass = wireType === WIRE.varint ? PASS_VARINT : wireType === WIRE.lengthDelimited ? PASS_DELIMITED : `p += ${wireType === WIRE.bit64 ? 8 : 4};`;
+  const pass =
+    wireType === WIRE.varint
+      ? PASS_VARINT
+      : wireType === WIRE.lengthDelimited
+        ? PASS_DELIMITED
+        : `p += ${wireType === WIRE.bit64 ? 8 : 4};`;
   if (field.fieldKind !== "list" || type === undefined || !isPackable(type)) return `${record} ${pass}`;
   return `${record} if ((t & 7) === ${WIRE.lengthDelimited}) { R.pos = p; skipPacked(b, ${widthOf(scalarOf(field)!)}); p = R.pos; } else { ${pass} }`;
 }
 
 function holdsCase(member: Member, slot: number): string {
-  if (member.kind === "oneof") return member.fields.map(({ number }) => `case ${number}: return v.#k${slot} === ${number};`).join("\n");
+  if (member.kind === "oneof")
+    return member.fields.map(({ number }) => `case ${number}: return v.#k${slot} === ${number};`).join("\n");
   return `case ${member.field.number}: return v.#${member.kind === "scalar" ? "p" : "n"}${slot} !== 0;`;
 }
 

@@ -17,8 +17,19 @@ const TYPE_INT32 = 5;
 
 /** A message type with so many fields of int32. */
 function wideType(count: number, label: number): DescMessage {
-  const field = Array.from({ length: count }, (_, i) => ({ name: `f${i}`, jsonName: `f${i}`, number: i + 1, label, type: TYPE_INT32 }));
-  const file = create(FileDescriptorProtoSchema, { name: `wide${count}.proto`, package: "wide", syntax: "proto3", messageType: [{ name: "Wide", field }] });
+  const field = Array.from({ length: count }, (_, i) => ({
+    name: `f${i}`,
+    jsonName: `f${i}`,
+    number: i + 1,
+    label,
+    type: TYPE_INT32,
+  }));
+  const file = create(FileDescriptorProtoSchema, {
+    name: `wide${count}.proto`,
+    package: "wide",
+    syntax: "proto3",
+    messageType: [{ name: "Wide", field }],
+  });
   return createFileRegistry(file, () => undefined).getMessage("wide.Wide")!;
 }
 
@@ -85,14 +96,33 @@ describe("the time that a view takes", () => {
 });
 
 describe("what a message must not have in it", () => {
-  const shown = view(PayloadsSchema, toBinary(PayloadsSchema, create(PayloadsSchema, { lines: ["a"], floats: [1], bools: [true], parts: [new Uint8Array(1)], named: { key: new Uint8Array(1) }, more: [{ text: "x" }] })));
+  const shown = view(
+    PayloadsSchema,
+    toBinary(
+      PayloadsSchema,
+      create(PayloadsSchema, {
+        lines: ["a"],
+        floats: [1],
+        bools: [true],
+        parts: [new Uint8Array(1)],
+        named: { key: new Uint8Array(1) },
+        more: [{ text: "x" }],
+      }),
+    ),
+  );
   const target = new Uint8Array(1000);
   const encoders: [string, (message: never) => unknown][] = [
     ["encodeInto", (message) => encodeInto(PayloadsSchema, message, target)],
-    ["encodeInto, without unknown fields", (message) => encodeInto(PayloadsSchema, message, target, 0, target.length, { writeUnknownFields: false })],
+    [
+      "encodeInto, without unknown fields",
+      (message) => encodeInto(PayloadsSchema, message, target, 0, target.length, { writeUnknownFields: false }),
+    ],
     ["sizeOf", (message) => sizeOf(PayloadsSchema, message)],
     ["encodeRope", (message) => encodeRope(PayloadsSchema, message)],
-    ["the writer without generated code", (message) => encodeType(closureType(PayloadsSchema), message, target, 0, target.length, true)],
+    [
+      "the writer without generated code",
+      (message) => encodeType(closureType(PayloadsSchema), message, target, 0, target.length, true),
+    ],
   ];
   for (const [how, encode] of encoders) {
     test(`is refused by ${how}`, () => {
@@ -100,16 +130,25 @@ describe("what a message must not have in it", () => {
         // The size of such a list follows from its length.
         if (name === "floats" && how === "sizeOf") continue;
         const part = { [name]: shown[name] };
-        for (const message of [part, Object.assign(create(PayloadsSchema), part)]) assert.throws(() => encode(message as never), { name: "TypeError", message: /of a view|a view of/ }, name);
+        for (const message of [part, Object.assign(create(PayloadsSchema), part)])
+          assert.throws(() => encode(message as never), { name: "TypeError", message: /of a view|a view of/ }, name);
       }
-      for (const message of [{ inner: shown }, Object.assign(create(PayloadsSchema), { inner: shown }), { more: [shown] }, { choice: { case: "payloads", value: shown } }, shown.named, shown.lines]) {
+      for (const message of [
+        { inner: shown },
+        Object.assign(create(PayloadsSchema), { inner: shown }),
+        { more: [shown] },
+        { choice: { case: "payloads", value: shown } },
+        shown.named,
+        shown.lines,
+      ]) {
         assert.throws(() => encode(message as never), { name: "TypeError", message: /of a view|a view of/ });
       }
     });
   }
 
   test("is what has no message's type: a list or map is not a view that has fields", () => {
-    for (const part of [shown.lines, shown.named]) assert.throws(() => isViewFieldSet(part, PayloadsSchema.field.lines), /not a view/);
+    for (const part of [shown.lines, shown.named])
+      assert.throws(() => isViewFieldSet(part, PayloadsSchema.field.lines), /not a view/);
   });
 });
 

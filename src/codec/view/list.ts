@@ -10,33 +10,44 @@ import type { ResolveView } from "./type.js";
 import { jsonAt, readerOf, viewAt } from "./value.js";
 
 /**
- * A repeated field of a view. Items are decoded when they are asked for: `double`, `float` and fixed-width integers of a
- * packed field one by one where they lie; other numbers all together on the first use; strings, bytes and messages one by
- * one, after their places have been looked up together on the first use.
+ * A repeated field of a view. Items are decoded when they are asked for: `double`, `float` and fixed-width integers of
+ * a packed field one by one where they lie; other numbers all together on the first use; strings, bytes and messages
+ * one by one, after their places have been looked up together on the first use.
  *
  * It lives as long as the bytes do. After they are detached, whatever is called throws a TypeError.
  */
 export interface ListView<T> extends Iterable<T> {
   /** The number of items. */
   readonly length: number;
-  /** The item at an index, counted from the end if it is negative; undefined if there is none. Messages are new views each time. */
+  /**
+   * The item at an index, counted from the end if it is negative; undefined if there is none. Messages are new views
+   * each time.
+   */
   at(index: number): T | undefined;
   /** All items in a new array. */
   toArray(): T[];
 }
 
 /** Makes the view of a list whose first tag is at `first`, and whose field comes `count` times. */
-export function listMaker(field: ListField, fields: () => Skippers, resolve: ResolveView): (place: Place, first: number, count: number) => ListView<unknown> {
+export function listMaker(
+  field: ListField,
+  fields: () => Skippers,
+  resolve: ResolveView,
+): (place: Place, first: number, count: number) => ListView<unknown> {
   const type = scalarOf(field);
   const { number } = field;
   if (type === undefined) {
-    const item = isJsonField(field as ListField & MessageField) ? jsonAt(field as ListField & MessageField) : viewAt(field as ListField & MessageField, resolve);
-    return (place, first, count) => new ItemList(place, count, () => occurrencesFrom(place, fields(), number, first, count), item);
+    const item = isJsonField(field as ListField & MessageField)
+      ? jsonAt(field as ListField & MessageField)
+      : viewAt(field as ListField & MessageField, resolve);
+    return (place, first, count) =>
+      new ItemList(place, count, () => occurrencesFrom(place, fields(), number, first, count), item);
   }
   const read = readerOf(type, field);
   if (!isPackable(type)) {
     const item = (place: Place, position: number) => readAt(place.b, position, read);
-    return (place, first, count) => new ItemList(place, count, () => occurrencesFrom(place, fields(), number, first, count), item);
+    return (place, first, count) =>
+      new ItemList(place, count, () => occurrencesFrom(place, fields(), number, first, count), item);
   }
   const width = widthOf(type);
   return (place, first, count) => {

@@ -12,8 +12,8 @@ import type { ResolveView } from "./type.js";
 import { jsonOver, readerOf, viewOver } from "./value.js";
 
 /**
- * A map field of a view. Its keys are looked up together on the first use; values are decoded when they are asked for. It
- * goes through the entries in the order of the wire, which is not always that of a decoded message's properties.
+ * A map field of a view. Its keys are looked up together on the first use; values are decoded when they are asked for.
+ * It goes through the entries in the order of the wire, which is not always that of a decoded message's properties.
  *
  * It lives as long as the bytes do. After they are detached, whatever is called throws a TypeError.
  */
@@ -39,7 +39,11 @@ interface Entries {
 }
 
 /** Makes the view of a map whose first tag is at `first`, and whose field comes `count` times. */
-export function mapMaker(field: MapField, fields: () => Skippers, resolve: ResolveView): (place: Place, first: number, count: number) => MapView<Key, unknown> {
+export function mapMaker(
+  field: MapField,
+  fields: () => Skippers,
+  resolve: ResolveView,
+): (place: Place, first: number, count: number) => MapView<Key, unknown> {
   const readKey = valueReader(field.mapKey, field);
   const keyZero = scalarZeroValue(field.mapKey, false);
   const isNumeric = typeof keyZero === "number";
@@ -91,8 +95,11 @@ function mapValue(field: MapField, type: ScalarType | undefined, resolve: Resolv
       return read(b);
     };
   }
-  const over = isJsonField(field as MapField & MessageField) ? jsonOver(field as MapField & MessageField) : viewOver(field as MapField & MessageField, resolve);
-  return (place, found) => over(place, found === undefined ? [0, 0] : rangesAt(place.b, typeof found === "number" ? [found] : found));
+  const over = isJsonField(field as MapField & MessageField)
+    ? jsonOver(field as MapField & MessageField)
+    : viewOver(field as MapField & MessageField, resolve);
+  return (place, found) =>
+    over(place, found === undefined ? [0, 0] : rangesAt(place.b, typeof found === "number" ? [found] : found));
 }
 
 function rangesAt(b: Uint8Array, positions: readonly number[]): number[] {

@@ -14,5 +14,7 @@ export function listRefused(): TypeError {
 }
 
 export function viewRefused(): TypeError {
-  return new TypeError("a view of a message is not a message, and cannot be encoded, nor can its maps: decode the bytes instead, or send them as they are");
+  return new TypeError(
+    "a view of a message is not a message, and cannot be encoded, nor can its maps: decode the bytes instead, or send them as they are",
+  );
 }

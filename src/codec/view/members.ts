@@ -44,7 +44,9 @@ export type Member = ScalarMember | CompositeMember | OneofMember;
 
 export function membersOf(desc: DescMessage, resolve: ResolveView): Member[] {
   const model = create(desc) as Values;
-  return desc.members.map((member) => (member.kind === "oneof" ? oneofMember(member, resolve) : fieldMember(member, model, resolve)));
+  return desc.members.map((member) =>
+    member.kind === "oneof" ? oneofMember(member, resolve) : fieldMember(member, model, resolve),
+  );
 }
 
 function fieldMember(field: DescField, model: Values, resolve: ResolveView): ScalarMember | CompositeMember {
@@ -58,25 +60,37 @@ function fieldMember(field: DescField, model: Values, resolve: ResolveView): Sca
     case "message":
       return { kind: "message", name, field, make: messageMaker(field, fields, resolve) };
     default:
-      return { kind: "scalar", name, field, initial: initialValue(model, name), read: readerOf(scalarOf(field)!, field) };
+      return {
+        kind: "scalar",
+        name,
+        field,
+        initial: initialValue(model, name),
+        read: readerOf(scalarOf(field)!, field),
+      };
   }
 }
 
 /** What an unset field shows: its default, or undefined. */
 function initialValue(model: Values, name: string): unknown {
   const prototype = Object.getPrototypeOf(model) as Values;
-  return hasOwn(model, name) || (prototype !== (Object.prototype as object) && hasOwn(prototype, name)) ? model[name] : undefined;
+  return hasOwn(model, name) || (prototype !== (Object.prototype as object) && hasOwn(prototype, name))
+    ? model[name]
+    : undefined;
 }
 
 function oneofMember(oneof: DescOneof, resolve: ResolveView): OneofMember {
-  const makers = new Map(oneof.fields.map((field) => [field.number, { name: field.localName, make: caseMaker(field, resolve) }]));
+  const makers = new Map(
+    oneof.fields.map((field) => [field.number, { name: field.localName, make: caseMaker(field, resolve) }]),
+  );
   return {
     kind: "oneof",
     name: oneof.localName,
     fields: oneof.fields,
     make(place, number, position, count) {
       const maker = makers.get(number);
-      return maker === undefined ? { case: undefined } : { case: maker.name, value: maker.make(place, position, count) };
+      return maker === undefined
+        ? { case: undefined }
+        : { case: maker.name, value: maker.make(place, position, count) };
     },
   };
 }

@@ -1,8 +1,8 @@
 /**
  * Where a view's message lies, and how fields are passed by without being decoded.
  *
- * VIEW-1  What passes a field by goes by the schema, as the decoder does, and never past the end of the message. A value
- *         that reaches past the end of what contains it is an error; the decoder reads on there.
+ * VIEW-1  What passes a field by goes by the schema, as the decoder does, and never past the end of the message. A
+ *         value that reaches past the end of what contains it is an error; the decoder reads on there.
  */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import type { MessageField } from "../wire/fields.js";
@@ -31,7 +31,9 @@ export function checkAttached(b: Uint8Array): void {
     // Finds nothing in an empty array, and throws for a detached one.
     b.at(0);
   } catch {
-    throw new TypeError("cannot read the view: its memory is gone, because the ArrayBuffer was transferred or given away, and so is detached");
+    throw new TypeError(
+      "cannot read the view: its memory is gone, because the ArrayBuffer was transferred or given away, and so is detached",
+    );
   }
 }
 
@@ -108,19 +110,34 @@ export function occurrences(place: Place, fields: Skippers, number: number): num
   const found: number[] = [];
   collect(found, place, fields, number, place.start, place.end, Infinity);
   const { more } = place;
-  if (more !== undefined) for (let i = 0; i < more.length; i += 2) collect(found, place, fields, number, more[i], more[i + 1], Infinity);
+  if (more !== undefined)
+    for (let i = 0; i < more.length; i += 2) collect(found, place, fields, number, more[i], more[i + 1], Infinity);
   return found;
 }
 
 /** Like `occurrences`, if it is known where the first one's tag is, and how many there are. */
-export function occurrencesFrom(place: Place, fields: Skippers, number: number, first: number, count: number): number[] {
+export function occurrencesFrom(
+  place: Place,
+  fields: Skippers,
+  number: number,
+  first: number,
+  count: number,
+): number[] {
   if (place.more !== undefined) return occurrences(place, fields, number);
   const found: number[] = [];
   collect(found, place, fields, number, first, place.end, 2 * count);
   return found;
 }
 
-function collect(found: number[], { b, room }: Place, fields: Skippers, number: number, from: number, end: number, lengthMax: number): void {
+function collect(
+  found: number[],
+  { b, room }: Place,
+  fields: Skippers,
+  number: number,
+  from: number,
+  end: number,
+  lengthMax: number,
+): void {
   const skipOwn = fields.get(number)!;
   R.pos = from;
   R.len = end;

@@ -1,6 +1,6 @@
 /**
- * A message type as views work with it: one class per type, whose instances keep the positions of their fields and whose
- * getters decode. Generated code where that is allowed; else, with the same results, closures.
+ * A message type as views work with it: one class per type, whose instances keep the positions of their fields and
+ * whose getters decode. Generated code where that is allowed; else, with the same results, closures.
  */
 import type { DescMessage } from "@bufbuild/protobuf";
 import { mayGenerate } from "../compile/generate.js";
@@ -31,14 +31,17 @@ const generatedTypes = new WeakMap<DescMessage, ViewType>();
 const closureTypes = new WeakMap<DescMessage, ViewType>();
 
 /**
- * With more slots than so many, generated classes are no good: measured on Node 20, they are slower than closures from 370
- * slots on, and slower than decoding everything from 550 on.
+ * With more slots than so many, generated classes are no good: measured on Node 20, they are slower than closures from
+ * 370 slots on, and slower than decoding everything from 550 on.
  */
 const GENERATED_SLOTS_MAX = 300;
 
 export function viewType(desc: DescMessage): ViewType {
   if (!mayGenerate()) return closureViewType(desc);
-  return generatedTypes.get(desc) ?? compile(desc, generatedTypes, viewType, slotsOf(desc) > GENERATED_SLOTS_MAX ? closureView : generateView);
+  return (
+    generatedTypes.get(desc) ??
+    compile(desc, generatedTypes, viewType, slotsOf(desc) > GENERATED_SLOTS_MAX ? closureView : generateView)
+  );
 }
 
 /** The type without generated code. */

@@ -1,4 +1,7 @@
-/** Single values of views: scalars as the decoder reads them, messages as further views or, where a message has them so, as plain values. */
+/**
+ * Single values of views: scalars as the decoder reads them, messages as further views or, where a message has them so,
+ * as plain values.
+ */
 import type { DescField } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
 import { valueReader } from "../compile/closure-read.js";
@@ -26,7 +29,8 @@ function takePart(b: Uint8Array): Uint8Array {
 type Over = (place: Place, ranges: readonly number[]) => unknown;
 
 export function viewOver(field: MessageField, resolve: ResolveView): Over {
-  return ({ b, room }, ranges) => resolve(field.message).make(b, ranges[0], ranges[1], ranges.length > 2 ? ranges.slice(2) : undefined, room - 1);
+  return ({ b, room }, ranges) =>
+    resolve(field.message).make(b, ranges[0], ranges[1], ranges.length > 2 ? ranges.slice(2) : undefined, room - 1);
 }
 
 export function jsonOver(field: MessageField): Over {
@@ -55,7 +59,9 @@ function decoded(field: MessageField, { b, room }: Place, ranges: readonly numbe
 /** The item of a list, at a position. */
 export function viewAt(field: MessageField, resolve: ResolveView): (place: Place, position: number) => unknown {
   const { message } = field;
-  if (isGroup(field)) return (place, position) => resolve(message).make(place.b, position, groupEnd(field, place, position), undefined, place.room - 1);
+  if (isGroup(field))
+    return (place, position) =>
+      resolve(message).make(place.b, position, groupEnd(field, place, position), undefined, place.room - 1);
   return ({ b, room }, position) => {
     R.pos = position;
     R.len = b.length;
@@ -83,9 +89,20 @@ function rangeAt(field: MessageField, place: Place, position: number): number[] 
   return [R.pos, R.pos + n];
 }
 
-/** Makes the value of a singular message field that was last met at `position`, and of which the last `count` are to be merged. */
-export function messageMaker(field: MessageField, fields: () => Skippers, resolve: ResolveView): (place: Place, position: number, count: number) => unknown {
-  const over = isJsonField(field) ? jsonOver(field) : isUnwrapped(field) ? unwrappedOver(field) : viewOver(field, resolve);
+/**
+ * Makes the value of a singular message field that was last met at `position`, and of which the last `count` are to be
+ * merged.
+ */
+export function messageMaker(
+  field: MessageField,
+  fields: () => Skippers,
+  resolve: ResolveView,
+): (place: Place, position: number, count: number) => unknown {
+  const over = isJsonField(field)
+    ? jsonOver(field)
+    : isUnwrapped(field)
+      ? unwrappedOver(field)
+      : viewOver(field, resolve);
   return (place, position, count) => {
     if (count === 1) return over(place, rangeAt(field, place, position));
     const found = occurrences(place, fields(), field.number);

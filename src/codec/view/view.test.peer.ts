@@ -1,4 +1,7 @@
-/** The campaign of `view.test.ts` in a process of its own, for flags that only a process can have: `view.test.peer.js SEED ROUNDS`. */
+/**
+ * The campaign of `view.test.ts` in a process of its own, for flags that only a process can have: `view.test.peer.js
+ * SEED ROUNDS`.
+ */
 import { mayGenerate } from "../compile/generate.js";
 import { runCampaign } from "./view.test.util.js";
 

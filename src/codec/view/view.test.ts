@@ -11,9 +11,23 @@ import { Utf8Schema } from "../../../test/proto/codec/editions_pb.js";
 import type { Structs } from "../../../test/proto/codec/known_pb.js";
 import { StructsSchema, WrappersSchema } from "../../../test/proto/codec/known_pb.js";
 import type { RequiredWithinSchema } from "../../../test/proto/codec/legacy_pb.js";
-import { ClosedEnumsSchema, DefaultsSchema, GroupsSchema, LegacyScalarsSchema } from "../../../test/proto/codec/legacy_pb.js";
+import {
+  ClosedEnumsSchema,
+  DefaultsSchema,
+  GroupsSchema,
+  LegacyScalarsSchema,
+} from "../../../test/proto/codec/legacy_pb.js";
 import type { Payloads } from "../../../test/proto/codec/modern_pb.js";
-import { ImplicitScalarsSchema, MapsToMessageSchema, MapsToStringSchema, NothingSchema, OneofsSchema, OptionalScalarsSchema, PayloadsSchema, TreeSchema } from "../../../test/proto/codec/modern_pb.js";
+import {
+  ImplicitScalarsSchema,
+  MapsToMessageSchema,
+  MapsToStringSchema,
+  NothingSchema,
+  OneofsSchema,
+  OptionalScalarsSchema,
+  PayloadsSchema,
+  TreeSchema,
+} from "../../../test/proto/codec/modern_pb.js";
 import type { ListView, MapView, MessageView, ViewOf } from "../index.js";
 import { encodeInto, encodeRope, isViewFieldSet, sizeOf, view } from "../index.js";
 import { closureViewType } from "./type.js";
@@ -41,7 +55,9 @@ describe("a view", () => {
   test("shows what a decoded message has, for random messages of every type, alone, merged and damaged", (context) => {
     const rounds = scaled(8, 400);
     const { messages, damaged, refused, showed } = runCampaign(seedOf(context), rounds);
-    context.diagnostic(`${messages} messages; of damaged ones ${damaged} still were messages, ${refused} were refused, ${showed} showed something`);
+    context.diagnostic(
+      `${messages} messages; of damaged ones ${damaged} still were messages, ${refused} were refused, ${showed} showed something`,
+    );
     assert.ok(messages > rounds * schemas.length, `only ${messages} messages were compared`);
     assert.ok(damaged > (rounds * schemas.length) / 4, `only ${damaged} damaged messages were compared`);
     // Seldom a malformed value is replaced by another, and so is not read.
@@ -51,7 +67,11 @@ describe("a view", () => {
   test("shows the same where code cannot be generated", (context) => {
     const peer = fileURLToPath(new URL("./view.test.peer.js", import.meta.url));
     const rounds = scaled(4, 200);
-    const run = spawnSync(process.execPath, ["--disallow-code-generation-from-strings", peer, String(seedOf(context)), String(rounds)], { encoding: "utf8" });
+    const run = spawnSync(
+      process.execPath,
+      ["--disallow-code-generation-from-strings", peer, String(seedOf(context)), String(rounds)],
+      { encoding: "utf8" },
+    );
     assert.equal(run.status, 0, run.stderr);
     const { generates, messages } = JSON.parse(run.stdout) as { generates: boolean; messages: number };
     assert.equal(generates, false);
@@ -60,10 +80,23 @@ describe("a view", () => {
 
   test("that shows something else is found", () => {
     const bytes = bytesOfPayloads();
-    for (const more of [{ text: "x" }, { lines: ["x"] }, { floats: [0] }, { bools: [false] }, { inner: { text: "x" } }, { named: { x: bytes } }, { more: [{}] }]) {
+    for (const more of [
+      { text: "x" },
+      { lines: ["x"] },
+      { floats: [0] },
+      { bools: [false] },
+      { inner: { text: "x" } },
+      { named: { x: bytes } },
+      { more: [{}] },
+    ]) {
       const added = toBinary(PayloadsSchema, create(PayloadsSchema, more));
-      const wrong: typeof view = (schema, given, options) => view(schema, Uint8Array.from([...given, ...added]), options);
-      assert.throws(() => checkView(PayloadsSchema, bytes, undefined, wrong), { name: "Disagreement" }, Object.keys(more).join());
+      const wrong: typeof view = (schema, given, options) =>
+        view(schema, Uint8Array.from([...given, ...added]), options);
+      assert.throws(
+        () => checkView(PayloadsSchema, bytes, undefined, wrong),
+        { name: "Disagreement" },
+        Object.keys(more).join(),
+      );
     }
     const throwing: typeof view = (schema, given, options) => view(schema, given.subarray(1), options);
     assert.throws(() => checkView(PayloadsSchema, bytes, undefined, throwing), { name: "Disagreement" });
@@ -87,7 +120,10 @@ describe("a view", () => {
     const zero = view(LegacyScalarsSchema, Uint8Array.from([0x18, 0]));
     assert.equal(isViewFieldSet(zero, LegacyScalarsSchema.field.int32Field), true);
     assert.equal(isViewFieldSet(zero, LegacyScalarsSchema.field.int64Field), false);
-    const implicit = view(ImplicitScalarsSchema, toBinary(ImplicitScalarsSchema, create(ImplicitScalarsSchema, { doubleField: -0 })));
+    const implicit = view(
+      ImplicitScalarsSchema,
+      toBinary(ImplicitScalarsSchema, create(ImplicitScalarsSchema, { doubleField: -0 })),
+    );
     assert.equal(isViewFieldSet(implicit, ImplicitScalarsSchema.field.doubleField), true);
     assert.equal(isViewFieldSet(implicit, ImplicitScalarsSchema.field.stringField), false);
     assert.throws(() => isViewFieldSet(zero, PayloadsSchema.field.data), /is not a field of/);
@@ -106,7 +142,8 @@ describe("a view", () => {
   test("shows bytes where they lie", () => {
     const bytes = bytesOfPayloads();
     const shown = view(PayloadsSchema, bytes);
-    for (const part of [shown.data, shown.parts.at(0)!, shown.named.get("key")!]) assert.equal(part.buffer, bytes.buffer);
+    for (const part of [shown.data, shown.parts.at(0)!, shown.named.get("key")!])
+      assert.equal(part.buffer, bytes.buffer);
     shown.data[0] = 9;
     assert.equal(fromBinary(PayloadsSchema, bytes).data[0], 9);
   });
@@ -130,10 +167,20 @@ describe("a view", () => {
     for (let depth = 1; depth < 9; depth++) tree = tree?.left;
     assert.throws(() => tree?.left, /nested deeper than recursionLimit/);
     assert.throws(() => view(TreeSchema, bytes, { recursionLimit: 0 }), /recursionLimit/);
-    const deep = create(StructsSchema, { struct: { a: { b: [1] } }, structs: [{ a: [] }], structMap: { a: { b: {} } }, value: { kind: { case: "boolValue", value: true } } });
+    const deep = create(StructsSchema, {
+      struct: { a: { b: [1] } },
+      structs: [{ a: [] }],
+      structMap: { a: { b: {} } },
+      value: { kind: { case: "boolValue", value: true } },
+    });
     const groups = create(GroupsSchema, { one: { within: { many: [{ deeper: [{ again: {} }] }] } } });
-    for (const [schema, message] of [[StructsSchema, deep], [GroupsSchema, groups]] as const) {
-      const found = Array.from({ length: 12 }, (_, recursionLimit) => checkView(schema, toBinary(schema, message), { recursionLimit }));
+    for (const [schema, message] of [
+      [StructsSchema, deep],
+      [GroupsSchema, groups],
+    ] as const) {
+      const found = Array.from({ length: 12 }, (_, recursionLimit) =>
+        checkView(schema, toBinary(schema, message), { recursionLimit }),
+      );
       assert.deepEqual([...new Set(found)], ["refused", "same"]);
     }
   });
@@ -147,15 +194,28 @@ describe("a view", () => {
       assert.equal("$typeName" in shown, false);
       const message = shown as never;
       const target = new Uint8Array(1000);
-      for (const encode of [() => encodeInto(schema, message, target), () => sizeOf(schema, message), () => encodeRope(schema, message)]) {
+      for (const encode of [
+        () => encodeInto(schema, message, target),
+        () => sizeOf(schema, message),
+        () => encodeRope(schema, message),
+      ]) {
         assert.throws(encode, { name: "TypeError", message: /a view of a message is not a message/ });
       }
       assert.throws(() => toBinary(schema, message));
     }
     // Within something else that is sent, as well.
     const inner = view(TreeSchema, Uint8Array.from([0x08, 1])) as never;
-    assert.throws(() => encodeInto(TreeSchema, { left: inner }, new Uint8Array(100)), /a view of a message is not a message/);
-    assert.throws(() => encodeInto(TreeSchema, create(TreeSchema, { number: 1, children: [] as never[] }), view(TreeSchema, new Uint8Array(0)) as never));
+    assert.throws(
+      () => encodeInto(TreeSchema, { left: inner }, new Uint8Array(100)),
+      /a view of a message is not a message/,
+    );
+    assert.throws(() =>
+      encodeInto(
+        TreeSchema,
+        create(TreeSchema, { number: 1, children: [] as never[] }),
+        view(TreeSchema, new Uint8Array(0)) as never,
+      ),
+    );
   });
 
   test("has nothing to enumerate and nothing to set", () => {
@@ -203,22 +263,92 @@ describe("after the bytes are detached", () => {
     ["a message", (shown) => () => shown.inner],
     ["a oneof", (shown) => () => shown.choice],
     ["a field's presence", (shown) => () => isViewFieldSet(shown, PayloadsSchema.field.inner)],
-    ["the length of a list", ({ lines }) => () => lines.length],
-    ["an item of a list", ({ lines }) => () => lines.at(0)],
-    ["an item of a packed list", ({ floats }) => () => floats.at(0)],
+    [
+      "the length of a list",
+      ({ lines }) =>
+        () =>
+          lines.length,
+    ],
+    [
+      "an item of a list",
+      ({ lines }) =>
+        () =>
+          lines.at(0),
+    ],
+    [
+      "an item of a packed list",
+      ({ floats }) =>
+        () =>
+          floats.at(0),
+    ],
     ["an item of a list that was decoded before", ({ bools }) => (bools.at(0), () => bools.at(0))],
-    ["an array of a list", ({ doubles }) => () => doubles.toArray()],
-    ["a list of messages", ({ more }) => () => [...more]],
-    ["the next item", ({ lines }) => { const items = lines[Symbol.iterator](); return (items.next(), () => items.next()); }],
-    ["the size of a map", ({ named }) => () => named.size],
-    ["a value of a map", ({ named }) => () => named.get("key")],
+    [
+      "an array of a list",
+      ({ doubles }) =>
+        () =>
+          doubles.toArray(),
+    ],
+    [
+      "a list of messages",
+      ({ more }) =>
+        () => [...more],
+    ],
+    [
+      "the next item",
+      ({ lines }) => {
+        const items = lines[Symbol.iterator]();
+        return (items.next(), () => items.next());
+      },
+    ],
+    [
+      "the size of a map",
+      ({ named }) =>
+        () =>
+          named.size,
+    ],
+    [
+      "a value of a map",
+      ({ named }) =>
+        () =>
+          named.get("key"),
+    ],
     ["a key of a map that was looked up before", ({ named }) => (named.has("key"), () => named.has("key"))],
-    ["the keys of a map", ({ named }) => () => [...named.keys()]],
-    ["the entries of a map", ({ named }) => () => [...named]],
-    ["a message within", ({ inner }) => () => inner!.text],
-    ["an empty list within", ({ inner }) => { const list = inner!.floats; return () => list.length; }],
-    ["a message of a list", ({ more }) => { const first = more.at(0)!; return () => first.text; }],
-    ["a message of a oneof", ({ choice }) => () => choice.case === "payloads" && choice.value.lines],
+    [
+      "the keys of a map",
+      ({ named }) =>
+        () => [...named.keys()],
+    ],
+    [
+      "the entries of a map",
+      ({ named }) =>
+        () => [...named],
+    ],
+    [
+      "a message within",
+      ({ inner }) =>
+        () =>
+          inner!.text,
+    ],
+    [
+      "an empty list within",
+      ({ inner }) => {
+        const list = inner!.floats;
+        return () => list.length;
+      },
+    ],
+    [
+      "a message of a list",
+      ({ more }) => {
+        const first = more.at(0)!;
+        return () => first.text;
+      },
+    ],
+    [
+      "a message of a oneof",
+      ({ choice }) =>
+        () =>
+          choice.case === "payloads" && choice.value.lines,
+    ],
   ];
 
   test("every getter throws", () => {
@@ -237,7 +367,15 @@ describe("after the bytes are detached", () => {
     const { lines, named } = shown;
     assert.equal(shown.text, "");
     structuredClone(bytes.buffer, { transfer: [bytes.buffer] });
-    for (const read of [() => shown.text, () => shown.lines, () => lines.length, () => named.size, () => shown.inner, () => shown.choice, () => view(PayloadsSchema, bytes)]) {
+    for (const read of [
+      () => shown.text,
+      () => shown.lines,
+      () => lines.length,
+      () => named.size,
+      () => shown.inner,
+      () => shown.choice,
+      () => view(PayloadsSchema, bytes),
+    ]) {
       assert.throws(read, { name: "TypeError", message: /detached/ });
     }
   });
@@ -265,11 +403,17 @@ describe("a list or map of a view", () => {
 
   test("takes indices like an array does", () => {
     const { lines } = view(PayloadsSchema, bytesOfPayloads());
-    for (const index of [0, 1, 2, -1, -2, -3, 0.9, -0.5, NaN, Infinity, -Infinity, 2 ** 32]) assert.equal(lines.at(index), payloads.lines.at(index), String(index));
+    for (const index of [0, 1, 2, -1, -2, -3, 0.9, -0.5, NaN, Infinity, -Infinity, 2 ** 32])
+      assert.equal(lines.at(index), payloads.lines.at(index), String(index));
   });
 
   test("has keys as the message's type has them", () => {
-    const message = create(MapsToStringSchema, { int32Key: { [-1]: "a" }, int64Key: { "-2": "b" }, boolKey: { true: "c" }, stringKey: { __proto: "d" } });
+    const message = create(MapsToStringSchema, {
+      int32Key: { [-1]: "a" },
+      int64Key: { "-2": "b" },
+      boolKey: { true: "c" },
+      stringKey: { __proto: "d" },
+    });
     const shown = view(MapsToStringSchema, toBinary(MapsToStringSchema, message));
     assert.deepEqual([...shown.int32Key], [[-1, "a"]]);
     assert.deepEqual([...shown.int64Key], [["-2", "b"]]);
@@ -280,14 +424,19 @@ describe("a list or map of a view", () => {
 });
 
 const closureView: typeof view = (schema, bytes, options) =>
-  closureViewType(schema).make(bytes, 0, bytes.length, undefined, (options?.recursionLimit ?? 100) - 1) as MessageView<typeof schema>;
+  closureViewType(schema).make(bytes, 0, bytes.length, undefined, (options?.recursionLimit ?? 100) - 1) as MessageView<
+    typeof schema
+  >;
 
 test("numbers that a closed enum does not have are ignored", () => {
   for (const make of [view, closureView]) {
     const shown = make(ClosedEnumsSchema, Uint8Array.from([0x08, 5, 0x08, 99, 0x28, 5, 0x28, 99]));
     assert.equal(shown.singular, 5);
     assert.deepEqual(shown.choice, { case: "chosen", value: 5 });
-    assert.equal(isViewFieldSet(make(ClosedEnumsSchema, Uint8Array.from([0x08, 99])), ClosedEnumsSchema.field.singular), false);
+    assert.equal(
+      isViewFieldSet(make(ClosedEnumsSchema, Uint8Array.from([0x08, 99])), ClosedEnumsSchema.field.singular),
+      false,
+    );
   }
 });
 
@@ -303,14 +452,29 @@ test("messages that reach past their own end are refused when they are read", ()
 });
 
 test("messages that come in fragments are merged, in groups and oneofs too", () => {
-  const parts = [{ one: { number: 1 } }, { one: { data: new Uint8Array([2]) } }, { many: [{ text: "a" }] }, { choice: { case: "chosen" as const, value: { number: 3 } } }, { choice: { case: "chosen" as const, value: { map: { 1: new Uint8Array([4]) } } } }];
+  const parts = [
+    { one: { number: 1 } },
+    { one: { data: new Uint8Array([2]) } },
+    { many: [{ text: "a" }] },
+    { choice: { case: "chosen" as const, value: { number: 3 } } },
+    { choice: { case: "chosen" as const, value: { map: { 1: new Uint8Array([4]) } } } },
+  ];
   const bytes = Buffer.concat(parts.map((part) => toBinary(GroupsSchema, create(GroupsSchema, part))));
   const shown = view(GroupsSchema, bytes);
   assert.equal(shown.one?.number, 1);
   assert.deepEqual([...(shown.one?.data ?? [])], [2]);
   assert.ok(shown.choice.case === "chosen" && shown.choice.value.number === 3 && shown.choice.value.map.size === 1);
   assert.equal(checkView(GroupsSchema, bytes), "same");
-  const switched = Buffer.concat([0, 1, 0, 0].map((i) => toBinary(OneofsSchema, create(OneofsSchema, { message: i === 0 ? { case: "tree", value: { number: 1, children: [{}] } } : { case: "nothing", value: {} } }))));
+  const switched = Buffer.concat(
+    [0, 1, 0, 0].map((i) =>
+      toBinary(
+        OneofsSchema,
+        create(OneofsSchema, {
+          message: i === 0 ? { case: "tree", value: { number: 1, children: [{}] } } : { case: "nothing", value: {} },
+        }),
+      ),
+    ),
+  );
   assert.equal(checkView(OneofsSchema, switched), "same");
 });
 
@@ -323,7 +487,11 @@ const is =
   <U>(value: U, exactly: Same<T, U>): void =>
     void [value, exactly];
 
-export function types(shown: MessageView<typeof PayloadsSchema>, structs: ViewOf<Structs>, maps: MessageView<typeof MapsToStringSchema>): void {
+export function types(
+  shown: MessageView<typeof PayloadsSchema>,
+  structs: ViewOf<Structs>,
+  maps: MessageView<typeof MapsToStringSchema>,
+): void {
   is<Uint8Array>()(shown.data, true);
   is<ListView<string>>()(shown.lines, true);
   is<ViewOf<Payloads> | undefined>()(shown.inner, true);

@@ -1,4 +1,7 @@
-/** What the tests of views share: reading every getter of a view, and whether the bytes have every message within its own length. */
+/**
+ * What the tests of views share: reading every getter of a view, and whether the bytes have every message within its
+ * own length.
+ */
 import type { BinaryReadOptions, DescField, DescMessage, Message } from "@bufbuild/protobuf";
 import { create, fromBinary, isFieldSet, toBinary } from "@bufbuild/protobuf";
 import { BinaryReader, WireType } from "@bufbuild/protobuf/wire";
@@ -30,11 +33,14 @@ export function messageOf(desc: DescMessage, shown: MessageView, depth = 0): Mes
       else expectSame(`${member.name} without a case`, Object.keys(value as object).join(), "case");
       continue;
     }
-    if (isViewFieldSet(shown, member) || member.fieldKind === "list" || member.fieldKind === "map") message[member.localName] = fieldOf(member, value, depth);
+    if (isViewFieldSet(shown, member) || member.fieldKind === "list" || member.fieldKind === "map")
+      message[member.localName] = fieldOf(member, value, depth);
     else if (Object.hasOwn(message, member.localName)) message[member.localName] = value;
-    else if (!(member.localName in Object.prototype)) expectSame(`${member.name} unset`, value, message[member.localName]);
+    else if (!(member.localName in Object.prototype))
+      expectSame(`${member.name} unset`, value, message[member.localName]);
   }
-  for (const field of desc.fields) expectSame(`${field.name} is set`, isViewFieldSet(shown, field), isFieldSet(message, field));
+  for (const field of desc.fields)
+    expectSame(`${field.name} is set`, isViewFieldSet(shown, field), isFieldSet(message, field));
   return message;
 }
 
@@ -47,7 +53,11 @@ function fieldOf(field: DescField, value: unknown, depth: number): unknown {
     if (!thorough) return items;
     const indexed = Array.from({ length: list.length }, (_, i) => plain(list.at(i)));
     expectSame(`${field.name} by index`, indexed, items);
-    expectSame(`${field.name} as an array`, list.toArray().map((item) => plain(item)), items);
+    expectSame(
+      `${field.name} as an array`,
+      list.toArray().map((item) => plain(item)),
+      items,
+    );
     if (list.length > 0) expectSame(`${field.name} from the end`, plain(list.at(-1)), items.at(-1));
     expectSame(`${field.name} past the end`, [list.at(list.length), list.at(-1 - list.length)], [undefined, undefined]);
     return items;
@@ -61,7 +71,11 @@ function fieldOf(field: DescField, value: unknown, depth: number): unknown {
       expectSame(`${field.name} has ${key}`, map.has(key), true);
       expectSame(`${field.name} by ${key}`, plain(map.get(key)), plain(item));
     }
-    expectSame(`${field.name}'s keys`, [...map.keys()].map(String), [...map].map(([key]) => String(key)));
+    expectSame(
+      `${field.name}'s keys`,
+      [...map.keys()].map(String),
+      [...map].map(([key]) => String(key)),
+    );
     expectSame(`${field.name}'s values`, [...map.values()].length, map.size);
     expectSame(`${field.name}'s size`, Object.keys(object).length, map.size);
     return object;
@@ -84,7 +98,10 @@ export class Disagreement extends Error {
   override readonly name = "Disagreement";
 }
 
-/** Whether messages and packed fields end where their lengths say. protobuf-es reads on past the end of one that does not. */
+/**
+ * Whether messages and packed fields end where their lengths say. protobuf-es reads on past the end of one that does
+ * not.
+ */
 export function isContained(desc: DescMessage, bytes: Uint8Array): boolean {
   try {
     const reader = new BinaryReader(bytes);
@@ -133,7 +150,12 @@ function passField(field: DescField, reader: BinaryReader, wireType: WireType): 
 type Outcome = { readonly message: Message } | { readonly error: string };
 
 /** What reading everything gives. Errors that are no errors of decoding come through. */
-function outcomeOf(desc: DescMessage, bytes: Uint8Array, options: Partial<BinaryReadOptions> | undefined, make: typeof view): Outcome {
+function outcomeOf(
+  desc: DescMessage,
+  bytes: Uint8Array,
+  options: Partial<BinaryReadOptions> | undefined,
+  make: typeof view,
+): Outcome {
   try {
     return { message: messageOf(desc, make(desc, bytes, options)) };
   } catch (error) {
@@ -152,11 +174,16 @@ function placed(bytes: Uint8Array, around: number): Uint8Array {
 }
 
 /**
- * Compares a view of the bytes with what protobuf-es makes of them: the same, wherever protobuf-es finds a message whose
- * parts are where they say.
+ * Compares a view of the bytes with what protobuf-es makes of them: the same, wherever protobuf-es finds a message
+ * whose parts are where they say.
  * @returns "same"; or, if protobuf-es finds no such message, whether the view "refused" as well or "showed" something
  */
-export function checkView(desc: DescMessage, bytes: Uint8Array, options?: Partial<BinaryReadOptions>, make = view): "same" | "refused" | "showed" {
+export function checkView(
+  desc: DescMessage,
+  bytes: Uint8Array,
+  options?: Partial<BinaryReadOptions>,
+  make = view,
+): "same" | "refused" | "showed" {
   const outcome = outcomeOf(desc, placed(bytes, 0), options, make);
   const otherwise = outcomeOf(desc, placed(bytes, 0xff), options, make);
   expectSame("with other bytes around it", outcome, otherwise);
@@ -190,7 +217,8 @@ export function runCampaign(seed: number, rounds: number): Campaign {
       const random = new Random(seed, round * schemas.length + i);
       const one = bytesOf(random, desc);
       const two = bytesOf(random, random.once(8) ? random.pick(mismatched) : desc);
-      for (const bytes of [one, Uint8Array.from([...one, ...two])]) if (check(desc, bytes, seed) === "same") campaign.messages++;
+      for (const bytes of [one, Uint8Array.from([...one, ...two])])
+        if (check(desc, bytes, seed) === "same") campaign.messages++;
       const found = check(desc, mutate(random, one, two, desc), seed);
       campaign[found === "same" ? "damaged" : found]++;
     });

@@ -18,8 +18,8 @@ export interface ViewOptions {
 export type MessageView<D extends DescMessage = DescMessage> = ViewOf<MessageShape<D>>;
 
 /**
- * A read-only look at a message of the given type: scalars as they are, messages as views, lists and maps as `ListView`s
- * and `MapView`s, oneofs as read-only objects with `case` and `value`.
+ * A read-only look at a message of the given type: scalars as they are, messages as views, lists and maps as
+ * `ListView`s and `MapView`s, oneofs as read-only objects with `case` and `value`.
  */
 export type ViewOf<M extends Message> = {
   readonly [P in keyof M as P extends "$typeName" | "$unknown" ? never : P]: FieldViewOf<M[P]>;
@@ -51,38 +51,45 @@ export type OneofViewOf<C, V> = C extends string
 const RECURSION_LIMIT_DEFAULT = 100;
 
 /**
- * A view of the message in `bytes`, for whoever needs a few of many fields. What a getter returns is what the message that
- * `decode` returns has there, with views in the place of messages, lists and maps. Scalars are decoded anew each time they
- * are read. A view has no enumerable properties, so it cannot be spread or written as JSON; and it is no message: it cannot
- * be encoded.
+ * A view of the message in `bytes`, for whoever needs a few of many fields. What a getter returns is what the message
+ * that `decode` returns has there, with views in the place of messages, lists and maps. Scalars are decoded anew each
+ * time they are read. A view has no enumerable properties, so it cannot be spread or written as JSON; and it is no
+ * message: it cannot be encoded.
  *
  * The bytes must not change as long as the view is used: not be memory that another process writes to (copy it first).
- * `bytes` fields are parts of them. After they are detached, every getter of the view and of all that came from it throws
- * a TypeError; only values that were read before stay, such as the scalar of a oneof.
+ * `bytes` fields are parts of them. After they are detached, every getter of the view and of all that came from it
+ * throws a TypeError; only values that were read before stay, such as the scalar of a oneof.
  *
- * Malformed bytes: here the fields of the message itself are looked through, those of a nested message when it is read (by
- * its getter, or `at` and `get`), and a value when it is. Nothing outside of `bytes` is ever read. Two things differ from
- * `decode`: what nobody reads may be malformed unnoticed, a text that is not UTF-8 for example; and what reaches past its own
- * end is always an error: a nested message or a map's entry when it is read, a packed list here.
+ * Malformed bytes: here the fields of the message itself are looked through, those of a nested message when it is read
+ * (by its getter, or `at` and `get`), and a value when it is. Nothing outside of `bytes` is ever read. Two things
+ * differ from `decode`: what nobody reads may be malformed unnoticed, a text that is not UTF-8 for example; and what
+ * reaches past its own end is always an error: a nested message or a map's entry when it is read, a packed list here.
  * @throws Error or RangeError if the message's own fields are malformed
  * @throws TypeError if the bytes are detached
  */
 export function view<D extends DescMessage>(schema: D, bytes: Uint8Array, options?: ViewOptions): MessageView<D> {
   const { length } = bytes;
   if (length === 0) checkAttached(bytes);
-  return viewType(schema).make(bytes, 0, length, undefined, (options?.recursionLimit ?? RECURSION_LIMIT_DEFAULT) - 1) as MessageView<D>;
+  return viewType(schema).make(
+    bytes,
+    0,
+    length,
+    undefined,
+    (options?.recursionLimit ?? RECURSION_LIMIT_DEFAULT) - 1,
+  ) as MessageView<D>;
 }
 
 /**
- * Whether a field of a view is set: what `isFieldSet` of protobuf-es says of the decoded message. That is to say, for fields
- * without presence, whether they have another value than zero; lists and maps, whether they have items.
+ * Whether a field of a view is set: what `isFieldSet` of protobuf-es says of the decoded message. That is to say, for
+ * fields without presence, whether they have another value than zero; lists and maps, whether they have items.
  * @param field the field's descriptor, such as `UserSchema.field.name`
  * @throws TypeError if the field is not one of the view's message type
  */
 export function isViewFieldSet(view: MessageView, field: DescField): boolean {
   const type = typeOfView(view);
   if (type === undefined) throw new TypeError(`cannot look for ${labelOf(field)}: this is not a view`);
-  if (type.desc.typeName !== field.parent.typeName) throw new TypeError(`${labelOf(field)} is not a field of ${type.desc.typeName}`);
+  if (type.desc.typeName !== field.parent.typeName)
+    throw new TypeError(`${labelOf(field)} is not a field of ${type.desc.typeName}`);
   // Also sees that the bytes are there.
   const value = (view as Readonly<Record<string, unknown>>)[(field.oneof ?? field).localName];
   if (!type.holds(view, field.number)) return false;

@@ -86,6 +86,7 @@ export function hasOwn(object: object, name: string): boolean {
 
 /** Sets a property by a key that comes from the wire: "__proto__" is a key like any other. */
 export function setOwn(object: Record<string, unknown>, key: string | number | bigint | boolean, value: unknown): void {
-  if (key === "__proto__") Object.defineProperty(object, key, { value, writable: true, enumerable: true, configurable: true });
+  if (key === "__proto__")
+    Object.defineProperty(object, key, { value, writable: true, enumerable: true, configurable: true });
   else object[key as string] = value;
 }

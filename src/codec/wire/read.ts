@@ -46,7 +46,9 @@ export const R = {
 };
 
 export const float64 = new Float64Array(1);
-/** A bigint read through a DataView is made faster than one read from a BigInt64Array, and takes less memory meanwhile. */
+/**
+ * A bigint read through a DataView is made faster than one read from a BigInt64Array, and takes less memory meanwhile.
+ */
 const view64 = new DataView(float64.buffer);
 const words32 = new Int32Array(float64.buffer);
 const float32 = new Float32Array(float64.buffer);
@@ -105,7 +107,8 @@ export function takeTag(b: Uint8Array): number {
   const start = R.pos;
   const tag = takeVarint32(b);
   const byteLength = R.pos - start;
-  if (byteLength > 5 || (byteLength === 5 && b[R.pos - 1] > 0x0f)) throw new Error("illegal tag: varint overflows uint32");
+  if (byteLength > 5 || (byteLength === 5 && b[R.pos - 1] > 0x0f))
+    throw new Error("illegal tag: varint overflows uint32");
   checkTag(tag);
   return tag;
 }
@@ -244,8 +247,8 @@ export function takeBytes(b: Uint8Array): Uint8Array {
 }
 
 /**
- * Small copies share one fragment of memory, handed out bit by bit and never twice: making an ArrayBuffer for each would
- * cost more than all the rest. One that is kept holds at most this much alive.
+ * Small copies share one fragment of memory, handed out bit by bit and never twice: making an ArrayBuffer for each
+ * would cost more than all the rest. One that is kept holds at most this much alive.
  */
 const SLAB_BYTES = 16384;
 const SLAB_SHARE_MAX = 2048;
@@ -297,7 +300,10 @@ export function collectingBytes<T>(target: Uint8Array[] | undefined, decode: () 
 /** Where decoding that makes no views of everything starts to make them. */
 let lentFrom = Infinity;
 
-/** Runs a decoding that asks `lend` for each value of bytes of at least `bytesMin` bytes, and for packed ones that stay packed. */
+/**
+ * Runs a decoding that asks `lend` for each value of bytes of at least `bytesMin` bytes, and for packed ones that stay
+ * packed.
+ */
 export function lending<T>(bytesMin: number, lend: Lend, decode: () => T): T {
   lentFrom = bytesMin;
   R.lend = lend;

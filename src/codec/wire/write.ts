@@ -18,8 +18,8 @@ export const W = {
   lenient: false,
   writeUnknown: true,
   /**
-   * Whether what is written now was sized as a part of something larger: then the lengths within it are in `memo`. Else a
-   * nested part is sized just before it is written.
+   * Whether what is written now was sized as a part of something larger: then the lengths within it are in `memo`. Else
+   * a nested part is sized just before it is written.
    */
   sized: false,
   /** Lengths of nested parts, in the order in which they are written: stored while sizing, used while writing. */
@@ -80,7 +80,9 @@ export function fault(label: string, problem: string): Error {
 }
 
 function shown(value: unknown): string {
-  return typeof value === "number" || typeof value === "string" || typeof value === "bigint" ? String(value) : typeof value;
+  return typeof value === "number" || typeof value === "string" || typeof value === "bigint"
+    ? String(value)
+    : typeof value;
 }
 
 // 32-bit integers.
@@ -285,9 +287,11 @@ export function toDouble(value: unknown, label: string): number {
 
 export function toFloat(value: unknown, label: string): number {
   const number = typeof value === "string" ? Number(value) : value;
-  if (typeof number !== "number" || (Number.isNaN(number) && typeof value === "string" && value !== "NaN")) throw fault(label, `invalid float32: ${shown(value)}`);
+  if (typeof number !== "number" || (Number.isNaN(number) && typeof value === "string" && value !== "NaN"))
+    throw fault(label, `invalid float32: ${shown(value)}`);
   // What is too large for 32 bits would become infinite.
-  if (!Number.isFinite(Math.fround(number)) && Number.isFinite(number)) throw fault(label, `invalid float32: ${shown(value)}`);
+  if (!Number.isFinite(Math.fround(number)) && Number.isFinite(number))
+    throw fault(label, `invalid float32: ${shown(value)}`);
   return number;
 }
 
@@ -331,7 +335,10 @@ export function toBytes(value: unknown, label: string): Uint8Array {
   throw fault(label, `invalid bytes: ${value === null ? "null" : typeof value}`);
 }
 
-/** An array that lost its memory looks empty; sent as such, data would be lost in silence. @throws Error naming the field */
+/**
+ * An array that lost its memory looks empty; sent as such, data would be lost in silence. @throws Error naming the
+ * field
+ */
 export function requireAttached(array: ArrayBufferView & { at(index: number): unknown }, label: string): void {
   try {
     // Finds nothing in an empty array, and throws for a detached one.
@@ -367,7 +374,11 @@ export function readableList(list: ArrayLike<unknown>): ArrayLike<unknown> {
   const bytes = new Uint8Array(list.buffer, list.byteOffset, list.byteLength);
   const read = bytesHooks.readable(bytes);
   if (read === bytes) return list;
-  const ArrayType = list.constructor as new (buffer: ArrayBufferLike, byteOffset: number, length: number) => ArrayLike<unknown>;
+  const ArrayType = list.constructor as new (
+    buffer: ArrayBufferLike,
+    byteOffset: number,
+    length: number,
+  ) => ArrayLike<unknown>;
   return new ArrayType(read.buffer, read.byteOffset, (list as ArrayLike<unknown>).length);
 }
 

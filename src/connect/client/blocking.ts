@@ -1,5 +1,15 @@
-/** Calls that block the thread until they are answered: for scripts, and for worker threads that have nothing else to do. */
-import type { DescMessage, DescMethod, DescMethodUnary, DescService, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
+/**
+ * Calls that block the thread until they are answered: for scripts, and for worker threads that have nothing else to
+ * do.
+ */
+import type {
+  DescMessage,
+  DescMethod,
+  DescMethodUnary,
+  DescService,
+  MessageInitShape,
+  MessageShape,
+} from "@bufbuild/protobuf";
 import type { UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { parseAddress } from "../../carrier/address.js";
@@ -15,14 +25,29 @@ import { METHODS_MAX, SLOTS_MAX } from "../../wire/frame.js";
 import { checkOptions } from "../options/check.js";
 import { blockingCallTable, blockingTable } from "../options/table.js";
 import type { CallLimits, CommonOptions } from "../options/options.js";
-import { checkLimits, codecOf, geometryOf, handshakeTimeoutOf, pollMicrosOf, requireSharedMemory, streamWindowOf } from "../options/options.js";
+import {
+  checkLimits,
+  codecOf,
+  geometryOf,
+  handshakeTimeoutOf,
+  pollMicrosOf,
+  requireSharedMemory,
+  streamWindowOf,
+} from "../options/options.js";
 import { methodPath } from "../server/routes.js";
 
-/** As for {@link createIsthmusTransport}, less what a thread that blocks cannot do: interceptors, other carriers, leases, streams, signs of life. */
-export interface BlockingClientOptions extends Omit<CommonOptions, "carrier" | "leases" | "keepAlive" | "streamWindowBytes"> {
+/**
+ * As for {@link createIsthmusTransport}, less what a thread that blocks cannot do: interceptors, other carriers,
+ * leases, streams, signs of life.
+ */
+export interface BlockingClientOptions
+  extends Omit<CommonOptions, "carrier" | "leases" | "keepAlive" | "streamWindowBytes"> {
   /** Where the server listens: a socket path, or `unix:PATH`. */
   readonly address: string;
-  /** Deadline of calls that set none, in milliseconds, above 0; none by default. `Infinity`, and more than timers can count, is none. */
+  /**
+   * Deadline of calls that set none, in milliseconds, above 0; none by default. `Infinity`, and more than timers can
+   * count, is none.
+   */
   readonly defaultTimeoutMs?: number;
 }
 
@@ -40,7 +65,9 @@ export interface BlockingCallOptions {
 }
 
 type UnaryMethods<S extends DescService> = {
-  [P in keyof S["method"] as S["method"][P] extends DescMethodUnary ? P : never]: S["method"][P] extends DescMethodUnary<infer I, infer O>
+  [P in keyof S["method"] as S["method"][P] extends DescMethodUnary
+    ? P
+    : never]: S["method"][P] extends DescMethodUnary<infer I, infer O>
     ? (request: MessageInitShape<I>, options?: BlockingCallOptions) => MessageShape<O>
     : never;
 };
@@ -51,27 +78,32 @@ interface Closing {
 }
 
 /**
- * One function for each unary method of the service: it blocks, and returns the message or throws a `ConnectError`. Streaming methods are
- * not there; called all the same, they throw `Unimplemented`. If the service itself has a method `close`, that is the service's,
- * and `using`, or `client[Symbol.dispose]()`, ends the connection.
+ * One function for each unary method of the service: it blocks, and returns the message or throws a `ConnectError`.
+ * Streaming methods are not there; called all the same, they throw `Unimplemented`. If the service itself has a method
+ * `close`, that is the service's, and `using`, or `client[Symbol.dispose]()`, ends the connection.
  */
-export type BlockingClient<S extends DescService> = UnaryMethods<S> & Disposable & ("close" extends keyof S["method"] ? unknown : Closing);
+export type BlockingClient<S extends DescService> = UnaryMethods<S> &
+  Disposable &
+  ("close" extends keyof S["method"] ? unknown : Closing);
 
 /**
- * Creates a client whose calls block this thread until they are answered: nothing else of the thread runs meanwhile, no timer, no promise, no other
- * call. It has a connection of its own over shared memory, made by the first call and made again by the next one after it was lost. A call looks for its
- * answer for a moment, then waits in the kernel.
+ * Creates a client whose calls block this thread until they are answered: nothing else of the thread runs meanwhile, no
+ * timer, no promise, no other call. It has a connection of its own over shared memory, made by the first call and made
+ * again by the next one after it was lost. A call looks for its answer for a moment, then waits in the kernel.
  *
  * `bytes` that are received are copies on the heap. `bytes` that are sent are copied once; those of a region are not.
  *
- * A call that was in flight when the connection was lost throws `Unavailable`; one that the server had not taken is sent once more.
- * The server must run in another process or thread: on this one it could never answer, and calls throw `FailedPrecondition` at once.
- * The client belongs to the thread that made it. Between calls it keeps no process alive.
+ * A call that was in flight when the connection was lost throws `Unavailable`; one that the server had not taken is
+ * sent once more. The server must run in another process or thread: on this one it could never answer, and calls throw
+ * `FailedPrecondition` at once. The client belongs to the thread that made it. Between calls it keeps no process alive.
  *
- * @throws ConnectError `InvalidArgument` for an address or sizes that make no sense; `FailedPrecondition` for an address that is no Unix socket's, and
- * where shared memory cannot be had on this machine
+ * @throws ConnectError `InvalidArgument` for an address or sizes that make no sense; `FailedPrecondition` for an
+ * address that is no Unix socket's, and where shared memory cannot be had on this machine
  */
-export function createBlockingClient<S extends DescService>(service: S, options: BlockingClientOptions): BlockingClient<S> {
+export function createBlockingClient<S extends DescService>(
+  service: S,
+  options: BlockingClientOptions,
+): BlockingClient<S> {
   const caller = new BlockingCaller(options);
   const client: Record<string | symbol, unknown> = {
     close: () => caller.close(),
@@ -81,9 +113,13 @@ export function createBlockingClient<S extends DescService>(service: S, options:
     const path = methodPath(method);
     client[method.localName] =
       method.methodKind === "unary"
-        ? (request: MessageInitShape<DescMessage>, callOptions?: BlockingCallOptions) => caller.call(method as DescMethodUnary, request, callOptions)
+        ? (request: MessageInitShape<DescMessage>, callOptions?: BlockingCallOptions) =>
+            caller.call(method as DescMethodUnary, request, callOptions)
         : () => {
-            throw new ConnectError(`${path} is a streaming method; a blocking client makes unary calls`, Code.Unimplemented);
+            throw new ConnectError(
+              `${path} is a streaming method; a blocking client makes unary calls`,
+              Code.Unimplemented,
+            );
           };
   }
   return client as BlockingClient<S>;
@@ -114,7 +150,11 @@ class BlockingCaller {
   constructor(options: BlockingClientOptions) {
     this.options = options = checkOptions(blockingTable, options);
     const address = parseAddress(options.address);
-    if (address.kind !== "unix") throw new ConnectError(`address ${options.address}: ${NEEDS_SHARED_MEMORY}; use createIsthmusTransport for other addresses`, Code.FailedPrecondition);
+    if (address.kind !== "unix")
+      throw new ConnectError(
+        `address ${options.address}: ${NEEDS_SHARED_MEMORY}; use createIsthmusTransport for other addresses`,
+        Code.FailedPrecondition,
+      );
     this.path = address.path;
     this.limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.geometry = geometryOf(options);
@@ -123,15 +163,29 @@ class BlockingCaller {
     forgotten.register(this, this.link);
   }
 
-  call(method: DescMethodUnary, input: MessageInitShape<DescMessage>, options: BlockingCallOptions | undefined): unknown {
-    const { timeoutMs, headers, onHeader, onTrailer } = options === undefined ? NO_OPTIONS : checkOptions(blockingCallTable, options);
+  call(
+    method: DescMethodUnary,
+    input: MessageInitShape<DescMessage>,
+    options: BlockingCallOptions | undefined,
+  ): unknown {
+    const { timeoutMs, headers, onHeader, onTrailer } =
+      options === undefined ? NO_OPTIONS : checkOptions(blockingCallTable, options);
     // A getter of a message, or a codec, may call.
-    if (this.busy) throw new ConnectError("a call of this client is under way on this thread; make another client for calls inside of calls", Code.FailedPrecondition);
+    if (this.busy)
+      throw new ConnectError(
+        "a call of this client is under way on this thread; make another client for calls inside of calls",
+        Code.FailedPrecondition,
+      );
     let response: UnaryResponse;
     this.busy = true;
     try {
       const header = headers === undefined ? undefined : new Headers(headers);
-      response = this.callUntil(this.methods.get(method) ?? this.addMethod(method), input, header, boundedTimeout(timeoutMs ?? this.options.defaultTimeoutMs));
+      response = this.callUntil(
+        this.methods.get(method) ?? this.addMethod(method),
+        input,
+        header,
+        boundedTimeout(timeoutMs ?? this.options.defaultTimeoutMs),
+      );
     } catch (error) {
       throw connectErrorOf(error, Code.Internal);
     } finally {
@@ -148,7 +202,12 @@ class BlockingCaller {
     this.link.connection?.close("the client was closed");
   }
 
-  private callUntil(method: ClientMethod, input: unknown, header: Headers | undefined, timeoutMs: number | undefined): UnaryResponse {
+  private callUntil(
+    method: ClientMethod,
+    input: unknown,
+    header: Headers | undefined,
+    timeoutMs: number | undefined,
+  ): UnaryResponse {
     const deadline = timeoutMs === undefined ? Infinity : nowMs() + timeoutMs;
     for (let isFirst = true; ; isFirst = false) {
       const connection = this.connected(deadline);
@@ -196,11 +255,15 @@ class BlockingCaller {
       deadline,
     );
     // SUBTLE: refers to the link only, so that a client that nobody has any more can be garbage.
-    const connection: ClientConnection = new ClientConnection(made.carrier, { ...this.limits, maxStreams: made.maxStreams, windows: undefined }, {
-      onEnded() {
-        if (link.connection === connection) link.connection = undefined;
+    const connection: ClientConnection = new ClientConnection(
+      made.carrier,
+      { ...this.limits, maxStreams: made.maxStreams, windows: undefined },
+      {
+        onEnded() {
+          if (link.connection === connection) link.connection = undefined;
+        },
       },
-    });
+    );
     link.connection = connection;
     link.driver = made.driver;
     made.carrier.start(connection, false);
@@ -208,11 +271,20 @@ class BlockingCaller {
   }
 
   private addMethod(method: DescMethodUnary): ClientMethod {
-    if (this.methods.size >= METHODS_MAX) throw new ConnectError(`a client can call at most ${METHODS_MAX} different methods`, Code.ResourceExhausted);
+    if (this.methods.size >= METHODS_MAX)
+      throw new ConnectError(`a client can call at most ${METHODS_MAX} different methods`, Code.ResourceExhausted);
     const codec = codecOf(this.options);
     const path = methodPath(method);
-    // SUBTLE: not leased. What a lease holds comes back when V8 frees it, of which a thread that does not let its loop turn never hears.
-    const added: ClientMethod = { method, id: this.methods.size, path, input: codec(method.input), output: codec(method.output), receivePolicy: { lifetime: "copied", callLabel: path } };
+    // SUBTLE: not leased. What a lease holds comes back when V8 frees it, of which a thread that does not let its loop
+    // turn never hears.
+    const added: ClientMethod = {
+      method,
+      id: this.methods.size,
+      path,
+      input: codec(method.input),
+      output: codec(method.output),
+      receivePolicy: { lifetime: "copied", callLabel: path },
+    };
     this.methods.set(method, added);
     return added;
   }
@@ -226,7 +298,13 @@ function addonHere(): Addon {
     return requireSharedMemory();
   } catch (error) {
     const { rawMessage } = connectErrorOf(error);
-    throw new ConnectError(`${NEEDS_SHARED_MEMORY}: ${rawMessage}`, Code.FailedPrecondition, undefined, undefined, error);
+    throw new ConnectError(
+      `${NEEDS_SHARED_MEMORY}: ${rawMessage}`,
+      Code.FailedPrecondition,
+      undefined,
+      undefined,
+      error,
+    );
   }
 }
 

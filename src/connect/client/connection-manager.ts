@@ -1,8 +1,9 @@
 /**
- * The connections of one transport to one address: the one that new calls go over, those that go away but still have calls open, and the way to
- * the next one.
+ * The connections of one transport to one address: the one that new calls go over, those that go away but still have
+ * calls open, and the way to the next one.
  *
- * CONNECT-1  `ready` is a connection that takes calls, or undefined: it is taken back before anybody can use it in vain.
+ * CONNECT-1  `ready` is a connection that takes calls, or undefined: it is taken back before anybody can use it in
+ *            vain.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Address } from "../../carrier/address.js";
@@ -17,7 +18,15 @@ import { SLOTS_MAX } from "../../wire/frame.js";
 import { Dialer, reconnectOf } from "./dialer.js";
 import { tell, transportState } from "../events.js";
 import type { CallLimits } from "../options/options.js";
-import { checkCarrier, geometryOf, handshakeTimeoutOf, keepAliveOf, meansFor, pollMicrosOf, streamWindowOf } from "../options/options.js";
+import {
+  checkCarrier,
+  geometryOf,
+  handshakeTimeoutOf,
+  keepAliveOf,
+  meansFor,
+  pollMicrosOf,
+  streamWindowOf,
+} from "../options/options.js";
 import type { ConnectionState, IsthmusTransportOptions } from "./transport.js";
 
 /** What a transport does for its connections. */
@@ -45,7 +54,13 @@ export class ConnectionManager {
   private reason: string | undefined;
 
   /** @throws ConnectError for options that make no sense together, or cannot be had */
-  constructor(transport: object, options: IsthmusTransportOptions, address: Address, limits: CallLimits, mover: CallReturns) {
+  constructor(
+    transport: object,
+    options: IsthmusTransportOptions,
+    address: Address,
+    limits: CallLimits,
+    mover: CallReturns,
+  ) {
     this.transport = transport;
     this.options = options;
     this.address = address;
@@ -55,7 +70,11 @@ export class ConnectionManager {
     this.keepAlive = keepAliveOf(options, address.kind === "tcp");
     checkCarrier(options, address);
     prepareErrors();
-    this.dialer = new Dialer(() => this.make(), reconnectOf(options.reconnect), () => this.show());
+    this.dialer = new Dialer(
+      () => this.make(),
+      reconnectOf(options.reconnect),
+      () => this.show(),
+    );
   }
 
   get state(): ConnectionState {
@@ -74,7 +93,11 @@ export class ConnectionManager {
    * @param waits as `Dialer.wait` takes it; by default as the options say
    * @throws ConnectError
    */
-  async connection(timeoutMs: number | undefined, signal: AbortSignal | undefined, waits: boolean | undefined): Promise<{ connection: ClientConnection; leftMs: number | undefined }> {
+  async connection(
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+    waits: boolean | undefined,
+  ): Promise<{ connection: ClientConnection; leftMs: number | undefined }> {
     const start = nowMs();
     let leftMs = timeoutMs;
     // It may be over by the time that it is handed over.
@@ -85,10 +108,17 @@ export class ConnectionManager {
     return { connection: this.ready, leftMs };
   }
 
-  /** Takes no calls from now on. Ends the connections when their calls are over, or after `timeoutMs`; resolves then. */
+  /**
+   * Takes no calls from now on. Ends the connections when their calls are over, or after `timeoutMs`; resolves then.
+   */
   async close(timeoutMs: number): Promise<void> {
     this.closed = true;
-    this.dialer.close(new ConnectError(this.closing.signal.aborted ? "the transport is closed" : "the transport was closed", Code.Unavailable));
+    this.dialer.close(
+      new ConnectError(
+        this.closing.signal.aborted ? "the transport is closed" : "the transport was closed",
+        Code.Unavailable,
+      ),
+    );
     const open = [...this.draining, ...(this.ready === undefined ? [] : [this.ready])];
     this.ready = undefined;
     for (const connection of open) this.draining.add(connection);
@@ -97,7 +127,8 @@ export class ConnectionManager {
       for (const connection of open) connection.retire();
       await this.allEnded(timeoutMs);
     }
-    if (!this.closing.signal.aborted) this.closing.abort(new ConnectError("the transport was closed", Code.Unavailable));
+    if (!this.closing.signal.aborted)
+      this.closing.abort(new ConnectError("the transport was closed", Code.Unavailable));
     for (const connection of [...this.draining]) connection.close("the transport was closed");
     this.dialer.close(new ConnectError("the transport is closed", Code.Unavailable));
   }
@@ -129,7 +160,12 @@ export class ConnectionManager {
     const connection: ClientConnection = new ClientConnection(
       link.carrier,
       { ...this.limits, maxStreams: link.maxStreams, windows: link.windows },
-      { onEnded: (reason) => this.onEnded(connection, reason), onLeaving: () => this.onLeaving(connection), ...this.mover, keepAlive: this.keepAlive },
+      {
+        onEnded: (reason) => this.onEnded(connection, reason),
+        onLeaving: () => this.onLeaving(connection),
+        ...this.mover,
+        keepAlive: this.keepAlive,
+      },
     );
     this.connections++;
     link.carrier.start(connection, false);
@@ -164,8 +200,17 @@ export class ConnectionManager {
     if (state === previous) return;
     this.shown = state;
     if (!transportState.hasSubscribers) return;
-    const reason = state === "ready" || state === "closed" ? undefined : (this.dialer.failure?.rawMessage ?? this.reason);
+    const reason =
+      state === "ready" || state === "closed" ? undefined : (this.dialer.failure?.rawMessage ?? this.reason);
     const { name: carrier, reason: carrierReason } = this.ready?.carrier ?? {};
-    tell(transportState, { transport: this.transport, address: formatAddress(this.address), state, previous, reason, carrier, carrierReason });
+    tell(transportState, {
+      transport: this.transport,
+      address: formatAddress(this.address),
+      state,
+      previous,
+      reason,
+      carrier,
+      carrierReason,
+    });
   }
 }

@@ -13,7 +13,11 @@ const HOUR = 3_600_000;
 
 /** A dialer whose attempts end as the test says, and what it did. */
 function dialing(options: ReconnectOptions = {}) {
-  const attempts: { readonly at: number; readonly succeed: (connection: string) => void; readonly fail: (error: ConnectError) => void }[] = [];
+  const attempts: {
+    readonly at: number;
+    readonly succeed: (connection: string) => void;
+    readonly fail: (error: ConnectError) => void;
+  }[] = [];
   const states: string[] = [];
   let open = 0;
   let openMax = 0;
@@ -24,7 +28,11 @@ function dialing(options: ReconnectOptions = {}) {
         open--;
         act();
       };
-      attempts.push({ at: performance.now(), succeed: (connection) => end(() => resolve(connection)), fail: (error) => end(() => reject(error)) });
+      attempts.push({
+        at: performance.now(),
+        succeed: (connection) => end(() => resolve(connection)),
+        fail: (error) => end(() => reject(error)),
+      });
     });
   const dialer: Dialer<string> = new Dialer(make, reconnectOf(options), () => {
     if (states.at(-1) !== dialer.state) states.push(dialer.state);
@@ -44,7 +52,8 @@ function outcomeOf(promise: Promise<string>): Promise<string> {
 }
 
 async function untilAttempt(attempts: readonly unknown[], count: number): Promise<void> {
-  for (const end = performance.now() + 60_000; attempts.length < count; await sleep(1)) assert.ok(performance.now() < end, `${attempts.length} attempts, expected ${count}`);
+  for (const end = performance.now() + 60_000; attempts.length < count; await sleep(1))
+    assert.ok(performance.now() < end, `${attempts.length} attempts, expected ${count}`);
 }
 
 test("pauses grow up to the longest, and vary by a fifth", () => {
@@ -64,18 +73,27 @@ test("a pause is never longer than a timer can count", () => {
 
 test("options that make no sense are refused with their name", () => {
   const refused = (reconnect: ReconnectOptions, message: RegExp) =>
-    assert.throws(() => createIsthmusTransport({ address: "/run/app.sock", reconnect }), (error: ConnectError) => error.code === Code.InvalidArgument && message.test(error.message));
+    assert.throws(
+      () => createIsthmusTransport({ address: "/run/app.sock", reconnect }),
+      (error: ConnectError) => error.code === Code.InvalidArgument && message.test(error.message),
+    );
   refused({ initialDelayMs: 0 }, /reconnect\.initialDelayMs.*above 0, not 0/);
   refused({ maxDelayMs: NaN }, /reconnect\.maxDelayMs/);
   refused({ giveUpAfterMs: -1 }, /reconnect\.giveUpAfterMs/);
   refused({ giveUpAfterMs: "5s" as never }, /giveUpAfterMs.*not "5s"; did you mean 5000\?/);
   refused({ initialDelayMs: 50, maxDelayMs: 20 }, /maxDelayMs 20 is less than initialDelayMs 50/);
-  assert.deepEqual(reconnectOf({ initialDelayMs: 5000 }), { initialDelayMs: 5000, maxDelayMs: 5000, giveUpAfterMs: 30_000 });
+  assert.deepEqual(reconnectOf({ initialDelayMs: 5000 }), {
+    initialDelayMs: 5000,
+    maxDelayMs: 5000,
+    giveUpAfterMs: 30_000,
+  });
 });
 
 test("DIAL-1: all who wait share one attempt", async () => {
   const { dialer, attempts, openMax } = dialing();
-  const outcomes = Array.from({ length: 100 }, (_, i) => outcomeOf(dialer.wait(undefined, undefined, i % 2 === 0 ? undefined : i % 3 === 0)));
+  const outcomes = Array.from({ length: 100 }, (_, i) =>
+    outcomeOf(dialer.wait(undefined, undefined, i % 2 === 0 ? undefined : i % 3 === 0)),
+  );
   assert.equal(dialer.waiting, 100);
   attempts[0].succeed("a");
   assert.deepEqual(new Set(await Promise.all(outcomes)), new Set(["resolved a"]));
@@ -102,7 +120,10 @@ test("DIAL-2: attempts are repeated while somebody waits, with pauses that grow"
 test("DIAL-2: when the last who waited has gone, there are no more attempts", async () => {
   const { dialer, attempts, states } = dialing({ initialDelayMs: 5, maxDelayMs: 5 });
   const leave = new AbortController();
-  const outcomes = [outcomeOf(dialer.wait(undefined, leave.signal, true)), outcomeOf(dialer.wait(undefined, leave.signal, true))];
+  const outcomes = [
+    outcomeOf(dialer.wait(undefined, leave.signal, true)),
+    outcomeOf(dialer.wait(undefined, leave.signal, true)),
+  ];
   attempts[0].fail(absent());
   await untilAttempt(attempts, 2);
   attempts[1].fail(absent());
@@ -159,7 +180,10 @@ test("a first connection is tried for a few times where servers accept and go aw
 });
 
 test("nobody waits where waiting cannot help", async () => {
-  for (const error of [new ConnectError("no right", Code.PermissionDenied), withRetryability(new ConnectError("no socket", Code.Unavailable), "permanent")]) {
+  for (const error of [
+    new ConnectError("no right", Code.PermissionDenied),
+    withRetryability(new ConnectError("no socket", Code.Unavailable), "permanent"),
+  ]) {
     const { dialer, attempts } = dialing({ initialDelayMs: 1 });
     const outcomes = [true, false, undefined].map((waits) => outcomeOf(dialer.wait(undefined, undefined, waits)));
     attempts[0].fail(error);
@@ -192,10 +216,16 @@ test("a deadline that passes says why there was no connection, and so does a wai
   const late = outcomeOf(dialer.wait(20, undefined, true));
   const impatient = outcomeOf(dialer.wait(undefined, undefined, true));
   attempts[0].fail(absent());
-  assert.equal(await late, "DeadlineExceeded: the operation timed out before there was a connection; the last attempt failed: nobody there");
+  assert.equal(
+    await late,
+    "DeadlineExceeded: the operation timed out before there was a connection; the last attempt failed: nobody there",
+  );
   assert.equal(await impatient, "Unavailable: nobody there (waited 30 ms for a connection)");
   const unheard = outcomeOf(dialer.wait(20, undefined, false));
-  assert.equal(await unheard, "DeadlineExceeded: the operation timed out before there was a connection; the last attempt failed: nobody there");
+  assert.equal(
+    await unheard,
+    "DeadlineExceeded: the operation timed out before there was a connection; the last attempt failed: nobody there",
+  );
 });
 
 test("after the end everybody is refused, those who wait and those who come", async () => {
@@ -227,7 +257,13 @@ test("DIAL-3: whatever comes first settles who waits, once, and leaves nothing o
     signals.push(controller.signal);
     if (random() < 0.3) setTimeout(() => controller.abort(), random() * 15);
     const count = () => settled[i]++;
-    dialer.wait(random() < 0.5 ? undefined : 1 + random() * 15, controller.signal, [true, false, undefined][Math.floor(random() * 3)]).then(count, count);
+    dialer
+      .wait(
+        random() < 0.5 ? undefined : 1 + random() * 15,
+        controller.signal,
+        [true, false, undefined][Math.floor(random() * 3)],
+      )
+      .then(count, count);
     if (random() < 0.4) await sleep(random() * 4);
     for (; decided < attempts.length && random() < 0.7; decided++) {
       if (random() < 0.5) attempts[decided].succeed("c");
@@ -236,7 +272,10 @@ test("DIAL-3: whatever comes first settles who waits, once, and leaves nothing o
   }
   dialer.close(new ConnectError("over", Code.Unavailable));
   await sleep(1);
-  assert.ok(settled.every((count) => count === 1), "each once");
+  assert.ok(
+    settled.every((count) => count === 1),
+    "each once",
+  );
   assert.deepEqual([dialer.waiting, openMax()], [0, 1]);
   for (const signal of signals) assert.equal(getEventListeners(signal, "abort").length, 0);
 });

@@ -1,13 +1,15 @@
 /**
- * Waiting for a connection: the attempts to make one, the pauses between them, and the calls that wait. What a connection is, and how an
- * attempt is made, the owner knows.
+ * Waiting for a connection: the attempts to make one, the pauses between them, and the calls that wait. What a
+ * connection is, and how an attempt is made, the owner knows.
  *
  * DIAL-1  There is at most one attempt at a time; who needs a connection meanwhile waits for that one.
- * DIAL-2  Attempts are made only while somebody waits. The pauses between them grow, and differ by chance from client to client, so that
- *         many who lost the same server do not come back in step. Who does not wait for a further attempt does not wait for a pause either.
- * DIAL-3  Who waits is settled exactly once: by a connection, a failure, its deadline, its signal, or the end of the owner.
- * DIAL-4  A connection over which nothing came counts as a failed attempt: a server that dies as soon as it is connected to is not
- *         connected to without a pause.
+ * DIAL-2  Attempts are made only while somebody waits. The pauses between them grow, and differ by chance from client
+ *         to client, so that many who lost the same server do not come back in step. Who does not wait for a further
+ *         attempt does not wait for a pause either.
+ * DIAL-3  Who waits is settled exactly once: by a connection, a failure, its deadline, its signal, or the end of the
+ *         owner.
+ * DIAL-4  A connection over which nothing came counts as a failed attempt: a server that dies as soon as it is
+ *         connected to is not connected to without a pause.
  */
 import type { ContextKey } from "@connectrpc/connect";
 import { Code, ConnectError, createContextKey } from "@connectrpc/connect";
@@ -22,19 +24,27 @@ import { DEFAULTS } from "../options/table.js";
 
 /** How a lost connection is made again. */
 export interface ReconnectOptions {
-  /** Pause after the first failed attempt, in milliseconds; 10 by default. Each further one is 1.6 times as long. All vary by 20%. */
+  /**
+   * Pause after the first failed attempt, in milliseconds; 10 by default. Each further one is 1.6 times as long. All
+   * vary by 20%.
+   */
   readonly initialDelayMs?: number;
   /** Longest pause, in milliseconds; 2000 by default. */
   readonly maxDelayMs?: number;
-  /** How long a call without a deadline waits for a connection, in milliseconds; 30,000 by default. `Infinity`: for ever. */
+  /**
+   * How long a call without a deadline waits for a connection, in milliseconds; 30,000 by default. `Infinity`: for
+   * ever.
+   */
   readonly giveUpAfterMs?: number;
 }
 
 /**
- * Context value for a single call: `createContextValues().set(waitForReady, true)` waits for the connection, also for the first; `false` fails with
- * the attempt. Overrides the transport's option of that name.
+ * Context value for a single call: `createContextValues().set(waitForReady, true)` waits for the connection, also for
+ * the first; `false` fails with the attempt. Overrides the transport's option of that name.
  */
-export const waitForReady: ContextKey<boolean | undefined> = createContextKey<boolean | undefined>(undefined, { description: "whether a call waits for a connection" });
+export const waitForReady: ContextKey<boolean | undefined> = createContextKey<boolean | undefined>(undefined, {
+  description: "whether a call waits for a connection",
+});
 
 const MULTIPLIER = 1.6;
 const JITTER = 0.2;
@@ -43,14 +53,29 @@ const FIRST_ATTEMPTS = 4;
 
 /** @throws ConnectError `InvalidArgument` */
 export function reconnectOf(options: ReconnectOptions = {}): Required<ReconnectOptions> {
-  const { initialDelayMs = DEFAULTS.initialDelayMs, maxDelayMs = Math.max(DEFAULTS.maxDelayMs, initialDelayMs), giveUpAfterMs = DEFAULTS.giveUpAfterMs } = options;
-  if (maxDelayMs < initialDelayMs) throw new ConnectError(`option reconnect: maxDelayMs ${maxDelayMs} is less than initialDelayMs ${initialDelayMs}`, Code.InvalidArgument);
+  const {
+    initialDelayMs = DEFAULTS.initialDelayMs,
+    maxDelayMs = Math.max(DEFAULTS.maxDelayMs, initialDelayMs),
+    giveUpAfterMs = DEFAULTS.giveUpAfterMs,
+  } = options;
+  if (maxDelayMs < initialDelayMs)
+    throw new ConnectError(
+      `option reconnect: maxDelayMs ${maxDelayMs} is less than initialDelayMs ${initialDelayMs}`,
+      Code.InvalidArgument,
+    );
   return { initialDelayMs, maxDelayMs, giveUpAfterMs };
 }
 
 /** The pause after so many failures in a row, in milliseconds. @param chance 0 to 1 */
-export function pauseAfter(failures: number, { initialDelayMs, maxDelayMs }: Required<ReconnectOptions>, chance = Math.random()): number {
-  return Math.min(Math.min(initialDelayMs * MULTIPLIER ** (failures - 1), maxDelayMs) * (1 - JITTER + 2 * JITTER * chance), TIMER_MS_MAX);
+export function pauseAfter(
+  failures: number,
+  { initialDelayMs, maxDelayMs }: Required<ReconnectOptions>,
+  chance = Math.random(),
+): number {
+  return Math.min(
+    Math.min(initialDelayMs * MULTIPLIER ** (failures - 1), maxDelayMs) * (1 - JITTER + 2 * JITTER * chance),
+    TIMER_MS_MAX,
+  );
 }
 
 interface Waiter<C> {
@@ -106,13 +131,19 @@ export class Dialer<C> {
   /**
    * A connection, as soon as there is one.
    * @param timeoutMs what is left of the call's; undefined: no deadline
-   * @param waits whether it waits for further attempts if one fails; undefined: if there has been a connection before. Nobody waits
-   *   where waiting cannot help
+   * @param waits whether it waits for further attempts if one fails; undefined: if there has been a connection before.
+   *   Nobody waits where waiting cannot help
    * @throws ConnectError
    */
   wait(timeoutMs: number | undefined, signal: AbortSignal | undefined, waits: boolean | undefined): Promise<C> {
     if (this.ended !== undefined) return Promise.reject(this.ended);
-    if (waits !== undefined && typeof waits !== "boolean") return Promise.reject(new ConnectError(`context value waitForReady: expected true or false, not ${show(waits)}`, Code.InvalidArgument));
+    if (waits !== undefined && typeof waits !== "boolean")
+      return Promise.reject(
+        new ConnectError(
+          `context value waitForReady: expected true or false, not ${show(waits)}`,
+          Code.InvalidArgument,
+        ),
+      );
     if (signal?.aborted === true) return Promise.reject(abortError(signal));
     return new Promise<C>((resolve, reject) => {
       const leave = () => {
@@ -136,7 +167,8 @@ export class Dialer<C> {
       const { giveUpAfterMs } = this.options;
       let timer: NodeJS.Timeout | undefined;
       if (timeoutMs !== undefined) timer = setTimeout(() => this.fail(waiter, this.late()), timeoutMs);
-      else if ((waits ?? this.everMade) && boundedTimeout(giveUpAfterMs) !== undefined) timer = setTimeout(() => this.fail(waiter, this.inVain(giveUpAfterMs)), giveUpAfterMs);
+      else if ((waits ?? this.everMade) && boundedTimeout(giveUpAfterMs) !== undefined)
+        timer = setTimeout(() => this.fail(waiter, this.inVain(giveUpAfterMs)), giveUpAfterMs);
       if (signal !== undefined) onAbortOf(signal, onAbort);
       this.waiters.add(waiter);
       this.dial(!(waits ?? this.everMade));
@@ -198,7 +230,8 @@ export class Dialer<C> {
     const retryability = retryabilityOf(error);
     for (const waiter of [...this.waiters]) {
       waiter.attempts++;
-      const goesOn = waiter.waits ?? (this.everMade || (retryability === "draining" && waiter.attempts < FIRST_ATTEMPTS));
+      const goesOn =
+        waiter.waits ?? (this.everMade || (retryability === "draining" && waiter.attempts < FIRST_ATTEMPTS));
       if (!goesOn || retryability === "permanent") waiter.reject(error);
     }
     this.failedMeanwhile = this.waiters.size > 0;
@@ -220,12 +253,20 @@ export class Dialer<C> {
   }
 
   private late(): ConnectError {
-    return timedOut(` before there was a connection${this.lastFailure === undefined ? "" : `; the last attempt failed: ${this.lastFailure.rawMessage}`}`);
+    return timedOut(
+      ` before there was a connection${this.lastFailure === undefined ? "" : `; the last attempt failed: ${this.lastFailure.rawMessage}`}`,
+    );
   }
 
   private inVain(waitedMs: number): ConnectError {
     const { lastFailure } = this;
     const text = lastFailure === undefined ? "no attempt to connect has come to an end" : lastFailure.rawMessage;
-    return new ConnectError(`${text} (waited ${waitedMs} ms for a connection)`, Code.Unavailable, undefined, undefined, lastFailure);
+    return new ConnectError(
+      `${text} (waited ${waitedMs} ms for a connection)`,
+      Code.Unavailable,
+      undefined,
+      undefined,
+      lastFailure,
+    );
   }
 }

@@ -1,11 +1,11 @@
 /**
  * Several addresses of one service: a transport made of one for each, of which one is in use.
  *
- * FAILOVER-1  A call is given to one of them, once, and only when that one has a connection. So what moves on to another address is calls that
- *             wait for a connection, never one that may have been sent.
- * FAILOVER-2  The earlier an address, the more it is preferred. While a later one is in use, calls start attempts at the earlier ones in the
- *             background, at most one a second, and wait for none of them; from the first that succeeds on, new calls go there. Those that are open
- *             stay where they are.
+ * FAILOVER-1  A call is given to one of them, once, and only when that one has a connection. So what moves on to
+ *             another address is calls that wait for a connection, never one that may have been sent.
+ * FAILOVER-2  The earlier an address, the more it is preferred. While a later one is in use, calls start attempts at
+ *             the earlier ones in the background, at most one a second, and wait for none of them; from the first that
+ *             succeeds on, new calls go there. Those that are open stay where they are.
  */
 import type { DescMessage, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
 import type { ContextValues, StreamResponse, UnaryResponse } from "@connectrpc/connect";
@@ -25,7 +25,14 @@ import { callTimeout } from "../options/options.js";
 import type { LoanOwner } from "../payloads/payloads.js";
 import { LOAN } from "../payloads/payloads.js";
 import type { HeadersInit } from "./interceptors.js";
-import type { AddressedTransport, ConnectionState, ConnectOptions, IsthmusTransport, IsthmusTransportOptions, TransportStats } from "./transport.js";
+import type {
+  AddressedTransport,
+  ConnectionState,
+  ConnectOptions,
+  IsthmusTransport,
+  IsthmusTransportOptions,
+  TransportStats,
+} from "./transport.js";
 
 const PROBE_INTERVAL_MS = 1000;
 
@@ -42,7 +49,11 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
   constructor(members: readonly AddressedTransport[], options: IsthmusTransportOptions) {
     this.members = members;
     this.options = options;
-    this.dialer = new Dialer(() => this.tryAll(), reconnectOf(options.reconnect), () => undefined);
+    this.dialer = new Dialer(
+      () => this.tryAll(),
+      reconnectOf(options.reconnect),
+      () => undefined,
+    );
   }
 
   get state(): ConnectionState {
@@ -70,7 +81,14 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
       pendingCalls += stats.pendingCalls;
       connections += stats.connections;
     }
-    return { state: this.state, carrier: this.carrier, carrierReason: this.carrierReason, pendingCalls, connections, connection: this.current?.stats().connection };
+    return {
+      state: this.state,
+      carrier: this.carrier,
+      carrierReason: this.carrierReason,
+      pendingCalls,
+      connections,
+      connection: this.current?.stats().connection,
+    };
   }
 
   unary<I extends DescMessage, O extends DescMessage>(
@@ -83,7 +101,9 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
   ): Promise<UnaryResponse<I, O>> {
     const ready = this.readyMember();
     if (ready !== undefined) return ready.unary(method, signal, timeoutMs, header, input, contextValues);
-    return this.whenChosen(signal, timeoutMs, contextValues, (member, left) => member.unary(method, signal, left, header, input, contextValues));
+    return this.whenChosen(signal, timeoutMs, contextValues, (member, left) =>
+      member.unary(method, signal, left, header, input, contextValues),
+    );
   }
 
   stream<I extends DescMessage, O extends DescMessage>(
@@ -119,7 +139,8 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
 
   async connect(options?: ConnectOptions): Promise<void> {
     const { timeoutMs, signal, waitForReady: waits } = checkOptional(connectTable, options);
-    if (this.readyMember() === undefined) await this.dialer.wait(boundedTimeout(timeoutMs), signal, waits ?? this.options.waitForReady);
+    if (this.readyMember() === undefined)
+      await this.dialer.wait(boundedTimeout(timeoutMs), signal, waits ?? this.options.waitForReady);
   }
 
   async close(options?: { readonly timeoutMs?: number }): Promise<void> {
@@ -152,7 +173,11 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     let member: AddressedTransport;
     try {
       timeout = boundedTimeout(callTimeout(timeoutMs, this.options.defaultTimeoutMs));
-      member = await this.dialer.wait(timeout, signal && ownSignal(signal), contextValues?.get(waitForReady) ?? this.options.waitForReady);
+      member = await this.dialer.wait(
+        timeout,
+        signal && ownSignal(signal),
+        contextValues?.get(waitForReady) ?? this.options.waitForReady,
+      );
     } catch (error) {
       onNone(error as Error);
       throw error;
@@ -175,8 +200,19 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     }
     const code = failures.every((failure) => failure.code === failures[0].code) ? failures[0].code : Code.Unavailable;
     const retryabilities = failures.map(retryabilityOf);
-    const error = new ConnectError(failures.map(({ rawMessage }) => rawMessage).join("; "), code, undefined, undefined, failures[0]);
-    throw withRetryability(error, retryabilities.find((retryability) => retryability === "draining") ?? retryabilities.find((retryability) => retryability === "unavailable") ?? "permanent");
+    const error = new ConnectError(
+      failures.map(({ rawMessage }) => rawMessage).join("; "),
+      code,
+      undefined,
+      undefined,
+      failures[0],
+    );
+    throw withRetryability(
+      error,
+      retryabilities.find((retryability) => retryability === "draining") ??
+        retryabilities.find((retryability) => retryability === "unavailable") ??
+        "permanent",
+    );
   }
 
   /** FAILOVER-2 */

@@ -1,7 +1,14 @@
 /** Calls of a client through its interceptors, which see a request and a response as Connect's transports show them. */
 import type { DescMessage, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
 import { create, isMessage } from "@bufbuild/protobuf";
-import type { ContextValues, Interceptor, StreamRequest, StreamResponse, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
+import type {
+  ContextValues,
+  Interceptor,
+  StreamRequest,
+  StreamResponse,
+  UnaryRequest,
+  UnaryResponse,
+} from "@connectrpc/connect";
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
 import { onAbortOf } from "../../rpc/abort.js";
@@ -40,13 +47,25 @@ export async function callIntercepted(
   const scope = new CallScope(boundedTimeout(timeoutMs), signal);
   const innermost = async (request: UnaryRequest): Promise<UnaryResponse> => {
     checkRequest(request, method.path);
-    const response = await start(method, request.message, request.header, scope.leftMs, request.signal, request.contextValues);
+    const response = await start(
+      method,
+      request.message,
+      request.header,
+      scope.leftMs,
+      request.signal,
+      request.contextValues,
+    );
     // Interceptors may spread it, so it has to be a plain object.
     const { stream, service, header, trailer } = response;
     return { stream, service, method: response.method, message: response.message, header, trailer };
   };
   try {
-    const request: UnaryRequest = { ...requestOf(method, header, contextValues, scope), stream: false, method: method.method as DescMethodUnary, message };
+    const request: UnaryRequest = {
+      ...requestOf(method, header, contextValues, scope),
+      stream: false,
+      method: method.method as DescMethodUnary,
+      message,
+    };
     const response = await chain(interceptors, innermost)(request);
     checkResponse(response, method.path, false);
     scope.finish();
@@ -57,9 +76,10 @@ export async function callIntercepted(
 }
 
 /**
- * A stream through its interceptors. How its end is told to them is Connect's since version 2.3, whichever version is installed: once the call is over, for
- * whatever reason, what they read from the transport ends with the call's outcome, and they are pulled until they have ended, too. If the reader has left
- * before the end, the outcome is a good one.
+ * A stream through its interceptors. How its end is told to them is Connect's since version 2.3, whichever version is
+ * installed: once the call is over, for whatever reason, what they read from the transport ends with the call's
+ * outcome, and they are pulled until they have ended, too. If the reader has left before the end, the outcome is a good
+ * one.
  */
 export async function streamIntercepted(
   interceptors: readonly Interceptor[],
@@ -77,21 +97,44 @@ export async function streamIntercepted(
   scope.onEnd(() => void closeIterator(input, scope.failure));
   const innermost = async (request: StreamRequest): Promise<StreamResponse> => {
     checkRequest(request, method.path);
-    const response = await start(method, request.message[Symbol.asyncIterator](), request.header, scope.leftMs, request.signal, request.contextValues);
-    return { ...response, message: new TransportMessages(response.message[Symbol.asyncIterator](), scope) as StreamResponse["message"] };
+    const response = await start(
+      method,
+      request.message[Symbol.asyncIterator](),
+      request.header,
+      scope.leftMs,
+      request.signal,
+      request.contextValues,
+    );
+    return {
+      ...response,
+      message: new TransportMessages(response.message[Symbol.asyncIterator](), scope) as StreamResponse["message"],
+    };
   };
   try {
     const message = mapMessages({ [Symbol.asyncIterator]: () => input }, streaming.input);
-    const request: StreamRequest = { ...requestOf(method, header, contextValues, scope), stream: true, method: streaming, message };
+    const request: StreamRequest = {
+      ...requestOf(method, header, contextValues, scope),
+      stream: true,
+      method: streaming,
+      message,
+    };
     const response = (await chain(interceptors, innermost)(request)) as StreamResponse;
     checkResponse(response, method.path, true);
-    return { ...response, message: new ScopedMessages(response.message[Symbol.asyncIterator](), scope) as StreamResponse["message"] };
+    return {
+      ...response,
+      message: new ScopedMessages(response.message[Symbol.asyncIterator](), scope) as StreamResponse["message"],
+    };
   } catch (error) {
     throw scope.fail(error);
   }
 }
 
-function requestOf({ method, path }: ClientMethod, header: HeadersInit | undefined, contextValues: ContextValues | undefined, scope: CallScope) {
+function requestOf(
+  { method, path }: ClientMethod,
+  header: HeadersInit | undefined,
+  contextValues: ContextValues | undefined,
+  scope: CallScope,
+) {
   return {
     service: method.parent,
     requestMethod: "POST",
@@ -102,18 +145,31 @@ function requestOf({ method, path }: ClientMethod, header: HeadersInit | undefin
   };
 }
 
-/** @throws ConnectError for what would be another call over HTTP and cannot be one here, or would be sent as an empty message */
+/**
+ * @throws ConnectError for what would be another call over HTTP and cannot be one here, or would be sent as an empty
+ * message
+ */
 function checkRequest({ url, stream, message }: UnaryRequest | StreamRequest, path: string): void {
   if (url !== undefined && url !== URL_BASE + path) {
-    throw new ConnectError(`an interceptor changed the URL of the call ${path} to ${url}; here the method alone says what is called`, Code.Unimplemented);
+    throw new ConnectError(
+      `an interceptor changed the URL of the call ${path} to ${url}; here the method alone says what is called`,
+      Code.Unimplemented,
+    );
   }
-  if (typeof message !== "object" || message === null) throw new ConnectError(`an interceptor handed on the call ${path} without ${stream ? "messages" : "a message"}`, Code.Internal);
+  if (typeof message !== "object" || message === null)
+    throw new ConnectError(
+      `an interceptor handed on the call ${path} without ${stream ? "messages" : "a message"}`,
+      Code.Internal,
+    );
 }
 
 type Result = IteratorResult<unknown>;
 const DONE: Result = Object.freeze({ done: true, value: undefined });
 
-/** What interceptors read from the transport. SUBTLE: the transport's iterator is ended with the call, so nobody waits at it for ever. */
+/**
+ * What interceptors read from the transport. SUBTLE: the transport's iterator is ended with the call, so nobody waits
+ * at it for ever.
+ */
 class TransportMessages implements AsyncIterableIterator<unknown> {
   private readonly iterator: AsyncIterator<unknown>;
   private readonly scope: CallScope;
@@ -145,10 +201,16 @@ class TransportMessages implements AsyncIterableIterator<unknown> {
   }
 }
 
-/** Scopes of streams that their users forgot. A loop that is left with `break` is one where Connect is older than 2.3: its clients do not pass on that it ended. */
+/**
+ * Scopes of streams that their users forgot. A loop that is left with `break` is one where Connect is older than 2.3:
+ * its clients do not pass on that it ended.
+ */
 const forgotten = new FinalizationRegistry<CallScope>((scope) => scope.finish());
 
-/** The messages of a stream with interceptors: its scope ends with them. SUBTLE: nothing of ours that lasts refers to it. */
+/**
+ * The messages of a stream with interceptors: its scope ends with them. SUBTLE: nothing of ours that lasts refers to
+ * it.
+ */
 class ScopedMessages implements AsyncIterableIterator<unknown> {
   private readonly iterator: AsyncIterator<unknown>;
   private readonly scope: CallScope;
@@ -194,7 +256,10 @@ class ScopedMessages implements AsyncIterableIterator<unknown> {
   }
 }
 
-/** Deadline and signal of a call with interceptors, as one signal that they can see; it also aborts when the call is over. */
+/**
+ * Deadline and signal of a call with interceptors, as one signal that they can see; it also aborts when the call is
+ * over.
+ */
 class CallScope {
   private readonly controller = new AbortController();
   private readonly deadline: number | undefined;

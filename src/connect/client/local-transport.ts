@@ -1,5 +1,14 @@
-/** The client's transport to one address of this machine, or over TCP: Connect's Transport over the connections of a `ConnectionManager`. */
-import type { DescMessage, DescMethod, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
+/**
+ * The client's transport to one address of this machine, or over TCP: Connect's Transport over the connections of a
+ * `ConnectionManager`.
+ */
+import type {
+  DescMessage,
+  DescMethod,
+  DescMethodStreaming,
+  DescMethodUnary,
+  MessageInitShape,
+} from "@bufbuild/protobuf";
 import type { ContextValues, Interceptor, StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Address } from "../../carrier/address.js";
@@ -22,7 +31,13 @@ import { connectTable, transportCloseTable } from "../options/table.js";
 import type { LoanOwner } from "../payloads/payloads.js";
 import { LOAN } from "../payloads/payloads.js";
 import { methodPath } from "../server/routes.js";
-import type { AddressedTransport, ConnectionState, ConnectOptions, IsthmusTransportOptions, TransportStats } from "./transport.js";
+import type {
+  AddressedTransport,
+  ConnectionState,
+  ConnectOptions,
+  IsthmusTransportOptions,
+  TransportStats,
+} from "./transport.js";
 
 export class LocalTransport implements AddressedTransport, LoanOwner {
   private readonly options: IsthmusTransportOptions;
@@ -41,13 +56,17 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     this.interceptors = options.interceptors ?? [];
     this.lifetime = lifetimeOf(options);
     this.connectionManager = new ConnectionManager(this, options, address, limits, {
-      moveCall: (method, input, header, timeoutMs, signal, contextValues) => this.call(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
-      moveStream: (method, input, header, timeoutMs, signal, contextValues) => this.openStream(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
+      moveCall: (method, input, header, timeoutMs, signal, contextValues) =>
+        this.call(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
+      moveStream: (method, input, header, timeoutMs, signal, contextValues) =>
+        this.openStream(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
     });
   }
 
   async [LOAN](byteLength: number, makeSignal: () => AbortSignal): Promise<Uint8Array> {
-    const connection = this.connectionManager.ready ?? (await this.connectionManager.connection(undefined, makeSignal(), undefined)).connection;
+    const connection =
+      this.connectionManager.ready ??
+      (await this.connectionManager.connection(undefined, makeSignal(), undefined)).connection;
     return connection.loan(byteLength, makeSignal);
   }
 
@@ -86,8 +105,24 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
       const own = signal === undefined ? undefined : ownSignal(signal);
       const response =
         this.interceptors.length === 0
-          ? this.call(clientMethod, input, header === undefined ? undefined : new Headers(header), timeout, own, contextValues)
-          : callIntercepted(this.interceptors, this.startCall, clientMethod, input, header, timeout, own, contextValues);
+          ? this.call(
+              clientMethod,
+              input,
+              header === undefined ? undefined : new Headers(header),
+              timeout,
+              own,
+              contextValues,
+            )
+          : callIntercepted(
+              this.interceptors,
+              this.startCall,
+              clientMethod,
+              input,
+              header,
+              timeout,
+              own,
+              contextValues,
+            );
       return response as Promise<UnaryResponse<I, O>>;
     } catch (error) {
       return Promise.reject(connectErrorOf(error, Code.Internal));
@@ -111,7 +146,16 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
       const response =
         this.interceptors.length === 0
           ? this.openStream(clientMethod, iterator, headers, timeout, own, contextValues)
-          : streamIntercepted(this.interceptors, this.startStream, clientMethod, iterator, headers, timeout, own, contextValues);
+          : streamIntercepted(
+              this.interceptors,
+              this.startStream,
+              clientMethod,
+              iterator,
+              headers,
+              timeout,
+              own,
+              contextValues,
+            );
       return response as Promise<StreamResponse<I, O>>;
     } catch (error) {
       return Promise.reject(connectErrorOf(error, Code.Internal));
@@ -120,7 +164,14 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
 
   stats(): TransportStats {
     const { state, ready, pendingCalls, connections } = this.connectionManager;
-    return { state, carrier: this.carrier, carrierReason: this.carrierReason, pendingCalls, connections, connection: ready?.stats() };
+    return {
+      state,
+      carrier: this.carrier,
+      carrierReason: this.carrierReason,
+      pendingCalls,
+      connections,
+      connection: ready?.stats(),
+    };
   }
 
   toJSON() {
@@ -139,7 +190,11 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
   private addMethod(method: DescMethod): ClientMethod {
     const codec = codecOf(this.options);
     const path = methodPath(method);
-    if (path.length > PATH_BYTES_MAX) throw new ConnectError(`the path of a method, ${path.slice(0, 40)}…, has ${path.length} characters; the limit is ${PATH_BYTES_MAX}`, Code.InvalidArgument);
+    if (path.length > PATH_BYTES_MAX)
+      throw new ConnectError(
+        `the path of a method, ${path.slice(0, 40)}…, has ${path.length} characters; the limit is ${PATH_BYTES_MAX}`,
+        Code.InvalidArgument,
+      );
     const added: ClientMethod = {
       method,
       id: this.methods.size,
@@ -148,7 +203,8 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
       output: codec(method.output),
       receivePolicy: { lifetime: this.lifetime, callLabel: path },
     };
-    if (added.id >= METHODS_MAX) throw new ConnectError(`a transport can call at most ${METHODS_MAX} different methods`, Code.ResourceExhausted);
+    if (added.id >= METHODS_MAX)
+      throw new ConnectError(`a transport can call at most ${METHODS_MAX} different methods`, Code.ResourceExhausted);
     this.methods.set(method, added);
     return added;
   }
@@ -174,7 +230,11 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     signal: AbortSignal | undefined,
     contextValues: ContextValues | undefined,
   ): Promise<UnaryResponse> {
-    const { connection, leftMs } = await this.connectionManager.connection(boundedTimeout(timeoutMs), signal, contextValues?.get(waitForReady));
+    const { connection, leftMs } = await this.connectionManager.connection(
+      boundedTimeout(timeoutMs),
+      signal,
+      contextValues?.get(waitForReady),
+    );
     return connection.call(method, input, header, leftMs, signal, contextValues);
   }
 
@@ -190,7 +250,11 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     if (ready !== undefined) return ready.openStream(method, input, header, timeoutMs, signal, contextValues);
     let made: { connection: ClientConnection; leftMs: number | undefined };
     try {
-      made = await this.connectionManager.connection(boundedTimeout(timeoutMs), signal, contextValues?.get(waitForReady));
+      made = await this.connectionManager.connection(
+        boundedTimeout(timeoutMs),
+        signal,
+        contextValues?.get(waitForReady),
+      );
     } catch (error) {
       void closeIterator(input, error as Error);
       throw error;

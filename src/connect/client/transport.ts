@@ -13,21 +13,25 @@ import type { CommonOptions } from "../options/options.js";
 
 export interface IsthmusTransportOptions extends CommonOptions, HttpTransportOptions {
   /**
-   * Where the server listens: a socket path, `unix:PATH`, `tcp:HOST:PORT`, or `http://HOST:PORT` (also `https://`, and with a path that stands before every
-   * method's). Of a list the first that works is used, and new calls go back to an earlier one when that works again; a call that may have been sent is
-   * never sent to another.
+   * Where the server listens: a socket path, `unix:PATH`, `tcp:HOST:PORT`, or `http://HOST:PORT` (also `https://`, and
+   * with a path that stands before every method's). Of a list the first that works is used, and new calls go back to an
+   * earlier one when that works again; a call that may have been sent is never sent to another.
    */
   readonly address: string | readonly string[];
   /** Applied to every call, the first one outermost, as in Connect's transports. */
   readonly interceptors?: Interceptor[];
-  /** Deadline of calls that set none, in milliseconds, above 0; none by default. `Infinity`, and more than timers can count, is none. */
+  /**
+   * Deadline of calls that set none, in milliseconds, above 0; none by default. `Infinity`, and more than timers can
+   * count, is none.
+   */
   readonly defaultTimeoutMs?: number;
   /**
-   * Whether a call that finds no connection, and whose attempt to make one fails, waits for further attempts: up to its deadline, or without one
-   * for `reconnect.giveUpAfterMs`. `true`: also for the first connection; `false`: never, it fails with the attempt. By default
-   * calls wait once there has been a connection, so a restart of the server is waited for, and a mistyped address is told at once. Where waiting cannot help,
-   * as without the right to connect, calls fail at once. A context value, `waitForReady`, says it for a single call. Not for an address of HTTP,
-   * whose calls do not wait, unless it is one of a list.
+   * Whether a call that finds no connection, and whose attempt to make one fails, waits for further attempts: up to its
+   * deadline, or without one for `reconnect.giveUpAfterMs`. `true`: also for the first connection; `false`: never, it
+   * fails with the attempt. By default calls wait once there has been a connection, so a restart of the server is
+   * waited for, and a mistyped address is told at once. Where waiting cannot help, as without the right to connect,
+   * calls fail at once. A context value, `waitForReady`, says it for a single call. Not for an address of HTTP, whose
+   * calls do not wait, unless it is one of a list.
    */
   readonly waitForReady?: boolean;
   /** How a lost connection is made again; not for an address of HTTP, unless it is one of a list. */
@@ -69,8 +73,8 @@ export interface IsthmusTransport extends Transport, AsyncDisposable {
   /** What the current connection runs over; undefined without one. */
   readonly carrier: "shm" | "socket" | "http" | undefined;
   /**
-   * Why the current connection does not run over shared memory, as a sentence for people: which end has none, and what it lacks. Undefined if it does,
-   * and without a connection.
+   * Why the current connection does not run over shared memory, as a sentence for people: which end has none, and what
+   * it lacks. Undefined if it does, and without a connection.
    */
   readonly carrierReason: string | undefined;
   stats(): TransportStats;
@@ -82,8 +86,9 @@ export interface IsthmusTransport extends Transport, AsyncDisposable {
    */
   connect(options?: ConnectOptions): Promise<void>;
   /**
-   * Ends the connection: open calls reject with `Unavailable`, later ones too. With `timeoutMs` open calls may finish for that long, in
-   * milliseconds (over HTTP they are not waited for); those that wait for a connection reject at once.
+   * Ends the connection: open calls reject with `Unavailable`, later ones too. With `timeoutMs` open calls may finish
+   * for that long, in milliseconds (over HTTP they are not waited for); those that wait for a connection reject at
+   * once.
    */
   close(options?: { readonly timeoutMs?: number }): Promise<void>;
 }
@@ -96,11 +101,12 @@ export interface AddressedTransport extends IsthmusTransport {
 
 /**
  * Creates a transport for Connect's `createClient`. The connection is made by the first call; after it was lost, by the
- * next one, which waits for it as the option `waitForReady` says. Calls that were in flight on a connection that was lost fail with `Unavailable`. The
- * process stays alive only while calls are pending.
+ * next one, which waits for it as the option `waitForReady` says. Calls that were in flight on a connection that was
+ * lost fail with `Unavailable`. The process stays alive only while calls are pending.
  *
- * @throws ConnectError `InvalidArgument` if the address is malformed, an option is unknown, or its value is out of range; `FailedPrecondition` if `carrier` is "shm" and
- * shared memory cannot be had on this machine, or with one of the addresses
+ * @throws ConnectError `InvalidArgument` if the address is malformed, an option is unknown, or its value is out of
+ * range; `FailedPrecondition` if `carrier` is "shm" and shared memory cannot be had on this machine, or with one of the
+ * addresses
  */
 export function createIsthmusTransport(options: IsthmusTransportOptions): IsthmusTransport {
   const checked = checkOptions(transportTable, options);

@@ -16,7 +16,13 @@ const FRAME_HEADER_BYTES = 5;
 /** Nobody serves the path. */
 export function answerUnserved(request: Request, response: Response): void {
   const path = (request.url ?? "").split("?", 1)[0];
-  answer(request, response, Code.Unimplemented, `${path} is not served here; check the service and method name, and that the server registers it`, 404);
+  answer(
+    request,
+    response,
+    Code.Unimplemented,
+    `${path} is not served here; check the service and method name, and that the server registers it`,
+    404,
+  );
 }
 
 /** Connect gave the call up, perhaps amid the response. Never throws. */
@@ -34,7 +40,10 @@ function breakOff(response: Response): void {
   else response.destroy();
 }
 
-/** @param httpStatus for Connect, and for requests that are no calls. gRPC tells errors in a response of status 200: its clients take others for a broken proxy's. */
+/**
+ * @param httpStatus for Connect, and for requests that are no calls. gRPC tells errors in a response of status 200: its
+ * clients take others for a broken proxy's.
+ */
 function answer(request: Request, response: Response, code: Code, message: string, httpStatus: number): void {
   const contentType = request.headers["content-type"] ?? "";
   const [, grpc, web, text] = /^application\/(grpc)(-web)?(-text)?(?:[+;]|$)/i.exec(contentType) ?? [];
@@ -46,26 +55,45 @@ function answer(request: Request, response: Response, code: Code, message: strin
     response.end();
     return;
   }
-  const frame = frameOf(GRPC_WEB_TRAILERS, Object.entries(status).map(([name, value]) => `${name}: ${value}\r\n`).join(""));
+  const frame = frameOf(
+    GRPC_WEB_TRAILERS,
+    Object.entries(status)
+      .map(([name, value]) => `${name}: ${value}\r\n`)
+      .join(""),
+  );
   endWith(response, 200, contentType, text === undefined ? frame : Buffer.from(frame.toString("base64")));
 }
 
-function answerConnect({ headers, url = "" }: Request, response: Response, code: Code, message: string, httpStatus: number): void {
+function answerConnect(
+  { headers, url = "" }: Request,
+  response: Response,
+  code: Code,
+  message: string,
+  httpStatus: number,
+): void {
   const contentType = headers["content-type"] ?? "";
   const error = { code: codeToString(code), message };
   if (response.headersSent) {
-    if (/^application\/connect\+/i.test(contentType)) endWith(response, httpStatus, contentType, frameOf(CONNECT_END, JSON.stringify({ error })));
+    if (/^application\/connect\+/i.test(contentType))
+      endWith(response, httpStatus, contentType, frameOf(CONNECT_END, JSON.stringify({ error })));
     else breakOff(response);
     return;
   }
-  const isConnect = headers["connect-protocol-version"] !== undefined || /^application\/(?:connect\+)?(?:proto|json)\b/i.test(contentType) || /[?&]connect=v1(?:&|$)/.test(url);
+  const isConnect =
+    headers["connect-protocol-version"] !== undefined ||
+    /^application\/(?:connect\+)?(?:proto|json)\b/i.test(contentType) ||
+    /[?&]connect=v1(?:&|$)/.test(url);
   if (isConnect) endWith(response, httpStatus, "application/json", Buffer.from(JSON.stringify(error)));
   else response.writeHead(httpStatus).end();
 }
 
-/** SUBTLE: without a length of its own, a response of HTTP/1.1 whose first headers were refused would be sent with the length that those had. */
+/**
+ * SUBTLE: without a length of its own, a response of HTTP/1.1 whose first headers were refused would be sent with the
+ * length that those had.
+ */
 function endWith(response: Response, httpStatus: number, contentType: string, body: Buffer): void {
-  if (!response.headersSent) response.writeHead(httpStatus, { "content-type": contentType, "content-length": body.length });
+  if (!response.headersSent)
+    response.writeHead(httpStatus, { "content-type": contentType, "content-length": body.length });
   response.end(body);
 }
 
@@ -80,5 +108,7 @@ function frameOf(flags: number, text: string): Buffer {
 
 /** As gRPC writes messages: printable ASCII but `%` as it is. */
 function percentEncoded(message: string): string {
-  return Buffer.from(message).toString("latin1").replace(/[^\x20-\x24\x26-\x7e]/g, (byte) => `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`);
+  return Buffer.from(message)
+    .toString("latin1")
+    .replace(/[^\x20-\x24\x26-\x7e]/g, (byte) => `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`);
 }

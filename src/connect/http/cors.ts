@@ -1,4 +1,6 @@
-/** Cross-origin requests: which scripts of web pages may call a server on HTTP, and what browsers let them send and see. */
+/**
+ * Cross-origin requests: which scripts of web pages may call a server on HTTP, and what browsers let them send and see.
+ */
 import { Code, ConnectError, cors as connectCors } from "@connectrpc/connect";
 import type { Request, Response } from "./answers.js";
 import { DEFAULTS } from "../options/table.js";
@@ -11,7 +13,10 @@ export interface CorsOptions {
   readonly credentials?: boolean;
   /** Request headers that scripts may send besides Connect's own, for example `authorization`. */
   readonly allowedHeaders?: readonly string[];
-  /** Response headers that scripts may see besides Connect's own. Trailers of Connect's unary calls have the prefix `trailer-`. */
+  /**
+   * Response headers that scripts may see besides Connect's own. Trailers of Connect's unary calls have the prefix
+   * `trailer-`.
+   */
   readonly exposedHeaders?: readonly string[];
   /** How long browsers may remember what a preflight request told them, in seconds; 7200 by default. */
   readonly maxAgeSeconds?: number;
@@ -22,15 +27,33 @@ export interface Cors {
   apply(request: Request, response: Response): boolean;
 }
 
-/** @param option checked as the table of options has it. @returns undefined if it is off. @throws ConnectError `InvalidArgument` if its parts do not go together */
+/**
+ * @param option checked as the table of options has it. @returns undefined if it is off. @throws ConnectError
+ * `InvalidArgument` if its parts do not go together
+ */
 export function corsOf(option: boolean | CorsOptions | undefined): Cors | undefined {
   if (option === undefined || option === false) return undefined;
-  const { origins = "*", credentials = false, allowedHeaders = [], exposedHeaders = [], maxAgeSeconds = DEFAULTS.corsMaxAgeSeconds } = option === true ? {} : option;
+  const {
+    origins = "*",
+    credentials = false,
+    allowedHeaders = [],
+    exposedHeaders = [],
+    maxAgeSeconds = DEFAULTS.corsMaxAgeSeconds,
+  } = option === true ? {} : option;
   if (credentials && origins === "*") {
-    throw new ConnectError("option cors.credentials: with any origin, every web page could call in the name of whoever looks at it; list the `origins` that may", Code.InvalidArgument);
+    throw new ConnectError(
+      "option cors.credentials: with any origin, every web page could call in the name of whoever looks at it; list the `origins` that may",
+      Code.InvalidArgument,
+    );
   }
   const allowed = origins === "*" ? origins : new Set(origins);
-  return new CorsHeaders(allowed, credentials, [...connectCors.allowedHeaders, ...allowedHeaders], [...connectCors.exposedHeaders, ...exposedHeaders], maxAgeSeconds);
+  return new CorsHeaders(
+    allowed,
+    credentials,
+    [...connectCors.allowedHeaders, ...allowedHeaders],
+    [...connectCors.exposedHeaders, ...exposedHeaders],
+    maxAgeSeconds,
+  );
 }
 
 class CorsHeaders implements Cors {
@@ -39,7 +62,13 @@ class CorsHeaders implements Cors {
   private readonly preflight: Record<string, string>;
   private readonly exposed: string;
 
-  constructor(origins: "*" | ReadonlySet<string>, credentials: boolean, allowedHeaders: readonly string[], exposedHeaders: readonly string[], maxAgeSeconds: number) {
+  constructor(
+    origins: "*" | ReadonlySet<string>,
+    credentials: boolean,
+    allowedHeaders: readonly string[],
+    exposedHeaders: readonly string[],
+    maxAgeSeconds: number,
+  ) {
     this.origins = origins;
     this.credentials = credentials;
     this.preflight = {
@@ -52,7 +81,10 @@ class CorsHeaders implements Cors {
 
   apply(request: Request, response: Response): boolean {
     const { origin } = request.headers;
-    const isPreflight = request.method === "OPTIONS" && origin !== undefined && request.headers["access-control-request-method"] !== undefined;
+    const isPreflight =
+      request.method === "OPTIONS" &&
+      origin !== undefined &&
+      request.headers["access-control-request-method"] !== undefined;
     keepVary(response);
     // Also without an origin: what a cache keeps of this response must not be given to a page.
     response.setHeader("vary", "Origin");
@@ -73,7 +105,10 @@ class CorsHeaders implements Cors {
 
 /** A handler's own `vary` is added to, not put in the place of ours. */
 function keepVary(response: Response): void {
-  const writeHead = response.writeHead.bind(response) as (status: number, headers?: Record<string, unknown>) => Response;
+  const writeHead = response.writeHead.bind(response) as (
+    status: number,
+    headers?: Record<string, unknown>,
+  ) => Response;
   response.writeHead = ((status: number, headers: Record<string, unknown> = {}) => {
     const { vary } = headers;
     return writeHead(status, typeof vary === "string" ? { ...headers, vary: `Origin, ${vary}` } : headers);

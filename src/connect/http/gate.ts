@@ -1,6 +1,6 @@
 /**
- * `requestGate` over HTTP. Connect asks it itself since version 2.3. For older versions an interceptor outside all others does: there, Connect has decoded the
- * message of a unary call by then, but nobody has been given it.
+ * `requestGate` over HTTP. Connect asks it itself since version 2.3. For older versions an interceptor outside all
+ * others does: there, Connect has decoded the message of a unary call by then, but nobody has been given it.
  */
 import type { HandlerContext, Interceptor, StreamRequest, UnaryRequest } from "@connectrpc/connect";
 import { ConnectError } from "@connectrpc/connect";
@@ -31,7 +31,15 @@ export function gateInterceptor(gate: RequestGate): Interceptor {
   };
 }
 
-function contextOf({ method, service, requestMethod, url, signal, header, contextValues }: UnaryRequest | StreamRequest): HandlerContext {
+function contextOf({
+  method,
+  service,
+  requestMethod,
+  url,
+  signal,
+  header,
+  contextValues,
+}: UnaryRequest | StreamRequest): HandlerContext {
   const type = header.get("content-type") ?? "";
   return {
     method,
@@ -43,7 +51,11 @@ function contextOf({ method, service, requestMethod, url, signal, header, contex
     responseHeader: new Headers(),
     responseTrailer: new Headers(),
     values: contextValues,
-    protocolName: type.startsWith("application/grpc-web") ? "grpc-web" : type.startsWith("application/grpc") ? "grpc" : "connect",
+    protocolName: type.startsWith("application/grpc-web")
+      ? "grpc-web"
+      : type.startsWith("application/grpc")
+        ? "grpc"
+        : "connect",
     // Interceptors are not told.
     timeoutMs: () => undefined,
   };

@@ -1,4 +1,7 @@
-/** From requests of Node's to Connect's handlers and back, as `connectNodeAdapter` does it; but a call that Connect gives up is answered too: HTTP-4. */
+/**
+ * From requests of Node's to Connect's handlers and back, as `connectNodeAdapter` does it; but a call that Connect
+ * gives up is answered too: HTTP-4.
+ */
 import type { ConnectRouter, ContextValues } from "@connectrpc/connect";
 import { createConnectRouter, createContextValues } from "@connectrpc/connect";
 import type { UniversalHandler } from "@connectrpc/connect/protocol";
@@ -19,17 +22,32 @@ export type Handler = (request: Request, response: Response) => void;
  * @param prefix stands before the path of each method
  * @param knowsGates whether Connect's router asks `requestGate`
  */
-export function handlerOf(connectNode: ConnectNode, options: IsthmusServerOptions, prefix: string, knowsGates: boolean): Handler {
-  const { compressionBrotli, compressionGzip, universalRequestFromNodeRequest, universalResponseToNodeResponse } = connectNode;
+export function handlerOf(
+  connectNode: ConnectNode,
+  options: IsthmusServerOptions,
+  prefix: string,
+  knowsGates: boolean,
+): Handler {
+  const { compressionBrotli, compressionGzip, universalRequestFromNodeRequest, universalResponseToNodeResponse } =
+    connectNode;
   const router = createConnectRouter({
     ...checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes }),
-    ...omitUndefined({ maxTimeoutMs: options.maxTimeoutMs, shutdownSignal: options.shutdownSignal, binaryOptions: options.binaryOptions }),
+    ...omitUndefined({
+      maxTimeoutMs: options.maxTimeoutMs,
+      shutdownSignal: options.shutdownSignal,
+      binaryOptions: options.binaryOptions,
+    }),
     acceptCompression: [compressionGzip, compressionBrotli],
   });
   options.routes(prepared(router, options, knowsGates));
   const handlers = new Map<string, UniversalHandler>();
   for (const handler of router.handlers) handlers.set(prefix + handler.requestPath, handler);
-  const answerCall = async (handler: UniversalHandler, call: Parameters<UniversalHandler>[0], request: Request, response: Response): Promise<void> => {
+  const answerCall = async (
+    handler: UniversalHandler,
+    call: Parameters<UniversalHandler>[0],
+    request: Request,
+    response: Response,
+  ): Promise<void> => {
     try {
       await universalResponseToNodeResponse(await handler(call), response);
     } catch {
@@ -41,12 +59,19 @@ export function handlerOf(connectNode: ConnectNode, options: IsthmusServerOption
     const handler = handlers.get((request.url ?? "").split("?", 1)[0]);
     if (handler === undefined) return answerUnserved(request, response);
     // SUBTLE: it makes a URL of the request's host, and throws if the host is not valid.
-    const call = universalRequestFromNodeRequest(request, response as never, undefined, valuesFrom(options.contextValues));
+    const call = universalRequestFromNodeRequest(
+      request,
+      response as never,
+      undefined,
+      valuesFrom(options.contextValues),
+    );
     void answerCall(handler, call, request, response);
   };
 }
 
-/** The user's values. If those cannot be had, that is told to whoever looks at them, as over the other carriers: HTTP-4. */
+/**
+ * The user's values. If those cannot be had, that is told to whoever looks at them, as over the other carriers: HTTP-4.
+ */
 function valuesFrom(make: IsthmusServerOptions["contextValues"]): ContextValues {
   try {
     return make?.(undefined) ?? createContextValues();
@@ -58,13 +83,24 @@ function valuesFrom(make: IsthmusServerOptions["contextValues"]): ContextValues 
   }
 }
 
-/** Connect's router as the user's `routes` sees it. Payloads of answers, and errors, are looked at after all interceptors, also where a service has its own. */
-function prepared(router: ConnectRouter, { interceptors = [], requestGate }: IsthmusServerOptions, knowsGates: boolean): IsthmusRouter {
+/**
+ * Connect's router as the user's `routes` sees it. Payloads of answers, and errors, are looked at after all
+ * interceptors, also where a service has its own.
+ */
+function prepared(
+  router: ConnectRouter,
+  { interceptors = [], requestGate }: IsthmusServerOptions,
+  knowsGates: boolean,
+): IsthmusRouter {
   const optionsOf = (own: IsthmusRouteOptions | undefined): IsthmusRouteOptions => {
     const gate = own?.requestGate ?? requestGate;
     const rest = own?.interceptors ?? interceptors;
     if (gate === undefined) return { ...own, interceptors: [soundErrors, ownResponses, ...rest] };
-    return { ...own, requestGate: gate, interceptors: [soundErrors, ownResponses, ...(knowsGates ? [] : [gateInterceptor(gate)]), ...rest] };
+    return {
+      ...own,
+      requestGate: gate,
+      interceptors: [soundErrors, ownResponses, ...(knowsGates ? [] : [gateInterceptor(gate)]), ...rest],
+    };
   };
   const wrapped: IsthmusRouter = {
     handlers: router.handlers,

@@ -1,9 +1,22 @@
-/** Responses of HTTP/2 without the headers that it forbids. SUBTLE: Node throws for one in trailers when they are sent, into the event loop. */
+/**
+ * Responses of HTTP/2 without the headers that it forbids. SUBTLE: Node throws for one in trailers when they are sent,
+ * into the event loop.
+ */
 import type { OutgoingHttpHeaders } from "node:http";
 import { Http2ServerResponse } from "node:http2";
 
-/** They belong to a connection of HTTP/1.1. A handler may have them from another server's response that it passes on. */
-const FORBIDDEN = ["connection", "http2-settings", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"];
+/**
+ * They belong to a connection of HTTP/1.1. A handler may have them from another server's response that it passes on.
+ */
+const FORBIDDEN = [
+  "connection",
+  "http2-settings",
+  "keep-alive",
+  "proxy-connection",
+  "te",
+  "transfer-encoding",
+  "upgrade",
+];
 
 export class Http2Response extends Http2ServerResponse {
   override writeHead(status: number, headers?: OutgoingHttpHeaders | string, more?: OutgoingHttpHeaders): this {

@@ -1,10 +1,10 @@
 /**
- * Large values on their way to HTTP: Connect's transports and handlers turn messages into bytes themselves, so whatever they must not read where
- * it lies is replaced before they see the message.
+ * Large values on their way to HTTP: Connect's transports and handlers turn messages into bytes themselves, so whatever
+ * they must not read where it lies is replaced before they see the message.
  *
- * The rules are those of the other carriers: a loan is its user's no more, a file is sent as it is then and none of its mapped pages is
- * read (FILE-1), bytes whose memory is gone are an error, and bytes that end with a call are copied at once. The user's message stays as it is: what
- * changes, changes in a copy of the messages on the way to it.
+ * The rules are those of the other carriers: a loan is its user's no more, a file is sent as it is then and none of its
+ * mapped pages is read (FILE-1), bytes whose memory is gone are an error, and bytes that end with a call are copied at
+ * once. The user's message stays as it is: what changes, changes in a copy of the messages on the way to it.
  */
 import type { DescField, DescMessage, Message } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
@@ -27,7 +27,13 @@ type Values = Record<string, unknown>;
  * @param signal gives up reading files
  * @throws ConnectError
  */
-export function ownPayloads<M extends Message>(schema: DescMessage, message: M, role: MessageRole, path: string, signal: AbortSignal): M | Promise<M> {
+export function ownPayloads<M extends Message>(
+  schema: DescMessage,
+  message: M,
+  role: MessageRole,
+  path: string,
+  signal: AbortSignal,
+): M | Promise<M> {
   if (!originsSeen || !reachesBytes(schema)) return message;
   // Read after "its memory is gone: ".
   const why = role === "request" ? `it was sent with the call ${path}` : `it was sent as the answer of ${path}`;
@@ -46,7 +52,13 @@ export function ownPayloads<M extends Message>(schema: DescMessage, message: M, 
 }
 
 /** `ownPayloads` for every message of a stream. */
-export async function* ownPayloadsOfAll<M extends Message>(schema: DescMessage, messages: AsyncIterable<M>, role: MessageRole, path: string, signal: AbortSignal): AsyncGenerator<M> {
+export async function* ownPayloadsOfAll<M extends Message>(
+  schema: DescMessage,
+  messages: AsyncIterable<M>,
+  role: MessageRole,
+  path: string,
+  signal: AbortSignal,
+): AsyncGenerator<M> {
   for await (const message of messages) yield await ownPayloads(schema, message, role, path, signal);
 }
 
@@ -79,7 +91,14 @@ function reachesBytes(schema: DescMessage): boolean {
   return found;
 }
 
-const FIXED = new Set<ScalarType | undefined>([ScalarType.DOUBLE, ScalarType.FLOAT, ScalarType.FIXED32, ScalarType.SFIXED32, ScalarType.FIXED64, ScalarType.SFIXED64]);
+const FIXED = new Set<ScalarType | undefined>([
+  ScalarType.DOUBLE,
+  ScalarType.FLOAT,
+  ScalarType.FIXED32,
+  ScalarType.SFIXED32,
+  ScalarType.FIXED64,
+  ScalarType.SFIXED64,
+]);
 
 /** Any field whose value, or one of whose values, may be bytes or a typed array. */
 function hasBytes(field: DescField): boolean {
@@ -122,7 +141,8 @@ class Walk {
     for (const member of desc.members) {
       if (member.kind === "oneof") {
         const chosen = message[member.localName] as { case: string | undefined; value?: unknown } | undefined;
-        const field = chosen?.case === undefined ? undefined : member.fields.find(({ localName }) => localName === chosen.case);
+        const field =
+          chosen?.case === undefined ? undefined : member.fields.find(({ localName }) => localName === chosen.case);
         if (field === undefined || !mayHold(field)) continue;
         const value = this.value(field, chosen!.value);
         if (value !== chosen!.value) (copy ??= copyOf(message))[member.localName] = { ...chosen, value };
@@ -164,7 +184,8 @@ class Walk {
 
   private value(field: DescField, value: unknown): unknown {
     if (value instanceof Uint8Array) return this.bytes(field, value) ?? value;
-    if (field.message === undefined || typeof value !== "object" || value === null || !("$typeName" in value)) return value;
+    if (field.message === undefined || typeof value !== "object" || value === null || !("$typeName" in value))
+      return value;
     return this.message(field.message, value);
   }
 
@@ -173,7 +194,11 @@ class Walk {
     const owned = this.bytes(field, array);
     if (owned === undefined) return array;
     const aligned = owned.byteOffset % width === 0 ? owned : owned.slice();
-    const ArrayType = array.constructor as new (buffer: ArrayBufferLike, byteOffset: number, length: number) => FixedArray;
+    const ArrayType = array.constructor as new (
+      buffer: ArrayBufferLike,
+      byteOffset: number,
+      length: number,
+    ) => FixedArray;
     return new ArrayType(aligned.buffer, aligned.byteOffset, aligned.length / width);
   }
 
@@ -190,7 +215,8 @@ class Walk {
     const origin = originOf(bytes);
     const { buffer, byteOffset, byteLength } = bytes;
     if (this.finding) {
-      if (origin instanceof Loan) this.places.set(bytes, { loan: origin, buffer: buffer as ArrayBuffer, byteOffset, byteLength });
+      if (origin instanceof Loan)
+        this.places.set(bytes, { loan: origin, buffer: buffer as ArrayBuffer, byteOffset, byteLength });
       return undefined;
     }
     if (origin instanceof MappedFile) return this.readFile(origin, byteOffset, byteLength);

@@ -15,13 +15,21 @@ test("an error that can be sent stays itself", () => {
 });
 
 test("what cannot be sent is left out and noted, and what can is kept", () => {
-  const error = new ConnectError("far", Code.OutOfRange, { "x-kept": "1", "transfer-encoding": "chunked" }, [{ desc: StringValueSchema, value: { value: "v" } }]);
+  const error = new ConnectError("far", Code.OutOfRange, { "x-kept": "1", "transfer-encoding": "chunked" }, [
+    { desc: StringValueSchema, value: { value: "v" } },
+  ]);
   error.details.push({ type: 5 } as never, null as never);
   const sound = soundError(error);
-  assert.deepEqual([sound.message, sound.code, sound.cause], ["[out_of_range] far (2 of its details could not be sent)", Code.OutOfRange, error]);
+  assert.deepEqual(
+    [sound.message, sound.code, sound.cause],
+    ["[out_of_range] far (2 of its details could not be sent)", Code.OutOfRange, error],
+  );
   assert.deepEqual([...sound.metadata], [["x-kept", "1"]]);
   assert.equal(sound.findDetails(StringValueSchema)[0].value, "v");
-  assert.match(soundError(Object.assign(new ConnectError("x"), { metadata: {} })).message, /x \(its metadata could not be sent\)/);
+  assert.match(
+    soundError(Object.assign(new ConnectError("x"), { metadata: {} })).message,
+    /x \(its metadata could not be sent\)/,
+  );
   assert.equal(soundError(Object.assign(new ConnectError("x"), { code: 0 })).code, Code.Unknown);
   assert.equal(soundError(new ConnectError("a\udc00b")).rawMessage, "a\ufffdb");
 });
@@ -29,8 +37,19 @@ test("what cannot be sent is left out and noted, and what can is kept", () => {
 test("anything else is an internal error, and nobody sees what it says", () => {
   const revoked = Proxy.revocable(new ConnectError("x"), {});
   revoked.revoke();
-  for (const reason of [undefined, null, Symbol("s"), "text", new Error("secret"), revoked.proxy, Object.create(null)]) {
+  for (const reason of [
+    undefined,
+    null,
+    Symbol("s"),
+    "text",
+    new Error("secret"),
+    revoked.proxy,
+    Object.create(null),
+  ]) {
     const error = soundError(reason);
-    assert.deepEqual([error.message, error.code, error.cause === reason], ["[internal] internal error", Code.Internal, true]);
+    assert.deepEqual(
+      [error.message, error.code, error.cause === reason],
+      ["[internal] internal error", Code.Internal, true],
+    );
   }
 });

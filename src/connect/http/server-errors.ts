@@ -1,6 +1,7 @@
 /**
- * What handlers throw, on its way to HTTP. Connect makes headers and bytes of an error's parts without a look at them, and a part of a wrong make would leave
- * its call without an answer. So whatever cannot be sent is left out, and the code and the text arrive.
+ * What handlers throw, on its way to HTTP. Connect makes headers and bytes of an error's parts without a look at them,
+ * and a part of a wrong make would leave its call without an answer. So whatever cannot be sent is left out, and the
+ * code and the text arrive.
  */
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { Interceptor, UnaryResponse } from "@connectrpc/connect";
@@ -10,13 +11,27 @@ import { wireCode } from "../../rpc/errors.js";
 type Detail = ConnectError["details"][number];
 
 /** Headers that belong to the connection, or to the response's body. */
-const NOT_METADATA = ["connection", "content-encoding", "content-length", "content-type", "http2-settings", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+const NOT_METADATA = [
+  "connection",
+  "content-encoding",
+  "content-length",
+  "content-type",
+  "http2-settings",
+  "keep-alive",
+  "proxy-connection",
+  "te",
+  "trailer",
+  "transfer-encoding",
+  "upgrade",
+];
 
 /** For servers, outside of all other interceptors. */
 export const soundErrors: Interceptor = (next) => async (request) => {
   try {
     const response = await next(request);
-    return response.stream ? { ...response, message: withSoundErrors(response.message) } : (response satisfies UnaryResponse);
+    return response.stream
+      ? { ...response, message: withSoundErrors(response.message) }
+      : (response satisfies UnaryResponse);
   } catch (error) {
     throw soundError(error);
   }
@@ -41,7 +56,14 @@ export function soundError(reason: unknown): ConnectError {
 }
 
 function isSound({ code, rawMessage, metadata, details }: ConnectError): boolean {
-  return wireCode(code) === code && wellFormed(rawMessage) === rawMessage && metadata instanceof Headers && !NOT_METADATA.some((name) => metadata.has(name)) && Array.isArray(details) && details.every(isDetail);
+  return (
+    wireCode(code) === code &&
+    wellFormed(rawMessage) === rawMessage &&
+    metadata instanceof Headers &&
+    !NOT_METADATA.some((name) => metadata.has(name)) &&
+    Array.isArray(details) &&
+    details.every(isDetail)
+  );
 }
 
 function rebuilt(error: ConnectError): ConnectError {
@@ -54,7 +76,13 @@ function rebuilt(error: ConnectError): ConnectError {
   const lost = Array.isArray(details) ? details.length - sound.length : Number(details !== undefined);
   if (lost > 0) left.push(lost === 1 ? "one of its details" : `${lost} of its details`);
   const note = left.length === 0 ? "" : ` (${left.join(" and ")} could not be sent)`;
-  const result = new ConnectError(`${wellFormed(rawMessage)}${note}`, wireCode(code as Code), headers, undefined, error);
+  const result = new ConnectError(
+    `${wellFormed(rawMessage)}${note}`,
+    wireCode(code as Code),
+    headers,
+    undefined,
+    error,
+  );
   result.details = sound;
   return result;
 }

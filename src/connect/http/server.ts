@@ -1,10 +1,13 @@
 /**
- * Listening for HTTP: the same routes, by Connect's handlers, as gRPC, gRPC-Web and Connect. A port speaks HTTP/2 and HTTP/1.1: with TLS the client chooses,
- * without it the first bytes of a connection tell.
+ * Listening for HTTP: the same routes, by Connect's handlers, as gRPC, gRPC-Web and Connect. A port speaks HTTP/2 and
+ * HTTP/1.1: with TLS the client chooses, without it the first bytes of a connection tell.
  *
- * HTTP-2  A connection is counted from when it is accepted to when its socket is closed, and a call from its request to the end of its answer or connection.
- * HTTP-3  Closing ends a connection when its calls are over: HTTP/2 by GOAWAY, HTTP/1.1 with the answer, and one without calls at once.
- * HTTP-4  Nothing that a request says, or that the user's functions do with it, throws into the event loop, and each request has an answer.
+ * HTTP-2  A connection is counted from when it is accepted to when its socket is closed, and a call from its request to
+ *         the end of its answer or connection.
+ * HTTP-3  Closing ends a connection when its calls are over: HTTP/2 by GOAWAY, HTTP/1.1 with the answer, and one
+ *         without calls at once.
+ * HTTP-4  Nothing that a request says, or that the user's functions do with it, throws into the event loop, and each
+ *         request has an answer.
  */
 import { once } from "node:events";
 import type { ServerOptions } from "node:http";
@@ -40,13 +43,14 @@ const PREFACE = Buffer.from("PRI * HTTP/2");
 /** Limits of HTTP/1.1, at a server. */
 export interface HttpServerOptions {
   /**
-   * How long a client of HTTP/1.1 may take to send the headers of a request, in milliseconds; 60,000 by default, and no longer than `requestTimeoutMs`. One
-   * that takes longer is answered with status 408, and its connection is closed. 0 allows any time.
+   * How long a client of HTTP/1.1 may take to send the headers of a request, in milliseconds; 60,000 by default, and no
+   * longer than `requestTimeoutMs`. One that takes longer is answered with status 408, and its connection is closed. 0
+   * allows any time.
    */
   readonly headersTimeoutMs?: number;
   /**
-   * How long it may take to send a whole request, in milliseconds; 300,000 by default. Client streams are requests, so this bounds those too. 0 allows any
-   * time.
+   * How long it may take to send a whole request, in milliseconds; 300,000 by default. Client streams are requests, so
+   * this bounds those too. 0 allows any time.
    */
   readonly requestTimeoutMs?: number;
 }
@@ -58,29 +62,62 @@ const CHECK_MS_MIN = 50;
 /** TCP's own way to notice that the other end is gone without a word. */
 const TCP_KEEP_ALIVE_MS = 60_000;
 
-type Http1Options = Required<Pick<ServerOptions, "headersTimeout" | "requestTimeout" | "connectionsCheckingInterval" | "keepAliveTimeout">>;
+type Http1Options = Required<
+  Pick<ServerOptions, "headersTimeout" | "requestTimeout" | "connectionsCheckingInterval" | "keepAliveTimeout">
+>;
 
 /** @throws ConnectError `InvalidArgument` */
-export function http1OptionsOf({ headersTimeoutMs, requestTimeoutMs = DEFAULTS.requestTimeoutMs }: HttpServerOptions = {}): Http1Options {
+export function http1OptionsOf({
+  headersTimeoutMs,
+  requestTimeoutMs = DEFAULTS.requestTimeoutMs,
+}: HttpServerOptions = {}): Http1Options {
   const headersTimeout = headersTimeoutMs ?? Math.min(DEFAULTS.headersTimeoutMs, requestTimeoutMs || Infinity);
   if (requestTimeoutMs > 0 && headersTimeout > requestTimeoutMs) {
-    throw new ConnectError(`option http.headersTimeoutMs: ${headersTimeout} is more than http.requestTimeoutMs, ${requestTimeoutMs}, which counts the headers in`, Code.InvalidArgument);
+    throw new ConnectError(
+      `option http.headersTimeoutMs: ${headersTimeout} is more than http.requestTimeoutMs, ${requestTimeoutMs}, which counts the headers in`,
+      Code.InvalidArgument,
+    );
   }
   const shortest = Math.min(headersTimeout || Infinity, requestTimeoutMs || Infinity);
   const connectionsCheckingInterval = Math.min(CHECK_MS_MAX, Math.max(CHECK_MS_MIN, Math.floor(shortest / 4)));
-  return { headersTimeout, requestTimeout: requestTimeoutMs, connectionsCheckingInterval, keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS };
+  return {
+    headersTimeout,
+    requestTimeout: requestTimeoutMs,
+    connectionsCheckingInterval,
+    keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
+  };
 }
 
-/** @param mayAccept asked for every connection; false turns it away @throws ConnectError that says what is in the way */
-export async function listenHttp(options: IsthmusServerOptions, address: HttpAddress, { tls }: ListenOptions, mayAccept: () => boolean): Promise<HttpListener> {
+/**
+ * @param mayAccept asked for every connection; false turns it away @throws ConnectError that says what is in the way
+ */
+export async function listenHttp(
+  options: IsthmusServerOptions,
+  address: HttpAddress,
+  { tls }: ListenOptions,
+  mayAccept: () => boolean,
+): Promise<HttpListener> {
   const name = formatAddress(address);
   checkCarrier(options, address);
   if (options.allow !== undefined) {
-    throw new ConnectError(`listen on ${name}: option \`allow\` decides by the credentials of clients, and there are none over HTTP; use interceptors, or TLS with client certificates`, Code.FailedPrecondition);
+    throw new ConnectError(
+      `listen on ${name}: option \`allow\` decides by the credentials of clients, and there are none over HTTP; use interceptors, or TLS with client certificates`,
+      Code.FailedPrecondition,
+    );
   }
-  if (address.secure && tls === undefined) throw new ConnectError(`listen on ${name}: https needs a key and a certificate: listen(address, { tls: { key, cert } })`, Code.InvalidArgument);
-  if (!address.secure && tls !== undefined) throw new ConnectError(`listen on ${name}: option \`tls\` is for https:// addresses`, Code.InvalidArgument);
-  const handler = handlerOf(await loadConnectNode(`listen on ${name}`), options, address.prefix, await connectKnowsGates());
+  if (address.secure && tls === undefined)
+    throw new ConnectError(
+      `listen on ${name}: https needs a key and a certificate: listen(address, { tls: { key, cert } })`,
+      Code.InvalidArgument,
+    );
+  if (!address.secure && tls !== undefined)
+    throw new ConnectError(`listen on ${name}: option \`tls\` is for https:// addresses`, Code.InvalidArgument);
+  const handler = handlerOf(
+    await loadConnectNode(`listen on ${name}`),
+    options,
+    address.prefix,
+    await connectKnowsGates(),
+  );
   const listener = new HttpListener(address, handler, tls, options, mayAccept);
   await listener.open();
   return listener;
@@ -106,7 +143,13 @@ export class HttpListener {
   private closing = false;
   private onEmpty: (() => void) | undefined;
 
-  constructor(address: HttpAddress, handler: Handler, tls: ListenOptions["tls"], options: IsthmusServerOptions, mayAccept: () => boolean) {
+  constructor(
+    address: HttpAddress,
+    handler: Handler,
+    tls: ListenOptions["tls"],
+    options: IsthmusServerOptions,
+    mayAccept: () => boolean,
+  ) {
     const { maxStreams } = options;
     this.address = address;
     this.handler = handler;
@@ -118,10 +161,24 @@ export class HttpListener {
     const http1Options = http1OptionsOf(options.http);
     try {
       this.server = address.secure
-        ? this.makeSecure({ handshakeTimeout: this.handshakeTimeoutMs, maxSessionMemory: SESSION_MEGABYTES, ...tls, settings: { ...settings, ...tls?.settings } }, http1Options)
+        ? this.makeSecure(
+            {
+              handshakeTimeout: this.handshakeTimeoutMs,
+              maxSessionMemory: SESSION_MEGABYTES,
+              ...tls,
+              settings: { ...settings, ...tls?.settings },
+            },
+            http1Options,
+          )
         : this.makePlain(settings, http1Options);
     } catch (error) {
-      throw new ConnectError(`listen on ${formatAddress(address)}: option \`tls\`: ${(error as Error).message}`, Code.InvalidArgument, undefined, undefined, error);
+      throw new ConnectError(
+        `listen on ${formatAddress(address)}: option \`tls\`: ${(error as Error).message}`,
+        Code.InvalidArgument,
+        undefined,
+        undefined,
+        error,
+      );
     }
   }
 
@@ -139,8 +196,15 @@ export class HttpListener {
       await ready;
     } catch (error) {
       const { code, message } = error as NodeJS.ErrnoException;
-      const status = code === "EADDRINUSE" ? Code.AlreadyExists : code === "EACCES" ? Code.PermissionDenied : Code.Unavailable;
-      throw new ConnectError(`listen on ${formatAddress(this.address)}: ${message}`, status, undefined, undefined, error);
+      const status =
+        code === "EADDRINUSE" ? Code.AlreadyExists : code === "EACCES" ? Code.PermissionDenied : Code.Unavailable;
+      throw new ConnectError(
+        `listen on ${formatAddress(this.address)}: ${message}`,
+        status,
+        undefined,
+        undefined,
+        error,
+      );
     }
     // Out of descriptors: libuv turns the client away, and goes on.
     server.on("error", () => {});
@@ -164,11 +228,15 @@ export class HttpListener {
   }
 
   /**
-   * SUBTLE: Node keeps the times of HTTP/1.1 only for a server that listens itself. So that one listens, and is given its own connections back. Bun's would not
-   * give its connections away: there a plain server listens, and those times are not kept.
+   * SUBTLE: Node keeps the times of HTTP/1.1 only for a server that listens itself. So that one listens, and is given
+   * its own connections back. Bun's would not give its connections away: there a plain server listens, and those times
+   * are not kept.
    */
   private makePlain(settings: { maxConcurrentStreams?: number }, http1Options: Http1Options): Server {
-    const http2 = createHttp2Server({ settings, maxSessionMemory: SESSION_MEGABYTES, Http2ServerResponse: Http2Response }, (request, response) => this.serve(request, response));
+    const http2 = createHttp2Server(
+      { settings, maxSessionMemory: SESSION_MEGABYTES, Http2ServerResponse: Http2Response },
+      (request, response) => this.serve(request, response),
+    );
     const http1 = createHttp1Server(http1Options, (request, response) => this.serve(request, response));
     const takesHttp1 = http1.listeners("connection");
     http1.removeAllListeners("connection");
@@ -190,7 +258,10 @@ export class HttpListener {
   }
 
   private makeSecure(options: SecureServerOptions, http1Options: Http1Options): Http2SecureServer {
-    const server = createSecureServer({ allowHTTP1: true, Http2ServerResponse: Http2Response, ...options }, (request, response) => this.serve(request, response));
+    const server = createSecureServer(
+      { allowHTTP1: true, Http2ServerResponse: Http2Response, ...options },
+      (request, response) => this.serve(request, response),
+    );
     // Not all versions take these as options.
     Object.assign(server, http1Options);
     /** Connections in TLS's handshake, by the other end's address: Node does not tell which one became a TLSSocket. */
@@ -266,7 +337,8 @@ export class HttpListener {
     this.http1.set(socket, calls);
     socket.once("close", () => {
       this.http1.delete(socket);
-      // SUBTLE: Node says so to the answer that is being written, not to those of further requests that the client sent without waiting.
+      // SUBTLE: Node says so to the answer that is being written, not to those of further requests that the client sent
+      // without waiting.
       setImmediate(() => {
         for (const response of calls) response.emit("close");
       });
@@ -281,7 +353,8 @@ export class HttpListener {
     calls?.add(response);
     response.once("close", () => {
       this.pendingCalls--;
-      // Connect, when it waits to write on, looks for "drain" and "error" only: HTTP/2 says neither when the client has gone.
+      // Connect, when it waits to write on, looks for "drain" and "error" only: HTTP/2 says neither when the client has
+      // gone.
       response.emit("drain");
       calls?.delete(response);
       // HTTP-3. What was written is flushed first.
@@ -305,8 +378,9 @@ function remoteOf({ remoteAddress, remotePort }: Socket): string {
 }
 
 /**
- * Once the handler has turned away from a request, for example because a message is too large, what still comes of it is read and dropped. Else
- * it would fill HTTP/2's window, and a client that reads the answer only after it has written all would wait forever.
+ * Once the handler has turned away from a request, for example because a message is too large, what still comes of it
+ * is read and dropped. Else it would fill HTTP/2's window, and a client that reads the answer only after it has written
+ * all would wait forever.
  */
 function discardRest(request: Http2ServerRequest): void {
   request.once("close", () => {

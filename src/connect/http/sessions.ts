@@ -1,12 +1,14 @@
 /**
  * Sessions of HTTP/2 at a server, and the end of those that are over.
  *
- * HTTP-5  A session that is over ends with its socket, whatever the client does. SUBTLE: when a client breaks the protocol, nghttp2 sends GOAWAY and takes part
- *         no more. Node 20 mostly tells nobody: it stops reading, so that it does not even notice when the client goes. And where it does destroy the session,
- *         it waits for the client to read what was written, and to close too.
+ * HTTP-5  A session that is over ends with its socket, whatever the client does. SUBTLE: when a client breaks the
+ *         protocol, nghttp2 sends GOAWAY and takes part no more. Node 20 mostly tells nobody: it stops reading, so that
+ *         it does not even notice when the client goes. And where it does destroy the session, it waits for the client
+ *         to read what was written, and to close too.
  *
- * So each session is looked at twice a second. One that has read something and is quiet again is sent a PING. If that is not written although nothing is in
- * its way, the session is over. Whether the client answers does not matter: it may be stopped, or far away.
+ * So each session is looked at twice a second. One that has read something and is quiet again is sent a PING. If that
+ * is not written although nothing is in its way, the session is over. Whether the client answers does not matter: it
+ * may be stopped, or far away.
  */
 import type { ServerHttp2Session } from "node:http2";
 import { constants } from "node:http2";
@@ -14,7 +16,10 @@ import type { Socket } from "node:net";
 import { clearInterval, nowMs, setInterval } from "../../os/timers.js";
 
 const LOOK_MS = 500;
-/** How many looks in a row a PING must have stayed unwritten. One alone may fall between the end of a write and the next. */
+/**
+ * How many looks in a row a PING must have stayed unwritten. One alone may fall between the end of a write and the
+ * next.
+ */
 const LOOKS_UNWRITTEN = 2;
 /** How many looks a destroyed session's client is given to read the last words, … */
 const LOOKS_TO_READ = 2;
@@ -53,7 +58,17 @@ export class Http2Sessions {
 
   /** @param socket what the session reads from: with TLS the one that decrypts */
   add(session: ServerHttp2Session, socket: Socket): void {
-    const watched: Watched = { session, socket, sinceMs: nowMs(), greeted: false, failed: false, bytesRead: -1, settled: false, bytesWritten: undefined, looks: 0 };
+    const watched: Watched = {
+      session,
+      socket,
+      sinceMs: nowMs(),
+      greeted: false,
+      failed: false,
+      bytesRead: -1,
+      settled: false,
+      bytesWritten: undefined,
+      looks: 0,
+    };
     this.watched.set(session, watched);
     session.once("remoteSettings", () => (watched.greeted = true));
     // Its calls are told by their own ends.
@@ -80,7 +95,8 @@ export class Http2Sessions {
 
   private check(watched: Watched): void {
     const { session, socket } = watched;
-    // Node sends no PING of a session that closes when its calls are over; those are waited for as long as the server's `close` allows.
+    // Node sends no PING of a session that closes when its calls are over; those are waited for as long as the server's
+    // `close` allows.
     if (session.closed) return;
     if (watched.bytesWritten !== undefined && !this.isWritten(watched)) return;
     if (this.hasRead(watched)) {
@@ -124,7 +140,8 @@ export class Http2Sessions {
     }
     // Whoever still sends, for example room for more, may still be reading the end of an answer.
     watched.looks = this.hasRead(watched) && !watched.failed ? 0 : watched.looks + 1;
-    if (watched.looks >= (watched.failed || watched.socket.writableFinished ? LOOKS_TO_READ : LOOKS_TO_TAKE)) this.end(watched);
+    if (watched.looks >= (watched.failed || watched.socket.writableFinished ? LOOKS_TO_READ : LOOKS_TO_TAKE))
+      this.end(watched);
   }
 
   private end({ session, socket }: Watched): void {

@@ -1,12 +1,20 @@
 /**
- * A transport to an address of HTTP: Connect's own, over one HTTP/2 connection at a time that is made when first needed. What is added is what
- * the other carriers have: errors that name the address, a limit on how long to wait for a connection, payloads, state, `close`.
+ * A transport to an address of HTTP: Connect's own, over one HTTP/2 connection at a time that is made when first
+ * needed. What is added is what the other carriers have: errors that name the address, a limit on how long to wait for
+ * a connection, payloads, state, `close`.
  *
- * HTTP-1  A call is given to Connect only once there is a connection. So a connection that cannot be made is told apart from a call that was
- *         sent, and only the former may move on to another address.
+ * HTTP-1  A call is given to Connect only once there is a connection. So a connection that cannot be made is told apart
+ *         from a call that was sent, and only the former may move on to another address.
  */
 import type { DescMessage, DescMethodStreaming, DescMethodUnary, Message, MessageInitShape } from "@bufbuild/protobuf";
-import type { ContextValues, Interceptor, StreamResponse, Transport, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
+import type {
+  ContextValues,
+  Interceptor,
+  StreamResponse,
+  Transport,
+  UnaryRequest,
+  UnaryResponse,
+} from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Compression } from "@connectrpc/connect/protocol";
 import type { Http2SessionManager } from "@connectrpc/connect-node";
@@ -28,7 +36,13 @@ import { callTimeout, checkCarrier, checkLimits, omitUndefined, handshakeTimeout
 import { methodPath } from "../server/routes.js";
 import type { HeadersInit } from "../client/interceptors.js";
 import { drain } from "../interception.js";
-import type { AddressedTransport, ConnectionState, ConnectOptions, IsthmusTransportOptions, TransportStats } from "../client/transport.js";
+import type {
+  AddressedTransport,
+  ConnectionState,
+  ConnectOptions,
+  IsthmusTransportOptions,
+  TransportStats,
+} from "../client/transport.js";
 
 /** Options for addresses of HTTP. Others ignore them. */
 export interface HttpTransportOptions {
@@ -37,9 +51,9 @@ export interface HttpTransportOptions {
   /** For `http2.connect`: `ca`, `cert`, `key`, `servername`, `settings`, … */
   readonly nodeOptions?: ClientSessionOptions | SecureClientSessionOptions;
   /**
-   * How often an HTTP/2 connection with open calls is asked whether it is alive while nothing comes from it, in milliseconds; and after how
-   * long a pause the next call asks first. 360,000 by default, since many gRPC servers take more than one PING in five minutes for abuse; an Isthmus
-   * server allows any.
+   * How often an HTTP/2 connection with open calls is asked whether it is alive while nothing comes from it, in
+   * milliseconds; and after how long a pause the next call asks first. 360,000 by default, since many gRPC servers take
+   * more than one PING in five minutes for abuse; an Isthmus server allows any.
    */
   readonly pingIntervalMs?: number;
   /** How long the answer may take before the connection is given up, in milliseconds; 15,000 by default. */
@@ -94,7 +108,11 @@ export class HttpTransport implements AddressedTransport {
       name,
       {
         pingIntervalMs: options.pingIntervalMs ?? DEFAULTS.pingIntervalMs,
-        ...omitUndefined({ pingTimeoutMs: options.pingTimeoutMs, pingIdleConnection: options.pingIdleConnection, idleConnectionTimeoutMs: options.idleConnectionTimeoutMs }),
+        ...omitUndefined({
+          pingTimeoutMs: options.pingTimeoutMs,
+          pingIdleConnection: options.pingIdleConnection,
+          idleConnectionTimeoutMs: options.idleConnectionTimeoutMs,
+        }),
       },
       { maxSessionMemory: SESSION_MEGABYTES, ...options.nodeOptions },
     );
@@ -105,9 +123,17 @@ export class HttpTransport implements AddressedTransport {
       ...limits,
       interceptors: [...(options.interceptors ?? []), this.innermost],
       acceptCompression: [...(options.acceptCompression ?? [])],
-      ...omitUndefined({ sendCompression: options.sendCompression, compressMinBytes: options.compressMinBytes, binaryOptions: options.binaryOptions }),
+      ...omitUndefined({
+        sendCompression: options.sendCompression,
+        compressMinBytes: options.compressMinBytes,
+        binaryOptions: options.binaryOptions,
+      }),
     };
-    const make = { "grpc": connectNode.createGrpcTransport, "grpc-web": connectNode.createGrpcWebTransport, "connect": connectNode.createConnectTransport }[options.protocol ?? "grpc"];
+    const make = {
+      grpc: connectNode.createGrpcTransport,
+      "grpc-web": connectNode.createGrpcWebTransport,
+      connect: connectNode.createConnectTransport,
+    }[options.protocol ?? "grpc"];
     this.loaded = { manager, transport: make({ useBinaryFormat: true, ...all }) };
     return this.loaded;
   }
@@ -131,7 +157,14 @@ export class HttpTransport implements AddressedTransport {
   }
 
   stats(): TransportStats {
-    return { state: this.state, carrier: this.carrier, carrierReason: this.carrierReason, pendingCalls: this.calls.size, connections: this.connections, connection: undefined };
+    return {
+      state: this.state,
+      carrier: this.carrier,
+      carrierReason: this.carrierReason,
+      pendingCalls: this.calls.size,
+      connections: this.connections,
+      connection: undefined,
+    };
   }
 
   async unary<I extends DescMessage, O extends DescMessage>(
@@ -163,7 +196,14 @@ export class HttpTransport implements AddressedTransport {
     const call = this.begin(signal);
     try {
       const { transport } = this.loaded ?? (await this.loading);
-      const response = await transport.stream(method, call.signal, this.timeoutOf(timeoutMs), header, messages, contextValues);
+      const response = await transport.stream(
+        method,
+        call.signal,
+        this.timeoutOf(timeoutMs),
+        header,
+        messages,
+        contextValues,
+      );
       return { ...response, message: call.endingWith(response.message) };
     } catch (error) {
       call.end();
@@ -242,7 +282,10 @@ export class HttpTransport implements AddressedTransport {
     const timeoutMs = handshakeTimeoutOf(this.options);
     const expiry = new AbortController();
     const timer = setTimeout(() => {
-      const late = new ConnectError(`no connection within ${timeoutMs} ms; is the server alive, and is nothing in between that drops packets?`, Code.Unavailable);
+      const late = new ConnectError(
+        `no connection within ${timeoutMs} ms; is the server alive, and is nothing in between that drops packets?`,
+        Code.Unavailable,
+      );
       expiry.abort(late);
       manager.abort(late);
     }, timeoutMs);
@@ -266,7 +309,10 @@ export class HttpTransport implements AddressedTransport {
     const path = methodPath(method);
     try {
       if (request.stream) {
-        const response = await next({ ...request, message: ownPayloadsOfAll(method.input, request.message, "request", path, signal) });
+        const response = await next({
+          ...request,
+          message: ownPayloadsOfAll(method.input, request.message, "request", path, signal),
+        });
         return response.stream ? { ...response, message: this.explaining(response.message, request) } : response;
       }
       const owned = ownPayloads(method.input, request.message, "request", path, signal);
@@ -288,14 +334,19 @@ export class HttpTransport implements AddressedTransport {
     if (signal.aborted) return error;
     // The end of a connection is told to its calls first.
     await new Promise((resolve) => setImmediate(resolve));
-    // A server that finds first that the time is up may just cancel. Connect makes the timeout of it once our own timer has fired.
-    if (isReset(error) && TIMEOUT_HEADERS.some((name) => header.has(name))) await abortedWithin(signal, DEADLINE_SLACK_MS);
+    // A server that finds first that the time is up may just cancel. Connect makes the timeout of it once our own timer
+    // has fired.
+    if (isReset(error) && TIMEOUT_HEADERS.some((name) => header.has(name)))
+      await abortedWithin(signal, DEADLINE_SLACK_MS);
     if (signal.aborted) return error;
     return lostConnection(this.name, error, this.isReady());
   }
 }
 
-/** SUBTLE: Connect asks for an iterator again when a call is aborted. Where that throws, it throws into the event loop. @throws ConnectError */
+/**
+ * SUBTLE: Connect asks for an iterator again when a call is aborted. Where that throws, it throws into the event loop.
+ * @throws ConnectError
+ */
 function iteratedOnce<M>(messages: AsyncIterable<M>): AsyncIterable<M> {
   try {
     const iterator = messages[Symbol.asyncIterator]();
@@ -317,7 +368,10 @@ function abortedWithin(signal: AbortSignal, timeoutMs: number): Promise<void> {
   });
 }
 
-/** Calls whose answers' users forgot them: a loop that is left with `break` is one where Connect is older than 2.3: its clients do not pass on that it ended. */
+/**
+ * Calls whose answers' users forgot them: a loop that is left with `break` is one where Connect is older than 2.3: its
+ * clients do not pass on that it ended.
+ */
 const forgotten = new FinalizationRegistry<HttpCall>((call) => call.stopped());
 
 /** A call's signal: the user's, and the transport's end. */
@@ -387,7 +441,10 @@ class CallMessages<M> implements AsyncIterableIterator<M> {
     }
   }
 
-  /** Connect knows what it means since version 2.3. Before, the call is aborted, and the interceptors are told by an error. */
+  /**
+   * Connect knows what it means since version 2.3. Before, the call is aborted, and the interceptors are told by an
+   * error.
+   */
   async return(value?: unknown): Promise<IteratorResult<M>> {
     if (this.isOver) return { done: true, value };
     this.isOver = true;
@@ -428,7 +485,9 @@ async function greeting(url: string, options: HttpTransportOptions["nodeOptions"
     await new Promise<void>((resolve, reject) => {
       session.once("remoteSettings", () => resolve());
       session.once("error", reject);
-      session.once("close", () => reject(new ConnectError("the server there ended the connection before it said anything", Code.Unavailable)));
+      session.once("close", () =>
+        reject(new ConnectError("the server there ended the connection before it said anything", Code.Unavailable)),
+      );
     });
   } finally {
     expiry.removeEventListener("abort", onAbort);

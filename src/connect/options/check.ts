@@ -1,6 +1,6 @@
 /**
- * Checks the options that users give against their table, and suggests what was meant. What is checked is copied, so that what is used is what was
- * checked, also if a getter gives another value each time, or the user's object changes.
+ * Checks the options that users give against their table, and suggests what was meant. What is checked is copied, so
+ * that what is used is what was checked, also if a getter gives another value each time, or the user's object changes.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Rule, Rules } from "./kinds.js";
@@ -29,7 +29,10 @@ export function tableOf(of: string, rules: Rules, foreignPrefix?: string): Optio
 /** Errors list no more names than this. */
 const LISTED_MAX = 10;
 
-/** What others call it. Of several names the first that the table has is meant. Written in lower case, without punctuation. */
+/**
+ * What others call it. Of several names the first that the table has is meant. Written in lower case, without
+ * punctuation.
+ */
 const SYNONYMS: Readonly<Record<string, readonly string[]>> = {
   baseurl: ["address"],
   chmod: ["mode"],
@@ -87,7 +90,9 @@ const SYNONYMS: Readonly<Record<string, readonly string[]>> = {
  */
 export function checkOptions<T extends object>(table: OptionTable, options: T, what = ""): T {
   if (!isObject(options)) {
-    throw invalid(`${what}${table.of}: expected an object of options, not ${show(options)}${"address" in table.rules && typeof options === "string" ? `; did you mean { address: ${show(options)} }?` : ""}`);
+    throw invalid(
+      `${what}${table.of}: expected an object of options, not ${show(options)}${"address" in table.rules && typeof options === "string" ? `; did you mean { address: ${show(options)} }?` : ""}`,
+    );
   }
   return take(table, table.rules, options, what, "") as T;
 }
@@ -104,7 +109,12 @@ function take(table: OptionTable, rules: Rules, options: object, what: string, p
   const taken: Record<string, unknown> = {};
   // Also what an object inherits: options may be a class's, or made by Object.create.
   for (const name in given) {
-    if (Object.hasOwn(rules, name) || (table.foreignPrefix !== undefined && name.startsWith(table.foreignPrefix)) || given[name] === undefined) continue;
+    if (
+      Object.hasOwn(rules, name) ||
+      (table.foreignPrefix !== undefined && name.startsWith(table.foreignPrefix)) ||
+      given[name] === undefined
+    )
+      continue;
     throw invalid(`${what}option ${path}${name}: there is no such option; ${suggestion(table, rules, name, path)}`);
   }
   for (const [name, rule] of Object.entries(rules)) {
@@ -118,7 +128,9 @@ function take(table: OptionTable, rules: Rules, options: object, what: string, p
 function valueOf(table: OptionTable, { kind }: Rule, value: unknown, what: string, path: string): unknown {
   const complaint = kind.complaint(value);
   if (complaint !== undefined) throw invalid(`${what}option ${path}: ${complaint}`);
-  return kind.rules === undefined || value === false ? value : take(table, kind.rules, value as object, what, `${path}.`);
+  return kind.rules === undefined || value === false
+    ? value
+    : take(table, kind.rules, value as object, what, `${path}.`);
 }
 
 function invalid(text: string): ConnectError {
@@ -142,7 +154,10 @@ function suggestion({ of, rules: all }: OptionTable, rules: Rules, name: string,
 
 /** The name that the table has for it: the same but for case and punctuation, or a synonym. */
 function knownAs(name: string, rules: Rules): string | undefined {
-  return Object.keys(rules).find((known) => plain(known) === plain(name)) ?? SYNONYMS[plain(name)]?.find((synonym) => Object.hasOwn(rules, synonym));
+  return (
+    Object.keys(rules).find((known) => plain(known) === plain(name)) ??
+    SYNONYMS[plain(name)]?.find((synonym) => Object.hasOwn(rules, synonym))
+  );
 }
 
 function plain(name: string): string {
@@ -167,7 +182,12 @@ function distance(a: string, b: string): number {
     const row = [i];
     for (let j = 1; j <= b.length; j++) {
       const swapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1];
-      row[j] = Math.min(rows[i - 1][j] + 1, row[j - 1] + 1, rows[i - 1][j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1), swapped ? rows[i - 2][j - 2] + 1 : Infinity);
+      row[j] = Math.min(
+        rows[i - 1][j] + 1,
+        row[j - 1] + 1,
+        rows[i - 1][j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1),
+        swapped ? rows[i - 2][j - 2] + 1 : Infinity,
+      );
     }
     rows.push(row);
   }

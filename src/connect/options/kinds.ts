@@ -1,4 +1,7 @@
-/** The kinds of values that options have: what the documentation calls them, and what is said of a value that is not of its kind. */
+/**
+ * The kinds of values that options have: what the documentation calls them, and what is said of a value that is not of
+ * its kind.
+ */
 import { isAbsolute } from "node:path";
 import { SHARE_ENV } from "node:worker_threads";
 
@@ -74,12 +77,20 @@ function rangeOf(above: number | undefined, min: number | undefined, max: number
   return "";
 }
 
-/** SUBTLE: NaN compares as false with any, so it is asked whether the number is in its range, and not whether it is out of it. */
+/**
+ * SUBTLE: NaN compares as false with any, so it is asked whether the number is in its range, and not whether it is out
+ * of it.
+ */
 export function numberOf({ unit = "", above, min, max, isWhole }: NumberRange): Kind {
   const range = rangeOf(above, min, max);
   const expected = `expected a ${isWhole ? "whole " : ""}number${unit === "" ? "" : ` of ${unit}`}${range === "" ? "" : ` ${range}`}`;
   const isRight = (value: unknown) =>
-    typeof value === "number" && !Number.isNaN(value) && (above === undefined || value > above) && (min === undefined || value >= min) && (max === undefined || value <= max) && (!isWhole || Number.isInteger(value));
+    typeof value === "number" &&
+    !Number.isNaN(value) &&
+    (above === undefined || value > above) &&
+    (min === undefined || value >= min) &&
+    (max === undefined || value <= max) &&
+    (!isWhole || Number.isInteger(value));
   return {
     type: "number",
     unit,
@@ -95,7 +106,12 @@ export function numberOf({ unit = "", above, min, max, isWhole }: NumberRange): 
 /** @param range in words @param complaintOf what is wrong with a number, if anything */
 export function sizeOf(range: string, complaintOf: (bytes: number) => string | undefined): Kind {
   const isRight = (value: unknown) => typeof value === "number" && complaintOf(value) === undefined;
-  return { type: "number", unit: "bytes", range, complaint: (value) => (isRight(value) ? undefined : `expected a number of bytes, a ${range}, not ${show(value)}`) };
+  return {
+    type: "number",
+    unit: "bytes",
+    range,
+    complaint: (value) => (isRight(value) ? undefined : `expected a number of bytes, a ${range}, not ${show(value)}`),
+  };
 }
 
 /** Permission bits. */
@@ -104,7 +120,9 @@ export const mode: Kind = {
   range: "`0` to `0o777`",
   complaint(value) {
     if (typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= 0o777) return undefined;
-    const octal = /^(?:0o?)?([0-7]{3})$/.exec(String(typeof value === "string" || typeof value === "number" ? value : ""));
+    const octal = /^(?:0o?)?([0-7]{3})$/.exec(
+      String(typeof value === "string" || typeof value === "number" ? value : ""),
+    );
     return `expected permission bits from 0 to 0o777, not ${show(value)}${octal === null ? "" : `; did you mean 0o${octal[1]}?`}`;
   },
 };
@@ -119,7 +137,8 @@ export function oneOf(...choices: readonly string[]): Kind {
   const expected = `${quoted.slice(0, -1).join(", ")} or ${quoted.at(-1)}`;
   return {
     type: quoted.map((choice) => `\`${choice}\``).join(", "),
-    complaint: (value) => (choices.includes(value as string) ? undefined : `there is no ${show(value)}; expected ${expected}`),
+    complaint: (value) =>
+      choices.includes(value as string) ? undefined : `there is no ${show(value)}; expected ${expected}`,
   };
 }
 
@@ -127,7 +146,8 @@ export function oneOf(...choices: readonly string[]): Kind {
 export function functionOf(signature: string): Kind {
   return {
     type: `\`${signature}\``,
-    complaint: (value) => (typeof value === "function" ? undefined : `expected a function ${signature}, not ${show(value)}`),
+    complaint: (value) =>
+      typeof value === "function" ? undefined : `expected a function ${signature}, not ${show(value)}`,
   };
 }
 
@@ -136,14 +156,19 @@ export function listOf(type: string, expected: string, isOne: (value: unknown) =
   return {
     type,
     complaint(value) {
-      if (!Array.isArray(value)) return `expected an array of ${expected}, not ${show(value)}${isOne(value) ? "; put it into an array" : ""}`;
+      if (!Array.isArray(value))
+        return `expected an array of ${expected}, not ${show(value)}${isOne(value) ? "; put it into an array" : ""}`;
       const at = value.findIndex((one) => !isOne(one));
       return at < 0 ? undefined : `expected an array of ${expected}, but item ${at} is ${show(value[at])}`;
     },
   };
 }
 
-export const interceptors: Kind = listOf("`Interceptor[]`", "interceptors, which are functions", (value) => typeof value === "function");
+export const interceptors: Kind = listOf(
+  "`Interceptor[]`",
+  "interceptors, which are functions",
+  (value) => typeof value === "function",
+);
 
 export function isObject(value: unknown): value is object {
   return typeof value === "object" && value !== null && !Array.isArray(value);
@@ -157,7 +182,10 @@ export function objectOf(type: string, expected: string): Kind {
 export const signal: Kind = {
   type: "`AbortSignal`",
   complaint(value) {
-    const looksLikeOne = isObject(value) && typeof (value as Partial<AbortSignal>).aborted === "boolean" && typeof (value as Partial<AbortSignal>).addEventListener === "function";
+    const looksLikeOne =
+      isObject(value) &&
+      typeof (value as Partial<AbortSignal>).aborted === "boolean" &&
+      typeof (value as Partial<AbortSignal>).addEventListener === "function";
     if (looksLikeOne) return undefined;
     return `expected an AbortSignal, not ${value instanceof AbortController ? "its controller; did you mean controller.signal?" : show(value)}`;
   },
@@ -165,7 +193,11 @@ export const signal: Kind = {
 
 /** Options inside of an option. @param example how it is written */
 export function groupOf(rules: Rules, example: string): Kind {
-  return { type: "object", rules, complaint: (value) => (isObject(value) ? undefined : `expected an object such as ${example}, not ${show(value)}`) };
+  return {
+    type: "object",
+    rules,
+    complaint: (value) => (isObject(value) ? undefined : `expected an object such as ${example}, not ${show(value)}`),
+  };
 }
 
 /** The same, or `false` to turn it off. */
@@ -173,7 +205,10 @@ export function groupOrFalse(rules: Rules, example: string): Kind {
   return {
     type: "`false` or object",
     rules,
-    complaint: (value) => (value === false || isObject(value) ? undefined : `expected false, or an object such as ${example}, not ${show(value)}`),
+    complaint: (value) =>
+      value === false || isObject(value)
+        ? undefined
+        : `expected false, or an object such as ${example}, not ${show(value)}`,
   };
 }
 
@@ -182,7 +217,10 @@ export function groupOrBoolean(rules: Rules, example: string): Kind {
   return {
     type: "boolean or object",
     rules,
-    complaint: (value) => (typeof value === "boolean" || isObject(value) ? undefined : `expected true, false, or an object such as ${example}, not ${show(value)}`),
+    complaint: (value) =>
+      typeof value === "boolean" || isObject(value)
+        ? undefined
+        : `expected true, false, or an object such as ${example}, not ${show(value)}`,
   };
 }
 
@@ -203,7 +241,11 @@ export const origins: Kind = {
 
 const HEADER_NAME = /^[!#$%&'*+.^_`|~0-9a-z-]+$/i;
 
-export const headerNames: Kind = listOf("`string[]`", "names of headers", (one) => typeof one === "string" && HEADER_NAME.test(one));
+export const headerNames: Kind = listOf(
+  "`string[]`",
+  "names of headers",
+  (one) => typeof one === "string" && HEADER_NAME.test(one),
+);
 
 /** What an address is, `parseAddress` says; here only that a list has one. */
 export const addresses: Kind = {
@@ -211,9 +253,15 @@ export const addresses: Kind = {
   complaint: (value) => (Array.isArray(value) && value.length === 0 ? "the list is empty" : undefined),
 };
 
-export const address: Kind = { type: "string", complaint: (value) => (Array.isArray(value) ? "expected one address, not an array" : undefined) };
+export const address: Kind = {
+  type: "string",
+  complaint: (value) => (Array.isArray(value) ? "expected one address, not an array" : undefined),
+};
 
-export const text: Kind = { type: "string", complaint: (value) => (typeof value === "string" ? undefined : `expected a string, not ${show(value)}`) };
+export const text: Kind = {
+  type: "string",
+  complaint: (value) => (typeof value === "string" ? undefined : `expected a string, not ${show(value)}`),
+};
 
 /** SUBTLE: a test runner's URL may be of another realm. */
 export function isUrl(value: unknown): value is URL {
@@ -225,14 +273,18 @@ export const moduleUrl: Kind = {
   type: "`URL` or string",
   range: "`file:` URL or absolute path",
   complaint(value) {
-    if (isUrl(value) || (typeof value === "string" && (isAbsolute(value) || value.startsWith("file:")))) return undefined;
+    if (isUrl(value) || (typeof value === "string" && (isAbsolute(value) || value.startsWith("file:"))))
+      return undefined;
     return `expected an absolute path or a URL, as new URL("../server/routes.js", import.meta.url), not ${show(value)}`;
   },
 };
 
 export const environment: Kind = {
   type: "object or `SHARE_ENV`",
-  complaint: (value) => (isObject(value) || value === SHARE_ENV ? undefined : `expected an object of environment variables, or SHARE_ENV of node:worker_threads, not ${show(value)}`),
+  complaint: (value) =>
+    isObject(value) || value === SHARE_ENV
+      ? undefined
+      : `expected an object of environment variables, or SHARE_ENV of node:worker_threads, not ${show(value)}`,
 };
 
 export const anything: Kind = { type: "any", complaint: () => undefined };

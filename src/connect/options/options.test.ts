@@ -25,7 +25,11 @@ test("signs of life are asked for where they are wished, or by default", () => {
   assert.equal(keepAliveOf({}, false), undefined);
   assert.equal(keepAliveOf({ keepAlive: false }, true), undefined);
   assert.deepEqual(keepAliveOf({}, true), { intervalMs: 20_000, timeoutMs: 20_000, always: false });
-  assert.deepEqual(keepAliveOf({ keepAlive: { timeoutMs: 5 } }, false), { intervalMs: 20_000, timeoutMs: 5, always: false });
+  assert.deepEqual(keepAliveOf({ keepAlive: { timeoutMs: 5 } }, false), {
+    intervalMs: 20_000,
+    timeoutMs: 5,
+    always: false,
+  });
 });
 
 test("a call's timeout of 0 and less is none, also not the default, as in Connect; what is no number is refused", () => {
@@ -34,7 +38,10 @@ test("a call's timeout of 0 and less is none, also not the default, as in Connec
   assert.equal(callTimeout(Infinity, 7), Infinity);
   for (const none of [0, -1, -Infinity]) assert.equal(callTimeout(none, 7), undefined);
   for (const wrong of [NaN, "5s", "5", {}, true, 5n]) {
-    const refused = (error: unknown) => error instanceof ConnectError && error.code === Code.InvalidArgument && /timeoutMs of a call: expected a number of milliseconds, not/.test(error.message);
+    const refused = (error: unknown) =>
+      error instanceof ConnectError &&
+      error.code === Code.InvalidArgument &&
+      /timeoutMs of a call: expected a number of milliseconds, not/.test(error.message);
     assert.throws(() => callTimeout(wrong as never, 7), refused);
   }
 });

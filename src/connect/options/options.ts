@@ -28,8 +28,9 @@ export interface CallLimits {
 export interface CommonOptions {
   /**
    * How messages may travel. "auto" (the default) takes shared memory where both ends have it, and else the socket that
-   * connects them, and says why (`carrierReason`, and a warning of the process that lacks it); "shm" insists on shared memory and fails loudly where it cannot be had, also if the other end has none;
-   * "socket" never uses shared memory. Addresses of HTTP have their own way, and are refused with "shm".
+   * connects them, and says why (`carrierReason`, and a warning of the process that lacks it); "shm" insists on shared
+   * memory and fails loudly where it cannot be had, also if the other end has none; "socket" never uses shared memory.
+   * Addresses of HTTP have their own way, and are refused with "shm".
    */
   readonly carrier?: "auto" | "shm" | "socket";
   /** Largest message this side accepts, in bytes; by default protobuf's limit of 2 GiB − 1. */
@@ -47,46 +48,61 @@ export interface CommonOptions {
    */
   readonly polling?: false | { readonly maxMicros: number };
   /**
-   * How long received `bytes` (and packed fields) that were not copied stay valid: "collected" by default. Large values are not
-   * copied on arrival but leased from the sender's memory; see {@link LeaseLifetime}.
+   * How long received `bytes` (and packed fields) that were not copied stay valid: "collected" by default. Large values
+   * are not copied on arrival but leased from the sender's memory; see {@link LeaseLifetime}.
    */
   readonly leases?: LeaseLifetime;
   /**
-   * How far the other end is trusted with shared memory: "shared" by default for processes of the same user, else "snapshot", which
-   * copies large values before anything looks at them (so there are no leases). See {@link Isolation}.
+   * How far the other end is trusted with shared memory: "shared" by default for processes of the same user, else
+   * "snapshot", which copies large values before anything looks at them (so there are no leases). See {@link
+   * Isolation}.
    */
   readonly isolation?: Isolation;
   /** Sizes of the shared memory that this side creates per connection, in bytes. */
   readonly memory?: {
     /** The ring of small messages: a power of two, at least 64 KiB; 256 KiB by default. */
     readonly ringBytes?: number;
-    /** The most that payloads in flight may occupy: a multiple of 64 KiB; 256 MiB by default. Committed only as needed. */
+    /**
+     * The most that payloads in flight may occupy: a multiple of 64 KiB; 256 MiB by default. Committed only as needed.
+     */
     readonly arenaBytes?: number;
   };
   /**
-   * What a stream may send to this side before its messages are pulled, in bytes: each message counts with its length and 128 bytes. 1 MiB
-   * by default. One larger message passes all the same, so a stream holds at most this and one message in memory, per direction.
+   * What a stream may send to this side before its messages are pulled, in bytes: each message counts with its length
+   * and 128 bytes. 1 MiB by default. One larger message passes all the same, so a stream holds at most this and one
+   * message in memory, per direction.
    */
   readonly streamWindowBytes?: number;
   /** How long the handshake of a new connection may take, in milliseconds; 5000 by default. */
   readonly handshakeTimeoutMs?: number;
   /**
-   * Notices a peer that hangs, whose process is stopped or whose event loop is blocked: its connection is closed, and open calls fail with
-   * `Unavailable`. By default on for TCP and off for Unix sockets, where a peer that has died is noticed anyway. Addresses of HTTP have options of their own.
+   * Notices a peer that hangs, whose process is stopped or whose event loop is blocked: its connection is closed, and
+   * open calls fail with `Unavailable`. By default on for TCP and off for Unix sockets, where a peer that has died is
+   * noticed anyway. Addresses of HTTP have options of their own.
    */
   readonly keepAlive?: false | KeepAliveOptions;
 }
 
 const RELEASE_SLOTS = 4096;
 
-export function checkLimits(limits: { readMaxBytes: number | undefined; writeMaxBytes: number | undefined }): CallLimits {
+export function checkLimits(limits: {
+  readMaxBytes: number | undefined;
+  writeMaxBytes: number | undefined;
+}): CallLimits {
   const { readMaxBytes = MESSAGE_BYTES_MAX, writeMaxBytes = MESSAGE_BYTES_MAX } = limits;
   // Connect's own default is 4 GiB − 1; more than protobuf allows is simply its limit.
-  return { readMaxBytes: Math.min(readMaxBytes, MESSAGE_BYTES_MAX), writeMaxBytes: Math.min(writeMaxBytes, MESSAGE_BYTES_MAX) };
+  return {
+    readMaxBytes: Math.min(readMaxBytes, MESSAGE_BYTES_MAX),
+    writeMaxBytes: Math.min(writeMaxBytes, MESSAGE_BYTES_MAX),
+  };
 }
 
 export function geometryOf({ memory }: CommonOptions): RingGeometry & ArenaGeometry {
-  return { ringBytes: memory?.ringBytes ?? DEFAULTS.ringBytes, arenaBytes: memory?.arenaBytes ?? DEFAULTS.arenaBytes, releaseSlots: RELEASE_SLOTS };
+  return {
+    ringBytes: memory?.ringBytes ?? DEFAULTS.ringBytes,
+    arenaBytes: memory?.arenaBytes ?? DEFAULTS.arenaBytes,
+    releaseSlots: RELEASE_SLOTS,
+  };
 }
 
 export function lifetimeOf({ leases = "collected" }: Pick<CommonOptions, "leases">): LeaseLifetime {
@@ -116,7 +132,10 @@ export function callTimeout(timeoutMs: number | undefined, byDefault: number | u
   if (timeoutMs === undefined) return byDefault;
   if (timeoutMs <= 0) return undefined;
   if (typeof timeoutMs === "number" && timeoutMs > 0) return timeoutMs;
-  throw new ConnectError(`timeoutMs of a call: expected a number of milliseconds, not ${show(timeoutMs)}`, Code.InvalidArgument);
+  throw new ConnectError(
+    `timeoutMs of a call: expected a number of milliseconds, not ${show(timeoutMs)}`,
+    Code.InvalidArgument,
+  );
 }
 
 export function pollMicrosOf(options: CommonOptions): number {
@@ -158,8 +177,13 @@ export function requireAddon(): Addon {
 /** @throws ConnectError `FailedPrecondition` for a carrier that cannot be had */
 export function checkCarrier({ carrier }: CommonOptions, address?: Address | HttpAddress): void {
   if (carrier !== "shm") return;
-  if (address?.kind === "tcp") throw new ConnectError('option carrier: "shm" cannot be had over TCP; use a Unix socket', Code.FailedPrecondition);
-  if (address?.kind === "http") throw new ConnectError('option carrier: "shm" cannot be had over HTTP; leave it away, or use a Unix socket', Code.FailedPrecondition);
+  if (address?.kind === "tcp")
+    throw new ConnectError('option carrier: "shm" cannot be had over TCP; use a Unix socket', Code.FailedPrecondition);
+  if (address?.kind === "http")
+    throw new ConnectError(
+      'option carrier: "shm" cannot be had over HTTP; leave it away, or use a Unix socket',
+      Code.FailedPrecondition,
+    );
   requireSharedMemory();
 }
 
@@ -176,7 +200,10 @@ export interface Means {
   readonly lack: string | undefined;
 }
 
-/** Where shared memory is missed, a warning of the process says so, once. @throws ConnectError as `requireSharedMemory`, if that is insisted on */
+/**
+ * Where shared memory is missed, a warning of the process says so, once. @throws ConnectError as `requireSharedMemory`,
+ * if that is insisted on
+ */
 export function meansFor(options: CommonOptions, address: Address): Means {
   const overTcp = address.kind === "tcp";
   if (options.carrier === "shm" && !overTcp) return { addon: requireSharedMemory(), lack: undefined };
@@ -187,5 +214,7 @@ export function meansFor(options: CommonOptions, address: Address): Means {
 
 /** The options that were given: libraries tell `undefined` from nothing. */
 export function omitUndefined<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as { [K in keyof T]?: Exclude<T[K], undefined> };
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: Exclude<T[K], undefined>;
+  };
 }

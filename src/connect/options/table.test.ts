@@ -25,8 +25,14 @@ test("every option says what it means", () => {
 
 test("README's table has options that there are, and none is missing but HTTP's", () => {
   const readme = readFileSync(new URL("README.md", documentation), "utf8");
-  const rows = [...readme.slice(readme.indexOf("## Options"), readme.indexOf("## The codec")).matchAll(/^\| (`[^|]*`) \| ([^|]*) \|/gm)];
-  const names = rows.flatMap(([, cell, of]) => [...cell.matchAll(/`([\w.]+)`/g)].map(([, name]) => [name, of] as const));
+  const rows = [
+    ...readme
+      .slice(readme.indexOf("## Options"), readme.indexOf("## The codec"))
+      .matchAll(/^\| (`[^|]*`) \| ([^|]*) \|/gm),
+  ];
+  const names = rows.flatMap(([, cell, of]) =>
+    [...cell.matchAll(/`([\w.]+)`/g)].map(([, name]) => [name, of] as const),
+  );
   const has = (rules: Rules, name: string): boolean => {
     const [first, rest] = name.split(".");
     return Object.hasOwn(rules, first) && (rest === undefined || has(rules[first].kind.rules ?? {}, rest));
@@ -36,6 +42,9 @@ test("README's table has options that there are, and none is missing but HTTP's"
     if (/both|server/.test(of)) assert.ok(has(serverTable.rules, name), `${name} of the server`);
   }
   for (const [name, { meaning }] of Object.entries({ ...transportTable.rules, ...serverTable.rules })) {
-    assert.ok(meaning.startsWith("HTTP: ") || names.some(([known]) => known.split(".")[0] === name), `README lacks ${name}`);
+    assert.ok(
+      meaning.startsWith("HTTP: ") || names.some(([known]) => known.split(".")[0] === name),
+      `README lacks ${name}`,
+    );
   }
 });

@@ -1,7 +1,15 @@
 /** Handlers behind their interceptors, which see requests and responses as Connect's servers show them. */
 import { create, isMessage } from "@bufbuild/protobuf";
 import type { DescMethod } from "@bufbuild/protobuf";
-import type { ContextValues, Interceptor, MethodImplSpec, StreamRequest, StreamResponse, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
+import type {
+  ContextValues,
+  Interceptor,
+  MethodImplSpec,
+  StreamRequest,
+  StreamResponse,
+  UnaryRequest,
+  UnaryResponse,
+} from "@connectrpc/connect";
 import type { CallContext } from "../../rpc/server/context.js";
 import { URL_BASE } from "../../rpc/server/context.js";
 import type { ServerMethod } from "../../rpc/server/server-method.js";
@@ -11,7 +19,10 @@ export type UnarySpec = MethodImplSpec & { kind: "unary" };
 export type StreamSpec = Exclude<MethodImplSpec, { kind: "unary" }>;
 export type Handle = NonNullable<ServerMethod["handle"]>;
 /** A handler as a function from a stream to a stream. */
-export type StreamHandle = (requests: AsyncIterable<unknown>, context: CallContext) => AsyncIterable<unknown> | Promise<AsyncIterable<unknown>>;
+export type StreamHandle = (
+  requests: AsyncIterable<unknown>,
+  context: CallContext,
+) => AsyncIterable<unknown> | Promise<AsyncIterable<unknown>>;
 
 /** A unary handler behind its interceptors. */
 export function intercept(spec: UnarySpec, path: string, interceptors: readonly Interceptor[]): Handle {
@@ -37,13 +48,25 @@ export function intercept(spec: UnarySpec, path: string, interceptors: readonly 
 }
 
 /** A streaming handler behind its interceptors, which may wrap the streams of both directions. */
-export function interceptStream(method: StreamSpec["method"], implement: StreamHandle, path: string, interceptors: readonly Interceptor[]): ServerMethod["open"] {
+export function interceptStream(
+  method: StreamSpec["method"],
+  implement: StreamHandle,
+  path: string,
+  interceptors: readonly Interceptor[],
+): ServerMethod["open"] {
   return async (requests, context) => {
     let own: StreamResponse["message"] | undefined;
     const next = chain(interceptors, async (request: StreamRequest): Promise<StreamResponse> => {
       const message = mapMessages(await implement(request.message, withRequest(context, request)), method.output);
       own = message;
-      return { stream: true, service: method.parent, method, message, header: context.responseHeader, trailer: context.responseTrailer };
+      return {
+        stream: true,
+        service: method.parent,
+        method,
+        message,
+        header: context.responseHeader,
+        trailer: context.responseTrailer,
+      };
     });
     const response = (await next(requestOf(method, path, context, true, requests) as StreamRequest)) as StreamResponse;
     checkResponse(response, path, true);
@@ -56,8 +79,8 @@ export function interceptStream(method: StreamSpec["method"], implement: StreamH
 }
 
 /**
- * What interceptors are given. Own accessors, so that `{ ...request }` keeps them and none costs anything unless it is read; they can be assigned to, as to
- * the plain objects that Connect's servers give.
+ * What interceptors are given. Own accessors, so that `{ ...request }` keeps them and none costs anything unless it is
+ * read; they can be assigned to, as to the plain objects that Connect's servers give.
  */
 function requestOf(method: DescMethod, path: string, context: CallContext, stream: boolean, message: unknown): object {
   let signal: AbortSignal | undefined;

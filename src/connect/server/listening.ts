@@ -1,4 +1,6 @@
-/** How a server listens: with the addon where there is one, else with Node's own means; and what it insists on first. */
+/**
+ * How a server listens: with the addon where there is one, else with Node's own means; and what it insists on first.
+ */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Address } from "../../carrier/address.js";
 import { nameOf } from "../../carrier/address.js";
@@ -18,7 +20,12 @@ export interface Accepting {
 }
 
 /** @throws ConnectError */
-export async function openListener(options: IsthmusServerOptions, address: Address, listenOptions: ListenOptions, accepting: Accepting): Promise<Listener> {
+export async function openListener(
+  options: IsthmusServerOptions,
+  address: Address,
+  listenOptions: ListenOptions,
+  accepting: Accepting,
+): Promise<Listener> {
   checkCarrier(options, address);
   if (address.kind === "tcp") {
     requireNoCredentials(options, address, "there are none over TCP");
@@ -43,12 +50,19 @@ export async function openListener(options: IsthmusServerOptions, address: Addre
     listenOptions,
     (descriptor) => accepting.onDescriptor(addon, descriptor, undefined),
     (descriptor, error) => {
-      accepting.onDescriptor(addon, descriptor, new ConnectError(`the server cannot take another connection: ${error.message}`, Code.ResourceExhausted));
+      accepting.onDescriptor(
+        addon,
+        descriptor,
+        new ConnectError(`the server cannot take another connection: ${error.message}`, Code.ResourceExhausted),
+      );
     },
   );
 }
 
 function requireNoCredentials({ allow }: IsthmusServerOptions, address: Address, because: string): void {
   if (allow === undefined) return;
-  throw new ConnectError(`listen on ${nameOf(address)}: option \`allow\` decides by the credentials of clients, and ${because}`, Code.FailedPrecondition);
+  throw new ConnectError(
+    `listen on ${nameOf(address)}: option \`allow\` decides by the credentials of clients, and ${because}`,
+    Code.FailedPrecondition,
+  );
 }

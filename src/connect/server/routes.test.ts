@@ -35,14 +35,27 @@ test("a method that is registered again replaces the first, with its own options
     router.rpc(TestService.method.wait, () => ({}), { maxTimeoutMs: 8, interceptors: [] });
   });
   const { options } = served.get("/isthmus.test.TestService/Wait")!;
-  assert.deepEqual({ ...options }, { readMaxBytes: 100, writeMaxBytes: 200, maxTimeoutMs: 8, leases: "collected", interceptors: [], shutdownSignal: undefined });
+  assert.deepEqual(
+    { ...options },
+    {
+      readMaxBytes: 100,
+      writeMaxBytes: 200,
+      maxTimeoutMs: 8,
+      leases: "collected",
+      interceptors: [],
+      shutdownSignal: undefined,
+    },
+  );
   assert.equal(served.get("/isthmus.test.TestService/Echo")!.options.readMaxBytes, 7);
 });
 
 test("the router can be chained and has no HTTP handlers", () => {
   collect((router) => {
     assert.equal(router.service(TestService, {}), router);
-    assert.equal(router.rpc(TestService.method.echo, () => ({})), router);
+    assert.equal(
+      router.rpc(TestService.method.echo, () => ({})),
+      router,
+    );
     assert.deepEqual(router.handlers, []);
   });
 });
@@ -52,5 +65,11 @@ test("limits of a service that make no sense are refused when it is registered",
 });
 
 test("what routes throws is thrown to whoever makes the server", () => {
-  assert.throws(() => collect(() => { throw new Error("mine"); }), /mine/);
+  assert.throws(
+    () =>
+      collect(() => {
+        throw new Error("mine");
+      }),
+    /mine/,
+  );
 });

@@ -27,11 +27,15 @@ export interface IsthmusRouteOptions extends Omit<ConnectRouteOptions, "requestG
 }
 
 /**
- * What a server's `routes` is given: Connect's router, with Isthmus's options besides Connect's. A function that takes a `ConnectRouter` serves as
- * `routes`, too.
+ * What a server's `routes` is given: Connect's router, with Isthmus's options besides Connect's. A function that takes
+ * a `ConnectRouter` serves as `routes`, too.
  */
 export interface IsthmusRouter extends ConnectRouter {
-  service: <T extends DescService>(service: T, implementation: Partial<ServiceImpl<T>>, options?: IsthmusRouteOptions) => this;
+  service: <T extends DescService>(
+    service: T,
+    implementation: Partial<ServiceImpl<T>>,
+    options?: IsthmusRouteOptions,
+  ) => this;
   rpc: <M extends DescMethod>(method: M, implementation: MethodImpl<M>, options?: IsthmusRouteOptions) => this;
 }
 
@@ -59,7 +63,10 @@ export interface RouteDefaults extends CallLimits {
 }
 
 /** Runs the user's `routes` and returns what is served, by path. */
-export function collectRoutes(routes: (router: IsthmusRouter) => void, defaults: RouteDefaults): Map<string, ServerMethod> {
+export function collectRoutes(
+  routes: (router: IsthmusRouter) => void,
+  defaults: RouteDefaults,
+): Map<string, ServerMethod> {
   const served = new Map<string, ServerMethod>();
   const add = (spec: MethodImplSpec, options: IsthmusRouteOptions | undefined) => {
     const path = methodPath(spec.method);
@@ -73,7 +80,10 @@ export function collectRoutes(routes: (router: IsthmusRouter) => void, defaults:
       return router;
     },
     rpc(method, implementation, options) {
-      add(createMethodImplSpec(method, implementation), checkOptional<IsthmusRouteOptions>(routeTable, options, `method ${methodPath(method)}: `));
+      add(
+        createMethodImplSpec(method, implementation),
+        checkOptional<IsthmusRouteOptions>(routeTable, options, `method ${methodPath(method)}: `),
+      );
       return router;
     },
   };
@@ -86,7 +96,12 @@ export function methodPath(method: DescMethod): string {
   return (method as { [OWN_PATH]?: string })[OWN_PATH] ?? `/${method.parent.typeName}/${method.name}`;
 }
 
-function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, options: IsthmusRouteOptions | undefined): ServerMethod {
+function serve(
+  spec: MethodImplSpec,
+  path: string,
+  defaults: RouteDefaults,
+  options: IsthmusRouteOptions | undefined,
+): ServerMethod {
   const limits = checkLimits({
     readMaxBytes: options?.readMaxBytes ?? defaults.readMaxBytes,
     writeMaxBytes: options?.writeMaxBytes ?? defaults.writeMaxBytes,
@@ -99,15 +114,26 @@ function serve(spec: MethodImplSpec, path: string, defaults: RouteDefaults, opti
     shutdownSignal: options?.shutdownSignal === undefined ? defaults.shutdownSignal : ownSignal(options.shutdownSignal),
   };
   const codecOfAll = defaults.codecFor(options);
-  const codec: MessageCodecFactory = (schema) => (schema as { [OWN_CODEC]?: MessageCodec })[OWN_CODEC] ?? codecOfAll(schema);
+  const codec: MessageCodecFactory = (schema) =>
+    (schema as { [OWN_CODEC]?: MessageCodec })[OWN_CODEC] ?? codecOfAll(schema);
   const { interceptors } = merged;
-  const handle = spec.kind === "unary" ? (interceptors.length === 0 ? (spec.impl as Handle) : intercept(spec, path, interceptors)) : undefined;
+  const handle =
+    spec.kind === "unary"
+      ? interceptors.length === 0
+        ? (spec.impl as Handle)
+        : intercept(spec, path, interceptors)
+      : undefined;
   return {
     method: spec.method,
     path,
     gate: options?.requestGate ?? defaults.requestGate,
     handle,
-    open: spec.kind === "unary" ? openUnary(handle!) : interceptors.length === 0 ? openStream(spec) : interceptStream(spec.method, implementationOf(spec), path, interceptors),
+    open:
+      spec.kind === "unary"
+        ? openUnary(handle!)
+        : interceptors.length === 0
+          ? openStream(spec)
+          : interceptStream(spec.method, implementationOf(spec), path, interceptors),
     answersOnce: spec.kind === "unary" || spec.kind === "client_streaming",
     takesOne: spec.kind === "unary" || spec.kind === "server_streaming",
     input: codec(spec.method.input),
@@ -124,7 +150,8 @@ function openUnary(handle: Handle): ServerMethod["open"] {
 
 function openStream(spec: StreamSpec): ServerMethod["open"] {
   const implement = implementationOf(spec);
-  if (spec.kind === "bidi_streaming") return (requests, context) => answerOf(implement(requests, context) as AsyncIterable<unknown>);
+  if (spec.kind === "bidi_streaming")
+    return (requests, context) => answerOf(implement(requests, context) as AsyncIterable<unknown>);
   return async (requests, context) => answerOf(await implement(requests, context));
 }
 

@@ -30,7 +30,18 @@ import { http1OptionsOf, listenHttp } from "../http/server.js";
 import { checkOptional, checkOptions } from "../options/check.js";
 import { DEFAULTS, listenTable, serverCloseTable, serverTable } from "../options/table.js";
 import type { CommonOptions } from "../options/options.js";
-import { checkCarrier, checkLimits, codecOf, geometryOf, handshakeTimeoutOf, keepAliveOf, lackOf, lifetimeOf, pollMicrosOf, streamWindowOf } from "../options/options.js";
+import {
+  checkCarrier,
+  checkLimits,
+  codecOf,
+  geometryOf,
+  handshakeTimeoutOf,
+  keepAliveOf,
+  lackOf,
+  lifetimeOf,
+  pollMicrosOf,
+  streamWindowOf,
+} from "../options/options.js";
 import { openListener } from "./listening.js";
 import type { IsthmusRouter } from "./routes.js";
 import { collectRoutes } from "./routes.js";
@@ -44,8 +55,9 @@ export interface IsthmusServerOptions extends CommonOptions {
   /** Applied to every call, the first one outermost. A service's or method's own option replaces them. */
   readonly interceptors?: Interceptor[];
   /**
-   * Asked before every call, once its headers are there and before any of its messages is decoded: what it throws, or rejects with, the caller is
-   * told instead. A service's or method's own option replaces it. As Connect's option of this name (since 2.3), whatever version is installed.
+   * Asked before every call, once its headers are there and before any of its messages is decoded: what it throws, or
+   * rejects with, the caller is told instead. A service's or method's own option replaces it. As Connect's option of
+   * this name (since 2.3), whatever version is installed.
    */
   readonly requestGate?: RequestGate;
   /** Longest timeout a client may ask for, in milliseconds; a longer one is answered with `InvalidArgument`. */
@@ -59,16 +71,26 @@ export interface IsthmusServerOptions extends CommonOptions {
    * id. User id 65534 stands for "somebody of another user namespace" and is never let in by default. Where the kernel
    * cannot be asked, on TCP and without the addon, `listen` refuses to go on if this is given.
    *
-   * Only `true`, or a promise of it, lets in. The time that a promise takes counts into the handshake's, and the client counts as a connection meanwhile.
+   * Only `true`, or a promise of it, lets in. The time that a promise takes counts into the handshake's, and the client
+   * counts as a connection meanwhile.
    */
   readonly allow?: (peer: PeerCredentials) => boolean | Promise<boolean>;
-  /** Connections at once over shared memory and sockets; 1024 by default. Further ones are refused with `ResourceExhausted`. */
+  /**
+   * Connections at once over shared memory and sockets; 1024 by default. Further ones are refused with
+   * `ResourceExhausted`.
+   */
   readonly maxConnections?: number;
-  /** Connections at once over HTTP; 1024 by default. Further ones are closed at once. They take no place of those that `maxConnections` counts. */
+  /**
+   * Connections at once over HTTP; 1024 by default. Further ones are closed at once. They take no place of those that
+   * `maxConnections` counts.
+   */
   readonly maxHttpConnections?: number;
   /** Limits of HTTP/1.1. */
   readonly http?: HttpServerOptions;
-  /** Lets scripts of web pages from other origins call over HTTP. `true` allows all pages, without credentials; off by default. */
+  /**
+   * Lets scripts of web pages from other origins call over HTTP. `true` allows all pages, without credentials; off by
+   * default.
+   */
   readonly cors?: boolean | CorsOptions;
   /** Calls that one connection may have open at once; 65536 by default. A client keeps further ones back. */
   readonly maxStreams?: number;
@@ -79,7 +101,10 @@ export interface ServerStats {
   readonly connections: number;
   /** The same by what they run over. */
   readonly carriers: { readonly shm: number; readonly socket: number; readonly http: number };
-  /** Why no connection to this server's paths runs over shared memory, if so: what the server lacks. What a client lacks, an event tells (`isthmus:server:connection`). */
+  /**
+   * Why no connection to this server's paths runs over shared memory, if so: what the server lacks. What a client
+   * lacks, an event tells (`isthmus:server:connection`).
+   */
   readonly carrierReason: string | undefined;
   readonly pendingCalls: number;
   /** How many of them are streams of Isthmus's own carriers. */
@@ -99,22 +124,23 @@ export interface ListeningAt {
 
 export interface IsthmusServer extends AsyncDisposable {
   /**
-   * Listens on a socket path (or `unix:PATH`), or on `tcp:HOST:PORT`; port 0 takes a free one. May be called for several
-   * addresses. The process stays alive while listening. TCP is neither encrypted nor authenticated: for the loopback
-   * interface and networks whose every user is trusted.
+   * Listens on a socket path (or `unix:PATH`), or on `tcp:HOST:PORT`; port 0 takes a free one. May be called for
+   * several addresses. The process stays alive while listening. TCP is neither encrypted nor authenticated: for the
+   * loopback interface and networks whose every user is trusted.
    *
-   * `http://HOST:PORT` and, with `options.tls`, `https://HOST:PORT` serve the same routes as gRPC, gRPC-Web and Connect over HTTP/2 and
-   * HTTP/1.1, for which `@connectrpc/connect-node` has to be installed; with a path, below that path.
+   * `http://HOST:PORT` and, with `options.tls`, `https://HOST:PORT` serve the same routes as gRPC, gRPC-Web and Connect
+   * over HTTP/2 and HTTP/1.1, for which `@connectrpc/connect-node` has to be installed; with a path, below that path.
    * @returns the address as clients can use it
-   * @throws ConnectError that says what is in the way: `AlreadyExists` if a live server has the path or port, `NotFound` if
-   * the directory is missing, `PermissionDenied`, `InvalidArgument` for an address that is none, `FailedPrecondition` where
-   * what the options insist on cannot be had: shared memory, or credentials of clients
+   * @throws ConnectError that says what is in the way: `AlreadyExists` if a live server has the path or port,
+   * `NotFound` if the directory is missing, `PermissionDenied`, `InvalidArgument` for an address that is none,
+   * `FailedPrecondition` where what the options insist on cannot be had: shared memory, or credentials of clients
    */
   listen(address: string, options?: ListenOptions): Promise<ListeningAt>;
   /**
-   * Stops listening, tells clients to go, lets open calls finish, then closes. Calls that clients sent before they knew are served; their next ones they
-   * make over a new connection, for which they wait by default. After `timeoutMs` (10,000 by default) what is still open is cut off; more than a timer
-   * can count, 24.8 days, such as `Infinity`, is as good as never.
+   * Stops listening, tells clients to go, lets open calls finish, then closes. Calls that clients sent before they knew
+   * are served; their next ones they make over a new connection, for which they wait by default. After `timeoutMs`
+   * (10,000 by default) what is still open is cut off; more than a timer can count, 24.8 days, such as `Infinity`, is
+   * as good as never.
    */
   close(options?: { timeoutMs?: number }): Promise<void>;
   stats(): ServerStats;
@@ -131,11 +157,15 @@ const MISPLACED: Readonly<Record<(Address | HttpAddress)["kind"], readonly (keyo
 
 /**
  * A server in this thread, or with `workers` one that spreads its connections over threads of its own.
- * @throws whatever `routes` throws; ConnectError `InvalidArgument` for an option that there is not or whose value makes no sense, and `FailedPrecondition` if `carrier` is "shm" and cannot be had
+ * @throws whatever `routes` throws; ConnectError `InvalidArgument` for an option that there is not or whose value makes
+ * no sense, and `FailedPrecondition` if `carrier` is "shm" and cannot be had
  */
 export function createIsthmusServer(options: IsthmusServerOptions | IsthmusWorkerServerOptions): IsthmusServer {
   if (options?.workers === undefined) return new LocalServer(options);
-  return new WorkerServer(options, (checked, sink) => new LocalServer({ ...checked, workers: undefined, routes: () => undefined }, sink));
+  return new WorkerServer(
+    options,
+    (checked, sink) => new LocalServer({ ...checked, workers: undefined, routes: () => undefined }, sink),
+  );
 }
 
 /** Who serves what a server accepts, if not itself. */
@@ -171,7 +201,10 @@ export class LocalServer implements IsthmusServer {
       maxTimeoutMs: options.maxTimeoutMs ?? Number.MAX_SAFE_INTEGER,
       shutdownSignal: options.shutdownSignal && ownSignal(options.shutdownSignal),
       leases: lifetimeOf(options),
-      codecFor: (route) => (route?.binaryOptions === undefined || options.codec !== undefined ? codecOf(options) : createProtobufCodec(route.binaryOptions)),
+      codecFor: (route) =>
+        route?.binaryOptions === undefined || options.codec !== undefined
+          ? codecOf(options)
+          : createProtobufCodec(route.binaryOptions),
     });
     this.geometry = geometryOf(options);
     http1OptionsOf(options.http);
@@ -185,12 +218,24 @@ export class LocalServer implements IsthmusServer {
     const parsed = parseAddress(address);
     const listenOptions = checkOptional(listenTable, options, `listen on ${nameOf(parsed)}: `);
     const misplaced = MISPLACED[parsed.kind].find((name) => listenOptions[name] !== undefined);
-    if (misplaced !== undefined) throw new ConnectError(`listen on ${nameOf(parsed)}: option ${misplaced} is for ${misplaced === "tls" ? "https:// addresses" : "socket paths"}`, Code.InvalidArgument);
+    if (misplaced !== undefined)
+      throw new ConnectError(
+        `listen on ${nameOf(parsed)}: option ${misplaced} is for ${misplaced === "tls" ? "https:// addresses" : "socket paths"}`,
+        Code.InvalidArgument,
+      );
     if (parsed.kind === "http") return this.listenHttp(parsed, listenOptions);
     const listener = await inRootContext(() =>
       openListener(this.options, parsed, listenOptions, {
         onDescriptor: (addon, descriptor, refusal) => this.accept(addon, descriptor, refusal),
-        onStream: (stream) => void this.shakeHands(stream, undefined, this.fullHouse(), handshakeTimeoutOf(this.options), undefined, parsed.kind === "tcp" ? stream.peerAddress : undefined),
+        onStream: (stream) =>
+          void this.shakeHands(
+            stream,
+            undefined,
+            this.fullHouse(),
+            handshakeTimeoutOf(this.options),
+            undefined,
+            parsed.kind === "tcp" ? stream.peerAddress : undefined,
+          ),
       }),
     );
     this.listeners.push(listener);
@@ -204,7 +249,9 @@ export class LocalServer implements IsthmusServer {
   }
 
   private async listenHttp(address: HttpAddress, listenOptions: ListenOptions): Promise<ListeningAt> {
-    const listener = await inRootContext(() => listenHttp(this.options, address, listenOptions, () => this.mayAcceptHttp()));
+    const listener = await inRootContext(() =>
+      listenHttp(this.options, address, listenOptions, () => this.mayAcceptHttp()),
+    );
     if (this.isClosing()) {
       await listener.close();
       throw new ConnectError("the server was closed", Code.FailedPrecondition);
@@ -217,13 +264,18 @@ export class LocalServer implements IsthmusServer {
     const { timeoutMs = DEFAULTS.closeTimeoutMs } = checkOptional(serverCloseTable, options);
     this.closing = true;
     const stopped = this.stopListening();
-    for (const handshake of this.handshakes) handshake.abort(withRetryability(new ConnectError("the server is shutting down", Code.Unavailable), "draining"));
+    for (const handshake of this.handshakes)
+      handshake.abort(withRetryability(new ConnectError("the server is shutting down", Code.Unavailable), "draining"));
     const open = [...this.connections];
     const http = this.httpListeners.map((listener) => listener.close());
-    const cutOff = setTimeout(() => {
-      for (const listener of this.httpListeners) listener.cutOff();
-      for (const connection of open) connection.close(`the server shut down and did not wait longer than ${timeoutMs} ms`);
-    }, Math.min(timeoutMs, TIMER_MS_MAX));
+    const cutOff = setTimeout(
+      () => {
+        for (const listener of this.httpListeners) listener.cutOff();
+        for (const connection of open)
+          connection.close(`the server shut down and did not wait longer than ${timeoutMs} ms`);
+      },
+      Math.min(timeoutMs, TIMER_MS_MAX),
+    );
     await Promise.all([...open.map((connection) => connection.drain()), ...http]);
     clearTimeout(cutOff);
     await stopped;
@@ -250,7 +302,15 @@ export class LocalServer implements IsthmusServer {
       pendingCalls += listener.pendingCalls;
       carriers.http += listener.connections;
     }
-    return { connections: this.connections.size + carriers.http, carriers, carrierReason: this.carrierReason, pendingCalls, openStreams, refused: this.refused, violations: this.violations };
+    return {
+      connections: this.connections.size + carriers.http,
+      carriers,
+      carrierReason: this.carrierReason,
+      pendingCalls,
+      openStreams,
+      refused: this.refused,
+      violations: this.violations,
+    };
   }
 
   private isClosing(): boolean {
@@ -278,24 +338,45 @@ export class LocalServer implements IsthmusServer {
     else this.admit(addon, descriptor, peer, verdict, timeoutMs);
   }
 
-  private admit(addon: Addon, descriptor: number, peer: PeerCredentials, refusal: ConnectError | undefined, leftMs: number): void {
+  private admit(
+    addon: Addon,
+    descriptor: number,
+    peer: PeerCredentials,
+    refusal: ConnectError | undefined,
+    leftMs: number,
+  ): void {
     if (refusal === undefined && this.sink !== undefined) this.sink.give(addon, descriptor, peer, leftMs);
     else this.take(addon, descriptor, peer, refusal, leftMs);
   }
 
   /** ALLOW-1: the client has its place, and its time runs, from now on. */
-  private async admitLater(addon: Addon, descriptor: number, peer: PeerCredentials, verdict: Promise<ConnectError | undefined>, timeoutMs: number): Promise<void> {
+  private async admitLater(
+    addon: Addon,
+    descriptor: number,
+    peer: PeerCredentials,
+    verdict: Promise<ConnectError | undefined>,
+    timeoutMs: number,
+  ): Promise<void> {
     const start = nowMs();
     const abort = new AbortController();
     const late = `the server did not decide within ${timeoutMs} ms whether to let this client in: what its option \`allow\` returned has not settled`;
     const timer = setTimeout(() => abort.abort(new ConnectError(late, Code.DeadlineExceeded)), timeoutMs);
     this.handshakes.add(abort);
-    const aborted = new Promise<ConnectError>((resolve) => abort.signal.addEventListener("abort", () => resolve(abort.signal.reason as ConnectError)));
+    const aborted = new Promise<ConnectError>((resolve) =>
+      abort.signal.addEventListener("abort", () => resolve(abort.signal.reason as ConnectError)),
+    );
     const refusal = await Promise.race([aborted, verdict]);
     clearTimeout(timer);
     this.handshakes.delete(abort);
-    // The place that is left here is taken again before anything else runs. After `close` the client is told so, whatever was decided in that moment.
-    this.admit(addon, descriptor, peer, (abort.signal.reason as ConnectError | undefined) ?? refusal, Math.max(timeoutMs - (nowMs() - start), 1));
+    // The place that is left here is taken again before anything else runs. After `close` the client is told so,
+    // whatever was decided in that moment.
+    this.admit(
+      addon,
+      descriptor,
+      peer,
+      (abort.signal.reason as ConnectError | undefined) ?? refusal,
+      Math.max(timeoutMs - (nowMs() - start), 1),
+    );
   }
 
   /**
@@ -303,7 +384,14 @@ export class LocalServer implements IsthmusServer {
    * @param leftMs what is left of the handshake's time
    * @param onChange called when the connection was made, and once when it is gone
    */
-  take(addon: Addon, descriptor: number, peer: PeerCredentials, refusal: ConnectError | undefined, leftMs: number, onChange?: (gone: boolean) => void): void {
+  take(
+    addon: Addon,
+    descriptor: number,
+    peer: PeerCredentials,
+    refusal: ConnectError | undefined,
+    leftMs: number,
+    onChange?: (gone: boolean) => void,
+  ): void {
     let socket: ControlSocket;
     try {
       socket = new ControlSocket(addon, descriptor);
@@ -327,7 +415,10 @@ export class LocalServer implements IsthmusServer {
     const { options } = this;
     const abort = new AbortController();
     const timeoutMs = handshakeTimeoutOf(options);
-    const timer = setTimeout(() => abort.abort(new ConnectError(`no greeting within ${timeoutMs} ms`, Code.DeadlineExceeded)), leftMs);
+    const timer = setTimeout(
+      () => abort.abort(new ConnectError(`no greeting within ${timeoutMs} ms`, Code.DeadlineExceeded)),
+      leftMs,
+    );
     this.handshakes.add(abort);
     try {
       const link = await serverHandshake(
@@ -380,7 +471,8 @@ export class LocalServer implements IsthmusServer {
   /**
    * Why the client is not let in, if so. `allow` may take its time.
    *
-   * ALLOW-1  A client that is being decided on counts as a handshake: it has a place among `maxConnections`, or is refused at once, and its time runs.
+   * ALLOW-1  A client that is being decided on counts as a handshake: it has a place among `maxConnections`, or is
+   *          refused at once, and its time runs.
    * ALLOW-2  Only `true` lets in.
    */
   private judge(peer: PeerCredentials): ConnectError | undefined | Promise<ConnectError | undefined> {
@@ -397,8 +489,12 @@ export class LocalServer implements IsthmusServer {
 
   private fullHouse(): ConnectError | undefined {
     const { maxConnections = DEFAULTS.maxConnections } = this.options;
-    if (this.connections.size + this.handshakes.size + (this.sink?.connections() ?? 0) < maxConnections) return undefined;
-    return new ConnectError(`the server has ${maxConnections} connections, its limit (maxConnections)`, Code.ResourceExhausted);
+    if (this.connections.size + this.handshakes.size + (this.sink?.connections() ?? 0) < maxConnections)
+      return undefined;
+    return new ConnectError(
+      `the server has ${maxConnections} connections, its limit (maxConnections)`,
+      Code.ResourceExhausted,
+    );
   }
 
   /** Asked for a connection that is counted already. */
@@ -415,26 +511,53 @@ export class LocalServer implements IsthmusServer {
     this.publish("closed", connection, reason.detail);
   }
 
-  private publish(event: "opened" | "closed", { carrier, options }: ServerConnection, reason: string | undefined): void {
+  private publish(
+    event: "opened" | "closed",
+    { carrier, options }: ServerConnection,
+    reason: string | undefined,
+  ): void {
     if (!serverConnection.hasSubscribers) return;
-    tell(serverConnection, { server: this, event, carrier: carrier.name, carrierReason: carrier.reason, peer: options.peer, reason } satisfies ServerConnectionEvent);
+    tell(serverConnection, {
+      server: this,
+      event,
+      carrier: carrier.name,
+      carrierReason: carrier.reason,
+      peer: options.peer,
+      reason,
+    } satisfies ServerConnectionEvent);
   }
 }
 
 /** SUBTLE: also promises of other realms. */
 function isThenable(answer: unknown): answer is PromiseLike<unknown> {
-  return ((typeof answer === "object" && answer !== null) || typeof answer === "function") && typeof (answer as Partial<PromiseLike<unknown>>).then === "function";
+  return (
+    ((typeof answer === "object" && answer !== null) || typeof answer === "function") &&
+    typeof (answer as Partial<PromiseLike<unknown>>).then === "function"
+  );
 }
 
 function undecided(error: unknown): ConnectError {
-  return new ConnectError("the server could not decide whether to let this client in: its option `allow` threw", Code.Internal, undefined, undefined, error);
+  return new ConnectError(
+    "the server could not decide whether to let this client in: its option `allow` threw",
+    Code.Internal,
+    undefined,
+    undefined,
+    error,
+  );
 }
 
-/** ALLOW-2. If `allow` returned something other than a boolean, the client's error says so, for whoever wrote `allow`. */
+/**
+ * ALLOW-2. If `allow` returned something other than a boolean, the client's error says so, for whoever wrote `allow`.
+ */
 function refusalFor(peer: PeerCredentials, answer: unknown): ConnectError | undefined {
   if (answer === true) return undefined;
   const text = refusalText(peer);
-  return new ConnectError(answer === false ? text : `${text}. It answered ${answer === null ? "null" : typeof answer}; only true, or a promise of it, lets in`, Code.PermissionDenied);
+  return new ConnectError(
+    answer === false
+      ? text
+      : `${text}. It answered ${answer === null ? "null" : typeof answer}; only true, or a promise of it, lets in`,
+    Code.PermissionDenied,
+  );
 }
 
 function refusalText({ uid }: PeerCredentials): string {

@@ -1,6 +1,6 @@
 /**
- * A worker of a server: loads the user's routes and serves the connections that the main thread hands over. See workers.ts
- * for who owns a descriptor when.
+ * A worker of a server: loads the user's routes and serves the connections that the main thread hands over. See
+ * workers.ts for who owns a descriptor when.
  */
 import { parentPort } from "node:worker_threads";
 import { leaveWarningToOthers } from "../../carrier/handshake/lack.js";
@@ -61,14 +61,21 @@ function serve({ port, options }: WorkerSetup, module: Partial<IsthmusServerOpti
 }
 
 /** @throws Error that says what is wrong with the module */
-function partsOf(module: { readonly default?: unknown; readonly routes?: unknown; readonly options?: unknown }): Partial<IsthmusServerOptions> {
+function partsOf(module: {
+  readonly default?: unknown;
+  readonly routes?: unknown;
+  readonly options?: unknown;
+}): Partial<IsthmusServerOptions> {
   const routes = module.default ?? module.routes;
-  if (typeof routes !== "function") throw new Error("it has no routes: export a function that registers services, as `default` or as `routes`");
+  if (typeof routes !== "function")
+    throw new Error("it has no routes: export a function that registers services, as `default` or as `routes`");
   const { options = {} } = module;
   if (typeof options !== "object" || options === null) throw new Error("its export `options` is not an object");
   for (const name of Object.keys(options)) {
     if (EXPORTED.includes(name)) continue;
-    throw new Error(`its export \`options\` has ${name}; there may be ${EXPORTED.join(", ")}, and all else belongs to createIsthmusServer`);
+    throw new Error(
+      `its export \`options\` has ${name}; there may be ${EXPORTED.join(", ")}, and all else belongs to createIsthmusServer`,
+    );
   }
   return { ...options, routes: routes as IsthmusServerOptions["routes"] };
 }
@@ -82,7 +89,11 @@ parentPort!.once("message", (setup: WorkerSetup) => {
       serve(setup, partsOf((await import(setup.routes)) as object));
     } catch (error) {
       const reason = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
-      setup.port.postMessage({ kind: "failed", reason, error: error instanceof Error ? new Error(error.stack ?? error.message) : undefined } satisfies FromWorker);
+      setup.port.postMessage({
+        kind: "failed",
+        reason,
+        error: error instanceof Error ? new Error(error.stack ?? error.message) : undefined,
+      } satisfies FromWorker);
     }
   })();
 });

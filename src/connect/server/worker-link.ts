@@ -14,7 +14,13 @@ export interface WorkerSetup {
 
 export type ToWorker =
   /** The number is the sender's, and stays open until it is answered: `took` or `declined`. */
-  | { readonly kind: "take"; readonly id: number; readonly descriptor: number; readonly peer: PeerCredentials; readonly leftMs: number }
+  | {
+      readonly kind: "take";
+      readonly id: number;
+      readonly descriptor: number;
+      readonly peer: PeerCredentials;
+      readonly leftMs: number;
+    }
   | { readonly kind: "close"; readonly timeoutMs: number };
 
 export type FromWorker =

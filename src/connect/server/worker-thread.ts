@@ -1,6 +1,6 @@
 /**
- * One worker thread of a server, from its start to its end: loads the routes, is ready, takes clients, is closed or dies. It is never started again;
- * `workers.ts` makes another one.
+ * One worker thread of a server, from its start to its end: loads the routes, is ready, takes clients, is closed or
+ * dies. It is never started again; `workers.ts` makes another one.
  *
  * THREAD-1  A thread that is not ready within its time to load is terminated, also if its module never returns.
  * THREAD-2  `onEnd` is called once, after everything that the thread has said. `ready` has settled then.
@@ -15,7 +15,15 @@ import type { ServerStats } from "./server.js";
 import type { FromWorker, ToWorker, WorkerSetup } from "./worker-link.js";
 import type { WorkersOptions } from "./workers.js";
 
-export const NO_STATS: ServerStats = { connections: 0, carriers: { shm: 0, socket: 0, http: 0 }, carrierReason: undefined, pendingCalls: 0, openStreams: 0, refused: 0, violations: 0 };
+export const NO_STATS: ServerStats = {
+  connections: 0,
+  carriers: { shm: 0, socket: 0, http: 0 },
+  carrierReason: undefined,
+  pendingCalls: 0,
+  openStreams: 0,
+  refused: 0,
+  violations: 0,
+};
 
 /** What a worker that cuts its calls off may need on top of what it was given. */
 const CLOSE_SLACK_MS = 1000;
@@ -72,7 +80,9 @@ export class WorkerThread {
   private reason: string | undefined;
   private hasEnded = false;
 
-  /** @throws ConnectError `InvalidArgument` for options that no thread can have; or that there is no thread to be had */
+  /**
+   * @throws ConnectError `InvalidArgument` for options that no thread can have; or that there is no thread to be had
+   */
   constructor({ worker, routes, options, loadTimeoutMs }: WorkerThreadSetup, owner: WorkerThreadOwner) {
     const { port1, port2 } = new MessageChannel();
     this.worker = startWorker(worker, { port: port2, routes, options });
@@ -87,7 +97,10 @@ export class WorkerThread {
     this.ready.catch(() => undefined);
     this.ended = new Promise((resolve) => (this.resolveEnded = resolve));
     this.port.on("message", (message: FromWorker) => this.onMessage(message));
-    this.worker.on("error", (error: unknown) => (this.reason ??= error instanceof Error ? (error.stack ?? error.message) : String(error)));
+    this.worker.on(
+      "error",
+      (error: unknown) => (this.reason ??= error instanceof Error ? (error.stack ?? error.message) : String(error)),
+    );
     this.worker.on("messageerror", (error) => (this.reason ??= error.message));
     this.worker.on("exit", (code) => this.onExit(code));
     const tooLong = `${routes} was not loaded within ${loadTimeoutMs} ms (option workers.loadTimeoutMs); does it wait for something at its top level, or never return?`;
@@ -101,7 +114,13 @@ export class WorkerThread {
 
   take(client: WorkerClient): void {
     this.clients.set(client.id, client);
-    this.post({ kind: "take", id: client.id, descriptor: client.descriptor!, peer: client.peer, leftMs: leftMsOf(client) });
+    this.post({
+      kind: "take",
+      id: client.id,
+      descriptor: client.descriptor!,
+      peer: client.peer,
+      leftMs: leftMsOf(client),
+    });
   }
 
   /** Lets its calls finish, and ends it; after `timeoutMs` they are cut off. Resolves when the thread is gone. */
@@ -178,7 +197,9 @@ export class WorkerThread {
   private failLoading(reason: string, cause: unknown): void {
     clearTimeout(this.loading);
     this.reason ??= reason;
-    this.settleReady(new ConnectError(`a worker thread: ${reason}`, Code.FailedPrecondition, undefined, undefined, cause));
+    this.settleReady(
+      new ConnectError(`a worker thread: ${reason}`, Code.FailedPrecondition, undefined, undefined, cause),
+    );
     void this.worker.terminate();
   }
 
@@ -188,16 +209,27 @@ export class WorkerThread {
     for (let left; (left = receiveMessageOnPort(this.port)) !== undefined; ) this.onMessage(left.message as FromWorker);
     this.port.close();
     const reason = this.reason ?? `it ended with exit code ${code}`;
-    this.settleReady(new ConnectError(`a worker thread ended before it had loaded ${this.routes}: ${reason}`, Code.FailedPrecondition));
+    this.settleReady(
+      new ConnectError(`a worker thread ended before it had loaded ${this.routes}: ${reason}`, Code.FailedPrecondition),
+    );
     this.owner.onEnd(reason);
     this.resolveEnded();
   }
 }
 
-function startWorker({ env, execArgv, resourceLimits, workerData }: WorkerThreadSetup["worker"], setup: WorkerSetup): Worker {
+function startWorker(
+  { env, execArgv, resourceLimits, workerData }: WorkerThreadSetup["worker"],
+  setup: WorkerSetup,
+): Worker {
   let worker: Worker | undefined;
   try {
-    worker = new Worker(new URL("./worker-entry.js", import.meta.url), { name: "isthmus", env, execArgv, resourceLimits, workerData });
+    worker = new Worker(new URL("./worker-entry.js", import.meta.url), {
+      name: "isthmus",
+      env,
+      execArgv,
+      resourceLimits,
+      workerData,
+    });
     worker.postMessage(setup, [setup.port]);
     return worker;
   } catch (error) {
@@ -205,6 +237,12 @@ function startWorker({ env, execArgv, resourceLimits, workerData }: WorkerThread
     setup.port.close();
     void worker?.terminate();
     const text = error instanceof Error ? error.message : String(error);
-    throw new ConnectError(`a worker thread cannot be started with these options: ${text}`, Code.InvalidArgument, undefined, undefined, error);
+    throw new ConnectError(
+      `a worker thread cannot be started with these options: ${text}`,
+      Code.InvalidArgument,
+      undefined,
+      undefined,
+      error,
+    );
   }
 }

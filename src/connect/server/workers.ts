@@ -2,14 +2,14 @@
  * A server whose connections are served by worker threads. This thread listens, decides who may come in, and hands each
  * client to the worker that has the fewest; handshake, memory and calls are the worker's alone.
  *
- * HAND-1  Each thread closes only numbers of its own, once. A handed descriptor is not moved: the worker makes a duplicate
- *         for itself, and this thread's number stays open until the worker has said `took` or `declined`, or has ended. So
- *         a number in a message always names this client's socket, and no number is closed that somebody else may have
- *         been given meanwhile. What a worker held when it ended, its environment closes.
- * HAND-2  A worker says `took` before it reads. What it said is heard before its end is dealt with (THREAD-2), so a client that an ended
- *         worker did not take is untouched, and goes to another one.
- * HAND-3  A worker that ends is replaced, at once at first and then less and less often, for as long as the server is open.
- *         But one that does not get through the first `listen` fails that, and no thread is left.
+ * HAND-1  Each thread closes only numbers of its own, once. A handed descriptor is not moved: the worker makes a
+ *         duplicate for itself, and this thread's number stays open until the worker has said `took` or `declined`, or
+ *         has ended. So a number in a message always names this client's socket, and no number is closed that somebody
+ *         else may have been given meanwhile. What a worker held when it ended, its environment closes.
+ * HAND-2  A worker says `took` before it reads. What it said is heard before its end is dealt with (THREAD-2), so a
+ *         client that an ended worker did not take is untouched, and goes to another one.
+ * HAND-3  A worker that ends is replaced, at once at first and then less and less often, for as long as the server is
+ *         open. But one that does not get through the first `listen` fails that, and no thread is left.
  */
 import { availableParallelism } from "node:os";
 import { pathToFileURL } from "node:url";
@@ -26,14 +26,22 @@ import { checkOptional, checkOptions } from "../options/check.js";
 import { isUrl } from "../options/kinds.js";
 import { DEFAULTS, listenTable, MODULE_OPTIONS, serverCloseTable, workerServerTable } from "../options/table.js";
 import { handshakeTimeoutOf, requireAddon } from "../options/options.js";
-import type { ConnectionSink, IsthmusServer, IsthmusServerOptions, ListeningAt, LocalServer, ServerStats } from "./server.js";
+import type {
+  ConnectionSink,
+  IsthmusServer,
+  IsthmusServerOptions,
+  ListeningAt,
+  LocalServer,
+  ServerStats,
+} from "./server.js";
 import type { WorkerClient } from "./worker-thread.js";
 import { leftMsOf, WorkerThread } from "./worker-thread.js";
 
 export interface WorkersOptions {
   /**
-   * The module that each worker loads: an absolute path or a `file:` URL, as `new URL("./routes.js", import.meta.url)`. It exports the
-   * function that registers services, as `default` or `routes`, and may export `options`; see {@link RoutesModuleOptions}.
+   * The module that each worker loads: an absolute path or a `file:` URL, as `new URL("./routes.js", import.meta.url)`.
+   * It exports the function that registers services, as `default` or `routes`, and may export `options`; see {@link
+   * RoutesModuleOptions}.
    */
   readonly routes: URL | string;
   /** Worker threads, 1 to 256; by default as many as this process may use CPUs. */
@@ -45,8 +53,9 @@ export interface WorkersOptions {
   /** What the routes module finds as `workerData` of `node:worker_threads`. */
   readonly workerData?: unknown;
   /**
-   * Longest time that a worker may take to start and load the module, in milliseconds; 30,000 by default. One that takes longer is ended: the first
-   * `listen` fails with `FailedPrecondition`, a worker that replaces another one is tried again.
+   * Longest time that a worker may take to start and load the module, in milliseconds; 30,000 by default. One that
+   * takes longer is ended: the first `listen` fails with `FailedPrecondition`, a worker that replaces another one is
+   * tried again.
    */
   readonly loadTimeoutMs?: number;
   /** Longest wait before a worker that keeps dying is started again, in milliseconds; 5000 by default. */
@@ -54,9 +63,13 @@ export interface WorkersOptions {
 }
 
 /** What cannot be sent to a thread: the routes module exports it, as `options`. */
-export type RoutesModuleOptions = Pick<IsthmusServerOptions, "interceptors" | "requestGate" | "contextValues" | "codec" | "shutdownSignal">;
+export type RoutesModuleOptions = Pick<
+  IsthmusServerOptions,
+  "interceptors" | "requestGate" | "contextValues" | "codec" | "shutdownSignal"
+>;
 
-export interface IsthmusWorkerServerOptions extends Omit<IsthmusServerOptions, "workers" | "routes" | keyof RoutesModuleOptions> {
+export interface IsthmusWorkerServerOptions
+  extends Omit<IsthmusServerOptions, "workers" | "routes" | keyof RoutesModuleOptions> {
   readonly workers: WorkersOptions;
 }
 
@@ -95,11 +108,19 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
   private ended: Promise<void> | undefined;
   private lastId = 0;
 
-  constructor(given: IsthmusWorkerServerOptions, doorOf: (options: IsthmusWorkerServerOptions, sink: ConnectionSink) => LocalServer) {
+  constructor(
+    given: IsthmusWorkerServerOptions,
+    doorOf: (options: IsthmusWorkerServerOptions, sink: ConnectionSink) => LocalServer,
+  ) {
     const options = checkOptions(workerServerTable, given);
     refuseModuleOptions(options);
     this.options = options;
-    const { routes, count = Math.min(availableParallelism(), DEFAULTS.workersMax), loadTimeoutMs = DEFAULTS.loadTimeoutMs, restartDelayMsMax = DEFAULTS.restartDelayMsMax } = options.workers;
+    const {
+      routes,
+      count = Math.min(availableParallelism(), DEFAULTS.workersMax),
+      loadTimeoutMs = DEFAULTS.loadTimeoutMs,
+      restartDelayMsMax = DEFAULTS.restartDelayMsMax,
+    } = options.workers;
     this.routes = isUrl(routes) ? routes.href : isAbsolute(routes) ? pathToFileURL(routes).href : routes;
     // Timers count no further: given more they fire at once.
     this.loadTimeoutMs = Math.min(loadTimeoutMs, TIMER_MS_MAX);
@@ -113,7 +134,10 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
     const parsed = parseAddress(address);
     checkOptional(listenTable, listenOptions, `listen on ${nameOf(parsed)}: `);
     if (parsed.kind !== "unix") {
-      throw new ConnectError(`listen on ${address}: only connections to a socket path can be handed to worker threads; serve this address by a server without \`workers\``, Code.FailedPrecondition);
+      throw new ConnectError(
+        `listen on ${address}: only connections to a socket path can be handed to worker threads; serve this address by a server without \`workers\``,
+        Code.FailedPrecondition,
+      );
     }
     if (this.ended !== undefined) throw new ConnectError("the server is closed", Code.FailedPrecondition);
     this.started ??= this.start();
@@ -136,7 +160,15 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
 
   stats(): ServerStats {
     const { refused, violations, carrierReason } = this.door.stats();
-    const sum = { connections: 0, carriers: { shm: 0, socket: 0, http: 0 }, carrierReason, pendingCalls: 0, openStreams: 0, refused: refused + this.past.refused, violations: violations + this.past.violations };
+    const sum = {
+      connections: 0,
+      carriers: { shm: 0, socket: 0, http: 0 },
+      carrierReason,
+      pendingCalls: 0,
+      openStreams: 0,
+      refused: refused + this.past.refused,
+      violations: violations + this.past.violations,
+    };
     for (const { stats } of this.threads()) {
       sum.connections += stats.connections;
       sum.carriers.shm += stats.carriers.shm;
@@ -147,7 +179,14 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       sum.violations += stats.violations;
     }
     const serving = this.threads().filter(({ readySince }) => readySince !== undefined);
-    return { ...sum, workers: serving.map(({ threadId, stats }) => ({ threadId, connections: stats.connections, pendingCalls: stats.pendingCalls })) };
+    return {
+      ...sum,
+      workers: serving.map(({ threadId, stats }) => ({
+        threadId,
+        connections: stats.connections,
+        pendingCalls: stats.pendingCalls,
+      })),
+    };
   }
 
   connections(): number {
@@ -163,7 +202,11 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
   }
 
   private place(client: WorkerClient): void {
-    if (this.ended !== undefined) return this.turnAway(client, withRetryability(new ConnectError("the server is shutting down", Code.Unavailable), "draining"));
+    if (this.ended !== undefined)
+      return this.turnAway(
+        client,
+        withRetryability(new ConnectError("the server is shutting down", Code.Unavailable), "draining"),
+      );
     let best: WorkerThread | undefined;
     for (const thread of this.threads()) {
       if (thread.isReady && (best === undefined || thread.clients.size < best.clients.size)) best = thread;
@@ -171,7 +214,13 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
     if (best !== undefined) return best.take(client);
     const fail = () => {
       this.waiting.delete(client);
-      this.turnAway(client, withRetryability(new ConnectError("the server's worker threads have died, and none could be started yet", Code.Unavailable), "draining"));
+      this.turnAway(
+        client,
+        withRetryability(
+          new ConnectError("the server's worker threads have died, and none could be started yet", Code.Unavailable),
+          "draining",
+        ),
+      );
     };
     this.waiting.set(client, setTimeout(fail, leftMsOf(client)));
   }
@@ -190,19 +239,32 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       this.started = undefined;
       if (this.ended === undefined) throw failure;
     }
-    if (this.ended !== undefined) throw new ConnectError(`the server was closed while its worker threads loaded ${this.routes}`, Code.FailedPrecondition);
+    if (this.ended !== undefined)
+      throw new ConnectError(
+        `the server was closed while its worker threads loaded ${this.routes}`,
+        Code.FailedPrecondition,
+      );
   }
 
   /** @throws ConnectError if there is no such thread to be had */
   private launch(slot: Slot): WorkerThread {
-    const setup = { worker: this.options.workers, routes: this.routes, options: plainOptions(this.options), loadTimeoutMs: this.loadTimeoutMs };
+    const setup = {
+      worker: this.options.workers,
+      routes: this.routes,
+      options: plainOptions(this.options),
+      loadTimeoutMs: this.loadTimeoutMs,
+    };
     const thread: WorkerThread = new WorkerThread(setup, {
       onReady: () => this.placeWaiting(),
       onTook: (client) => {
         client.addon.closeDescriptor(client.descriptor!);
         client.descriptor = undefined;
       },
-      onDeclined: (client, reason) => this.turnAway(client, new ConnectError(`the server cannot take another connection: ${reason}`, Code.ResourceExhausted)),
+      onDeclined: (client, reason) =>
+        this.turnAway(
+          client,
+          new ConnectError(`the server cannot take another connection: ${reason}`, Code.ResourceExhausted),
+        ),
       onEnd: (reason) => this.onEnd(slot, thread, reason),
     });
     slot.thread = thread;
@@ -253,7 +315,10 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
     const stopped = this.door.close({ timeoutMs });
     for (const [client, timer] of this.waiting) {
       clearTimeout(timer);
-      this.turnAway(client, withRetryability(new ConnectError("the server is shutting down", Code.Unavailable), "draining"));
+      this.turnAway(
+        client,
+        withRetryability(new ConnectError("the server is shutting down", Code.Unavailable), "draining"),
+      );
     }
     this.waiting.clear();
     await Promise.all(this.slots.map((slot) => stopSlot(slot, timeoutMs)));
@@ -276,12 +341,17 @@ function warn(text: string): void {
 function refuseModuleOptions(options: object): void {
   for (const name of MODULE_OPTIONS) {
     if ((options as Record<string, unknown>)[name] === undefined) continue;
-    const where = name === "routes" ? "name its module as `workers.routes`" : `export it from the routes module: export const options = { ${name} }`;
+    const where =
+      name === "routes"
+        ? "name its module as `workers.routes`"
+        : `export it from the routes module: export const options = { ${name} }`;
     throw new ConnectError(`option ${name} cannot be sent to worker threads; ${where}`, Code.InvalidArgument);
   }
 }
 
-/** What each worker's server is made with. `allow` and `maxConnections` are decided before a worker hears of a client. */
+/**
+ * What each worker's server is made with. `allow` and `maxConnections` are decided before a worker hears of a client.
+ */
 function plainOptions(options: IsthmusWorkerServerOptions): object {
   const plain: Record<string, unknown> = { ...options, maxConnections: Number.MAX_SAFE_INTEGER };
   delete plain["workers"];

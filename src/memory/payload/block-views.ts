@@ -1,16 +1,24 @@
 /**
  * ArrayBuffers over single blocks of an arena: what user code gets to see of shared memory.
  *
- * BLOCK-1  The memory of a block is used again only when no ArrayBuffer reaches it any more: it was detached here, with all
- *          views on it, or the addon told that its backing store is gone. A user who moves the memory away (`transfer`, up to Node 22)
- *          keeps it from being used until that is garbage too.
+ * BLOCK-1  The memory of a block is used again only when no ArrayBuffer reaches it any more: it was detached here, with
+ *          all views on it, or the addon told that its backing store is gone. A user who moves the memory away
+ *          (`transfer`, up to Node 22) keeps it from being used until that is garbage too.
  *
  * Making one costs some microseconds, most of it V8's. So where V8 can do that, a detached one's memory moves to a
  * new ArrayBuffer that waits here for the block's next use.
  */
 import { collectYoung, notWhenIdle, whenIdle } from "../v8/gc.js";
 import type { ArenaView } from "../shared/segment.js";
-import { expectFreed, hideFromCount, keepInThread, keepNewInThread, letMove, showToCount, transferBuffer } from "../v8/transfer.js";
+import {
+  expectFreed,
+  hideFromCount,
+  keepInThread,
+  keepNewInThread,
+  letMove,
+  showToCount,
+  transferBuffer,
+} from "../v8/transfer.js";
 
 /** Whoever uses a block through an ArrayBuffer. Must not refer to it, or it is never collected. */
 export interface BlockUser {
@@ -44,13 +52,15 @@ interface Place {
 const views: (BlockView | undefined)[] = [];
 const freeTokens: number[] = [];
 /**
- * After views of this many bytes that nobody gave back the young generation is collected: most of them are garbage by then, and V8, which does not
- * count them, would leave their blocks in use. In idle time at once, else when the next one is opened, …
+ * After views of this many bytes that nobody gave back the young generation is collected: most of them are garbage by
+ * then, and V8, which does not count them, would leave their blocks in use. In idle time at once, else when the next
+ * one is opened, …
  */
 const UNRETURNED_BYTES_MAX = 4 << 20;
 /**
- * … and of large ones after so many, as long as they take no more than a quarter of the arena. More often, those that are in use would be seen by two collections, and
- * then only one of the old generation frees them (measured: 4 MiB, 4 in flight: 250 calls/s with half as many, 400 with these).
+ * … and of large ones after so many, as long as they take no more than a quarter of the arena. More often, those that
+ * are in use would be seen by two collections, and then only one of the old generation frees them (measured: 4 MiB, 4
+ * in flight: 250 calls/s with half as many, 400 with these).
  */
 const LARGE_UNRETURNED_MAX = 8;
 
@@ -58,8 +68,9 @@ export class BlockViews {
   private readonly arena: ArenaView;
   private readonly unitBytes: number;
   /**
-   * By unit. SUBTLE: places stay when what waited there is used. Taken out and put in at every use, the map would leave tables behind that keep
-   * used ArrayBuffers, and all that these refer to, until the old generation is collected (see `BitSet`).
+   * By unit. SUBTLE: places stay when what waited there is used. Taken out and put in at every use, the map would leave
+   * tables behind that keep used ArrayBuffers, and all that these refer to, until the old generation is collected (see
+   * `BitSet`).
    */
   private readonly places = new Map<number, Place>();
   /** Places where one waits. */
@@ -86,7 +97,10 @@ export class BlockViews {
    * @throws SystemError when it cannot be mapped
    */
   open(unit: number, offset: number, byteLength: number, user: BlockUser): ArrayBuffer {
-    const unreturnedMax = Math.max(UNRETURNED_BYTES_MAX, Math.min(LARGE_UNRETURNED_MAX * byteLength, this.arena.byteLength / 4));
+    const unreturnedMax = Math.max(
+      UNRETURNED_BYTES_MAX,
+      Math.min(LARGE_UNRETURNED_MAX * byteLength, this.arena.byteLength / 4),
+    );
     if (this.unreturnedBytes > unreturnedMax) this.collect();
     const buffer = this.reuse(unit, offset, byteLength, user) ?? this.make(unit, offset, byteLength, user);
     this.unreturnedBytes += byteLength;
@@ -162,15 +176,17 @@ export class BlockViews {
   private placeOf(unit: number): Place {
     const known = this.places.get(unit);
     if (known !== undefined) return known;
-    if (this.places.size === PLACES_MAX) for (const [other, { waiting }] of this.places) if (waiting === undefined) this.places.delete(other);
+    if (this.places.size === PLACES_MAX)
+      for (const [other, { waiting }] of this.places) if (waiting === undefined) this.places.delete(other);
     const place: Place = { waiting: undefined };
     this.places.set(unit, place);
     return place;
   }
 
   /**
-   * Takes an ArrayBuffer away from its user like `detach`, but for reading once more what is in it: the bytes, and what is to be called
-   * when they are read. Where memory cannot be moved they are copied. Undefined if it is detached already.
+   * Takes an ArrayBuffer away from its user like `detach`, but for reading once more what is in it: the bytes, and what
+   * is to be called when they are read. Where memory cannot be moved they are copied. Undefined if it is detached
+   * already.
    */
   move(buffer: ArrayBuffer, user: BlockUser): { readonly bytes: Uint8Array; readonly done: () => void } | undefined {
     if (user.view === undefined || buffer.byteLength === 0) return undefined;

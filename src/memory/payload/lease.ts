@@ -1,9 +1,9 @@
 /**
- * Leases: what a receiver has of blocks that the peer sent it, or of memory of its own that a message was received into. A lease ends when nothing here can reach the block any more, and then
- * the block goes back.
+ * Leases: what a receiver has of blocks that the peer sent it, or of memory of its own that a message was received
+ * into. A lease ends when nothing here can reach the block any more, and then the block goes back.
  *
- * LEASE-1  A block goes back once for each time it came, after its ArrayBuffer was detached or is garbage, and after all that was to be
- *          copied out of it is.
+ * LEASE-1  A block goes back once for each time it came, after its ArrayBuffer was detached or is garbage, and after
+ *          all that was to be copied out of it is.
  */
 import type { BlockUser, BlockView } from "./block-views.js";
 import { moveBuffer } from "./block-views.js";
@@ -14,12 +14,13 @@ import { originOf, ephemeral, Returned, setOrigin } from "./origin.js";
  * How long received bytes that were not copied stay valid.
  *
  * - "collected" (the default): as long as anybody refers to them, as ordinary memory; or until `release`.
- * - "scoped": in a handler, until it has settled; then they are detached. In a client, until `release`. Cheapest, since blocks
- *   are used again at once; what is to last longer has to be copied or kept with `retain`, and no operation in
+ * - "scoped": in a handler, until it has settled; then they are detached. In a client, until `release`. Cheapest, since
+ *   blocks are used again at once; what is to last longer has to be copied or kept with `retain`, and no operation in
  *   the background (`zlib`, `fs`, another call) may still be reading them at the end.
  * - "copied": nothing is leased; all bytes are copied to the heap.
- * - "strict": for tests. As "scoped", for `bytes` of every size, and any use after the end throws an error that names the call
- *   (except reading by index, which finds `undefined`, and native functions that look at the memory directly: they find none).
+ * - "strict": for tests. As "scoped", for `bytes` of every size, and any use after the end throws an error that names
+ *   the call (except reading by index, which finds `undefined`, and native functions that look at the memory directly:
+ *   they find none).
  */
 export type LeaseLifetime = "collected" | "scoped" | "copied" | "strict";
 
@@ -39,9 +40,14 @@ export interface LeaseViews {
 /** Where leased blocks go back to. */
 export interface LeaseHome {
   readonly views: LeaseViews;
-  /** @param wasReturned the block was named in a message to its owner meanwhile, which has to arrive before this does */
+  /**
+   * @param wasReturned the block was named in a message to its owner meanwhile, which has to arrive before this does
+   */
   release(lease: Lease, wasReturned: boolean): void;
-  /** Of memory that a message was received into: the lease's bytes to be read for as long as it is pinned, although its user may end it. */
+  /**
+   * Of memory that a message was received into: the lease's bytes to be read for as long as it is pinned, although its
+   * user may end it.
+   */
   readPinned?(lease: Lease, bytes: Uint8Array): Uint8Array;
 }
 
@@ -64,7 +70,15 @@ export class Lease implements Origin, BlockUser {
   private ended = false;
   private returned = false;
 
-  private constructor(home: LeaseHome, unit: number, generation: number, offset: number, byteLength: number, lifetime: LeaseLifetime, callLabel: string) {
+  private constructor(
+    home: LeaseHome,
+    unit: number,
+    generation: number,
+    offset: number,
+    byteLength: number,
+    lifetime: LeaseLifetime,
+    callLabel: string,
+  ) {
     this.home = home;
     this.unit = unit;
     this.generation = generation;
@@ -101,8 +115,8 @@ export class Lease implements Origin, BlockUser {
   }
 
   /**
-   * Its bytes go back in a message to their owner, and with them the right to the block: like `end`, but the block is not given back
-   * besides. False if something else still needs it.
+   * Its bytes go back in a message to their owner, and with them the right to the block: like `end`, but the block is
+   * not given back besides. False if something else still needs it.
    */
   endByReturning(buffer: ArrayBuffer, why: string): boolean {
     if (this.holds > 1 || this.returned || this.ended || !this.home.views.detach(buffer, this)) return false;
@@ -172,9 +186,9 @@ export function retainBytes(bytes: ArrayBufferView): void {
 }
 
 /**
- * What a message holds, kept by the message in a field that nobody else can see.
- * SUBTLE: not in a WeakMap. Once its table is old, collections of the young generation take what it maps to for used, and with it
- * the message's bytes (measured: thousands of leases were left to the next full collection).
+ * What a message holds, kept by the message in a field that nobody else can see. SUBTLE: not in a WeakMap. Once its
+ * table is old, collections of the young generation take what it maps to for used, and with it the message's bytes
+ * (measured: thousands of leases were left to the next full collection).
  */
 class MessageHold extends Returned {
   readonly #leases: MessageLeases;
@@ -203,7 +217,12 @@ export class MessageLeases {
     this.callLabel = callLabel;
   }
 
-  static of(message: object, handles: readonly LeaseHandle[], strict: readonly Uint8Array[], callLabel: string): MessageLeases {
+  static of(
+    message: object,
+    handles: readonly LeaseHandle[],
+    strict: readonly Uint8Array[],
+    callLabel: string,
+  ): MessageLeases {
     const leases = new MessageLeases(handles, strict, callLabel);
     for (const { buffer } of strict) strictBuffers.add(buffer);
     if (strict.length > 0 && !strictSeen) {
@@ -237,7 +256,8 @@ export class MessageLeases {
     for (const bytes of this.strict) {
       if (isPoisoned(bytes)) continue;
       const origin = originOf(bytes);
-      const isKept = origin instanceof Lease ? origin.retained && origin.gone === undefined : keptBuffers.has(bytes.buffer);
+      const isKept =
+        origin instanceof Lease ? origin.retained && origin.gone === undefined : keptBuffers.has(bytes.buffer);
       if (evenKept || !isKept) poison(bytes, why);
     }
   }
@@ -270,7 +290,11 @@ function poison(bytes: Uint8Array, why: string): void {
     throw new TypeError(`these bytes are gone: ${why}`);
   };
   const prototype = Object.create(Uint8Array.prototype) as object;
-  for (let source = Uint8Array.prototype as object; source !== Object.prototype; source = Object.getPrototypeOf(source) as object) {
+  for (
+    let source = Uint8Array.prototype as object;
+    source !== Object.prototype;
+    source = Object.getPrototypeOf(source) as object
+  ) {
     for (const key of Reflect.ownKeys(source)) {
       if (key !== "constructor") Object.defineProperty(prototype, key, { get: fail, configurable: true });
     }

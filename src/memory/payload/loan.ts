@@ -1,6 +1,6 @@
 /**
- * Loans: memory that a sender fills before it sends it. A loan belongs to whoever asked for it until it is sent, returned or
- * garbage; sending takes all of it away, whatever part was sent.
+ * Loans: memory that a sender fills before it sends it. A loan belongs to whoever asked for it until it is sent,
+ * returned or garbage; sending takes all of it away, whatever part was sent.
  */
 import { moveBuffer } from "./block-views.js";
 import type { BlockUser, BlockView, BlockViews } from "./block-views.js";
@@ -63,13 +63,14 @@ export class Loan implements Origin, BlockUser {
   }
 
   /**
-   * Takes a loan in a block away from its user. The hold on the block passes to the caller, who has to call `emptyViews` before the
-   * user's code runs again.
+   * Takes a loan in a block away from its user. The hold on the block passes to the caller, who has to call
+   * `emptyViews` before the user's code runs again.
    * @param why to be read after "its memory is gone: "
    * @throws Error if the user has moved the memory away
    */
   take(buffer: ArrayBuffer, why: string): void {
-    if (!this.live || buffer.byteLength === 0) throw new Error(`its memory is gone: ${this.gone ?? "the loan was transferred"}`);
+    if (!this.live || buffer.byteLength === 0)
+      throw new Error(`its memory is gone: ${this.gone ?? "the loan was transferred"}`);
     this.end(why);
   }
 
@@ -79,12 +80,18 @@ export class Loan implements Origin, BlockUser {
   }
 
   /**
-   * Like `take`, where the bytes have to be copied because the block is of no use: they, and what to call when they were read.
+   * Like `take`, where the bytes have to be copied because the block is of no use: they, and what to call when they
+   * were read.
    * @throws Error if the user has moved the memory away
    */
   takeToCopy(buffer: ArrayBuffer, why: string): { readonly bytes: Uint8Array; readonly done: () => void } {
     const { home } = this;
-    const moved = !this.live || buffer.byteLength === 0 ? undefined : home === undefined ? { bytes: new Uint8Array(moveBuffer(buffer)), done: nothing } : home.views.move(buffer, this);
+    const moved =
+      !this.live || buffer.byteLength === 0
+        ? undefined
+        : home === undefined
+          ? { bytes: new Uint8Array(moveBuffer(buffer)), done: nothing }
+          : home.views.move(buffer, this);
     if (moved === undefined) throw new Error(`its memory is gone: ${this.gone ?? "the loan was transferred"}`);
     this.end(why);
     if (home === undefined) return moved;

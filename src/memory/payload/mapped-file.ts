@@ -1,8 +1,8 @@
 /**
  * Files as bytes: a private mapping for the user to read, and the descriptor for whoever sends it.
  *
- * FILE-1  Nothing here, and nothing that sends, reads the mapped pages: a file that was truncated meanwhile would be SIGBUS. What is sent is
- *         read through the descriptor, and a file that is shorter than it was is an error.
+ * FILE-1  Nothing here, and nothing that sends, reads the mapped pages: a file that was truncated meanwhile would be
+ *         SIGBUS. What is sent is read through the descriptor, and a file that is shorter than it was is an error.
  */
 import { read, readSync } from "node:fs";
 import { setImmediate } from "../../os/timers.js";
@@ -13,7 +13,10 @@ import { ephemeral, setOrigin } from "./origin.js";
 /** Bytes that one read takes at most, so that giving up is prompt. */
 const READ_BYTES_MAX = 1 << 20;
 
-/** Open files of mappings after which it is looked whether garbage holds them: little memory, so that V8 sees no reason to. */
+/**
+ * Open files of mappings after which it is looked whether garbage holds them: little memory, so that V8 sees no reason
+ * to.
+ */
 const FILES_MAX_AT_FIRST = 256;
 
 let files = 0;
@@ -28,7 +31,8 @@ export async function collectFiles(): Promise<boolean> {
   const isDone = collectSoon();
   // What was found is told in a later turn, at most a few turns later.
   for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve));
-  // Those that are left are in use: the next look is worth it when there are as many more. If it was too early to look, soon again.
+  // Those that are left are in use: the next look is worth it when there are as many more. If it was too early to look,
+  // soon again.
   filesMax = isDone ? Math.max(FILES_MAX_AT_FIRST, files * 2) : files + FILES_MAX_AT_FIRST / 8;
   return isDone;
 }
@@ -89,7 +93,13 @@ export class MappedFile implements Origin {
   }
 
   /** Takes `descriptor` over, to be closed by `close`. `buffer`: the file's bytes from `offset` on. */
-  static of(buffer: ArrayBuffer, path: string, offset: number, descriptor: number, close: (descriptor: number) => void): Uint8Array {
+  static of(
+    buffer: ArrayBuffer,
+    path: string,
+    offset: number,
+    descriptor: number,
+    close: (descriptor: number) => void,
+  ): Uint8Array {
     const owner = new Descriptor(descriptor, close);
     setOrigin(buffer, new MappedFile(path, offset, owner));
     descriptors.register(buffer, owner);
@@ -127,7 +137,9 @@ export class MappedFile implements Origin {
     }
   }
 
-  /** Lets `act` use the descriptor, with where in the file byte `byteOffset` of the array is. The caller holds the file. */
+  /**
+   * Lets `act` use the descriptor, with where in the file byte `byteOffset` of the array is. The caller holds the file.
+   */
   through<T>(byteOffset: number, act: (descriptor: number, fileOffset: number) => T): T {
     const descriptor = this.descriptor.use();
     try {
@@ -142,7 +154,13 @@ export class MappedFile implements Origin {
    * @param goOn asked before each read; false gives up, and `onEnd` follows
    * @param onEnd called once, in a later turn: nothing writes to `target` any more
    */
-  readTo(target: Uint8Array, byteOffset: number, byteLength: number, goOn: () => boolean, onEnd: (error: Error | undefined) => void): void {
+  readTo(
+    target: Uint8Array,
+    byteOffset: number,
+    byteLength: number,
+    goOn: () => boolean,
+    onEnd: (error: Error | undefined) => void,
+  ): void {
     const descriptor = this.descriptor.use();
     const end = (error: Error | undefined) => {
       this.descriptor.unuse();
@@ -150,18 +168,27 @@ export class MappedFile implements Origin {
     };
     const next = (at: number) => {
       if (at === byteLength || !goOn()) return end(undefined);
-      read(descriptor, target, at, Math.min(READ_BYTES_MAX, byteLength - at), this.offset + byteOffset + at, (error, got) => {
-        if (error !== null) return end(error);
-        if (got === 0) return end(this.tooShort(byteOffset + at, byteOffset + byteLength));
-        next(at + got);
-      });
+      read(
+        descriptor,
+        target,
+        at,
+        Math.min(READ_BYTES_MAX, byteLength - at),
+        this.offset + byteOffset + at,
+        (error, got) => {
+          if (error !== null) return end(error);
+          if (got === 0) return end(this.tooShort(byteOffset + at, byteOffset + byteLength));
+          next(at + got);
+        },
+      );
     };
     next(0);
   }
 
   /** @param found where it ends, and how far it was to be sent: positions in the array */
   tooShort(found: number, expected: number): FileTooShort {
-    return new FileTooShort(`file ${this.path} has become shorter: it ends at byte ${this.offset + found}, and was to be sent up to byte ${this.offset + expected}`);
+    return new FileTooShort(
+      `file ${this.path} has become shorter: it ends at byte ${this.offset + found}, and was to be sent up to byte ${this.offset + expected}`,
+    );
   }
 }
 

@@ -18,8 +18,8 @@ export class Returned {
 }
 
 /**
- * An entry: a field of the ArrayBuffer that nobody else can see. Not in a WeakMap, where an entry costs 0.5 to 1 µs, most of it when garbage is
- * collected (measured: Node 20 to 26; a field at most 0.2).
+ * An entry: a field of the ArrayBuffer that nobody else can see. Not in a WeakMap, where an entry costs 0.5 to 1 µs,
+ * most of it when garbage is collected (measured: Node 20 to 26; a field at most 0.2).
  */
 class Entry extends Returned {
   #origin: Origin | undefined;
@@ -34,8 +34,9 @@ class Entry extends Returned {
 }
 
 /**
- * Bytes that somebody may lose: loans that are neither sent nor returned, and leases that end with a scope, in this thread. While
- * there are none, a message can be kept as it is until it is sent, and small values need not be looked up.
+ * Bytes that somebody may lose: loans that are neither sent nor returned, and leases that end with a scope, in this
+ * thread. While there are none, a message can be kept as it is until it is sent, and small values need not be looked
+ * up.
  */
 export const ephemeral = { count: 0 };
 

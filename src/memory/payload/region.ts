@@ -1,11 +1,13 @@
 /**
- * Regions: memory of their own, outside of every arena, for values that are larger than one or that several peers get. A region is a memfd that
- * its user fills. When it is first sent it is sealed against everybody, this process included, and then only its descriptor travels.
+ * Regions: memory of their own, outside of every arena, for values that are larger than one or that several peers get.
+ * A region is a memfd that its user fills. When it is first sent it is sealed against everybody, this process included,
+ * and then only its descriptor travels.
  *
- * REGION-1  A region's memory is committed before its user has it, so no store in it can fail; and it counts in this process's budget until nobody
- *           here has it any more. Peers that have it keep it alive beyond that, on this process's account.
- * REGION-2  A descriptor is passed on only of a region that is sealed: what a peer has mapped never changes. The user's own mapping is
- *           private from then on.
+ * REGION-1  A region's memory is committed before its user has it, so no store in it can fail; and it counts in this
+ *           process's budget until nobody here has it any more. Peers that have it keep it alive beyond that, on this
+ *           process's account.
+ * REGION-2  A descriptor is passed on only of a region that is sealed: what a peer has mapped never changes. The user's
+ *           own mapping is private from then on.
  */
 import type { Addon } from "../../os/addon.js";
 import { setImmediate } from "../../os/timers.js";
@@ -57,7 +59,8 @@ export class Region implements Origin {
 
   /**
    * Seals the region, if it is not; from now on it can be passed on, until `unuse`.
-   * @returns its descriptor; undefined if it cannot be sealed now, because something maps or uses its memory besides: then it has to be copied
+   * @returns its descriptor; undefined if it cannot be sealed now, because something maps or uses its memory besides:
+   * then it has to be copied
    */
   use(buffer: ArrayBuffer): number | undefined {
     if (!this.live || this.state === "unsealable" || buffer.byteLength !== this.memory.byteLength) return undefined;
@@ -155,7 +158,10 @@ class RegionMemory {
 
 let turn: Promise<void> = Promise.resolve();
 
-/** A turn of the event loop of one's own: several regions that are made at once commit one step per turn in all (ARENA-3). */
+/**
+ * A turn of the event loop of one's own: several regions that are made at once commit one step per turn in all
+ * (ARENA-3).
+ */
 function nextTurn(): Promise<void> {
   turn = turn.then(() => new Promise((resolve) => setImmediate(resolve)));
   return turn;

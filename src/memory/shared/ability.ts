@@ -1,6 +1,7 @@
 /**
- * Whether this process can share memory at all. A kernel, a container's profile of system calls or the runtime may refuse it, which no look at versions
- * tells: so all that a connection needs is tried once per thread, on two small segments.
+ * Whether this process can share memory at all. A kernel, a container's profile of system calls or the runtime may
+ * refuse it, which no look at versions tells: so all that a connection needs is tried once per thread, on two small
+ * segments.
  */
 import type { Addon } from "../../os/addon.js";
 import { isSystemError } from "../../os/addon.js";

@@ -115,7 +115,8 @@ test("ARENA-1, ARENA-2: random blocks never overlap, and an allocation fails onl
       const bytes = random(8) === 0 ? random(byteLength / 4) : random(16 * ARENA_UNIT_BYTES);
       const unit = arena.allocate(bytes);
       if (unit >= 0) book.take(unit, bytes);
-      else assert.ok(book.longestFree < Math.max(1, Math.ceil(bytes / ARENA_UNIT_BYTES)), "a free stretch was not found");
+      else
+        assert.ok(book.longestFree < Math.max(1, Math.ceil(bytes / ARENA_UNIT_BYTES)), "a free stretch was not found");
     }
     assert.equal(arena.outstanding, book.blocks.size);
     if (round % 100 === 0) assert.equal(arena.outstandingBytes, book.outUnits * ARENA_UNIT_BYTES);
@@ -126,7 +127,14 @@ test("ARENA-1, ARENA-2: random blocks never overlap, and an allocation fails onl
 });
 
 test("free neighbours are joined in whatever order they come back", async () => {
-  for (const order of [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]) {
+  for (const order of [
+    [0, 1, 2],
+    [0, 2, 1],
+    [1, 0, 2],
+    [1, 2, 0],
+    [2, 0, 1],
+    [2, 1, 0],
+  ]) {
     const { arena } = await makeGrown(COMMIT_STEP_BYTES);
     const third = Math.floor((STEP_UNITS - 1) / 3);
     const sizes = [third, third, STEP_UNITS - 1 - 2 * third];
@@ -143,13 +151,18 @@ test("of free blocks of a size, the one freed last is used first", async () => {
   // Every other one, so that none are joined.
   const freed = [blocks[1], blocks[5], blocks[3], blocks[7]];
   for (const unit of freed) arena.free(unit);
-  assert.deepEqual(freed.map(() => arena.allocate(4 * ARENA_UNIT_BYTES)), freed.reverse());
+  assert.deepEqual(
+    freed.map(() => arena.allocate(4 * ARENA_UNIT_BYTES)),
+    freed.reverse(),
+  );
 });
 
 test("the only free block that is large enough is found behind many of its size class that are not", async () => {
   const { arena } = await makeGrown(COMMIT_STEP_BYTES);
   // Four to seven units are one class; every other block stays out, so that none are joined.
-  const blocks = [7, ...new Array<number>(20).fill(4)].map((units) => [arena.allocate(units * ARENA_UNIT_BYTES), arena.allocate(1)][0]);
+  const blocks = [7, ...new Array<number>(20).fill(4)].map(
+    (units) => [arena.allocate(units * ARENA_UNIT_BYTES), arena.allocate(1)][0],
+  );
   while (arena.allocate(8 * ARENA_UNIT_BYTES) >= 0);
   while (arena.allocate(1) >= 0);
   for (const unit of blocks) arena.free(unit);
@@ -173,7 +186,10 @@ test("ARENA-2: the peer cannot release what it was not given, nor what it gave b
   const { arena } = await makeGrown(COMMIT_STEP_BYTES);
   const unit = arena.allocate(1);
   const generation = arena.generationOf(unit);
-  assert.throws(() => arena.release(unit, generation), violationOf("RELEASE-2", /not the start of a block that is out/));
+  assert.throws(
+    () => arena.release(unit, generation),
+    violationOf("RELEASE-2", /not the start of a block that is out/),
+  );
   assert.equal(arena.isOut(unit, generation, 1), false);
   arena.handOver(unit);
   assert.equal(arena.isOut(unit, generation, ARENA_UNIT_BYTES), true);
@@ -262,7 +278,12 @@ test("a block larger than a step is had after as many turns as it has steps", as
 });
 
 test("an arena does not grow past its limit, whole steps or not", async () => {
-  for (const byteLength of [COMMIT_STEP_BYTES / 2, COMMIT_STEP_BYTES, 2 * COMMIT_STEP_BYTES, COMMIT_STEP_BYTES + 65536]) {
+  for (const byteLength of [
+    COMMIT_STEP_BYTES / 2,
+    COMMIT_STEP_BYTES,
+    2 * COMMIT_STEP_BYTES,
+    COMMIT_STEP_BYTES + 65536,
+  ]) {
     const { arena, log } = await makeGrown(byteLength);
     assert.equal(arena.committedBytes, byteLength);
     assert.equal(arena.grow(), false);

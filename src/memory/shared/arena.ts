@@ -6,8 +6,8 @@
  * a size class the one freed last is used first, so hot pages stay hot.
  *
  * ARENA-1  Blocks that are out never overlap, and none contains unit 0 (the header).
- * ARENA-2  A block is free again when nobody holds it any more. The peer's holds are counted apart from ours: it can only give
- *          back what it was given, once for each time, under the generation that it went out with.
+ * ARENA-2  A block is free again when nobody holds it any more. The peer's holds are counted apart from ours: it can
+ *          only give back what it was given, once for each time, under the generation that it went out with.
  * ARENA-3  Memory is committed before it is handed out, so running out of memory is an error here and never a SIGBUS
  *          later; at most one step per turn of the event loop, because committing costs about a millisecond per step.
  */
@@ -82,7 +82,10 @@ export class Arena {
     return this.blocksOut;
   }
 
-  /** Most releases that may come from the peer: one for each block that is out or may go out, and for each further time it has one. */
+  /**
+   * Most releases that may come from the peer: one for each block that is out or may go out, and for each further time
+   * it has one.
+   */
   get releasesDue(): number {
     return this.blocksOut + this.furtherHolds;
   }
@@ -114,7 +117,10 @@ export class Arena {
     return !this.closed && this.refusal === undefined && this.committedBytes < this.pages.byteLength;
   }
 
-  /** Takes a block of at least `byteLength` bytes, with one hold of ours, and returns its first unit; −1: there is none at the moment. */
+  /**
+   * Takes a block of at least `byteLength` bytes, with one hold of ours, and returns its first unit; −1: there is none
+   * at the moment.
+   */
   allocate(byteLength: number): number {
     const units = Math.max(1, Math.ceil(byteLength / ARENA_UNIT_BYTES));
     const unit = this.find(units);
@@ -138,7 +144,12 @@ export class Arena {
 
   /** Whether this is a block that the peer holds, of at least `byteLength` bytes. */
   isOut(unit: number, generation: number, byteLength: number): boolean {
-    return this.isBlock(unit) && this.generation[unit] === generation && this.peerHolds[unit] > 0 && byteLength <= this.bytesOf(unit);
+    return (
+      this.isBlock(unit) &&
+      this.generation[unit] === generation &&
+      this.peerHolds[unit] > 0 &&
+      byteLength <= this.bytesOf(unit)
+    );
   }
 
   /** Size of a block that is in use, in bytes. */
@@ -151,7 +162,10 @@ export class Arena {
     if (this.peerHolds[unit]++ > 0) this.furtherHolds++;
   }
 
-  /** Which blocks the peer holds, and which only this side does. Walks over all of them: for an error, not for a call's path. */
+  /**
+   * Which blocks the peer holds, and which only this side does. Walks over all of them: for an error, not for a call's
+   * path.
+   */
   holders(): { readonly peer: HolderTotals; readonly own: HolderTotals } {
     const peer = { blocks: 0, bytes: 0 };
     const own = { blocks: 0, bytes: 0 };
@@ -195,7 +209,10 @@ export class Arena {
       throw new Violation("RELEASE-2", `unit ${unit} is not the start of a block that is out`);
     }
     if (this.generation[unit] !== generation) {
-      throw new Violation("RELEASE-2", `block ${unit} is out under generation ${this.generation[unit]}, not ${generation}`);
+      throw new Violation(
+        "RELEASE-2",
+        `block ${unit} is out under generation ${this.generation[unit]}, not ${generation}`,
+      );
     }
     this.endPeerHold(unit);
     this.freeIfUnheld(unit);
@@ -251,7 +268,10 @@ export class Arena {
     return true;
   }
 
-  /** For who does not let the event loop turn: what counts as a turn is over. True: the arena may have grown meanwhile, or can grow now. */
+  /**
+   * For who does not let the event loop turn: what counts as a turn is over. True: the arena may have grown meanwhile,
+   * or can grow now.
+   */
   nextTurn(): boolean {
     const grew = this.grewThisTurn;
     this.grewThisTurn = false;
@@ -306,7 +326,11 @@ export class Arena {
   private find(units: number): number {
     // In its own class a free block may be too small; in any higher class every one fits.
     const ownClass = classOf(units);
-    for (let unit = this.firstFree[ownClass], looked = 0; unit !== NONE && looked < 8; unit = this.next[unit], looked++) {
+    for (
+      let unit = this.firstFree[ownClass], looked = 0;
+      unit !== NONE && looked < 8;
+      unit = this.next[unit], looked++
+    ) {
       if (this.size[unit] >= units) return unit;
     }
     for (let sizeClass = ownClass + 1; sizeClass < CLASSES; sizeClass++) {

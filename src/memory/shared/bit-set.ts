@@ -1,6 +1,7 @@
 /**
- * A set of small whole numbers. For sets whose members come and go all the time: V8's `Set` and `Map` leave a table behind for every few of them, each
- * of which refers to the next one, so that once one of them is old no collection of the young generation frees those after it, nor what they refer to.
+ * A set of small whole numbers. For sets whose members come and go all the time: V8's `Set` and `Map` leave a table
+ * behind for every few of them, each of which refers to the next one, so that once one of them is old no collection of
+ * the young generation frees those after it, nor what they refer to.
  */
 export class BitSet {
   private words = new Int32Array(4);

@@ -55,7 +55,7 @@ export class Sleeper {
    */
   park(awaiting: number): void {
     const next = this.asleep ? this.word + 2 * STEP : this.word + STEP;
-    this.word = ((next & -STEP) | awaiting) | 0;
+    this.word = (next & -STEP) | awaiting | 0;
     this.sleeps++;
     // SYNC bell.park: stored before the second look, loaded by the other side after its own store.
     this.words.store(this.ownWords, WORD.sleep, this.word);

@@ -63,13 +63,33 @@ test("the smallest and the largest geometry are good", () => {
 
 test("a geometry of our own that cannot be is refused before anything is written", () => {
   for (const ringBytes of [0, -65536, 32768, 65537, 3 << 16, 1 << 29, 2 ** 32, NaN, 65536.5]) {
-    assert.throws(() => writeRingHeader(new ArrayBuffer(HEADER_BYTES), { ...RING, ringBytes }), RangeError, `ring bytes ${ringBytes}`);
+    assert.throws(
+      () => writeRingHeader(new ArrayBuffer(HEADER_BYTES), { ...RING, ringBytes }),
+      RangeError,
+      `ring bytes ${ringBytes}`,
+    );
   }
   for (const releaseSlots of [0, -1, 3, 8192, NaN, 1.5]) {
-    assert.throws(() => writeRingHeader(new ArrayBuffer(HEADER_BYTES), { ...RING, releaseSlots }), RangeError, `slots ${releaseSlots}`);
+    assert.throws(
+      () => writeRingHeader(new ArrayBuffer(HEADER_BYTES), { ...RING, releaseSlots }),
+      RangeError,
+      `slots ${releaseSlots}`,
+    );
   }
-  for (const arenaBytes of [0, RING_DATA_OFFSET, 2 * RING_DATA_OFFSET + ARENA_UNIT_BYTES, 2 ** 32, NaN, Infinity, -(2 ** 20)]) {
-    assert.throws(() => writeArenaHeader(new ArrayBuffer(HEADER_BYTES), { arenaBytes }), RangeError, `arena bytes ${arenaBytes}`);
+  for (const arenaBytes of [
+    0,
+    RING_DATA_OFFSET,
+    2 * RING_DATA_OFFSET + ARENA_UNIT_BYTES,
+    2 ** 32,
+    NaN,
+    Infinity,
+    -(2 ** 20),
+  ]) {
+    assert.throws(
+      () => writeArenaHeader(new ArrayBuffer(HEADER_BYTES), { arenaBytes }),
+      RangeError,
+      `arena bytes ${arenaBytes}`,
+    );
   }
 });
 
@@ -83,7 +103,11 @@ test("LAYOUT-2: magic, version and kind of another are violations, in either hea
     ["kind", 3],
   ] as const) {
     assert.throws(() => readRingHeader(ringHeader({ [field]: value }), RING_SEGMENT), violationOf("LAYOUT-2"), field);
-    assert.throws(() => readArenaHeader(arenaHeader({ [field]: value }), ARENA.arenaBytes), violationOf("LAYOUT-2"), field);
+    assert.throws(
+      () => readArenaHeader(arenaHeader({ [field]: value }), ARENA.arenaBytes),
+      violationOf("LAYOUT-2"),
+      field,
+    );
   }
   assert.throws(() => readRingHeader(arenaHeader(), ARENA.arenaBytes), violationOf("LAYOUT-2", /kind 2 where 1/));
   assert.throws(() => readArenaHeader(ringHeader(), RING_SEGMENT), violationOf("LAYOUT-2", /kind 1 where 2/));
@@ -91,7 +115,10 @@ test("LAYOUT-2: magic, version and kind of another are violations, in either hea
 
 test("LAYOUT-3: a size that is not the descriptor's is a violation", () => {
   for (const segmentBytes of [0, RING_SEGMENT - 4096, RING_SEGMENT + 4096, 0xffffffff]) {
-    assert.throws(() => readRingHeader(ringHeader({ segmentBytes }), RING_SEGMENT), violationOf("LAYOUT-3", /the header says/));
+    assert.throws(
+      () => readRingHeader(ringHeader({ segmentBytes }), RING_SEGMENT),
+      violationOf("LAYOUT-3", /the header says/),
+    );
     assert.throws(() => readRingHeader(ringHeader(), segmentBytes), violationOf("LAYOUT-3", /the header says/));
   }
   assert.throws(() => readArenaHeader(arenaHeader(), ARENA.arenaBytes * 2), violationOf("LAYOUT-3", /the header says/));
@@ -101,23 +128,38 @@ test("LAYOUT-3: a size that is not the descriptor's is a violation", () => {
 
 test("LAYOUT-3: ring bytes that do not make the segment are a violation", () => {
   for (const ringBytes of [65536, RING.ringBytes / 2, RING.ringBytes * 2, 1 << 28]) {
-    assert.throws(() => readRingHeader(ringHeader({ ringBytes }), RING_SEGMENT), violationOf("LAYOUT-3", /does not make a segment/));
+    assert.throws(
+      () => readRingHeader(ringHeader({ ringBytes }), RING_SEGMENT),
+      violationOf("LAYOUT-3", /does not make a segment/),
+    );
   }
 });
 
 test("LAYOUT-3: ring bytes and release slots out of range are violations, even if the sizes agree", () => {
   for (const ringBytes of [0, 1, 8, 32768, 65528, 3 << 16, 1 << 29, 0x8000_0000, 0xffff_ffff]) {
     const segmentBytes = RING_DATA_OFFSET + ringBytes;
-    assert.throws(() => readRingHeader(ringHeader({ ringBytes, segmentBytes }), segmentBytes), violationOf("LAYOUT-3"), `ring bytes ${ringBytes}`);
+    assert.throws(
+      () => readRingHeader(ringHeader({ ringBytes, segmentBytes }), segmentBytes),
+      violationOf("LAYOUT-3"),
+      `ring bytes ${ringBytes}`,
+    );
   }
   for (const releaseSlots of [0, 3, 1000, RELEASE_SLOTS_MAX + 1, 8192, 0x8000_0000, 0xffff_ffff]) {
-    assert.throws(() => readRingHeader(ringHeader({ releaseSlots }), RING_SEGMENT), violationOf("LAYOUT-3", /release slots/), `slots ${releaseSlots}`);
+    assert.throws(
+      () => readRingHeader(ringHeader({ releaseSlots }), RING_SEGMENT),
+      violationOf("LAYOUT-3", /release slots/),
+      `slots ${releaseSlots}`,
+    );
   }
 });
 
 test("LAYOUT-3: an arena that is too small or no multiple of 64 KiB is a violation, even if the sizes agree", () => {
   for (const segmentBytes of [0, RING_DATA_OFFSET, 2 * RING_DATA_OFFSET + ARENA_UNIT_BYTES, 0xffff_f000]) {
-    assert.throws(() => readArenaHeader(arenaHeader({ segmentBytes }), segmentBytes), violationOf("LAYOUT-3", /arena bytes/), `${segmentBytes}`);
+    assert.throws(
+      () => readArenaHeader(arenaHeader({ segmentBytes }), segmentBytes),
+      violationOf("LAYOUT-3", /arena bytes/),
+      `${segmentBytes}`,
+    );
   }
 });
 

@@ -101,7 +101,8 @@ export function readArenaHeader(header: Uint8Array, segmentBytes: number): Arena
 export const HEADER_BYTES = 32;
 
 /*
- * The header:  0 magic · 4 layout version · 8 kind · 12 segment bytes (low 32) · 16 ring bytes · 20 release slots · 24, 28 zero
+ * The header:  0 magic · 4 layout version · 8 kind · 12 segment bytes (low 32) · 16 ring bytes · 20 release slots · 24,
+ * 28 zero
  */
 function writeHeader(segment: ArrayBuffer, kind: number, bytes: number, ringBytes: number, releaseSlots: number): void {
   new Uint32Array(segment, 0, 8).set([MAGIC, LAYOUT_VERSION, kind, bytes, ringBytes, releaseSlots, 0, 0]);
@@ -110,7 +111,8 @@ function writeHeader(segment: ArrayBuffer, kind: number, bytes: number, ringByte
 function checkedHeader(header: Uint8Array, kind: number, segmentBytes: number): Uint32Array {
   const words = new Uint32Array(header.slice(0, HEADER_BYTES).buffer);
   if (words[0] !== MAGIC) throw new Violation("LAYOUT-2", "the segment does not start with Isthmus's magic number");
-  if (words[1] !== LAYOUT_VERSION) throw new Violation("LAYOUT-2", `layout version ${words[1]} is not ${LAYOUT_VERSION}`);
+  if (words[1] !== LAYOUT_VERSION)
+    throw new Violation("LAYOUT-2", `layout version ${words[1]} is not ${LAYOUT_VERSION}`);
   if (words[2] !== kind) throw new Violation("LAYOUT-2", `segment kind ${words[2]} where ${kind} was expected`);
   if (words[3] !== segmentBytes) {
     throw new Violation("LAYOUT-3", `the header says ${words[3]} bytes, the descriptor has ${segmentBytes}`);

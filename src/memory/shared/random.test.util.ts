@@ -1,4 +1,7 @@
-/** What the random tests of this folder share: a seed that is printed and can be given back, and numbers that follow from it. */
+/**
+ * What the random tests of this folder share: a seed that is printed and can be given back, and numbers that follow
+ * from it.
+ */
 import type { TestContext } from "node:test";
 
 /** A repeatable source of whole numbers below a bound. */

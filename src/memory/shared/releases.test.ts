@@ -86,8 +86,14 @@ test("all slots can be in use at once, also the largest number of them", () => {
       for (let i = 0; i < slots; i++) writer.release(i + 1, lap);
       writer.publish();
       const seen: number[] = [];
-      assert.equal(reader.collect((unit, generation) => seen.push(unit + generation)), slots);
-      assert.deepEqual(seen, Array.from({ length: slots }, (_, i) => i + 1 + lap));
+      assert.equal(
+        reader.collect((unit, generation) => seen.push(unit + generation)),
+        slots,
+      );
+      assert.deepEqual(
+        seen,
+        Array.from({ length: slots }, (_, i) => i + 1 + lap),
+      );
     }
   }
 });
@@ -106,21 +112,45 @@ test("the count of entries goes on where it wraps", () => {
   for (let i = 0; i < 6; i++) {
     writer.release(7, i);
     writer.publish();
-    assert.equal(reader.collect((unit, generation) => assert.deepEqual([unit, generation], [7, i])), 1);
+    assert.equal(
+      reader.collect((unit, generation) => assert.deepEqual([unit, generation], [7, i])),
+      1,
+    );
   }
   assert.equal(shared[WORD.released], (0x7ffffffe + 6) | 0);
 });
 
 test("RELEASE-2: a block under a generation that it does not have is a violation", () => {
-  assert.throws(releaseAs(same, (generation) => generation + 1), violationOf("RELEASE-2", /is out under generation 1, not 2/));
-  assert.throws(releaseAs(same, (generation) => generation - 1), violationOf("RELEASE-2"));
-  assert.throws(releaseAs(same, () => 0xffffffff), violationOf("RELEASE-2", /not 4294967295/));
+  assert.throws(
+    releaseAs(same, (generation) => generation + 1),
+    violationOf("RELEASE-2", /is out under generation 1, not 2/),
+  );
+  assert.throws(
+    releaseAs(same, (generation) => generation - 1),
+    violationOf("RELEASE-2"),
+  );
+  assert.throws(
+    releaseAs(same, () => 0xffffffff),
+    violationOf("RELEASE-2", /not 4294967295/),
+  );
 });
 
 test("RELEASE-2: a unit inside a block, its last, the header's or one that does not exist is a violation", () => {
-  const elsewhere: ((block: number) => number)[] = [(block) => block + 1, (block) => block + 3, () => 0, () => UNITS - 1, () => UNITS, () => 0x7fffffff, () => 0xffffffff];
+  const elsewhere: ((block: number) => number)[] = [
+    (block) => block + 1,
+    (block) => block + 3,
+    () => 0,
+    () => UNITS - 1,
+    () => UNITS,
+    () => 0x7fffffff,
+    () => 0xffffffff,
+  ];
   for (const unit of elsewhere) {
-    assert.throws(releaseAs(unit, same), violationOf("RELEASE-2", /is not the start of a block that is out/), String(unit));
+    assert.throws(
+      releaseAs(unit, same),
+      violationOf("RELEASE-2", /is not the start of a block that is out/),
+      String(unit),
+    );
   }
 });
 

@@ -1,5 +1,6 @@
 /**
- * The way back of arena blocks: the receiver of a block writes an entry into its own segment, the block's owner reads it.
+ * The way back of arena blocks: the receiver of a block writes an entry into its own segment, the block's owner reads
+ * it.
  *
  * RELEASE-1  The owner never has more blocks out than the receiver's release ring has slots, so entries are never
  *            overwritten unread and no read cursor is shared.

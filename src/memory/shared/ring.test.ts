@@ -80,7 +80,12 @@ test("the head is not looked at while enough room is known", () => {
     load: (array: Int32Array, index: number) => (loads++, array[index]),
     store: (array: Int32Array, index: number, value: number) => (array[index] = value),
   };
-  const writer = new RingWriter(new Int32Array(RING_DATA_OFFSET / 4), new Int32Array(RING_DATA_OFFSET / 4), CAPACITY, words);
+  const writer = new RingWriter(
+    new Int32Array(RING_DATA_OFFSET / 4),
+    new Int32Array(RING_DATA_OFFSET / 4),
+    CAPACITY,
+    words,
+  );
   writer.free(CAPACITY);
   assert.equal(loads, 0);
   writer.commit(8);
@@ -139,7 +144,11 @@ test("RING-1: a tail beyond the capacity, backwards or unaligned is a violation"
   for (const tail of [CAPACITY + 8, -8, 4, 1, 0x7fffffff, -0x80000000]) {
     const { reader, writerWords } = makeRing();
     writerWords[WORD.tail] = tail;
-    assert.throws(() => reader.available(), violationOf("RING-1", /bytes published in a ring of 65536/), `tail ${tail}`);
+    assert.throws(
+      () => reader.available(),
+      violationOf("RING-1", /bytes published in a ring of 65536/),
+      `tail ${tail}`,
+    );
   }
 });
 
@@ -180,7 +189,12 @@ test("RING-3: a head that goes back behind where it was seen is a violation", ()
 test("what the peer publishes is loaded once for each use", () => {
   let loads = 0;
   const words = { load: () => (loads++, 64), store: (_: Int32Array, __: number, value: number) => value };
-  const reader = new RingReader(new Int32Array(RING_DATA_OFFSET / 4), new Int32Array(RING_DATA_OFFSET / 4), CAPACITY, words);
+  const reader = new RingReader(
+    new Int32Array(RING_DATA_OFFSET / 4),
+    new Int32Array(RING_DATA_OFFSET / 4),
+    CAPACITY,
+    words,
+  );
   assert.equal(reader.available(), 64);
   assert.equal(loads, 1);
 });

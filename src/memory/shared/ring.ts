@@ -45,7 +45,9 @@ export class RingWriter {
     return this.tail & (this.capacity - 1);
   }
 
-  /** Bytes that may be written at `index` now; looks at the reader's head only if fewer than `wanted` are known free. */
+  /**
+   * Bytes that may be written at `index` now; looks at the reader's head only if fewer than `wanted` are known free.
+   */
   free(wanted: number): number {
     let free = this.capacity - ((this.tail - this.headSeen) | 0);
     if (free < wanted) {
@@ -64,7 +66,10 @@ export class RingWriter {
   /** Takes a frame of `byteLength` bytes, written at `index`, into the ring; it is seen after the next `publish`. */
   commit(byteLength: number): void {
     const padded = (byteLength + (FRAME_ALIGNMENT - 1)) & -FRAME_ALIGNMENT;
-    assertOwn(padded <= this.capacity - ((this.tail - this.headSeen) | 0), "RING-1: a frame was committed past the reader's head");
+    assertOwn(
+      padded <= this.capacity - ((this.tail - this.headSeen) | 0),
+      "RING-1: a frame was committed past the reader's head",
+    );
     this.tail = (this.tail + padded) | 0;
   }
 

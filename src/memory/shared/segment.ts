@@ -6,9 +6,9 @@
  *            can make another. An arena is sealed SHRINK|GROW|SEAL. Neither can be truncated under a reader.
  * SEGMENT-2  Seals and real size are asked of the kernel before a peer's descriptor is mapped; its header is copied
  *            once, checked, and not looked at again.
- * SEGMENT-3  No view of a ring, and none of any read-only mapping, is ever handed to user code: a stray store there is SIGSEGV. The
- *            peer's ring is mapped read-only; its arena too, unless blocks of it are leased to user code. Of our own ring, a
- *            codec that the user gave sees what it is to write into.
+ * SEGMENT-3  No view of a ring, and none of any read-only mapping, is ever handed to user code: a stray store there is
+ *            SIGSEGV. The peer's ring is mapped read-only; its arena too, unless blocks of it are leased to user code.
+ *            Of our own ring, a codec that the user gave sees what it is to write into.
  */
 import type { Addon } from "../../os/addon.js";
 import { SEALS } from "../../os/addon.js";
@@ -56,11 +56,13 @@ export interface ConnectionMemory {
 export interface ArenaView {
   /** Size of the whole arena. */
   readonly byteLength: number;
-  /** The arena's bytes, at least up to `end`; valid until the next call. @throws SystemError when they cannot be mapped */
+  /**
+   * The arena's bytes, at least up to `end`; valid until the next call. @throws SystemError when they cannot be mapped
+   */
   upTo(end: number): Uint8Array;
   /**
-   * An ArrayBuffer of its own over some bytes of the arena; the memory stays mapped as long as it lives. When that ends,
-   * `onViewFreed` hears the token. @throws SystemError when they cannot be mapped
+   * An ArrayBuffer of its own over some bytes of the arena; the memory stays mapped as long as it lives. When that
+   * ends, `onViewFreed` hears the token. @throws SystemError when they cannot be mapped
    */
   viewOf(offset: number, byteLength: number, token: number): ArrayBuffer;
   /** Empties all views on a buffer that `viewOf` made. */
@@ -189,7 +191,12 @@ export function createOwnMemory(addon: Addon, geometry: RingGeometry & ArenaGeom
  * @param leasing whether user code will see blocks of the peer's arena: then it is mapped writable (SEGMENT-3)
  * @throws Violation if the segments are not what the protocol asks for; SystemError when they cannot be mapped
  */
-export function joinMemory(addon: Addon, own: OwnMemory, peerDescriptors: readonly number[], leasing: boolean): ConnectionMemory {
+export function joinMemory(
+  addon: Addon,
+  own: OwnMemory,
+  peerDescriptors: readonly number[],
+  leasing: boolean,
+): ConnectionMemory {
   const open = [...peerDescriptors];
   let peerRing: ArrayBuffer | undefined;
   let peerArena: ArenaMapping | undefined;

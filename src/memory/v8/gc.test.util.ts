@@ -18,7 +18,9 @@ export async function collectionsDuring(act: () => unknown): Promise<Collections
   let old = 0;
   const observer = new PerformanceObserver((list) => {
     for (const entry of list.getEntries()) {
-      const { kind, flags } = (entry as PerformanceEntry & { readonly detail: { readonly kind: number; readonly flags: number } }).detail;
+      const { kind, flags } = (
+        entry as PerformanceEntry & { readonly detail: { readonly kind: number; readonly flags: number } }
+      ).detail;
       if (kind === NODE_PERFORMANCE_GC_MINOR && (flags & NODE_PERFORMANCE_GC_FLAGS_FORCED) !== 0) forced++;
       if (kind === NODE_PERFORMANCE_GC_MAJOR) old++;
     }

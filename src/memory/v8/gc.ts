@@ -1,6 +1,6 @@
 /**
- * Garbage collections on request. A full one, for when a peer waits for memory that perhaps only garbage still holds here. It stops this thread for
- * milliseconds, for longer with a large heap: so only then, and rarely.
+ * Garbage collections on request. A full one, for when a peer waits for memory that perhaps only garbage still holds
+ * here. It stops this thread for milliseconds, for longer with a large heap: so only then, and rarely.
  */
 import { getHeapStatistics, setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
@@ -15,7 +15,9 @@ type Collect = (options?: { type: "minor" }) => void;
 let collect: Collect | false | undefined;
 let notBefore = 0;
 
-/** Collects, unless the last time was only a moment ago; then false. It blocks for milliseconds, more with a large heap. */
+/**
+ * Collects, unless the last time was only a moment ago; then false. It blocks for milliseconds, more with a large heap.
+ */
 export function collectSoon(): boolean {
   const start = nowMs();
   if (start < notBefore) return false;
@@ -30,8 +32,9 @@ export function collectSoon(): boolean {
 /**
  * Collects the young generation: what was made lately and is garbage by now. Takes tenths of a millisecond.
  *
- * SUBTLE: V8 takes ArrayBuffers off its count of external memory when they are swept, which it does in another thread. Before that is done it compares the
- * count with its limits, finds that much was made, and collects the old generation too: with leases of 4 MiB at almost every call. So they are swept at once.
+ * SUBTLE: V8 takes ArrayBuffers off its count of external memory when they are swept, which it does in another thread.
+ * Before that is done it compares the count with its limits, finds that much was made, and collects the old generation
+ * too: with leases of 4 MiB at almost every call. So they are swept at once.
  */
 export function collectYoung(): void {
   collect ??= find();
@@ -43,7 +46,10 @@ export function collectYoung(): void {
 
 /** Whether V8 sweeps in another thread and has these flags, as far as is known: it says so on stderr if it has not. */
 const sweepsAside =
-  Number(process.versions.node.split(".")[0]) <= 26 && !/--(no-?)?(concurrent.array.buffer.sweeping|single.threaded)/.test([...process.execArgv, process.env.NODE_OPTIONS].join(" "));
+  Number(process.versions.node.split(".")[0]) <= 26 &&
+  !/--(no-?)?(concurrent.array.buffer.sweeping|single.threaded)/.test(
+    [...process.execArgv, process.env.NODE_OPTIONS].join(" "),
+  );
 
 const forIdleTime: (() => void)[] = [];
 
@@ -66,9 +72,9 @@ export function useIdleTime(): boolean {
 }
 
 /**
- * Bytes of received messages that are copied to the heap before the young generation is collected, if V8 has not done so itself. It would after 32 MiB
- * of ArrayBuffers, but it goes on counting what that frees until the next time; with as much again it finds that it grew by 64 MiB, and collects the
- * old generation: milliseconds, every time.
+ * Bytes of received messages that are copied to the heap before the young generation is collected, if V8 has not done
+ * so itself. It would after 32 MiB of ArrayBuffers, but it goes on counting what that frees until the next time; with
+ * as much again it finds that it grew by 64 MiB, and collects the old generation: milliseconds, every time.
  */
 const COPIED_BYTES_MAX = 20 << 20;
 const COPIED_BYTES_PER_LOOK = 4 << 20;
@@ -94,13 +100,19 @@ function lookAtHeap(): void {
   heapBytesAtLook = 0;
 }
 
-/** Memory for a copy, of which every byte is to be written: it is not filled with zeros. @throws RangeError if there is none */
+/**
+ * Memory for a copy, of which every byte is to be written: it is not filled with zeros. @throws RangeError if there is
+ * none
+ */
 export function memoryToFill(byteLength: number): Uint8Array<ArrayBuffer> {
   countCopied(byteLength);
   return new Uint8Array(Buffer.allocUnsafeSlow(byteLength).buffer);
 }
 
-/** V8 hands its `gc` to realms that are made while the flag is set. Bun has another engine, and Deno its own way with flags. */
+/**
+ * V8 hands its `gc` to realms that are made while the flag is set. Bun has another engine, and Deno its own way with
+ * flags.
+ */
 function find(): Collect | false {
   if (otherRuntime !== undefined) return false;
   try {

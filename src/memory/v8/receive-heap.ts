@@ -1,6 +1,7 @@
 /**
- * Ordinary memory that messages are received into, where there are no blocks: without the addon, and for what is too large for them. What was
- * not kept by its message, or was released, or has ended with its scope, waits here for the next message (RECEIVE-1, RECEIVE-2).
+ * Ordinary memory that messages are received into, where there are no blocks: without the addon, and for what is too
+ * large for them. What was not kept by its message, or was released, or has ended with its scope, waits here for the
+ * next message (RECEIVE-1, RECEIVE-2).
  *
  * An ArrayBuffer has one end, so it is leased only if a single value was kept; several live until they are garbage.
  */
@@ -27,7 +28,8 @@ export class HeapMemory implements ReceiveMemory {
     this.receiving = receiving;
     const buffer = takeIdle(byteLength);
     this.bytes = new Uint8Array(buffer, 0, byteLength);
-    // Whoever is handed a value can look at all of its ArrayBuffer: what an earlier message left there is nobody's business.
+    // Whoever is handed a value can look at all of its ArrayBuffer: what an earlier message left there is nobody's
+    // business.
     new Uint8Array(buffer, byteLength).fill(0);
   }
 
@@ -52,7 +54,10 @@ export class HeapMemory implements ReceiveMemory {
   }
 }
 
-/** Of one lease. It has the ArrayBuffer only before the lease is open, and after it has ended: else it would never be garbage. */
+/**
+ * Of one lease. It has the ArrayBuffer only before the lease is open, and after it has ended: else it would never be
+ * garbage.
+ */
 class HeapHome implements LeaseHome, LeaseViews {
   readonly views = this;
   private readonly receiving: Receiving;
@@ -70,7 +75,10 @@ class HeapHome implements LeaseHome, LeaseViews {
     return buffer;
   }
 
-  /** SUBTLE: bytes that are just being sent are read from this very ArrayBuffer, so it is not emptied before that is done. */
+  /**
+   * SUBTLE: bytes that are just being sent are read from this very ArrayBuffer, so it is not emptied before that is
+   * done.
+   */
   detach(buffer: ArrayBuffer, user: BlockUser): boolean {
     if (buffer.byteLength === 0) return false;
     this.buffer = (user as Lease).isPinned ? buffer : moved(buffer);

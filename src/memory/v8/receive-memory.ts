@@ -1,16 +1,18 @@
 /**
- * Private memory that large messages are received into, and used again for the next ones: fresh memory for each would be mapped, faulted in page by
- * page and unmapped again, which costs more than reading the socket.
+ * Private memory that large messages are received into, and used again for the next ones: fresh memory for each would
+ * be mapped, faulted in page by page and unmapped again, which costs more than reading the socket.
  *
- * What a decoded message keeps of it are leases (`lease.ts`): large values, seen through ArrayBuffers. Everything else of the message is copied out.
+ * What a decoded message keeps of it are leases (`lease.ts`): large values, seen through ArrayBuffers. Everything else
+ * of the message is copied out.
  *
- * RECEIVE-1  Memory is used again only when nobody reaches it: the message is decoded or dropped, the carrier reads nothing into it any more, nothing
- *            that is sent lies in it, and each lease on it has ended (LEASE-1, BLOCK-1).
- * RECEIVE-2  What is kept for reuse is bounded, per thread, and returned when it has not been used for a while. What finds no room here is
- *            received into memory of its own: nothing waits.
+ * RECEIVE-1  Memory is used again only when nobody reaches it: the message is decoded or dropped, the carrier reads
+ *            nothing into it any more, nothing that is sent lies in it, and each lease on it has ended (LEASE-1,
+ *            BLOCK-1).
+ * RECEIVE-2  What is kept for reuse is bounded, per thread, and returned when it has not been used for a while. What
+ *            finds no room here is received into memory of its own: nothing waits.
  *
- * With the addon it lies in blocks of an arena that nobody else maps, so that a value's end is known even if it is garbage. Without, it is ordinary
- * ArrayBuffers, which come back only if the value was released or its scope has ended.
+ * With the addon it lies in blocks of an arena that nobody else maps, so that a value's end is known even if it is
+ * garbage. Without, it is ordinary ArrayBuffers, which come back only if the value was released or its scope has ended.
  */
 import { loadAddon } from "../../os/addon.js";
 import type { Addon } from "../../os/addon.js";
@@ -40,8 +42,17 @@ export interface ReceiveMemory {
   /** Somebody besides needs it to stay as it is, until `unhold`. It starts with one hold. */
   hold(): void;
   unhold(): void;
-  /** The value in bytes [at, at + byteLength), for the message to keep; undefined: it has to be copied. Leases are added to `handles`, at the latest by `lent`. */
-  lend(at: number, byteLength: number, lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[]): Uint8Array | undefined;
+  /**
+   * The value in bytes [at, at + byteLength), for the message to keep; undefined: it has to be copied. Leases are added
+   * to `handles`, at the latest by `lent`.
+   */
+  lend(
+    at: number,
+    byteLength: number,
+    lifetime: LeaseLifetime,
+    callLabel: string,
+    handles: LeaseHandle[],
+  ): Uint8Array | undefined;
   /** All values of the message are lent. */
   lent(lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[]): void;
 }
@@ -98,7 +109,13 @@ class BlockMemory implements ReceiveMemory {
     this.arena.free(this.unit);
   }
 
-  lend(at: number, byteLength: number, lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[]): Uint8Array | undefined {
+  lend(
+    at: number,
+    byteLength: number,
+    lifetime: LeaseLifetime,
+    callLabel: string,
+    handles: LeaseHandle[],
+  ): Uint8Array | undefined {
     try {
       const bytes = Lease.open(this.home, this.unit, 0, at, byteLength, lifetime, callLabel, handles);
       this.arena.hold(this.unit);
@@ -113,7 +130,10 @@ class BlockMemory implements ReceiveMemory {
   lent(): void {}
 }
 
-/** The blocks of one thread. A block has a hold for the message that is received, for each lease, and for each read or write under way. */
+/**
+ * The blocks of one thread. A block has a hold for the message that is received, for each lease, and for each read or
+ * write under way.
+ */
 class ReceiveArena {
   private readonly arena: Arena;
   private readonly mapping: ReceiveMapping;
@@ -212,8 +232,8 @@ class ReceiveArena {
 }
 
 /**
- * Of the arena only what has been used is mapped (SEGMENT-4). SUBTLE: when more is mapped, the mapping before is left to the collector: the
- * socket may be about to read into it.
+ * Of the arena only what has been used is mapped (SEGMENT-4). SUBTLE: when more is mapped, the mapping before is left
+ * to the collector: the socket may be about to read into it.
  */
 class ReceiveMapping implements ArenaView {
   readonly byteLength = ARENA_BYTES;

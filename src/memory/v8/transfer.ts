@@ -1,8 +1,10 @@
 /**
- * `ArrayBuffer.prototype.transfer`: detaches an ArrayBuffer and hands its memory to a new one, without touching the memory.
+ * `ArrayBuffer.prototype.transfer`: detaches an ArrayBuffer and hands its memory to a new one, without touching the
+ * memory.
  *
- * Node 20's V8 has it behind a flag that counts when a realm is made. So there it is taken from a realm of its own; it works on ArrayBuffers
- * of any realm. Without it every lease costs a new ArrayBuffer, and V8 collects garbage for each of 64 MiB: 290 µs instead of 1 µs.
+ * Node 20's V8 has it behind a flag that counts when a realm is made. So there it is taken from a realm of its own; it
+ * works on ArrayBuffers of any realm. Without it every lease costs a new ArrayBuffer, and V8 collects garbage for each
+ * of 64 MiB: 290 µs instead of 1 µs.
  */
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
@@ -27,12 +29,14 @@ function find(): Transfer | false {
 }
 
 /**
- * Buffers over mapped memory stay in their thread: its mappings go when it ends, and another thread that a buffer had been posted to would read
- * unmapped pages, or somebody else's. So what user code gets to see is marked, and posting it is an error (on Node 20 it is copied).
+ * Buffers over mapped memory stay in their thread: its mappings go when it ends, and another thread that a buffer had
+ * been posted to would read unmapped pages, or somebody else's. So what user code gets to see is marked, and posting it
+ * is an error (on Node 20 it is copied).
  *
- * From Node 24 on a marked buffer is also locked: nothing can detach it, `transfer()` neither. There `letMove` takes the lock away before it is moved or
- * detached here. SUBTLE: Node itself detaches buffers that an addon made when a thread ends, and aborts if one is locked; so such a one is moved
- * first, and what is locked is the buffer that it was moved to.
+ * From Node 24 on a marked buffer is also locked: nothing can detach it, `transfer()` neither. There `letMove` takes
+ * the lock away before it is moved or detached here. SUBTLE: Node itself detaches buffers that an addon made when a
+ * thread ends, and aborts if one is locked; so such a one is moved first, and what is locked is the buffer that it was
+ * moved to.
  */
 interface Keeper {
   /** Whether `markAsUntransferable` also locks. */
@@ -89,10 +93,11 @@ function canMoveMarked(unlock: (buffer: ArrayBuffer) => void): boolean {
 
 const NATIVES_FLAG = "allow-natives-syntax";
 /**
- * What V8 offers to scripts that are compiled while the flag is set. SUBTLE: of an ordinary function V8 forgets the code when it was not called for long, and cannot
- * compile it again without the flag; of a generator it does not.
+ * What V8 offers to scripts that are compiled while the flag is set. SUBTLE: of an ordinary function V8 forgets the
+ * code when it was not called for long, and cannot compile it again without the flag; of a generator it does not.
  */
-const UNLOCK = "(function* () { for (;;) { let buffer = yield; %ArrayBufferSetDetachKey(buffer, undefined); buffer = undefined; } })()";
+const UNLOCK =
+  "(function* () { for (;;) { let buffer = yield; %ArrayBufferSetDetachKey(buffer, undefined); buffer = undefined; } })()";
 
 /** @throws Error where V8 does not offer it */
 function makeUnlock(): (buffer: ArrayBuffer) => void {
@@ -125,16 +130,19 @@ type Meter = (change: number) => number;
 
 let meter: Meter | undefined;
 
-/** Gives the way to V8's count of external memory; without it large buffers move too, but with more garbage collection. */
+/**
+ * Gives the way to V8's count of external memory; without it large buffers move too, but with more garbage collection.
+ */
 export function useExternalMemoryMeter(adjust: Meter): void {
   meter ??= adjust;
 }
 
 /**
- * SUBTLE: V8 collects by how far external memory is above its lowest point since the last full collection. Moving a buffer takes its length
- * off the count and adds it again: the lowest point sinks, the buffer counts as new memory, and with one of 64 MiB V8 marks all
- * the time (measured: p50 of a call 14 ms). So the count is raised by that length around the move, and the lowest point stays
- * where it was. It is not raised further than V8 allows without collecting, so a buffer of more than 64 MiB still costs collections.
+ * SUBTLE: V8 collects by how far external memory is above its lowest point since the last full collection. Moving a
+ * buffer takes its length off the count and adds it again: the lowest point sinks, the buffer counts as new memory, and
+ * with one of 64 MiB V8 marks all the time (measured: p50 of a call 14 ms). So the count is raised by that length
+ * around the move, and the lowest point stays where it was. It is not raised further than V8 allows without collecting,
+ * so a buffer of more than 64 MiB still costs collections.
  */
 const LARGE_BYTES_MIN = 4 << 20;
 const RAISED_BYTES_MAX = 64 << 20;
@@ -147,19 +155,24 @@ const canaries = new FinalizationRegistry<undefined>(() => {
 });
 
 /**
- * Bytes of leases that V8 does not count. An arena bounds them already, and counted they make V8 mark all the heap every 15 to 30 MiB (measured: 0.8 ms per
- * lease of 1 MiB). So that V8 never comes to count less than nothing when it frees them, it counts this many more from the start.
+ * Bytes of leases that V8 does not count. An arena bounds them already, and counted they make V8 mark all the heap
+ * every 15 to 30 MiB (measured: 0.8 ms per lease of 1 MiB). So that V8 never comes to count less than nothing when it
+ * frees them, it counts this many more from the start.
  */
 const HIDDEN_BYTES_MAX = 128 << 20;
 let hidden: number | undefined;
 /**
- * Bytes of hidden leases that V8 counts again ahead of their end. SUBTLE: it takes a buffer's length off its count when it frees it, and only then do we
- * hear of that. Meanwhile the count is lower than ever, and what is added afterwards looks like new memory, for which V8 marks: with leases of 1 MiB all the
- * time (measured: three calls in a hundred took more than 10 ms).
+ * Bytes of hidden leases that V8 counts again ahead of their end. SUBTLE: it takes a buffer's length off its count when
+ * it frees it, and only then do we hear of that. Meanwhile the count is lower than ever, and what is added afterwards
+ * looks like new memory, for which V8 marks: with leases of 1 MiB all the time (measured: three calls in a hundred took
+ * more than 10 ms).
  */
 let ahead = 0;
 
-/** A buffer was made over memory that others bound: V8 is told not to count it. False: it counts, and is not to be shown again. */
+/**
+ * A buffer was made over memory that others bound: V8 is told not to count it. False: it counts, and is not to be shown
+ * again.
+ */
 export function hideFromCount(byteLength: number): boolean {
   if (meter === undefined) return false;
   if (hidden === undefined) {
@@ -188,7 +201,9 @@ export function showToCount(byteLength: number): void {
   hidden! -= byteLength;
 }
 
-/** Moves the memory to a new ArrayBuffer; `buffer` is detached. Undefined, and nothing happens, where V8 cannot do that. */
+/**
+ * Moves the memory to a new ArrayBuffer; `buffer` is detached. Undefined, and nothing happens, where V8 cannot do that.
+ */
 export function transferBuffer(buffer: ArrayBuffer): ArrayBuffer | undefined {
   found ??= find();
   if (found === false) return undefined;

@@ -12,7 +12,8 @@ function recorded() {
     queue.add(
       timeoutMs,
       signal,
-      (leftMs) => events.push(`${name} starts${leftMs === undefined ? "" : leftMs < timeoutMs! ? " with less" : " with all"}`),
+      (leftMs) =>
+        events.push(`${name} starts${leftMs === undefined ? "" : leftMs < timeoutMs! ? " with less" : " with all"}`),
       (error: ConnectError) => events.push(`${name} ${Code[error.code]}`),
     );
   return { queue, events, add };
@@ -76,7 +77,12 @@ test("calls may be added and given up while others start, over and over, and the
     for (let i = 0; i < 3; i++) {
       const number = next++;
       controllers[number] = new AbortController();
-      queue.add(undefined, controllers[number].signal, () => started.push(number), () => {});
+      queue.add(
+        undefined,
+        controllers[number].signal,
+        () => started.push(number),
+        () => {},
+      );
       if (number % 3 === 1) controllers[number].abort();
       else expected.push(number);
     }

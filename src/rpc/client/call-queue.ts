@@ -47,7 +47,10 @@ export class CallQueue {
       cancel(error);
     };
     const onAbort = () => leave(abortError(signal!));
-    const timer = timeoutMs === undefined ? undefined : setTimeout(() => leave(timedOut(" while it waited for other calls to end")), timeoutMs);
+    const timer =
+      timeoutMs === undefined
+        ? undefined
+        : setTimeout(() => leave(timedOut(" while it waited for other calls to end")), timeoutMs);
     if (signal !== undefined) onAbortOf(signal, onAbort);
     const call: QueuedCall = {
       start,

@@ -19,7 +19,14 @@ export interface ClientConnectionOwner {
   /** The server accepts no new calls here. Called at most once, before `onEnded`. */
   onLeaving?(): void;
   /** Make a call elsewhere that was not sent here; without them it fails. @param origin what `call` was given */
-  readonly moveCall?: (method: ClientMethod, input: unknown, header: Headers | undefined, timeoutMs: number | undefined, signal: AbortSignal | undefined, origin: unknown) => Promise<UnaryResponse>;
+  readonly moveCall?: (
+    method: ClientMethod,
+    input: unknown,
+    header: Headers | undefined,
+    timeoutMs: number | undefined,
+    signal: AbortSignal | undefined,
+    origin: unknown,
+  ) => Promise<UnaryResponse>;
   readonly moveStream?: (
     method: ClientMethod,
     input: AsyncIterator<unknown>,

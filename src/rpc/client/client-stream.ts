@@ -1,8 +1,9 @@
 /**
- * A streaming call of a client, from its first frame to its end: `ClientConnection` finds it by its slot and hands it its frames.
+ * A streaming call of a client, from its first frame to its end: `ClientConnection` finds it by its slot and hands it
+ * its frames.
  *
- * STREAM-C  It ends exactly once: by the server's answer, or by `cancel` for every other reason, which tells the server. Then its slot is
- *           free; what the server sent is still there to be pulled, unless this side gave up.
+ * STREAM-C  It ends exactly once: by the server's answer, or by `cancel` for every other reason, which tells the
+ *           server. Then its slot is free; what the server sent is still there to be pulled, unless this side gave up.
  */
 import type { DescMethodStreaming } from "@bufbuild/protobuf";
 import type { StreamResponse } from "@connectrpc/connect";
@@ -28,8 +29,16 @@ import { StreamWriter } from "../stream/stream-writer.js";
 
 /** The connection as a stream of it sees it. */
 export interface ClientStreamHost {
-  /** Sends the first frame, with the only message or without. False: it is kept. @param codec of the message; undefined: there is none */
-  sendRequest(stream: ClientStream, codec: MessageCodec | undefined, message: unknown, timeoutMs: number | undefined): boolean;
+  /**
+   * Sends the first frame, with the only message or without. False: it is kept. @param codec of the message; undefined:
+   * there is none
+   */
+  sendRequest(
+    stream: ClientStream,
+    codec: MessageCodec | undefined,
+    message: unknown,
+    timeoutMs: number | undefined,
+  ): boolean;
   /** As `SendQueue.encodeSmall`. */
   encodeSmall(stream: ClientStream, message: unknown): Uint8Array | undefined;
   /** As `SendQueue.send`. */
@@ -56,7 +65,9 @@ interface Final {
 const NO_BYTES: Uint8Array = new Uint8Array(0);
 
 /** Streams whose users forgot them: nobody can pull their messages any more. */
-const forgotten = new FinalizationRegistry<ClientStream>((stream) => stream.cancel(new ConnectError("nobody reads the stream any more", Code.Canceled)));
+const forgotten = new FinalizationRegistry<ClientStream>((stream) =>
+  stream.cancel(new ConnectError("nobody reads the stream any more", Code.Canceled)),
+);
 
 export class ClientStream implements MessageSource {
   readonly host: ClientStreamHost;
@@ -144,8 +155,9 @@ export class ClientStream implements MessageSource {
   }
 
   /**
-   * The only message of the request goes with it. What is wrong with any other number of messages the server says. SUBTLE: that it is the only one shows when
-   * the next is asked for; then its memory is its user's again (BORROW-1), so it is encoded before, or, if that would mean to copy much, sent before.
+   * The only message of the request goes with it. What is wrong with any other number of messages the server says.
+   * SUBTLE: that it is the only one shows when the next is asked for; then its memory is its user's again (BORROW-1),
+   * so it is encoded before, or, if that would mean to copy much, sent before.
    */
   private async sendSingle(): Promise<void> {
     const { iterator } = this;
@@ -201,7 +213,8 @@ export class ClientStream implements MessageSource {
   }
 
   onHeaders(frame: ReceivedFrame): void {
-    if (this.headersCame || this.reader.began || this.final !== undefined) throw new Violation("STREAM-7", "headers after headers, or after messages");
+    if (this.headersCame || this.reader.began || this.final !== undefined)
+      throw new Violation("STREAM-7", "headers after headers, or after messages");
     this.headersCame = true;
     this.header = takeMetadata(frame);
     this.respond();
@@ -238,10 +251,19 @@ export class ClientStream implements MessageSource {
     const { code } = frame;
     const isMessage = frame.kind === KIND.response && code === 0;
     if (frame.argument > frame.metadataLength) throw new Violation("FRAME-7", "headers reach past the metadata");
-    if (isMessage && (this.headersCame || this.reader.began)) throw new Violation("STREAM-7", "a response after headers or messages");
-    if (code === 0 && !isMessage && this.reader.isAssembling) throw new Violation("STREAM-9", "a stream ended within a message");
-    if (!isMessage && frame.messageLength > (code === 0 ? 0 : STATUS_BYTES_MAX)) throw new Violation("STATUS-1", `a status of ${frame.messageLength} bytes`);
-    this.final = { isMessage, isRefusal: frame.kind === KIND.response && code !== 0, code, metadata: takeMetadata(frame), headerLength: frame.argument };
+    if (isMessage && (this.headersCame || this.reader.began))
+      throw new Violation("STREAM-7", "a response after headers or messages");
+    if (code === 0 && !isMessage && this.reader.isAssembling)
+      throw new Violation("STREAM-9", "a stream ended within a message");
+    if (!isMessage && frame.messageLength > (code === 0 ? 0 : STATUS_BYTES_MAX))
+      throw new Violation("STATUS-1", `a status of ${frame.messageLength} bytes`);
+    this.final = {
+      isMessage,
+      isRefusal: frame.kind === KIND.response && code !== 0,
+      code,
+      metadata: takeMetadata(frame),
+      headerLength: frame.argument,
+    };
     if (isMessage) return this.onTaken(this.reader.takeOnly(frame));
     if ((frame.flags & FLAG.more) !== 0 || frame.following) {
       try {
@@ -274,7 +296,10 @@ export class ClientStream implements MessageSource {
     decodeHeaders(trailer).forEach((value, name) => this.trailer.append(name, value));
     this.host.drop(this);
     if (!isMessage) this.reader.end(error);
-    this.endHere(undefined, !isRefusal && !this.reader.isAtEnd && (this.signal !== undefined || this.timer !== undefined));
+    this.endHere(
+      undefined,
+      !isRefusal && !this.reader.isAtEnd && (this.signal !== undefined || this.timer !== undefined),
+    );
     if (isRefusal) this.settleFailed(error!);
     else this.respond();
     this.host.release(this);
@@ -298,7 +323,10 @@ export class ClientStream implements MessageSource {
     this.host.release(this);
   }
 
-  /** Ends the stream from this side. @param isTaken what has arrived is there to be pulled, before the error; else it is dropped */
+  /**
+   * Ends the stream from this side. @param isTaken what has arrived is there to be pulled, before the error; else it is
+   * dropped
+   */
   cancel(error: ConnectError, isTaken = false): void {
     if (this.lingers) {
       this.unlisten();
@@ -328,7 +356,10 @@ export class ClientStream implements MessageSource {
     return result;
   }
 
-  /** The user wants no more: as when the stream had ended by itself, but the server is told. @param error what the user gave as reason */
+  /**
+   * The user wants no more: as when the stream had ended by itself, but the server is told. @param error what the user
+   * gave as reason
+   */
   leave(error?: ConnectError): void {
     // What it sends ends without an error.
     if (error === undefined && !this.over) void this.writer.stop(undefined);
@@ -372,11 +403,21 @@ export class ClientStream implements MessageSource {
     const method = this.method.method as DescMethodStreaming;
     const message = new ResponseMessages(this);
     if (!this.over || this.lingers) forgotten.register(message, this, this);
-    resolve({ stream: true, service: method.parent, method, header: decodeHeaders(this.header), trailer: this.trailer, message: message as StreamResponse["message"] });
+    resolve({
+      stream: true,
+      service: method.parent,
+      method,
+      header: decodeHeaders(this.header),
+      trailer: this.trailer,
+      message: message as StreamResponse["message"],
+    });
   }
 }
 
-/** What the user has of a stream. SUBTLE: nothing of ours refers to it, but while it waits for a message, so that it is garbage once the user has forgotten it. */
+/**
+ * What the user has of a stream. SUBTLE: nothing of ours refers to it, but while it waits for a message, so that it is
+ * garbage once the user has forgotten it.
+ */
 class ResponseMessages implements AsyncIterableIterator<unknown> {
   private readonly stream: ClientStream;
 

@@ -1,6 +1,7 @@
 /**
- * The streams of a client's connection: opens them, sends what they have to send, and hands them the frames that only streams have. Unary calls do not
- * come here. The slots are the connection's (CALL-1); a stream has one from its start until it is released.
+ * The streams of a client's connection: opens them, sends what they have to send, and hands them the frames that only
+ * streams have. Unary calls do not come here. The slots are the connection's (CALL-1); a stream has one from its start
+ * until it is released.
  */
 import type { StreamResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -53,7 +54,13 @@ export class ClientStreams implements ClientStreamHost {
     refuse: (error: ConnectError) => void,
   ): void {
     const { windows, readMaxBytes } = this.limits;
-    if (windows === undefined) return refuse(new ConnectError(`${method.path} is a streaming method; the server's version of isthmus knows unary calls only`, Code.Unimplemented));
+    if (windows === undefined)
+      return refuse(
+        new ConnectError(
+          `${method.path} is a streaming method; the server's version of isthmus knows unary calls only`,
+          Code.Unimplemented,
+        ),
+      );
     let metadata: Uint8Array | undefined;
     try {
       metadata = header === undefined ? undefined : requestMetadata(header);
@@ -70,7 +77,19 @@ export class ClientStreams implements ClientStreamHost {
       isSingle: method.method.methodKind === "client_streaming",
       statusFollows: true,
     };
-    call.stream = new ClientStream(this, method, call.streamId, input, metadata, timeoutMs, signal, options, windows.peer, resolve, refuse);
+    call.stream = new ClientStream(
+      this,
+      method,
+      call.streamId,
+      input,
+      metadata,
+      timeoutMs,
+      signal,
+      options,
+      windows.peer,
+      resolve,
+      refuse,
+    );
     this.open++;
     call.stream.start();
   }
@@ -84,11 +103,29 @@ export class ClientStreams implements ClientStreamHost {
 
   // What a stream asks for.
 
-  sendRequest({ streamId, method, metadata }: ClientStream, codec: MessageCodec | undefined, message: unknown, timeoutMs: number | undefined): boolean {
+  sendRequest(
+    { streamId, method, metadata }: ClientStream,
+    codec: MessageCodec | undefined,
+    message: unknown,
+    timeoutMs: number | undefined,
+  ): boolean {
     this.slots.define(method);
     const argument = timeoutMs === undefined ? 0 : Math.ceil(timeoutMs);
     const flags = codec === undefined ? 0 : FLAG.endStream;
-    const isOut = KEPT !== this.sendQueue.send(KIND.request, flags, method.id, streamId, argument, metadata, codec, message, this.limits.writeMaxBytes, method.path);
+    const isOut =
+      KEPT !==
+      this.sendQueue.send(
+        KIND.request,
+        flags,
+        method.id,
+        streamId,
+        argument,
+        metadata,
+        codec,
+        message,
+        this.limits.writeMaxBytes,
+        method.path,
+      );
     if (isOut) this.slots.requested(streamId);
     return isOut;
   }
@@ -98,7 +135,18 @@ export class ClientStreams implements ClientStreamHost {
   }
 
   sendMessage({ streamId, method }: ClientStream, message: unknown): number {
-    return this.sendQueue.send(KIND.message, 0, 0, streamId, 0, undefined, method.input, message, this.limits.writeMaxBytes, method.path);
+    return this.sendQueue.send(
+      KIND.message,
+      0,
+      0,
+      streamId,
+      0,
+      undefined,
+      method.input,
+      message,
+      this.limits.writeMaxBytes,
+      method.path,
+    );
   }
 
   sendEnd({ streamId }: ClientStream): void {

@@ -4,7 +4,8 @@
  *
  * CALL-1  A stream id is slot + generation; the generation changes with every call, so a late answer to a call that was
  *         given up is recognised and dropped.
- * LEAVE-2 Calls that wait for a slot when the server goes away, or the connection is lost, were never sent. They move to the next connection.
+ * LEAVE-2 Calls that wait for a slot when the server goes away, or the connection is lost, were never sent. They move
+ * to the next connection.
  */
 import { AsyncResource } from "node:async_hooks";
 import type { DescMethodUnary } from "@bufbuild/protobuf";
@@ -128,7 +129,8 @@ export class ClientConnection implements FrameReceiver {
     newResolve = newReject = nothing;
     if (this.pending >= this.limits.maxStreams) {
       const start = (leftMs: number | undefined) => {
-        if (this.moves && this.owner.moveCall !== undefined) this.owner.moveCall(method, input, header, leftMs, signal, origin).then(resolve, reject);
+        if (this.moves && this.owner.moveCall !== undefined)
+          this.owner.moveCall(method, input, header, leftMs, signal, origin).then(resolve, reject);
         else this.start(method, input, header, leftMs, signal, resolve, reject);
       };
       this.queue.add(boundedTimeout(timeoutMs), signal, start, reject);
@@ -138,7 +140,10 @@ export class ClientConnection implements FrameReceiver {
     return promise;
   }
 
-  /** Like `call`, for who waits without promises and makes one call at a time: `resolve` or `reject` is called once, perhaps before this returns. */
+  /**
+   * Like `call`, for who waits without promises and makes one call at a time: `resolve` or `reject` is called once,
+   * perhaps before this returns.
+   */
   callWith(
     method: ClientMethod,
     input: unknown,
@@ -172,7 +177,18 @@ export class ClientConnection implements FrameReceiver {
       if (!this.defined[method.id]) this.define(method);
       const timeout = boundedTimeout(timeoutMs);
       const argument = timeout === undefined ? 0 : Math.ceil(timeout);
-      this.sendQueue.send(KIND.request, FLAG.endStream, method.id, streamId, argument, metadata, method.input, input, this.limits.writeMaxBytes, method.path);
+      this.sendQueue.send(
+        KIND.request,
+        FLAG.endStream,
+        method.id,
+        streamId,
+        argument,
+        metadata,
+        method.input,
+        input,
+        this.limits.writeMaxBytes,
+        method.path,
+      );
       // Sending may have found that the connection is broken, or run code of the user's that ended it.
       if (!isOpen(call, streamId)) return;
       if (timeout !== undefined) {
@@ -184,7 +200,8 @@ export class ClientConnection implements FrameReceiver {
         onAbortOf(signal, call.onAbort);
       }
     } catch (error) {
-      // SUBTLE: what threw may have ended the connection before, and with it this call, whose slot may be another's by now.
+      // SUBTLE: what threw may have ended the connection before, and with it this call, whose slot may be another's by
+      // now.
       if (isOpen(call, streamId)) this.free(call);
       reject(serializeError(error, "request", method.path));
     }
@@ -210,7 +227,8 @@ export class ClientConnection implements FrameReceiver {
         reject(error);
       };
       const start = (leftMs: number | undefined) => {
-        if (this.moves && this.owner.moveStream !== undefined) this.owner.moveStream(method, input, header, leftMs, signal, origin).then(resolve, reject);
+        if (this.moves && this.owner.moveStream !== undefined)
+          this.owner.moveStream(method, input, header, leftMs, signal, origin).then(resolve, reject);
         else if (this.closedBy !== undefined) refuse(lostError(this.closedBy));
         else if (signal !== undefined && signal.aborted) refuse(abortError(signal));
         else this.streams.start(method, input, header, leftMs, signal, resolve, refuse);
@@ -240,7 +258,8 @@ export class ClientConnection implements FrameReceiver {
       case KIND.reset:
         return this.onReset(frame);
       case KIND.ping:
-        if (this.sendQueue.backlog > this.limits.maxStreams + PONGS_WAITING_MAX) throw new Violation("STREAM-5", "the server pings but does not read the answers");
+        if (this.sendQueue.backlog > this.limits.maxStreams + PONGS_WAITING_MAX)
+          throw new Violation("STREAM-5", "the server pings but does not read the answers");
         return this.sendQueue.sendControl(KIND.pong, 0, 0, frame.argument);
       case KIND.pong:
         return;
@@ -342,14 +361,19 @@ export class ClientConnection implements FrameReceiver {
       if (error instanceof Violation) throw error;
       return this.finish(call, parseError(error, "response", call.method.path), undefined);
     }
-    this.finish(call, undefined, new UnaryResult(call.method.method as DescMethodUnary, message, metadata, headerLength));
+    this.finish(
+      call,
+      undefined,
+      new UnaryResult(call.method.method as DescMethodUnary, message, metadata, headerLength),
+    );
   }
 
   private onMessage(frame: ReceivedFrame): void {
     const call = this.find(frame.streamId);
     if (call === undefined) return;
     if (call.stream !== undefined) return call.stream.onMessage(frame);
-    if (call.reassembler === undefined && this.limits.windows !== undefined) return this.cancel(frame.streamId, streamAnswer(call.method.path));
+    if (call.reassembler === undefined && this.limits.windows !== undefined)
+      return this.cancel(frame.streamId, streamAnswer(call.method.path));
     if (call.reassembler === undefined) throw new Violation("STREAM-3", "a fragment without its message's first frame");
     if (call.reassembler.add(frame)) this.onWhole(call);
   }
@@ -365,7 +389,11 @@ export class ClientConnection implements FrameReceiver {
     } catch (error) {
       return this.finish(call, parseError(error, "response", call.method.path), undefined);
     }
-    this.finish(call, undefined, new UnaryResult(call.method.method as DescMethodUnary, message, call.metadata, call.headerLength));
+    this.finish(
+      call,
+      undefined,
+      new UnaryResult(call.method.method as DescMethodUnary, message, call.metadata, call.headerLength),
+    );
   }
 
   private assemble(call: ClientCall, frame: ReceivedFrame): void {
@@ -399,7 +427,8 @@ export class ClientConnection implements FrameReceiver {
     this.goingAway = true;
     const unsent = new Set<number>();
     for (const call of this.calls) {
-      if (call.active && (call.stream === undefined ? this.sendQueue.holds(call.slot) : !call.stream.isRequested)) unsent.add(call.streamId);
+      if (call.active && (call.stream === undefined ? this.sendQueue.holds(call.slot) : !call.stream.isRequested))
+        unsent.add(call.streamId);
     }
     if (wasRetired && this.queue.size > 0) return;
     this.goAwayTracker = new GoAwayTracker(unsent, () => {
@@ -411,7 +440,8 @@ export class ClientConnection implements FrameReceiver {
   }
 
   private closeIfLeft(): void {
-    if (this.goingAway && this.pendingCalls === 0) this.close(this.goAwayTracker === undefined ? "the connection was retired" : "the server is shutting down");
+    if (this.goingAway && this.pendingCalls === 0)
+      this.close(this.goAwayTracker === undefined ? "the connection was retired" : "the server is shutting down");
   }
 
   // The table of calls.
@@ -470,7 +500,10 @@ export class ClientConnection implements FrameReceiver {
     this.closeIfLeft();
   }
 
-  /** SUBTLE: a loop, because a call that fails as it starts releases its slot again, and a long queue of such would overflow the stack. */
+  /**
+   * SUBTLE: a loop, because a call that fails as it starts releases its slot again, and a long queue of such would
+   * overflow the stack.
+   */
   private startQueued(): void {
     if (this.startingQueued) return;
     this.startingQueued = true;
@@ -513,10 +546,12 @@ function isOpen(call: ClientCall, streamId: number): boolean {
 
 /** The two ends have different ideas of the method. */
 function streamAnswer(path: string): ConnectError {
-  return new ConnectError(`protocol error: the server answers ${path} with a stream, and this client called it as a unary method`, Code.Unimplemented);
+  return new ConnectError(
+    `protocol error: the server answers ${path} with a stream, and this client called it as a unary method`,
+    Code.Unimplemented,
+  );
 }
 
 function lostError(reason: CarrierClosed): ConnectError {
   return new ConnectError(`connection lost: ${reason.detail}`, Code.Unavailable, undefined, undefined, reason.error);
 }
-

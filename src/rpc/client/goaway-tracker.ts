@@ -1,9 +1,10 @@
 /**
  * A client's leave of a connection that the server goes away from.
  *
- * LEAVE-1  No request begins here but those that were accepted before and have not left yet: a message that waits for room, a stream whose first
- *          message the user's iterable has not given yet. When the last of them has left, or was given up, the client says `goAway` itself; so the
- *          server knows that it has read every request there will be.
+ * LEAVE-1  No request begins here but those that were accepted before and have not left yet: a message that waits for
+ *          room, a stream whose first message the user's iterable has not given yet. When the last of them has left, or
+ *          was given up, the client says `goAway` itself; so the server knows that it has read every request there will
+ *          be.
  */
 export class GoAwayTracker {
   private readonly unsent: Set<number>;

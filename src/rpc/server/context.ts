@@ -18,9 +18,12 @@ import type { ServerMethod } from "./server-method.js";
  * Context value with the credentials of the process that made a call, as the kernel vouched for them when it connected:
  * `context.values.get(peerCredentials)`. Undefined for calls that did not come through a Unix socket.
  */
-export const peerCredentials: ContextKey<PeerCredentials | undefined> = createContextKey<PeerCredentials | undefined>(undefined, {
-  description: "credentials of the calling process",
-});
+export const peerCredentials: ContextKey<PeerCredentials | undefined> = createContextKey<PeerCredentials | undefined>(
+  undefined,
+  {
+    description: "credentials of the calling process",
+  },
+);
 
 /** The URL that interceptors and handlers see; no HTTP is spoken, but they may parse it. */
 export const URL_BASE = "http://localhost";

@@ -1,8 +1,8 @@
 /**
  * A unary call of a server, from the arrival of its request to its answer.
  *
- * CALL-3  A call is over when its answer has been handed over, and not before: whatever a handler returns or throws, one answer leaves. Making an
- *         error's answer cannot fail (ERROR-1).
+ * CALL-3  A call is over when its answer has been handed over, and not before: whatever a handler returns or throws,
+ *         one answer leaves. Making an error's answer cannot fail (ERROR-1).
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { MessageLeases } from "../../memory/payload/lease.js";
@@ -41,7 +41,13 @@ export class ServerCall {
   private done = false;
   private settled = false;
 
-  constructor(connection: ServerConnection, served: ServerMethod, streamId: number, metadata: Uint8Array | undefined, timeoutMs: number) {
+  constructor(
+    connection: ServerConnection,
+    served: ServerMethod,
+    streamId: number,
+    metadata: Uint8Array | undefined,
+    timeoutMs: number,
+  ) {
     this.connection = connection;
     this.served = served;
     this.streamId = streamId;
@@ -66,7 +72,9 @@ export class ServerCall {
     return isAnswered && !this.done;
   }
 
-  /** Runs the handler, in a context of the request's own (CONTEXT-2). Nothing that the handler throws gets past here. */
+  /**
+   * Runs the handler, in a context of the request's own (CONTEXT-2). Nothing that the handler throws gets past here.
+   */
   run(message: unknown): void {
     let promise: Promise<unknown> | undefined;
     let result: unknown;
@@ -131,8 +139,14 @@ export class ServerCall {
   }
 }
 
-/** Joins response headers and trailers into one block. @throws ConnectError `ResourceExhausted` if they are too large; whatever odd ones throw */
-export function responseMetadata(context: CallContext, withHeaders: boolean): { metadata: Uint8Array | undefined; headerLength: number } {
+/**
+ * Joins response headers and trailers into one block. @throws ConnectError `ResourceExhausted` if they are too large;
+ * whatever odd ones throw
+ */
+export function responseMetadata(
+  context: CallContext,
+  withHeaders: boolean,
+): { metadata: Uint8Array | undefined; headerLength: number } {
   const header = withHeaders ? context.responseHeaderIfAny : undefined;
   const trailer = context.responseTrailerIfAny;
   if (header === undefined && trailer === undefined) return NO_METADATA;

@@ -13,7 +13,10 @@ export interface ServerMethod {
   readonly path: string;
   /** Asked before each call: GATE-1. */
   readonly gate: RequestGate | undefined;
-  /** The user's function for a unary method, behind the interceptors if there are any; undefined for methods with streams. */
+  /**
+   * The user's function for a unary method, behind the interceptors if there are any; undefined for methods with
+   * streams.
+   */
   readonly handle: ((message: unknown, context: CallContext) => unknown) | undefined;
   /** The method, of any kind, as one that is given a stream and answers with one. */
   readonly open: (requests: AsyncIterable<unknown>, context: CallContext) => StreamAnswer | PromiseLike<StreamAnswer>;

@@ -1,9 +1,10 @@
 /**
- * A call of a server that has messages after its first frame, or is answered with a stream: from its request to its end.
+ * A call of a server that has messages after its first frame, or is answered with a stream: from its request to its
+ * end.
  *
- * STREAM-S  It ends exactly once, by `end` or `response` to the client, or without a word when the client gave it up or is gone. Then the
- *           handler's signal aborts, its iterables end, and what it still says is dropped. What was lent to it ends when it has
- *           settled, which may be later.
+ * STREAM-S  It ends exactly once, by `end` or `response` to the client, or without a word when the client gave it up or
+ *           is gone. Then the handler's signal aborts, its iterables end, and what it still says is dropped. What was
+ *           lent to it ends when it has settled, which may be later.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ReceivedFrame } from "../../carrier/carrier.js";
@@ -45,7 +46,14 @@ export class ServerStream implements MessageSource {
   /** The handler has nothing more to do. */
   private settled = false;
 
-  constructor(connection: ServerConnection, served: ServerMethod, streamId: number, metadata: Uint8Array | undefined, timeoutMs: number, windows: StreamWindows) {
+  constructor(
+    connection: ServerConnection,
+    served: ServerMethod,
+    streamId: number,
+    metadata: Uint8Array | undefined,
+    timeoutMs: number,
+    windows: StreamWindows,
+  ) {
     this.connection = connection;
     this.served = served;
     this.streamId = streamId;
@@ -87,7 +95,10 @@ export class ServerStream implements MessageSource {
     return this.done;
   }
 
-  /** Calls the handler, once the gate has let the call in, in a context of the stream's own (CONTEXT-2). Nothing that the handler throws gets past here. */
+  /**
+   * Calls the handler, once the gate has let the call in, in a context of the stream's own (CONTEXT-2). Nothing that
+   * the handler throws gets past here.
+   */
   run(): void {
     if (this.done || this.isWaiting) return;
     let answer: StreamAnswer | PromiseLike<StreamAnswer>;
@@ -123,7 +134,8 @@ export class ServerStream implements MessageSource {
       const first = await iterator.next();
       if (first.done === true) throw new ConnectError("protocol error: missing output message", Code.Unimplemented);
       const second = await iterator.next();
-      if (second.done !== true) throw new ConnectError("protocol error: received extra output message", Code.Unimplemented);
+      if (second.done !== true)
+        throw new ConnectError("protocol error: received extra output message", Code.Unimplemented);
       this.respond(first.value);
       this.settle();
     } catch (error) {
@@ -198,7 +210,8 @@ export class ServerStream implements MessageSource {
   /** Those of interceptors belong behind the handler's. @throws whatever odd ones throw */
   private addTrailers(): void {
     const trailer = this.answer?.trailer;
-    if (trailer !== undefined && trailer !== this.context.responseTrailerIfAny) trailer.forEach((value, name) => this.context.responseTrailer.set(name, value));
+    if (trailer !== undefined && trailer !== this.context.responseTrailerIfAny)
+      trailer.forEach((value, name) => this.context.responseTrailer.set(name, value));
   }
 
   // What the connection tells.

@@ -4,9 +4,10 @@
  *
  * CALL-2  Every request is answered exactly once, unless the client gave it up or the connection is over; then its
  *         handler's signal aborts and what the handler returns is dropped.
- * DRAIN-1 A connection that goes away still takes requests until the client has said `goAway`, too: they were sent before the client knew. So no request
- *         is refused that a client could have sent in good faith, and none has to be sent twice. It is closed when all are answered and that was
- *         said; or some time after the last answer, if the client does not say it.
+ * DRAIN-1 A connection that goes away still takes requests until the client has said `goAway`, too: they were sent
+ *         before the client knew. So no request is refused that a client could have sent in good faith, and none has to
+ *         be sent twice. It is closed when all are answered and that was said; or some time after the last answer, if
+ *         the client does not say it.
  */
 import type { ContextValues } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -49,9 +50,15 @@ export interface ServerConnectionOptions {
 const BACKLOG_SLACK = 256;
 /** How long a client may take to read its last answers before the connection is closed under it. */
 const GO_AWAY_GRACE_MS = 100;
-/** How long one without open calls may take to say that it sends no more. Its event loop may be late; if it hangs, it does not say it. */
+/**
+ * How long one without open calls may take to say that it sends no more. Its event loop may be late; if it hangs, it
+ * does not say it.
+ */
 const CONSENT_GRACE_MS = 5000;
-/** The same for one that knows unary calls only: one that blocks its thread between calls, which says it with its next call, and sends again what was not taken; or an older one, which never says it. */
+/**
+ * The same for one that knows unary calls only: one that blocks its thread between calls, which says it with its next
+ * call, and sends again what was not taken; or an older one, which never says it.
+ */
 const CONSENT_GRACE_UNARY_MS = 1000;
 /** Turns of the event loop in which what has arrived is read. */
 const TURNS = 3;
@@ -81,7 +88,8 @@ export class ServerConnection implements FrameReceiver {
     this.onEnded = onEnded;
     this.sendQueue = new SendQueue(carrier, {
       onSent: (streamId, messageLength) => this.findStream(streamId)?.onSent(messageLength),
-      onFailed: (first, thrown, wasStarted) => this.onFailed(first, serializeError(thrown, "response", first.label), wasStarted),
+      onFailed: (first, thrown, wasStarted) =>
+        this.onFailed(first, serializeError(thrown, "response", first.label), wasStarted),
     });
     if (options.keepAlive === undefined) return;
     this.keepAlive = new KeepAlive(options.keepAlive, {
@@ -118,7 +126,10 @@ export class ServerConnection implements FrameReceiver {
     return this.draining !== undefined && !this.closed && this.openCalls === 0 && this.sendQueue.idle;
   }
 
-  /** DRAIN-1. The client closes when it has read its last answer and that we go away; if it does not, we do a little later. */
+  /**
+   * DRAIN-1. The client closes when it has read its last answer and that we go away; if it does not, we do a little
+   * later.
+   */
   private closeIfDrained(): void {
     if (this.goodbye !== undefined || !this.isDrained) return;
     const consentMs = this.options.windows === undefined ? CONSENT_GRACE_UNARY_MS : CONSENT_GRACE_MS;
@@ -158,7 +169,8 @@ export class ServerConnection implements FrameReceiver {
     this.framesReceived++;
     // Answers wait for calls that are open, so there are never more of them than streams; a client that sends on and
     // on without reading would have us keep refusals and pongs without bound.
-    if (this.sendQueue.backlog > this.options.maxStreams + BACKLOG_SLACK) throw new Violation("STREAM-5", "the client sends but does not read its answers");
+    if (this.sendQueue.backlog > this.options.maxStreams + BACKLOG_SLACK)
+      throw new Violation("STREAM-5", "the client sends but does not read its answers");
     switch (frame.kind) {
       case KIND.request:
         return inOwnContext(this.onRequest, frame);
@@ -205,7 +217,9 @@ export class ServerConnection implements FrameReceiver {
     this.closed = true;
     this.sendQueue.close();
     const open = this.calls.splice(0);
-    for (const call of open) if (call !== undefined) inRootContext(() => call.abandon(new ConnectError(`the client is gone: ${reason.detail}`, Code.Canceled)));
+    for (const call of open)
+      if (call !== undefined)
+        inRootContext(() => call.abandon(new ConnectError(`the client is gone: ${reason.detail}`, Code.Canceled)));
     this.openCalls = this.streams = 0;
     clearTimeout(this.goodbye);
     this.keepAlive?.stop();
@@ -214,23 +228,33 @@ export class ServerConnection implements FrameReceiver {
   }
 
   private onMethod(frame: ReceivedFrame): void {
-    if (frame.code >= METHODS_MAX) throw new Violation("METHOD-1", `method number ${frame.code} is past the limit of ${METHODS_MAX}`);
-    if (frame.metadataLength > PATH_BYTES_MAX) throw new Violation("METHOD-3", `a method's path of ${frame.metadataLength} bytes`);
+    if (frame.code >= METHODS_MAX)
+      throw new Violation("METHOD-1", `method number ${frame.code} is past the limit of ${METHODS_MAX}`);
+    if (frame.metadataLength > PATH_BYTES_MAX)
+      throw new Violation("METHOD-3", `a method's path of ${frame.metadataLength} bytes`);
     const path = Buffer.from(takeMetadata(frame) ?? []).toString("latin1");
-    this.methods[frame.code] = this.options.methods.get(path) ?? `${path} is not served here; check the service and method name, and that the server registers it`;
+    this.methods[frame.code] =
+      this.options.methods.get(path) ??
+      `${path} is not served here; check the service and method name, and that the server registers it`;
   }
 
   private readonly onRequest = (frame: ReceivedFrame): void => {
     const slot = frame.streamId & (SLOTS_MAX - 1);
-    if (slot >= this.options.maxStreams) throw new Violation("STREAM-4", `stream slot ${slot} is past the limit of ${this.options.maxStreams}`);
-    if (this.calls[slot] !== undefined) throw new Violation("STREAM-1", `stream slot ${slot} was opened while it is open`);
+    if (slot >= this.options.maxStreams)
+      throw new Violation("STREAM-4", `stream slot ${slot} is past the limit of ${this.options.maxStreams}`);
+    if (this.calls[slot] !== undefined)
+      throw new Violation("STREAM-1", `stream slot ${slot} was opened while it is open`);
     // Else answers that nobody takes would pile up without bound.
-    if (this.sendQueue.holds(slot)) throw new Violation("STREAM-6", `stream slot ${slot} was opened before its last answer was taken`);
+    if (this.sendQueue.holds(slot))
+      throw new Violation("STREAM-6", `stream slot ${slot} was opened before its last answer was taken`);
     const method = this.methods[frame.code];
     if (method === undefined) throw new Violation("METHOD-2", `method number ${frame.code} was not defined`);
     const opensStream = (frame.flags & FLAG.endStream) === 0 && this.options.windows !== undefined;
-    if (opensStream && frame.messageLength > 0) throw new Violation("STREAM-7", "a request that opens a stream brings a message");
-    const refusal = this.refusal(method) ?? (typeof method === "string" || method.gate !== undefined ? undefined : excess(method, frame));
+    if (opensStream && frame.messageLength > 0)
+      throw new Violation("STREAM-7", "a request that opens a stream brings a message");
+    const refusal =
+      this.refusal(method) ??
+      (typeof method === "string" || method.gate !== undefined ? undefined : excess(method, frame));
     if (refusal !== undefined || typeof method === "string") return this.sendError(frame.streamId, refusal!, undefined);
     if (opensStream || method.handle === undefined) return this.openStream(method, frame, opensStream);
     const call = new ServerCall(this, method, frame.streamId, takeMetadata(frame), frame.argument);
@@ -241,7 +265,8 @@ export class ServerConnection implements FrameReceiver {
       return;
     }
     if ((frame.flags & FLAG.more) !== 0 || frame.following) return this.assemble(call, frame);
-    const scoped = isScoped(method.receivePolicy.lifetime) && (frame.spanCount > 0 || method.receivePolicy.lifetime === "strict");
+    const scoped =
+      isScoped(method.receivePolicy.lifetime) && (frame.spanCount > 0 || method.receivePolicy.lifetime === "strict");
     let message: unknown;
     try {
       message = decodeWhole(method.input, frame, this.carrier.spanSource, method.receivePolicy);
@@ -266,7 +291,14 @@ export class ServerConnection implements FrameReceiver {
 
   /** @param isOpen messages follow; else the only one is in the frame */
   private openStream(method: ServerMethod, frame: ReceivedFrame, isOpen: boolean): void {
-    const stream = new ServerStream(this, method, frame.streamId, takeMetadata(frame), frame.argument, this.options.windows!);
+    const stream = new ServerStream(
+      this,
+      method,
+      frame.streamId,
+      takeMetadata(frame),
+      frame.argument,
+      this.options.windows!,
+    );
     this.calls[frame.streamId & (SLOTS_MAX - 1)] = stream;
     this.countCall();
     this.streams++;
@@ -283,9 +315,13 @@ export class ServerConnection implements FrameReceiver {
 
   private refusal(method: ServerMethod | string): ConnectError | undefined {
     if (typeof method === "string") return new ConnectError(method, Code.Unimplemented);
-    if (this.clientLeft) return new ConnectError("the server is shutting down, and this client had said that it knows", Code.Unavailable);
+    if (this.clientLeft)
+      return new ConnectError("the server is shutting down, and this client had said that it knows", Code.Unavailable);
     if (method.handle === undefined && this.options.windows === undefined) {
-      return new ConnectError(`${method.path} is a streaming method; the client's version of isthmus knows unary calls only`, Code.Unimplemented);
+      return new ConnectError(
+        `${method.path} is a streaming method; the client's version of isthmus knows unary calls only`,
+        Code.Unimplemented,
+      );
     }
     return undefined;
   }
@@ -296,7 +332,8 @@ export class ServerConnection implements FrameReceiver {
     if (call === undefined) return;
     if (call instanceof ServerStream) return call.onMessage(frame);
     if (call.waiting?.refusal !== undefined) return;
-    if (call.reassembler === undefined || call.waiting?.isWhole === true) throw new Violation("STREAM-3", "a fragment without its message's first frame");
+    if (call.reassembler === undefined || call.waiting?.isWhole === true)
+      throw new Violation("STREAM-3", "a fragment without its message's first frame");
     if (call.reassembler.add(frame)) inOwnContext(this.onWhole, call);
   }
 
@@ -325,7 +362,11 @@ export class ServerConnection implements FrameReceiver {
       return this.closeIfDrained();
     }
     const code = (frame.code as Code) === Code.DeadlineExceeded ? Code.DeadlineExceeded : Code.Canceled;
-    inRootContext(() => call.abandon(new ConnectError(code === Code.Canceled ? "the client canceled the call" : "the operation timed out", code)));
+    inRootContext(() =>
+      call.abandon(
+        new ConnectError(code === Code.Canceled ? "the client canceled the call" : "the operation timed out", code),
+      ),
+    );
   }
 
   /** A message that was kept cannot be sent. */
@@ -354,7 +395,12 @@ export class ServerConnection implements FrameReceiver {
     this.closeIfDrained();
   }
 
-  send(call: ServerCall | ServerStream, metadata: Uint8Array | undefined, headerLength: number, message: unknown): void {
+  send(
+    call: ServerCall | ServerStream,
+    metadata: Uint8Array | undefined,
+    headerLength: number,
+    message: unknown,
+  ): void {
     this.sendQueue.send(
       KIND.response,
       FLAG.endStream,
@@ -376,7 +422,18 @@ export class ServerConnection implements FrameReceiver {
   }
 
   sendMessage({ streamId, served }: ServerStream, message: unknown): number {
-    return this.sendQueue.send(KIND.message, 0, 0, streamId, 0, undefined, served.output, message, served.options.writeMaxBytes, served.path);
+    return this.sendQueue.send(
+      KIND.message,
+      0,
+      0,
+      streamId,
+      0,
+      undefined,
+      served.output,
+      message,
+      served.options.writeMaxBytes,
+      served.path,
+    );
   }
 
   sendEnd({ streamId }: ServerStream, metadata: Uint8Array | undefined, headerLength: number): void {
@@ -392,10 +449,27 @@ export class ServerConnection implements FrameReceiver {
   }
 
   /** Never throws, whatever the error is. @param kind of the frame: how the client expects to be told */
-  sendError(streamId: number, error: ConnectError, context: CallContext | undefined, kind: number = KIND.response, withHeaders = true): void {
+  sendError(
+    streamId: number,
+    error: ConnectError,
+    context: CallContext | undefined,
+    kind: number = KIND.response,
+    withHeaders = true,
+  ): void {
     if (this.closed) return;
     const { code, status, metadata, headerLength } = encodeError(error, context, withHeaders);
-    this.sendQueue.send(kind, FLAG.endStream, code, streamId, headerLength, metadata, encodedBytes, status, status.length, "");
+    this.sendQueue.send(
+      kind,
+      FLAG.endStream,
+      code,
+      streamId,
+      headerLength,
+      metadata,
+      encodedBytes,
+      status,
+      status.length,
+      "",
+    );
   }
 }
 
@@ -403,6 +477,7 @@ export class ServerConnection implements FrameReceiver {
 function excess({ options }: ServerMethod, { messageLength, argument }: ReceivedFrame): ConnectError | undefined {
   const { readMaxBytes, maxTimeoutMs } = options;
   if (messageLength > readMaxBytes) return tooLarge(messageLength, readMaxBytes);
-  if (argument > maxTimeoutMs) return new ConnectError(`timeout ${argument}ms must be <= ${maxTimeoutMs}`, Code.InvalidArgument);
+  if (argument > maxTimeoutMs)
+    return new ConnectError(`timeout ${argument}ms must be <= ${maxTimeoutMs}`, Code.InvalidArgument);
   return undefined;
 }

@@ -1,9 +1,9 @@
 /**
- * How long iterables are pulled from within one turn of the event loop. One that always has its next message at hand goes on from
- * microtask to microtask; without an end to that, timers and sockets would never be served.
+ * How long iterables are pulled from within one turn of the event loop. One that always has its next message at hand
+ * goes on from microtask to microtask; without an end to that, timers and sockets would never be served.
  *
- * TURN-1  Within a turn, all writers together pull for about `BUDGET_MILLIS`, counted from the turn's first pulls; who wants more
- *         waits for the next turn.
+ * TURN-1  Within a turn, all writers together pull for about `BUDGET_MILLIS`, counted from the turn's first pulls; who
+ *         wants more waits for the next turn.
  */
 import { nowMs, setImmediate } from "../../os/timers.js";
 

@@ -7,17 +7,41 @@ import { Violation } from "../../memory/shared/violation.js";
 import { FLAG, MESSAGE_COST_BYTES } from "../../wire/frame.js";
 import { StreamReader, takeSingle } from "./stream-reader.js";
 
-const codec = { decode: (input: Uint8Array, offset: number, byteLength: number) => ({ bytes: [...input.subarray(offset, offset + byteLength)] }) } as unknown as MessageCodec;
+const codec = {
+  decode: (input: Uint8Array, offset: number, byteLength: number) => ({
+    bytes: [...input.subarray(offset, offset + byteLength)],
+  }),
+} as unknown as MessageCodec;
 
 function frameOf(bytes: number[], more: Partial<ReceivedFrame> = {}): ReceivedFrame {
   const scratch = Uint8Array.from(bytes);
   const length = bytes.length;
-  return { flags: 0, messageLength: length, inlineLength: length, fragmentLength: length, scratch, fragmentSource: scratch, fragmentOffset: 0, spanCount: 0, following: false, spans: [], ...more } as unknown as ReceivedFrame;
+  return {
+    flags: 0,
+    messageLength: length,
+    inlineLength: length,
+    fragmentLength: length,
+    scratch,
+    fragmentSource: scratch,
+    fragmentOffset: 0,
+    spanCount: 0,
+    following: false,
+    spans: [],
+    ...more,
+  } as unknown as ReceivedFrame;
 }
 
 function readerOf(windowBytes: number, statusFollows = false) {
   const grants: number[] = [];
-  const options = { codec, receivePolicy: { lifetime: "collected", callLabel: "/test.Service/Method" }, readMaxBytes: 1000, windowBytes, spanSource: undefined, isSingle: false, statusFollows } as const;
+  const options = {
+    codec,
+    receivePolicy: { lifetime: "collected", callLabel: "/test.Service/Method" },
+    readMaxBytes: 1000,
+    windowBytes,
+    spanSource: undefined,
+    isSingle: false,
+    statusFollows,
+  } as const;
   return { reader: new StreamReader(options, (bytes) => grants.push(bytes)), grants };
 }
 
@@ -96,7 +120,17 @@ test("what is dropped is not pulled any more", async () => {
 test("messages that are too large or cannot be decoded fail the call, not the connection", () => {
   assert.equal(readerOf(1000).reader.take(frameOf([1], { messageLength: 1001 }))?.code, Code.ResourceExhausted);
   const { reader } = readerOf(1000);
-  const failing = new StreamReader({ ...(reader as unknown as { options: object }).options, codec: { decode: () => { throw new Error("bad bytes"); } } } as never, () => undefined);
+  const failing = new StreamReader(
+    {
+      ...(reader as unknown as { options: object }).options,
+      codec: {
+        decode: () => {
+          throw new Error("bad bytes");
+        },
+      },
+    } as never,
+    () => undefined,
+  );
   assert.match(failing.take(frameOf([1]))!.message, /parse binary: bad bytes/);
 });
 
@@ -115,5 +149,9 @@ test("exactly one message is single", async () => {
     for (const message of messages) yield await Promise.resolve(message);
   }
   assert.equal(await takeSingle(of(7)), 7);
-  for (const messages of [of(), of(1, 2)]) await assert.rejects(takeSingle(messages), (error: unknown) => error instanceof ConnectError && error.code === Code.Unimplemented);
+  for (const messages of [of(), of(1, 2)])
+    await assert.rejects(
+      takeSingle(messages),
+      (error: unknown) => error instanceof ConnectError && error.code === Code.Unimplemented,
+    );
 });

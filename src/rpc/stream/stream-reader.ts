@@ -1,9 +1,11 @@
 /**
- * One direction of a stream as its receiver sees it: takes the frames of its messages, keeps decoded messages until they are
- * pulled, and grants the sender credit for those that were.
+ * One direction of a stream as its receiver sees it: takes the frames of its messages, keeps decoded messages until
+ * they are pulled, and grants the sender credit for those that were.
  *
- * CREDIT-2  Granted is what was pulled, and nothing else: the window and one message bound what is kept here, also if the consumer is slow.
- * STREAM-R  A message's scope ends when the next one is pulled, before that one arrives: a sender may need the memory for it.
+ * CREDIT-2  Granted is what was pulled, and nothing else: the window and one message bound what is kept here, also if
+ *           the consumer is slow.
+ * STREAM-R  A message's scope ends when the next one is pulled, before that one arrives: a sender may need the memory
+ *           for it.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ReceivedFrame, SpanSource } from "../../carrier/carrier.js";
@@ -108,7 +110,10 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     return this.begin(frame, cost);
   }
 
-  /** Takes the first frame of the only message of this direction, which came with a frame of another kind and costs no credit. */
+  /**
+   * Takes the first frame of the only message of this direction, which came with a frame of another kind and costs no
+   * credit.
+   */
   takeOnly(frame: ReceivedFrame): ConnectError | undefined {
     this.lastBegun = this.lastIsEnd = true;
     return this.begin(frame, 0);

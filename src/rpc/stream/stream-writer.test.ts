@@ -60,7 +60,10 @@ test("messages are pulled as long as there is credit, the last of it may be over
 
 test("more credit than was used breaks the protocol (CREDIT-2)", () => {
   const { writer } = writerOf(1000);
-  assert.throws(() => writer.onCredit(1), (error: unknown) => error instanceof Violation && error.rule === "CREDIT-2");
+  assert.throws(
+    () => writer.onCredit(1),
+    (error: unknown) => error instanceof Violation && error.rule === "CREDIT-2",
+  );
 });
 
 test("a message that is kept holds the next one back until it is out, and costs then", async () => {
@@ -114,7 +117,22 @@ test("what is thrown by the iterable, or in sending, is told, once", async () =>
 });
 
 test("what is no result of an iterator is told as if it had thrown", async () => {
-  const wrong = [undefined, null, "text", { get done(): boolean { throw new Error("mine"); } }, { done: false, get value(): unknown { throw new Error("mine"); } }];
+  const wrong = [
+    undefined,
+    null,
+    "text",
+    {
+      get done(): boolean {
+        throw new Error("mine");
+      },
+    },
+    {
+      done: false,
+      get value(): unknown {
+        throw new Error("mine");
+      },
+    },
+  ];
   for (const result of wrong) {
     const { writer, sent, events } = writerOf(COST);
     writer.start({ next: () => Promise.resolve(result as never) });

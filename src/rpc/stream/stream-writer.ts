@@ -1,12 +1,13 @@
 /**
- * One direction of a stream as its sender sees it: pulls the user's iterable, a message at a time, whenever the last one is out
- * and there is credit.
+ * One direction of a stream as its sender sees it: pulls the user's iterable, a message at a time, whenever the last
+ * one is out and there is credit.
  *
- * CREDIT-1  A message is begun only with credit left. It may cost more than that: then the next one waits until the receiver has
- *           granted the debt, too. So any message can be sent, and what the receiver has to keep is bounded by its window and one message.
- * STREAM-W  SUBTLE: the iterable is never pulled from within a send, a drain or a pump: a writer that waits goes on in a microtask, in the
- *           async context in which it came to wait, which is that of its user. It is closed in a context of the stream's own, too (CONTEXT-2):
- *           closing runs the iterable's `finally`.
+ * CREDIT-1  A message is begun only with credit left. It may cost more than that: then the next one waits until the
+ *           receiver has granted the debt, too. So any message can be sent, and what the receiver has to keep is
+ *           bounded by its window and one message.
+ * STREAM-W  SUBTLE: the iterable is never pulled from within a send, a drain or a pump: a writer that waits goes on in
+ *           a microtask, in the async context in which it came to wait, which is that of its user. It is closed in a
+ *           context of the stream's own, too (CONTEXT-2): closing runs the iterable's `finally`.
  */
 import { AsyncResource } from "node:async_hooks";
 import { Violation } from "../../memory/shared/violation.js";
@@ -88,8 +89,10 @@ export class StreamWriter {
     let done: boolean | undefined;
     let message: unknown;
     try {
-      // The user's: it may be no object, or have getters. SUBTLE: text has no `done` either, and would be a stream without an end.
-      if (typeof result !== "object" || result === null) throw new TypeError(`the iterator's result is not an object but ${result === null ? "null" : typeof result}`);
+      // The user's: it may be no object, or have getters. SUBTLE: text has no `done` either, and would be a stream
+      // without an end.
+      if (typeof result !== "object" || result === null)
+        throw new TypeError(`the iterator's result is not an object but ${result === null ? "null" : typeof result}`);
       done = result.done;
       if (done !== true) message = result.value;
     } catch (error) {
@@ -153,7 +156,11 @@ export class StreamWriter {
   /** The receiver grants more. @throws Violation */
   onCredit(bytes: number): void {
     this.credit += bytes;
-    if (this.credit > this.windowBytes) throw new Violation("CREDIT-2", `a stream was granted ${bytes} bytes, ${this.credit - this.windowBytes} more than it had used`);
+    if (this.credit > this.windowBytes)
+      throw new Violation(
+        "CREDIT-2",
+        `a stream was granted ${bytes} bytes, ${this.credit - this.windowBytes} more than it had used`,
+      );
     if (this.credit > 0 && !this.held) this.goOn();
   }
 

@@ -17,7 +17,9 @@ export interface Result {
 }
 
 /** A client of the service, whose type is known at run time only. */
-type Client = Readonly<Record<string, (request: unknown, options: CallOptions) => Promise<Response> & AsyncIterable<Response>>>;
+type Client = Readonly<
+  Record<string, (request: unknown, options: CallOptions) => Promise<Response> & AsyncIterable<Response>>
+>;
 
 /** @throws Error if the call cannot be made at all */
 export async function call(schema: Schema, transport: Transport, request: ClientCompatRequest): Promise<Result> {
@@ -25,7 +27,8 @@ export async function call(schema: Schema, transport: Transport, request: Client
   if (method === undefined) throw new Error(`the service has no method ${request.method}`);
   const messages = request.requestMessages.map((any) => schema.unpack(any));
   const isSingle = method.methodKind === "unary" || method.methodKind === "server_streaming";
-  if (isSingle && messages.length !== 1) throw new Error(`${messages.length} messages for ${method.name}, which takes one`);
+  if (isSingle && messages.length !== 1)
+    throw new Error(`${messages.length} messages for ${method.name}, which takes one`);
 
   const result: Result = { responseHeaders: [], responseTrailers: [], payloads: [], numUnsentRequests: 0 };
   const abort = new AbortController();
@@ -78,7 +81,9 @@ export async function call(schema: Schema, transport: Transport, request: Client
 
 function timingOf({ cancel }: ClientCompatRequest): CancelTiming {
   // Nothing said of the time means at once.
-  return cancel !== undefined && cancel.cancelTiming.case === undefined ? { case: "afterCloseSendMs", value: 0 } : (cancel?.cancelTiming ?? { case: undefined });
+  return cancel !== undefined && cancel.cancelTiming.case === undefined
+    ? { case: "afterCloseSendMs", value: 0 }
+    : (cancel?.cancelTiming ?? { case: undefined });
 }
 
 function describe(error: ConnectError, result: Result): void {

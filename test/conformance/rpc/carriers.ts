@@ -20,7 +20,12 @@ export interface Place {
 }
 
 /** @param folder for sockets */
-export async function listenOver(carrier: Carrier, server: IsthmusServer, { useTls, serverCreds, clientTlsCert }: ServerCompatRequest, folder: string): Promise<Place> {
+export async function listenOver(
+  carrier: Carrier,
+  server: IsthmusServer,
+  { useTls, serverCreds, clientTlsCert }: ServerCompatRequest,
+  folder: string,
+): Promise<Place> {
   if (carrier !== "http") {
     const path = join(folder, `${process.pid}.sock`);
     await server.listen(path);
@@ -28,8 +33,16 @@ export async function listenOver(carrier: Carrier, server: IsthmusServer, { useT
   }
   if (!useTls) return placeOf(await server.listen("http://127.0.0.1:0"));
   const { cert, key } = serverCreds!;
-  const clients = clientTlsCert.length === 0 ? {} : { requestCert: true, rejectUnauthorized: true, ca: Buffer.from(clientTlsCert) };
-  return { ...placeOf(await server.listen("https://127.0.0.1:0", { tls: { cert: Buffer.from(cert), key: Buffer.from(key), ...clients } })), pemCert: cert };
+  const clients =
+    clientTlsCert.length === 0 ? {} : { requestCert: true, rejectUnauthorized: true, ca: Buffer.from(clientTlsCert) };
+  return {
+    ...placeOf(
+      await server.listen("https://127.0.0.1:0", {
+        tls: { cert: Buffer.from(cert), key: Buffer.from(key), ...clients },
+      }),
+    ),
+    pemCert: cert,
+  };
 }
 
 function placeOf({ address }: { address: string }): Place {
@@ -44,13 +57,18 @@ export function transportOptionsFor(carrier: Carrier, request: ClientCompatReque
   const protocol = PROTOCOLS[request.protocol];
   if (protocol === undefined) throw new Error(`there is no protocol ${request.protocol}`);
   const compression = COMPRESSIONS[request.compression];
-  const own = clientTlsCreds === undefined ? {} : { cert: Buffer.from(clientTlsCreds.cert), key: Buffer.from(clientTlsCreds.key) };
+  const own =
+    clientTlsCreds === undefined
+      ? {}
+      : { cert: Buffer.from(clientTlsCreds.cert), key: Buffer.from(clientTlsCreds.key) };
   return {
     address: `${serverTlsCert.length > 0 ? "https" : "http"}://${host}:${port}`,
     readMaxBytes,
     protocol,
     // Less than no bytes: the runner wants empty messages compressed too.
-    ...(compression === undefined ? {} : { sendCompression: compression, acceptCompression: [compression], compressMinBytes: -1 }),
+    ...(compression === undefined
+      ? {}
+      : { sendCompression: compression, acceptCompression: [compression], compressMinBytes: -1 }),
     nodeOptions: { ca: Buffer.from(serverTlsCert), ...own },
   };
 }

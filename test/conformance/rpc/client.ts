@@ -30,7 +30,10 @@ async function main([descriptorSet, carrier]: readonly string[]): Promise<void> 
   async function answer(request: ClientCompatRequest): Promise<void> {
     let result: object;
     try {
-      result = { case: "response", value: schema.create("ClientResponseResult", await call(schema, transportFor(request), request)) };
+      result = {
+        case: "response",
+        value: schema.create("ClientResponseResult", await call(schema, transportFor(request), request)),
+      };
     } catch (error) {
       result = { case: "error", value: { message: String(error) } };
     }

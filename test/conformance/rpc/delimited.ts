@@ -1,4 +1,7 @@
-/** How the runner talks to programs: messages on standard input and output, each after its length in 4 bytes, big-endian. */
+/**
+ * How the runner talks to programs: messages on standard input and output, each after its length in 4 bytes,
+ * big-endian.
+ */
 
 /** The messages of standard input, as they come. */
 export async function* readMessages(): AsyncGenerator<Uint8Array> {

@@ -34,7 +34,12 @@ export interface Report {
 }
 
 /** @param folder for files of this run; must exist */
-export function run(runner: Runner, folder: string, { client, server }: Programs, { config, suites = [], knownFailures = [] }: Choice): Report {
+export function run(
+  runner: Runner,
+  folder: string,
+  { client, server }: Programs,
+  { config, suites = [], knownFailures = [] }: Choice,
+): Report {
   const configFile = join(folder, "config.yaml");
   writeFileSync(configFile, config);
   const suiteFolder = join(folder, "suites");
@@ -61,7 +66,9 @@ export function run(runner: Runner, folder: string, { client, server }: Programs
   if (error !== undefined) {
     const answered = new Set(cases);
     const open = named(/^Sending request for "(.+)"\.\.\.$/gm).filter((name) => !answered.has(name));
-    throw new Error(`the runner did not get to its end (${error.message}):\n${text}without answer:\n${open.join("\n")}`);
+    throw new Error(
+      `the runner did not get to its end (${error.message}):\n${text}without answer:\n${open.join("\n")}`,
+    );
   }
   const counts = /^(\d+) passed, (\d+) failed$/m.exec(stdout);
   assert.ok(counts !== null, `the runner gives no result:\n${text}`);

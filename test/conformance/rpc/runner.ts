@@ -1,6 +1,7 @@
 /**
- * Connect's conformance runner: a Go program, which also has the reference client and server in it. Neither it nor anything made
- * from its sources is part of this project: Go gets and builds it, once per version, into `node_modules/.cache`.
+ * Connect's conformance runner: a Go program, which also has the reference client and server in it. Neither it nor
+ * anything made from its sources is part of this project: Go gets and builds it, once per version, into
+ * `node_modules/.cache`.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from "node:fs";
@@ -15,7 +16,9 @@ const DOWNLOAD_MS_MAX = 120_000;
 /** Of the first build, on a slow machine. */
 const BUILD_MS_MAX = 600_000;
 
-const cache = fileURLToPath(new URL(`../../../../node_modules/.cache/isthmus/connectconformance-${VERSION}/`, import.meta.url));
+const cache = fileURLToPath(
+  new URL(`../../../../node_modules/.cache/isthmus/connectconformance-${VERSION}/`, import.meta.url),
+);
 
 export interface Runner {
   readonly program: string;
@@ -43,7 +46,9 @@ function install(folder: string): Runner | string {
     mkdirSync(cache, { recursive: true });
     const unfinished = mkdtempSync(join(cache, "unfinished-"));
     try {
-      const build = go(["install", `${MODULE}/cmd/connectconformance@${VERSION}`], folder, BUILD_MS_MAX, { GOBIN: unfinished });
+      const build = go(["install", `${MODULE}/cmd/connectconformance@${VERSION}`], folder, BUILD_MS_MAX, {
+        GOBIN: unfinished,
+      });
       if (build.complaint !== undefined) {
         // What it depends on is fetched now. The compiler names the package first.
         if (/^# /m.test(build.stderr)) throw new Error(`Go cannot build ${MODULE}@${VERSION}:\n${build.stderr}`);
@@ -73,5 +78,10 @@ function go(parameters: readonly string[], cwd: string, timeout: number, environ
     timeout,
     env: { ...process.env, GOFLAGS: "", GOWORK: "off", ...environment },
   });
-  return { stdout, stderr, error, complaint: error?.message ?? (status === 0 ? undefined : (stderr.trim().split("\n").at(-1) ?? "")) };
+  return {
+    stdout,
+    stderr,
+    error,
+    complaint: error?.message ?? (status === 0 ? undefined : (stderr.trim().split("\n").at(-1) ?? "")),
+  };
 }

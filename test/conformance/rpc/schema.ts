@@ -1,13 +1,22 @@
 /**
- * The messages of Connect's conformance runner. Their descriptors are taken from the runner's sources when the tests run; here
- * stand only the shapes of what our programs touch.
+ * The messages of Connect's conformance runner. Their descriptors are taken from the runner's sources when the tests
+ * run; here stand only the shapes of what our programs touch.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { DescMessage, DescService, FileRegistry, Message, MessageInitShape } from "@bufbuild/protobuf";
 import { create, createFileRegistry, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { Any } from "@bufbuild/protobuf/wkt";
-import { AnySchema, anyPack, anyUnpack, FileDescriptorProtoSchema, FileDescriptorSetSchema, file_google_protobuf_any, file_google_protobuf_empty, file_google_protobuf_struct } from "@bufbuild/protobuf/wkt";
+import {
+  AnySchema,
+  anyPack,
+  anyUnpack,
+  FileDescriptorProtoSchema,
+  FileDescriptorSetSchema,
+  file_google_protobuf_any,
+  file_google_protobuf_empty,
+  file_google_protobuf_struct,
+} from "@bufbuild/protobuf/wkt";
 import type { Runner } from "./runner.js";
 
 export interface Header {
@@ -64,7 +73,10 @@ export interface UnaryResponseDefinition {
   readonly responseHeaders: readonly Header[];
   readonly responseTrailers: readonly Header[];
   readonly responseDelayMs: number;
-  readonly response: { readonly case: "responseData"; readonly value: Uint8Array } | { readonly case: "error"; readonly value: RpcError } | { readonly case: undefined };
+  readonly response:
+    | { readonly case: "responseData"; readonly value: Uint8Array }
+    | { readonly case: "error"; readonly value: RpcError }
+    | { readonly case: undefined };
 }
 
 export interface StreamResponseDefinition {
@@ -130,14 +142,19 @@ export class Schema {
   }
 }
 
-/** Of the runner's messages, from the Go code that was generated from them, which has the descriptors as lists of bytes. */
+/**
+ * Of the runner's messages, from the Go code that was generated from them, which has the descriptors as lists of bytes.
+ */
 export function descriptorSetOf({ sources }: Runner): Uint8Array {
   const own = ["config", "service", "client_compat", "server_compat"].map((name) => {
     const path = join(sources, "internal/gen/proto/go/connectrpc/conformance/v1", `${name}.pb.go`);
-    const bytes = /_rawDesc = \[\]byte\{([^}]+)\}/.exec(readFileSync(path, "utf8"))?.[1].match(/0x[0-9a-f]{2}/g) ?? undefined;
+    const bytes =
+      /_rawDesc = \[\]byte\{([^}]+)\}/.exec(readFileSync(path, "utf8"))?.[1].match(/0x[0-9a-f]{2}/g) ?? undefined;
     if (bytes === undefined) throw new Error(`${path} does not have the descriptor as a list of bytes`);
     return fromBinary(FileDescriptorProtoSchema, Uint8Array.from(bytes, Number));
   });
-  const known = [file_google_protobuf_any, file_google_protobuf_empty, file_google_protobuf_struct].map((file) => file.proto);
+  const known = [file_google_protobuf_any, file_google_protobuf_empty, file_google_protobuf_struct].map(
+    (file) => file.proto,
+  );
   return toBinary(FileDescriptorSetSchema, create(FileDescriptorSetSchema, { file: [...known, ...own] }));
 }

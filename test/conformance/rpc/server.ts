@@ -1,6 +1,6 @@
 /**
- * The server that the runner tests: takes one request from standard input that says how to serve, answers where it does, and
- * serves until it is told to stop.
+ * The server that the runner tests: takes one request from standard input that says how to serve, answers where it
+ * does, and serves until it is told to stop.
  *
  *   node server.js <descriptor set> <carrier> <folder for sockets>
  */

@@ -3,7 +3,16 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Message } from "@bufbuild/protobuf";
 import type { ConnectRouter, HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { ConnectError } from "@connectrpc/connect";
-import type { BidiRequest, Header, RpcError, Schema, StreamRequest, StreamResponseDefinition, UnaryRequest, UnaryResponseDefinition } from "./schema.js";
+import type {
+  BidiRequest,
+  Header,
+  RpcError,
+  Schema,
+  StreamRequest,
+  StreamResponseDefinition,
+  UnaryRequest,
+  UnaryResponseDefinition,
+} from "./schema.js";
 
 export function routesOf(schema: Schema): (router: ConnectRouter) => void {
   /** What the handler sees of the call; a client gets it with the first answer, or with the error. */
@@ -22,7 +31,11 @@ export function routesOf(schema: Schema): (router: ConnectRouter) => void {
     return new ConnectError(message, code, undefined, outgoing);
   }
 
-  async function unary(definition: UnaryResponseDefinition | undefined, requests: readonly Message[], context: HandlerContext) {
+  async function unary(
+    definition: UnaryResponseDefinition | undefined,
+    requests: readonly Message[],
+    context: HandlerContext,
+  ) {
     setMetadata(definition, context);
     const { response, responseDelayMs = 0 } = definition ?? {};
     if (responseDelayMs > 0) await sleep(responseDelayMs);
@@ -32,19 +45,30 @@ export function routesOf(schema: Schema): (router: ConnectRouter) => void {
   }
 
   /** The answers from number `first` on, and the error after the last. */
-  async function* answers(definition: StreamResponseDefinition | undefined, first: number, requests: readonly Message[], context: HandlerContext) {
+  async function* answers(
+    definition: StreamResponseDefinition | undefined,
+    first: number,
+    requests: readonly Message[],
+    context: HandlerContext,
+  ) {
     if (definition === undefined) return;
     const { responseData, responseDelayMs, error } = definition;
     for (let number = first; number < responseData.length; number++) {
       if (responseDelayMs > 0) await sleep(responseDelayMs);
-      yield { payload: { data: responseData[number], ...(number === 0 ? { requestInfo: requestInfo(requests, context) } : {}) } };
+      yield {
+        payload: {
+          data: responseData[number],
+          ...(number === 0 ? { requestInfo: requestInfo(requests, context) } : {}),
+        },
+      };
     }
     if (error !== undefined) throw errorOf(error, responseData.length === 0 ? [requestInfo(requests, context)] : []);
   }
 
   const implementation = {
     unary: (request: UnaryRequest, context: HandlerContext) => unary(request.responseDefinition, [request], context),
-    idempotentUnary: (request: UnaryRequest, context: HandlerContext) => unary(request.responseDefinition, [request], context),
+    idempotentUnary: (request: UnaryRequest, context: HandlerContext) =>
+      unary(request.responseDefinition, [request], context),
     async clientStream(requests: AsyncIterable<UnaryRequest>, context: HandlerContext) {
       const received: UnaryRequest[] = [];
       for await (const request of requests) received.push(request);
@@ -86,7 +110,10 @@ export function addHeaders(headers: Headers, more: readonly Header[]): Headers {
   return headers;
 }
 
-function setMetadata(definition: UnaryResponseDefinition | StreamResponseDefinition | undefined, context: HandlerContext): void {
+function setMetadata(
+  definition: UnaryResponseDefinition | StreamResponseDefinition | undefined,
+  context: HandlerContext,
+): void {
   addHeaders(context.responseHeader, definition?.responseHeaders ?? []);
   addHeaders(context.responseTrailer, definition?.responseTrailers ?? []);
 }

@@ -1,6 +1,7 @@
 /**
- * Which of the runner's cases are run over our own carriers. In mode "both" the runner leaves out the suites that are for a
- * client or a server only; some of these have nothing to do with HTTP and are run as well. All others are named here, and so are cases that a client over HTTP is known not to pass.
+ * Which of the runner's cases are run over our own carriers. In mode "both" the runner leaves out the suites that are
+ * for a client or a server only; some of these have nothing to do with HTTP and are run as well. All others are named
+ * here, and so are cases that a client over HTTP is known not to pass.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";

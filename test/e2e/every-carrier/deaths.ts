@@ -1,4 +1,7 @@
-/** The end of a connection under open streams: by the server's close, by the transport's, by the death of either process. */
+/**
+ * The end of a connection under open streams: by the server's close, by the transport's, by the death of either
+ * process.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -29,7 +32,12 @@ export function deaths(scene: Scene): void {
     // It could wait for a server that takes over.
     const contextValues = createContextValues().set(waitForReady, false);
     let refused: unknown;
-    await waitUntil("later streams to be refused", () => client.sum(items(2), { contextValues }).then(() => "it is served", (error: unknown) => (refused = error) !== undefined));
+    await waitUntil("later streams to be refused", () =>
+      client.sum(items(2), { contextValues }).then(
+        () => "it is served",
+        (error: unknown) => (refused = error) !== undefined,
+      ),
+    );
     // While the server's goodbye is on its way, Connect's transport makes "Internal" of a stream that is refused.
     const codes = scene.isOwn ? [Code.Unavailable] : [Code.Unavailable, Code.Internal];
     assert.ok(codes.includes(ConnectError.from(refused).code), String(refused));
@@ -67,7 +75,8 @@ export function deaths(scene: Scene): void {
     const { outcomes, started } = openStreams((i) => ({ ...scripted({ hangs: true }, `${prefix}${i}`) }), client);
     await within(60_000, "all streams to run", started);
     await transport.close();
-    for (const { error } of await Promise.all(outcomes.map(({ outcome }) => outcome))) assert.equal(ConnectError.from(error).code, Code.Unavailable);
+    for (const { error } of await Promise.all(outcomes.map(({ outcome }) => outcome)))
+      assert.equal(ConnectError.from(error).code, Code.Unavailable);
     await waitUntil("all handlers to end", async () => (await server.totals(prefix)).finished === STREAMS);
     assert.equal((await server.totals(prefix)).aborted, STREAMS);
     await failure(all(client.count({})), Code.Unavailable, /closed/);
@@ -85,19 +94,36 @@ export function deaths(scene: Scene): void {
     // Connect's transport makes "Aborted" of a connection that was reset.
     const codes = scene.isOwn ? [Code.Unavailable] : [Code.Unavailable, Code.Aborted];
     for (const { error } of ended) assert.ok(codes.includes(ConnectError.from(error).code), String(error));
-    await waitUntil("all requests to be closed", () => outcomes.every(({ requests }) => requests?.closed !== false) || `${outcomes.filter(({ requests }) => requests?.closed === false).length} are open`);
-    for (const { again } of outcomes) assert.deepEqual(await again?.(), again === undefined ? undefined : { done: true, value: undefined });
+    await waitUntil(
+      "all requests to be closed",
+      () =>
+        outcomes.every(({ requests }) => requests?.closed !== false) ||
+        `${outcomes.filter(({ requests }) => requests?.closed === false).length} are open`,
+    );
+    for (const { again } of outcomes)
+      assert.deepEqual(await again?.(), again === undefined ? undefined : { done: true, value: undefined });
   });
 
   test("a client that is killed ends the handlers of its streams", async (context) => {
     const server = await scene.serve(context, {}, "one process");
     const prefix = `${scene.newCall()}-`;
-    const child = await startChild(context, "servers/stream-client.js", { carrier: scene.carrier, address: server.address, prefix, streams: STREAMS } satisfies StreamClientData);
+    const child = await startChild(context, "servers/stream-client.js", {
+      carrier: scene.carrier,
+      address: server.address,
+      prefix,
+      streams: STREAMS,
+    } satisfies StreamClientData);
     await child.ask("started");
     assert.deepEqual(await server.totals(prefix), { calls: STREAMS, finished: 0, aborted: 0 });
     await child.kill();
-    await waitUntil("all signals to abort", async () => (await server.totals(prefix)).aborted === STREAMS || JSON.stringify(await server.totals(prefix)));
-    await waitUntil("all handlers to end", async () => (await server.totals(prefix)).finished === STREAMS || JSON.stringify(await server.totals(prefix)));
+    await waitUntil(
+      "all signals to abort",
+      async () => (await server.totals(prefix)).aborted === STREAMS || JSON.stringify(await server.totals(prefix)),
+    );
+    await waitUntil(
+      "all handlers to end",
+      async () => (await server.totals(prefix)).finished === STREAMS || JSON.stringify(await server.totals(prefix)),
+    );
     const { client } = connectStreams(context, server);
     assert.equal((await all(client.count({ count: 3n }))).length, 3);
     const stats = await server.stats();
@@ -112,7 +138,10 @@ interface Opened {
   readonly again: (() => Promise<unknown>) | undefined;
 }
 
-/** Streams of all kinds that go on until somebody ends them; `started` when each has had a message, or its request taken. */
+/**
+ * Streams of all kinds that go on until somebody ends them; `started` when each has had a message, or its request
+ * taken.
+ */
 function openStreams(
   options: (i: number) => { headers: Record<string, string> },
   client: ReturnType<typeof connectStreams>["client"],
@@ -127,7 +156,10 @@ function openStreams(
       return { number: BigInt(n), data: new Uint8Array((i * 997) % 30_000) };
     });
     if (i % 3 === 0) return { outcome: outcomeOf(once(client.sum(requests, options(i)))), requests, again: undefined };
-    const replies = i % 3 === 1 ? client.count({ count: 1_000_000n, pauseMs: STREAM_PAUSE_MS, dataBytes: (i * 997) % 30_000 }, options(i)) : client.chat(requests, options(i));
+    const replies =
+      i % 3 === 1
+        ? client.count({ count: 1_000_000n, pauseMs: STREAM_PAUSE_MS, dataBytes: (i * 997) % 30_000 }, options(i))
+        : client.chat(requests, options(i));
     const iterator = replies[Symbol.asyncIterator]();
     const counted = (async function* () {
       let count = 0;

@@ -1,4 +1,7 @@
-/** Ends by time and by wish: deadlines, signals, iterators that are given up. Both sides learn of it soon, with the right code. */
+/**
+ * Ends by time and by wish: deadlines, signals, iterators that are given up. Both sides learn of it soon, with the
+ * right code.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -23,12 +26,13 @@ async function finished(server: SceneServer, call: string): Promise<Awaited<Retu
 export function ending(scene: Scene): void {
   test("a deadline ends a stream of every kind, here and in the handler, with DeadlineExceeded", async (context) => {
     const { client, server } = await scene.connect(context);
-    const kinds: Record<string, (options: { headers: Record<string, string>; timeoutMs: number }) => Promise<unknown>> = {
-      unary: (options) => client.echo({}, options),
-      "server streaming": (options) => all(client.count({ count: 3n }, options)),
-      "client streaming": (options) => client.sum(items(3), options),
-      bidirectional: (options) => all(client.chat(items(3), options)),
-    };
+    const kinds: Record<string, (options: { headers: Record<string, string>; timeoutMs: number }) => Promise<unknown>> =
+      {
+        unary: (options) => client.echo({}, options),
+        "server streaming": (options) => all(client.count({ count: 3n }, options)),
+        "client streaming": (options) => client.sum(items(3), options),
+        bidirectional: (options) => all(client.chat(items(3), options)),
+      };
     await Promise.all(
       Object.entries(kinds).map(async ([kind, run]) => {
         const call = scene.newCall();
@@ -36,7 +40,10 @@ export function ending(scene: Scene): void {
         await failure(run({ ...scripted({ hangs: true }, call), timeoutMs: DEADLINE_MS }), Code.DeadlineExceeded, /./);
         assert.ok(performance.now() - start >= DEADLINE_MS - 10, `${kind}: too early`);
         const { timeoutMs, aborted } = await finished(server, call);
-        assert.ok(timeoutMs !== undefined && timeoutMs > 0 && timeoutMs <= DEADLINE_MS, `${kind}: the handler had ${timeoutMs} ms`);
+        assert.ok(
+          timeoutMs !== undefined && timeoutMs > 0 && timeoutMs <= DEADLINE_MS,
+          `${kind}: the handler had ${timeoutMs} ms`,
+        );
         assert.ok(aborted !== undefined, kind);
         if (scene.isOwn) assert.equal(aborted.code, "DeadlineExceeded", kind);
       }),
@@ -46,7 +53,9 @@ export function ending(scene: Scene): void {
   test("messages that arrived before the deadline are delivered", async (context) => {
     const { client, server } = await scene.connect(context);
     const call = scene.newCall();
-    const { messages, error } = await outcomeOf(client.count({ count: 5n }, { ...scripted({ hangs: true }, call), timeoutMs: DEADLINE_MS }));
+    const { messages, error } = await outcomeOf(
+      client.count({ count: 5n }, { ...scripted({ hangs: true }, call), timeoutMs: DEADLINE_MS }),
+    );
     assert.deepEqual(numbersOf(messages), upTo(5));
     assert.equal(ConnectError.from(error).code, Code.DeadlineExceeded);
     await finished(server, call);
@@ -56,7 +65,11 @@ export function ending(scene: Scene): void {
     const { client, server } = await scene.connect(context);
     const call = scene.newCall();
     const requests = items(1_000_000, (i) => ({ number: BigInt(i), data: new Uint8Array(1000) }));
-    await failure(client.sum(requests, { ...scripted({ neverReads: true, hangs: true }, call), timeoutMs: DEADLINE_MS }), Code.DeadlineExceeded, /./);
+    await failure(
+      client.sum(requests, { ...scripted({ neverReads: true, hangs: true }, call), timeoutMs: DEADLINE_MS }),
+      Code.DeadlineExceeded,
+      /./,
+    );
     await waitUntil("the requests to be closed", () => requests.closed);
     await finished(server, call);
   });
@@ -76,7 +89,11 @@ export function ending(scene: Scene): void {
     const server = await scene.serve(context, { maxTimeoutMs: 60_000 }, "one process");
     const { client } = connectStreams(context, server);
     const call = scene.newCall();
-    await failure(all(client.count({ count: 1n }, { ...scripted({}, call), timeoutMs: 120_000 })), Code.InvalidArgument, /timeout/);
+    await failure(
+      all(client.count({ count: 1n }, { ...scripted({}, call), timeoutMs: 120_000 })),
+      Code.InvalidArgument,
+      /timeout/,
+    );
     await failure(client.sum(items(2), { ...scripted({}, call), timeoutMs: 600_000 }), Code.InvalidArgument, /timeout/);
     if (scene.isOwn) assert.equal((await server.seen(call)).calls, 0);
     assert.equal((await all(client.count({ count: 1n }, { timeoutMs: 60_000 }))).length, 1);
@@ -101,7 +118,10 @@ export function ending(scene: Scene): void {
     const requests = items(3);
     const taken: number[] = [];
     const run = (async () => {
-      for await (const { number } of client.chat(requests, { ...scripted({ hangs: true }, call), signal: controller.signal })) {
+      for await (const { number } of client.chat(requests, {
+        ...scripted({ hangs: true }, call),
+        signal: controller.signal,
+      })) {
         taken.push(Number(number));
         if (taken.length === 3) controller.abort();
       }
@@ -128,7 +148,9 @@ export function ending(scene: Scene): void {
     const { client, server } = await scene.connect(context);
     const controller = new AbortController();
     const call = scene.newCall();
-    const replies = client.count({ count: 1n }, { ...scripted({ hangs: true }, call), signal: controller.signal })[Symbol.asyncIterator]();
+    const replies = client
+      .count({ count: 1n }, { ...scripted({ hangs: true }, call), signal: controller.signal })
+      [Symbol.asyncIterator]();
     assert.equal((await replies.next()).done, false);
     const next = replies.next();
     controller.abort();
@@ -158,7 +180,9 @@ export function ending(scene: Scene): void {
     const { client, server } = await scene.connect(context);
     const controller = new AbortController();
     const call = scene.newCall();
-    const replies = client.count({ count: 1_000_000n, dataBytes: 1000 }, { ...scripted({}, call), signal: controller.signal })[Symbol.asyncIterator]();
+    const replies = client
+      .count({ count: 1_000_000n, dataBytes: 1000 }, { ...scripted({}, call), signal: controller.signal })
+      [Symbol.asyncIterator]();
     await replies.next();
     let before = -1;
     await waitUntil("the handler to be held back", async () => {
@@ -187,7 +211,10 @@ export function ending(scene: Scene): void {
     const { client, server } = await scene.connect(context);
     const controller = new AbortController();
     const call = scene.newCall();
-    assert.equal((await all(client.count({ count: 3n }, { ...scripted({}, call), signal: controller.signal }))).length, 3);
+    assert.equal(
+      (await all(client.count({ count: 3n }, { ...scripted({}, call), signal: controller.signal }))).length,
+      3,
+    );
     controller.abort();
     await client.echo({});
     const seen = await server.seen(call);
@@ -200,7 +227,13 @@ export function ending(scene: Scene): void {
       const call = scene.newCall();
       const requests = new PushedRequests();
       for (let i = 0; i < 3; i++) requests.push({ number: BigInt(i) });
-      const { message } = await transport.stream(StreamService.method.chat, undefined, undefined, scripted({ hangs: true }, call).headers, requests as AsyncIterable<object>);
+      const { message } = await transport.stream(
+        StreamService.method.chat,
+        undefined,
+        undefined,
+        scripted({ hangs: true }, call).headers,
+        requests as AsyncIterable<object>,
+      );
       const replies = message[Symbol.asyncIterator]();
       for (let i = 0; i < after; i++) assert.equal((await replies.next()).done, false);
       await replies.return!();
@@ -213,7 +246,13 @@ export function ending(scene: Scene): void {
   test("leaving a loop over the transport's messages ends the call", async (context) => {
     const { transport, server } = await scene.connect(context);
     const call = scene.newCall();
-    const { message } = await transport.stream(StreamService.method.count, undefined, undefined, scripted({ hangs: true }, call).headers, items(1, () => ({ count: 1000n }) as never) as AsyncIterable<object>);
+    const { message } = await transport.stream(
+      StreamService.method.count,
+      undefined,
+      undefined,
+      scripted({ hangs: true }, call).headers,
+      items(1, () => ({ count: 1000n }) as never) as AsyncIterable<object>,
+    );
     let taken = 0;
     for await (const item of message) {
       assert.ok("number" in item);
@@ -229,12 +268,19 @@ export function ending(scene: Scene): void {
     const prefix = `${scene.newCall()}-`;
     const runs = Array.from({ length: 200 }, (_, i) => {
       const options = { ...scripted({ hangs: true }, `${prefix}${i}`), signal: controller.signal };
-      return outcomeOf<unknown>(i % 2 === 0 ? client.count({ count: 3n, dataBytes: 20_000 }, options) : client.chat(items(3), options));
+      return outcomeOf<unknown>(
+        i % 2 === 0 ? client.count({ count: 3n, dataBytes: 20_000 }, options) : client.chat(items(3), options),
+      );
     });
     await waitUntil("all handlers to run", async () => (await server.totals(prefix)).calls === 200);
     controller.abort();
     for (const { error } of await Promise.all(runs)) assert.equal(ConnectError.from(error).code, Code.Canceled);
-    await waitUntil("all handlers to end", async () => JSON.stringify(await server.totals(prefix)) === JSON.stringify({ calls: 200, finished: 200, aborted: 200 }) || JSON.stringify(await server.totals(prefix)));
+    await waitUntil(
+      "all handlers to end",
+      async () =>
+        JSON.stringify(await server.totals(prefix)) === JSON.stringify({ calls: 200, finished: 200, aborted: 200 }) ||
+        JSON.stringify(await server.totals(prefix)),
+    );
     assert.equal((await client.echo({ number: 4n })).number, 4n);
     assert.equal(transport.stats().pendingCalls, 0);
   });

@@ -30,7 +30,11 @@ const CODES = [
 export function errors(scene: Scene): void {
   test("a handler that throws first fails the call with its code, text and details, whatever its kind", async (context) => {
     const { client } = await scene.connect(context);
-    const options = () => scripted({ fail: { code: Code.NotFound, message: "nothing of that näme", details: ["one", "two"] } }, scene.newCall());
+    const options = () =>
+      scripted(
+        { fail: { code: Code.NotFound, message: "nothing of that näme", details: ["one", "two"] } },
+        scene.newCall(),
+      );
     const runs: Record<string, () => Promise<unknown>> = {
       unary: () => client.echo({}, options()),
       "server streaming": () => all(client.count({ count: 3n }, options())),
@@ -40,7 +44,11 @@ export function errors(scene: Scene): void {
     for (const [kind, run] of Object.entries(runs)) {
       const error = await failure(run(), Code.NotFound, /nothing of that näme/);
       assert.equal(error.rawMessage, "nothing of that näme", kind);
-      assert.deepEqual(error.findDetails(ItemSchema).map(({ text }) => text), ["one", "two"], kind);
+      assert.deepEqual(
+        error.findDetails(ItemSchema).map(({ text }) => text),
+        ["one", "two"],
+        kind,
+      );
     }
   });
 
@@ -56,22 +64,36 @@ export function errors(scene: Scene): void {
   test("what was sent before the handler threw is delivered first", async (context) => {
     const { client } = await scene.connect(context);
     for (const count of [1, 5, 300]) {
-      const counted = await outcomeOf(client.count({ count: BigInt(count), failCode: Code.DataLoss, failMessage: "enough" }));
+      const counted = await outcomeOf(
+        client.count({ count: BigInt(count), failCode: Code.DataLoss, failMessage: "enough" }),
+      );
       assert.deepEqual(numbersOf(counted.messages), upTo(count));
       assert.ok(counted.error instanceof ConnectError && counted.error.code === Code.DataLoss, String(counted.error));
-      const chatted = await outcomeOf(client.chat(items(count + 5), scripted({ fail: { code: Code.Aborted, message: "enough" }, failAfter: count })));
+      const chatted = await outcomeOf(
+        client.chat(items(count + 5), scripted({ fail: { code: Code.Aborted, message: "enough" }, failAfter: count })),
+      );
       assert.deepEqual(numbersOf(chatted.messages), upTo(count));
       assert.ok(chatted.error instanceof ConnectError && chatted.error.code === Code.Aborted, String(chatted.error));
     }
-    const large = await outcomeOf(client.count({ count: 8n, dataBytes: 1 << 20, failCode: Code.DataLoss, failMessage: "enough" }));
-    assert.deepEqual(large.messages.map(({ data }) => data.length), upTo(8).map(() => 1 << 20));
+    const large = await outcomeOf(
+      client.count({ count: 8n, dataBytes: 1 << 20, failCode: Code.DataLoss, failMessage: "enough" }),
+    );
+    assert.deepEqual(
+      large.messages.map(({ data }) => data.length),
+      upTo(8).map(() => 1 << 20),
+    );
     assert.ok(large.error instanceof ConnectError && large.error.code === Code.DataLoss, String(large.error));
   });
 
   test("an error that is no ConnectError is Internal, and its text stays at home", async (context) => {
     const { client } = await scene.connect(context);
     const plain = scripted({ fail: { message: "a secret", plain: true } });
-    for (const run of [() => client.echo({}, plain), () => all(client.count({}, plain)), () => client.sum(items(2), plain), () => all(client.chat(items(2), plain))]) {
+    for (const run of [
+      () => client.echo({}, plain),
+      () => all(client.count({}, plain)),
+      () => client.sum(items(2), plain),
+      () => all(client.chat(items(2), plain)),
+    ]) {
       const error = await failure(run(), Code.Internal, /internal error/);
       assert.ok(!error.message.includes("secret"));
     }
@@ -81,7 +103,14 @@ export function errors(scene: Scene): void {
     const { client, server } = await scene.connect(context);
     const call = scene.newCall();
     const requests = items(1_000_000, (i) => ({ number: BigInt(i), data: new Uint8Array(1000) }));
-    await failure(client.sum(requests, scripted({ fail: { code: Code.OutOfRange, message: "three are too many" }, failAfter: 3 }, call)), Code.OutOfRange, /too many/);
+    await failure(
+      client.sum(
+        requests,
+        scripted({ fail: { code: Code.OutOfRange, message: "three are too many" }, failAfter: 3 }, call),
+      ),
+      Code.OutOfRange,
+      /too many/,
+    );
     await waitUntil("the requests to be closed", () => requests.closed);
     const { produced } = requests;
     assert.ok(produced < 100_000, `${produced} were made for nothing`);
@@ -106,7 +135,11 @@ export function errors(scene: Scene): void {
     const reply = await within(60_000, "the answer", client.sum(items(10), scripted({ neverReads: true })));
     assert.equal(reply.items, 0n);
     const requests = items(1_000_000, (i) => ({ number: BigInt(i), data: new Uint8Array(1000) }));
-    const answers = await within(60_000, "the answers", all(client.chat(requests, scripted({ neverReads: true, sendsAfterwards: 2 }))));
+    const answers = await within(
+      60_000,
+      "the answers",
+      all(client.chat(requests, scripted({ neverReads: true, sendsAfterwards: 2 }))),
+    );
     assert.deepEqual(numbersOf(answers), [1000, 1001]);
     await waitUntil("the requests to be closed", () => requests.closed);
   });
@@ -131,7 +164,12 @@ export function errors(scene: Scene): void {
       assert.deepEqual([Code[thrown.code], thrown.rawMessage], [Code[code], "no more to be had"]);
       await waitUntil("the handler to end", async () => (await server.seen(call)).finished === 1);
       const seen = await server.seen(call);
-      if (scene.isOwn) assert.deepEqual([seen.inputEnded, seen.inputFailure !== undefined], [false, true], "an end by error is no end of the requests");
+      if (scene.isOwn)
+        assert.deepEqual(
+          [seen.inputEnded, seen.inputFailure !== undefined],
+          [false, true],
+          "an end by error is no end of the requests",
+        );
       if (scene.isOwn) assert.ok(seen.aborted !== undefined, "the signal aborted");
     }
   });
@@ -139,7 +177,9 @@ export function errors(scene: Scene): void {
   test("a failed stream leaves the connection as it was", async (context) => {
     const { client, transport } = await scene.connect(context);
     for (let i = 0; i < 50; i++) {
-      await outcomeOf(client.chat(items(20), scripted({ fail: { code: Code.Aborted, message: "no" }, failAfter: i % 7 })));
+      await outcomeOf(
+        client.chat(items(20), scripted({ fail: { code: Code.Aborted, message: "no" }, failAfter: i % 7 })),
+      );
       assert.equal((await client.echo({ number: BigInt(i) })).number, BigInt(i));
     }
     assert.deepEqual([transport.stats().connections, transport.stats().pendingCalls], [1, 0]);

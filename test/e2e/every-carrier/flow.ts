@@ -9,7 +9,9 @@ import { waitUntil, within } from "../../support/waiting.js";
 
 const MESSAGES = 2000;
 const MESSAGE_BYTES = 8192;
-/** What may be on its way to a reader that does not read: the window and what buffers hold, far less than all 16 MiB. */
+/**
+ * What may be on its way to a reader that does not read: the window and what buffers hold, far less than all 16 MiB.
+ */
 const AHEAD_BYTES_MAX = 6 << 20;
 
 /** Waits until a number that a test cannot foresee changes no more. */
@@ -35,7 +37,8 @@ export function flow(scene: Scene): void {
     const ahead = (await settled(async () => (await server.seen(call)).sent)) * MESSAGE_BYTES;
     assert.ok(ahead < AHEAD_BYTES_MAX, `${ahead} bytes were sent to a client that does not read`);
     const numbers = [0];
-    for (let next = await iterator.next(); next.done !== true; next = await iterator.next()) numbers.push(Number(next.value.number));
+    for (let next = await iterator.next(); next.done !== true; next = await iterator.next())
+      numbers.push(Number(next.value.number));
     assert.deepEqual(numbers, upTo(MESSAGES));
     context.diagnostic(`${ahead} bytes ahead`);
   });
@@ -60,14 +63,17 @@ export function flow(scene: Scene): void {
     const { client, server } = await scene.connect(context);
     const call = scene.newCall();
     const requests = items(MESSAGES, (i) => ({ number: BigInt(i), data: new Uint8Array(MESSAGE_BYTES) }));
-    const iterator = client.chat(requests, scripted({ sends: MESSAGES, dataBytes: MESSAGE_BYTES, readsWhenTold: true }, call))[Symbol.asyncIterator]();
+    const iterator = client
+      .chat(requests, scripted({ sends: MESSAGES, dataBytes: MESSAGE_BYTES, readsWhenTold: true }, call))
+      [Symbol.asyncIterator]();
     const first = iterator.next();
     await settled(async () => (await server.seen(call)).sent);
     assert.equal((await within(60_000, "a call meanwhile", client.echo({ number: 5n }))).number, 5n);
     await server.tellToRead(call);
     assert.equal((await first).done, false);
     let count = 1;
-    for (let next = await iterator.next(); next.done !== true; next = await iterator.next()) assert.equal(Number(next.value.number), count++);
+    for (let next = await iterator.next(); next.done !== true; next = await iterator.next())
+      assert.equal(Number(next.value.number), count++);
     assert.equal(count, MESSAGES);
     assert.deepEqual([(await server.seen(call)).items, requests.produced], [MESSAGES, MESSAGES]);
   });
@@ -76,16 +82,31 @@ export function flow(scene: Scene): void {
     const { client, server } = await scene.connect(context);
     const controller = new AbortController();
     const prefix = `${scene.newCall()}-`;
-    const stuck = upTo(20).map((i) => client.count({ count: 1_000_000n, dataBytes: 10_000 }, { ...scripted({}, `${prefix}${i}`), signal: controller.signal })[Symbol.asyncIterator]());
+    const stuck = upTo(20).map((i) =>
+      client
+        .count(
+          { count: 1_000_000n, dataBytes: 10_000 },
+          { ...scripted({}, `${prefix}${i}`), signal: controller.signal },
+        )
+        [Symbol.asyncIterator](),
+    );
     try {
       await Promise.all(stuck.map((iterator) => iterator.next()));
       await Promise.all(upTo(20).map((i) => settled(async () => (await server.seen(`${prefix}${i}`)).sent)));
       const others = await within(
         60_000,
         "the others",
-        Promise.all([client.echo({ data: new Uint8Array(1 << 20) }), all(client.count({ count: 200n, dataBytes: 10_000 })), client.sum(items(2000)), all(client.chat(items(200)))]),
+        Promise.all([
+          client.echo({ data: new Uint8Array(1 << 20) }),
+          all(client.count({ count: 200n, dataBytes: 10_000 })),
+          client.sum(items(2000)),
+          all(client.chat(items(200))),
+        ]),
       );
-      assert.deepEqual([others[0].data.length, others[1].length, others[2].items, others[3].length], [1 << 20, 200, 2000n, 200]);
+      assert.deepEqual(
+        [others[0].data.length, others[1].length, others[2].items, others[3].length],
+        [1 << 20, 200, 2000n, 200],
+      );
     } finally {
       controller.abort();
     }
@@ -106,7 +127,9 @@ export function flow(scene: Scene): void {
         const reply = await client.sum(items(count, (n) => ({ number: BigInt(n), data: new Uint8Array(size(i)) })));
         assert.deepEqual([reply.items, reply.dataBytes], [BigInt(count), BigInt(count * size(i))]);
       } else {
-        const replies = client.chat(items(count, (n) => ({ number: BigInt(n), data: new Uint8Array(size(i)).fill(i) })));
+        const replies = client.chat(
+          items(count, (n) => ({ number: BigInt(n), data: new Uint8Array(size(i)).fill(i) })),
+        );
         let number = 0;
         for await (const reply of replies) {
           assert.deepEqual([Number(reply.number), reply.data.length, reply.data[0]], [number++, size(i), i]);
@@ -124,7 +147,10 @@ export function flow(scene: Scene): void {
     const { client, server } = await scene.connect(context);
     const call = scene.newCall();
     let number = 0;
-    for await (const reply of client.chat(items(100, (i) => ({ number: BigInt(i), data: new Uint8Array(50_000) })), scripted({ readPauseMs: 1 }, call))) {
+    for await (const reply of client.chat(
+      items(100, (i) => ({ number: BigInt(i), data: new Uint8Array(50_000) })),
+      scripted({ readPauseMs: 1 }, call),
+    )) {
       assert.equal(Number(reply.number), number++);
       if (number % 5 === 0) await sleep(2);
     }

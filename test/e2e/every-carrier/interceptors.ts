@@ -15,7 +15,13 @@ const clientValue = createContextKey("nothing");
 
 export function interceptors(scene: Scene): void {
   test("a client's interceptors see each message of each direction, and may change it", async (context) => {
-    const seen = { requests: [] as number[], answers: [] as number[], kinds: [] as string[], values: [] as string[], headers: [] as (string | null)[] };
+    const seen = {
+      requests: [] as number[],
+      answers: [] as number[],
+      kinds: [] as string[],
+      values: [] as string[],
+      headers: [] as (string | null)[],
+    };
     const watch: Interceptor = (next) => async (request) => {
       seen.kinds.push(`${request.method.name} ${request.stream}`);
       seen.values.push(request.contextValues.get(clientValue));
@@ -37,9 +43,21 @@ export function interceptors(scene: Scene): void {
     };
     const { client, server } = await scene.connect(context, { interceptors: [watch, change] });
     const call = scene.newCall();
-    const options = { ...scripted({ headers: { "x-answer": "yes" } }, call), contextValues: createContextValues().set(clientValue, "of the call") };
-    assert.deepEqual(numbersOf(await all(client.chat(items(4), options))), upTo(4).map((n) => n + 20));
-    assert.deepEqual(seen, { requests: upTo(4), answers: upTo(4).map((n) => n + 20), kinds: ["Chat true"], values: ["of the call"], headers: ["yes"] });
+    const options = {
+      ...scripted({ headers: { "x-answer": "yes" } }, call),
+      contextValues: createContextValues().set(clientValue, "of the call"),
+    };
+    assert.deepEqual(
+      numbersOf(await all(client.chat(items(4), options))),
+      upTo(4).map((n) => n + 20),
+    );
+    assert.deepEqual(seen, {
+      requests: upTo(4),
+      answers: upTo(4).map((n) => n + 20),
+      kinds: ["Chat true"],
+      values: ["of the call"],
+      headers: ["yes"],
+    });
     assert.equal((await server.seen(call)).requestHeaders["x-added"], "by the client's interceptor");
     assert.equal((await client.sum(items(4))).sum, BigInt(0 + 1 + 2 + 3 + 40));
     assert.deepEqual(numbersOf(await all(client.count({ count: 2n }))), [10, 11]);
@@ -51,7 +69,17 @@ export function interceptors(scene: Scene): void {
     const { client } = connectStreams(context, server);
     const chat = scene.newCall();
     let header: string | null = null;
-    assert.deepEqual(numbersOf(await all(client.chat(items(5), { ...scripted({}, chat), onHeader: (headers) => (header = headers.get("x-intercepted")) }))), upTo(5));
+    assert.deepEqual(
+      numbersOf(
+        await all(
+          client.chat(items(5), {
+            ...scripted({}, chat),
+            onHeader: (headers) => (header = headers.get("x-intercepted")),
+          }),
+        ),
+      ),
+      upTo(5),
+    );
     const seen = await server.seen(chat);
     assert.deepEqual(seen.intercepted, { requests: upTo(5), answers: upTo(5), stream: [true] });
     assert.equal(seen.requestHeaders["x-intercepted"], "by the server");
@@ -94,27 +122,51 @@ export function interceptors(scene: Scene): void {
 
   test("a stream that its reader leaves ends well for a client's interceptors, which get to their end before the reader goes on", async (context) => {
     const log: string[] = [];
-    const { transport, server } = await scene.connect(context, { interceptors: [logged("outer", log), logged("inner", log)] });
+    const { transport, server } = await scene.connect(context, {
+      interceptors: [logged("outer", log), logged("inner", log)],
+    });
     const call = scene.newCall();
     const requests = new LoggedRequests(log);
-    const { message } = await transport.stream(StreamService.method.chat, undefined, undefined, scripted({ hangs: true }, call).headers, requests as AsyncIterable<object>);
+    const { message } = await transport.stream(
+      StreamService.method.chat,
+      undefined,
+      undefined,
+      scripted({ hangs: true }, call).headers,
+      requests as AsyncIterable<object>,
+    );
     for await (const item of message) if (numberOf(item) === 1) break;
     log.push("left");
     const isTold = scene.isOwn || CONNECT_PASSES_ON_LEAVING;
     const end = (name: string) => [`${name} ${isTold ? "ended" : "failed: Canceled"}`, `${name} finally`];
-    const expected = ["inner 0", "outer 0", "inner 1", "outer 1", "outer aborted", "inner aborted", ...end("inner"), ...end("outer"), "left"];
-    assert.deepEqual(log.filter((line) => !line.startsWith("requests")), expected);
+    const expected = [
+      "inner 0",
+      "outer 0",
+      "inner 1",
+      "outer 1",
+      "outer aborted",
+      "inner aborted",
+      ...end("inner"),
+      ...end("outer"),
+      "left",
+    ];
+    assert.deepEqual(
+      log.filter((line) => !line.startsWith("requests")),
+      expected,
+    );
     await waitUntil("the requests to be closed", () => log.includes("requests finally"));
     if (isTold) assert.ok(!log.some((line) => line.startsWith("requests failed")), log.join());
     await waitUntil("the handler to end", async () => (await server.seen(call)).finished === 1);
     assert.equal((await server.seen(call)).aborted?.code, "Canceled");
   });
 
-  test("leaving the loop over a client's stream ends the call", { skip: CONNECT_PASSES_ON_LEAVING ? false : "this version of Connect does not pass it on" }, async (context) => {
+  test("leaving the loop over a client's stream ends the call", {
+    skip: CONNECT_PASSES_ON_LEAVING ? false : "this version of Connect does not pass it on",
+  }, async (context) => {
     for (const interceptors of [[], [logged("one", [])]]) {
       const { client, server, transport } = await scene.connect(context, { interceptors });
       const call = scene.newCall();
-      for await (const { number } of client.count({ count: 1_000_000n, dataBytes: 1000 }, scripted({}, call))) if (number === 3n) break;
+      for await (const { number } of client.count({ count: 1_000_000n, dataBytes: 1000 }, scripted({}, call)))
+        if (number === 3n) break;
       await waitUntil("the handler to end", async () => (await server.seen(call)).finished === 1);
       assert.equal((await server.seen(call)).aborted?.code, "Canceled");
       assert.equal(transport.stats().pendingCalls, 0);
@@ -125,7 +177,13 @@ export function interceptors(scene: Scene): void {
     const log: string[] = [];
     const { transport, server } = await scene.connect(context, { interceptors: [logged("one", log)] });
     const call = scene.newCall();
-    const { message } = await transport.stream(StreamService.method.count, undefined, undefined, scripted({ hangs: true }, call).headers, items(1, () => ({ count: 5n }) as never) as AsyncIterable<object>);
+    const { message } = await transport.stream(
+      StreamService.method.count,
+      undefined,
+      undefined,
+      scripted({ hangs: true }, call).headers,
+      items(1, () => ({ count: 5n }) as never) as AsyncIterable<object>,
+    );
     const iterator = message[Symbol.asyncIterator]();
     await iterator.next();
     await failure(iterator.throw!(new ConnectError("enough", Code.OutOfRange)), Code.OutOfRange, /enough/);
@@ -142,13 +200,21 @@ export function interceptors(scene: Scene): void {
     };
     const { transport, server } = await scene.connect(context, { interceptors: [deaf] });
     const call = scene.newCall();
-    const { message } = await transport.stream(StreamService.method.count, undefined, undefined, scripted({ hangs: true }, call).headers, items(1, () => ({ count: 5n }) as never) as AsyncIterable<object>);
+    const { message } = await transport.stream(
+      StreamService.method.count,
+      undefined,
+      undefined,
+      scripted({ hangs: true }, call).headers,
+      items(1, () => ({ count: 5n }) as never) as AsyncIterable<object>,
+    );
     for await (const item of message) if (numberOf(item) === 1) break;
     await waitUntil("the handler to end", async () => (await server.seen(call)).finished === 1);
     assert.equal(transport.stats().pendingCalls, 0);
   });
 
-  test("after an abort nothing more is delivered, though it is there and the server is done", { skip: scene.isOwn ? false : "as the version of Connect has it" }, async (context) => {
+  test("after an abort nothing more is delivered, though it is there and the server is done", {
+    skip: scene.isOwn ? false : "as the version of Connect has it",
+  }, async (context) => {
     for (const interceptors of [[], [logged("one", [])]]) {
       const { client, transport } = await scene.connect(context, { interceptors });
       const ends = [new AbortController(), new ConnectError("the operation timed out", Code.DeadlineExceeded)] as const;
@@ -162,7 +228,10 @@ export function interceptors(scene: Scene): void {
         await failure(answers.next(), end instanceof AbortController ? Code.Canceled : Code.DeadlineExceeded, /./);
         assert.equal((await answers.next()).done, true);
       }
-      assert.equal((await all(client.count({ count: 10n }, { signal: new AbortController().signal, timeoutMs: 5000 }))).length, 10);
+      assert.equal(
+        (await all(client.count({ count: 10n }, { signal: new AbortController().signal, timeoutMs: 5000 }))).length,
+        10,
+      );
     }
   });
 
@@ -191,7 +260,11 @@ function logged(name: string, log: string[]): Interceptor {
   };
 }
 
-async function* loggedMessages<T extends object>(name: string, log: string[], messages: AsyncIterable<T>): AsyncGenerator<T> {
+async function* loggedMessages<T extends object>(
+  name: string,
+  log: string[],
+  messages: AsyncIterable<T>,
+): AsyncGenerator<T> {
   try {
     for await (const message of messages) {
       log.push(`${name} ${numberOf(message)}`);

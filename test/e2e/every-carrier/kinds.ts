@@ -14,7 +14,24 @@ import { failure } from "../../support/waiting.js";
 const COUNTS = [0, 1, 2, 1000];
 const BIG_BYTES = 20 << 20;
 /** Around the limits at which messages travel in another way. */
-const SIZES = [0, 1, 4095, 4096, 4097, 16_300, 16_384, 16_385, 32_767, 32_768, 65_536, 131_072, 131_073, 1 << 20, 300_000, 7];
+const SIZES = [
+  0,
+  1,
+  4095,
+  4096,
+  4097,
+  16_300,
+  16_384,
+  16_385,
+  32_767,
+  32_768,
+  65_536,
+  131_072,
+  131_073,
+  1 << 20,
+  300_000,
+  7,
+];
 
 export function kinds(scene: Scene): void {
   test("a unary call is answered", async (context) => {
@@ -26,13 +43,21 @@ export function kinds(scene: Scene): void {
   test("400 unary calls at once, small and large, get their own answers", async (context) => {
     const { client } = await scene.connect(context);
     const size = (i: number) => (i % 50 === 0 ? 100_000 : i);
-    const replies = await Promise.all(upTo(400).map((i) => client.echo({ number: BigInt(i), data: new Uint8Array(size(i)).fill(i) })));
-    replies.forEach(({ number, data }, i) => assert.ok(Number(number) === i && data.length === size(i) && data.every((byte) => byte === (i & 0xff)), `call ${i}`));
+    const replies = await Promise.all(
+      upTo(400).map((i) => client.echo({ number: BigInt(i), data: new Uint8Array(size(i)).fill(i) })),
+    );
+    replies.forEach(({ number, data }, i) =>
+      assert.ok(
+        Number(number) === i && data.length === size(i) && data.every((byte) => byte === (i & 0xff)),
+        `call ${i}`,
+      ),
+    );
   });
 
   test(`a server sends ${COUNTS.join(", ")} messages`, async (context) => {
     const { client } = await scene.connect(context);
-    for (const count of COUNTS) assert.deepEqual(numbersOf(await all(client.count({ count: BigInt(count) }))), upTo(count));
+    for (const count of COUNTS)
+      assert.deepEqual(numbersOf(await all(client.count({ count: BigInt(count) }))), upTo(count));
   });
 
   test(`a client sends ${COUNTS.join(", ")} messages`, async (context) => {
@@ -57,7 +82,12 @@ export function kinds(scene: Scene): void {
   test("messages of all sizes, small between large, arrive whole and in order in both directions", async (context) => {
     const { client } = await scene.connect(context);
     const call = scene.newCall();
-    const replies = await all(client.chat(items(SIZES.length * 3, (i) => ({ number: BigInt(i), data: pattern(i, SIZES[i % SIZES.length]) })), scripted({ checks: true }, call)));
+    const replies = await all(
+      client.chat(
+        items(SIZES.length * 3, (i) => ({ number: BigInt(i), data: pattern(i, SIZES[i % SIZES.length]) })),
+        scripted({ checks: true }, call),
+      ),
+    );
     assert.deepEqual(numbersOf(replies), upTo(SIZES.length * 3));
     for (const [i, { data }] of replies.entries()) {
       assert.equal(data.length, SIZES[i % SIZES.length], `message ${i}`);
@@ -74,7 +104,10 @@ export function kinds(scene: Scene): void {
     const [counted] = await all(client.count({ count: 1n, dataBytes: BIG_BYTES }));
     assert.ok(whole(counted.data), "server streaming");
     const call = scene.newCall();
-    const summed = await client.sum(items(1, () => ({ data })), scripted({ checks: true }, call));
+    const summed = await client.sum(
+      items(1, () => ({ data })),
+      scripted({ checks: true }, call),
+    );
     assert.equal(summed.dataBytes, BigInt(BIG_BYTES));
     assert.equal((await (await scene.server()).seen(call)).damaged, 0, "client streaming");
     const chatted = await all(client.chat(items(1, () => ({ data }))));
@@ -141,8 +174,18 @@ export function kinds(scene: Scene): void {
     for (const count of [0, 2]) {
       const call = scene.newCall();
       const { headers } = scripted({}, call);
-      const response = transport.stream(StreamService.method.count, undefined, undefined, headers, items(count) as AsyncIterable<object>);
-      await failure(response.then(({ message }) => all(message)), Code.Unimplemented, count === 0 ? /missing/ : /extra|more than one/);
+      const response = transport.stream(
+        StreamService.method.count,
+        undefined,
+        undefined,
+        headers,
+        items(count) as AsyncIterable<object>,
+      );
+      await failure(
+        response.then(({ message }) => all(message)),
+        Code.Unimplemented,
+        count === 0 ? /missing/ : /extra|more than one/,
+      );
       assert.equal((await (await scene.server()).seen(call)).calls, 0, "the handler is not called");
     }
   });
@@ -156,7 +199,10 @@ export function kinds(scene: Scene): void {
         client.sum(items(5)),
         outcomeOf(client.chat(items(5))),
       ]);
-      assert.deepEqual([echoed.number, counted.messages.length, summed.items, chatted.messages.length], [BigInt(i), 5, 5n, 5]);
+      assert.deepEqual(
+        [echoed.number, counted.messages.length, summed.items, chatted.messages.length],
+        [BigInt(i), 5, 5n, 5],
+      );
     }
     assert.deepEqual([transport.stats().connections, transport.stats().pendingCalls], [1, 0]);
   });
@@ -176,7 +222,9 @@ export function kinds(scene: Scene): void {
 /** The same methods under a name that nobody serves. */
 function moved<S extends DescService>(service: S): S {
   const copy = Object.create(service, { typeName: { value: "isthmus.test.Nowhere" } }) as S;
-  const methods = service.methods.map((method) => Object.create(method, { parent: { value: copy } }) as (typeof service.methods)[number]);
+  const methods = service.methods.map(
+    (method) => Object.create(method, { parent: { value: copy } }) as (typeof service.methods)[number],
+  );
   const byName = Object.fromEntries(methods.map((method) => [method.localName, method]));
   return Object.defineProperties(copy, { methods: { value: methods }, method: { value: byName } });
 }

@@ -1,4 +1,7 @@
-/** Largest messages, in each direction: what is larger fails its own call with ResourceExhausted, after what came before it. */
+/**
+ * Largest messages, in each direction: what is larger fails its own call with ResourceExhausted, after what came before
+ * it.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -18,7 +21,11 @@ export function limits(scene: Scene): void {
     for (const timeoutMs of [NaN, "5s" as never, {} as never]) {
       for (const interceptors of [undefined, [(next: unknown) => next as never]]) {
         const { client: other } = await scene.connect(context, interceptors === undefined ? {} : { interceptors });
-        await failure(other.echo({}, { timeoutMs }), Code.InvalidArgument, /timeoutMs of a call: expected a number of milliseconds, not/);
+        await failure(
+          other.echo({}, { timeoutMs }),
+          Code.InvalidArgument,
+          /timeoutMs of a call: expected a number of milliseconds, not/,
+        );
         await failure(other.sum(items(1), { timeoutMs }), Code.InvalidArgument, /timeoutMs of a call/);
         await failure(all(other.count({ count: 1n }, { timeoutMs })), Code.InvalidArgument, /timeoutMs of a call/);
         await failure(all(other.chat(items(1), { timeoutMs })), Code.InvalidArgument, /timeoutMs of a call/);
@@ -34,7 +41,8 @@ export function limits(scene: Scene): void {
   test("a server takes no message above its readMaxBytes, of any kind", async (context) => {
     const server = await scene.serve(context, { readMaxBytes: LIMIT }, "one process");
     const { client } = connectStreams(context, server);
-    const large = (at: number) => items(at + 1, (i) => ({ number: BigInt(i), data: new Uint8Array(i === at ? TOO_LARGE : FITS) }));
+    const large = (at: number) =>
+      items(at + 1, (i) => ({ number: BigInt(i), data: new Uint8Array(i === at ? TOO_LARGE : FITS) }));
     await failure(client.echo({ data: new Uint8Array(TOO_LARGE) }), Code.ResourceExhausted, /readMaxBytes/);
     const call = scene.newCall();
     await failure(client.sum(large(3), scripted({}, call)), Code.ResourceExhausted, /readMaxBytes/);
@@ -52,7 +60,12 @@ export function limits(scene: Scene): void {
     const { client } = connectStreams(context, server);
     const call = scene.newCall();
     await failure(client.echo({ data: new Uint8Array(TOO_LARGE) }), Code.ResourceExhausted, /writeMaxBytes/);
-    const chatted = await outcomeOf(client.chat(items(5, (i) => ({ number: BigInt(i), data: new Uint8Array(i === 3 ? TOO_LARGE : FITS) })), scripted({}, call)));
+    const chatted = await outcomeOf(
+      client.chat(
+        items(5, (i) => ({ number: BigInt(i), data: new Uint8Array(i === 3 ? TOO_LARGE : FITS) })),
+        scripted({}, call),
+      ),
+    );
     assert.deepEqual(numbersOf(chatted.messages), upTo(3));
     assert.equal(ConnectError.from(chatted.error).code, Code.ResourceExhausted);
     await waitUntil("the handler to end", async () => (await server.seen(call)).finished === 1);

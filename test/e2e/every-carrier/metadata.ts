@@ -16,7 +16,17 @@ interface Recorded {
 }
 
 /** Options that note when headers and trailers come. */
-function tracking(script: Script, call: string): { recorded: Recorded; options: { headers: Record<string, string>; onHeader: (headers: Headers) => void; onTrailer: (trailers: Headers) => void } } {
+function tracking(
+  script: Script,
+  call: string,
+): {
+  recorded: Recorded;
+  options: {
+    headers: Record<string, string>;
+    onHeader: (headers: Headers) => void;
+    onTrailer: (trailers: Headers) => void;
+  };
+} {
   const recorded: Recorded = { events: [], headers: new Headers(), trailers: new Headers() };
   return {
     recorded,
@@ -78,7 +88,12 @@ export function metadata(scene: Scene): void {
   test("headers of a request reach the handler of every kind", async (context) => {
     const { client, server } = await scene.connect(context);
     const call = scene.newCall();
-    const headers = { ...scripted({}, call).headers, "x-plain": "of the client", "x-data-bin": encodeBinaryHeader(BYTES), "x-long": "y".repeat(6000) };
+    const headers = {
+      ...scripted({}, call).headers,
+      "x-plain": "of the client",
+      "x-data-bin": encodeBinaryHeader(BYTES),
+      "x-long": "y".repeat(6000),
+    };
     const runs = [
       () => client.echo({}, { headers }),
       () => all(client.count({}, { headers })),
@@ -97,7 +112,14 @@ export function metadata(scene: Scene): void {
 
   test("headers and trailers of a call that fails are in the error, those of the error itself too", async (context) => {
     const { client } = await scene.connect(context);
-    const failing: Script = { ...script, fail: { code: Code.Aborted, message: "no more", metadata: { "x-of-error": "yes", "x-error-bin": encodeBinaryHeader(BYTES) } } };
+    const failing: Script = {
+      ...script,
+      fail: {
+        code: Code.Aborted,
+        message: "no more",
+        metadata: { "x-of-error": "yes", "x-error-bin": encodeBinaryHeader(BYTES) },
+      },
+    };
     for (const failAfter of [0, 2]) {
       const { options, recorded } = tracking({ ...failing, failAfter }, scene.newCall());
       const { error, messages } = await outcomeOf(client.chat(items(3), options));

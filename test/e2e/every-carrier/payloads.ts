@@ -27,7 +27,9 @@ export function payloads(scene: Scene): void {
       // A side looks for what came back when it has something to do.
       await client.echo({});
       const { arenaInUseBytes, loans, leases } = transport.stats().connection!;
-      return (arenaInUseBytes === 0 && loans === 0 && leases === 0) || JSON.stringify({ arenaInUseBytes, loans, leases });
+      return (
+        (arenaInUseBytes === 0 && loans === 0 && leases === 0) || JSON.stringify({ arenaInUseBytes, loans, leases })
+      );
     });
   }
 
@@ -44,7 +46,11 @@ export function payloads(scene: Scene): void {
         let detached = 0;
         for await (const reply of here.client.chat(requests, scripted({ checks: true, payload }, call))) {
           if (last?.length === 0) detached++;
-          assert.deepEqual([Number(reply.number), reply.data.length, patternFault(reply.data, number)], [number, DATA_BYTES + number, -1], `${payload}, message ${number}`);
+          assert.deepEqual(
+            [Number(reply.number), reply.data.length, patternFault(reply.data, number)],
+            [number, DATA_BYTES + number, -1],
+            `${payload}, message ${number}`,
+          );
           last = reply.data;
           number++;
         }
@@ -75,7 +81,10 @@ export function payloads(scene: Scene): void {
       retain(reply);
       kept.push(reply.data);
     }
-    assert.deepEqual(kept.map((data, i) => [data.length, patternFault(data, i)]), kept.map(() => [DATA_BYTES, -1]));
+    assert.deepEqual(
+      kept.map((data, i) => [data.length, patternFault(data, i)]),
+      kept.map(() => [DATA_BYTES, -1]),
+    );
     assert.equal(kept.length, MESSAGES);
     assert.equal((await server.seen(call)).damaged, 0);
     for (const data of kept) release(data);
@@ -86,7 +95,11 @@ export function payloads(scene: Scene): void {
     const { client, transport, server } = await scene.connect(context);
     const kept: { seed: number; data: Uint8Array }[] = [];
     const carry = async (round: number) => {
-      for await (const { number, data } of client.chat(items(20, (i) => ownItem(round * 20 + i, { payload: i % 2 === 0 ? "loan" : "heap", dataBytes: 60_000 + i * 4096 }, transport)))) {
+      for await (const { number, data } of client.chat(
+        items(20, (i) =>
+          ownItem(round * 20 + i, { payload: i % 2 === 0 ? "loan" : "heap", dataBytes: 60_000 + i * 4096 }, transport),
+        ),
+      )) {
         kept.push({ seed: Number(number), data });
         if (kept.length % 3 === 0) kept.splice((kept.length * 31) % kept.length, 1);
       }
@@ -102,7 +115,9 @@ export function payloads(scene: Scene): void {
   test("release gives a message's memory back in the middle of a stream (leases: collected)", async (context) => {
     const { client, transport, server } = await scene.connect(context, { memory: { arenaBytes: 2 << 20 } });
     let count = 0;
-    for await (const reply of client.chat(items(30, (i) => ownItem(i, { payload: "loan", dataBytes: 300_000 }, transport)))) {
+    for await (const reply of client.chat(
+      items(30, (i) => ownItem(i, { payload: "loan", dataBytes: 300_000 }, transport)),
+    )) {
       assert.equal(patternFault(reply.data.subarray(0, 4096), count++), -1);
       release(reply);
       if (scene.hasLeases) assert.equal(reply.data.length, 0);
@@ -118,7 +133,10 @@ export function payloads(scene: Scene): void {
       let count = 0;
       const run = (async () => {
         const requests = items(1000, (i) => ownItem(i, { payload: "loan", dataBytes: 200_000 }, transport));
-        for await (const reply of client.chat(requests, { ...scripted({ payload: "loan" }), signal: controller.signal })) {
+        for await (const reply of client.chat(requests, {
+          ...scripted({ payload: "loan" }),
+          signal: controller.signal,
+        })) {
           assert.equal(patternFault(reply.data.subarray(0, 4096), count), -1);
           if (++count === round * 2 + 1) controller.abort();
         }

@@ -20,8 +20,13 @@ async function* items(count) {
 
 async function inOneProcess(carrier) {
   const server = createIsthmusServer({ routes: (router) => router.service(Echo, implementation) });
-  const { address } = await server.listen({ tcp: "tcp:127.0.0.1:0", http: "http://127.0.0.1:0" }[carrier] ?? join(folder, `${++sockets}.sock`));
-  const transport = createIsthmusTransport({ address, ...(carrier === "shm" || carrier === "socket" ? { carrier } : {}) });
+  const { address } = await server.listen(
+    { tcp: "tcp:127.0.0.1:0", http: "http://127.0.0.1:0" }[carrier] ?? join(folder, `${++sockets}.sock`),
+  );
+  const transport = createIsthmusTransport({
+    address,
+    ...(carrier === "shm" || carrier === "socket" ? { carrier } : {}),
+  });
   const close = async () => {
     await transport.close();
     await server.close({ timeoutMs: 0 });
@@ -55,7 +60,10 @@ export async function callAll(client) {
 }
 
 async function failure(promise, code) {
-  const error = await promise.then(() => undefined, (reason) => reason);
+  const error = await promise.then(
+    () => undefined,
+    (reason) => reason,
+  );
   assert.equal(Code[error?.code], Code[code], String(error));
 }
 
@@ -67,7 +75,8 @@ const every = [
 ];
 
 /**
- * Defines the cases with a runner's `test`. `fake` fakes what the runner can, also if it has done so already; `restore` takes that back.
+ * Defines the cases with a runner's `test`. `fake` fakes what the runner can, also if it has done so already; `restore`
+ * takes that back.
  * @param faked whether everything is faked already, since before isthmus was loaded
  */
 export function define({ test, fake, restore, faked }) {
@@ -146,8 +155,14 @@ export function define({ test, fake, restore, faked }) {
 
 /** A server that is not there, is no socket, or is there already is told by its own error. */
 export async function errorsAreKnown() {
-  await failure(createClient(Echo, createIsthmusTransport({ address: join(folder, "nobody.sock") })).unary({}), Code.Unavailable);
-  await failure(createClient(Echo, createIsthmusTransport({ address: join(folder, "below", "nobody.sock") })).unary({}), Code.Unavailable);
+  await failure(
+    createClient(Echo, createIsthmusTransport({ address: join(folder, "nobody.sock") })).unary({}),
+    Code.Unavailable,
+  );
+  await failure(
+    createClient(Echo, createIsthmusTransport({ address: join(folder, "below", "nobody.sock") })).unary({}),
+    Code.Unavailable,
+  );
   const address = join(folder, `${++sockets}.sock`);
   const [first, second] = [1, 2].map(() => createIsthmusServer({ routes: () => undefined }));
   await first.listen(address);

@@ -1,2 +1,15 @@
-/** All that libraries can fake but `process.nextTick`: Node's own sockets stand still without it, and so does node:test. */
-export const toFake = ["setTimeout", "clearTimeout", "setInterval", "clearInterval", "setImmediate", "clearImmediate", "Date", "performance", "hrtime", "queueMicrotask"];
+/**
+ * All that libraries can fake but `process.nextTick`: Node's own sockets stand still without it, and so does node:test.
+ */
+export const toFake = [
+  "setTimeout",
+  "clearTimeout",
+  "setInterval",
+  "clearInterval",
+  "setImmediate",
+  "clearImmediate",
+  "Date",
+  "performance",
+  "hrtime",
+  "queueMicrotask",
+];

@@ -1,1 +1,3 @@
-export default { test: { include: ["vitest/globally.test.mjs"], setupFiles: ["vitest/setup.mjs"], testTimeout: 120_000 } };
+export default {
+  test: { include: ["vitest/globally.test.mjs"], setupFiles: ["vitest/setup.mjs"], testTimeout: 120_000 },
+};

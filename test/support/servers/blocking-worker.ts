@@ -34,7 +34,11 @@ if (until !== undefined) {
     const number = loop.calls++;
     try {
       if (number % 2 === 0) client.wait({ milliseconds: 0 });
-      else if (client.echo({ number: BigInt(number), data: new Uint8Array(number % 20 === 1 ? 3 << 20 : 100) }).number !== BigInt(number)) throw new Error("wrong reply");
+      else if (
+        client.echo({ number: BigInt(number), data: new Uint8Array(number % 20 === 1 ? 3 << 20 : 100) }).number !==
+        BigInt(number)
+      )
+        throw new Error("wrong reply");
     } catch (error) {
       loop.failures.push(String(error));
     }

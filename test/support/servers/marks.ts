@@ -7,7 +7,12 @@ const { address } = childData<{ address: string }>();
 const server = createIsthmusServer({
   routes: (router) =>
     router.service(TestService, {
-      echo: ({ data }) => ({ text: [data.length, ...[0, 12_345_678, data.length - 4].map((at) => Buffer.from(data.subarray(at, at + 4)).toString())].join(" ") }),
+      echo: ({ data }) => ({
+        text: [
+          data.length,
+          ...[0, 12_345_678, data.length - 4].map((at) => Buffer.from(data.subarray(at, at + 4)).toString()),
+        ].join(" "),
+      }),
     }),
 });
 await server.listen(address);

@@ -7,7 +7,11 @@ import { observations, testRoutes } from "../test-service.js";
 import type { TestServerData } from "../test-server.js";
 
 const { address, options, listen, allowAll } = childData<TestServerData>();
-const server = createIsthmusServer({ ...options, routes: testRoutes, ...(allowAll === true ? { allow: () => true } : {}) });
+const server = createIsthmusServer({
+  ...options,
+  routes: testRoutes,
+  ...(allowAll === true ? { allow: () => true } : {}),
+});
 await server.listen(address, listen);
 
 answerParent({

@@ -21,7 +21,8 @@ answerParent({
     await client.echo({});
   },
   open(count: number) {
-    for (let i = 0; i < count; i++) client.wait({ milliseconds: 60_000 }).catch((error: unknown) => failures.push(String(error)));
+    for (let i = 0; i < count; i++)
+      client.wait({ milliseconds: 60_000 }).catch((error: unknown) => failures.push(String(error)));
   },
   /** Before anything that has arrived is read; from the moment on at which there is a file `mark`. */
   async blockThenCall({ milliseconds, mark }: { milliseconds: number; mark: string }) {

@@ -1,4 +1,5 @@
-// Everything faked, `process.nextTick` too: over shared memory calls are answered all the same. No test runner, for that would stand still.
+// Everything faked, `process.nextTick` too: over shared memory calls are answered all the same. No test runner, for
+// that would stand still.
 import { writeSync } from "node:fs";
 import { useFakeTimers } from "sinon";
 
