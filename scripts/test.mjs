@@ -2,7 +2,7 @@
 // and it is an error if no test is found.
 //
 //   node scripts/test.mjs                          the unit and end-to-end tests
-//   node scripts/test.mjs e2e stress               these groups of unit, e2e, conformance and stress, or `all`
+//   node scripts/test.mjs e2e stress               these groups of unit, e2e, system, conformance and stress, or `all`
 //   node scripts/test.mjs src/memory/shared/ring.test.ts  these files or folders
 //   node scripts/test.mjs timing                   the tests of time, *.timing.test.ts: they need a machine that has nothing else to do
 //   node scripts/test.mjs unit --watch             again after each change
@@ -25,6 +25,8 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const GROUPS = {
   unit: { folders: ["src", "bench", "examples"], concurrency: availableParallelism() },
   e2e: { folders: ["test/e2e", "test/structure"], concurrency: availableParallelism() },
+  // Whole systems: many processes or threads, containers, other runtimes, every pair of carriers.
+  system: { folders: ["test/system"], concurrency: 1 },
   conformance: { folders: ["test/conformance"], concurrency: 1 },
   stress: { folders: ["test/fault", "test/fuzz", "test/model", "test/stress"], concurrency: 1 },
 };
