@@ -10,7 +10,7 @@ export const NEEDS_ADDON = {
   "test/e2e/connections.test.ts": OWN_CARRIERS,
   "test/system/containers.test.ts": "is about sharing memory",
   "test/system/demo.test.ts": "the demo compares with shared memory",
-  "test/e2e/every-carrier.test.ts": "chooses its carriers itself; over TCP it runs what runs without the addon",
+  "test/e2e/every-carrier.test.ts": OWN_CARRIERS,
   "test/system/fallback.test.ts": OWN_CARRIERS,
   "test/e2e/files-sockets.test.ts": "files are sent as files with the addon only",
   "test/e2e/grpc-js-bytes.test.ts": OWN_CARRIERS,

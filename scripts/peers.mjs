@@ -10,7 +10,7 @@
 
 import { spawnSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -64,15 +64,21 @@ function run(title, versions) {
     return;
   }
   const folder = install(title, versions);
-  const tests = readdirSync(join(root, "test", "e2e"))
-    .filter((file) => file.endsWith(".test.ts") && (runsAll || SUITES.includes(file.slice(0, -".test.ts".length))))
-    .map((file) => join("dist", "test", "e2e", file.replace(/\.ts$/, ".js")));
+  const tests = ["e2e", "system"].flatMap((folder) =>
+    readdirSync(join(root, "test", folder))
+      .filter((file) => file.endsWith(".test.ts") && (runsAll || SUITES.includes(file.slice(0, -".test.ts".length))))
+      .map((file) => join("dist", "test", folder, file.replace(/\.ts$/, ".js"))),
+  );
   const started = Date.now();
-  const { stdout, stderr } = spawnSync(node.path, ["--test", "--test-reporter=tap", "--test-concurrency=1", ...tests], {
-    cwd: folder,
-    encoding: "utf8",
-    maxBuffer: 1 << 30,
-  });
+  const { stdout, stderr } = spawnSync(
+    node.path,
+    ["--test", "--test-reporter=tap", `--test-concurrency=${availableParallelism()}`, ...tests],
+    {
+      cwd: folder,
+      encoding: "utf8",
+      maxBuffer: 1 << 30,
+    },
+  );
   const count = (what) => Number(new RegExp(`^# ${what} (\\d+)$`, "m").exec(stdout)?.[1] ?? 0);
   const ok = count("pass") > 0 && count("fail") === 0 && count("cancelled") === 0;
   const seconds = Math.round((Date.now() - started) / 1000);
