@@ -6,7 +6,7 @@
 // Without a C compiler the rest is built, and isthmus runs without shared memory; a prebuild then fails.
 
 import { spawnSync } from "node:child_process";
-import { mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { mkdirSync, renameSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -69,7 +69,7 @@ function makePrebuild() {
   mkdirSync(folder, { recursive: true });
   run("strip", "strip", ["--strip-unneeded", "-o", unfinished, addon]);
 
-  const tooNew = neededVersions(readFileSync(unfinished)).filter((version) => !isOldEnough(version));
+  const tooNew = neededVersions(unfinished).filter((version) => !isOldEnough(version));
   if (tooNew.length > 0) {
     rmSync(unfinished);
     fail(
@@ -87,39 +87,12 @@ function isOldEnough(version) {
   return major < GLIBC_NEWEST[0] || (major === GLIBC_NEWEST[0] && minor <= GLIBC_NEWEST[1]);
 }
 
-// The symbol versions that a 64-bit little-endian ELF file needs of its libraries, from its section .gnu.version_r:
-// a chain of libraries (Elf64_Verneed, 16 bytes), each with a chain of versions (Elf64_Vernaux, 16 bytes).
-function neededVersions(elf) {
-  const ELF64_LITTLE_ENDIAN = "7f454c460201";
-  const GNU_VERSION_NEEDS = 0x6ffffffe;
-  if (elf.toString("hex", 0, 6) !== ELF64_LITTLE_ENDIAN) fail("the addon is not a 64-bit little-endian ELF file");
-
-  const headersOffset = Number(elf.readBigUInt64LE(0x28));
-  const headerBytes = elf.readUInt16LE(0x3a);
-  const sections = Array.from({ length: elf.readUInt16LE(0x3c) }, (_, index) => {
-    const header = headersOffset + index * headerBytes;
-    return {
-      type: elf.readUInt32LE(header + 4),
-      offset: Number(elf.readBigUInt64LE(header + 0x18)),
-      link: elf.readUInt32LE(header + 0x28), // the section with its strings
-      count: elf.readUInt32LE(header + 0x2c), // libraries
-    };
-  });
-  const needs = sections.find((section) => section.type === GNU_VERSION_NEEDS);
-  if (needs === undefined) return [];
-
-  const versions = [];
-  let library = needs.offset;
-  for (let left = needs.count; left > 0; left--) {
-    let version = library + elf.readUInt32LE(library + 8);
-    for (let versionsLeft = elf.readUInt16LE(library + 2); versionsLeft > 0; versionsLeft--) {
-      const name = sections[needs.link].offset + elf.readUInt32LE(version + 8);
-      versions.push(elf.toString("latin1", name, elf.indexOf(0, name)));
-      version += elf.readUInt32LE(version + 12);
-    }
-    library += elf.readUInt32LE(library + 12);
-  }
-  return versions;
+// The symbol versions that an ELF file needs of its libraries, as GLIBC_2.17.
+function neededVersions(path) {
+  const { status, stdout, error } = spawnSync("readelf", ["--version-info", "--wide", path], { encoding: "utf8" });
+  if (error !== undefined || status !== 0) fail(`readelf ${path}: ${error?.message ?? `exit code ${status}`}`);
+  const needs = stdout.slice(stdout.indexOf("Version needs section"));
+  return [...new Set([...needs.matchAll(/Name: (\S+)/g)].map(([, version]) => version))];
 }
 
 function run(name, command, parameters) {

@@ -22,18 +22,24 @@ import { dirname, join } from "node:path";
 import { describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import ts from "typescript";
+import { parseAllDocuments } from "yaml";
 import { skip as noSharedMemory } from "../stress/settings.js";
 import type { Owner } from "../support/temp.js";
 import { suiteOwner, tempFolder } from "../support/temp.js";
 import { waitUntil, within } from "../support/waiting.js";
-import type { Yaml } from "../support/yaml.js";
-import { parseYaml } from "../support/yaml.js";
 
 const packageRoot = fileURLToPath(new URL("../../../", import.meta.url));
 const guide = readFileSync(join(packageRoot, "docs/containers.md"), "utf8");
 const blocks = (language: string) =>
   [...guide.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\`$`, "gms"))].map((match) => match[1]);
 
+type Yaml = string | number | boolean | Yaml[] | { [key: string]: Yaml };
+/** The documents of a YAML text. @throws if it is not valid */
+const parseYaml = (text: string): Yaml[] =>
+  parseAllDocuments(text).map((document) => {
+    assert.deepEqual(document.errors, []);
+    return document.toJS() as Yaml;
+  });
 type YamlMap = { [key: string]: Yaml };
 const mapOf = (value: Yaml | undefined): YamlMap => {
   assert.ok(typeof value === "object" && !Array.isArray(value), `expected a map, got ${JSON.stringify(value)}`);
