@@ -11,6 +11,7 @@ import { Poller } from "./poller.js";
 class FakeConnection implements Pollable {
   awake = false;
   yielded = false;
+  idleTurns = 0;
   expecting = true;
   settled = false;
   readonly idleStrategy: IdleStrategy;
@@ -227,4 +228,54 @@ test("idle time is used while peers work on other cores, before sleeping; not wh
   };
   assert.deepEqual(await idleUses(true), []);
   assert.deepEqual(await idleUses(false), [0]);
+});
+
+/** Runs the loop for some turns that each take longer than one with nothing to run. */
+async function busyTurns(turns: number, onTurn: () => void = () => {}): Promise<void> {
+  for (let i = 0; i < turns; i++) {
+    await turn();
+    onTurn();
+    for (const end = performance.now() + 0.3; performance.now() < end; );
+  }
+}
+
+test("while the loop has callbacks of its own nothing is looked for, and work of the same turn finds the connection awake (POLL-5)", async () => {
+  const poller = new Poller();
+  const connection = new FakeConnection(200);
+  connection.work = 1;
+  poller.schedule(connection);
+  const workAgain = () => void (connection.work = 1);
+  await busyTurns(50, workAgain);
+  const { looks, parks } = connection;
+  await busyTurns(200, workAgain);
+  // Now and then a turn may look short: the clock stands still where the machine does.
+  assert.ok(connection.looks - looks < 200, `${connection.looks - looks} looks`);
+  assert.equal(connection.parks, parks);
+  await asleep(connection);
+});
+
+test("of many connections none is looked for, and all sleep when a turn brings nothing", async () => {
+  const poller = new Poller();
+  const connections = Array.from({ length: 1000 }, () => new FakeConnection(200));
+  for (const connection of connections) connection.work = 3;
+  for (const connection of connections) poller.schedule(connection);
+  for (const connection of connections) await asleep(connection);
+  assert.deepEqual([...new Set(connections.map(({ work, looks, parks }) => `${work} ${looks} ${parks}`))], ["0 0 1"]);
+  const steps = connections.map((connection) => connection.steps);
+  await sleep(20);
+  assert.deepEqual(
+    connections.map((connection) => connection.steps),
+    steps,
+  );
+});
+
+test("a connection that has no work for many turns sleeps, though others have work", async () => {
+  const poller = new Poller();
+  const [busy, idle] = [new FakeConnection(0), new FakeConnection(0)];
+  busy.work = Infinity;
+  poller.schedule(busy);
+  poller.schedule(idle);
+  await asleep(idle);
+  assert.equal(busy.awake, true);
+  poller.remove(busy);
 });
