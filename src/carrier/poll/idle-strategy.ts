@@ -20,6 +20,10 @@ const PAUSE_MILLIS_MIN = 1;
 const PAUSE_MILLIS_MAX = 256;
 /** Short sleeps in a row after which looking is tried again. */
 const SHORT_SLEEPS = 2;
+/** After a sleep of this length, work comes now and then: a sleep costs less than looking for it. */
+const SPARSE_MILLIS = 1;
+/** How many times there must be work without such a sleep before it is looked for. */
+const DENSE_WORKS = 4;
 
 /** All times are milliseconds as `performance.now()` has them. */
 export class IdleStrategy {
@@ -34,6 +38,8 @@ export class IdleStrategy {
   private spentMillis = 0;
   private looked = false;
   private announcedUntil = 0;
+  /** Times there was work since the last long sleep. */
+  private works = 0;
   /** The last sleep was begun waiting for work. */
   private expecting = false;
 
@@ -51,6 +57,7 @@ export class IdleStrategy {
     this.looked = false;
     this.announcedUntil = 0;
     this.lastWork = now;
+    this.works++;
   }
 
   /** The peer rang: if nothing is there yet, it comes soon. */
@@ -66,6 +73,7 @@ export class IdleStrategy {
   /** Whether to go on looking at `now`. */
   lasts(now: number): boolean {
     if (now < this.announcedUntil) return true;
+    if (this.works < DENSE_WORKS) return false;
     if (this.score <= 0) {
       if (now < this.pausedUntil || this.shortSleeps < SHORT_SLEEPS) return false;
       this.score = 1;
@@ -89,6 +97,7 @@ export class IdleStrategy {
   wake(now: number): void {
     const waited = now - this.lastWork;
     this.lastWork = now;
+    if (waited >= SPARSE_MILLIS) this.works = 0;
     if (!this.expecting) return;
     const short = waited < this.allowedMillis;
     this.shortSleeps = short ? this.shortSleeps + 1 : 0;

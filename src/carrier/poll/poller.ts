@@ -1,21 +1,28 @@
 /**
- * The one poller of this event loop. It serves every awake connection: shows what was written, drains what arrived,
- * and between the user's continuations looks again for as long as that pays; then it lets the connections park and
- * sleeps in libuv until a doorbell rings or somebody sends.
+ * The one poller of this event loop. It serves every awake connection: shows what was written, drains what arrived, and
+ * puts to sleep what has nothing to do. Decision 0015 has the reasons.
  *
- * POLL-1  Within one turn of the event loop it runs for at most `BUDGET_MICROS`, counted from the turn's first activity
- *         and not renewed by work found; then the loop turns, so timers, I/O and `process.nextTick` are never starved.
- * POLL-2  It never blocks a continuation: after work it yields several microtasks before it looks in a tight loop, and
- *         that loop is short (about a microsecond).
- * POLL-3  It runs in the async context of this module's load. SUBTLE: were it started from a user's call, the drain,
- *         and with it every resolved promise, would inherit that user's AsyncLocalStorage stores. Code of the user's
- *         that a drain calls runs in a context of its own (CONTEXT-2), or what it leaves there would be the poller's
- *         for ever.
+ *   asleep       in libuv, until a doorbell rings or somebody sends
+ *   by the turn  awake: stepped once at the end of each turn of the event loop
+ *   looking      awake, and looked for in microtasks, while the event loop has nothing else to run
+ *
+ * POLL-1  Within one turn of the event loop the poller looks for at most `BUDGET_MICROS`, counted from the turn's first
+ *         activity and not renewed by work found. Then the loop turns, so that timers, I/O and `process.nextTick` are
+ *         never starved.
+ * POLL-2  The poller never blocks a continuation: after work it yields several microtasks before it looks in a tight
+ *         loop, and that loop is short (about a microsecond).
+ * POLL-3  The poller runs in the async context of this module's load. SUBTLE: if it were started from a user's call,
+ *         the drain, and with it every resolved promise, would inherit that user's AsyncLocalStorage stores. Code of
+ *         the user's that a drain calls runs in a context of its own (CONTEXT-2), or what it leaves there would stay
+ *         the poller's for ever.
+ * POLL-4  While anything is awake, a turn is open or `look` is queued. A turn that brings nothing puts everything to
+ *         sleep that is not looked for.
+ * POLL-5  Nothing is looked for while the loop has callbacks of its own: those would wait for the look to end.
  */
 import { useIdleTime } from "../../memory/v8/gc.js";
 import type { Addon } from "../../os/addon.js";
 import { loadAddon } from "../../os/addon.js";
-import { clearTimeout, nowMs, queueMicrotask, setImmediate, setTimeout } from "../../os/timers.js";
+import { clearTimeout, nowMs, setImmediate, setTimeout } from "../../os/timers.js";
 import type { IdleStrategy } from "./idle-strategy.js";
 
 export interface Pollable {
@@ -23,6 +30,8 @@ export interface Pollable {
   awake: boolean;
   /** Whether the core was given away since there was work. Set by the poller. */
   yielded: boolean;
+  /** Turns since there was work. Set by the poller. */
+  idleTurns: number;
   readonly idleStrategy: IdleStrategy;
   /** Whether anything is waited for: a client with no call open waits for nothing, a server always for requests. */
   readonly expecting: boolean;
@@ -61,14 +70,29 @@ export interface Delayed {
   cancel(): void;
 }
 
-/** A turn of the event loop is spent polling for at most this long. */
+/** A turn of the event loop is spent looking for at most this long. */
 const BUDGET_MICROS = 200;
 /** Settled for good: awaiting it goes on in the next microtask, and makes no garbage but the reaction. */
 const NEXT_MICROTASK: Promise<void> = Promise.resolve();
 /** Microtasks to yield after work before looking in a tight loop: what a reply takes to get through user code. */
 const HOPS = 12;
 const LOOKS_PER_BURST = 24;
-/** Who was given the core for longer than this was not a peer with an answer. */
+/** With more connections awake than this, none is looked for: looking round them all would take too long. */
+const LOOKED_FOR_MAX = 8;
+/** A loop that takes longer to come round has run callbacks of its own. */
+const QUIET_MILLIS_MAX = 0.05;
+/** How often looking may keep callbacks waiting before there is a pause; quiet turns make up for it. */
+const STRIKES_MAX = 3;
+const STRIKES_PER_QUIET_TURN = -0.25;
+const PAUSE_MILLIS_MIN = 1;
+const PAUSE_MILLIS_MAX = 64;
+/** Work that follows on a sleep of at least this comes so rarely that waiting for the turn's end costs more. */
+const LONG_SLEEP_MILLIS = 0.2;
+/** Shorter sleeps in a row before the turn's end is waited for. */
+const SHORT_SLEEPS_MIN = 4;
+/** Turns without work after which a connection is put to sleep although others have work. */
+const IDLE_TURNS_MAX = 32;
+/** A peer with an answer gives the core back sooner than this. */
 const YIELD_MILLIS_MAX = 0.5;
 const YIELD_PAUSE_MILLIS_MIN = 1;
 const YIELD_PAUSE_MILLIS_MAX = 256;
@@ -76,45 +100,79 @@ const YIELD_PAUSE_MILLIS_MAX = 256;
 export class Poller implements Driver {
   private readonly addon: Addon | undefined;
   private readonly awakeList: Pollable[] = [];
+  /** Written to since the last step, and not flushed yet. */
+  private readonly written: Pollable[] = [];
+  /** Starts `look` in a microtask, in the context of POLL-3. Undefined unless everything is asleep. */
   private resume: (() => void) | undefined;
-  private turning = false;
-  private flushQueued = false;
-  private turnStart = 0;
-  private turnOpen = false;
-  private turnsFrom = 0;
+  /** `look` is queued or runs, and steps everything. */
+  private looking = false;
+  /** `look` is queued only to let continuations run; it does not step any more in this turn. */
+  private spent = false;
   /** Microtasks that were yielded since there was work. */
   private hops = 0;
+  private turnOpen = false;
+  private turnStart = 0;
+  /** When the poller, and what it set off, was done with the turn. */
+  private turnEnd = 0;
+  /** Whether the loop has come round since the last turn's end. */
+  private cameRound = false;
+  /** Whether there was work since the last turn's end. */
+  private brought = false;
+  /** Whether the loop had nothing else to run in its last turn. */
+  private isQuiet = true;
+  private lookedInPlace = false;
+  /** When everything went to sleep. */
+  private sleptFrom = 0;
+  /** Sleeps in a row that were short. */
+  private shortSleeps = 0;
+  private strikes = 0;
+  private pausedUntil = 0;
+  private pauseMillis = PAUSE_MILLIS_MIN;
   private yieldAgainAt = 0;
   private yieldPauseMillis = YIELD_PAUSE_MILLIS_MIN;
-  private readonly closeTurn = () => {
+  private readonly flushWritten = () => {
+    const { written } = this;
+    for (let i = 0; i < written.length; i++) if (written[i].awake) written[i].flush();
+    written.length = 0;
+  };
+  private readonly onTurn = () => {
     this.turnOpen = false;
-    if (!this.turning) return;
-    this.turning = false;
-    this.startTurn();
-    for (const pollable of this.awakeList) pollable.idleStrategy.away(this.turnStart - this.turnsFrom);
-    this.hops = 0;
-    this.look();
+    if (this.awakeList.length === 0) return this.sleep();
+    const now = nowMs();
+    this.judgeTurn(now, now - this.turnEnd);
+    this.startTurn(now);
+    this.cameRound = true;
+    this.beginLooking();
   };
   private readonly onAwoken = () => {
-    if (!this.turnOpen) this.startTurn();
-    this.hops = 0;
-    this.look();
+    const now = nowMs();
+    this.shortSleeps = now - this.sleptFrom < LONG_SLEEP_MILLIS ? this.shortSleeps + 1 : 0;
+    if (!this.turnOpen) this.startTurn(now);
+    this.beginLooking();
   };
   /**
    * Serves what is awake, and decides what comes next. Not an async function: those leave more garbage, and take
    * longer, at every hop.
    */
   private readonly look = () => {
-    if (this.awakeList.length === 0) return this.sleep();
+    if (this.awakeList.length === 0) return this.endTurn(this.turnStart);
+    if (this.spent) return this.hops++ < HOPS ? this.lookSoon() : this.endTurn(nowMs());
     const found = this.stepAll();
-    if (!found && this.hops < HOPS && !this.onlyPeersCanGoOn()) {
+    const isQuiet = this.isQuiet && this.awakeList.length <= LOOKED_FOR_MAX;
+    if (found) {
+      this.brought = true;
+      this.hops = 0;
+    } else if (isQuiet && this.hops < HOPS && !this.onlyPeersCanGoOn()) {
       this.hops++;
       return this.lookSoon();
     }
-    if (found) this.hops = 0;
     const now = nowMs();
-    if (now - this.turnStart >= BUDGET_MICROS / 1000) return this.letLoopTurn(now);
-    if (!found && !this.useIdleTime() && this.parkImpatient(now)) this.lookInPlace();
+    const isOver = now - this.turnStart >= BUDGET_MICROS / 1000;
+    if (found) {
+      if (!isQuiet || isOver) this.leaveRestToContinuations();
+    } else if (isOver || !this.waitOn(now, isQuiet)) {
+      return this.endTurn(now);
+    }
     this.lookSoon();
   };
 
@@ -125,30 +183,26 @@ export class Poller implements Driver {
   }
 
   schedule(pollable: Pollable, rung = false): void {
-    if (!pollable.awake) {
-      this.activate(pollable, rung);
-    } else if (this.turning && !this.flushQueued) {
-      // The poller's budget for this turn is spent; what is written meanwhile still goes out in this microtask.
-      this.flushQueued = true;
-      queueMicrotask(() => {
-        this.flushQueued = false;
-        for (const awake of this.awakeList) awake.flush();
-      });
-    }
+    if (!pollable.awake) this.activate(pollable, rung);
+    if (this.looking) return;
+    // What is written leaves in this microtask; what arrived waits for the end of the turn.
+    if (this.written.length === 0) void NEXT_MICROTASK.then(this.flushWritten);
+    if (this.written.at(-1) !== pollable) this.written.push(pollable);
   }
 
   private activate(pollable: Pollable, rung: boolean): void {
     const now = nowMs();
     pollable.awake = true;
+    pollable.idleTurns = 0;
     pollable.wake();
     pollable.idleStrategy.wake(now);
     if (rung) pollable.idleStrategy.announced(now);
     this.awakeList.push(pollable);
-    const resume = this.resume;
-    if (resume !== undefined) {
-      this.resume = undefined;
-      resume();
-    }
+    const { resume } = this;
+    if (resume === undefined) return;
+    this.resume = undefined;
+    this.looking = true;
+    resume();
   }
 
   remove(pollable: Pollable): void {
@@ -164,10 +218,115 @@ export class Poller implements Driver {
 
   /** Until something is awake. */
   private sleep(): void {
+    if (this.resume !== undefined) return;
     const awoken = new Promise<void>((resolve) => {
       this.resume = resolve;
     });
     void awoken.then(this.onAwoken);
+  }
+
+  private beginLooking(): void {
+    this.looking = true;
+    this.spent = false;
+    this.hops = 0;
+    this.look();
+  }
+
+  private lookSoon(): void {
+    void NEXT_MICROTASK.then(this.look);
+  }
+
+  /** Nothing more is stepped in this turn; the turn ends when the code that was given work has run. */
+  private leaveRestToContinuations(): void {
+    for (const pollable of this.awakeList) pollable.flush();
+    this.spent = true;
+    this.looking = false;
+    this.hops = 0;
+  }
+
+  /**
+   * POLL-5. One late turn may be the scheduler's doing, so looking pauses only if it keeps happening.
+   *
+   * @param gapMs what the loop took to come round, without the poller and what it set off
+   */
+  private judgeTurn(now: number, gapMs: number): void {
+    for (const pollable of this.awakeList) pollable.idleStrategy.away(gapMs);
+    this.isQuiet = gapMs <= QUIET_MILLIS_MAX;
+    if (this.lookedInPlace) {
+      this.strikes = Math.max(0, this.strikes + (this.isQuiet ? STRIKES_PER_QUIET_TURN : 1));
+      if (this.strikes >= STRIKES_MAX) {
+        this.strikes = 0;
+        this.pausedUntil = now + this.pauseMillis;
+        this.pauseMillis = Math.min(this.pauseMillis * 2, PAUSE_MILLIS_MAX);
+      } else if (this.strikes === 0) {
+        this.pauseMillis = Math.max(this.pauseMillis * 0.95, PAUSE_MILLIS_MIN);
+      }
+    }
+    this.lookedInPlace = false;
+  }
+
+  private startTurn(now: number): void {
+    this.turnStart = now;
+    if (this.addon === undefined) return;
+    const cpu = this.addon.currentCpu();
+    for (const pollable of this.awakeList) pollable.runsOn(cpu);
+  }
+
+  /** The loop comes round, if anything is awake; then there is a new budget. */
+  private endTurn(now: number): void {
+    this.looking = false;
+    this.spent = false;
+    this.turnEnd = now;
+    if (this.cameRound) {
+      if (this.brought) this.parkIdle(now);
+      this.cameRound = false;
+      this.brought = false;
+    }
+    if (this.awakeList.length === 0) {
+      this.sleptFrom = now;
+      return this.sleep();
+    }
+    if (this.turnOpen) return;
+    this.turnOpen = true;
+    setImmediate(this.onTurn);
+  }
+
+  private stepAll(): boolean {
+    let now = -1;
+    const list = this.awakeList;
+    for (let i = 0; i < list.length; i++) {
+      const pollable = list[i];
+      if (!pollable.step()) continue;
+      if (now < 0) now = nowMs();
+      pollable.yielded = false;
+      pollable.idleTurns = 0;
+      pollable.idleStrategy.work(now);
+    }
+    return now >= 0;
+  }
+
+  /** Nothing was found: looks in place, gives the core away, or lets connections sleep. False: the turn is over. */
+  private waitOn(now: number, isQuiet: boolean): boolean {
+    const turnBroughtNothing = this.cameRound && !this.brought;
+    if ((isQuiet || turnBroughtNothing) && this.useIdleTime()) return true;
+    if (isQuiet && this.isLookedFor(now)) {
+      this.lookedInPlace = true;
+      this.lookInPlace();
+      return true;
+    }
+    if (!turnBroughtNothing && !(isQuiet && (this.onlyPeersCanGoOn() || this.shortSleeps < SHORT_SLEEPS_MIN)))
+      return false;
+    return this.parkAll(now, isQuiet);
+  }
+
+  /** Whether work for any connection is worth looking for. */
+  private isLookedFor(now: number): boolean {
+    if (now < this.pausedUntil) return false;
+    const list = this.awakeList;
+    for (let i = 0; i < list.length; i++) {
+      if (list[i].expecting && list[i].idleStrategy.lasts(now) && !list[i].sharesCore()) return true;
+    }
+    return false;
   }
 
   /** Looks at more microtasks would only keep the core from those who have to answer. */
@@ -188,76 +347,46 @@ export class Poller implements Driver {
     return useIdleTime();
   }
 
-  private lookSoon(): void {
-    void NEXT_MICROTASK.then(this.look);
-  }
-
-  /** Ends this turn; the next one has a new budget. */
-  private letLoopTurn(now: number): void {
-    this.turning = true;
-    this.openTurn();
-    this.turnsFrom = now;
-  }
-
-  private startTurn(): void {
-    this.turnStart = nowMs();
-    if (this.addon === undefined) return;
-    const cpu = this.addon.currentCpu();
-    for (const pollable of this.awakeList) pollable.runsOn(cpu);
-  }
-
-  /**
-   * From now on the turn counts: it is over when the event loop has come round. SUBTLE: a turn is opened before the
-   * first look in place, and stays open after parking; a start later in the same turn would renew the budget else. A
-   * turn in which nothing was looked for in place needs no end: it cost a few microseconds, and an immediate costs
-   * more.
-   */
-  private openTurn(): void {
-    if (this.turnOpen) return;
-    this.turnOpen = true;
-    setImmediate(this.closeTurn);
-  }
-
-  private stepAll(): boolean {
-    let found = false;
-    const list = this.awakeList;
-    for (let i = 0; i < list.length; i++) {
-      const pollable = list[i];
-      if (!pollable.step()) continue;
-      found = true;
-      pollable.yielded = false;
-      pollable.idleStrategy.work(nowMs());
-    }
-    return found;
-  }
-
-  /** Lets the connections sleep that have waited long enough. True if one is left to look for. */
-  private parkImpatient(now: number): boolean {
+  /** Lets all connections sleep. True if the core was given away instead, so that it pays to look again. */
+  private parkAll(now: number, isQuiet: boolean): boolean {
     const list = this.awakeList;
     let kept = 0;
-    let looking = false;
     let yielding = false;
     for (let i = 0; i < list.length; i++) {
       const pollable = list[i];
-      const sharesCore = pollable.sharesCore();
-      if (sharesCore && !pollable.yielded && now >= this.yieldAgainAt) {
+      if (isQuiet && !pollable.yielded && now >= this.yieldAgainAt && pollable.sharesCore()) {
         // The peer cannot answer while we run; often it has by the time we run again, and then neither side had to
         // sleep and be woken.
         pollable.yielded = true;
         yielding = true;
-      } else if (!sharesCore && pollable.expecting && pollable.idleStrategy.lasts(now)) {
-        looking = true;
-      } else if (pollable.tryPark()) {
-        pollable.awake = false;
-        pollable.idleStrategy.sleep(now, pollable.expecting);
+      } else if (this.park(pollable, now)) {
         continue;
       }
       list[kept++] = pollable;
     }
     list.length = kept;
     if (yielding) this.yieldCore(now);
-    if (looking) this.openTurn();
-    return looking && !yielding;
+    return yielding;
+  }
+
+  /** Lets connections sleep that have had no work for long while others have. */
+  private parkIdle(now: number): void {
+    const list = this.awakeList;
+    if (list.length === 1) return;
+    let kept = 0;
+    for (let i = 0; i < list.length; i++) {
+      const pollable = list[i];
+      if (++pollable.idleTurns > IDLE_TURNS_MAX && this.park(pollable, now)) continue;
+      list[kept++] = pollable;
+    }
+    list.length = kept;
+  }
+
+  private park(pollable: Pollable, now: number): boolean {
+    if (!pollable.tryPark()) return false;
+    pollable.awake = false;
+    pollable.idleStrategy.sleep(now, pollable.expecting);
+    return true;
   }
 
   private yieldCore(now: number): void {

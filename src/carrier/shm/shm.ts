@@ -80,6 +80,7 @@ export class ShmCarrier implements Carrier, Pollable {
   readonly fragmentFlag = FLAG.inBlock;
   awake = false;
   yielded = false;
+  idleTurns = 0;
   closed = false;
   readonly idleStrategy: IdleStrategy;
 
