@@ -6,7 +6,7 @@ import type { DescMessage, DescMethod, DescService } from "@bufbuild/protobuf";
 import { inOwnContext } from "../carrier/poll/root-context.js";
 import type { MessageCodec } from "../codec/codec.js";
 import { joinRope } from "../codec/rope/rope.js";
-import { OWN_PATH } from "../connect/server/routes.js";
+import { OWN_PATH } from "../connect/descriptors.js";
 
 /**
  * A codec of values that know how they become bytes and how they are read. Nobody writes to what `write` returns any

@@ -8,12 +8,12 @@ import {
   propagate as Propagate,
   status as Status,
 } from "@grpc/grpc-js";
-import type { HttpTransportOptions } from "../connect/http/transport.js";
+import { createIsthmusTransport } from "../connect/client/transport.js";
 import { checkOptions, tableOf } from "../connect/options/check.js";
 import type { Rule } from "../connect/options/kinds.js";
 import { channelRules } from "../connect/options/table.js";
-import type { IsthmusTransport, IsthmusTransportOptions } from "../connect/client/transport.js";
-import { createIsthmusTransport } from "../connect/client/transport.js";
+import type { IsthmusTransport, IsthmusTransportOptions } from "../connect/types/client.js";
+import type { HttpTransportOptions } from "../connect/types/http.js";
 import { nowMs, setImmediate, setTimeout } from "../os/timers.js";
 import { createBytesCodec } from "./bytes-codec.js";
 import type { ChannelCall, PathMethods } from "./grpc-client-call.js";

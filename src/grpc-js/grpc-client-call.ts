@@ -12,7 +12,7 @@ import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import type { CallCredentials, ChannelInterface, InterceptingListener, Metadata, StatusObject } from "@grpc/grpc-js";
 import { status as Status } from "@grpc/grpc-js";
 import { waitForReady } from "../connect/client/dialer.js";
-import type { IsthmusTransport } from "../connect/client/transport.js";
+import type { IsthmusTransport } from "../connect/types/client.js";
 import { clearTimeout, nowMs, queueMicrotask, setTimeout } from "../os/timers.js";
 import { boundedTimeout, timedOut } from "../rpc/deadline.js";
 import { partsOf } from "../rpc/errors.js";

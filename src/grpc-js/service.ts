@@ -12,7 +12,8 @@ import type {
   UntypedServiceImplementation,
 } from "@grpc/grpc-js";
 import { Server } from "@grpc/grpc-js";
-import { isOwnRouter, OWN_CODEC } from "../connect/server/routes.js";
+import { OWN_CODEC } from "../connect/descriptors.js";
+import { isOwnRouter } from "../connect/server/routes.js";
 import { adopt } from "../rpc/foreign.js";
 import { createBytesCodec, methodOf } from "./bytes-codec.js";
 import { MessageQueue } from "./queue.js";

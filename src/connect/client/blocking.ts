@@ -2,14 +2,7 @@
  * Calls that block the thread until they are answered: for scripts, and for worker threads that have nothing else to
  * do.
  */
-import type {
-  DescMessage,
-  DescMethod,
-  DescMethodUnary,
-  DescService,
-  MessageInitShape,
-  MessageShape,
-} from "@bufbuild/protobuf";
+import type { DescMessage, DescMethod, DescMethodUnary, DescService, MessageInitShape } from "@bufbuild/protobuf";
 import type { UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { parseAddress } from "../../carrier/address.js";
@@ -17,14 +10,14 @@ import type { BlockingDriver } from "../../carrier/blocking/driver.js";
 import { connectNow } from "../../carrier/blocking/connect.js";
 import type { Addon } from "../../os/addon.js";
 import { nowMs } from "../../os/timers.js";
-import type { ClientMethod } from "../../rpc/client/client-call.js";
+import type { ClientMethod } from "../../rpc/client/client-method.js";
 import { ClientConnection } from "../../rpc/client/client.js";
 import { boundedTimeout, timedOut } from "../../rpc/deadline.js";
 import { connectErrorOf, prepareErrors } from "../../rpc/errors.js";
 import { METHODS_MAX, SLOTS_MAX } from "../../wire/frame.js";
 import { checkOptions } from "../options/check.js";
 import { blockingCallTable, blockingTable } from "../options/table.js";
-import type { CallLimits, CommonOptions } from "../options/options.js";
+import type { CallLimits } from "../options/options.js";
 import {
   checkLimits,
   codecOf,
@@ -34,57 +27,8 @@ import {
   requireSharedMemory,
   streamWindowOf,
 } from "../options/options.js";
-import { methodPath } from "../server/routes.js";
-
-/**
- * As for {@link createIsthmusTransport}, less what a thread that blocks cannot do: interceptors, other carriers,
- * leases, streams, signs of life.
- */
-export interface BlockingClientOptions
-  extends Omit<CommonOptions, "carrier" | "leases" | "keepAlive" | "streamWindowBytes"> {
-  /** Where the server listens: a socket path, or `unix:PATH`. */
-  readonly address: string;
-  /**
-   * Deadline of calls that set none, in milliseconds, above 0; none by default. `Infinity`, and more than timers can
-   * count, is none.
-   */
-  readonly defaultTimeoutMs?: number;
-}
-
-/** What `new Headers` takes; Node's types do not name it. */
-type HeadersInit = NonNullable<ConstructorParameters<typeof Headers>[0]>;
-
-export interface BlockingCallOptions {
-  /** How long the call may take, the connection included, in milliseconds; then it fails with `DeadlineExceeded`. */
-  readonly timeoutMs?: number;
-  readonly headers?: HeadersInit;
-  /** Called with the response's headers before the call returns. */
-  readonly onHeader?: (headers: Headers) => void;
-  /** Called with the response's trailers before the call returns. */
-  readonly onTrailer?: (trailers: Headers) => void;
-}
-
-type UnaryMethods<S extends DescService> = {
-  [P in keyof S["method"] as S["method"][P] extends DescMethodUnary
-    ? P
-    : never]: S["method"][P] extends DescMethodUnary<infer I, infer O>
-    ? (request: MessageInitShape<I>, options?: BlockingCallOptions) => MessageShape<O>
-    : never;
-};
-
-interface Closing {
-  /** Ends the connection. Later calls throw `Unavailable`. */
-  close(): void;
-}
-
-/**
- * One function for each unary method of the service: it blocks, and returns the message or throws a `ConnectError`.
- * Streaming methods are not there; called all the same, they throw `Unimplemented`. If the service itself has a method
- * `close`, that is the service's, and `using`, or `client[Symbol.dispose]()`, ends the connection.
- */
-export type BlockingClient<S extends DescService> = UnaryMethods<S> &
-  Disposable &
-  ("close" extends keyof S["method"] ? unknown : Closing);
+import { methodPath } from "../descriptors.js";
+import type { BlockingCallOptions, BlockingClient, BlockingClientOptions } from "../types/client.js";
 
 /**
  * Creates a client whose calls block this thread until they are answered: nothing else of the thread runs meanwhile, no

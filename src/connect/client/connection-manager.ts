@@ -27,7 +27,7 @@ import {
   pollMicrosOf,
   streamWindowOf,
 } from "../options/options.js";
-import type { ConnectionState, IsthmusTransportOptions } from "./transport.js";
+import type { ConnectionState, IsthmusTransportOptions } from "../types/client.js";
 
 /** What a transport does for its connections. */
 export type CallReturns = Required<Pick<ClientConnectionOwner, "moveCall" | "moveStream">>;

@@ -21,22 +21,7 @@ import { boundedTimeout, TIMER_MS_MAX, timedOut } from "../../rpc/deadline.js";
 import { abortError } from "../../rpc/errors.js";
 import { show } from "../options/kinds.js";
 import { DEFAULTS } from "../options/table.js";
-
-/** How a lost connection is made again. */
-export interface ReconnectOptions {
-  /**
-   * Pause after the first failed attempt, in milliseconds; 10 by default. Each further one is 1.6 times as long. All
-   * vary by 20%.
-   */
-  readonly initialDelayMs?: number;
-  /** Longest pause, in milliseconds; 2000 by default. */
-  readonly maxDelayMs?: number;
-  /**
-   * How long a call without a deadline waits for a connection, in milliseconds; 30,000 by default. `Infinity`: for
-   * ever.
-   */
-  readonly giveUpAfterMs?: number;
-}
+import type { ReconnectOptions } from "../types/client.js";
 
 /**
  * Context value for a single call: `createContextValues().set(waitForReady, true)` waits for the connection, also for

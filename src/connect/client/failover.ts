@@ -24,15 +24,15 @@ import { connectTable, transportCloseTable } from "../options/table.js";
 import { callTimeout } from "../options/options.js";
 import type { LoanOwner } from "../payloads/payloads.js";
 import { LOAN } from "../payloads/payloads.js";
-import type { HeadersInit } from "./interceptors.js";
 import type {
   AddressedTransport,
   ConnectionState,
   ConnectOptions,
+  HeadersInit,
   IsthmusTransport,
   IsthmusTransportOptions,
   TransportStats,
-} from "./transport.js";
+} from "../types/client.js";
 
 const PROBE_INTERVAL_MS = 1000;
 

@@ -12,15 +12,13 @@ import type {
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
 import { onAbortOf } from "../../rpc/abort.js";
-import type { ClientMethod } from "../../rpc/client/client-call.js";
+import type { ClientMethod } from "../../rpc/client/client-method.js";
 import { URL_BASE } from "../../rpc/server/context.js";
 import { boundedTimeout, timedOut } from "../../rpc/deadline.js";
 import { abortError, connectErrorOf } from "../../rpc/errors.js";
 import { closeIterator } from "../../rpc/stream/stream-writer.js";
 import { chain, checkResponse, drain, mapMessages } from "../interception.js";
-
-/** What `new Headers` takes; Node's types do not name it. */
-export type HeadersInit = NonNullable<ConstructorParameters<typeof Headers>[0]>;
+import type { HeadersInit } from "../types/client.js";
 
 /** A call behind all interceptors. */
 export type Start<Input, Response> = (

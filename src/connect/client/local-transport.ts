@@ -15,13 +15,13 @@ import type { Address } from "../../carrier/address.js";
 import { formatAddress } from "../../carrier/address.js";
 import type { LeaseLifetime } from "../../memory/payload/lease.js";
 import type { ClientConnection } from "../../rpc/client/client.js";
-import type { ClientMethod } from "../../rpc/client/client-call.js";
+import type { ClientMethod } from "../../rpc/client/client-method.js";
 import { ownSignal } from "../../rpc/abort.js";
 import { boundedTimeout } from "../../rpc/deadline.js";
 import { connectErrorOf } from "../../rpc/errors.js";
 import { closeIterator } from "../../rpc/stream/stream-writer.js";
 import { METHODS_MAX, PATH_BYTES_MAX } from "../../wire/frame.js";
-import type { HeadersInit, Start } from "./interceptors.js";
+import type { Start } from "./interceptors.js";
 import { callIntercepted, streamIntercepted } from "./interceptors.js";
 import { ConnectionManager } from "./connection-manager.js";
 import { waitForReady } from "./dialer.js";
@@ -30,14 +30,15 @@ import { checkOptional } from "../options/check.js";
 import { connectTable, transportCloseTable } from "../options/table.js";
 import type { LoanOwner } from "../payloads/payloads.js";
 import { LOAN } from "../payloads/payloads.js";
-import { methodPath } from "../server/routes.js";
+import { methodPath } from "../descriptors.js";
 import type {
   AddressedTransport,
   ConnectionState,
   ConnectOptions,
+  HeadersInit,
   IsthmusTransportOptions,
   TransportStats,
-} from "./transport.js";
+} from "../types/client.js";
 
 export class LocalTransport implements AddressedTransport, LoanOwner {
   private readonly options: IsthmusTransportOptions;

@@ -4,23 +4,7 @@
 import { Code, ConnectError, cors as connectCors } from "@connectrpc/connect";
 import type { Request, Response } from "./answers.js";
 import { DEFAULTS } from "../options/table.js";
-
-/** For browsers whose pages come from another origin than the server's. */
-export interface CorsOptions {
-  /** The pages that may call, as `https://app.example`; `"*"`, the default, stands for all. */
-  readonly origins?: "*" | readonly string[];
-  /** Whether calls may carry cookies and other credentials that the browser keeps. Needs a list of `origins`. */
-  readonly credentials?: boolean;
-  /** Request headers that scripts may send besides Connect's own, for example `authorization`. */
-  readonly allowedHeaders?: readonly string[];
-  /**
-   * Response headers that scripts may see besides Connect's own. Trailers of Connect's unary calls have the prefix
-   * `trailer-`.
-   */
-  readonly exposedHeaders?: readonly string[];
-  /** How long browsers may remember what a preflight request told them, in seconds; 7200 by default. */
-  readonly maxAgeSeconds?: number;
-}
+import type { CorsOptions } from "../types/http.js";
 
 export interface Cors {
   /** Sets the headers of the response. True: it was a preflight request, and has its answer. */

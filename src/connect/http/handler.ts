@@ -12,8 +12,8 @@ import { soundErrors } from "./server-errors.js";
 import { gateInterceptor } from "./gate.js";
 import { ownResponses } from "./payloads.js";
 import { checkLimits, omitUndefined } from "../options/options.js";
-import type { IsthmusRouteOptions, IsthmusRouter } from "../server/routes.js";
-import type { IsthmusServerOptions } from "../server/server.js";
+import type { IsthmusRouteOptions, IsthmusRouter } from "../types/routes.js";
+import type { IsthmusServerOptions } from "../types/server.js";
 
 /** May throw. */
 export type Handler = (request: Request, response: Response) => void;

@@ -35,25 +35,11 @@ import { Http2Response } from "./http2-response.js";
 import { Http2Sessions } from "./sessions.js";
 import { DEFAULTS } from "../options/table.js";
 import { checkCarrier, handshakeTimeoutOf } from "../options/options.js";
-import type { IsthmusServerOptions } from "../server/server.js";
+import type { HttpServerOptions } from "../types/http.js";
+import type { IsthmusServerOptions } from "../types/server.js";
 
 /** What the first bytes of HTTP/2 are, as far as no method of HTTP/1.1 begins. */
 const PREFACE = Buffer.from("PRI * HTTP/2");
-
-/** Limits of HTTP/1.1, at a server. */
-export interface HttpServerOptions {
-  /**
-   * How long a client of HTTP/1.1 may take to send the headers of a request, in milliseconds; 60,000 by default, and no
-   * longer than `requestTimeoutMs`. One that takes longer is answered with status 408, and its connection is closed. 0
-   * allows any time.
-   */
-  readonly headersTimeoutMs?: number;
-  /**
-   * How long it may take to send a whole request, in milliseconds; 300,000 by default. Client streams are requests, so
-   * this bounds those too. 0 allows any time.
-   */
-  readonly requestTimeoutMs?: number;
-}
 
 const KEEP_ALIVE_TIMEOUT_MS = 5000;
 /** Node looks at times only so often: at most, and for short ones. */

@@ -16,9 +16,7 @@ import type {
   UnaryResponse,
 } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { Compression } from "@connectrpc/connect/protocol";
 import type { Http2SessionManager } from "@connectrpc/connect-node";
-import type { ClientSessionOptions, SecureClientSessionOptions } from "node:http2";
 import { connect } from "node:http2";
 import type { HttpAddress } from "../../carrier/address.js";
 import { formatAddress } from "../../carrier/address.js";
@@ -33,42 +31,17 @@ import { ownPayloads, ownPayloadsOfAll } from "./payloads.js";
 import { checkOptional } from "../options/check.js";
 import { connectTable, DEFAULTS, transportCloseTable } from "../options/table.js";
 import { callTimeout, checkCarrier, checkLimits, omitUndefined, handshakeTimeoutOf } from "../options/options.js";
-import { methodPath } from "../server/routes.js";
-import type { HeadersInit } from "../client/interceptors.js";
+import { methodPath } from "../descriptors.js";
 import { drain } from "../interception.js";
 import type {
   AddressedTransport,
   ConnectionState,
   ConnectOptions,
+  HeadersInit,
   IsthmusTransportOptions,
   TransportStats,
-} from "../client/transport.js";
-
-/** Options for addresses of HTTP. Others ignore them. */
-export interface HttpTransportOptions {
-  /** What is spoken: gRPC by default. */
-  readonly protocol?: "grpc" | "grpc-web" | "connect";
-  /** For `http2.connect`: `ca`, `cert`, `key`, `servername`, `settings`, … */
-  readonly nodeOptions?: ClientSessionOptions | SecureClientSessionOptions;
-  /**
-   * How often an HTTP/2 connection with open calls is asked whether it is alive while nothing comes from it, in
-   * milliseconds; and after how long a pause the next call asks first. 360,000 by default, since many gRPC servers take
-   * more than one PING in five minutes for abuse; an Isthmus server allows any.
-   */
-  readonly pingIntervalMs?: number;
-  /** How long the answer may take before the connection is given up, in milliseconds; 15,000 by default. */
-  readonly pingTimeoutMs?: number;
-  /** Whether a connection without calls is asked too; it is not by default. */
-  readonly pingIdleConnection?: boolean;
-  /** After how long without calls the connection is closed, in milliseconds; 900,000 by default. */
-  readonly idleConnectionTimeoutMs?: number;
-  /** Compressions that answers may have, from `@connectrpc/connect-node`; none by default. */
-  readonly acceptCompression?: readonly Compression[];
-  /** Compresses requests. */
-  readonly sendCompression?: Compression;
-  /** From what size on requests are compressed, in bytes; 1024 by default. */
-  readonly compressMinBytes?: number;
-}
+} from "../types/client.js";
+import type { HttpTransportOptions } from "../types/http.js";
 
 const TIMEOUT_HEADERS = ["grpc-timeout", "connect-timeout-ms"];
 /** How much earlier than ours the server's timer may fire. */

@@ -1,8 +1,6 @@
 /** Options that both ends share, and what holds without them. option-table.ts says which there may be. */
-import type { BinaryReadOptions, BinaryWriteOptions } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Address, HttpAddress } from "../../carrier/address.js";
-import type { Isolation } from "../../carrier/handshake/handshake.js";
 import { LACK_BY_OPTION, LACK_OVER_TCP, lackOfProcess, warnOfLack } from "../../carrier/handshake/lack.js";
 import { WINDOW_MICROS_DEFAULT } from "../../carrier/poll/idle-strategy.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
@@ -16,71 +14,13 @@ import { cpuQuotaCores } from "../../os/cgroup.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
 import type { KeepAliveOptions } from "../../rpc/keepalive.js";
 import { MESSAGE_BYTES_MAX } from "../../wire/frame.js";
+import type { CommonOptions } from "../types/common.js";
 import { show } from "./kinds.js";
 import { DEFAULTS } from "./table.js";
 
 export interface CallLimits {
   readonly readMaxBytes: number;
   readonly writeMaxBytes: number;
-}
-
-/** Options of both `createIsthmusTransport` and `createIsthmusServer`. */
-export interface CommonOptions {
-  /**
-   * How messages may travel. "auto" (the default) takes shared memory where both ends have it, and else the socket that
-   * connects them, and says why (`carrierReason`, and a warning of the process that lacks it); "shm" insists on shared
-   * memory and fails loudly where it cannot be had, also if the other end has none; "socket" never uses shared memory.
-   * Addresses of HTTP have their own way, and are refused with "shm".
-   */
-  readonly carrier?: "auto" | "shm" | "socket";
-  /** Largest message this side accepts, in bytes; by default protobuf's limit of 2 GiB − 1. */
-  readonly readMaxBytes?: number;
-  /** Largest message this side sends, in bytes; by default protobuf's limit of 2 GiB − 1. */
-  readonly writeMaxBytes?: number;
-  /** Options of the protobuf binary format, for example `{ writeUnknownFields: false }`. */
-  readonly binaryOptions?: Partial<BinaryReadOptions & BinaryWriteOptions>;
-  /** How messages become bytes; protobuf-es's own binary format by default. */
-  readonly codec?: MessageCodecFactory;
-  /**
-   * Whether this side may wait for the peer by looking instead of sleeping: for at most `maxMicros` (200 by default,
-   * 1000 at most) microseconds after the last work. It is used only while it pays, and never keeps the event loop from
-   * turning for more than 200 µs; `false` never polls.
-   */
-  readonly polling?: false | { readonly maxMicros: number };
-  /**
-   * How long received `bytes` (and packed fields) that were not copied stay valid: "collected" by default. Large values
-   * are not copied on arrival but leased from the sender's memory; see {@link LeaseLifetime}.
-   */
-  readonly leases?: LeaseLifetime;
-  /**
-   * How far the other end is trusted with shared memory: "shared" by default for processes of the same user, else
-   * "snapshot", which copies large values before anything looks at them (so there are no leases). See {@link
-   * Isolation}.
-   */
-  readonly isolation?: Isolation;
-  /** Sizes of the shared memory that this side creates per connection, in bytes. */
-  readonly memory?: {
-    /** The ring of small messages: a power of two, at least 64 KiB; 256 KiB by default. */
-    readonly ringBytes?: number;
-    /**
-     * The most that payloads in flight may occupy: a multiple of 64 KiB; 256 MiB by default. Committed only as needed.
-     */
-    readonly arenaBytes?: number;
-  };
-  /**
-   * What a stream may send to this side before its messages are pulled, in bytes: each message counts with its length
-   * and 128 bytes. 1 MiB by default. One larger message passes all the same, so a stream holds at most this and one
-   * message in memory, per direction.
-   */
-  readonly streamWindowBytes?: number;
-  /** How long the handshake of a new connection may take, in milliseconds; 5000 by default. */
-  readonly handshakeTimeoutMs?: number;
-  /**
-   * Notices a peer that hangs, whose process is stopped or whose event loop is blocked: its connection is closed, and
-   * open calls fail with `Unavailable`. By default on for TCP and off for Unix sockets, where a peer that has died is
-   * noticed anyway. Addresses of HTTP have options of their own.
-   */
-  readonly keepAlive?: false | KeepAliveOptions;
 }
 
 const RELEASE_SLOTS = 4096;

@@ -11,14 +11,21 @@ import { LEASE_LIFETIMES } from "../../memory/payload/lease.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
 import type { KeepAliveOptions } from "../../rpc/keepalive.js";
 import { SLOTS_MAX, STREAM_WINDOW_BYTES_MAX, STREAM_WINDOW_BYTES_MIN } from "../../wire/frame.js";
-import type { BlockingCallOptions, BlockingClientOptions } from "../client/blocking.js";
-import type { ReconnectOptions } from "../client/dialer.js";
-import type { MapFileOptions } from "../payloads/files.js";
-import type { HttpTransportOptions } from "../http/transport.js";
+import type {
+  BlockingCallOptions,
+  BlockingClientOptions,
+  ConnectOptions,
+  IsthmusTransportOptions,
+  ReconnectOptions,
+} from "../types/client.js";
+import type { CommonOptions } from "../types/common.js";
+import type { CorsOptions, HttpServerOptions, HttpTransportOptions } from "../types/http.js";
+import type { LoanOptions, MapFileOptions } from "../types/payloads.js";
+import type { IsthmusRouteOptions } from "../types/routes.js";
+import type { IsthmusServerOptions } from "../types/server.js";
+import type { WorkersOptions } from "../types/workers.js";
 import type { OptionTable } from "./check.js";
 import { tableOf } from "./check.js";
-import type { CorsOptions } from "../http/cors.js";
-import type { HttpServerOptions } from "../http/server.js";
 import type { Kind, Rule } from "./kinds.js";
 import {
   address,
@@ -45,12 +52,6 @@ import {
   text,
   without,
 } from "./kinds.js";
-import type { CommonOptions } from "./options.js";
-import type { LoanOptions } from "../payloads/payloads.js";
-import type { IsthmusRouteOptions } from "../server/routes.js";
-import type { IsthmusServerOptions } from "../server/server.js";
-import type { ConnectOptions, IsthmusTransportOptions } from "../client/transport.js";
-import type { WorkersOptions } from "../server/workers.js";
 
 /** A rule for each of the options of a type, and none besides. */
 type RulesOf<T> = Record<keyof T, Rule>;

@@ -9,6 +9,7 @@ import { sleep } from "../../os/timers.js";
 import { PAYLOAD_BYTES_MAX } from "../../wire/frame.js";
 import { checkOptional } from "../options/check.js";
 import { mapFileTable } from "../options/table.js";
+import type { MapFileOptions } from "../types/payloads.js";
 
 // Numbers and not handles: a handle cannot be let go of without closing it.
 const openFile = promisify(open);
@@ -22,13 +23,6 @@ const OPEN_FLAGS = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTT
 /** How often, and how long apart, opening is tried while there are no descriptors to be had. */
 const OPEN_TRIES_MAX = 50;
 const OPEN_AGAIN_MS = 20;
-
-export interface MapFileOptions {
-  /** Where in the file to start, in bytes; 0 by default. */
-  readonly offset?: number;
-  /** How many bytes; by default up to the end of the file. */
-  readonly length?: number;
-}
 
 /**
  * A file, or a part of one, as bytes that can be put into any `bytes` field.

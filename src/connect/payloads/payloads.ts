@@ -16,22 +16,13 @@ import { TIMER_MS_MAX } from "../../rpc/deadline.js";
 import { PAYLOAD_BYTES_MAX } from "../../wire/frame.js";
 import { checkOptional } from "../options/check.js";
 import { DEFAULTS, loanTable } from "../options/table.js";
+import type { LoanOptions, PayloadLease } from "../types/payloads.js";
 
 /** The method by which a transport gives loans; not for users. */
 export const LOAN = Symbol("isthmus.loan");
 
 export interface LoanOwner {
   [LOAN](byteLength: number, makeSignal: () => AbortSignal): Promise<Uint8Array>;
-}
-
-export interface LoanOptions {
-  /** Gives up waiting; a handler's call is over when its own signal aborts, which gives up too. */
-  readonly signal?: AbortSignal;
-  /**
-   * How long to wait while the arena is full, in milliseconds; 10 000 by default. `Infinity`, and what no timer can
-   * count: for ever.
-   */
-  readonly timeoutMs?: number;
 }
 
 /**
@@ -154,14 +145,6 @@ export function release(target: Message | Uint8Array): void {
   if (origin instanceof Region) return origin.release(target.buffer as ArrayBuffer, why);
   const handle = leaseHandleOf(target);
   handle?.lease.end(handle.buffer, why);
-}
-
-/** The right to a received message's large values, or to a loan, to be ended with `using`. */
-export interface PayloadLease extends Disposable {
-  /** See {@link release}. */
-  release(): void;
-  /** See {@link retain}. */
-  retain(): void;
 }
 
 /** `using lease = leaseOf(message)` releases at the end of the block what the message has leased. */

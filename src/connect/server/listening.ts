@@ -10,7 +10,7 @@ import { listenPlain, listenTcp } from "../../carrier/handshake/listen-plain.js"
 import type { StreamSocket } from "../../carrier/socket/stream-socket.js";
 import type { Addon } from "../../os/addon.js";
 import { checkCarrier, meansFor } from "../options/options.js";
-import type { IsthmusServerOptions } from "./server.js";
+import type { IsthmusServerOptions } from "../types/server.js";
 
 export interface Accepting {
   /** A connection whose peer the kernel can name. Owns the descriptor. */

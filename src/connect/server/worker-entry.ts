@@ -7,8 +7,8 @@ import { leaveWarningToOthers } from "../../carrier/handshake/lack.js";
 import { requireAddon } from "../../os/addon.js";
 import { clearInterval, queueMicrotask, setInterval } from "../../os/timers.js";
 import { MODULE_OPTIONS } from "../options/table.js";
-import type { IsthmusServerOptions } from "./server.js";
-import { LocalServer } from "./server.js";
+import type { IsthmusServerOptions } from "../types/server.js";
+import { LocalServer } from "./local-server.js";
 import type { FromWorker, ToWorker, WorkerSetup } from "./worker-link.js";
 
 /** How old what `stats()` of the main thread knows may be. */
@@ -51,7 +51,7 @@ function serve({ port, options }: WorkerSetup, module: Partial<IsthmusServerOpti
     }
     // Before the first byte is read: unless this is heard, the client can still be handed to another worker.
     tell({ kind: "took", id });
-    server.take(addon, own, peer, undefined, leftMs, (gone) => {
+    server.take({ addon, descriptor: own, peer, leftMs }, undefined, (gone) => {
       // When it is gone, the server counts it no more only after this returns.
       queueMicrotask(tellStats);
       if (gone) tell({ kind: "gone", id });

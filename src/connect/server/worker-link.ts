@@ -1,7 +1,7 @@
 /** What the main thread of a server and its workers tell each other. */
 import type { MessagePort } from "node:worker_threads";
 import type { PeerCredentials } from "../../os/addon.js";
-import type { ServerStats } from "./server.js";
+import type { ServerStats } from "../types/server.js";
 
 /** The first message to a worker, before the routes module runs. */
 export interface WorkerSetup {

@@ -11,9 +11,9 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon, PeerCredentials } from "../../os/addon.js";
 import { clearTimeout, nowMs, setTimeout, sleep } from "../../os/timers.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
-import type { ServerStats } from "./server.js";
+import type { ServerStats } from "../types/server.js";
 import type { FromWorker, ToWorker, WorkerSetup } from "./worker-link.js";
-import type { WorkersOptions } from "./workers.js";
+import type { WorkersOptions } from "../types/workers.js";
 
 export const NO_STATS: ServerStats = {
   connections: 0,

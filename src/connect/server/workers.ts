@@ -14,70 +14,22 @@
 import { availableParallelism } from "node:os";
 import { pathToFileURL } from "node:url";
 import { isAbsolute } from "node:path";
-import type { ResourceLimits, WorkerOptions } from "node:worker_threads";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { nameOf, parseAddress } from "../../carrier/address.js";
 import type { ListenOptions } from "../../carrier/handshake/listen.js";
 import { withRetryability } from "../../carrier/handshake/retryability.js";
-import type { Addon, PeerCredentials } from "../../os/addon.js";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
 import { checkOptional, checkOptions } from "../options/check.js";
 import { isUrl } from "../options/kinds.js";
 import { DEFAULTS, listenTable, MODULE_OPTIONS, serverCloseTable, workerServerTable } from "../options/table.js";
 import { handshakeTimeoutOf, requireAddon } from "../options/options.js";
-import type {
-  ConnectionSink,
-  IsthmusServer,
-  IsthmusServerOptions,
-  ListeningAt,
-  LocalServer,
-  ServerStats,
-} from "./server.js";
+import type { IsthmusServer, ListeningAt, ServerStats } from "../types/server.js";
+import type { IsthmusWorkerServerOptions } from "../types/workers.js";
+import type { AcceptedClient, ConnectionSink } from "./local-server.js";
+import { LocalServer } from "./local-server.js";
 import type { WorkerClient } from "./worker-thread.js";
 import { leftMsOf, WorkerThread } from "./worker-thread.js";
-
-export interface WorkersOptions {
-  /**
-   * The module that each worker loads: an absolute path or a `file:` URL, as `new URL("./routes.js", import.meta.url)`.
-   * It exports the function that registers services, as `default` or `routes`, and may export `options`; see {@link
-   * RoutesModuleOptions}.
-   */
-  readonly routes: URL | string;
-  /** Worker threads, 1 to 256; by default as many as this process may use CPUs. */
-  readonly count?: number;
-  /** As for Node's `Worker`; by default as this process has them. */
-  readonly env?: WorkerOptions["env"];
-  readonly execArgv?: string[];
-  readonly resourceLimits?: ResourceLimits;
-  /** What the routes module finds as `workerData` of `node:worker_threads`. */
-  readonly workerData?: unknown;
-  /**
-   * Longest time that a worker may take to start and load the module, in milliseconds; 30,000 by default. One that
-   * takes longer is ended: the first `listen` fails with `FailedPrecondition`, a worker that replaces another one is
-   * tried again.
-   */
-  readonly loadTimeoutMs?: number;
-  /** Longest wait before a worker that keeps dying is started again, in milliseconds; 5000 by default. */
-  readonly restartDelayMsMax?: number;
-}
-
-/** What cannot be sent to a thread: the routes module exports it, as `options`. */
-export type RoutesModuleOptions = Pick<
-  IsthmusServerOptions,
-  "interceptors" | "requestGate" | "contextValues" | "codec" | "shutdownSignal"
->;
-
-export interface IsthmusWorkerServerOptions
-  extends Omit<IsthmusServerOptions, "workers" | "routes" | keyof RoutesModuleOptions> {
-  readonly workers: WorkersOptions;
-}
-
-export interface WorkerStats {
-  readonly threadId: number;
-  readonly connections: number;
-  readonly pendingCalls: number;
-}
 
 const RESTART_MS_FIRST = 50;
 /** A worker that lived this long did not die of how it starts. */
@@ -108,10 +60,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
   private ended: Promise<void> | undefined;
   private lastId = 0;
 
-  constructor(
-    given: IsthmusWorkerServerOptions,
-    doorOf: (options: IsthmusWorkerServerOptions, sink: ConnectionSink) => LocalServer,
-  ) {
+  constructor(given: IsthmusWorkerServerOptions) {
     const options = checkOptions(workerServerTable, given);
     refuseModuleOptions(options);
     this.options = options;
@@ -125,7 +74,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
     // Timers count no further: given more they fire at once.
     this.loadTimeoutMs = Math.min(loadTimeoutMs, TIMER_MS_MAX);
     this.restartDelayMsMax = Math.min(restartDelayMsMax, TIMER_MS_MAX);
-    this.door = doorOf(options, this);
+    this.door = new LocalServer({ ...options, workers: undefined, routes: () => undefined }, this);
     requireAddon();
     this.slots = Array.from({ length: count }, () => ({ thread: undefined, deaths: 0, restart: undefined }));
   }
@@ -193,7 +142,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
     return this.threads().reduce((sum, { clients }) => sum + clients.size, this.waiting.size);
   }
 
-  give(addon: Addon, descriptor: number, peer: PeerCredentials, leftMs: number): void {
+  give({ addon, descriptor, peer, leftMs }: AcceptedClient): void {
     this.place({ id: ++this.lastId, addon, peer, descriptor, until: nowMs() + leftMs });
   }
 
@@ -226,7 +175,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
   }
 
   private turnAway({ addon, descriptor, peer }: WorkerClient, reason: ConnectError): void {
-    this.door.take(addon, descriptor!, peer, reason, handshakeTimeoutOf(this.options));
+    this.door.take({ addon, descriptor: descriptor!, peer, leftMs: handshakeTimeoutOf(this.options) }, reason);
   }
 
   private async start(): Promise<void> {

@@ -1,23 +1,11 @@
 /** A slot of a client's table of open calls, a request's headers, and what a unary call is answered with. */
-import type { DescMethod, DescMethodUnary } from "@bufbuild/protobuf";
+import type { DescMethodUnary } from "@bufbuild/protobuf";
 import type { UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { MessageCodec } from "../../codec/codec.js";
 import { decodeHeaders, encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
+import type { Reassembler } from "../inbound.js";
+import type { ClientMethod } from "./client-method.js";
 import type { ClientStream } from "./client-stream.js";
-import type { Reassembler, ReceivePolicy } from "../inbound.js";
-
-/** A method as this client calls it. */
-export interface ClientMethod {
-  readonly method: DescMethod;
-  /** Number that stands for the method on every connection of this client, once it is defined there. */
-  readonly id: number;
-  /** "/package.Service/Method" */
-  readonly path: string;
-  readonly input: MessageCodec;
-  readonly output: MessageCodec;
-  readonly receivePolicy: ReceivePolicy;
-}
 
 // SUBTLE: a promise's functions hold its result, and what is leased with it; so they are not kept beyond their call.
 export const nothing = () => undefined;

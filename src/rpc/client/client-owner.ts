@@ -2,7 +2,7 @@
 import type { StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import type { CarrierClosed } from "../../carrier/carrier.js";
 import type { StreamWindows } from "../../carrier/handshake/handshake.js";
-import type { ClientMethod } from "./client-call.js";
+import type { ClientMethod } from "./client-method.js";
 import type { KeepAliveOptions } from "../keepalive.js";
 
 export interface ClientLimits {

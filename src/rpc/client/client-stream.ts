@@ -16,8 +16,7 @@ import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
 import { FLAG, KIND, STATUS_BYTES_MAX } from "../../wire/frame.js";
 import { decodeHeaders } from "../../wire/metadata.js";
 import { onAbortOf } from "../abort.js";
-import type { ClientMethod } from "./client-call.js";
-import { nothing } from "./client-call.js";
+import type { ClientMethod } from "./client-method.js";
 import { timedOut } from "../deadline.js";
 import { abortError, connectErrorOf, decodeError, noMemory, rememberParts, serializeError } from "../errors.js";
 import { Reassembler, takeMetadata, takeFragment } from "../inbound.js";
@@ -63,6 +62,7 @@ interface Final {
 }
 
 const NO_BYTES: Uint8Array = new Uint8Array(0);
+const nothing = () => undefined;
 
 /** Streams whose users forgot them: nobody can pull their messages any more. */
 const forgotten = new FinalizationRegistry<ClientStream>((stream) =>

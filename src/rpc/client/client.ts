@@ -19,7 +19,7 @@ import { FLAG, KIND, SLOT_BITS, SLOTS_MAX, STATUS_BYTES_MAX } from "../../wire/f
 import { onAbortOf } from "../abort.js";
 import { CallQueue } from "./call-queue.js";
 import { boundedTimeout, timedOut } from "../deadline.js";
-import type { ClientMethod } from "./client-call.js";
+import type { ClientMethod } from "./client-method.js";
 import { ClientCall, UnaryResult, nothing, requestMetadata } from "./client-call.js";
 import type { ClientConnectionOwner, ClientLimits } from "./client-owner.js";
 import { ClientStreams } from "./client-streams.js";

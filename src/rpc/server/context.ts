@@ -11,8 +11,6 @@ import { nowMs } from "../../os/timers.js";
 import { decodeHeaders } from "../../wire/metadata.js";
 import { onAbortOf } from "../abort.js";
 import { abortError } from "../errors.js";
-import type { ServerConnectionOptions } from "./server.js";
-import type { ServerMethod } from "./server-method.js";
 
 /**
  * Context value with the credentials of the process that made a call, as the kernel vouched for them when it connected:
@@ -51,17 +49,34 @@ class CallValues implements ContextValues {
   }
 }
 
-/** The connection that a call came over, as its context sees it. */
-export interface ServedConnection {
+/** What a call's context reads of its method. */
+export interface CalledMethod {
+  readonly method: DescMethod;
+  readonly path: string;
+  readonly options: { readonly shutdownSignal: AbortSignal | undefined };
+}
+
+/** The client of a connection. */
+export interface Caller {
+  /** Undefined if the kernel vouches for no credentials. */
+  readonly peer: PeerCredentials | undefined;
+  /** Host and port of a client over TCP. */
+  readonly peerAddress?: string | undefined;
+  /** Makes the initial context values of a call. */
+  readonly contextValues: (peer: PeerCredentials | undefined) => ContextValues;
+}
+
+/** What a call's context reads of its connection. */
+export interface CallerConnection {
   readonly carrier: Carrier;
-  readonly options: ServerConnectionOptions;
+  readonly options: Caller;
 }
 
 export class CallContext implements HandlerContext {
   readonly protocolName = "isthmus";
   readonly requestMethod = "POST";
-  private readonly served: ServerMethod;
-  private readonly connection: ServedConnection;
+  private readonly served: CalledMethod;
+  private readonly connection: CallerConnection;
   private readonly metadata: Uint8Array | undefined;
   private readonly deadline: number;
   private controller: AbortController | undefined;
@@ -72,7 +87,7 @@ export class CallContext implements HandlerContext {
   responseHeaderIfAny: Headers | undefined;
   responseTrailerIfAny: Headers | undefined;
 
-  constructor(served: ServerMethod, connection: ServedConnection, metadata: Uint8Array | undefined, timeoutMs: number) {
+  constructor(served: CalledMethod, connection: CallerConnection, metadata: Uint8Array | undefined, timeoutMs: number) {
     this.served = served;
     this.connection = connection;
     this.metadata = metadata;

@@ -8,6 +8,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { MessageLeases } from "../../memory/payload/lease.js";
 import { clearTimeout, setTimeout } from "../../os/timers.js";
 import { encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
+import type { CallerConnection } from "./context.js";
 import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "../deadline.js";
 import { handlerError, serializeError } from "../errors.js";
@@ -15,7 +16,6 @@ import { adopt } from "../foreign.js";
 import type { RequestGate } from "./gate.js";
 import { askGate } from "./gate.js";
 import type { Reassembler } from "../inbound.js";
-import type { ServerConnection } from "./server.js";
 import type { ServerMethod } from "./server-method.js";
 
 /** A request whose gate is being asked. */
@@ -26,9 +26,27 @@ interface WaitingRequest {
   isWhole: boolean;
 }
 
+/** What a connection does for its unary calls. */
+export interface ServerCallHost extends CallerConnection {
+  readonly closed: boolean;
+  /** The request has arrived completely, and its gate has let it in. */
+  onWhole(call: ServerCall): void;
+  /** Sends the response. @throws what the codec throws */
+  send(
+    call: { readonly streamId: number; readonly served: ServerMethod },
+    metadata: Uint8Array | undefined,
+    headerLength: number,
+    message: unknown,
+  ): void;
+  /** Sends an error as the response. Never throws. */
+  sendError(streamId: number, error: ConnectError, context: CallContext): void;
+  /** Frees the slot of a call that is over. */
+  remove(call: ServerCall): void;
+}
+
 /** One request from its arrival to its answer. */
 export class ServerCall {
-  private readonly connection: ServerConnection;
+  private readonly connection: ServerCallHost;
   readonly served: ServerMethod;
   readonly streamId: number;
   reassembler: Reassembler | undefined;
@@ -42,7 +60,7 @@ export class ServerCall {
   private settled = false;
 
   constructor(
-    connection: ServerConnection,
+    connection: ServerCallHost,
     served: ServerMethod,
     streamId: number,
     metadata: Uint8Array | undefined,

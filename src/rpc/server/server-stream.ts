@@ -12,6 +12,7 @@ import type { StreamWindows } from "../../carrier/handshake/handshake.js";
 import { clearTimeout, setTimeout } from "../../os/timers.js";
 import { KIND } from "../../wire/frame.js";
 import { encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
+import type { Caller } from "./context.js";
 import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "../deadline.js";
 import { handlerError, serializeError } from "../errors.js";
@@ -19,15 +20,42 @@ import { adopt } from "../foreign.js";
 import type { RequestGate } from "./gate.js";
 import { askGate } from "./gate.js";
 import { KEPT } from "../../send/send-queue.js";
-import type { ServerConnection } from "./server.js";
+import type { ServerCallHost } from "./server-call.js";
 import { responseMetadata } from "./server-call.js";
 import type { ServerMethod, StreamAnswer } from "./server-method.js";
 import { StreamReader } from "../stream/stream-reader.js";
 import type { MessageSource } from "../stream/stream-writer.js";
 import { closeIterator, StreamWriter } from "../stream/stream-writer.js";
 
+/** What a connection does for its streams. */
+export interface ServerStreamHost extends Pick<ServerCallHost, "carrier" | "send"> {
+  readonly options: Caller & {
+    /** Defined if the connection has streams. */
+    readonly windows: StreamWindows | undefined;
+  };
+  /** Sends the response headers. Returns as `SendQueue.send` does. */
+  sendHeaders(stream: ServerStream, metadata: Uint8Array): number;
+  /** As `SendQueue.send`. */
+  sendMessage(stream: ServerStream, message: unknown): number;
+  /** Sends the end of the stream with status OK. */
+  sendEnd(stream: ServerStream, metadata: Uint8Array | undefined, headerLength: number): void;
+  /** Sends an error as a frame of this kind. Never throws. */
+  sendError(
+    streamId: number,
+    error: ConnectError,
+    context: CallContext | undefined,
+    kind: number,
+    withHeaders: boolean,
+  ): void;
+  grant(stream: ServerStream, bytes: number): void;
+  /** As `SendQueue.drop`. */
+  drop(stream: ServerStream): "unsent" | "sent";
+  /** Frees the slot of a stream that is over. */
+  remove(stream: ServerStream): void;
+}
+
 export class ServerStream implements MessageSource {
-  private readonly connection: ServerConnection;
+  private readonly connection: ServerStreamHost;
   readonly served: ServerMethod;
   readonly streamId: number;
   private readonly context: CallContext;
@@ -47,17 +75,17 @@ export class ServerStream implements MessageSource {
   private settled = false;
 
   constructor(
-    connection: ServerConnection,
+    connection: ServerStreamHost,
     served: ServerMethod,
     streamId: number,
     metadata: Uint8Array | undefined,
     timeoutMs: number,
-    windows: StreamWindows,
   ) {
     this.connection = connection;
     this.served = served;
     this.streamId = streamId;
     this.context = new CallContext(served, connection, metadata, timeoutMs);
+    const windows = connection.options.windows!;
     const options = {
       codec: served.input,
       receivePolicy: served.receivePolicy,

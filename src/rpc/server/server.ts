@@ -9,17 +9,15 @@
  *         be sent twice. It is closed when all are answered and that was said; or some time after the last answer, if
  *         the client does not say it.
  */
-import type { ContextValues } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../../carrier/carrier.js";
 import type { StreamWindows } from "../../carrier/handshake/handshake.js";
 import { inOwnContext, inRootContext } from "../../carrier/poll/root-context.js";
 import { leasesOf, isScoped } from "../../memory/payload/lease.js";
 import { Violation } from "../../memory/shared/violation.js";
-import type { PeerCredentials } from "../../os/addon.js";
 import { clearTimeout, setImmediate, setTimeout } from "../../os/timers.js";
 import { FLAG, KIND, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX } from "../../wire/frame.js";
-import type { CallContext } from "./context.js";
+import type { CallContext, Caller } from "./context.js";
 import { noMemory, parseError, serializeError, tooLarge } from "../errors.js";
 import type { Outgoing } from "../../send/frame-writer.js";
 import { Reassembler, decodeWhole, takeMetadata } from "../inbound.js";
@@ -27,21 +25,18 @@ import type { KeepAliveOptions } from "../keepalive.js";
 import { hangs, KeepAlive } from "../keepalive.js";
 import { encodedBytes, SendQueue } from "../../send/send-queue.js";
 import { encodeError } from "../outgoing-error.js";
+import type { ServerCallHost } from "./server-call.js";
 import { ServerCall } from "./server-call.js";
 import type { ServerMethod } from "./server-method.js";
+import type { ServerStreamHost } from "./server-stream.js";
 import { ServerStream } from "./server-stream.js";
 
-export interface ServerConnectionOptions {
-  /** By path. */
+export interface ServerConnectionOptions extends Caller {
+  /** The served methods by path. */
   readonly methods: ReadonlyMap<string, ServerMethod>;
-  /** Undefined where nobody vouches for it. */
-  readonly peer: PeerCredentials | undefined;
-  /** Host and port, over TCP. */
-  readonly peerAddress?: string | undefined;
   readonly maxStreams: number;
   /** Undefined: the client knows unary calls only. */
   readonly windows: StreamWindows | undefined;
-  readonly contextValues: (peer: PeerCredentials | undefined) => ContextValues;
   /** Undefined: a client that hangs is waited for. */
   readonly keepAlive?: Required<KeepAliveOptions> | undefined;
 }
@@ -63,7 +58,7 @@ const CONSENT_GRACE_UNARY_MS = 1000;
 /** Turns of the event loop in which what has arrived is read. */
 const TURNS = 3;
 
-export class ServerConnection implements FrameReceiver {
+export class ServerConnection implements FrameReceiver, ServerCallHost, ServerStreamHost {
   readonly carrier: Carrier;
   readonly options: ServerConnectionOptions;
   private readonly sendQueue: SendQueue;
@@ -291,14 +286,7 @@ export class ServerConnection implements FrameReceiver {
 
   /** @param isOpen messages follow; else the only one is in the frame */
   private openStream(method: ServerMethod, frame: ReceivedFrame, isOpen: boolean): void {
-    const stream = new ServerStream(
-      this,
-      method,
-      frame.streamId,
-      takeMetadata(frame),
-      frame.argument,
-      this.options.windows!,
-    );
+    const stream = new ServerStream(this, method, frame.streamId, takeMetadata(frame), frame.argument);
     this.calls[frame.streamId & (SLOTS_MAX - 1)] = stream;
     this.countCall();
     this.streams++;
