@@ -159,9 +159,15 @@ class BlockingCaller {
       const { outcome } = this;
       outcome.begin();
       driver.beginRequest();
-      const leftMs = timeoutMs === undefined ? undefined : Math.max(deadline - nowMs(), 1);
-      const signal = timeoutMs === undefined ? undefined : this.givingUp.signal;
-      connection.callWith(method, input, header, leftMs, signal, outcome.resolve, outcome.reject);
+      const request = {
+        method,
+        input,
+        header,
+        timeoutMs: timeoutMs === undefined ? undefined : Math.max(deadline - nowMs(), 1),
+        signal: timeoutMs === undefined ? undefined : this.givingUp.signal,
+        contextValues: undefined,
+      };
+      connection.start(request, outcome.resolve, outcome.reject);
       if (!driver.serve(outcome, deadline)) this.abandon(connection);
       const { response, error } = outcome;
       if (response !== undefined) return response;

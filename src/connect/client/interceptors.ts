@@ -12,6 +12,7 @@ import type {
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
 import { onAbortOf } from "../../rpc/abort.js";
+import type { CallRequest, StreamCallRequest } from "../../rpc/client/call-request.js";
 import type { ClientMethod } from "../../rpc/client/client-method.js";
 import { URL_BASE } from "../../rpc/server/context.js";
 import { boundedTimeout, timedOut } from "../../rpc/deadline.js";
@@ -20,39 +21,20 @@ import { closeIterator } from "../../rpc/stream/stream-writer.js";
 import { chain, checkResponse, drain, mapMessages } from "../interception.js";
 import type { HeadersInit } from "../types/client.js";
 
-/** A call behind all interceptors. */
-export type Start<Input, Response> = (
-  method: ClientMethod,
-  input: Input,
-  header: Headers | undefined,
-  timeoutMs: number | undefined,
-  signal: AbortSignal | undefined,
-  contextValues: ContextValues | undefined,
-) => Promise<Response>;
+/** Starts a call behind all interceptors. */
+export type Start<Input, Response> = (request: CallRequest<Input>) => Promise<Response>;
 
 export async function callIntercepted(
   interceptors: readonly Interceptor[],
   start: Start<unknown, UnaryResponse>,
-  method: ClientMethod,
-  input: unknown,
-  header: HeadersInit | undefined,
-  timeoutMs: number | undefined,
-  signal: AbortSignal | undefined,
-  contextValues: ContextValues | undefined,
+  { method, input, header, timeoutMs, signal, contextValues }: CallRequest<unknown, HeadersInit>,
 ): Promise<UnaryResponse> {
   const schema = method.method.input;
   const message = isMessage(input, schema) ? input : create(schema, input as MessageInitShape<DescMessage>);
   const scope = new CallScope(boundedTimeout(timeoutMs), signal);
   const innermost = async (request: UnaryRequest): Promise<UnaryResponse> => {
     checkRequest(request, method.path);
-    const response = await start(
-      method,
-      request.message,
-      request.header,
-      scope.leftMs,
-      request.signal,
-      request.contextValues,
-    );
+    const response = await start(startedWith(method, request.message, request, scope.leftMs));
     // Interceptors may spread it, so it has to be a plain object.
     const { stream, service, header, trailer } = response;
     return { stream, service, method: response.method, message: response.message, header, trailer };
@@ -82,12 +64,7 @@ export async function callIntercepted(
 export async function streamIntercepted(
   interceptors: readonly Interceptor[],
   start: Start<AsyncIterator<unknown>, StreamResponse>,
-  method: ClientMethod,
-  input: AsyncIterator<unknown>,
-  header: HeadersInit | undefined,
-  timeoutMs: number | undefined,
-  signal: AbortSignal | undefined,
-  contextValues: ContextValues | undefined,
+  { method, input, header, timeoutMs, signal, contextValues }: StreamCallRequest,
 ): Promise<StreamResponse> {
   const streaming = method.method as DescMethodStreaming;
   const scope = new CallScope(boundedTimeout(timeoutMs), signal);
@@ -95,14 +72,7 @@ export async function streamIntercepted(
   scope.onEnd(() => void closeIterator(input, scope.failure));
   const innermost = async (request: StreamRequest): Promise<StreamResponse> => {
     checkRequest(request, method.path);
-    const response = await start(
-      method,
-      request.message[Symbol.asyncIterator](),
-      request.header,
-      scope.leftMs,
-      request.signal,
-      request.contextValues,
-    );
+    const response = await start(startedWith(method, request.message[Symbol.asyncIterator](), request, scope.leftMs));
     return {
       ...response,
       message: new TransportMessages(response.message[Symbol.asyncIterator](), scope) as StreamResponse["message"],
@@ -125,6 +95,16 @@ export async function streamIntercepted(
   } catch (error) {
     throw scope.fail(error);
   }
+}
+
+/** What the innermost function of the interceptors starts. */
+function startedWith<Input>(
+  method: ClientMethod,
+  input: Input,
+  { header, signal, contextValues }: UnaryRequest | StreamRequest,
+  timeoutMs: number | undefined,
+): CallRequest<Input> {
+  return { method, input, header, timeoutMs, signal, contextValues };
 }
 
 function requestOf(

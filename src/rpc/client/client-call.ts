@@ -1,8 +1,7 @@
 /** A slot of a client's table of open calls, a request's headers, and what a unary call is answered with. */
 import type { DescMethodUnary } from "@bufbuild/protobuf";
-import type { UnaryResponse } from "@connectrpc/connect";
-import { Code, ConnectError } from "@connectrpc/connect";
-import { decodeHeaders, encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
+import type { ConnectError, UnaryResponse } from "@connectrpc/connect";
+import { decodeHeaders } from "../../wire/metadata.js";
 import type { Reassembler } from "../inbound.js";
 import type { ClientMethod } from "./client-method.js";
 import type { ClientStream } from "./client-stream.js";
@@ -63,12 +62,4 @@ export class UnaryResult implements UnaryResponse {
   get trailer(): Headers {
     return (this.trailerRead ??= decodeHeaders(this.metadata?.subarray(this.headerLength)));
   }
-}
-
-/** A request's headers as they are sent. @throws ConnectError if they are too large */
-export function requestMetadata(header: Headers): Uint8Array {
-  const metadata = encodeMetadata(header);
-  const complaint = metadataComplaint(metadata.length);
-  if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
-  return metadata;
 }

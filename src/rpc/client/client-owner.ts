@@ -2,8 +2,8 @@
 import type { StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import type { CarrierClosed } from "../../carrier/carrier.js";
 import type { StreamWindows } from "../../carrier/handshake/handshake.js";
-import type { ClientMethod } from "./client-method.js";
 import type { KeepAliveOptions } from "../keepalive.js";
+import type { CallRequest, StreamCallRequest } from "./call-request.js";
 
 export interface ClientLimits {
   readonly readMaxBytes: number;
@@ -18,23 +18,9 @@ export interface ClientConnectionOwner {
   onEnded(reason: CarrierClosed): void;
   /** The server accepts no new calls here. Called at most once, before `onEnded`. */
   onLeaving?(): void;
-  /** Make a call elsewhere that was not sent here; without them it fails. @param origin what `call` was given */
-  readonly moveCall?: (
-    method: ClientMethod,
-    input: unknown,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
-    origin: unknown,
-  ) => Promise<UnaryResponse>;
-  readonly moveStream?: (
-    method: ClientMethod,
-    input: AsyncIterator<unknown>,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
-    origin: unknown,
-  ) => Promise<StreamResponse>;
+  /** These two make a call over another connection, if it was not sent over this one. Without them it fails. */
+  readonly moveCall?: (request: CallRequest) => Promise<UnaryResponse>;
+  readonly moveStream?: (request: StreamCallRequest) => Promise<StreamResponse>;
   /** Undefined: a server that hangs is waited for. */
   readonly keepAlive?: Required<KeepAliveOptions> | undefined;
 }

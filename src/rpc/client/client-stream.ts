@@ -16,6 +16,7 @@ import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
 import { FLAG, KIND, STATUS_BYTES_MAX } from "../../wire/frame.js";
 import { decodeHeaders } from "../../wire/metadata.js";
 import { onAbortOf } from "../abort.js";
+import type { StreamCallRequest } from "./call-request.js";
 import type { ClientMethod } from "./client-method.js";
 import { timedOut } from "../deadline.js";
 import { abortError, connectErrorOf, decodeError, noMemory, rememberParts, serializeError } from "../errors.js";
@@ -49,6 +50,19 @@ export interface ClientStreamHost {
   reset(stream: ClientStream, code: Code): void;
   /** Its slot is free. */
   release(stream: ClientStream): void;
+}
+
+/** How a connection opens a stream. */
+export interface StreamOpening {
+  readonly streamId: number;
+  /** The encoded request headers; undefined if there are none. */
+  readonly metadata: Uint8Array | undefined;
+  /** For the messages of the response. */
+  readonly options: MessageQueueOptions;
+  /** The credit that the server grants from the start. */
+  readonly peerWindowBytes: number;
+  readonly resolve: (response: StreamResponse) => void;
+  readonly reject: (error: ConnectError) => void;
 }
 
 /** How a stream ended, from the first frame that says so. */
@@ -97,28 +111,17 @@ export class ClientStream implements MessageSource {
   private final: Final | undefined;
   private finalReassembler: Reassembler | undefined;
 
-  constructor(
-    host: ClientStreamHost,
-    method: ClientMethod,
-    streamId: number,
-    iterator: AsyncIterator<unknown>,
-    metadata: Uint8Array | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
-    options: MessageQueueOptions,
-    peerWindowBytes: number,
-    resolve: (response: StreamResponse) => void,
-    reject: (error: ConnectError) => void,
-  ) {
+  constructor(host: ClientStreamHost, request: StreamCallRequest, opening: StreamOpening) {
+    const { method, input, timeoutMs, signal } = request;
     this.host = host;
     this.method = method;
-    this.streamId = streamId;
-    this.iterator = iterator;
-    this.metadata = metadata;
-    this.resolve = resolve;
-    this.reject = reject;
-    this.reader = new StreamReader(options, (bytes) => host.grant(this, bytes));
-    this.writer = new StreamWriter(this, peerWindowBytes);
+    this.streamId = opening.streamId;
+    this.iterator = input;
+    this.metadata = opening.metadata;
+    this.resolve = opening.resolve;
+    this.reject = opening.reject;
+    this.reader = new StreamReader(opening.options, (bytes) => host.grant(this, bytes));
+    this.writer = new StreamWriter(this, opening.peerWindowBytes);
     if (timeoutMs !== undefined) {
       this.deadline = nowMs() + timeoutMs;
       this.timer = setTimeout(() => this.cancel(timedOut()), timeoutMs);

@@ -10,7 +10,8 @@ import type { MessageCodec } from "../../codec/codec.js";
 import { FLAG, KIND } from "../../wire/frame.js";
 import type { ClientCall } from "./client-call.js";
 import type { ClientMethod } from "./client-method.js";
-import { requestMetadata } from "./client-call.js";
+import type { StreamCallRequest } from "./call-request.js";
+import { requestMetadata } from "./call-request.js";
 import type { ClientLimits } from "./client-owner.js";
 import type { ClientStreamHost } from "./client-stream.js";
 import { ClientStream } from "./client-stream.js";
@@ -46,14 +47,11 @@ export class ClientStreams implements ClientStreamHost {
 
   /** Opens one; there must be a slot. @param refuse called instead if it cannot be */
   start(
-    method: ClientMethod,
-    input: AsyncIterator<unknown>,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
+    request: StreamCallRequest,
     resolve: (response: StreamResponse) => void,
     refuse: (error: ConnectError) => void,
   ): void {
+    const { method, header } = request;
     const { windows, readMaxBytes } = this.limits;
     if (windows === undefined)
       return refuse(
@@ -78,19 +76,14 @@ export class ClientStreams implements ClientStreamHost {
       isSingle: method.method.methodKind === "client_streaming",
       statusFollows: true,
     };
-    call.stream = new ClientStream(
-      this,
-      method,
-      call.streamId,
-      input,
+    call.stream = new ClientStream(this, request, {
+      streamId: call.streamId,
       metadata,
-      timeoutMs,
-      signal,
       options,
-      windows.peer,
+      peerWindowBytes: windows.peer,
       resolve,
-      refuse,
-    );
+      reject: refuse,
+    });
     this.open++;
     call.stream.start();
   }

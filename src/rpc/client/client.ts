@@ -18,9 +18,11 @@ import { clearTimeout, setTimeout } from "../../os/timers.js";
 import { FLAG, KIND, SLOT_BITS, SLOTS_MAX, STATUS_BYTES_MAX } from "../../wire/frame.js";
 import { onAbortOf } from "../abort.js";
 import { CallQueue } from "./call-queue.js";
+import type { CallRequest, StreamCallRequest } from "./call-request.js";
+import { requestMetadata, withTimeout } from "./call-request.js";
 import { boundedTimeout, timedOut } from "../deadline.js";
 import type { ClientMethod } from "./client-method.js";
-import { ClientCall, UnaryResult, nothing, requestMetadata } from "./client-call.js";
+import { ClientCall, UnaryResult, nothing } from "./client-call.js";
 import type { ClientConnectionOwner, ClientLimits } from "./client-owner.js";
 import { ClientStreams } from "./client-streams.js";
 import { abortError, decodeError, noMemory, parseError, serializeError, tooLarge } from "../errors.js";
@@ -110,61 +112,39 @@ export class ClientConnection implements FrameReceiver {
   }
 
   /**
-   * Calls a method.
-   * @param timeoutMs undefined or not positive: no deadline
-   * @param origin for the owner, if the call has to move
+   * Calls a unary method. Waits for a slot if the server takes no more calls at once.
    * @returns settles exactly once; rejects with a ConnectError
    */
-  call(
-    method: ClientMethod,
-    input: unknown,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
-    origin?: unknown,
-  ): Promise<UnaryResponse> {
+  call(request: CallRequest): Promise<UnaryResponse> {
     const promise = new Promise<UnaryResponse>(executor);
     const resolve = newResolve;
     const reject = newReject;
     newResolve = newReject = nothing;
-    if (this.pending >= this.limits.maxStreams) {
-      const start = (leftMs: number | undefined) => {
-        if (this.moves && this.owner.moveCall !== undefined)
-          this.owner.moveCall(method, input, header, leftMs, signal, origin).then(resolve, reject);
-        else this.start(method, input, header, leftMs, signal, resolve, reject);
-      };
-      this.queue.add(boundedTimeout(timeoutMs), signal, start, reject);
-    } else {
-      this.start(method, input, header, timeoutMs, signal, resolve, reject);
-    }
+    if (this.pending >= this.limits.maxStreams) this.callLater(request, resolve, reject);
+    else this.start(request, resolve, reject);
     return promise;
   }
 
-  /**
-   * Like `call`, for who waits without promises and makes one call at a time: `resolve` or `reject` is called once,
-   * perhaps before this returns.
-   */
-  callWith(
-    method: ClientMethod,
-    input: unknown,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
+  // Apart from `call`, so that a call that need not wait makes no closure.
+  private callLater(
+    request: CallRequest,
     resolve: (response: UnaryResponse) => void,
     reject: (error: ConnectError) => void,
   ): void {
-    this.start(method, input, header, timeoutMs, signal, resolve, reject);
+    const start = (leftMs: number | undefined) => {
+      const left = withTimeout(request, leftMs);
+      if (this.moves && this.owner.moveCall !== undefined) this.owner.moveCall(left).then(resolve, reject);
+      else this.start(left, resolve, reject);
+    };
+    this.queue.add(boundedTimeout(request.timeoutMs), request.signal, start, reject);
   }
 
-  private start(
-    method: ClientMethod,
-    input: unknown,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
-    resolve: (response: UnaryResponse) => void,
-    reject: (error: ConnectError) => void,
-  ): void {
+  /**
+   * Starts a call for which there is a slot. For callers without promises, who make one call at a time: `resolve` or
+   * `reject` is called exactly once, perhaps before this returns.
+   */
+  start(request: CallRequest, resolve: (response: UnaryResponse) => void, reject: (error: ConnectError) => void): void {
+    const { method, header, signal } = request;
     if (this.closedBy !== undefined) return reject(lostError(this.closedBy));
     if (signal !== undefined && signal.aborted) return reject(abortError(signal));
     const call = this.take();
@@ -175,7 +155,7 @@ export class ClientConnection implements FrameReceiver {
     try {
       const metadata = header === undefined ? undefined : requestMetadata(header);
       if (!this.defined[method.id]) this.define(method);
-      const timeout = boundedTimeout(timeoutMs);
+      const timeout = boundedTimeout(request.timeoutMs);
       const argument = timeout === undefined ? 0 : Math.ceil(timeout);
       this.sendQueue.send(
         KIND.request,
@@ -185,57 +165,55 @@ export class ClientConnection implements FrameReceiver {
         argument,
         metadata,
         method.input,
-        input,
+        request.input,
         this.limits.writeMaxBytes,
         method.path,
       );
-      // Sending may have found that the connection is broken, or run code of the user's that ended it.
+      // Sending may have found that the connection is broken, or run the user's code that ended the call.
       if (!isOpen(call, streamId)) return;
-      if (timeout !== undefined) {
-        call.timer = setTimeout(() => this.cancel(streamId, timedOut()), timeout);
-      }
-      if (signal !== undefined) {
-        call.signal = signal;
-        call.onAbort = () => this.cancel(streamId, abortError(signal));
-        onAbortOf(signal, call.onAbort);
-      }
+      if (timeout !== undefined) this.cancelAfter(call, streamId, timeout);
+      if (signal !== undefined) this.cancelOnAbort(call, streamId, signal);
     } catch (error) {
-      // SUBTLE: what threw may have ended the connection before, and with it this call, whose slot may be another's by
-      // now.
+      // SUBTLE: the code that threw may have ended the connection before, and with it this call, whose slot may belong
+      // to another call by now.
       if (isOpen(call, streamId)) this.free(call);
       reject(serializeError(error, "request", method.path));
     }
   }
 
+  private cancelAfter(call: ClientCall, streamId: number, timeoutMs: number): void {
+    call.timer = setTimeout(() => this.cancel(streamId, timedOut()), timeoutMs);
+  }
+
+  private cancelOnAbort(call: ClientCall, streamId: number, signal: AbortSignal): void {
+    call.signal = signal;
+    call.onAbort = () => this.cancel(streamId, abortError(signal));
+    onAbortOf(signal, call.onAbort);
+  }
+
   /**
-   * Calls a streaming method.
-   * @param input the user's messages; its iterator is ended if the stream ends before
-   * @param timeoutMs undefined or not positive: no deadline
-   * @returns resolves with the first that the server says, unless that is a refusal; rejects with a ConnectError
+   * Calls a streaming method. Waits for a slot if the server takes no more calls at once. If the stream ends early, so
+   * does the iterator of its messages.
+   * @returns resolves with the server's first frame unless that is a refusal; rejects with a ConnectError
    */
-  openStream(
-    method: ClientMethod,
-    input: AsyncIterator<unknown>,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
-    origin?: unknown,
-  ): Promise<StreamResponse> {
+  openStream(request: StreamCallRequest): Promise<StreamResponse> {
+    const { input, signal } = request;
+    const timeoutMs = boundedTimeout(request.timeoutMs);
     return new Promise<StreamResponse>((resolve, reject) => {
       const refuse = (error: ConnectError) => {
         void closeIterator(input, error);
         reject(error);
       };
       const start = (leftMs: number | undefined) => {
-        if (this.moves && this.owner.moveStream !== undefined)
-          this.owner.moveStream(method, input, header, leftMs, signal, origin).then(resolve, reject);
+        const left = withTimeout(request, leftMs);
+        if (this.moves && this.owner.moveStream !== undefined) this.owner.moveStream(left).then(resolve, reject);
         else if (this.closedBy !== undefined) refuse(lostError(this.closedBy));
         else if (signal !== undefined && signal.aborted) refuse(abortError(signal));
-        else this.streams.start(method, input, header, leftMs, signal, resolve, refuse);
+        else this.streams.start(left, resolve, refuse);
       };
-      if (this.pending < this.limits.maxStreams) start(boundedTimeout(timeoutMs));
-      // What the user's iterable runs in is the user's (STREAM-W).
-      else this.queue.add(boundedTimeout(timeoutMs), signal, AsyncResource.bind(start), refuse);
+      if (this.pending < this.limits.maxStreams) start(timeoutMs);
+      // The user's iterable runs in the user's context (STREAM-W).
+      else this.queue.add(timeoutMs, signal, AsyncResource.bind(start), refuse);
     });
   }
 
