@@ -11,7 +11,7 @@ import {
 import { createIsthmusTransport } from "../connect/client/transport.js";
 import { checkOptions, tableOf } from "../connect/options/check.js";
 import type { Rule } from "../connect/options/kinds.js";
-import { channelRules } from "../connect/options/table.js";
+import { channelRules } from "../connect/options/client-rules.js";
 import type { IsthmusTransport, IsthmusTransportOptions } from "../connect/types/client.js";
 import type { HttpTransportOptions } from "../connect/types/http.js";
 import { nowMs, setImmediate, setTimeout } from "../os/timers.js";

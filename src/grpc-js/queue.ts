@@ -3,7 +3,7 @@
  * when the next message is asked for: until then whoever pulled the last one may still be sending it.
  */
 import { queueMicrotask } from "../os/timers.js";
-import { KEEPS_MESSAGES } from "../rpc/client/client-stream.js";
+import { KEEPS_MESSAGES } from "../rpc/client/request-messages.js";
 
 type Taken = (error?: Error | null) => void;
 

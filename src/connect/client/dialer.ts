@@ -20,7 +20,7 @@ import { onAbortOf } from "../../rpc/abort.js";
 import { boundedTimeout, TIMER_MS_MAX, timedOut } from "../../rpc/deadline.js";
 import { abortError } from "../../rpc/errors.js";
 import { show } from "../options/kinds.js";
-import { DEFAULTS } from "../options/table.js";
+import { DEFAULTS } from "../options/defaults.js";
 import type { ReconnectOptions } from "../types/client.js";
 
 /**

@@ -3,7 +3,7 @@
  */
 import { Code, ConnectError, cors as connectCors } from "@connectrpc/connect";
 import type { Request, Response } from "./answers.js";
-import { DEFAULTS } from "../options/table.js";
+import { DEFAULTS } from "../options/defaults.js";
 import type { CorsOptions } from "../types/http.js";
 
 export interface Cors {

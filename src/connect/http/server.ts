@@ -33,7 +33,7 @@ import { connectKnowsGates } from "./gate.js";
 import { handlerOf } from "./handler.js";
 import { Http2Response } from "./http2-response.js";
 import { Http2Sessions } from "./sessions.js";
-import { DEFAULTS } from "../options/table.js";
+import { DEFAULTS } from "../options/defaults.js";
 import { checkCarrier, handshakeTimeoutOf } from "../options/options.js";
 import type { HttpServerOptions } from "../types/http.js";
 import type { IsthmusServerOptions } from "../types/server.js";

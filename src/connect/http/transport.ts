@@ -17,22 +17,23 @@ import type {
 } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Http2SessionManager } from "@connectrpc/connect-node";
-import { connect } from "node:http2";
 import type { HttpAddress } from "../../carrier/address.js";
 import { formatAddress } from "../../carrier/address.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
 import { clearTimeout, setImmediate, setTimeout } from "../../os/timers.js";
-import { onAbortOf, ownSignal } from "../../rpc/abort.js";
+import { ownSignal } from "../../rpc/abort.js";
 import { boundedTimeout, timedOut } from "../../rpc/deadline.js";
 import { abortError, connectErrorOf } from "../../rpc/errors.js";
 import { loadConnectNode, SESSION_MEGABYTES } from "./connect-node.js";
 import { connectionFailure, isReset, lostConnection } from "./client-errors.js";
+import { HttpCall } from "./client-call.js";
+import { greeting } from "./greeting.js";
 import { ownPayloads, ownPayloadsOfAll } from "./payloads.js";
 import { checkOptional } from "../options/check.js";
-import { connectTable, DEFAULTS, transportCloseTable } from "../options/table.js";
+import { DEFAULTS } from "../options/defaults.js";
+import { connectTable, transportCloseTable } from "../options/table.js";
 import { callTimeout, checkCarrier, checkLimits, omitUndefined, handshakeTimeoutOf } from "../options/options.js";
 import { methodPath } from "../descriptors.js";
-import { drain } from "../interception.js";
 import type {
   AddressedTransport,
   ConnectionState,
@@ -41,7 +42,6 @@ import type {
   IsthmusTransportOptions,
   TransportStats,
 } from "../types/client.js";
-import type { HttpTransportOptions } from "../types/http.js";
 
 const TIMEOUT_HEADERS = ["grpc-timeout", "connect-timeout-ms"];
 /** How much earlier than ours the server's timer may fire. */
@@ -339,134 +339,6 @@ function abortedWithin(signal: AbortSignal, timeoutMs: number): Promise<void> {
     const timer = setTimeout(end, timeoutMs);
     signal.addEventListener("abort", end);
   });
-}
-
-/**
- * Calls whose answers' users forgot them: a loop that is left with `break` is one where Connect is older than 2.3: its
- * clients do not pass on that it ended.
- */
-const forgotten = new FinalizationRegistry<HttpCall>((call) => call.stopped());
-
-/** A call's signal: the user's, and the transport's end. */
-class HttpCall {
-  private readonly controller = new AbortController();
-  private readonly outer: AbortSignal | undefined;
-  private readonly onEnd: (call: HttpCall) => void;
-  private readonly onAbort = () => this.controller.abort(abortError(this.outer!));
-
-  constructor(outer: AbortSignal | undefined, onEnd: (call: HttpCall) => void) {
-    this.outer = outer === undefined ? undefined : ownSignal(outer);
-    this.onEnd = onEnd;
-    if (this.outer?.aborted === true) this.onAbort();
-    else if (this.outer !== undefined) onAbortOf(this.outer, this.onAbort);
-  }
-
-  get signal(): AbortSignal {
-    return this.controller.signal;
-  }
-
-  abort(reason: ConnectError): void {
-    this.controller.abort(reason);
-  }
-
-  end(): void {
-    this.outer?.removeEventListener("abort", this.onAbort);
-    this.onEnd(this);
-  }
-
-  /** Messages of the call, with which it ends. A reader that stops early cancels it, also one that took nothing. */
-  endingWith<M>(messages: AsyncIterable<M>): AsyncIterable<M> {
-    const iterator = new CallMessages(messages[Symbol.asyncIterator](), this);
-    forgotten.register(iterator, this, iterator);
-    return iterator;
-  }
-
-  stopped(): void {
-    this.abort(new ConnectError("the client stopped reading", Code.Canceled));
-    this.end();
-  }
-}
-
-/** What the user has of a stream. SUBTLE: who waits for a message holds it, also if nobody else does. */
-class CallMessages<M> implements AsyncIterableIterator<M> {
-  private readonly iterator: AsyncIterator<M>;
-  private readonly call: HttpCall;
-  private isOver = false;
-
-  constructor(iterator: AsyncIterator<M>, call: HttpCall) {
-    this.iterator = iterator;
-    this.call = call;
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this;
-  }
-
-  async next(): Promise<IteratorResult<M>> {
-    if (this.isOver) return { done: true, value: undefined };
-    try {
-      const result = await this.iterator.next();
-      if (result.done === true) this.end();
-      return result;
-    } catch (error) {
-      this.end();
-      throw error;
-    }
-  }
-
-  /**
-   * Connect knows what it means since version 2.3. Before, the call is aborted, and the interceptors are told by an
-   * error.
-   */
-  async return(value?: unknown): Promise<IteratorResult<M>> {
-    if (this.isOver) return { done: true, value };
-    this.isOver = true;
-    if (this.iterator.return === undefined) {
-      this.call.stopped();
-      await drain(this.iterator);
-    } else {
-      await this.iterator.return(value);
-    }
-    this.end();
-    return { done: true, value };
-  }
-
-  async throw(reason?: unknown): Promise<IteratorResult<M>> {
-    const error = ConnectError.from(reason);
-    if (!this.isOver) {
-      this.isOver = true;
-      this.call.abort(error);
-      await drain(this.iterator);
-      this.end();
-    }
-    throw error;
-  }
-
-  private end(): void {
-    this.isOver = true;
-    forgotten.unregister(this);
-    this.call.end();
-  }
-}
-
-/** Waits for a server's first words on a connection of its own, since the one that calls take belongs to Connect. */
-async function greeting(url: string, options: HttpTransportOptions["nodeOptions"], expiry: AbortSignal): Promise<void> {
-  const session = connect(url, options);
-  const onAbort = () => session.destroy(expiry.reason as ConnectError);
-  expiry.addEventListener("abort", onAbort, { once: true });
-  try {
-    await new Promise<void>((resolve, reject) => {
-      session.once("remoteSettings", () => resolve());
-      session.once("error", reject);
-      session.once("close", () =>
-        reject(new ConnectError("the server there ended the connection before it said anything", Code.Unavailable)),
-      );
-    });
-  } finally {
-    expiry.removeEventListener("abort", onAbort);
-    session.on("error", () => {});
-    session.destroy();
-  }
 }
 
 /** Waits no longer than the signal allows. */

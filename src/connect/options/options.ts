@@ -16,7 +16,7 @@ import type { KeepAliveOptions } from "../../rpc/keepalive.js";
 import { MESSAGE_BYTES_MAX } from "../../wire/frame.js";
 import type { CommonOptions } from "../types/common.js";
 import { show } from "./kinds.js";
-import { DEFAULTS } from "./table.js";
+import { DEFAULTS } from "./defaults.js";
 
 export interface CallLimits {
   readonly readMaxBytes: number;

@@ -15,7 +15,8 @@ import { CallContext } from "../../rpc/server/context.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
 import { PAYLOAD_BYTES_MAX } from "../../wire/frame.js";
 import { checkOptional } from "../options/check.js";
-import { DEFAULTS, loanTable } from "../options/table.js";
+import { DEFAULTS } from "../options/defaults.js";
+import { loanTable } from "../options/table.js";
 import type { LoanOptions, PayloadLease } from "../types/payloads.js";
 
 /** The method by which a transport gives loans; not for users. */

@@ -36,7 +36,8 @@ import {
   pollMicrosOf,
   streamWindowOf,
 } from "../options/options.js";
-import { DEFAULTS, listenTable, serverCloseTable, serverTable } from "../options/table.js";
+import { DEFAULTS } from "../options/defaults.js";
+import { listenTable, serverCloseTable, serverTable } from "../options/table.js";
 import type { ServerConnectionEvent } from "../types/events.js";
 import type { IsthmusServer, IsthmusServerOptions, ListeningAt, ServerStats } from "../types/server.js";
 import type { Verdict } from "./admission.js";

@@ -8,7 +8,6 @@
 import type { DescMethodStreaming } from "@bufbuild/protobuf";
 import type { StreamResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { createAsyncIterable } from "@connectrpc/connect/protocol";
 import type { ReceivedFrame } from "../../carrier/carrier.js";
 import type { MessageCodec } from "../../codec/codec.js";
 import { Violation } from "../../memory/shared/violation.js";
@@ -26,6 +25,9 @@ import type { MessageQueueOptions } from "../stream/stream-reader.js";
 import { StreamReader } from "../stream/stream-reader.js";
 import type { MessageSource } from "../stream/stream-writer.js";
 import { StreamWriter } from "../stream/stream-writer.js";
+import { keepsMessages, resumed } from "./request-messages.js";
+import type { ResponseStream } from "./response-messages.js";
+import { ResponseMessages } from "./response-messages.js";
 
 /** The connection as a stream of it sees it. */
 export interface ClientStreamHost {
@@ -83,7 +85,7 @@ const forgotten = new FinalizationRegistry<ClientStream>((stream) =>
   stream.cancel(new ConnectError("nobody reads the stream any more", Code.Canceled)),
 );
 
-export class ClientStream implements MessageSource {
+export class ClientStream implements MessageSource, ResponseStream {
   readonly host: ClientStreamHost;
   readonly method: ClientMethod;
   readonly streamId: number;
@@ -414,54 +416,5 @@ export class ClientStream implements MessageSource {
       trailer: this.trailer,
       message: message as StreamResponse["message"],
     });
-  }
-}
-
-/**
- * What the user has of a stream. SUBTLE: nothing of ours refers to it, but while it waits for a message, so that it is
- * garbage once the user has forgotten it.
- */
-class ResponseMessages implements AsyncIterableIterator<unknown> {
-  private readonly stream: ClientStream;
-
-  constructor(stream: ClientStream) {
-    this.stream = stream;
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this;
-  }
-
-  next(): Promise<IteratorResult<unknown>> {
-    return this.stream.next(this);
-  }
-
-  return(value?: unknown): Promise<IteratorResult<unknown>> {
-    this.stream.leave();
-    return Promise.resolve({ done: true, value });
-  }
-
-  throw(error?: unknown): Promise<IteratorResult<unknown>> {
-    const failure = connectErrorOf(error);
-    this.stream.leave(failure);
-    return Promise.reject(failure);
-  }
-}
-
-/** Iterators with this property leave their messages as they are when the next is asked for. */
-export const KEEPS_MESSAGES = Symbol("isthmus.keepsMessages");
-
-/** Also those of Connect's clients. */
-function keepsMessages(iterator: AsyncIterator<unknown>): boolean {
-  return Object.getPrototypeOf(iterator) === createAsyncIterable.prototype || KEEPS_MESSAGES in iterator;
-}
-
-/** Goes on with an iterator of which some values were pulled. */
-async function* resumed(values: readonly unknown[], iterator: AsyncIterator<unknown>): AsyncGenerator<unknown> {
-  try {
-    yield* values;
-    for (let result = await iterator.next(); result.done !== true; result = await iterator.next()) yield result.value;
-  } finally {
-    await iterator.return?.();
   }
 }

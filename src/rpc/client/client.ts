@@ -2,8 +2,6 @@
  * The client's end of a connection: opens a stream per call, matches answers to calls, and ends every call exactly
  * once, whichever of answer, deadline, cancellation and loss of the connection comes first.
  *
- * CALL-1  A stream id is slot + generation; the generation changes with every call, so a late answer to a call that was
- *         given up is recognised and dropped.
  * LEAVE-2 Calls that wait for a slot when the server goes away, or the connection is lost, were never sent. They move
  * to the next connection.
  */
@@ -14,15 +12,17 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../../carrier/carrier.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
 import { Violation } from "../../memory/shared/violation.js";
-import { clearTimeout, setTimeout } from "../../os/timers.js";
-import { FLAG, KIND, SLOT_BITS, SLOTS_MAX, STATUS_BYTES_MAX } from "../../wire/frame.js";
+import { setTimeout } from "../../os/timers.js";
+import { FLAG, KIND, STATUS_BYTES_MAX } from "../../wire/frame.js";
 import { onAbortOf } from "../abort.js";
 import { CallQueue } from "./call-queue.js";
 import type { CallRequest, StreamCallRequest } from "./call-request.js";
 import { requestMetadata, withTimeout } from "./call-request.js";
 import { boundedTimeout, timedOut } from "../deadline.js";
 import type { ClientMethod } from "./client-method.js";
-import { ClientCall, UnaryResult, nothing } from "./client-call.js";
+import { CallTable, isOpen } from "./call-table.js";
+import type { ClientCall } from "./client-call.js";
+import { UnaryResult, nothing } from "./client-call.js";
 import type { ClientConnectionOwner, ClientLimits } from "./client-owner.js";
 import { ClientStreams } from "./client-streams.js";
 import { abortError, decodeError, noMemory, parseError, serializeError, tooLarge } from "../errors.js";
@@ -51,13 +51,11 @@ export class ClientConnection implements FrameReceiver {
   private readonly sendQueue: SendQueue;
   private readonly owner: ClientConnectionOwner;
   private readonly keepAlive: KeepAlive | undefined;
-  private readonly calls: ClientCall[] = [];
-  private readonly freeSlots: number[] = [];
+  private readonly calls = new CallTable();
   /** Calls that wait for a slot. */
   private readonly queue = new CallQueue();
   private startingQueued = false;
   private readonly defined: boolean[] = [];
-  private pending = 0;
   private readonly streams: ClientStreams;
   private closedBy: CarrierClosed | undefined;
   /** No new calls begin here: the server takes none, or the owner retired the connection. */
@@ -73,7 +71,7 @@ export class ClientConnection implements FrameReceiver {
     this.owner = owner;
     this.sendQueue = new SendQueue(carrier, {
       onSent: (streamId, messageLength) => {
-        this.find(streamId)?.stream?.onSent(messageLength);
+        this.calls.find(streamId)?.stream?.onSent(messageLength);
         if (this.goAwayTracker !== undefined) this.goAwayTracker.left(streamId);
       },
       onFailed: (first, thrown) => this.onFailed(first, serializeError(thrown, "request", first.label)),
@@ -92,7 +90,7 @@ export class ClientConnection implements FrameReceiver {
   private watch(options: Required<KeepAliveOptions>): KeepAlive {
     return new KeepAlive(options, {
       framesReceived: () => this.framesReceived,
-      hasCalls: () => this.pending > 0,
+      hasCalls: () => this.calls.size > 0,
       ping: () => this.sendQueue.sendControl(KIND.ping, 0, 0, (this.lastPing = (this.lastPing + 1) >>> 0)),
       cancel: (silentMs) => this.carrier.close({ cause: "failure", detail: hangs("server", silentMs) }),
     });
@@ -103,7 +101,7 @@ export class ClientConnection implements FrameReceiver {
   }
 
   get pendingCalls(): number {
-    return this.pending + this.queue.size;
+    return this.calls.size + this.queue.size;
   }
 
   /** Whether the server has said anything but that it goes away. */
@@ -120,7 +118,7 @@ export class ClientConnection implements FrameReceiver {
     const resolve = newResolve;
     const reject = newReject;
     newResolve = newReject = nothing;
-    if (this.pending >= this.limits.maxStreams) this.callLater(request, resolve, reject);
+    if (this.calls.size >= this.limits.maxStreams) this.callLater(request, resolve, reject);
     else this.start(request, resolve, reject);
     return promise;
   }
@@ -211,7 +209,7 @@ export class ClientConnection implements FrameReceiver {
         else if (signal !== undefined && signal.aborted) refuse(abortError(signal));
         else this.streams.start(left, resolve, refuse);
       };
-      if (this.pending < this.limits.maxStreams) start(timeoutMs);
+      if (this.calls.size < this.limits.maxStreams) start(timeoutMs);
       // The user's iterable runs in the user's context (STREAM-W).
       else this.queue.add(timeoutMs, signal, AsyncResource.bind(start), refuse);
     });
@@ -251,7 +249,7 @@ export class ClientConnection implements FrameReceiver {
 
   /** A frame that only streams have. */
   private onStreamFrame(frame: ReceivedFrame): void {
-    const call = this.find(frame.streamId);
+    const call = this.calls.find(frame.streamId);
     if (call === undefined) return;
     const { stream } = call;
     if (stream === undefined) return this.cancel(frame.streamId, streamAnswer(call.method.path));
@@ -259,7 +257,7 @@ export class ClientConnection implements FrameReceiver {
   }
 
   onFilled(streamId: number): void {
-    const call = this.find(streamId);
+    const call = this.calls.find(streamId);
     if (call?.stream !== undefined) return call.stream.onFilled();
     if (call?.reassembler?.filledUp() === true) this.onWhole(call);
   }
@@ -273,8 +271,7 @@ export class ClientConnection implements FrameReceiver {
     this.closedBy = reason;
     this.keepAlive?.stop();
     this.sendQueue.close();
-    for (const call of this.calls) {
-      if (!call.active) continue;
+    for (const call of this.calls.open()) {
       if (call.stream !== undefined) {
         call.stream.onLost(lostError(reason));
         continue;
@@ -308,7 +305,7 @@ export class ClientConnection implements FrameReceiver {
   }
 
   private onResponse(frame: ReceivedFrame): void {
-    const call = this.find(frame.streamId);
+    const call = this.calls.find(frame.streamId);
     // CALL-1: an answer to a call that was given up meanwhile.
     if (call === undefined) return;
     if (call.stream !== undefined) return call.stream.onFinal(frame);
@@ -347,7 +344,7 @@ export class ClientConnection implements FrameReceiver {
   }
 
   private onMessage(frame: ReceivedFrame): void {
-    const call = this.find(frame.streamId);
+    const call = this.calls.find(frame.streamId);
     if (call === undefined) return;
     if (call.stream !== undefined) return call.stream.onMessage(frame);
     if (call.reassembler === undefined && this.limits.windows !== undefined)
@@ -386,7 +383,7 @@ export class ClientConnection implements FrameReceiver {
 
   /** The server cannot send the rest of an answer. */
   private onReset(frame: ReceivedFrame): void {
-    const call = this.find(frame.streamId);
+    const call = this.calls.find(frame.streamId);
     if (call === undefined) return;
     const error = new ConnectError("the server could not send all of its answer", Code.Internal);
     if (call.stream !== undefined) call.stream.onReset(error);
@@ -404,8 +401,8 @@ export class ClientConnection implements FrameReceiver {
     const wasRetired = this.goingAway;
     this.goingAway = true;
     const unsent = new Set<number>();
-    for (const call of this.calls) {
-      if (call.active && (call.stream === undefined ? this.sendQueue.holds(call.slot) : !call.stream.isRequested))
+    for (const call of this.calls.open()) {
+      if (call.stream === undefined ? this.sendQueue.holds(call.slot) : !call.stream.isRequested)
         unsent.add(call.streamId);
     }
     if (wasRetired && this.queue.size > 0) return;
@@ -425,52 +422,23 @@ export class ClientConnection implements FrameReceiver {
   // The table of calls.
 
   private take(): ClientCall {
-    let slot = this.freeSlots.pop();
-    if (slot === undefined) {
-      slot = this.calls.length;
-      this.calls.push(new ClientCall(slot));
-    }
-    const call = this.calls[slot];
-    // From 1 on: stream id 0 is the connection itself.
-    call.generation = (call.generation % (SLOTS_MAX - 1)) + 1;
-    call.streamId = ((call.generation << SLOT_BITS) | slot) >>> 0;
-    call.active = true;
-    if (this.pending++ === 0) {
+    const call = this.calls.take();
+    if (this.calls.size === 1) {
       this.carrier.keepAlive(true);
       this.keepAlive?.start();
     }
     return call;
   }
 
-  private find(streamId: number): ClientCall | undefined {
-    const call = this.calls[streamId & (SLOTS_MAX - 1)] as ClientCall | undefined;
-    return call !== undefined && isOpen(call, streamId) ? call : undefined;
-  }
-
   private free(call: ClientCall): void {
-    call.active = false;
-    call.resolve = nothing;
-    call.reject = nothing;
-    if (call.timer !== undefined) {
-      clearTimeout(call.timer);
-      call.timer = undefined;
-    }
-    if (call.signal !== undefined) {
-      call.signal.removeEventListener("abort", call.onAbort!);
-      call.signal = undefined;
-      call.onAbort = undefined;
-    }
-    call.reassembler?.received.drop();
-    call.reassembler = undefined;
-    call.metadata = undefined;
-    this.freeSlots.push(call.slot);
-    if (--this.pending === 0) this.carrier.keepAlive(false);
+    this.calls.release(call);
+    if (this.calls.size === 0) this.carrier.keepAlive(false);
     if (this.goAwayTracker !== undefined) this.goAwayTracker.left(call.streamId);
     if (this.queue.size > 0 && this.closedBy === undefined) this.startQueued();
   }
 
   private releaseStream(streamId: number): void {
-    const call = this.find(streamId);
+    const call = this.calls.find(streamId);
     if (call === undefined) return;
     call.stream = undefined;
     this.streams.open--;
@@ -485,7 +453,7 @@ export class ClientConnection implements FrameReceiver {
   private startQueued(): void {
     if (this.startingQueued) return;
     this.startingQueued = true;
-    while (this.queue.size > 0 && this.pending < this.limits.maxStreams) this.queue.startNext();
+    while (this.queue.size > 0 && this.calls.size < this.limits.maxStreams) this.queue.startNext();
     this.startingQueued = false;
   }
 
@@ -502,24 +470,20 @@ export class ClientConnection implements FrameReceiver {
 
   /** A message that was kept cannot be sent. */
   private onFailed({ streamId }: Outgoing, error: ConnectError): void {
-    const call = this.find(streamId);
+    const call = this.calls.find(streamId);
     if (call?.stream !== undefined) call.stream.cancel(error);
     else if (call !== undefined) this.finish(call, error, undefined);
   }
 
   /** Ends a call from this side and tells the server, unless it never heard of it. */
   private cancel(streamId: number, error: ConnectError): void {
-    const call = this.find(streamId);
+    const call = this.calls.find(streamId);
     if (call === undefined) return;
     if (this.sendQueue.drop(streamId) === "sent") {
       this.sendQueue.sendControl(KIND.reset, error.code, streamId, 0);
     }
     this.finish(call, error, undefined);
   }
-}
-
-function isOpen(call: ClientCall, streamId: number): boolean {
-  return call.active && call.streamId === streamId;
 }
 
 /** The two ends have different ideas of the method. */

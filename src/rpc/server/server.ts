@@ -4,10 +4,6 @@
  *
  * CALL-2  Every request is answered exactly once, unless the client gave it up or the connection is over; then its
  *         handler's signal aborts and what the handler returns is dropped.
- * DRAIN-1 A connection that goes away still takes requests until the client has said `goAway`, too: they were sent
- *         before the client knew. So no request is refused that a client could have sent in good faith, and none has to
- *         be sent twice. It is closed when all are answered and that was said; or some time after the last answer, if
- *         the client does not say it.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../../carrier/carrier.js";
@@ -15,7 +11,6 @@ import type { StreamWindows } from "../../carrier/handshake/handshake.js";
 import { inOwnContext, inRootContext } from "../../carrier/poll/root-context.js";
 import { leasesOf, isScoped } from "../../memory/payload/lease.js";
 import { Violation } from "../../memory/shared/violation.js";
-import { clearTimeout, setImmediate, setTimeout } from "../../os/timers.js";
 import { FLAG, KIND, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX } from "../../wire/frame.js";
 import type { CallContext, Caller } from "./context.js";
 import { noMemory, parseError, serializeError, tooLarge } from "../errors.js";
@@ -25,6 +20,8 @@ import type { KeepAliveOptions } from "../keepalive.js";
 import { hangs, KeepAlive } from "../keepalive.js";
 import { encodedBytes, SendQueue } from "../../send/send-queue.js";
 import { encodeError } from "../outgoing-error.js";
+import type { DrainedConnection } from "./draining.js";
+import { Draining } from "./draining.js";
 import type { ServerCallHost } from "./server-call.js";
 import { ServerCall } from "./server-call.js";
 import type { ServerMethod } from "./server-method.js";
@@ -43,22 +40,7 @@ export interface ServerConnectionOptions extends Caller {
 
 /** Frames of the connection itself that may wait to be sent besides answers. */
 const BACKLOG_SLACK = 256;
-/** How long a client may take to read its last answers before the connection is closed under it. */
-const GO_AWAY_GRACE_MS = 100;
-/**
- * How long one without open calls may take to say that it sends no more. Its event loop may be late; if it hangs, it
- * does not say it.
- */
-const CONSENT_GRACE_MS = 5000;
-/**
- * The same for one that knows unary calls only: one that blocks its thread between calls, which says it with its next
- * call, and sends again what was not taken; or an older one, which never says it.
- */
-const CONSENT_GRACE_UNARY_MS = 1000;
-/** Turns of the event loop in which what has arrived is read. */
-const TURNS = 3;
-
-export class ServerConnection implements FrameReceiver, ServerCallHost, ServerStreamHost {
+export class ServerConnection implements FrameReceiver, ServerCallHost, ServerStreamHost, DrainedConnection {
   readonly carrier: Carrier;
   readonly options: ServerConnectionOptions;
   private readonly sendQueue: SendQueue;
@@ -67,11 +49,8 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
   private readonly calls: (ServerCall | ServerStream | undefined)[] = [];
   private openCalls = 0;
   private streams = 0;
-  private draining: Promise<void> | undefined;
-  private onDrained: (() => void) | undefined;
-  private goodbye: NodeJS.Timeout | undefined;
-  /** The client sends no more requests. */
-  private clientLeft = false;
+  /** Since the server goes away. */
+  private draining: Draining | undefined;
   private readonly keepAlive: KeepAlive | undefined;
   private framesReceived = 0;
   private lastPing = 0;
@@ -104,54 +83,20 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     return this.streams;
   }
 
-  /** Tells the client to go, and closes once its calls are answered. Resolves then. */
+  /** Tells the client to leave, and closes the connection once its calls are answered. Resolves then. */
   drain(): Promise<void> {
     if (this.closed) return Promise.resolve();
     if (this.draining === undefined) {
-      this.draining = new Promise((resolve) => {
-        this.onDrained = resolve;
-      });
+      this.draining = new Draining(this, this.options.windows !== undefined);
       this.sendQueue.sendControl(KIND.goAway, 0, 0, 0);
-      this.closeIfDrained();
+      this.draining.closeIfIdle();
     }
-    return this.draining;
+    return this.draining.ended;
   }
 
-  private get isDrained(): boolean {
-    return this.draining !== undefined && !this.closed && this.openCalls === 0 && this.sendQueue.idle;
-  }
-
-  /**
-   * DRAIN-1. The client closes when it has read its last answer and that we go away; if it does not, we do a little
-   * later.
-   */
-  private closeIfDrained(): void {
-    if (this.goodbye !== undefined || !this.isDrained) return;
-    const consentMs = this.options.windows === undefined ? CONSENT_GRACE_UNARY_MS : CONSENT_GRACE_MS;
-    const onTime = () => {
-      this.goodbye = undefined;
-      this.lookAndClose(TURNS);
-    };
-    this.goodbye = setTimeout(onTime, this.clientLeft ? GO_AWAY_GRACE_MS : consentMs);
-  }
-
-  /** SUBTLE: if this process has not run for a while, its timers come before what has arrived meanwhile. */
-  private lookAndClose(turns: number): void {
-    if (!this.isDrained || this.goodbye !== undefined) return;
-    if (turns === 0) this.close("the server has shut down");
-    else setImmediate(() => this.lookAndClose(turns - 1));
-  }
-
-  private onGoAway(): void {
-    if (this.draining === undefined || this.clientLeft) return;
-    this.clientLeft = true;
-    this.stayOpen();
-    this.closeIfDrained();
-  }
-
-  private stayOpen(): void {
-    clearTimeout(this.goodbye);
-    this.goodbye = undefined;
+  /** As `DrainedConnection` has it. */
+  isIdle(): boolean {
+    return !this.closed && this.openCalls === 0 && this.sendQueue.idle;
   }
 
   close(detail: string): void {
@@ -178,7 +123,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
       case KIND.ping:
         return this.sendQueue.sendControl(KIND.pong, 0, 0, frame.argument);
       case KIND.goAway:
-        return this.onGoAway();
+        return this.draining?.onGoAway();
       case KIND.pong:
         return;
       case KIND.end:
@@ -204,7 +149,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
   onRoom(): boolean {
     // What waited is encoded now, which can run code of the user's.
     const sent = inRootContext(() => this.sendQueue.pump());
-    this.closeIfDrained();
+    this.draining?.closeIfIdle();
     return sent;
   }
 
@@ -216,10 +161,10 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
       if (call !== undefined)
         inRootContext(() => call.abandon(new ConnectError(`the client is gone: ${reason.detail}`, Code.Canceled)));
     this.openCalls = this.streams = 0;
-    clearTimeout(this.goodbye);
+    this.draining?.stayOpen();
     this.keepAlive?.stop();
     this.onEnded(reason);
-    this.onDrained?.();
+    this.draining?.onClosed();
   }
 
   private onMethod(frame: ReceivedFrame): void {
@@ -298,12 +243,12 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
   private countCall(): void {
     if (this.openCalls++ > 0) return;
     this.keepAlive?.start();
-    if (this.goodbye !== undefined) this.stayOpen();
+    this.draining?.stayOpen();
   }
 
   private refusal(method: ServerMethod | string): ConnectError | undefined {
     if (typeof method === "string") return new ConnectError(method, Code.Unimplemented);
-    if (this.clientLeft)
+    if (this.draining?.clientLeft === true)
       return new ConnectError("the server is shutting down, and this client had said that it knows", Code.Unavailable);
     if (method.handle === undefined && this.options.windows === undefined) {
       return new ConnectError(
@@ -347,7 +292,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     const call = this.find(frame.streamId);
     if (call === undefined) {
       this.sendQueue.drop(frame.streamId);
-      return this.closeIfDrained();
+      return this.draining?.closeIfIdle();
     }
     const code = (frame.code as Code) === Code.DeadlineExceeded ? Code.DeadlineExceeded : Code.Canceled;
     inRootContext(() =>
@@ -380,7 +325,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     this.calls[call.streamId & (SLOTS_MAX - 1)] = undefined;
     this.openCalls--;
     if (call instanceof ServerStream) this.streams--;
-    this.closeIfDrained();
+    this.draining?.closeIfIdle();
   }
 
   send(

@@ -1,0 +1,170 @@
+/** Rules for the options of clients. */
+import type {
+  BlockingCallOptions,
+  BlockingClientOptions,
+  ConnectOptions,
+  IsthmusTransportOptions,
+  ReconnectOptions,
+} from "../types/client.js";
+import type { HttpTransportOptions } from "../types/http.js";
+import type { RulesOf } from "./common-rules.js";
+import {
+  basic,
+  common,
+  compression,
+  compressions,
+  defaultTimeoutMs,
+  duration,
+  durationOrNone,
+  objectsFrom,
+} from "./common-rules.js";
+import { DEFAULTS } from "./defaults.js";
+import type { Kind, Rule } from "./kinds.js";
+import {
+  address,
+  addresses,
+  boolean,
+  functionOf,
+  groupOf,
+  interceptors,
+  numberOf,
+  objectOf,
+  oneOf,
+  signal,
+  without,
+} from "./kinds.js";
+
+const headers: Kind = { type: "what `new Headers` takes", complaint: () => undefined };
+
+const http = {
+  protocol: { kind: oneOf("grpc", "grpc-web", "connect"), byDefault: '"grpc"', meaning: "HTTP: what is spoken" },
+  nodeOptions: {
+    kind: objectOf("object", "an object of options for http2.connect"),
+    byDefault: "none",
+    meaning: "HTTP: for `http2.connect`, such as `ca`, `cert` and `key`",
+  },
+  pingIntervalMs: {
+    kind: duration,
+    byDefault: DEFAULTS.pingIntervalMs,
+    meaning: "HTTP: how often a quiet connection with open calls is asked whether it is alive",
+  },
+  pingTimeoutMs: { kind: duration, byDefault: 15_000, meaning: "HTTP: how long the answer may take" },
+  pingIdleConnection: {
+    kind: boolean,
+    byDefault: "false",
+    meaning: "HTTP: whether a connection without calls is asked too",
+  },
+  idleConnectionTimeoutMs: {
+    kind: duration,
+    byDefault: 900_000,
+    meaning: "HTTP: after how long without calls the connection is closed",
+  },
+  acceptCompression: {
+    kind: compressions,
+    byDefault: "none",
+    meaning: `HTTP: compressions that answers may have, ${objectsFrom}`,
+  },
+  sendCompression: { kind: compression, byDefault: "none", meaning: "HTTP: compresses requests" },
+  compressMinBytes: {
+    kind: numberOf({ unit: "bytes" }),
+    byDefault: 1024,
+    meaning: "HTTP: from what size on requests are compressed",
+  },
+} satisfies RulesOf<HttpTransportOptions>;
+
+const reconnect = {
+  initialDelayMs: {
+    kind: duration,
+    byDefault: DEFAULTS.initialDelayMs,
+    meaning: "Pause after the first failed attempt; each further one is 1.6 times as long",
+  },
+  maxDelayMs: {
+    kind: duration,
+    byDefault: DEFAULTS.maxDelayMs,
+    meaning: "Longest pause, not less than `initialDelayMs`",
+  },
+  giveUpAfterMs: {
+    kind: duration,
+    byDefault: DEFAULTS.giveUpAfterMs,
+    meaning: "How long a call without a deadline waits for a connection; `Infinity`: for ever",
+  },
+} satisfies RulesOf<ReconnectOptions>;
+
+const waitForReady: Rule = {
+  kind: boolean,
+  byDefault: "after the first connection",
+  meaning: "Whether a call waits for a connection: [connections](connections.md)",
+};
+
+/** What transports have that HTTP has no part in. */
+const local = {
+  interceptors: { kind: interceptors, byDefault: "none", meaning: "Applied to every call, the first one outermost" },
+  defaultTimeoutMs,
+  waitForReady,
+  reconnect: {
+    kind: groupOf(reconnect, "{ maxDelayMs: 500 }"),
+    byDefault: "",
+    meaning: "How a lost connection is made again",
+  },
+  ...common,
+};
+
+export const transportRules = {
+  address: {
+    kind: addresses,
+    isRequired: true,
+    meaning:
+      "Where the server listens: a socket path or `unix:PATH`, `tcp:HOST:PORT`, `http://HOST:PORT`, `https://…`; or a list, of which the first that works is used",
+  },
+  ...local,
+  ...http,
+} satisfies RulesOf<IsthmusTransportOptions>;
+
+export const connectRules = {
+  timeoutMs: { kind: duration, byDefault: "none", meaning: "How long it may take" },
+  signal: { kind: signal, byDefault: "none", meaning: "Gives up" },
+  waitForReady: { ...waitForReady, byDefault: "the transport's", meaning: "Whether it waits for further attempts" },
+} satisfies RulesOf<ConnectOptions>;
+
+export const transportCloseRules = {
+  timeoutMs: {
+    kind: durationOrNone,
+    byDefault: 0,
+    meaning: "How long open calls may go on; `Infinity`: until they are over",
+  },
+};
+
+export const blockingRules = {
+  address: { kind: address, isRequired: true, meaning: "Where the server listens: a socket path or `unix:PATH`" },
+  defaultTimeoutMs,
+  ...basic,
+} satisfies RulesOf<BlockingClientOptions>;
+
+export const blockingCallRules = {
+  timeoutMs: {
+    kind: numberOf({ unit: "milliseconds" }),
+    byDefault: "the client's",
+    meaning: "How long the call may take, the connection included; 0 and less: as long as it likes",
+  },
+  headers: { kind: headers, byDefault: "none", meaning: "Request headers" },
+  onHeader: {
+    kind: functionOf("(headers) => void"),
+    byDefault: "none",
+    meaning: "Gets the response's headers before the call returns",
+  },
+  onTrailer: {
+    kind: functionOf("(trailers) => void"),
+    byDefault: "none",
+    meaning: "Gets the response's trailers before the call returns",
+  },
+} satisfies RulesOf<BlockingCallOptions>;
+
+/** `isthmus/grpc-js` makes its table of these: grpc-js's clients do the rest themselves. */
+export const channelRules = {
+  address: {
+    kind: address,
+    isRequired: true,
+    meaning: "Where the server listens: a socket path, `unix:PATH` or `tcp:HOST:PORT`",
+  } satisfies Rule,
+  ...without(local, "interceptors", "binaryOptions", "codec", "leases"),
+};

@@ -1,0 +1,255 @@
+/** Rules for the options of servers. */
+import type { ConnectRouter } from "@connectrpc/connect";
+import type { ListenOptions } from "../../carrier/handshake/listen.js";
+import { TIMER_MS_MAX } from "../../rpc/deadline.js";
+import { SLOTS_MAX } from "../../wire/frame.js";
+import type { CorsOptions, HttpServerOptions } from "../types/http.js";
+import type { IsthmusRouteOptions } from "../types/routes.js";
+import type { IsthmusServerOptions } from "../types/server.js";
+import type { WorkersOptions } from "../types/workers.js";
+import type { RulesOf } from "./common-rules.js";
+import {
+  binaryOptions,
+  common,
+  compressions,
+  duration,
+  durationOrNone,
+  leases,
+  objectsFrom,
+  readMaxBytes,
+  writeMaxBytes,
+} from "./common-rules.js";
+import { DEFAULTS } from "./defaults.js";
+import type { Rule } from "./kinds.js";
+import {
+  anything,
+  boolean,
+  environment,
+  functionOf,
+  groupOf,
+  groupOrBoolean,
+  headerNames,
+  interceptors,
+  listOf,
+  mode,
+  moduleUrl,
+  numberOf,
+  objectOf,
+  origins,
+  signal,
+  text,
+} from "./kinds.js";
+
+const workers = {
+  routes: { kind: moduleUrl, isRequired: true, meaning: "The module that each thread loads: [workers](workers.md)" },
+  count: {
+    kind: numberOf({ min: 1, max: DEFAULTS.workersMax, isWhole: true }),
+    byDefault: "CPUs that may be used",
+    meaning: "Threads",
+  },
+  env: { kind: environment, byDefault: "the process's", meaning: "As for Node's `Worker`" },
+  execArgv: {
+    kind: listOf("`string[]`", "strings", (one) => typeof one === "string"),
+    byDefault: "the process's",
+    meaning: "As for Node's `Worker`",
+  },
+  resourceLimits: {
+    kind: objectOf("object", "an object of limits"),
+    byDefault: "none",
+    meaning: "As for Node's `Worker`",
+  },
+  workerData: {
+    kind: anything,
+    byDefault: "none",
+    meaning: "What the module finds as `workerData` of `node:worker_threads`",
+  },
+  loadTimeoutMs: {
+    kind: numberOf({ unit: "milliseconds", min: 1 }),
+    byDefault: DEFAULTS.loadTimeoutMs,
+    meaning: "Longest time to start and load the module",
+  },
+  restartDelayMsMax: {
+    kind: durationOrNone,
+    byDefault: DEFAULTS.restartDelayMsMax,
+    meaning: "Longest wait before a thread that keeps dying is started again",
+  },
+} satisfies RulesOf<WorkersOptions>;
+
+const requestGate = { kind: functionOf("(context) => void | Promise<void>") };
+const maxTimeoutMs: Rule = { kind: duration, byDefault: "none", meaning: "Longest timeout that a client may ask for" };
+const shutdownSignal: Rule = {
+  kind: signal,
+  byDefault: "none",
+  meaning: "When it aborts, the signals of all handler contexts abort",
+};
+
+const http1Timeout = numberOf({ unit: "milliseconds", min: 0, max: TIMER_MS_MAX, isWhole: true });
+export const workersRule: Rule = {
+  kind: groupOf(workers, '{ routes: new URL("../server/routes.js", import.meta.url) }'),
+  byDefault: "none",
+  meaning: "Spreads connections over threads that load the routes from a module",
+};
+
+export const serverRules = {
+  routes: {
+    kind: functionOf("(router) => void"),
+    isRequired: true,
+    meaning: "Registers services, as for any Connect server; with `workers` it is the module's",
+  },
+  interceptors: {
+    kind: interceptors,
+    byDefault: "none",
+    meaning: "Applied to every call, the first one outermost; a service's or method's own replace them",
+  },
+  requestGate: {
+    ...requestGate,
+    byDefault: "none",
+    meaning:
+      "Decides by its context whether a call comes in, before anything else happens with it; a service's or method's own replaces it",
+  },
+  maxTimeoutMs,
+  shutdownSignal,
+  contextValues: {
+    kind: functionOf("(peer) => ContextValues"),
+    byDefault: "none",
+    meaning: "Context values that a client's calls start with",
+  },
+  allow: {
+    kind: functionOf("(peer) => boolean | Promise<boolean>"),
+    byDefault: "same user id",
+    meaning:
+      "Who may connect, by kernel credentials; only `true` lets in. `listen` refuses it where there are no credentials",
+  },
+  maxConnections: {
+    kind: numberOf({ min: 1 }),
+    byDefault: DEFAULTS.maxConnections,
+    meaning: "Connections at once over shared memory and sockets; further ones are refused",
+  },
+  maxHttpConnections: {
+    kind: numberOf({ min: 1 }),
+    byDefault: DEFAULTS.maxHttpConnections,
+    meaning: "HTTP: connections at once; further ones are closed",
+  },
+  http: {
+    kind: groupOf(
+      {
+        headersTimeoutMs: {
+          kind: http1Timeout,
+          byDefault: DEFAULTS.headersTimeoutMs,
+          meaning: "HTTP/1.1: how long a client may take to send a request's headers; 0: any time",
+        },
+        requestTimeoutMs: {
+          kind: http1Timeout,
+          byDefault: DEFAULTS.requestTimeoutMs,
+          meaning: "HTTP/1.1: how long a client may take to send a whole request; 0: any time",
+        },
+      } satisfies RulesOf<HttpServerOptions>,
+      "{ requestTimeoutMs: 60_000 }",
+    ),
+    byDefault: "",
+    meaning: "HTTP: limits of HTTP/1.1",
+  },
+  cors: {
+    kind: groupOrBoolean(
+      {
+        origins: {
+          kind: origins,
+          byDefault: '"*"',
+          meaning: "HTTP: pages that may call, such as `https://app.example`",
+        },
+        credentials: {
+          kind: boolean,
+          byDefault: "false",
+          meaning: "HTTP: whether calls may carry cookies; needs a list of `origins`",
+        },
+        allowedHeaders: {
+          kind: headerNames,
+          byDefault: "Connect's own",
+          meaning: "HTTP: further request headers that scripts may send",
+        },
+        exposedHeaders: {
+          kind: headerNames,
+          byDefault: "Connect's own",
+          meaning: "HTTP: further response headers that scripts may see",
+        },
+        maxAgeSeconds: {
+          kind: numberOf({ unit: "seconds", min: 0, isWhole: true }),
+          byDefault: DEFAULTS.corsMaxAgeSeconds,
+          meaning: "HTTP: how long browsers may remember what they were allowed",
+        },
+      } satisfies RulesOf<CorsOptions>,
+      '{ origins: ["https://app.example"] }',
+    ),
+    byDefault: "off",
+    meaning: "HTTP: lets web pages of other origins call: [browsers](http.md#browsers)",
+  },
+  maxStreams: {
+    kind: numberOf({ min: 1 }),
+    byDefault: SLOTS_MAX,
+    meaning: "Calls that one connection may have open at once; a client keeps further ones back",
+  },
+  workers: workersRule,
+  ...common,
+} satisfies RulesOf<IsthmusServerOptions>;
+
+export const listenRules = {
+  mode: { kind: mode, byDefault: "`0o600`", meaning: "Permission bits of the socket" },
+  gid: {
+    kind: numberOf({ min: 0, max: 2 ** 32 - 2, isWhole: true }),
+    byDefault: "the process's own",
+    meaning: "Group of the socket",
+  },
+  takeover: { kind: boolean, byDefault: "false", meaning: "Takes the path over from a server that is alive" },
+  tls: {
+    kind: objectOf("object", "an object of options for http2.createSecureServer, such as { key, cert }"),
+    byDefault: "none",
+    meaning: "For `https://`, which needs it: `key`, `cert`, … as for `http2.createSecureServer`",
+  },
+} satisfies RulesOf<ListenOptions>;
+
+export const serverCloseRules = {
+  timeoutMs: {
+    kind: durationOrNone,
+    byDefault: DEFAULTS.closeTimeoutMs,
+    meaning: "How long open calls may go on; `Infinity`: until they are over",
+  },
+};
+
+/** Connect's in any of its versions, and those of its adapters, which make no difference here. */
+type HttpRouteOption = keyof ConnectRouteOptions | "requestGate" | "grpc" | "grpcWeb" | "connect" | "requestPathPrefix";
+type ConnectRouteOptions = NonNullable<Parameters<ConnectRouter["rpc"]>[2]>;
+
+export const routeRules = {
+  interceptors: { kind: interceptors, byDefault: "the server's", meaning: "Replace the server's" },
+  maxTimeoutMs: { ...maxTimeoutMs, byDefault: "the server's" },
+  readMaxBytes: { ...readMaxBytes, byDefault: "the server's" },
+  writeMaxBytes: { ...writeMaxBytes, byDefault: "the server's" },
+  binaryOptions: { ...binaryOptions, byDefault: "the server's" },
+  shutdownSignal: { ...shutdownSignal, byDefault: "the server's" },
+  leases: { ...leases, byDefault: "the server's" },
+  requestGate: { ...requestGate, byDefault: "the server's", meaning: "Replaces the server's" },
+  jsonOptions: {
+    kind: objectOf("object", "an object of options of the JSON format"),
+    byDefault: "",
+    meaning: "HTTP: of the JSON format",
+  },
+  acceptCompression: {
+    kind: compressions,
+    byDefault: "",
+    meaning: `HTTP: compressions of requests and answers, ${objectsFrom}`,
+  },
+  compressMinBytes: {
+    kind: numberOf({ unit: "bytes" }),
+    byDefault: 1024,
+    meaning: "HTTP: from what size on answers are compressed",
+  },
+  requireConnectProtocolHeader: {
+    kind: boolean,
+    byDefault: "false",
+    meaning: "HTTP: refuses requests of Connect's protocol that do not name its version",
+  },
+  grpc: { kind: boolean, byDefault: "true", meaning: "HTTP: whether gRPC is spoken" },
+  grpcWeb: { kind: boolean, byDefault: "true", meaning: "HTTP: whether gRPC-Web is spoken" },
+  connect: { kind: boolean, byDefault: "true", meaning: "HTTP: whether Connect's protocol is spoken" },
+  requestPathPrefix: { kind: text, byDefault: "none", meaning: "HTTP: what stands before every path" },
+} satisfies Record<keyof IsthmusRouteOptions | HttpRouteOption, Rule>;
