@@ -1,7 +1,4 @@
-/**
- * Calls that block the thread until they are answered: for scripts, and for worker threads that have nothing else to
- * do.
- */
+/** Calls that block their thread until they are answered, for scripts and for worker threads that do nothing else. */
 import type { DescMessage, DescMethod, DescMethodUnary, DescService, MessageInitShape } from "@bufbuild/protobuf";
 import type { UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -31,18 +28,26 @@ import { methodPath } from "../descriptors.js";
 import type { BlockingCallOptions, BlockingClient, BlockingClientOptions } from "../types/client.js";
 
 /**
- * Creates a client whose calls block this thread until they are answered: nothing else of the thread runs meanwhile, no
- * timer, no promise, no other call. It has a connection of its own over shared memory, made by the first call and made
- * again by the next one after it was lost. A call looks for its answer for a moment, then waits in the kernel.
+ * Creates a client whose calls block the calling thread until they are answered. Nothing else runs on the thread
+ * meanwhile: no timer, no promise, no other call.
  *
- * `bytes` that are received are copies on the heap. `bytes` that are sent are copied once; those of a region are not.
+ * The client has a connection of its own over shared memory. The first call makes it; if it is lost, the next call
+ * makes it again. A call polls for its response for a moment, then waits in the kernel. The client belongs to the
+ * thread that created it, and does not keep the process alive between calls.
  *
- * A call that was in flight when the connection was lost throws `Unavailable`; one that the server had not taken is
- * sent once more. The server must run in another process or thread: on this one it could never answer, and calls throw
- * `FailedPrecondition` at once. The client belongs to the thread that made it. Between calls it keeps no process alive.
+ * Received `bytes` are copies on the heap. `bytes` to be sent are copied once; those of a region are not copied.
  *
- * @throws ConnectError `InvalidArgument` for an address or sizes that make no sense; `FailedPrecondition` for an
- * address that is no Unix socket's, and where shared memory cannot be had on this machine
+ * A call that is in flight when the connection is lost throws `Unavailable`. If the server had not taken the request,
+ * it is sent once more. The server must run in another process or thread: it could never answer on this one, so calls
+ * throw `FailedPrecondition` at once.
+ *
+ * @throws ConnectError `InvalidArgument` if the address is malformed or a memory size is out of range;
+ * `FailedPrecondition` if the address is not a Unix socket, or if shared memory is not available on this machine
+ * @example
+ * ```ts
+ * using client = createBlockingClient(EchoService, { address: "/run/echo.sock" });
+ * const { text } = client.echo({ text: "hi" }, { timeoutMs: 1000 });
+ * ```
  */
 export function createBlockingClient<S extends DescService>(
   service: S,
@@ -74,7 +79,7 @@ interface Link {
   driver: BlockingDriver | undefined;
 }
 
-/** Nothing else would close the connection of a client that was not closed. */
+/** Closes the connection of a client that was garbage-collected without `close`. */
 const forgotten = new FinalizationRegistry<Link>(({ connection }) => connection?.close("the client was garbage"));
 
 class BlockingCaller {
@@ -87,7 +92,7 @@ class BlockingCaller {
   private readonly link: Link = { connection: undefined, driver: undefined };
   private closed = false;
   private readonly outcome = new Outcome();
-  /** Gives up the call that it was handed to; replaced when it has been used. */
+  /** Cancels the call that has its signal. Replaced after it has been used. */
   private givingUp = new AbortController();
   private busy = false;
 
@@ -114,7 +119,7 @@ class BlockingCaller {
   ): unknown {
     const { timeoutMs, headers, onHeader, onTrailer } =
       options === undefined ? NO_OPTIONS : checkOptions(blockingCallTable, options);
-    // A getter of a message, or a codec, may call.
+    // A message's getter or a codec may make a call.
     if (this.busy)
       throw new ConnectError(
         "a call of this client is under way on this thread; make another client for calls inside of calls",
@@ -171,13 +176,13 @@ class BlockingCaller {
       if (!driver.serve(outcome, deadline)) this.abandon(connection);
       const { response, error } = outcome;
       if (response !== undefined) return response;
-      // Nobody has seen the request: the server had gone before.
+      // The server had ended before it saw the request.
       if (isFirst && driver.isUntaken && !this.closed) continue;
       throw error ?? new ConnectError("the call was not settled", Code.Internal);
     }
   }
 
-  /** The server has to learn of it now: there is no turn of the loop in which it would. */
+  /** Publishes the cancellation at once, because the event loop of this thread does not turn. */
   private abandon(connection: ClientConnection): void {
     this.givingUp.abort(timedOut());
     this.givingUp = new AbortController();
@@ -204,7 +209,7 @@ class BlockingCaller {
       },
       deadline,
     );
-    // SUBTLE: refers to the link only, so that a client that nobody has any more can be garbage.
+    // SUBTLE: the connection refers to the link only, so that an abandoned client can become garbage.
     const connection: ClientConnection = new ClientConnection(
       made.carrier,
       { ...this.limits, maxStreams: made.maxStreams, windows: undefined },
@@ -225,8 +230,7 @@ class BlockingCaller {
       throw new ConnectError(`a client can call at most ${METHODS_MAX} different methods`, Code.ResourceExhausted);
     const codec = codecOf(this.options);
     const path = methodPath(method);
-    // SUBTLE: not leased. What a lease holds comes back when V8 frees it, of which a thread that does not let its loop
-    // turn never hears.
+    // SUBTLE: copied, not leased. V8 reports freed leases through the event loop, which a blocked thread never turns.
     const added: ClientMethod = {
       method,
       id: this.methods.size,
@@ -258,7 +262,7 @@ function addonHere(): Addon {
   }
 }
 
-/** What became of the call under way; used again for the next. */
+/** The result of the current call. Reused for the next one. */
 class Outcome {
   settled = false;
   response: UnaryResponse | undefined;

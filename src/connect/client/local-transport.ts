@@ -1,7 +1,4 @@
-/**
- * The client's transport to one address of this machine, or over TCP: Connect's Transport over the connections of a
- * `ConnectionManager`.
- */
+/** A transport to one address over shared memory or a socket: Connect's Transport on top of a `ConnectionManager`. */
 import type {
   DescMessage,
   DescMethod,

@@ -5,12 +5,12 @@ import { abortError } from "../../rpc/errors.js";
 import { drain } from "../interception.js";
 
 /**
- * Calls whose answers' users forgot them: a loop that is left with `break` is one where Connect is older than 2.3: its
- * clients do not pass on that it ended.
+ * Cancels calls whose messages were garbage-collected by their users. With Connect older than 2.3, a loop left with
+ * `break` is such a call, because its clients do not propagate the end.
  */
 const forgotten = new FinalizationRegistry<HttpCall>((call) => call.stopped());
 
-/** A call's signal: the user's, and the transport's end. */
+/** The signal of a call. It aborts with the user's signal, and when the transport closes. */
 export class HttpCall {
   private readonly controller = new AbortController();
   private readonly outer: AbortSignal | undefined;
@@ -37,7 +37,10 @@ export class HttpCall {
     this.onEnd(this);
   }
 
-  /** Messages of the call, with which it ends. A reader that stops early cancels it, also one that took nothing. */
+  /**
+   * The messages of the call, which ends with them. A reader that stops early cancels the call, even if it has read
+   * nothing.
+   */
   endingWith<M>(messages: AsyncIterable<M>): AsyncIterable<M> {
     const iterator = new CallMessages(messages[Symbol.asyncIterator](), this);
     forgotten.register(iterator, this, iterator);
@@ -50,7 +53,9 @@ export class HttpCall {
   }
 }
 
-/** What the user has of a stream. SUBTLE: who waits for a message holds it, also if nobody else does. */
+/**
+ * The messages as their user sees them. SUBTLE: a pending `next` keeps this object alive, even if nothing else does.
+ */
 class CallMessages<M> implements AsyncIterableIterator<M> {
   private readonly iterator: AsyncIterator<M>;
   private readonly call: HttpCall;
@@ -78,7 +83,7 @@ class CallMessages<M> implements AsyncIterableIterator<M> {
   }
 
   /**
-   * Connect knows what it means since version 2.3. Before, the call is aborted, and the interceptors are told by an
+   * Connect's iterators have `return` since version 2.3. Without it, the call is aborted, and the interceptors get an
    * error.
    */
   async return(value?: unknown): Promise<IteratorResult<M>> {

@@ -1,5 +1,6 @@
 /**
- * Cross-origin requests: which scripts of web pages may call a server on HTTP, and what browsers let them send and see.
+ * Cross-origin requests: which web pages may call a server over HTTP, and what browsers let their scripts send and
+ * read.
  */
 import { Code, ConnectError, cors as connectCors } from "@connectrpc/connect";
 import type { Request, Response } from "./answers.js";
@@ -7,13 +8,14 @@ import { DEFAULTS } from "../options/defaults.js";
 import type { CorsOptions } from "../types/http.js";
 
 export interface Cors {
-  /** Sets the headers of the response. True: it was a preflight request, and has its answer. */
+  /** Sets the headers of the response. @returns whether the request was a preflight request, which has been answered */
   apply(request: Request, response: Response): boolean;
 }
 
 /**
- * @param option checked as the table of options has it. @returns undefined if it is off. @throws ConnectError
- * `InvalidArgument` if its parts do not go together
+ * @param option has been checked against the table of options
+ * @returns undefined if CORS is off
+ * @throws ConnectError `InvalidArgument` if parts of the option contradict each other
  */
 export function corsOf(option: boolean | CorsOptions | undefined): Cors | undefined {
   if (option === undefined || option === false) return undefined;
@@ -70,7 +72,7 @@ class CorsHeaders implements Cors {
       origin !== undefined &&
       request.headers["access-control-request-method"] !== undefined;
     keepVary(response);
-    // Also without an origin: what a cache keeps of this response must not be given to a page.
+    // Set even without an origin: a cache must not give this response to a page.
     response.setHeader("vary", "Origin");
     const allowed = origin !== undefined && (this.origins === "*" || this.origins.has(origin));
     if (allowed) {
@@ -87,7 +89,7 @@ class CorsHeaders implements Cors {
   }
 }
 
-/** A handler's own `vary` is added to, not put in the place of ours. */
+/** Adds a handler's own `vary` to ours instead of replacing it. */
 function keepVary(response: Response): void {
   const writeHead = response.writeHead.bind(response) as (
     status: number,

@@ -1,9 +1,9 @@
-/** The first words of an HTTP/2 server. */
+/** The first frame of an HTTP/2 server. */
 import { connect } from "node:http2";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { HttpTransportOptions } from "../types/http.js";
 
-/** Waits for a server's first words on a connection of its own, since the one that calls take belongs to Connect. */
+/** Waits for a server's first frame, on a separate connection because the calls' connection belongs to Connect. */
 export async function greeting(
   url: string,
   options: HttpTransportOptions["nodeOptions"],

@@ -1,10 +1,10 @@
 /**
- * A transport to an address of HTTP: Connect's own, over one HTTP/2 connection at a time that is made when first
- * needed. What is added is what the other carriers have: errors that name the address, a limit on how long to wait for
- * a connection, payloads, state, `close`.
+ * A transport to an HTTP address: Connect's own, over one HTTP/2 connection at a time that is made when it is first
+ * needed. This adds what other carriers have: errors that name the address, a time limit for connecting, payloads,
+ * state, and `close`.
  *
- * HTTP-1  A call is given to Connect only once there is a connection. So a connection that cannot be made is told apart
- *         from a call that was sent, and only the former may move on to another address.
+ * HTTP-1  A call is given to Connect only once there is a connection. So a failure to connect can be distinguished from
+ *         a call that was sent, and only the former may move to another address.
  */
 import type { DescMessage, DescMethodStreaming, DescMethodUnary, Message, MessageInitShape } from "@bufbuild/protobuf";
 import type {
@@ -44,7 +44,7 @@ import type {
 } from "../types/client.js";
 
 const TIMEOUT_HEADERS = ["grpc-timeout", "connect-timeout-ms"];
-/** How much earlier than ours the server's timer may fire. */
+/** How much earlier than this end's timer the server's timer may fire. */
 const DEADLINE_SLACK_MS = 50;
 
 type Sent = Pick<UnaryRequest, "signal" | "header">;
@@ -70,7 +70,7 @@ export class HttpTransport implements AddressedTransport {
     checkCarrier(options, address);
     const limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.loading = inRootContext(() => this.load(limits));
-    // Told to whoever calls.
+    // Each call reports the failure.
     this.loading.catch(() => undefined);
   }
 
@@ -185,8 +185,9 @@ export class HttpTransport implements AddressedTransport {
   }
 
   /**
-   * Makes the connection, if there is none, once the server has shown that it is alive and speaks HTTP/2.
-   * SUBTLE: Node's session is connected when its socket is, and the kernel accepts for a server that hangs.
+   * Makes the connection if there is none, once the server has shown that it is alive and speaks HTTP/2.
+   *
+   * SUBTLE: Node's session is connected when its socket is, and the kernel accepts connections for a server that hangs.
    * @throws ConnectError that names the address
    */
   connectNow(signal?: AbortSignal): Promise<void> {
@@ -275,7 +276,7 @@ export class HttpTransport implements AddressedTransport {
     }
   }
 
-  /** Right before the call is sent: all interceptors of the user's have run. */
+  /** Runs right before the call is sent, after all of the user's interceptors. */
   private readonly innermost: Interceptor = (next) => async (request) => {
     const { signal, method } = request;
     await this.ensureConnection(false, signal);
@@ -305,10 +306,10 @@ export class HttpTransport implements AddressedTransport {
 
   private async explain(error: unknown, { signal, header }: Sent): Promise<unknown> {
     if (signal.aborted) return error;
-    // The end of a connection is told to its calls first.
+    // Calls learn of the end of their connection before the session manager does.
     await new Promise((resolve) => setImmediate(resolve));
-    // A server that finds first that the time is up may just cancel. Connect makes the timeout of it once our own timer
-    // has fired.
+    // A server whose timer fires first may just cancel the stream. Connect reports that as a timeout once this end's
+    // timer has fired too.
     if (isReset(error) && TIMEOUT_HEADERS.some((name) => header.has(name)))
       await abortedWithin(signal, DEADLINE_SLACK_MS);
     if (signal.aborted) return error;
@@ -317,7 +318,7 @@ export class HttpTransport implements AddressedTransport {
 }
 
 /**
- * SUBTLE: Connect asks for an iterator again when a call is aborted. Where that throws, it throws into the event loop.
+ * SUBTLE: Connect asks for an iterator again when a call is aborted. If that throws, it throws into the event loop.
  * @throws ConnectError
  */
 function iteratedOnce<M>(messages: AsyncIterable<M>): AsyncIterable<M> {
@@ -341,7 +342,7 @@ function abortedWithin(signal: AbortSignal, timeoutMs: number): Promise<void> {
   });
 }
 
-/** Waits no longer than the signal allows. */
+/** Waits until the promise settles or the signal aborts. */
 function orAborted(promise: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
   if (signal === undefined) return promise;
   return new Promise((resolve, reject) => {

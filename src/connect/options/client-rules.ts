@@ -96,7 +96,7 @@ const waitForReady: Rule = {
   meaning: "Whether a call waits for a connection: [connections](connections.md)",
 };
 
-/** What transports have that HTTP has no part in. */
+/** Options of transports without those for HTTP. */
 const local = {
   interceptors: { kind: interceptors, byDefault: "none", meaning: "Applied to every call, the first one outermost" },
   defaultTimeoutMs,
@@ -159,7 +159,7 @@ export const blockingCallRules = {
   },
 } satisfies RulesOf<BlockingCallOptions>;
 
-/** `isthmus/grpc-js` makes its table of these: grpc-js's clients do the rest themselves. */
+/** Options of channels of `isthmus/grpc-js`. grpc-js's clients do the rest themselves. */
 export const channelRules = {
   address: {
     kind: address,

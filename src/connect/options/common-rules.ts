@@ -21,10 +21,10 @@ import {
   sizeOf,
 } from "./kinds.js";
 
-/** A rule for each of the options of a type, and none besides. */
+/** Exactly one rule for each option of a type. */
 export type RulesOf<T> = Record<keyof T, Rule>;
 
-/** Also more than timers can count, which is for ever. */
+/** Accepts more than timers can count, which means forever. */
 export const duration = numberOf({ unit: "milliseconds", above: 0 });
 export const durationOrNone = numberOf({ unit: "milliseconds", min: 0 });
 const messageBytes = numberOf({ unit: "bytes", min: 1 });
@@ -68,7 +68,7 @@ export const binaryOptions: Rule = {
   meaning: "Of the protobuf binary format",
 };
 
-/** What a thread that blocks has too. */
+/** Options that blocking clients have too. */
 export const basic = {
   readMaxBytes,
   writeMaxBytes,

@@ -1,4 +1,4 @@
-/** Values of options that are not given. */
+/** Default values of options. */
 export const DEFAULTS = {
   ringBytes: 256 << 10,
   arenaBytes: 256 << 20,

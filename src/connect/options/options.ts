@@ -1,4 +1,4 @@
-/** Options that both ends share, and what holds without them. option-table.ts says which there may be. */
+/** Settings derived from the options that both ends share. `table.ts` lists the options. */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Address, HttpAddress } from "../../carrier/address.js";
 import { LACK_BY_OPTION, LACK_OVER_TCP, lackOfProcess, warnOfLack } from "../../carrier/handshake/lack.js";
@@ -30,7 +30,7 @@ export function checkLimits(limits: {
   writeMaxBytes: number | undefined;
 }): CallLimits {
   const { readMaxBytes = MESSAGE_BYTES_MAX, writeMaxBytes = MESSAGE_BYTES_MAX } = limits;
-  // Connect's own default is 4 GiB − 1; more than protobuf allows is simply its limit.
+  // Connect's default of 4 GiB − 1 exceeds protobuf's limit, which then applies.
   return {
     readMaxBytes: Math.min(readMaxBytes, MESSAGE_BYTES_MAX),
     writeMaxBytes: Math.min(writeMaxBytes, MESSAGE_BYTES_MAX),
@@ -53,20 +53,20 @@ export function streamWindowOf({ streamWindowBytes = DEFAULTS.streamWindowBytes 
   return streamWindowBytes;
 }
 
-/** @param isOn without the option */
+/** @param isOn the default */
 export function keepAliveOf({ keepAlive }: CommonOptions, isOn: boolean): Required<KeepAliveOptions> | undefined {
   if (keepAlive === false || (keepAlive === undefined && !isOn)) return undefined;
   return { intervalMs: DEFAULTS.keepAliveMs, timeoutMs: DEFAULTS.keepAliveMs, always: false, ...keepAlive };
 }
 
 export function handshakeTimeoutOf({ handshakeTimeoutMs = DEFAULTS.handshakeTimeoutMs }: CommonOptions): number {
-  // Timers count no further: given more they fire at once.
+  // Timers count no further. Given more, they fire at once.
   return Math.min(handshakeTimeoutMs, TIMER_MS_MAX);
 }
 
 /**
- * The timeout of one call. As in Connect's transports 0 and less are none, nor the default.
- * @throws ConnectError `InvalidArgument` for what is no number
+ * The timeout of one call. As in Connect's transports, 0 and less mean no timeout, not even the default.
+ * @throws ConnectError `InvalidArgument` if it is not a number
  */
 export function callTimeout(timeoutMs: number | undefined, byDefault: number | undefined): number | undefined {
   if (timeoutMs === undefined) return byDefault;
@@ -80,7 +80,7 @@ export function callTimeout(timeoutMs: number | undefined, byDefault: number | u
 
 export function pollMicrosOf(options: CommonOptions): number {
   if (options.polling === false) return 0;
-  // Under a quota of one core or less, polling would use up what the work itself needs.
+  // Under a quota of one core or less, polling would use up the time that the work itself needs.
   const quota = cpuQuotaCores();
   if (quota !== undefined && quota <= 1) return 0;
   return options.polling?.maxMicros ?? WINDOW_MICROS_DEFAULT;
@@ -90,7 +90,10 @@ export function codecOf({ codec, binaryOptions }: CommonOptions): MessageCodecFa
   return codec === undefined ? createProtobufCodec(binaryOptions) : (schema) => confined(codec(schema));
 }
 
-/** A codec of the user's: what arrives is decoded in a loop of ours (CONTEXT-2). */
+/**
+ * Wraps a user's codec. Received messages are decoded inside Isthmus's own loop, which user code must not affect
+ * (CONTEXT-2).
+ */
 function confined(codec: MessageCodec): MessageCodec {
   return {
     encodeInto: (...input) => codec.encodeInto(...input),
@@ -99,7 +102,7 @@ function confined(codec: MessageCodec): MessageCodec {
   };
 }
 
-/** The addon, which can share memory. @throws ConnectError `FailedPrecondition` that says why that cannot be had */
+/** The addon, if shared memory is available. @throws ConnectError `FailedPrecondition` that says why it is not */
 export function requireSharedMemory(): Addon {
   const { addon } = loadAddon();
   const lack = lackOfProcess();
@@ -114,7 +117,7 @@ export function requireAddon(): Addon {
   throw new ConnectError(`the native addon is not available here: ${reason}`, Code.FailedPrecondition);
 }
 
-/** @throws ConnectError `FailedPrecondition` for a carrier that cannot be had */
+/** @throws ConnectError `FailedPrecondition` if the options require shared memory and it is not available */
 export function checkCarrier({ carrier }: CommonOptions, address?: Address | HttpAddress): void {
   if (carrier !== "shm") return;
   if (address?.kind === "tcp")
@@ -127,22 +130,22 @@ export function checkCarrier({ carrier }: CommonOptions, address?: Address | Htt
   requireSharedMemory();
 }
 
-/** Why this end shares no memory over connections of this kind; undefined: it does. */
+/** Why this end shares no memory over connections of this kind; undefined if it does. */
 export function lackOf({ carrier }: CommonOptions, overTcp: boolean): string | undefined {
   if (overTcp) return LACK_OVER_TCP;
   return carrier === "socket" ? LACK_BY_OPTION : lackOfProcess();
 }
 
-/** What this end has for connections to an address. */
+/** What this end can use for connections to an address. */
 export interface Means {
   readonly addon: Addon | undefined;
-  /** Why it shares no memory, if so. */
+  /** Why it shares no memory; undefined if it does. */
   readonly lack: string | undefined;
 }
 
 /**
- * Where shared memory is missed, a warning of the process says so, once. @throws ConnectError as `requireSharedMemory`,
- * if that is insisted on
+ * The means for connections to an address. If shared memory is not available, a process warning says so once.
+ * @throws ConnectError as `requireSharedMemory` if the options require shared memory
  */
 export function meansFor(options: CommonOptions, address: Address): Means {
   const overTcp = address.kind === "tcp";
@@ -152,7 +155,7 @@ export function meansFor(options: CommonOptions, address: Address): Means {
   return { addon: loadAddon().addon, lack };
 }
 
-/** The options that were given: libraries tell `undefined` from nothing. */
+/** The options without undefined ones, for libraries that distinguish `undefined` from an absent property. */
 export function omitUndefined<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as {
     [K in keyof T]?: Exclude<T[K], undefined>;

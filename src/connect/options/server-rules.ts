@@ -215,7 +215,7 @@ export const serverCloseRules = {
   },
 };
 
-/** Connect's in any of its versions, and those of its adapters, which make no difference here. */
+/** Options of all versions of Connect and of its adapters, which have no effect here. */
 type HttpRouteOption = keyof ConnectRouteOptions | "requestGate" | "grpc" | "grpcWeb" | "connect" | "requestPathPrefix";
 type ConnectRouteOptions = NonNullable<Parameters<ConnectRouter["rpc"]>[2]>;
 

@@ -1,7 +1,7 @@
 /**
- * The tables of options: one for each function that takes options, which it checks them against first. docs/options.md is
- * made from them, and a test compares the two. The compiler makes sure that a table and its TypeScript type have the same
- * names.
+ * The tables of options. Each function that takes options checks them against its table first. docs/options.md is
+ * generated from the tables, and a test compares the two. The compiler makes sure that a table and its TypeScript type
+ * have the same names.
  */
 import type { LoanOptions, MapFileOptions } from "../types/payloads.js";
 import type { OptionTable } from "./check.js";
@@ -13,7 +13,7 @@ import { DEFAULTS } from "./defaults.js";
 import { anything, numberOf, signal } from "./kinds.js";
 import { listenRules, routeRules, serverCloseRules, serverRules, workersRule } from "./server-rules.js";
 
-// The order is that of the documentation.
+// In the order of the documentation.
 
 export const transportTable = tableOf("createIsthmusTransport", transportRules);
 export const connectTable = tableOf("transport.connect", connectRules);
@@ -47,7 +47,7 @@ export const mapFileTable = tableOf("mapFile", {
   },
 } satisfies RulesOf<MapFileOptions>);
 
-/** What cannot be sent to a thread: the module's. */
+/** Options that cannot be sent to a thread. The routes module exports them. */
 export const MODULE_OPTIONS = [
   "routes",
   "interceptors",
@@ -57,7 +57,7 @@ export const MODULE_OPTIONS = [
   "shutdownSignal",
 ] as const;
 
-/** With `workers`. What is the module's is refused for that reason, whatever it is. */
+/** With `workers`, options of the routes module are refused with their own error, whatever their values are. */
 export const workerServerTable: OptionTable = {
   of: serverTable.of,
   rules: {

@@ -1,5 +1,6 @@
 /**
- * How a server listens: with the addon where there is one, else with Node's own means; and what it insists on first.
+ * Opens a server's listener, with the addon if there is one and otherwise with Node's own sockets, after checking what
+ * the options require.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Address } from "../../carrier/address.js";
@@ -13,13 +14,13 @@ import { checkCarrier, meansFor } from "../options/options.js";
 import type { IsthmusServerOptions } from "../types/server.js";
 
 export interface Accepting {
-  /** A connection whose peer the kernel can name. Owns the descriptor. */
+  /** Takes a connection whose peer's credentials the kernel knows. The receiver owns the descriptor. */
   onDescriptor(addon: Addon, descriptor: number, refusal: ConnectError | undefined): void;
-  /** A connection of which nothing is known but that it could be made. Owns the socket. */
+  /** Takes a connection without credentials. The receiver owns the socket. */
   onStream(stream: StreamSocket): void;
 }
 
-/** @throws ConnectError */
+/** @throws ConnectError that says what is in the way */
 export async function openListener(
   options: IsthmusServerOptions,
   address: Address,
@@ -34,7 +35,7 @@ export async function openListener(
   const { addon } = meansFor(options, address);
   if (addon === undefined) {
     requireNoCredentials(options, address, "without the addon there are none");
-    // The socket's mode is all that keeps others out.
+    // Only the socket's mode keeps other users out.
     const mode = listenOptions.mode ?? 0o600;
     if ((mode & 0o077) !== 0) {
       throw new ConnectError(

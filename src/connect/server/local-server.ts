@@ -45,14 +45,14 @@ import { verdictOn } from "./admission.js";
 import { openListener } from "./listening.js";
 import { collectRoutes } from "./routes.js";
 
-/** Options of `listen` that mean nothing for an address of the kind. */
+/** Options of `listen` that do not apply to an address of this kind. */
 const MISPLACED: Readonly<Record<(Address | HttpAddress)["kind"], readonly (keyof ListenOptions)[]>> = {
   unix: ["tls"],
   tcp: ["mode", "gid", "takeover", "tls"],
   http: ["mode", "gid", "takeover"],
 };
 
-/** A client as far as its handshake needs it. */
+/** What the handshake needs to know of a client. */
 interface Greeted {
   /** Undefined without credentials. */
   readonly peer: PeerCredentials | undefined;
@@ -62,16 +62,16 @@ interface Greeted {
   readonly leftMs: number;
 }
 
-/** A client that was accepted over a Unix socket. Its recipient owns the descriptor. */
+/** A client that was accepted over a Unix socket. The receiver owns the descriptor. */
 export interface AcceptedClient extends Greeted {
   readonly addon: Addon;
   readonly descriptor: number;
   readonly peer: PeerCredentials;
 }
 
-/** Serves the clients that a server admits, if the server itself does not. */
+/** Serves the clients that a server admits, in place of the server itself. */
 export interface ConnectionSink {
-  /** Number of its connections, including those in the handshake and those that wait for a place. */
+  /** Number of its connections, including clients in the handshake and clients that wait for a place. */
   connections(): number;
   /** Takes over an admitted client. */
   give(client: AcceptedClient): void;
@@ -218,13 +218,13 @@ export class LocalServer implements IsthmusServer {
     await Promise.all(this.listeners.splice(0).map((listener) => listener.close()));
   }
 
-  /** Owns the descriptor from now on. */
+  /** Takes a client, and owns its descriptor from now on. */
   private accept(addon: Addon, descriptor: number, refusal: ConnectError | undefined): void {
     let peer: PeerCredentials;
     try {
       peer = addon.peerCredentials(descriptor);
     } catch {
-      // A client without credentials is not admitted, and its socket is too broken to tell it so.
+      // A client without credentials is not admitted. It cannot be told why, since its socket is broken.
       addon.closeDescriptor(descriptor);
       this.refused++;
       return;
@@ -249,7 +249,7 @@ export class LocalServer implements IsthmusServer {
     else this.take(client, refusal);
   }
 
-  /** ALLOW-1 */
+  /** Admits or refuses a client whose admission `allow` decides later (ALLOW-1). */
   private async admitLater(client: AcceptedClient, verdict: Promise<Verdict>): Promise<void> {
     const { leftMs: timeoutMs } = client;
     const start = nowMs();
@@ -358,7 +358,7 @@ export class LocalServer implements IsthmusServer {
     );
   }
 
-  /** Asked for a connection that is counted already. */
+  /** Called for a connection that has been counted already. */
   private mayAcceptHttp(): boolean {
     const { maxHttpConnections = DEFAULTS.maxHttpConnections } = this.options;
     if (this.httpListeners.reduce((sum, { connections }) => sum + connections, 0) <= maxHttpConnections) return true;

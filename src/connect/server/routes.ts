@@ -1,4 +1,4 @@
-/** Connect's router, as the user's `routes` function sees it: collects implementations, makes no HTTP handlers. */
+/** Connect's router for the user's `routes` function. Collects implementations, and makes no HTTP handlers. */
 import type { ConnectRouter, Interceptor, MethodImplSpec } from "@connectrpc/connect";
 import { createMethodImplSpec, createServiceImplSpec } from "@connectrpc/connect";
 import type { MessageCodec, MessageCodecFactory } from "../../codec/codec.js";
@@ -19,12 +19,12 @@ import { intercept, interceptStream } from "./interceptors.js";
 
 const ownRouters = new WeakSet<ConnectRouter>();
 
-/** Whether what is registered here is served by Isthmus itself. */
+/** Whether Isthmus itself serves what is registered with this router. */
 export function isOwnRouter(router: ConnectRouter): boolean {
   return ownRouters.has(router);
 }
 
-/** Options of a service, as Connect's router takes them; those that concern HTTP only are ignored. */
+/** The server's options for its services. Options that concern HTTP only are ignored. */
 export interface RouteDefaults extends CallLimits {
   readonly interceptors: readonly Interceptor[];
   readonly requestGate: RequestGate | undefined;
@@ -34,7 +34,7 @@ export interface RouteDefaults extends CallLimits {
   readonly codecFor: (options: IsthmusRouteOptions | undefined) => MessageCodecFactory;
 }
 
-/** Runs the user's `routes` and returns what is served, by path. */
+/** Runs the user's `routes`. @returns the served methods by path */
 export function collectRoutes(
   routes: (router: IsthmusRouter) => void,
   defaults: RouteDefaults,
@@ -111,7 +111,7 @@ function serve(
   };
 }
 
-/** A unary method for a client that opens it as a stream. */
+/** A unary method for clients that open it as a stream. */
 function openUnary(handle: Handle): ServerMethod["open"] {
   return async (requests, context) => answerOf(once(await handle(await takeSingle(requests), context)));
 }
@@ -123,7 +123,7 @@ function openStream(spec: StreamSpec): ServerMethod["open"] {
   return async (requests, context) => answerOf(await implement(requests, context));
 }
 
-/** The user's function as one from a stream to a stream. */
+/** The user's function as a function from a stream to a stream. */
 function implementationOf(spec: StreamSpec): StreamHandle {
   const implement = spec.impl as (input: unknown, context: CallContext) => unknown;
   switch (spec.kind) {

@@ -1,6 +1,6 @@
 /**
- * A worker of a server: loads the user's routes and serves the connections that the main thread hands over. See
- * workers.ts for who owns a descriptor when.
+ * Entry point of a server's worker thread: loads the user's routes, and serves the connections that the main thread
+ * hands over. `workers.ts` says who owns a descriptor when.
  */
 import { parentPort } from "node:worker_threads";
 import { leaveWarningToOthers } from "../../carrier/handshake/lack.js";
@@ -11,14 +11,14 @@ import type { IsthmusServerOptions } from "../types/server.js";
 import { LocalServer } from "./local-server.js";
 import type { FromWorker, ToWorker, WorkerSetup } from "./worker-link.js";
 
-/** How old what `stats()` of the main thread knows may be. */
+/** How old the main thread's statistics may be, in milliseconds. */
 const STATS_INTERVAL_MS = 250;
-/** What a module may export as `options`. */
+/** The options that a routes module may export. */
 const EXPORTED = MODULE_OPTIONS.filter((name) => name !== "routes") as readonly string[];
 
 function serve({ port, options }: WorkerSetup, module: Partial<IsthmusServerOptions>): void {
   const addon = requireAddon();
-  // The thread that listens has warned.
+  // The main thread has printed the warning already.
   leaveWarningToOthers();
   const server = new LocalServer({ ...options, ...module } as IsthmusServerOptions);
   const tell = (message: FromWorker) => port.postMessage(message);
@@ -49,10 +49,11 @@ function serve({ port, options }: WorkerSetup, module: Partial<IsthmusServerOpti
       tell({ kind: "declined", id, reason: error instanceof Error ? error.message : String(error) });
       return;
     }
-    // Before the first byte is read: unless this is heard, the client can still be handed to another worker.
+    // SUBTLE: sent before the first byte is read. If the main thread does not receive it, it may give the client to
+    // another worker.
     tell({ kind: "took", id });
     server.take({ addon, descriptor: own, peer, leftMs }, undefined, (gone) => {
-      // When it is gone, the server counts it no more only after this returns.
+      // Posted later, because the server still counts a closed connection until this returns.
       queueMicrotask(tellStats);
       if (gone) tell({ kind: "gone", id });
     });
@@ -81,7 +82,7 @@ function partsOf(module: {
 }
 
 parentPort!.once("message", (setup: WorkerSetup) => {
-  // The parent's port is the routes module's own business from here on, and keeps nothing alive.
+  // From now on the port to the parent is for the routes module, and does not keep the thread alive.
   parentPort!.unref();
   setup.port.ref();
   void (async () => {

@@ -1,15 +1,15 @@
 /**
- * A server whose connections are served by worker threads. This thread listens, decides who may come in, and hands each
- * client to the worker that has the fewest; handshake, memory and calls are the worker's alone.
+ * A server whose connections are served by worker threads. This thread listens, decides which clients to admit, and
+ * gives each client to the worker with the fewest. Handshake, memory and calls belong to the worker.
  *
- * HAND-1  Each thread closes only numbers of its own, once. A handed descriptor is not moved: the worker makes a
- *         duplicate for itself, and this thread's number stays open until the worker has said `took` or `declined`, or
- *         has ended. So a number in a message always names this client's socket, and no number is closed that somebody
- *         else may have been given meanwhile. What a worker held when it ended, its environment closes.
- * HAND-2  A worker says `took` before it reads. What it said is heard before its end is dealt with (THREAD-2), so a
- *         client that an ended worker did not take is untouched, and goes to another one.
- * HAND-3  A worker that ends is replaced, at once at first and then less and less often, for as long as the server is
- *         open. But one that does not get through the first `listen` fails that, and no thread is left.
+ * HAND-1  Each thread closes only its own descriptors, once. A descriptor is not moved to a worker: the worker makes a
+ *         duplicate, and this thread's descriptor stays open until the worker has said `took` or `declined`, or has
+ *         ended. So a number in a message always names this client's socket, and no number is closed that may have been
+ *         reused for something else meanwhile. Descriptors of a worker that has ended are closed by its environment.
+ * HAND-2  A worker says `took` before it reads. Its messages are received before its end is handled (THREAD-2). So a
+ *         client that an ended worker did not take is untouched, and goes to another worker.
+ * HAND-3  A worker that ends is replaced as long as the server is open, at once at first, then after growing pauses. A
+ *         worker that ends during the first `listen` makes it fail, and all threads are stopped.
  */
 import { availableParallelism } from "node:os";
 import { pathToFileURL } from "node:url";
@@ -33,13 +33,13 @@ import type { WorkerClient } from "./worker-thread.js";
 import { leftMsOf, WorkerThread } from "./worker-thread.js";
 
 const RESTART_MS_FIRST = 50;
-/** A worker that lived this long did not die of how it starts. */
+/** A worker that lived this long did not die of a problem at its start. */
 const LONG_LIFE_MS = 10_000;
 
 /** A place for a worker. */
 interface Slot {
   thread: WorkerThread | undefined;
-  /** Deaths in a row, none after a long life. */
+  /** Number of deaths in a row, reset after a long life. */
   deaths: number;
   restart: NodeJS.Timeout | undefined;
 }
@@ -47,16 +47,16 @@ interface Slot {
 export class WorkerServer implements IsthmusServer, ConnectionSink {
   private readonly options: IsthmusWorkerServerOptions;
   private readonly routes: string;
-  /** Listens, and tells those who are not let in why. */
+  /** Listens, and tells refused clients why they are refused. */
   private readonly door: LocalServer;
   private readonly slots: Slot[];
   private readonly loadTimeoutMs: number;
   private readonly restartDelayMsMax: number;
-  /** Clients that no worker is there for. */
+  /** Clients that wait for a worker, with the timers that end their wait. */
   private readonly waiting = new Map<WorkerClient, NodeJS.Timeout>();
   private readonly past = { refused: 0, violations: 0 };
   private started: Promise<void> | undefined;
-  /** All workers were ready once. */
+  /** Whether all workers have been ready once. */
   private hasStarted = false;
   private ended: Promise<void> | undefined;
   private lastId = 0;
@@ -72,7 +72,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       restartDelayMsMax = DEFAULTS.restartDelayMsMax,
     } = options.workers;
     this.routes = isUrl(routes) ? routes.href : isAbsolute(routes) ? pathToFileURL(routes).href : routes;
-    // Timers count no further: given more they fire at once.
+    // Timers count no further. Given more, they fire at once.
     this.loadTimeoutMs = Math.min(loadTimeoutMs, TIMER_MS_MAX);
     this.restartDelayMsMax = Math.min(restartDelayMsMax, TIMER_MS_MAX);
     this.door = new LocalServer({ ...options, workers: undefined, routes: () => undefined }, this);
@@ -185,7 +185,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       this.hasStarted = true;
     } catch (failure) {
       await Promise.all(this.slots.map((slot) => stopSlot(slot)));
-      // So that one may try again.
+      // The next `listen` may try again.
       this.started = undefined;
       if (this.ended === undefined) throw failure;
     }
@@ -196,7 +196,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       );
   }
 
-  /** @throws ConnectError if there is no such thread to be had */
+  /** @throws ConnectError if no thread can be started */
   private launch(slot: Slot): WorkerThread {
     const setup = {
       worker: this.options.workers,
@@ -231,12 +231,12 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
 
   private onEnd(slot: Slot, thread: WorkerThread, reason: string): void {
     const { threadId, clients, stats, readySince, dismissed } = thread;
-    // One that could not be ended in time may have been given up.
+    // A thread that could not be ended in time may have lost its slot.
     if (slot.thread === thread) slot.thread = undefined;
     this.past.refused += stats.refused;
     this.past.violations += stats.violations;
     const left = [...clients.values()];
-    // The first one of a slot that never was ready fails the first `listen`.
+    // If the first thread of a slot was never ready, the first `listen` fails instead.
     if (!dismissed && (this.hasStarted || readySince !== undefined || slot.deaths > 0)) {
       if (readySince !== undefined && nowMs() - readySince >= LONG_LIFE_MS) slot.deaths = 0;
       this.replace(slot);
@@ -254,7 +254,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       try {
         this.launch(slot).keepProcessAlive(false);
       } catch (error) {
-        // No memory for a thread now; perhaps later.
+        // There may be memory for a thread later.
         this.replace(slot);
         warn(`a worker thread of a server could not be replaced, and is tried again: ${(error as Error).message}`);
       }
@@ -276,7 +276,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
   }
 }
 
-/** Ends the slot's thread, at once without `timeoutMs`; there is no other one after it. */
+/** Ends the slot's thread, at once without `timeoutMs`, and does not replace it. */
 async function stopSlot(slot: Slot, timeoutMs?: number): Promise<void> {
   clearTimeout(slot.restart);
   slot.restart = undefined;
@@ -300,7 +300,7 @@ function refuseModuleOptions(options: object): void {
 }
 
 /**
- * What each worker's server is made with. `allow` and `maxConnections` are decided before a worker hears of a client.
+ * The options for each worker's server. `allow` and `maxConnections` are applied before a worker learns of a client.
  */
 function plainOptions(options: IsthmusWorkerServerOptions): object {
   const plain: Record<string, unknown> = { ...options, maxConnections: Number.MAX_SAFE_INTEGER };

@@ -4,23 +4,23 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
 import type { ClientMethod } from "./client-method.js";
 
-/** Made once, where the call enters, and passed on as it is. */
+/** A unary call, or a stream. Made once, where the call enters, and passed on unchanged. */
 export interface CallRequest<Input = unknown, Header = Headers> {
   readonly method: ClientMethod;
   /** The message; for a stream, the iterator of the caller's messages. */
   readonly input: Input;
   readonly header: Header | undefined;
-  /** What is left of the timeout, in milliseconds; undefined or not positive: no deadline. */
+  /** Time left for the call, in milliseconds. No deadline if it is undefined or not positive. */
   readonly timeoutMs: number | undefined;
   readonly signal: AbortSignal | undefined;
-  /** For the owner of the connection, if the call moves to another one. */
+  /** Not read by the connection; for its owner if the call moves to another connection. */
   readonly contextValues: ContextValues | undefined;
 }
 
-/** A call whose messages are pulled from an iterator. */
+/** A streaming call. Its messages are pulled from an iterator. */
 export type StreamCallRequest = CallRequest<AsyncIterator<unknown>>;
 
-/** The request after it has waited. */
+/** The same request with another timeout, after it has waited. */
 export function withTimeout<Input>(request: CallRequest<Input>, timeoutMs: number | undefined): CallRequest<Input> {
   const { method, input, header, signal, contextValues } = request;
   return { method, input, header, timeoutMs, signal, contextValues };

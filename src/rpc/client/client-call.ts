@@ -1,4 +1,4 @@
-/** A slot of a client's table of open calls, a request's headers, and what a unary call is answered with. */
+/** An entry of the table of open calls, and the result of a unary call. */
 import type { DescMethodUnary } from "@bufbuild/protobuf";
 import type { ConnectError, UnaryResponse } from "@connectrpc/connect";
 import { decodeHeaders } from "../../wire/metadata.js";
@@ -6,16 +6,17 @@ import type { Reassembler } from "../inbound.js";
 import type { ClientMethod } from "./client-method.js";
 import type { ClientStream } from "./client-stream.js";
 
-// SUBTLE: a promise's functions hold its result, and what is leased with it; so they are not kept beyond their call.
+// SUBTLE: a promise's functions keep its result and the leases of that result alive. So they are replaced when the call
+// ends.
 export const nothing = () => undefined;
 
-/** Reused for call after call. */
+/** An entry is reused for one call after another. */
 export class ClientCall {
   readonly slot: number;
   generation = 0;
   streamId = 0;
   active = false;
-  /** The call is a stream, and this is all that there is to it. */
+  /** Set if the call is a stream, which then handles all of its frames. */
   stream: ClientStream | undefined;
   method!: ClientMethod;
   resolve: (response: UnaryResponse) => void = nothing;
@@ -24,7 +25,7 @@ export class ClientCall {
   signal: AbortSignal | undefined;
   onAbort: (() => void) | undefined;
   reassembler: Reassembler | undefined;
-  // Of an answer that comes in fragments, from its first frame.
+  // From the first frame of a response that arrives in fragments.
   code = 0;
   metadata: Uint8Array | undefined;
   headerLength = 0;
@@ -34,7 +35,7 @@ export class ClientCall {
   }
 }
 
-/** A response whose headers are read only if somebody looks. */
+/** A response that decodes its headers only when they are read. */
 export class UnaryResult implements UnaryResponse {
   readonly stream = false;
   readonly method: DescMethodUnary;

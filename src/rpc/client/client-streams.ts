@@ -1,7 +1,7 @@
 /**
- * The streams of a client's connection: opens them, sends what they have to send, and hands them the frames that only
- * streams have. Unary calls do not come here. The slots are the connection's (CALL-1); a stream has one from its start
- * until it is released.
+ * The streams of a client's connection: opens them, sends their frames, and passes on the frames that only streams
+ * have. Unary calls do not pass through here. The slots belong to the connection (CALL-1). A stream has a slot from its
+ * start until it is released.
  */
 import type { StreamResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -24,14 +24,14 @@ export interface StreamSlots {
   take(): ClientCall;
   /** Frees the slot of a stream that is over. */
   release(streamId: number): void;
-  /** Tells the server of a method, unless it knows. */
+  /** Defines the method on the connection unless the server knows it already. */
   define(method: ClientMethod): void;
   /** The stream's first frame has left. */
   requested(streamId: number): void;
 }
 
 export class ClientStreams implements ClientStreamHost {
-  /** How many are open. */
+  /** Number of open streams. */
   open = 0;
   private readonly carrier: Carrier;
   private readonly sendQueue: SendQueue;
@@ -45,7 +45,7 @@ export class ClientStreams implements ClientStreamHost {
     this.slots = slots;
   }
 
-  /** Opens one; there must be a slot. @param refuse called instead if it cannot be */
+  /** Opens a stream. There must be a free slot. @param refuse called if the stream cannot be opened, or fails later */
   start(
     request: StreamCallRequest,
     resolve: (response: StreamResponse) => void,
@@ -88,14 +88,14 @@ export class ClientStreams implements ClientStreamHost {
     call.stream.start();
   }
 
-  /** A frame that only streams have. */
+  /** Passes on a frame that only streams have. */
   onFrame(stream: ClientStream, frame: ReceivedFrame): void {
     if (frame.kind === KIND.credit) stream.onCredit(frame.argument);
     else if (frame.kind === KIND.headers) stream.onHeaders(frame);
     else stream.onFinal(frame);
   }
 
-  // What a stream asks for.
+  // Called by streams.
 
   sendRequest(
     { streamId, method, metadata }: ClientStream,

@@ -1,9 +1,9 @@
 /**
- * The client's end of a connection: opens a stream per call, matches answers to calls, and ends every call exactly
- * once, whichever of answer, deadline, cancellation and loss of the connection comes first.
+ * The client's end of a connection: opens a stream per call, matches responses to calls, and ends each call exactly
+ * once, by a response, the deadline, cancellation or the loss of the connection, whichever comes first.
  *
- * LEAVE-2 Calls that wait for a slot when the server goes away, or the connection is lost, were never sent. They move
- * to the next connection.
+ * LEAVE-2  Calls that wait for a slot when the server goes away, or when the connection is lost, were never sent. They
+ *          move to the next connection.
  */
 import { AsyncResource } from "node:async_hooks";
 import type { DescMethodUnary } from "@bufbuild/protobuf";
@@ -34,10 +34,10 @@ import { GoAwayTracker } from "./goaway-tracker.js";
 import { SendQueue } from "../../send/send-queue.js";
 import { closeIterator } from "../stream/stream-writer.js";
 
-/** Pongs that may wait to be sent. */
+/** Most pongs that may wait to be sent. */
 const PONGS_WAITING_MAX = 256;
 
-// One executor for all calls: no closure per call.
+// All calls share one executor, so a call makes no closure.
 let newResolve: (response: UnaryResponse) => void;
 let newReject: (error: ConnectError) => void;
 const executor = (resolve: (response: UnaryResponse) => void, reject: (error: ConnectError) => void) => {
@@ -58,9 +58,9 @@ export class ClientConnection implements FrameReceiver {
   private readonly defined: boolean[] = [];
   private readonly streams: ClientStreams;
   private closedBy: CarrierClosed | undefined;
-  /** No new calls begin here: the server takes none, or the owner retired the connection. */
+  /** No new calls start on this connection: the server takes none, or the owner retired the connection. */
   private goingAway = false;
-  /** Since the server said that it goes away. */
+  /** Set once the server has said `goAway`. */
   private goAwayTracker: GoAwayTracker | undefined;
   private framesReceived = 0;
   private lastPing = 0;
@@ -104,7 +104,7 @@ export class ClientConnection implements FrameReceiver {
     return this.calls.size + this.queue.size;
   }
 
-  /** Whether the server has said anything but that it goes away. */
+  /** Whether the server has sent anything besides `goAway`. */
   get wasOfUse(): boolean {
     return this.framesReceived > (this.goAwayTracker === undefined ? 0 : 1);
   }
@@ -123,7 +123,7 @@ export class ClientConnection implements FrameReceiver {
     return promise;
   }
 
-  // Apart from `call`, so that a call that need not wait makes no closure.
+  // A function of its own, so that a call that starts at once makes no closure.
   private callLater(
     request: CallRequest,
     resolve: (response: UnaryResponse) => void,
@@ -138,7 +138,7 @@ export class ClientConnection implements FrameReceiver {
   }
 
   /**
-   * Starts a call for which there is a slot. For callers without promises, who make one call at a time: `resolve` or
+   * Starts a call. There must be a free slot. For callers without promises, who make one call at a time: `resolve` or
    * `reject` is called exactly once, perhaps before this returns.
    */
   start(request: CallRequest, resolve: (response: UnaryResponse) => void, reject: (error: ConnectError) => void): void {
@@ -167,7 +167,7 @@ export class ClientConnection implements FrameReceiver {
         this.limits.writeMaxBytes,
         method.path,
       );
-      // Sending may have found that the connection is broken, or run the user's code that ended the call.
+      // Sending may have found that the connection is broken, or have run user code that ended the call.
       if (!isOpen(call, streamId)) return;
       if (timeout !== undefined) this.cancelAfter(call, streamId, timeout);
       if (signal !== undefined) this.cancelOnAbort(call, streamId, signal);
@@ -220,7 +220,7 @@ export class ClientConnection implements FrameReceiver {
     this.sendQueue.sendControl(KIND.method, method.id, 0, 0, Buffer.from(method.path, "latin1"));
   }
 
-  // What the carrier tells.
+  // Called by the carrier.
 
   onFrame(frame: ReceivedFrame): void {
     this.framesReceived++;
@@ -247,7 +247,7 @@ export class ClientConnection implements FrameReceiver {
     throw new Violation("FRAME-6", `frame kind ${frame.kind} from a server`);
   }
 
-  /** A frame that only streams have. */
+  /** Takes a frame that only streams have. */
   private onStreamFrame(frame: ReceivedFrame): void {
     const call = this.calls.find(frame.streamId);
     if (call === undefined) return;
@@ -263,7 +263,7 @@ export class ClientConnection implements FrameReceiver {
   }
 
   onRoom(): boolean {
-    // What waited is encoded now, which can run code of the user's.
+    // Messages that waited are encoded now, which may run user code.
     return inRootContext(() => this.sendQueue.pump());
   }
 
@@ -280,22 +280,22 @@ export class ClientConnection implements FrameReceiver {
       this.free(call);
       reject(lostError(reason));
     }
-    // First, so that those who move on do not come here again.
+    // SUBTLE: before the queued calls, so that calls that move do not return to this connection.
     this.owner.onEnded(reason);
     while (this.queue.size > 0) this.queue.startNext();
   }
 
-  /** LEAVE-2 */
+  /** Whether calls that have not started move to another connection (LEAVE-2). */
   private get moves(): boolean {
     return this.goAwayTracker !== undefined || (this.closedBy !== undefined && this.closedBy.cause !== "local");
   }
 
-  /** @throws ConnectError, see `Carrier.loan` */
+  /** @throws ConnectError as `Carrier.loan` does */
   loan(byteLength: number, makeSignal: () => AbortSignal): Promise<Uint8Array> {
     return this.carrier.loan(byteLength, makeSignal);
   }
 
-  /** Ends the connection; open calls reject. */
+  /** Ends the connection. Open calls reject. */
   close(detail: string): void {
     this.carrier.close({ cause: "local", detail });
   }
@@ -306,7 +306,7 @@ export class ClientConnection implements FrameReceiver {
 
   private onResponse(frame: ReceivedFrame): void {
     const call = this.calls.find(frame.streamId);
-    // CALL-1: an answer to a call that was given up meanwhile.
+    // CALL-1: a response to a call that has been given up.
     if (call === undefined) return;
     if (call.stream !== undefined) return call.stream.onFinal(frame);
     if (call.reassembler !== undefined) throw new Violation("STREAM-2", "a second response to one call");
@@ -353,7 +353,7 @@ export class ClientConnection implements FrameReceiver {
     if (call.reassembler.add(frame)) this.onWhole(call);
   }
 
-  /** The answer is here, all of it. */
+  /** The response has arrived completely. */
   private onWhole(call: ClientCall): void {
     const { bytes, received } = call.reassembler!;
     if (call.code !== 0) return this.finish(call, decodeError(call.code, bytes, call.metadata), undefined);
@@ -381,7 +381,7 @@ export class ClientConnection implements FrameReceiver {
     call.reassembler.add(frame);
   }
 
-  /** The server cannot send the rest of an answer. */
+  /** The server cannot send the rest of a response. */
   private onReset(frame: ReceivedFrame): void {
     const call = this.calls.find(frame.streamId);
     if (call === undefined) return;
@@ -390,7 +390,7 @@ export class ClientConnection implements FrameReceiver {
     else this.finish(call, error, undefined);
   }
 
-  /** No new calls begin here. Ends the connection when those that are open, or wait for a slot, are over. */
+  /** Starts no new calls, and ends the connection once the open and the queued ones are over. */
   retire(): void {
     this.goingAway = true;
     this.closeIfLeft();
@@ -447,8 +447,8 @@ export class ClientConnection implements FrameReceiver {
   }
 
   /**
-   * SUBTLE: a loop, because a call that fails as it starts releases its slot again, and a long queue of such would
-   * overflow the stack.
+   * SUBTLE: a loop, because a call that fails as it starts frees its slot again. With recursion, a long queue of such
+   * calls would overflow the stack.
    */
   private startQueued(): void {
     if (this.startingQueued) return;
@@ -459,7 +459,7 @@ export class ClientConnection implements FrameReceiver {
 
   private finish(call: ClientCall, error: ConnectError | undefined, response: UnaryResponse | undefined): void {
     const { resolve, reject, streamId } = call;
-    // Refused or timed out before it had read all of the request: the rest need not be sent.
+    // The server refused the call, or it timed out, before it had read the whole request. The rest need not be sent.
     if (error !== undefined) this.sendQueue.drop(streamId);
     else if (this.sendQueue.borrows) this.sendQueue.release(streamId);
     this.free(call);
@@ -468,14 +468,14 @@ export class ClientConnection implements FrameReceiver {
     this.closeIfLeft();
   }
 
-  /** A message that was kept cannot be sent. */
+  /** A message that waited for room cannot be sent. */
   private onFailed({ streamId }: Outgoing, error: ConnectError): void {
     const call = this.calls.find(streamId);
     if (call?.stream !== undefined) call.stream.cancel(error);
     else if (call !== undefined) this.finish(call, error, undefined);
   }
 
-  /** Ends a call from this side and tells the server, unless it never heard of it. */
+  /** Ends a call from this side. Tells the server unless the request has not been sent. */
   private cancel(streamId: number, error: ConnectError): void {
     const call = this.calls.find(streamId);
     if (call === undefined) return;
@@ -486,7 +486,7 @@ export class ClientConnection implements FrameReceiver {
   }
 }
 
-/** The two ends have different ideas of the method. */
+/** Client and server disagree about the kind of the method. */
 function streamAnswer(path: string): ConnectError {
   return new ConnectError(
     `protocol error: the server answers ${path} with a stream, and this client called it as a unary method`,

@@ -4,15 +4,15 @@ import { connectErrorOf } from "../errors.js";
 
 /** The stream that the messages belong to. */
 export interface ResponseStream {
-  /** @param reading is kept alive while this waits for a message */
+  /** @param reading stays reachable while this waits for a message */
   next(reading: ResponseMessages): Promise<IteratorResult<unknown, undefined>>;
   /** The user wants no more messages. @param error the reason that the user gave */
   leave(error?: ConnectError): void;
 }
 
 /**
- * SUBTLE: no object that lives longer refers to it except while it waits for a message, so it becomes garbage once the
- * user has forgotten it.
+ * SUBTLE: nothing that lives longer refers to this object, except while it waits for a message. So it becomes garbage
+ * once the user has dropped it.
  */
 export class ResponseMessages implements AsyncIterableIterator<unknown> {
   private readonly stream: ResponseStream;

@@ -1,6 +1,6 @@
 /**
- * What a handler learns about its call: Connect's HandlerContext, each part made when somebody looks at it, so a
- * handler that looks at nothing costs no Headers and no AbortController.
+ * The context of a call, as Connect's HandlerContext. Each part is made when it is first read, so a handler that reads
+ * nothing costs no Headers and no AbortController.
  */
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import type { ContextKey, ContextValues, HandlerContext } from "@connectrpc/connect";
@@ -13,8 +13,16 @@ import { onAbortOf } from "../abort.js";
 import { abortError } from "../errors.js";
 
 /**
- * Context value with the credentials of the process that made a call, as the kernel vouched for them when it connected:
- * `context.values.get(peerCredentials)`. Undefined for calls that did not come through a Unix socket.
+ * Key of the context value with the credentials of the calling process, as the kernel reported them when it connected.
+ * Undefined for calls that did not arrive through a Unix socket.
+ *
+ * @example
+ * ```ts
+ * const whoAmI = (request: WhoAmIRequest, context: HandlerContext) => {
+ *   const peer = context.values.get(peerCredentials);
+ *   return { uid: peer?.uid ?? -1 };
+ * };
+ * ```
  */
 export const peerCredentials: ContextKey<PeerCredentials | undefined> = createContextKey<PeerCredentials | undefined>(
   undefined,
@@ -23,10 +31,12 @@ export const peerCredentials: ContextKey<PeerCredentials | undefined> = createCo
   },
 );
 
-/** The URL that interceptors and handlers see; no HTTP is spoken, but they may parse it. */
+/** The origin of the URLs that interceptors and handlers see. No HTTP is involved, but they may parse the URL. */
 export const URL_BASE = "http://localhost";
 
-/** One call's values: what is set stays here, since the user may give the same values to many calls. */
+/**
+ * The context values of one call. They are set here and not in the given ones, which the user may give to many calls.
+ */
 class CallValues implements ContextValues {
   private readonly given: ContextValues;
   private readonly own = new Map<symbol, unknown>();
@@ -106,7 +116,7 @@ export class CallContext implements HandlerContext {
     return URL_BASE + this.served.path;
   }
 
-  /** Made when asked for, so that it also works when it is taken off the context, and costs nothing otherwise. */
+  /** A getter, so that the function also works without its `this`, and costs nothing unless it is used. */
   get timeoutMs(): () => number | undefined {
     return () => (this.deadline === 0 ? undefined : this.deadline - nowMs());
   }
@@ -140,17 +150,17 @@ export class CallContext implements HandlerContext {
     return this.valuesMade;
   }
 
-  /** Host and port of a client over TCP. */
+  /** Host and port of a client over TCP; otherwise undefined. */
   get peerAddress(): string | undefined {
     return this.connection.options.peerAddress;
   }
 
-  /** What replies to this call are sent through. */
+  /** The carrier of the call's connection. */
   get carrier(): Carrier {
     return this.connection.carrier;
   }
 
-  /** The call is over: the signal aborts, as Connect's does. */
+  /** Ends the call: the signal aborts, as in Connect. */
   end(reason: unknown): void {
     this.ended = { reason };
     this.unlink?.();

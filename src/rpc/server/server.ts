@@ -1,9 +1,9 @@
 /**
- * The server's end of a connection: finds the method, runs the handler, sends the answer. Handlers run in the order
- * their requests arrive; answers leave in the order they are ready.
+ * The server's end of a connection: finds the method, runs the handler, sends the response. Handlers start in the order
+ * in which requests arrive; responses leave as they become ready.
  *
- * CALL-2  Every request is answered exactly once, unless the client gave it up or the connection is over; then its
- *         handler's signal aborts and what the handler returns is dropped.
+ * CALL-2  Every request is answered exactly once, unless the client gave it up or the connection has ended. Then the
+ *         handler's signal aborts, and what the handler returns is dropped.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../../carrier/carrier.js";
@@ -32,13 +32,13 @@ export interface ServerConnectionOptions extends Caller {
   /** The served methods by path. */
   readonly methods: ReadonlyMap<string, ServerMethod>;
   readonly maxStreams: number;
-  /** Undefined: the client knows unary calls only. */
+  /** Undefined if the client knows unary calls only. */
   readonly windows: StreamWindows | undefined;
-  /** Undefined: a client that hangs is waited for. */
+  /** Undefined if the connection waits for a client that hangs. */
   readonly keepAlive?: Required<KeepAliveOptions> | undefined;
 }
 
-/** Frames of the connection itself that may wait to be sent besides answers. */
+/** Most frames of the connection itself that may wait to be sent, in addition to responses. */
 const BACKLOG_SLACK = 256;
 export class ServerConnection implements FrameReceiver, ServerCallHost, ServerStreamHost, DrainedConnection {
   readonly carrier: Carrier;
@@ -49,7 +49,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
   private readonly calls: (ServerCall | ServerStream | undefined)[] = [];
   private openCalls = 0;
   private streams = 0;
-  /** Since the server goes away. */
+  /** Set once the server goes away. */
   private draining: Draining | undefined;
   private readonly keepAlive: KeepAlive | undefined;
   private framesReceived = 0;
@@ -78,7 +78,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     return this.openCalls;
   }
 
-  /** How many of them are streams. */
+  /** Number of open calls that are streams. */
   get openStreams(): number {
     return this.streams;
   }
@@ -94,7 +94,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     return this.draining.ended;
   }
 
-  /** As `DrainedConnection` has it. */
+  /** See `DrainedConnection`. */
   isIdle(): boolean {
     return !this.closed && this.openCalls === 0 && this.sendQueue.idle;
   }
@@ -103,12 +103,12 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     this.carrier.close({ cause: "local", detail });
   }
 
-  // What the carrier tells.
+  // Called by the carrier.
 
   onFrame(frame: ReceivedFrame): void {
     this.framesReceived++;
-    // Answers wait for calls that are open, so there are never more of them than streams; a client that sends on and
-    // on without reading would have us keep refusals and pongs without bound.
+    // Responses belong to open calls, so at most `maxStreams` of them wait. Without this check, a client that sends
+    // without reading would make the server keep refusals and pongs without bound.
     if (this.sendQueue.backlog > this.options.maxStreams + BACKLOG_SLACK)
       throw new Violation("STREAM-5", "the client sends but does not read its answers");
     switch (frame.kind) {
@@ -133,7 +133,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     throw new Violation("FRAME-6", `frame kind ${frame.kind} from a client`);
   }
 
-  /** A frame that only streams have. A unary call has nothing to end, and needs no credit. */
+  /** Takes a frame that only streams have. It has no effect on a unary call. */
   private onStreamFrame(frame: ReceivedFrame): void {
     const stream = this.findStream(frame.streamId);
     if (frame.kind === KIND.credit) stream?.onCredit(frame.argument);
@@ -147,7 +147,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
   }
 
   onRoom(): boolean {
-    // What waited is encoded now, which can run code of the user's.
+    // Messages that waited are encoded now, which may run user code.
     const sent = inRootContext(() => this.sendQueue.pump());
     this.draining?.closeIfIdle();
     return sent;
@@ -184,7 +184,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
       throw new Violation("STREAM-4", `stream slot ${slot} is past the limit of ${this.options.maxStreams}`);
     if (this.calls[slot] !== undefined)
       throw new Violation("STREAM-1", `stream slot ${slot} was opened while it is open`);
-    // Else answers that nobody takes would pile up without bound.
+    // Otherwise responses that the client does not read would accumulate without bound.
     if (this.sendQueue.holds(slot))
       throw new Violation("STREAM-6", `stream slot ${slot} was opened before its last answer was taken`);
     const method = this.methods[frame.code];
@@ -218,7 +218,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     call.run(message);
   };
 
-  /** Keeps a request's bytes, as many as the frame brings. */
+  /** Keeps the bytes of a request that this frame begins. */
   private assemble(call: ServerCall, frame: ReceivedFrame): void {
     try {
       call.reassembler = Reassembler.start(frame, this.carrier.spanSource, call.served.receivePolicy);
@@ -229,7 +229,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     if (call.reassembler.add(frame)) this.onWhole(call);
   }
 
-  /** @param isOpen messages follow; else the only one is in the frame */
+  /** @param isOpen whether messages follow; otherwise the frame brings the only one */
   private openStream(method: ServerMethod, frame: ReceivedFrame, isOpen: boolean): void {
     const stream = new ServerStream(this, method, frame.streamId, takeMetadata(frame), frame.argument);
     this.calls[frame.streamId & (SLOTS_MAX - 1)] = stream;
@@ -270,7 +270,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     if (call.reassembler.add(frame)) inOwnContext(this.onWhole, call);
   }
 
-  /** The request is here, all of it, or its gate has let it in. */
+  /** The request has arrived completely, or its gate has admitted it. */
   readonly onWhole = (call: ServerCall): void => {
     if (call.waiting !== undefined) {
       call.waiting.isWhole = true;
@@ -302,7 +302,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     );
   }
 
-  /** A message that was kept cannot be sent. */
+  /** A message that waited for room cannot be sent. */
   private onFailed({ streamId }: Outgoing, error: ConnectError, wasStarted: boolean): void {
     const stream = this.findStream(streamId);
     if (stream !== undefined) stream.fail(error);
@@ -319,7 +319,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     return call !== undefined && call.streamId === streamId ? call : undefined;
   }
 
-  /** The call's slot is free for the client's next one. */
+  /** Frees the slot of a call that has ended. */
   remove(call: ServerCall | ServerStream): void {
     if (this.closed) return;
     this.calls[call.streamId & (SLOTS_MAX - 1)] = undefined;
@@ -348,7 +348,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     );
   }
 
-  // What a stream asks for.
+  // Called by streams.
 
   sendHeaders({ streamId }: ServerStream, metadata: Uint8Array): number {
     return this.sendQueue.send(KIND.headers, 0, 0, streamId, 0, metadata, undefined, undefined, 0, "");
@@ -381,7 +381,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     return this.sendQueue.drop(streamId);
   }
 
-  /** Never throws, whatever the error is. @param kind of the frame: how the client expects to be told */
+  /** Never throws, whatever the error is. @param kind of the frame that the client expects */
   sendError(
     streamId: number,
     error: ConnectError,
@@ -406,7 +406,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
   }
 }
 
-/** Why a request is refused by the limits of its method. */
+/** The error of a request that exceeds its method's limits. */
 function excess({ options }: ServerMethod, { messageLength, argument }: ReceivedFrame): ConnectError | undefined {
   const { readMaxBytes, maxTimeoutMs } = options;
   if (messageLength > readMaxBytes) return tooLarge(messageLength, readMaxBytes);
