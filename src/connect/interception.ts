@@ -25,7 +25,7 @@ export function checkResponse(
   const { message } = response as { message: unknown };
   if (isStream) {
     if (typeof (message as AsyncIterable<unknown> | undefined)?.[Symbol.asyncIterator] !== "function")
-      throw odd(path, "a response whose `message` is no AsyncIterable");
+      throw odd(path, "a response whose `message` is not an AsyncIterable");
   } else if (typeof message !== "object" || message === null) {
     throw odd(path, "a response without a message");
   }

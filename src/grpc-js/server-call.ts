@@ -232,7 +232,7 @@ export class GrpcServerCall extends Duplex {
 }
 
 function notMetadata(what: string): ConnectError {
-  return new ConnectError(`the handler gave ${what} something else than Metadata`, Code.Internal);
+  return new ConnectError(`the handler passed ${what} something other than Metadata`, Code.Internal);
 }
 
 function nameOf(value: unknown): string {

@@ -46,7 +46,7 @@ export function addGrpcService<T extends UntypedServiceImplementation>(
 ): ConnectRouter {
   if (!isOwnRouter(router))
     throw new TypeError(
-      "addGrpcService: this router is not an Isthmus server's, but one for HTTP; serve HTTP with grpc-js's own Server",
+      "addGrpcService: this router is not an Isthmus server's but one for HTTP; serve HTTP with grpc-js's own Server",
     );
   const registry = new Registry({ "grpc.enable_channelz": 0 });
   registry.addService(definition, implementation);

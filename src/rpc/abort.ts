@@ -42,7 +42,7 @@ export function ownSignal(signal: AbortSignal): AbortSignal {
     return follow(signal);
   } catch (thrown) {
     throw new ConnectError(
-      `expected an AbortSignal, and this one cannot be listened to: ${textOf(thrown)}`,
+      `expected an AbortSignal, but this one does not take a listener: ${textOf(thrown)}`,
       Code.InvalidArgument,
       undefined,
       undefined,

@@ -19,7 +19,7 @@ export function textOf(thrown: unknown): string {
   try {
     return thrown instanceof Error ? String(thrown.message) : String(thrown);
   } catch {
-    return "a value that cannot be turned into text";
+    return "a value that cannot be converted to text";
   }
 }
 

@@ -60,11 +60,11 @@ export class Reassembler {
     const from = this.announced;
     this.announced += fragmentLength;
     const more = (frame.flags & FLAG.more) !== 0;
-    if (more && fragmentLength === 0) throw new Violation("PIECE-3", "an empty fragment of a message that goes on");
+    if (more && fragmentLength === 0) throw new Violation("PIECE-3", "an empty fragment in the middle of a message");
     if (more === (this.announced === inlineLength)) {
       throw new Violation(
         "PIECE-2",
-        `${this.announced} of ${inlineLength} bytes came, and ${more ? "more" : "no more"} are announced`,
+        `${this.announced} of ${inlineLength} bytes arrived, and ${more ? "more" : "no more"} are announced`,
       );
     }
     if (frame.following) {
@@ -195,7 +195,10 @@ export function decodeWhole(
 ): unknown {
   const { fragmentSource, fragmentOffset, fragmentLength, spanCount } = frame;
   if (fragmentLength !== frame.inlineLength)
-    throw new Violation("PIECE-2", `${fragmentLength} of ${frame.inlineLength} bytes came, and no more are announced`);
+    throw new Violation(
+      "PIECE-2",
+      `${fragmentLength} of ${frame.inlineLength} bytes arrived, and no more are announced`,
+    );
   const isPrivate = fragmentSource === frame.scratch;
   // The codec copies whatever outlives the call.
   if (isPrivate) countCopied(fragmentLength);

@@ -137,7 +137,7 @@ class MetadataParts {
       const bytes = encodeMetadata(filter(given instanceof Headers ? given : this.headersOf(given, name)));
       if (this.byteLength + bytes.length > METADATA_BYTES_MAX) {
         this.omitted.push(
-          `${name} of ${bytes.length} bytes, for which there is no room within the limit of ${METADATA_BYTES_MAX}`,
+          `${name} of ${bytes.length} bytes, which do not fit within the limit of ${METADATA_BYTES_MAX}`,
         );
         return;
       }

@@ -80,7 +80,9 @@ interface Link {
 }
 
 /** Closes the connection of a client that was garbage-collected without `close`. */
-const forgotten = new FinalizationRegistry<Link>(({ connection }) => connection?.close("the client was garbage"));
+const forgotten = new FinalizationRegistry<Link>(({ connection }) =>
+  connection?.close("the client was garbage-collected"),
+);
 
 class BlockingCaller {
   private readonly options: BlockingClientOptions;
@@ -122,7 +124,7 @@ class BlockingCaller {
     // A message's getter or a codec may make a call.
     if (this.busy)
       throw new ConnectError(
-        "a call of this client is under way on this thread; make another client for calls inside of calls",
+        "this client is in the middle of another call; create another client for nested calls",
         Code.FailedPrecondition,
       );
     let response: UnaryResponse;

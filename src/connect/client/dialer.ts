@@ -251,7 +251,7 @@ export class Dialer<C> {
 
   private inVain(waitedMs: number): ConnectError {
     const { lastFailure } = this;
-    const text = lastFailure === undefined ? "no attempt to connect has come to an end" : lastFailure.rawMessage;
+    const text = lastFailure === undefined ? "no attempt to connect has finished" : lastFailure.rawMessage;
     return new ConnectError(
       `${text} (waited ${waitedMs} ms for a connection)`,
       Code.Unavailable,

@@ -130,13 +130,13 @@ function requestOf(
 function checkRequest({ url, stream, message }: UnaryRequest | StreamRequest, path: string): void {
   if (url !== undefined && url !== URL_BASE + path) {
     throw new ConnectError(
-      `an interceptor changed the URL of the call ${path} to ${url}; here the method alone says what is called`,
+      `an interceptor changed the URL of the call ${path} to ${url}; this transport calls the method and cannot call another URL`,
       Code.Unimplemented,
     );
   }
   if (typeof message !== "object" || message === null)
     throw new ConnectError(
-      `an interceptor handed on the call ${path} without ${stream ? "messages" : "a message"}`,
+      `an interceptor passed on the call ${path} without ${stream ? "messages" : "a message"}`,
       Code.Internal,
     );
 }

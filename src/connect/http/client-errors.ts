@@ -10,7 +10,7 @@ export function connectionFailure(name: string, reason: unknown): ConnectError {
   if (found.has("ENOTFOUND")) return make("no such host", Code.Unavailable);
   if (found.has("EAI_AGAIN")) return make("the host's name cannot be resolved now", Code.Unavailable);
   if (found.has("EHOSTUNREACH") || found.has("ENETUNREACH"))
-    return make("there is no way to that host", Code.Unavailable);
+    return make("there is no route to that host", Code.Unavailable);
   if (found.has("EMFILE") || found.has("ENFILE"))
     return make(
       "no descriptor left for another connection; raise the limit of open files (ulimit -n)",
@@ -22,7 +22,7 @@ export function connectionFailure(name: string, reason: unknown): ConnectError {
   const certificate = [...found].find((code) => /CERT|SELF_SIGNED|ISSUER|ALTNAME/.test(code));
   if (certificate !== undefined) {
     return make(
-      `the server's certificate is not accepted (${certificate}): ${textOf(reason)}; nodeOptions takes a \`ca\``,
+      `the server's certificate is not accepted (${certificate}): ${textOf(reason)}; pass a \`ca\` in nodeOptions to accept it`,
       Code.Unavailable,
     );
   }
@@ -30,7 +30,7 @@ export function connectionFailure(name: string, reason: unknown): ConnectError {
     return make("the server there does not speak HTTP/2", Code.Unavailable);
   if (found.has("ECONNRESET") || found.has("EPIPE"))
     return make(
-      "the server there ended the connection before it answered; is it https:// instead of http://, or the server full?",
+      "the server there closed the connection before it answered; is it https:// instead of http://, or is the server full?",
       Code.Unavailable,
     );
   return make(textOf(reason), ConnectError.from(reason, Code.Unavailable).code);

@@ -28,7 +28,7 @@ export function corsOf(option: boolean | CorsOptions | undefined): Cors | undefi
   } = option === true ? {} : option;
   if (credentials && origins === "*") {
     throw new ConnectError(
-      "option cors.credentials: with any origin, every web page could call in the name of whoever looks at it; list the `origins` that may",
+      "option cors.credentials: with all origins, any web page could make calls with its visitor's credentials; list the allowed `origins`",
       Code.InvalidArgument,
     );
   }

@@ -17,7 +17,7 @@ export async function greeting(
       session.once("remoteSettings", () => resolve());
       session.once("error", reject);
       session.once("close", () =>
-        reject(new ConnectError("the server there ended the connection before it said anything", Code.Unavailable)),
+        reject(new ConnectError("the server there closed the connection before it sent anything", Code.Unavailable)),
       );
     });
   } finally {

@@ -60,7 +60,7 @@ export function http1OptionsOf({
   const headersTimeout = headersTimeoutMs ?? Math.min(DEFAULTS.headersTimeoutMs, requestTimeoutMs || Infinity);
   if (requestTimeoutMs > 0 && headersTimeout > requestTimeoutMs) {
     throw new ConnectError(
-      `option http.headersTimeoutMs: ${headersTimeout} is more than http.requestTimeoutMs, ${requestTimeoutMs}, which counts the headers in`,
+      `option http.headersTimeoutMs: ${headersTimeout} is more than http.requestTimeoutMs, ${requestTimeoutMs}, which includes the time for the headers`,
       Code.InvalidArgument,
     );
   }
@@ -89,7 +89,7 @@ export async function listenHttp(
   checkCarrier(options, address);
   if (options.allow !== undefined) {
     throw new ConnectError(
-      `listen on ${name}: option \`allow\` decides by the credentials of clients, and there are none over HTTP; use interceptors, or TLS with client certificates`,
+      `listen on ${name}: option \`allow\` needs the credentials of clients, which HTTP does not provide; use interceptors, or TLS with client certificates`,
       Code.FailedPrecondition,
     );
   }

@@ -118,7 +118,7 @@ export class HttpTransport implements AddressedTransport {
   }
 
   get carrierReason(): string | undefined {
-    return this.carrier === undefined ? undefined : "the address is one of HTTP";
+    return this.carrier === undefined ? undefined : "HTTP connections do not use shared memory";
   }
 
   get carrier(): "http" | undefined {
@@ -257,7 +257,7 @@ export class HttpTransport implements AddressedTransport {
     const expiry = new AbortController();
     const timer = setTimeout(() => {
       const late = new ConnectError(
-        `no connection within ${timeoutMs} ms; is the server alive, and is nothing in between that drops packets?`,
+        `no connection within ${timeoutMs} ms; is the server alive, and does a firewall drop packets?`,
         Code.Unavailable,
       );
       expiry.abort(late);

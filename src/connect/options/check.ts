@@ -148,7 +148,7 @@ function suggestion({ of, rules: all }: OptionTable, rules: Rules, name: string,
     const there = other.of === of ? undefined : knownAs(name, other.rules);
     if (there !== undefined) return `${there === name ? "it" : there} is an option of ${other.of}`;
   }
-  if (names.length > LISTED_MAX) return `docs/options.md has those of ${of}`;
+  if (names.length > LISTED_MAX) return `docs/options.md lists the options of ${of}`;
   return `${path === "" ? of : path.slice(0, -1)} takes ${names.join(", ")}`;
 }
 

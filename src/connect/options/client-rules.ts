@@ -37,38 +37,38 @@ import {
 const headers: Kind = { type: "what `new Headers` takes", complaint: () => undefined };
 
 const http = {
-  protocol: { kind: oneOf("grpc", "grpc-web", "connect"), byDefault: '"grpc"', meaning: "HTTP: what is spoken" },
+  protocol: { kind: oneOf("grpc", "grpc-web", "connect"), byDefault: '"grpc"', meaning: "HTTP: the protocol" },
   nodeOptions: {
     kind: objectOf("object", "an object of options for http2.connect"),
     byDefault: "none",
-    meaning: "HTTP: for `http2.connect`, such as `ca`, `cert` and `key`",
+    meaning: "HTTP: options for `http2.connect`, such as `ca`, `cert` and `key`",
   },
   pingIntervalMs: {
     kind: duration,
     byDefault: DEFAULTS.pingIntervalMs,
-    meaning: "HTTP: how often a quiet connection with open calls is asked whether it is alive",
+    meaning: "HTTP: interval between PINGs on a quiet connection with open calls",
   },
-  pingTimeoutMs: { kind: duration, byDefault: 15_000, meaning: "HTTP: how long the answer may take" },
+  pingTimeoutMs: { kind: duration, byDefault: 15_000, meaning: "HTTP: time limit for the answer to a PING" },
   pingIdleConnection: {
     kind: boolean,
     byDefault: "false",
-    meaning: "HTTP: whether a connection without calls is asked too",
+    meaning: "HTTP: whether a connection without calls is sent PINGs too",
   },
   idleConnectionTimeoutMs: {
     kind: duration,
     byDefault: 900_000,
-    meaning: "HTTP: after how long without calls the connection is closed",
+    meaning: "HTTP: a connection without calls is closed after this time",
   },
   acceptCompression: {
     kind: compressions,
     byDefault: "none",
-    meaning: `HTTP: compressions that answers may have, ${objectsFrom}`,
+    meaning: `HTTP: compressions accepted for responses, ${objectsFrom}`,
   },
-  sendCompression: { kind: compression, byDefault: "none", meaning: "HTTP: compresses requests" },
+  sendCompression: { kind: compression, byDefault: "none", meaning: "HTTP: compression for requests" },
   compressMinBytes: {
     kind: numberOf({ unit: "bytes" }),
     byDefault: 1024,
-    meaning: "HTTP: from what size on requests are compressed",
+    meaning: "HTTP: smallest request that is compressed",
   },
 } satisfies RulesOf<HttpTransportOptions>;
 
@@ -76,7 +76,7 @@ const reconnect = {
   initialDelayMs: {
     kind: duration,
     byDefault: DEFAULTS.initialDelayMs,
-    meaning: "Pause after the first failed attempt; each further one is 1.6 times as long",
+    meaning: "Pause after the first failed attempt; each further pause is 1.6 times as long",
   },
   maxDelayMs: {
     kind: duration,
@@ -86,7 +86,7 @@ const reconnect = {
   giveUpAfterMs: {
     kind: duration,
     byDefault: DEFAULTS.giveUpAfterMs,
-    meaning: "How long a call without a deadline waits for a connection; `Infinity`: for ever",
+    meaning: "How long a call without a deadline waits for a connection; `Infinity` waits forever",
   },
 } satisfies RulesOf<ReconnectOptions>;
 
@@ -121,16 +121,16 @@ export const transportRules = {
 } satisfies RulesOf<IsthmusTransportOptions>;
 
 export const connectRules = {
-  timeoutMs: { kind: duration, byDefault: "none", meaning: "How long it may take" },
-  signal: { kind: signal, byDefault: "none", meaning: "Gives up" },
-  waitForReady: { ...waitForReady, byDefault: "the transport's", meaning: "Whether it waits for further attempts" },
+  timeoutMs: { kind: duration, byDefault: "none", meaning: "Time limit" },
+  signal: { kind: signal, byDefault: "none", meaning: "Cancels the wait" },
+  waitForReady: { ...waitForReady, byDefault: "the transport's", meaning: "Whether to wait for further attempts" },
 } satisfies RulesOf<ConnectOptions>;
 
 export const transportCloseRules = {
   timeoutMs: {
     kind: durationOrNone,
     byDefault: 0,
-    meaning: "How long open calls may go on; `Infinity`: until they are over",
+    meaning: "How long open calls may continue; `Infinity` waits until they have ended",
   },
 };
 
@@ -144,18 +144,18 @@ export const blockingCallRules = {
   timeoutMs: {
     kind: numberOf({ unit: "milliseconds" }),
     byDefault: "the client's",
-    meaning: "How long the call may take, the connection included; 0 and less: as long as it likes",
+    meaning: "Time limit for the call, including the time to connect; 0 and less mean none",
   },
   headers: { kind: headers, byDefault: "none", meaning: "Request headers" },
   onHeader: {
     kind: functionOf("(headers) => void"),
     byDefault: "none",
-    meaning: "Gets the response's headers before the call returns",
+    meaning: "Called with the response's headers before the call returns",
   },
   onTrailer: {
     kind: functionOf("(trailers) => void"),
     byDefault: "none",
-    meaning: "Gets the response's trailers before the call returns",
+    meaning: "Called with the response's trailers before the call returns",
   },
 } satisfies RulesOf<BlockingCallOptions>;
 

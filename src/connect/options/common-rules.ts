@@ -35,17 +35,17 @@ export const compressions: Kind = listOf("`Compression[]`", "compressions of @co
 export const readMaxBytes: Rule = {
   kind: messageBytes,
   byDefault: "2 GiB − 1",
-  meaning: "Largest message accepted; more than protobuf's limit of 2 GiB − 1 is that limit",
+  meaning: "Largest message accepted; at most protobuf's limit of 2 GiB − 1",
 };
 export const writeMaxBytes: Rule = {
   kind: messageBytes,
   byDefault: "2 GiB − 1",
-  meaning: "Largest message sent; more than protobuf's limit of 2 GiB − 1 is that limit",
+  meaning: "Largest message sent; at most protobuf's limit of 2 GiB − 1",
 };
 export const leases: Rule = {
   kind: oneOf(...LEASE_LIFETIMES),
   byDefault: '"collected"',
-  meaning: "How long large received values live: [payloads](payloads.md)",
+  meaning: "How long large received values stay valid: [payloads](payloads.md)",
 };
 export const binaryOptions: Rule = {
   kind: groupOf(
@@ -53,19 +53,19 @@ export const binaryOptions: Rule = {
       readUnknownFields: {
         kind: boolean,
         byDefault: "true",
-        meaning: "Whether messages keep fields that their schema does not have",
+        meaning: "Whether received messages keep fields that are not in their schema",
       },
       writeUnknownFields: { kind: boolean, byDefault: "true", meaning: "Whether such fields are sent" },
       recursionLimit: {
         kind: numberOf({ min: 1, isWhole: true }),
         byDefault: 100,
-        meaning: "How deep received messages may be nested",
+        meaning: "Maximum depth of nested messages that are received",
       },
     },
     "{ writeUnknownFields: false }",
   ),
   byDefault: "as in protobuf-es",
-  meaning: "Of the protobuf binary format",
+  meaning: "Options of the protobuf binary format",
 };
 
 /** Options that blocking clients have too. */
@@ -76,7 +76,7 @@ export const basic = {
   codec: {
     kind: functionOf("(schema) => MessageCodec"),
     byDefault: "protobuf",
-    meaning: "How messages become bytes: makes an encoder and decoder for a message descriptor",
+    meaning: "How messages become bytes: a function from a message descriptor to its encoder and decoder",
   },
   polling: {
     kind: groupOrFalse(
@@ -84,13 +84,13 @@ export const basic = {
         maxMicros: {
           kind: numberOf({ unit: "microseconds", min: 0, max: WINDOW_MICROS_MAX }),
           isRequired: true,
-          meaning: "How long after the last work",
+          meaning: "How long to poll after the last work",
         } satisfies Rule,
       },
       "{ maxMicros: 200 }",
     ),
     byDefault: `{ maxMicros: ${WINDOW_MICROS_DEFAULT} }`,
-    meaning: "Whether this side may wait by looking instead of sleeping; `false` never does",
+    meaning: "Whether this side may poll instead of sleeping; `false` never polls",
   },
   isolation: {
     kind: oneOf("shared", "snapshot"),
@@ -106,25 +106,25 @@ export const basic = {
             ringComplaint({ ringBytes, releaseSlots: 1 }),
           ),
           byDefault: DEFAULTS.ringBytes,
-          meaning: "The ring of small messages, per connection",
+          meaning: "The ring for small messages, per connection",
         },
         arenaBytes: {
           kind: sizeOf("multiple of 64 KiB from 128 KiB to below 4 GiB", (arenaBytes) =>
             arenaComplaint({ arenaBytes }),
           ),
           byDefault: DEFAULTS.arenaBytes,
-          meaning: "The most that payloads in flight may occupy, per connection; committed as needed",
+          meaning: "Upper limit for payloads in flight, per connection; committed as needed",
         },
       } satisfies RulesOf<NonNullable<CommonOptions["memory"]>>,
       "{ arenaBytes: 64 << 20 }",
     ),
     byDefault: "",
-    meaning: "Sizes of the shared memory that this side makes",
+    meaning: "Sizes of the shared memory that this side creates",
   },
   handshakeTimeoutMs: {
     kind: duration,
     byDefault: DEFAULTS.handshakeTimeoutMs,
-    meaning: "How long a new connection may take, a server's `allow` included",
+    meaning: "Time limit for the handshake of a new connection, including a server's `allow`",
   },
 };
 
@@ -133,14 +133,14 @@ export const common = {
     kind: oneOf("auto", "shm", "socket"),
     byDefault: '"auto"',
     meaning:
-      "`auto` takes shared memory where both ends have it, and else the socket; `shm` fails where it cannot be had; `socket` never uses it",
+      "`auto` uses shared memory if both ends have it, otherwise the socket; `shm` fails without shared memory; `socket` never uses it",
   },
   ...basic,
   leases,
   streamWindowBytes: {
     kind: numberOf({ unit: "bytes", min: STREAM_WINDOW_BYTES_MIN, max: STREAM_WINDOW_BYTES_MAX, isWhole: true }),
     byDefault: DEFAULTS.streamWindowBytes,
-    meaning: "What a stream may send to this side before its messages are pulled: [streams](streams.md)",
+    meaning: "How much a stream may send to this side before its messages are pulled: [streams](streams.md)",
   },
   keepAlive: {
     kind: groupOrFalse(
@@ -148,12 +148,12 @@ export const common = {
         intervalMs: {
           kind: numberOf({ unit: "milliseconds", above: 0, max: TIMER_MS_MAX }),
           byDefault: DEFAULTS.keepAliveMs,
-          meaning: "After how long a silence the peer is asked for a sign of life",
+          meaning: "Silence after which the peer is sent a ping",
         },
         timeoutMs: {
           kind: numberOf({ unit: "milliseconds", above: 0, max: TIMER_MS_MAX }),
           byDefault: DEFAULTS.keepAliveMs,
-          meaning: "How long it may take to give one",
+          meaning: "Time limit for the answer",
         },
         always: {
           kind: boolean,
@@ -165,12 +165,12 @@ export const common = {
     ),
     byDefault: "TCP only",
     meaning:
-      "Notices peers whose process is stopped or whose event loop is blocked: [connections](connections.md#a-peer-that-hangs)",
+      "Detects peers whose process is stopped or whose event loop is blocked: [connections](connections.md#a-peer-that-hangs)",
   },
 } satisfies RulesOf<CommonOptions>;
 
 export const defaultTimeoutMs: Rule = {
   kind: duration,
   byDefault: "none",
-  meaning: "Deadline of calls that set none; `Infinity`, and more than timers can count (24.8 days), is none",
+  meaning: "Timeout of calls that set none; `Infinity`, and more than timers can count (24.8 days), means none",
 };

@@ -70,7 +70,7 @@ interface NumberRange {
 
 function rangeOf(above: number | undefined, min: number | undefined, max: number | undefined): string {
   if (above !== undefined) return `above ${above}${max === undefined ? "" : `, up to ${max}`}`;
-  if (min !== undefined) return `from ${min} ${max === undefined ? "on" : `to ${max}`}`;
+  if (min !== undefined) return max === undefined ? `at least ${min}` : `from ${min} to ${max}`;
   return "";
 }
 
@@ -80,7 +80,8 @@ function rangeOf(above: number | undefined, min: number | undefined, max: number
  */
 export function numberOf({ unit = "", above, min, max, isWhole }: NumberRange): Kind {
   const range = rangeOf(above, min, max);
-  const expected = `expected a ${isWhole ? "whole " : ""}number${unit === "" ? "" : ` of ${unit}`}${range === "" ? "" : ` ${range}`}`;
+  const separator = range === "" ? "" : min !== undefined && max === undefined ? ", " : " ";
+  const expected = `expected a ${isWhole ? "whole " : ""}number${unit === "" ? "" : ` of ${unit}`}${separator}${range}`;
   const isRight = (value: unknown) =>
     typeof value === "number" &&
     !Number.isNaN(value) &&
@@ -137,8 +138,7 @@ export function oneOf(...choices: readonly string[]): Kind {
   const expected = `${quoted.slice(0, -1).join(", ")} or ${quoted.at(-1)}`;
   return {
     type: quoted.map((choice) => `\`${choice}\``).join(", "),
-    complaint: (value) =>
-      choices.includes(value as string) ? undefined : `there is no ${show(value)}; expected ${expected}`,
+    complaint: (value) => (choices.includes(value as string) ? undefined : `expected ${expected}, not ${show(value)}`),
   };
 }
 

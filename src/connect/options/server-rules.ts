@@ -44,8 +44,8 @@ const workers = {
   routes: { kind: moduleUrl, isRequired: true, meaning: "The module that each thread loads: [workers](workers.md)" },
   count: {
     kind: numberOf({ min: 1, max: DEFAULTS.workersMax, isWhole: true }),
-    byDefault: "CPUs that may be used",
-    meaning: "Threads",
+    byDefault: "CPUs of the process",
+    meaning: "Number of threads",
   },
   env: { kind: environment, byDefault: "the process's", meaning: "As for Node's `Worker`" },
   execArgv: {
@@ -61,17 +61,17 @@ const workers = {
   workerData: {
     kind: anything,
     byDefault: "none",
-    meaning: "What the module finds as `workerData` of `node:worker_threads`",
+    meaning: "The value that the module sees as `workerData` of `node:worker_threads`",
   },
   loadTimeoutMs: {
     kind: numberOf({ unit: "milliseconds", min: 1 }),
     byDefault: DEFAULTS.loadTimeoutMs,
-    meaning: "Longest time to start and load the module",
+    meaning: "Time limit to start and load the module",
   },
   restartDelayMsMax: {
     kind: durationOrNone,
     byDefault: DEFAULTS.restartDelayMsMax,
-    meaning: "Longest wait before a thread that keeps dying is started again",
+    meaning: "Longest pause before a thread that keeps dying is started again",
   },
 } satisfies RulesOf<WorkersOptions>;
 
@@ -94,41 +94,41 @@ export const serverRules = {
   routes: {
     kind: functionOf("(router) => void"),
     isRequired: true,
-    meaning: "Registers services, as for any Connect server; with `workers` it is the module's",
+    meaning: "Registers services, as for any Connect server; with `workers` the module exports it",
   },
   interceptors: {
     kind: interceptors,
     byDefault: "none",
-    meaning: "Applied to every call, the first one outermost; a service's or method's own replace them",
+    meaning: "Applied to every call, the first one outermost; the option of a service or method replaces them",
   },
   requestGate: {
     ...requestGate,
     byDefault: "none",
     meaning:
-      "Decides by its context whether a call comes in, before anything else happens with it; a service's or method's own replaces it",
+      "Decides by a call's context whether it is admitted, before anything else happens with it; the option of a service or method replaces it",
   },
   maxTimeoutMs,
   shutdownSignal,
   contextValues: {
     kind: functionOf("(peer) => ContextValues"),
     byDefault: "none",
-    meaning: "Context values that a client's calls start with",
+    meaning: "Makes the initial context values of a client's calls",
   },
   allow: {
     kind: functionOf("(peer) => boolean | Promise<boolean>"),
     byDefault: "same user id",
     meaning:
-      "Who may connect, by kernel credentials; only `true` lets in. `listen` refuses it where there are no credentials",
+      "Decides by kernel credentials which clients may connect; only `true` admits one. `listen` fails with this option if there are no credentials",
   },
   maxConnections: {
     kind: numberOf({ min: 1 }),
     byDefault: DEFAULTS.maxConnections,
-    meaning: "Connections at once over shared memory and sockets; further ones are refused",
+    meaning: "Most connections at once over shared memory and sockets; further ones are refused",
   },
   maxHttpConnections: {
     kind: numberOf({ min: 1 }),
     byDefault: DEFAULTS.maxHttpConnections,
-    meaning: "HTTP: connections at once; further ones are closed",
+    meaning: "HTTP: most connections at once; further ones are closed",
   },
   http: {
     kind: groupOf(
@@ -136,12 +136,12 @@ export const serverRules = {
         headersTimeoutMs: {
           kind: http1Timeout,
           byDefault: DEFAULTS.headersTimeoutMs,
-          meaning: "HTTP/1.1: how long a client may take to send a request's headers; 0: any time",
+          meaning: "HTTP/1.1: time limit for receiving a request's headers; 0 means none",
         },
         requestTimeoutMs: {
           kind: http1Timeout,
           byDefault: DEFAULTS.requestTimeoutMs,
-          meaning: "HTTP/1.1: how long a client may take to send a whole request; 0: any time",
+          meaning: "HTTP/1.1: time limit for receiving a whole request; 0 means none",
         },
       } satisfies RulesOf<HttpServerOptions>,
       "{ requestTimeoutMs: 60_000 }",
@@ -155,27 +155,27 @@ export const serverRules = {
         origins: {
           kind: origins,
           byDefault: '"*"',
-          meaning: "HTTP: pages that may call, such as `https://app.example`",
+          meaning: "HTTP: origins whose pages may call, such as `https://app.example`",
         },
         credentials: {
           kind: boolean,
           byDefault: "false",
-          meaning: "HTTP: whether calls may carry cookies; needs a list of `origins`",
+          meaning: "HTTP: whether calls may carry cookies; requires a list of `origins`",
         },
         allowedHeaders: {
           kind: headerNames,
           byDefault: "Connect's own",
-          meaning: "HTTP: further request headers that scripts may send",
+          meaning: "HTTP: additional request headers that scripts may send",
         },
         exposedHeaders: {
           kind: headerNames,
           byDefault: "Connect's own",
-          meaning: "HTTP: further response headers that scripts may see",
+          meaning: "HTTP: additional response headers that scripts may read",
         },
         maxAgeSeconds: {
           kind: numberOf({ unit: "seconds", min: 0, isWhole: true }),
           byDefault: DEFAULTS.corsMaxAgeSeconds,
-          meaning: "HTTP: how long browsers may remember what they were allowed",
+          meaning: "HTTP: how long browsers may cache the answer to a preflight request",
         },
       } satisfies RulesOf<CorsOptions>,
       '{ origins: ["https://app.example"] }',
@@ -186,7 +186,7 @@ export const serverRules = {
   maxStreams: {
     kind: numberOf({ min: 1 }),
     byDefault: SLOTS_MAX,
-    meaning: "Calls that one connection may have open at once; a client keeps further ones back",
+    meaning: "Most open calls of one connection; clients hold further ones back",
   },
   workers: workersRule,
   ...common,
@@ -199,11 +199,11 @@ export const listenRules = {
     byDefault: "the process's own",
     meaning: "Group of the socket",
   },
-  takeover: { kind: boolean, byDefault: "false", meaning: "Takes the path over from a server that is alive" },
+  takeover: { kind: boolean, byDefault: "false", meaning: "Whether to take the path over from a live server" },
   tls: {
     kind: objectOf("object", "an object of options for http2.createSecureServer, such as { key, cert }"),
     byDefault: "none",
-    meaning: "For `https://`, which needs it: `key`, `cert`, … as for `http2.createSecureServer`",
+    meaning: "Required for `https://`: `key`, `cert` and other options of `http2.createSecureServer`",
   },
 } satisfies RulesOf<ListenOptions>;
 
@@ -211,7 +211,7 @@ export const serverCloseRules = {
   timeoutMs: {
     kind: durationOrNone,
     byDefault: DEFAULTS.closeTimeoutMs,
-    meaning: "How long open calls may go on; `Infinity`: until they are over",
+    meaning: "How long open calls may continue; `Infinity` waits until they have ended",
   },
 };
 
@@ -231,25 +231,25 @@ export const routeRules = {
   jsonOptions: {
     kind: objectOf("object", "an object of options of the JSON format"),
     byDefault: "",
-    meaning: "HTTP: of the JSON format",
+    meaning: "HTTP: options of the JSON format",
   },
   acceptCompression: {
     kind: compressions,
     byDefault: "",
-    meaning: `HTTP: compressions of requests and answers, ${objectsFrom}`,
+    meaning: `HTTP: compressions of requests and responses, ${objectsFrom}`,
   },
   compressMinBytes: {
     kind: numberOf({ unit: "bytes" }),
     byDefault: 1024,
-    meaning: "HTTP: from what size on answers are compressed",
+    meaning: "HTTP: smallest response that is compressed",
   },
   requireConnectProtocolHeader: {
     kind: boolean,
     byDefault: "false",
     meaning: "HTTP: refuses requests of Connect's protocol that do not name its version",
   },
-  grpc: { kind: boolean, byDefault: "true", meaning: "HTTP: whether gRPC is spoken" },
-  grpcWeb: { kind: boolean, byDefault: "true", meaning: "HTTP: whether gRPC-Web is spoken" },
-  connect: { kind: boolean, byDefault: "true", meaning: "HTTP: whether Connect's protocol is spoken" },
-  requestPathPrefix: { kind: text, byDefault: "none", meaning: "HTTP: what stands before every path" },
+  grpc: { kind: boolean, byDefault: "true", meaning: "HTTP: whether to serve gRPC" },
+  grpcWeb: { kind: boolean, byDefault: "true", meaning: "HTTP: whether to serve gRPC-Web" },
+  connect: { kind: boolean, byDefault: "true", meaning: "HTTP: whether to serve Connect's protocol" },
+  requestPathPrefix: { kind: text, byDefault: "none", meaning: "HTTP: prefix of every path" },
 } satisfies Record<keyof IsthmusRouteOptions | HttpRouteOption, Rule>;

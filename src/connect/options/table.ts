@@ -26,11 +26,11 @@ export const blockingTable = tableOf("createBlockingClient", blockingRules);
 export const blockingCallTable = tableOf("a blocking client's calls", blockingCallRules);
 
 export const loanTable = tableOf("loan", {
-  signal: { kind: signal, byDefault: "none", meaning: "Gives up waiting" },
+  signal: { kind: signal, byDefault: "none", meaning: "Cancels the wait" },
   timeoutMs: {
     kind: durationOrNone,
     byDefault: DEFAULTS.loanTimeoutMs,
-    meaning: "How long to wait while the arena is full; `Infinity`: for ever",
+    meaning: "How long to wait while the arena is full; `Infinity` waits forever",
   },
 } satisfies RulesOf<LoanOptions>);
 
@@ -38,12 +38,12 @@ export const mapFileTable = tableOf("mapFile", {
   offset: {
     kind: numberOf({ unit: "bytes", min: 0, isWhole: true }),
     byDefault: 0,
-    meaning: "Where in the file to start",
+    meaning: "Offset in the file",
   },
   length: {
     kind: numberOf({ unit: "bytes", min: 0, isWhole: true }),
     byDefault: "to the end",
-    meaning: "How many bytes",
+    meaning: "Number of bytes",
   },
 } satisfies RulesOf<MapFileOptions>);
 
@@ -62,7 +62,7 @@ export const workerServerTable: OptionTable = {
   of: serverTable.of,
   rules: {
     ...serverRules,
-    ...Object.fromEntries(MODULE_OPTIONS.map((name) => [name, { kind: anything, meaning: "The module's" }])),
+    ...Object.fromEntries(MODULE_OPTIONS.map((name) => [name, { kind: anything, meaning: "Exported by the module" }])),
     workers: { ...workersRule, isRequired: true },
   },
 };

@@ -73,7 +73,7 @@ export async function loan(
   const take = takerOf(owner);
   if (byteLength === 0 || take === undefined) return Loan.onHeap(byteLength);
   if (signal?.aborted === true)
-    throw new ConnectError("the wait for a loan was given up before it began", Code.Canceled);
+    throw new ConnectError("the wait for a loan was canceled before it began", Code.Canceled);
   let wait: LoanWait | undefined;
   try {
     return await take(
@@ -108,7 +108,7 @@ class LoanWait {
     if (!(timeoutMs > TIMER_MS_MAX)) this.timer = setTimeout(expire, timeoutMs);
     for (const outer of [signal, callSignal]) {
       if (outer === undefined) continue;
-      const onAbort = () => this.controller.abort(new ConnectError("the wait was given up", Code.Canceled));
+      const onAbort = () => this.controller.abort(new ConnectError("the wait was canceled", Code.Canceled));
       if (outer.aborted) onAbort();
       onAbortOf(outer, onAbort);
       this.unlink.push(() => outer.removeEventListener("abort", onAbort));

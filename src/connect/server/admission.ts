@@ -35,7 +35,7 @@ function isThenable(answer: unknown): answer is PromiseLike<unknown> {
 
 function undecided(error: unknown): ConnectError {
   return new ConnectError(
-    "the server could not decide whether to let this client in: its option `allow` threw",
+    "the server could not decide whether to admit this client: its option `allow` threw",
     Code.Internal,
     undefined,
     undefined,
@@ -50,7 +50,7 @@ function refusalFor(peer: PeerCredentials, answer: unknown): Verdict {
   return new ConnectError(
     answer === false
       ? text
-      : `${text}. It answered ${answer === null ? "null" : typeof answer}; only true, or a promise of it, lets in`,
+      : `${text}. \`allow\` returned ${answer === null ? "null" : typeof answer}; only true, or a promise of it, admits a client`,
     Code.PermissionDenied,
   );
 }
@@ -59,5 +59,5 @@ function refusalText({ uid }: PeerCredentials): string {
   const text = `user ${uid} may not connect to this server; its option \`allow\` decides who may`;
   if (uid !== OVERFLOW_UID) return text;
   // `allow` sees the same number for all of them. Only the file system can tell them apart.
-  return `${text}. 65534 is a user that has no number in the server's user namespace: let it in with \`allow\`, and let the socket's mode and its directory decide who gets that far`;
+  return `${text}. 65534 stands for any user that has no number in the server's user namespace: admit it with \`allow\`, and restrict access by the socket's mode and its directory`;
 }

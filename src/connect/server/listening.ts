@@ -29,17 +29,17 @@ export async function openListener(
 ): Promise<Listener> {
   checkCarrier(options, address);
   if (address.kind === "tcp") {
-    requireNoCredentials(options, address, "there are none over TCP");
+    requireNoCredentials(options, address, "TCP does not provide");
     return listenTcp(address, (stream) => accepting.onStream(stream));
   }
   const { addon } = meansFor(options, address);
   if (addon === undefined) {
-    requireNoCredentials(options, address, "without the addon there are none");
+    requireNoCredentials(options, address, "are not available without the addon");
     // Only the socket's mode keeps other users out.
     const mode = listenOptions.mode ?? 0o600;
     if ((mode & 0o077) !== 0) {
       throw new ConnectError(
-        `listen on ${nameOf(address)}: mode 0${mode.toString(8)} lets other users connect, and without the addon nobody can tell who they are; leave it at 0600`,
+        `listen on ${nameOf(address)}: mode 0${mode.toString(8)} lets other users connect, and without the addon the server cannot identify them; use mode 0600`,
         Code.FailedPrecondition,
       );
     }
@@ -63,7 +63,7 @@ export async function openListener(
 function requireNoCredentials({ allow }: IsthmusServerOptions, address: Address, because: string): void {
   if (allow === undefined) return;
   throw new ConnectError(
-    `listen on ${nameOf(address)}: option \`allow\` decides by the credentials of clients, and ${because}`,
+    `listen on ${nameOf(address)}: option \`allow\` needs the credentials of clients, which ${because}`,
     Code.FailedPrecondition,
   );
 }

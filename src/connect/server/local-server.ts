@@ -254,7 +254,7 @@ export class LocalServer implements IsthmusServer {
     const { leftMs: timeoutMs } = client;
     const start = nowMs();
     const abort = new AbortController();
-    const late = `the server did not decide within ${timeoutMs} ms whether to let this client in: what its option \`allow\` returned has not settled`;
+    const late = `the server did not decide within ${timeoutMs} ms whether to admit this client: the promise of its option \`allow\` has not settled`;
     const timer = setTimeout(() => abort.abort(new ConnectError(late, Code.DeadlineExceeded)), timeoutMs);
     this.handshakes.add(abort);
     const aborted = new Promise<ConnectError>((resolve) =>

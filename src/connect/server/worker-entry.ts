@@ -75,7 +75,7 @@ function partsOf(module: {
   for (const name of Object.keys(options)) {
     if (EXPORTED.includes(name)) continue;
     throw new Error(
-      `its export \`options\` has ${name}; there may be ${EXPORTED.join(", ")}, and all else belongs to createIsthmusServer`,
+      `its export \`options\` has ${name}; it may have ${EXPORTED.join(", ")}; pass all other options to createIsthmusServer`,
     );
   }
   return { ...options, routes: routes as IsthmusServerOptions["routes"] };

@@ -85,7 +85,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
     checkOptional(listenTable, listenOptions, `listen on ${nameOf(parsed)}: `);
     if (parsed.kind !== "unix") {
       throw new ConnectError(
-        `listen on ${address}: only connections to a socket path can be handed to worker threads; serve this address by a server without \`workers\``,
+        `listen on ${address}: only connections to a socket path can be handed to worker threads; serve this address with a server without \`workers\``,
         Code.FailedPrecondition,
       );
     }
@@ -256,7 +256,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       } catch (error) {
         // There may be memory for a thread later.
         this.replace(slot);
-        warn(`a worker thread of a server could not be replaced, and is tried again: ${(error as Error).message}`);
+        warn(`a worker thread of a server could not be replaced; trying again: ${(error as Error).message}`);
       }
     }, delay).unref();
   }

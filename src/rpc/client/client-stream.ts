@@ -83,7 +83,7 @@ const nothing = () => undefined;
 
 /** Cancels streams that were garbage-collected by their users: nobody can pull their messages any more. */
 const forgotten = new FinalizationRegistry<ClientStream>((stream) =>
-  stream.cancel(new ConnectError("nobody reads the stream any more", Code.Canceled)),
+  stream.cancel(new ConnectError("the stream was abandoned by its reader", Code.Canceled)),
 );
 
 export class ClientStream implements MessageSource, ResponseStream {
@@ -372,7 +372,7 @@ export class ClientStream implements MessageSource, ResponseStream {
   leave(error?: ConnectError): void {
     // The request's iterable ends without an error.
     if (error === undefined && !this.over) void this.writer.stop(undefined);
-    this.cancel(error ?? new ConnectError("the stream was left before its end", Code.Canceled));
+    this.cancel(error ?? new ConnectError("the reader left the stream before its end", Code.Canceled));
     this.reader.drop(undefined);
     this.reader.endScope();
   }

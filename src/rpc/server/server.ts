@@ -249,7 +249,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
   private refusal(method: ServerMethod | string): ConnectError | undefined {
     if (typeof method === "string") return new ConnectError(method, Code.Unimplemented);
     if (this.draining?.clientLeft === true)
-      return new ConnectError("the server is shutting down, and this client had said that it knows", Code.Unavailable);
+      return new ConnectError("the server is shutting down, and this client had acknowledged that", Code.Unavailable);
     if (method.handle === undefined && this.options.windows === undefined) {
       return new ConnectError(
         `${method.path} is a streaming method; the client's version of isthmus knows unary calls only`,
