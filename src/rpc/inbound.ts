@@ -1,4 +1,4 @@
-/** Assembles received fragments to messages, and decodes the messages. */
+/** Assembles messages from received fragments, and decodes them. */
 import type { ReceivedFrame, SpanSource } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
 import { collectingBytes, lending } from "../codec/wire/read.js";

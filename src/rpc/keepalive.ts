@@ -9,6 +9,7 @@
  */
 import { clearTimeout, nowMs, setImmediate, setTimeout } from "../os/timers.js";
 
+/** How a peer that hangs is detected. */
 export interface KeepAliveOptions {
   /** Silence after which the peer is sent a ping, in milliseconds; 20,000 by default. */
   readonly intervalMs?: number;

@@ -2,7 +2,7 @@
  * A transport's connections to one address: the one for new calls, those that go away but still have open calls, and
  * the way to the next one.
  *
- * CONNECT-1  `ready` is a connection that takes calls, or undefined. It is cleared before anybody can use it in vain.
+ * CONNECT-1  `ready` is a connection that takes calls, or undefined. It is cleared before a call could use it in vain.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Address } from "../../carrier/address.js";

@@ -227,7 +227,7 @@ class Walk {
     let own = this.taken.get(buffer);
     if (own === undefined) {
       const { bytes, done } = loan.takeToCopy(buffer, this.why);
-      // Copied, because a block may belong to somebody else when this returns.
+      // Copied, because a block may have another owner when this returns.
       own = loan.home === undefined ? bytes : bytes.slice();
       done();
       this.taken.set(buffer, own);

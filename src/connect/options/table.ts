@@ -13,7 +13,7 @@ import { DEFAULTS } from "./defaults.js";
 import { anything, numberOf, signal } from "./kinds.js";
 import { listenRules, routeRules, serverCloseRules, serverRules, workersRule } from "./server-rules.js";
 
-// In the order of the documentation.
+// The tables are in the order of the documentation.
 
 export const transportTable = tableOf("createIsthmusTransport", transportRules);
 export const connectTable = tableOf("transport.connect", connectRules);

@@ -19,7 +19,7 @@ interface QueuedCall {
 const CLEAR_MIN = 1024;
 
 export class CallQueue {
-  /** In order of arrival. The entries before index `first` have left. */
+  /** The queued calls in order of arrival. Entries before index `first` have left. */
   private calls: QueuedCall[] = [];
   private first = 0;
   private waiting = 0;

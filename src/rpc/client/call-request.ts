@@ -13,7 +13,7 @@ export interface CallRequest<Input = unknown, Header = Headers> {
   /** Time left for the call, in milliseconds. No deadline if it is undefined or not positive. */
   readonly timeoutMs: number | undefined;
   readonly signal: AbortSignal | undefined;
-  /** Not read by the connection; for its owner if the call moves to another connection. */
+  /** Lets the connection's owner move the call to another connection. The connection itself does not read it. */
   readonly contextValues: ContextValues | undefined;
 }
 

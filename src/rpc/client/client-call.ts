@@ -25,7 +25,7 @@ export class ClientCall {
   signal: AbortSignal | undefined;
   onAbort: (() => void) | undefined;
   reassembler: Reassembler | undefined;
-  // From the first frame of a response that arrives in fragments.
+  // These are taken from the first frame of a response that arrives in fragments.
   code = 0;
   metadata: Uint8Array | undefined;
   headerLength = 0;

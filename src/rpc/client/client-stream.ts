@@ -81,7 +81,7 @@ interface Final {
 const NO_BYTES: Uint8Array = new Uint8Array(0);
 const nothing = () => undefined;
 
-/** Cancels streams that were garbage-collected by their users: nobody can pull their messages any more. */
+/** Cancels streams whose messages were garbage-collected: they can no longer be pulled. */
 const forgotten = new FinalizationRegistry<ClientStream>((stream) =>
   stream.cancel(new ConnectError("the stream was abandoned by its reader", Code.Canceled)),
 );

@@ -12,6 +12,14 @@ import { adopt } from "../foreign.js";
 /**
  * Decides by a call's context whether the call is admitted. If it throws or rejects, the call fails with that error. It
  * may set context values, and headers and trailers of the response.
+ *
+ * @example
+ * ```ts
+ * const requestGate: RequestGate = (context) => {
+ *   if (context.requestHeader.get("authorization") !== token)
+ *     throw new ConnectError("wrong token", Code.Unauthenticated);
+ * };
+ * ```
  */
 export type RequestGate = (context: HandlerContext) => void | Promise<void>;
 

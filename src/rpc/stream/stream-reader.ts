@@ -58,7 +58,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   private credit: number;
   /** Cost of pulled messages that has not been granted again, in bytes. */
   private pulled = 0;
-  /** In order of arrival, each with its cost. The entries before index `first` have been pulled. */
+  /** The messages in order of arrival, and their costs. Entries before index `first` have been pulled. */
   private messages: unknown[] = [];
   private costs: number[] = [];
   private first = 0;
