@@ -11,8 +11,8 @@ import { clearTimeout, setImmediate, setTimeout } from "../../os/timers.js";
 /** How long a client may take to read its last answers before the connection is closed. */
 const READ_GRACE_MS = 100;
 /**
- * How long a client without open calls may take to say that it sends no more requests. Its event loop may be late. If it
- * hangs, it never says so.
+ * How long a client without open calls may take to say that it sends no more requests. Its event loop may be late. If
+ * it hangs, it never says so.
  */
 const CONSENT_GRACE_MS = 5000;
 /**
