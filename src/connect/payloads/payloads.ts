@@ -47,7 +47,7 @@ export interface LoanOwner {
  * @param byteLength 0 to 2 GiB − 64 KiB
  * @throws ConnectError `ResourceExhausted`, naming the holder of the memory, if there was no room within `timeoutMs` or
  * never can be; `Unavailable` if there is no connection; `Canceled` if `signal` aborts; `InvalidArgument` if
- * `byteLength` is not a whole number from 0 on
+ * `byteLength` is negative or not a whole number
  * @example
  * ```ts
  * const data = await loan(transport, 8 << 20);

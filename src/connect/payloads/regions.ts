@@ -25,7 +25,7 @@ import { PAYLOAD_BYTES_MAX } from "../../wire/frame.js";
  * If this process has no shared memory, a region is ordinary memory that is copied when it is sent.
  *
  * @param byteLength 0 to 2 GiB − 64 KiB
- * @throws ConnectError `InvalidArgument` if `byteLength` is not a whole number from 0 on; `ResourceExhausted`, naming
+ * @throws ConnectError `InvalidArgument` if `byteLength` is negative or not a whole number; `ResourceExhausted`, naming
  * the limit, if it is too large, or if memory, descriptors or mappings are used up
  * @example
  * ```ts
