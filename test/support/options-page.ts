@@ -1,5 +1,5 @@
 /**
- * docs/options.md, generated from the tables of options. Run as a program it writes the page: `npm run build && node
+ * docs/options.md, made from the table of options. Run as a program it writes the page: `npm run build && node
  * dist/test/support/options-page.js`.
  */
 import { writeFileSync } from "node:fs";
@@ -12,33 +12,33 @@ import "../../src/grpc-js/channel.js";
 
 export const PAGE = new URL("../../../docs/options.md", import.meta.url);
 
-/** Additional text about a table. */
+/** What is said of a table besides. */
 const NOTES: Readonly<Record<string, string>> = {
   createIsthmusTransport:
-    'Options marked "HTTP" are for `http://` and `https://` addresses; other addresses ignore them. [HTTP](http.md#what-differs-from-shared-memory) says which have no effect there.',
+    'Options that begin with "HTTP" are for `http://` and `https://` addresses; others ignore them. [HTTP](http.md#what-differs-from-shared-memory) says which have no effect there.',
   createIsthmusServer:
     "With `workers`, the module exports `routes`, `interceptors`, `contextValues`, `codec` and `shutdownSignal`: [workers](workers.md).",
   "server.listen":
-    "`mode`, `gid` and `takeover` are for socket paths, `tls` is for `https://` addresses; elsewhere they are errors.",
+    "`mode`, `gid` and `takeover` are for socket paths, `tls` is for `https://` addresses; elsewhere they are refused.",
   "router.service":
-    'Also for `router.rpc`. They apply to one service or method. Options marked "HTTP" are Connect\'s and have no effect on other carriers.',
+    'Also of `router.rpc`. They hold for the service, or method, alone. Options that begin with "HTTP" are Connect\'s and make no difference to other carriers.',
   "a blocking client's calls": "",
-  createIsthmusChannel: "For `isthmus/grpc-js`. Options of grpc-js (`grpc.…`) are accepted and have no effect.",
+  createIsthmusChannel: "Of `isthmus/grpc-js`. grpc-js's own (`grpc.…`) may be among them and have no effect.",
 };
 
 export function optionsPage(): string {
   return `# Options
 
-Every function that takes options checks them, and fails with \`InvalidArgument\` if an option is unknown or its value is out of range. The error names the option, what was expected and what was probably meant:
+Every function that takes options refuses, with \`InvalidArgument\`, an option that there is not and a value that makes no sense. The error names the option, what was expected and what was probably meant:
 
 \`\`\`text
 option readmaxbytes: there is no such option; did you mean readMaxBytes?
 option mode: expected permission bits from 0 to 0o777, not 660; did you mean 0o660?
 \`\`\`
 
-An option that is \`undefined\` counts as not given. Options are copied: later changes of the object have no effect. Durations may be \`Infinity\`, or more than timers can count (24.8 days), unless the range says otherwise. Both mean forever.
+An option that is \`undefined\` counts as not given. Options are copied: later changes of the object have no effect. Durations may be \`Infinity\`, or more than timers can count (24.8 days), unless the range says otherwise: that is for ever.
 
-A call's own \`timeoutMs\` works as in Connect: 0 and less lift the transport's \`defaultTimeoutMs\`. If it is not a number, the call fails with \`InvalidArgument\`.
+A call's own \`timeoutMs\` means what it means in Connect: 0 and less lift the transport's \`defaultTimeoutMs\`. What is no number fails the call with \`InvalidArgument\`.
 
 ${optionTables.map(section).join("\n")}`;
 }
