@@ -1,37 +1,37 @@
 /** Isthmus: Connect's clients and handlers between processes on one machine, over shared memory. */
 export { createIsthmusServer } from "./connect/server/server.js";
-export type { IsthmusServer, IsthmusServerOptions, ListeningAt, ServerStats } from "./connect/server/server.js";
-export type { IsthmusRouteOptions, IsthmusRouter } from "./connect/server/routes.js";
-export type { RequestGate } from "./rpc/server/gate.js";
 export type {
-  IsthmusWorkerServerOptions,
-  RoutesModuleOptions,
-  WorkersOptions,
+  IsthmusServer,
+  IsthmusServerOptions,
+  ListeningAt,
+  ServerStats,
   WorkerStats,
-} from "./connect/server/workers.js";
+} from "./connect/types/server.js";
+export type { IsthmusRouteOptions, IsthmusRouter } from "./connect/types/routes.js";
+export type { RequestGate } from "./rpc/server/gate.js";
+export type { IsthmusWorkerServerOptions, RoutesModuleOptions, WorkersOptions } from "./connect/types/workers.js";
 export { createIsthmusTransport } from "./connect/client/transport.js";
 export type {
+  BlockingCallOptions,
+  BlockingClient,
+  BlockingClientOptions,
   ConnectionState,
   ConnectOptions,
   IsthmusTransport,
   IsthmusTransportOptions,
+  ReconnectOptions,
   TransportStats,
-} from "./connect/client/transport.js";
-export type { CorsOptions } from "./connect/http/cors.js";
-export type { HttpServerOptions } from "./connect/http/server.js";
-export type { HttpTransportOptions } from "./connect/http/transport.js";
+} from "./connect/types/client.js";
+export type { CorsOptions, HttpServerOptions, HttpTransportOptions } from "./connect/types/http.js";
 export { createBlockingClient } from "./connect/client/blocking.js";
-export type { BlockingCallOptions, BlockingClient, BlockingClientOptions } from "./connect/client/blocking.js";
 export { waitForReady } from "./connect/client/dialer.js";
-export type { ReconnectOptions } from "./connect/client/dialer.js";
 export type { KeepAliveOptions } from "./rpc/keepalive.js";
-export type { ServerConnectionEvent, TransportStateEvent } from "./connect/events.js";
-export type { CommonOptions } from "./connect/options/options.js";
+export type { ServerConnectionEvent, TransportStateEvent } from "./connect/types/events.js";
+export type { CommonOptions } from "./connect/types/common.js";
 export { mapFile } from "./connect/payloads/files.js";
-export type { MapFileOptions } from "./connect/payloads/files.js";
 export { region } from "./connect/payloads/regions.js";
 export { leaseOf, loan, release, retain } from "./connect/payloads/payloads.js";
-export type { LoanOptions, PayloadLease } from "./connect/payloads/payloads.js";
+export type { LoanOptions, MapFileOptions, PayloadLease } from "./connect/types/payloads.js";
 export type { LeaseLifetime } from "./memory/payload/lease.js";
 export type { Isolation } from "./carrier/handshake/handshake.js";
 export type { ListenOptions } from "./carrier/handshake/listen.js";

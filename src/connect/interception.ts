@@ -1,11 +1,11 @@
-/** What interceptors on both ends need: their order, and streams of messages as they see them. */
+/** Shared by the interceptors of both ends: their order, and the streams of messages that they see. */
 import type { DescMessage, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { create, isMessage } from "@bufbuild/protobuf";
 import type { Interceptor, StreamRequest, StreamResponse, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { inNextTurn, pullBudgetLeft } from "../rpc/stream/pull-budget.js";
 
-/** The functions that interceptors wrap: `innermost` behind all of them, the first one outermost. */
+/** Wraps `innermost` in the interceptors, the first one outermost. */
 export function chain(
   interceptors: readonly Interceptor[],
   innermost:
@@ -15,10 +15,7 @@ export function chain(
   return interceptors.reduceRight((next, interceptor) => interceptor(next), innermost as ReturnType<Interceptor>);
 }
 
-/**
- * @throws ConnectError if what the interceptors answered is no response. What else it says is the users' and Connect's
- * business.
- */
+/** @throws ConnectError if the interceptors' result is not a response. Its other properties are not checked. */
 export function checkResponse(
   response: UnaryResponse | StreamResponse | null | undefined,
   path: string,
@@ -28,13 +25,13 @@ export function checkResponse(
   const { message } = response as { message: unknown };
   if (isStream) {
     if (typeof (message as AsyncIterable<unknown> | undefined)?.[Symbol.asyncIterator] !== "function")
-      throw odd(path, "a response whose `message` is no AsyncIterable");
+      throw odd(path, "a response whose `message` is not an AsyncIterable");
   } else if (typeof message !== "object" || message === null) {
     throw odd(path, "a response without a message");
   }
 }
 
-/** What interceptors on the server gave as headers or trailers. @throws ConnectError */
+/** Headers or trailers from a server's interceptors. @throws ConnectError if they are not Headers */
 export function checkedHeaders(headers: unknown, path: string): Headers {
   if (headers instanceof Headers) return headers;
   if (typeof (headers as Partial<Headers> | null | undefined)?.forEach !== "function")
@@ -43,7 +40,7 @@ export function checkedHeaders(headers: unknown, path: string): Headers {
 }
 
 /**
- * The same stream, which fails where an interceptor made something that is no message: it would be sent as an empty
+ * The same stream, which fails if an interceptor yields something that is not a message. It would be sent as an empty
  * one.
  */
 export function checkedMessages(messages: AsyncIterable<unknown>, path: string): AsyncIterable<unknown> {
@@ -64,8 +61,8 @@ export function checkedMessages(messages: AsyncIterable<unknown>, path: string):
 }
 
 /**
- * Pulls until the interceptors of a call that is over have ended, too. One that never ends is pulled for ever, but
- * keeps nothing else from running.
+ * Pulls until the interceptors of a finished call have ended too. An interceptor that never ends is pulled forever, but
+ * does not keep anything else from running.
  */
 export async function drain(iterator: AsyncIterator<unknown>): Promise<void> {
   try {
@@ -73,7 +70,7 @@ export async function drain(iterator: AsyncIterator<unknown>): Promise<void> {
       if (!pullBudgetLeft()) await new Promise<void>(inNextTurn);
     }
   } catch {
-    // The outcome is the call's.
+    // The call has an outcome already.
   }
 }
 
@@ -81,7 +78,7 @@ function odd(path: string, what: string): ConnectError {
   return new ConnectError(`an interceptor answered the call ${path} with ${what}`, Code.Internal);
 }
 
-/** The same stream with messages in place of what `create` takes for one. */
+/** The same stream with its values converted to messages by `create`. */
 export function mapMessages<D extends DescMessage>(
   input: AsyncIterable<unknown>,
   schema: D,

@@ -1,16 +1,17 @@
 /**
- * Methods whose messages grpc-js's generated code encodes and decodes itself, as Isthmus sees them: descriptors without
- * fields, and codecs that move bytes.
+ * Methods whose messages grpc-js's generated code encodes and decodes: their descriptors have no fields, and their
+ * codecs move bytes.
  */
 import type { DescMessage, DescMethod, DescService } from "@bufbuild/protobuf";
 import { inOwnContext } from "../carrier/poll/root-context.js";
 import type { MessageCodec } from "../codec/codec.js";
 import { joinRope } from "../codec/rope/rope.js";
-import { OWN_PATH } from "../connect/server/routes.js";
+import { OWN_PATH } from "../connect/descriptors.js";
 
 /**
- * A codec of values that know how they become bytes and how they are read. Nobody writes to what `write` returns any
- * more; `read` owns what it is given, and may be code of the user's that a loop of ours calls (CONTEXT-2).
+ * A codec for values with their own functions for encoding and decoding. The array that `write` returns must not be
+ * modified afterwards. `read` owns its argument, and may be user code that is called inside Isthmus's own loop
+ * (CONTEXT-2).
  */
 export function createBytesCodec(
   write: (value: unknown) => Uint8Array,
@@ -40,7 +41,10 @@ export function createBytesCodec(
   };
 }
 
-/** A method of which only its path and kind are known. The path is any text, as grpc-js's clients may ask for any. */
+/**
+ * A descriptor for a method of which only path and kind are known. The path may be any text, since grpc-js's clients
+ * may call any.
+ */
 export function methodOf(path: string, methodKind: DescMethod["methodKind"]): DescMethod {
   const [, typeName = "", name = path] = /^\/(.*)\/([^/]*)$/.exec(path) ?? [];
   const parent = {

@@ -1,4 +1,4 @@
-/** A channel for grpc-js's clients that reaches an Isthmus server: the same generated clients over shared memory. */
+/** A channel that connects grpc-js's clients to an Isthmus server: the same generated clients over shared memory. */
 import { isDate } from "node:util/types";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ChannelInterface } from "@grpc/grpc-js";
@@ -8,18 +8,18 @@ import {
   propagate as Propagate,
   status as Status,
 } from "@grpc/grpc-js";
-import type { HttpTransportOptions } from "../connect/http/transport.js";
+import { createIsthmusTransport } from "../connect/client/transport.js";
 import { checkOptions, tableOf } from "../connect/options/check.js";
 import type { Rule } from "../connect/options/kinds.js";
-import { channelRules } from "../connect/options/table.js";
-import type { IsthmusTransport, IsthmusTransportOptions } from "../connect/client/transport.js";
-import { createIsthmusTransport } from "../connect/client/transport.js";
+import { channelRules } from "../connect/options/client-rules.js";
+import type { IsthmusTransport, IsthmusTransportOptions } from "../connect/types/client.js";
+import type { HttpTransportOptions } from "../connect/types/http.js";
 import { nowMs, setImmediate, setTimeout } from "../os/timers.js";
 import { createBytesCodec } from "./bytes-codec.js";
 import type { ChannelCall, PathMethods } from "./grpc-client-call.js";
 import { GrpcClientCall, pathMethodsOf } from "./grpc-client-call.js";
 
-/** Those of a transport, but for what grpc-js's clients do themselves. */
+/** Options of a transport without those that grpc-js's clients handle themselves. */
 export type IsthmusChannelOptions = Omit<
   IsthmusTransportOptions,
   "address" | "codec" | "binaryOptions" | "interceptors" | "leases" | keyof HttpTransportOptions
@@ -28,33 +28,38 @@ export type IsthmusChannelOptions = Omit<
   readonly address: string;
 };
 
-/** grpc-js's channel, and the transport's state behind it. */
+/** A channel of grpc-js, with the transport behind it. */
 export interface IsthmusChannel extends GrpcChannel {
   readonly transport: IsthmusTransport;
 }
 
-/** What grpc-js calls channel options has no effect here, and may be among them. */
+/** Channel options of grpc-js (`grpc.…`) are accepted and have no effect. */
 export const channelTable = tableOf(
   "createIsthmusChannel",
   channelRules satisfies Record<keyof IsthmusChannelOptions, Rule>,
   "grpc.",
 );
 
-/** How often a change of state is looked for, in milliseconds. */
+/** Interval at which changes of the state are looked for, in milliseconds. */
 const WATCH_INTERVAL_MS = 10;
 
 /**
- * Creates a channel for generated (or generic) clients of grpc-js: `new EchoClient("", credentials.createInsecure(), {
- * channelOverride: channel })`. Metadata, deadlines, cancellation, call credentials and grpc-js's interceptors work as
- * they do over HTTP/2; channel options (`grpc.…`) and channel credentials have no effect. The client's `close` closes
- * the channel.
+ * Creates a channel for generated (or generic) clients of grpc-js, for their option `channelOverride`.
  *
- * @throws ConnectError as `createIsthmusTransport`, and `InvalidArgument` for an address of HTTP, which grpc-js speaks
+ * Metadata, deadlines, cancellation, call credentials and grpc-js's interceptors work as they do over HTTP/2. Channel
+ * options (`grpc.…`) and channel credentials have no effect. The client's `close` closes the channel.
+ *
+ * @throws ConnectError as `createIsthmusTransport`; also `InvalidArgument` for HTTP addresses, which grpc-js handles
  * itself
+ * @example
+ * ```ts
+ * const channelOverride = createIsthmusChannel({ address: "/run/echo.sock" });
+ * const client = new EchoClient("", credentials.createInsecure(), { channelOverride });
+ * ```
  */
 export function createIsthmusChannel(given: IsthmusChannelOptions): IsthmusChannel {
   const options = checkOptions(channelTable, given);
-  // Generated code turns messages into bytes and back.
+  // Generated code encodes and decodes the messages.
   if (/^https?:/.test(options.address)) {
     throw new ConnectError(
       `address ${options.address}: grpc-js speaks HTTP/2 itself; give it to the client without channelOverride`,
@@ -69,7 +74,7 @@ export function createIsthmusChannel(given: IsthmusChannelOptions): IsthmusChann
     createIsthmusTransport({ ...options, codec: () => codec, leases: "copied" }),
     options.address,
   );
-  // The class of grpc-js has private parts, so nothing else passes for it; its prototype is below.
+  // grpc-js's class has private members, so TypeScript accepts nothing else. The prototype is set below.
   return channel as IsthmusChannel;
 }
 
@@ -81,14 +86,14 @@ class Channel implements ChannelInterface {
   private readonly peer: string;
   private readonly paths = new Map<string, PathMethods>();
   private trying = false;
-  /** Until when to go on trying, by the monotonic clock: the latest deadline of those who watch. */
+  /** Latest deadline of those who watch the state, by the monotonic clock. Attempts are made until then. */
   private triesUntil = 0;
-  /** The last try was in vain. */
+  /** Whether the last attempt failed. */
   private failed = false;
 
   constructor(transport: IsthmusTransport, address: string) {
     this.transport = transport;
-    // As grpc-js has them: a target with its scheme, a peer without.
+    // As in grpc-js: the target has a scheme, the peer has none.
     this.target = /^(unix|tcp):/.test(address) ? address : `unix:${address}`;
     this.peer = this.target.slice(this.target.indexOf(":") + 1);
   }
@@ -97,7 +102,7 @@ class Channel implements ChannelInterface {
     void this.transport.close();
   }
 
-  /** What `JSON.stringify` shows. */
+  /** For `JSON.stringify`. */
   toJSON() {
     return this.transport.toJSON();
   }
@@ -122,7 +127,9 @@ class Channel implements ChannelInterface {
     }
   }
 
-  /** Makes an attempt, and further ones until a time of `nowMs`, with the transport's pauses between them. */
+  /**
+   * Makes one attempt, and further ones until the time `until` of `nowMs`, with the transport's pauses between them.
+   */
   private tryToConnect(until: number): void {
     this.triesUntil = Math.max(this.triesUntil, until);
     if (this.trying || this.transport.state !== "idle") return;
@@ -152,7 +159,7 @@ class Channel implements ChannelInterface {
       this.tryToConnect(until);
       setTimeout(look, Math.min(WATCH_INTERVAL_MS, leftMs));
     };
-    // SUBTLE: now, so that who is called back by the failure of an attempt, and watches again, does not begin a series
+    // SUBTLE: at once. A caller that is told of a failed attempt and watches again would otherwise start attempts
     // without pauses.
     this.tryToConnect(until);
     setImmediate(look);
@@ -162,7 +169,7 @@ class Channel implements ChannelInterface {
     return { kind: "channel", id: 0, name: this.target } as ReturnType<ChannelInterface["getChannelzRef"]>;
   }
 
-  /** @throws TypeError and Error as grpc-js's own channel */
+  /** @throws TypeError and Error as grpc-js's channel does */
   createCall(...[path, deadline, , parentCall, propagateFlags]: CreateCall): ChannelCall {
     if (typeof path !== "string") throw new TypeError("Channel#createCall: method must be a string");
     if (!(typeof deadline === "number" || isDate(deadline)))
@@ -189,12 +196,12 @@ class Channel implements ChannelInterface {
   }
 }
 
-// So that a channel passes for one of grpc-js's class also where that is asked for. It overrides all of its methods.
+// Makes channels pass `instanceof` checks for grpc-js's class, all of whose methods are overridden.
 Object.setPrototypeOf(Channel.prototype, GrpcChannel.prototype);
 
 /**
- * Deadlines are given by the clock of the program, which a test may have replaced: it is read once, and from then on
- * only the time that passes counts.
+ * Converts a deadline to a timeout. The deadline is a time of the program's clock, which a test may have replaced: the
+ * clock is read once, and from then on only elapsed time counts.
  */
 function timeoutUntil(deadline: Date | number): number {
   const until = Number(deadline);

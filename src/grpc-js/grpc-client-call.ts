@@ -1,9 +1,9 @@
 /**
- * One call of a grpc-js client over an Isthmus transport: grpc-js's `Call`, which its generated clients start, write to
- * and read from.
+ * One call of a grpc-js client over an Isthmus transport: the `Call` that generated clients start, write to and read
+ * from.
  *
- * grpc-js opens a call before it says of which kind it is. So the call is opened in a later microtask: what was sent
- * and ended by then, as all unary requests are, goes in a single frame.
+ * grpc-js opens a call before its kind is known. So the call is sent in a later microtask: if all its messages are
+ * there by then, as with all unary requests, it is sent in a single frame.
  */
 import { isUint8Array } from "node:util/types";
 import type { DescMethodStreaming } from "@bufbuild/protobuf";
@@ -12,7 +12,7 @@ import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import type { CallCredentials, ChannelInterface, InterceptingListener, Metadata, StatusObject } from "@grpc/grpc-js";
 import { status as Status } from "@grpc/grpc-js";
 import { waitForReady } from "../connect/client/dialer.js";
-import type { IsthmusTransport } from "../connect/client/transport.js";
+import type { IsthmusTransport } from "../connect/types/client.js";
 import { clearTimeout, nowMs, queueMicrotask, setTimeout } from "../os/timers.js";
 import { boundedTimeout, timedOut } from "../rpc/deadline.js";
 import { partsOf } from "../rpc/errors.js";
@@ -21,12 +21,12 @@ import { toHeaders, toMetadata } from "./metadata.js";
 import { MessageQueue } from "./queue.js";
 import { failedStatus, statusOf } from "./status.js";
 
-/** What grpc-js does with a call that a channel has made. Not exported by it, but for `ChannelInterface.createCall`. */
+/** grpc-js's type of calls made by a channel. It is exported only as the result of `ChannelInterface.createCall`. */
 export type ChannelCall = ReturnType<ChannelInterface["createCall"]>;
 type MessageContext = Parameters<ChannelCall["sendMessageWithContext"]>[0];
 type AuthContext = NonNullable<ReturnType<ChannelCall["getAuthContext"]>>;
 
-/** The methods of one path, by how its call begins. */
+/** The methods of one path, for calls with one request and for calls with several. */
 export interface PathMethods {
   readonly oneRequest: DescMethodStreaming;
   readonly requests: DescMethodStreaming;
@@ -45,7 +45,7 @@ export class GrpcClientCall implements ChannelCall {
   private readonly transport: IsthmusTransport;
   private readonly methods: PathMethods;
   private readonly path: string;
-  /** By the monotonic clock; Infinity: none. */
+  /** Time of the monotonic clock; `Infinity` if there is none. */
   private readonly deadline: number;
   private readonly peer: string;
   private readonly number = ++lastNumber;
@@ -55,18 +55,20 @@ export class GrpcClientCall implements ChannelCall {
   private listener: InterceptingListener | undefined;
   private iterator: AsyncIterator<unknown> | undefined;
   private response: StreamResponse | undefined;
-  /** Messages that grpc-js has asked for and not got. */
+  /** Number of messages that grpc-js has asked for and not received. */
   private reads = 0;
-  /** The next message, once it is there. */
+  /** The next message, once it has arrived. */
   private next: { readonly message: Buffer } | undefined;
   private fetching = false;
   private ended = false;
-  /** Runs while a message waits to be asked for: until then nothing else tells that the deadline has passed. */
+  /** Runs while a message waits to be read: until then nothing else would report that the deadline has passed. */
   private timer: NodeJS.Timeout | undefined;
   /** Called when the call has ended. */
   onEnded: (() => void) | undefined;
 
-  /** @param timeoutMs any number: past, Infinity or NaN, which is as if it had passed */
+  /**
+   * @param timeoutMs any number; negative ones and NaN mean that the deadline has passed, `Infinity` that there is none
+   */
   constructor(transport: IsthmusTransport, methods: PathMethods, path: string, peer: string, timeoutMs: number) {
     this.transport = transport;
     this.methods = methods;
@@ -82,8 +84,7 @@ export class GrpcClientCall implements ChannelCall {
   }
 
   /**
-   * SUBTLE: `message` is what a function of the user's returned. It is sent later, and that function may use its memory
-   * again before.
+   * SUBTLE: copies `message`. It is sent later, and the user's function that returned it may reuse its memory before.
    */
   sendMessageWithContext({ callback }: MessageContext, message: unknown): void {
     if (isUint8Array(message)) return this.requests.push(Buffer.from(message), callback);
@@ -147,11 +148,14 @@ export class GrpcClientCall implements ChannelCall {
     this.response = response;
     this.iterator = (response.message as AsyncIterable<unknown>)[Symbol.asyncIterator]();
     this.tellHeader(response.header);
-    // An error has to be noticed without anybody reading.
+    // Errors must be noticed even if no message is read.
     await this.fetch();
   }
 
-  /** Whose they are may take their time, or forever: the deadline holds meanwhile. @throws what the call fails with */
+  /**
+   * Adds call credentials. Making them may take any time, so the deadline applies meanwhile. @throws what the call
+   * fails with
+   */
   private async addCredentials(credentials: CallCredentials, metadata: Metadata): Promise<void> {
     const timeoutMs = boundedTimeout(this.leftMs());
     const timer =
@@ -174,7 +178,9 @@ export class GrpcClientCall implements ChannelCall {
       throw new ConnectError('"authorization" metadata cannot have multiple values', Code.Internal);
   }
 
-  /** Until the deadline, in milliseconds; undefined: there is none. @throws ConnectError if it has passed */
+  /**
+   * Time left until the deadline, in milliseconds; undefined if there is none. @throws ConnectError if it has passed
+   */
   private leftMs(): number | undefined {
     if (this.deadline === Infinity) return undefined;
     const leftMs = this.deadline - nowMs();
@@ -206,7 +212,7 @@ export class GrpcClientCall implements ChannelCall {
     this.next = undefined;
     this.reads--;
     if (this.timer !== undefined) this.timer = void clearTimeout(this.timer);
-    // grpc-js asks for the next one meanwhile.
+    // grpc-js asks for the next message inside this call.
     try {
       this.listener!.onReceiveMessage(message);
     } catch (error) {
@@ -246,7 +252,7 @@ export class GrpcClientCall implements ChannelCall {
     this.requests.close();
     if (this.timer !== undefined) clearTimeout(this.timer);
     this.onEnded?.();
-    // Never while grpc-js is still starting, sending or canceling.
+    // Later, because grpc-js may still be starting, sending or canceling.
     queueMicrotask(() => this.listener?.onReceiveStatus(status));
   }
 
@@ -255,19 +261,19 @@ export class GrpcClientCall implements ChannelCall {
   }
 }
 
-/** What grpc-js calls "wait for ready" is asked for with the metadata. Without, the transport's option holds. */
+/** grpc-js passes "wait for ready" with the metadata. Without it the transport's option applies. */
 function contextValuesOf(metadata: Metadata): ContextValues | undefined {
   return metadata.getOptions().waitForReady === true ? createContextValues().set(waitForReady, true) : undefined;
 }
 
-/** What a listener of the user's throws is an uncaught exception of the program, and does not concern the call. */
+/** An error of a user's listener becomes an uncaught exception of the program, and does not affect the call. */
 function throwLater(error: unknown): void {
   queueMicrotask(() => {
     throw error;
   });
 }
 
-/** Codes that only a server's method may answer with: grpc-js takes them from nobody else. */
+/** Codes that only a server's method may respond with: grpc-js does not accept them from credentials. */
 const METHODS_OWN: readonly unknown[] = [
   Status.OK,
   Status.INVALID_ARGUMENT,
@@ -279,7 +285,7 @@ const METHODS_OWN: readonly unknown[] = [
   Status.DATA_LOSS,
 ];
 
-/** Why there are no credentials, as grpc-js says it. */
+/** The error of failed call credentials, with grpc-js's texts. */
 function credentialsError(reason: unknown): ConnectError {
   const { code, message } = (reason ?? {}) as { readonly code?: unknown; readonly message?: unknown };
   const details = `Getting metadata from plugin failed with error: ${String(message)}`;

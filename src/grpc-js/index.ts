@@ -1,4 +1,4 @@
-/** For users of grpc-js: its generated clients and service implementations over Isthmus. Needs `@grpc/grpc-js`. */
+/** Isthmus for users of grpc-js: its generated clients and service implementations. Requires `@grpc/grpc-js`. */
 export type { IsthmusChannel, IsthmusChannelOptions } from "./channel.js";
 export { createIsthmusChannel } from "./channel.js";
 export { addGrpcService } from "./service.js";

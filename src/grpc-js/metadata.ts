@@ -1,7 +1,7 @@
 /**
- * Metadata of grpc-js and headers of Connect, either as the other. Binary values (keys that end in "-bin") are Base64
- * in headers. What one side can hold and the other cannot is left out, as grpc-js does with headers that it cannot
- * take: nothing here throws.
+ * Converts between grpc-js's metadata and Connect's headers. Binary values (keys that end in "-bin") are Base64 in
+ * headers. Entries that the other side cannot represent are left out, as grpc-js does with invalid headers. Nothing
+ * here throws.
  */
 import { Metadata } from "@grpc/grpc-js";
 
@@ -24,8 +24,8 @@ export function toMetadata(headers: Headers | undefined): Metadata {
 }
 
 /**
- * What a handler gave as metadata: `Metadata`, also of another copy of grpc-js, or `Headers`. Undefined: none; null: it
- * is something else.
+ * Metadata from a handler: `Metadata`, also of another copy of grpc-js, or `Headers`. Undefined if there is none; null
+ * if it is something else.
  */
 export function givenHeaders(given: unknown): Headers | null | undefined {
   if (given === undefined || given === null) return undefined;
@@ -45,7 +45,7 @@ function append(headers: Headers, name: string, value: string): void {
   try {
     headers.append(name, value);
   } catch {
-    // A name that no header can have, such as one with a colon.
+    // A name that headers cannot have, such as one with a colon.
   }
 }
 
@@ -53,6 +53,6 @@ function add(metadata: Metadata, name: string, value: string | Buffer): void {
   try {
     metadata.add(name, value);
   } catch {
-    // Metadata has fewer letters for names than headers have, and only printable ASCII in its text.
+    // Metadata allows fewer characters in names than headers do, and only printable ASCII in text.
   }
 }

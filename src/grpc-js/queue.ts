@@ -1,16 +1,16 @@
 /**
- * Messages that one side pushes, with a callback for when its bytes are its own again, and the other pulls. That is
- * when the next message is asked for: until then whoever pulled the last one may still be sending it.
+ * Messages that one side pushes and the other pulls. A callback tells the pushing side when it may reuse a message's
+ * memory: when the next message is asked for, because until then the pulling side may still be sending.
  */
 import { queueMicrotask } from "../os/timers.js";
-import { KEEPS_MESSAGES } from "../rpc/client/client-stream.js";
+import { KEEPS_MESSAGES } from "../rpc/client/request-messages.js";
 
 type Taken = (error?: Error | null) => void;
 
 export class MessageQueue<T> implements AsyncIterable<T>, AsyncIterator<T, undefined> {
   readonly [KEEPS_MESSAGES] = true;
   private readonly waiting: { readonly message: T; readonly taken: Taken | undefined }[] = [];
-  /** Of the message that was pulled last. */
+  /** Callback of the message that was pulled last. */
   private taken: Taken | undefined;
   private ended = false;
   private failure: Error | undefined;
@@ -19,10 +19,10 @@ export class MessageQueue<T> implements AsyncIterable<T>, AsyncIterator<T, undef
     | { readonly resolve: (result: IteratorResult<T, undefined>) => void; readonly reject: (error: Error) => void }
     | undefined;
 
-  /** @param taken called when the message was sent, so that the next may be pushed, or never will be */
+  /** @param taken called when the message has been sent, so that the next one may be pushed, or never will be */
   push(message: T, taken?: Taken): void {
     if (this.closed || this.ended) {
-      // Not an error: the end of the call tells.
+      // Not an error: the end of the call reports it.
       if (taken !== undefined) queueMicrotask(taken);
       return;
     }
@@ -30,7 +30,7 @@ export class MessageQueue<T> implements AsyncIterable<T>, AsyncIterator<T, undef
     this.serve();
   }
 
-  /** No further messages. */
+  /** No more messages follow. */
   end(failure?: Error): void {
     if (this.ended) return;
     this.ended = true;
@@ -38,7 +38,7 @@ export class MessageQueue<T> implements AsyncIterable<T>, AsyncIterator<T, undef
     this.serve();
   }
 
-  /** Nobody pulls any more: what waits is dropped. */
+  /** The reader wants no more messages. Waiting ones are dropped. */
   close(): void {
     this.closed = true;
     this.releaseTaken();
@@ -46,7 +46,7 @@ export class MessageQueue<T> implements AsyncIterable<T>, AsyncIterator<T, undef
     this.serve();
   }
 
-  /** One message is here, and no other will follow. */
+  /** Whether exactly one message waits, and no more follow. */
   get isSingle(): boolean {
     return this.ended && this.failure === undefined && this.waiting.length === 1;
   }

@@ -1,10 +1,10 @@
 /**
- * One call as a handler of grpc-js sees it: requests to read, answers to write, metadata, and the news that the client
- * is gone.
+ * A call for a handler of grpc-js: requests to read, responses to write, metadata, and the notice that the client is
+ * gone.
  *
- * GRPC-1  A call ends once: by the first status that the handler gives, or by the first thing that goes wrong. What a
- *         handler says after that is dropped.
- * GRPC-2  Nothing that a handler gives us throws past here. What cannot be sent fails its call.
+ * GRPC-1  A call ends once: with the first status from the handler, or with the first failure. What the handler sends
+ *         after that is dropped.
+ * GRPC-2  Nothing that a handler passes makes anything throw beyond this file. What cannot be sent fails its call.
  */
 import type { DuplexOptions } from "node:stream";
 import { Duplex } from "node:stream";
@@ -18,37 +18,37 @@ import { addTo, givenHeaders, toMetadata } from "./metadata.js";
 import type { Outcome } from "./status.js";
 import { outcomeOf } from "./status.js";
 
-/** A value of generated code, in a shape that passes for a message of a method without fields. */
+/** A value of generated code, in the shape of a message of a method without fields. */
 export interface Envelope {
   readonly $typeName: string;
   readonly value: unknown;
-  /** Of an answer. */
+  /** Encoded response; undefined for requests. */
   readonly bytes?: Uint8Array;
 }
 
-/** Where the answers of a call go. */
+/** Receives the responses of a call. */
 export interface Answers {
-  /** @param taken called when the next one may come */
+  /** @param taken called when the next response may be pushed */
   push(answer: Envelope, taken: (() => void) | undefined): void;
-  /** All of them are there. */
+  /** No more responses follow. */
   end(error: ConnectError | undefined): void;
 }
 
-/** A method as its calls see it. */
+/** What a call needs to know of its method. */
 export interface CallKind {
   readonly path: string;
-  /** Name of the type of its answers. */
+  /** Name of the responses' type. */
   readonly answerType: string;
   readonly serialize: (value: unknown) => unknown;
-  /** Answers are written to the call; else the handler has a callback for the only one. */
+  /** Whether responses are written to the call. Otherwise the handler passes the only one to its callback. */
   readonly writesAnswers: boolean;
 }
 
 const OK: Outcome = { error: undefined, trailer: undefined };
 
-/** The four kinds of call in one: who has no use for a part of it does not see it in their types. */
+/** The four kinds of call in one class. The types for users show each kind only its own members. */
 export class GrpcServerCall extends Duplex {
-  /** Of calls with one request. */
+  /** The request, of calls that have exactly one. */
   readonly request: unknown;
   cancelled = false;
   private readonly kind: CallKind;
@@ -59,7 +59,7 @@ export class GrpcServerCall extends Duplex {
   private metadataRead: Metadata | undefined;
   private deadline: number | undefined;
   private headersSent = false;
-  /** What the end of the stream of answers says. */
+  /** How the call ends when the stream of responses does. */
   private outcome: Outcome = OK;
   private trailer: Headers | null | undefined;
   private over = false;
@@ -77,13 +77,14 @@ export class GrpcServerCall extends Duplex {
     this.answers = answers;
     this.request = request;
     this.requests = requests;
-    // Instead of being thrown: that is how handlers of streams fail a call, after what they have written.
+    // The listener keeps Node from throwing the error. Handlers of streams fail a call by emitting an error after what
+    // they have written.
     this.on("error", (error: unknown) => this.onError(error));
     if (context.signal.aborted) queueMicrotask(this.onAbort);
     else context.signal.addEventListener("abort", this.onAbort, { once: true });
   }
 
-  // What a handler asks for.
+  // Called by the handler for information.
 
   get metadata(): Metadata {
     return (this.metadataRead ??= toMetadata(this.context.requestHeader));
@@ -93,7 +94,7 @@ export class GrpcServerCall extends Duplex {
     return (this.context as Partial<CallContext>).peerAddress ?? "unknown";
   }
 
-  /** By the clock of the program, which may have another one in a test. */
+  /** Time of the program's clock, which a test may have replaced. */
   getDeadline(): number {
     if (this.deadline === undefined) {
       const timeoutMs = this.context.timeoutMs();
@@ -114,7 +115,7 @@ export class GrpcServerCall extends Duplex {
     return {};
   }
 
-  /** Goes out with the first answer. */
+  /** The metadata are sent with the first response. */
   sendMetadata(metadata: Metadata): void {
     if (this.over || this.headersSent) return;
     this.headersSent = true;
@@ -123,26 +124,26 @@ export class GrpcServerCall extends Duplex {
     else if (headers !== undefined) addTo(this.context.responseHeader, headers);
   }
 
-  /** Ends the stream of answers. @param trailer `Metadata` */
+  /** Ends the stream of responses. @param args the trailer, as `Metadata` */
   override end(...args: unknown[]): this {
     const [trailer] = args;
     if (typeof trailer === "function") return super.end(trailer as () => void);
-    // Any other value is no last answer, as in grpc-js.
+    // As in grpc-js, any other value is not a last response.
     if (trailer) this.trailer = givenHeaders(trailer);
     return super.end();
   }
 
   /**
-   * SUBTLE: Node's own iterator destroys the stream when the requests have ended, and with it what is still to be
-   * answered.
+   * SUBTLE: Node's default iterator destroys the stream after the last request, and with it the responses that are
+   * still to be written.
    */
   override [Symbol.asyncIterator](): ReturnType<Duplex["iterator"]> {
     return this.iterator({ destroyOnReturn: false });
   }
 
-  // What the handler says.
+  // Called by the handler to respond.
 
-  /** The handler's callback. Falsy failures are none, as in grpc-js. */
+  /** The handler's callback. As in grpc-js, a falsy failure means success. */
   respond(failure: unknown, value: unknown, trailer: unknown): void {
     if (failure) return this.finish(outcomeOf(failure, trailer));
     this.answer(value, undefined);
@@ -169,11 +170,11 @@ export class GrpcServerCall extends Duplex {
         ),
       );
     this.headersSent = true;
-    // The handler may go on with what it gave, and the serialiser with what it returned.
+    // Copied: the handler may modify its value, and the serializer may reuse its array.
     this.answers.push({ $typeName: this.kind.answerType, value, bytes: Buffer.from(bytes) }, taken);
   }
 
-  // GRPC-1
+  // Ends the call (GRPC-1).
   private finish({ error, trailer }: Outcome): void {
     if (this.over) return;
     this.over = true;
@@ -181,25 +182,25 @@ export class GrpcServerCall extends Duplex {
     if (trailer === null) error ??= notMetadata("the trailer");
     else if (trailer !== undefined) addTo(this.context.responseTrailer, trailer);
     this.answers.end(error);
-    // A stream's "close" event says that its call is over.
+    // A stream's "close" event reports the end of its call.
     if (this.requests !== undefined || this.kind.writesAnswers) this.destroy();
   }
 
   private onError(error: unknown): void {
-    // A stream that was destroyed says nothing at its end. A handler with a callback may still call it.
+    // A destroyed stream emits nothing at its end. A handler with a callback may still call it.
     if (this.destroyed && !this.kind.writesAnswers) return;
     this.outcome = outcomeOf(error, undefined);
     if (this.destroyed) this.finish(this.outcome);
     else super.end();
   }
 
-  // What the stream does.
+  // Called by Node's stream.
 
   override _read(): void {
     this.requests!.next().then(
       ({ done, value }) => void this.push(done === true ? null : value),
       (error: unknown) => {
-        // If the call has ended, the signal says so.
+        // If the call has ended, the signal reports it.
         if (!this.context.signal.aborted) this.cancel(ConnectError.from(error, Code.Internal));
       },
     );
@@ -215,13 +216,13 @@ export class GrpcServerCall extends Duplex {
   }
 
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
-    // With an error, the "error" event says it.
+    // If there is an error, the "error" event reports it.
     if (error === null && this.kind.writesAnswers)
       this.fail(new ConnectError("the handler destroyed its call", Code.Unknown));
     callback(error);
   }
 
-  /** The client is gone, the deadline has passed, or a request cannot be taken. */
+  /** The client is gone, the deadline has passed, or a request cannot be received. */
   private cancel(error: ConnectError): void {
     if (this.over) return;
     this.fail(error);
@@ -231,7 +232,7 @@ export class GrpcServerCall extends Duplex {
 }
 
 function notMetadata(what: string): ConnectError {
-  return new ConnectError(`the handler gave ${what} something else than Metadata`, Code.Internal);
+  return new ConnectError(`the handler passed ${what} something other than Metadata`, Code.Internal);
 }
 
 function nameOf(value: unknown): string {

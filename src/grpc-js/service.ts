@@ -1,7 +1,4 @@
-/**
- * Services that were written for grpc-js, served by Isthmus: generated definitions and their implementations as they
- * are.
- */
+/** Serves services that were written for grpc-js: generated definitions and their implementations as they are. */
 import type { DescMessage, DescMethod } from "@bufbuild/protobuf";
 import type { ConnectRouter, HandlerContext } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -12,7 +9,8 @@ import type {
   UntypedServiceImplementation,
 } from "@grpc/grpc-js";
 import { Server } from "@grpc/grpc-js";
-import { isOwnRouter, OWN_CODEC } from "../connect/server/routes.js";
+import { OWN_CODEC } from "../connect/descriptors.js";
+import { isOwnRouter } from "../connect/server/routes.js";
 import { adopt } from "../rpc/foreign.js";
 import { createBytesCodec, methodOf } from "./bytes-codec.js";
 import { MessageQueue } from "./queue.js";
@@ -27,13 +25,19 @@ type Handler = (call: GrpcServerCall, callback?: Callback) => unknown;
 type AnyMethod = MethodDefinition<any, any>;
 
 /**
- * Registers a service of grpc-js with an Isthmus server: `routes: (router) => addGrpcService(router, EchoService,
- * implementation)`, with what `server.addService(EchoService, implementation)` takes. Calls of clients of all kinds,
- * Connect's and grpc-js's, reach it.
+ * Registers a service of grpc-js with an Isthmus server. Takes what `server.addService(definition, implementation)` of
+ * grpc-js takes. Clients of Connect and of grpc-js can call it.
  *
- * Handlers get calls as grpc-js makes them, but: metadata that they send goes out with the first answer, and
- * `getMetricsRecorder` is missing. Methods that the implementation lacks answer `UNIMPLEMENTED`.
- * @throws TypeError if the router is another's, such as Connect's for HTTP; Error as `addService` of grpc-js's server
+ * Handlers get calls as in grpc-js, with two differences: metadata that they send goes out with the first response, and
+ * `getMetricsRecorder` is missing. Methods that the implementation lacks respond with `UNIMPLEMENTED`.
+ * @throws TypeError if the router is not an Isthmus server's, for example Connect's for HTTP; Error as grpc-js's
+ * `addService`
+ * @example
+ * ```ts
+ * const server = createIsthmusServer({
+ *   routes: (router) => addGrpcService(router, EchoService, implementation),
+ * });
+ * ```
  */
 export function addGrpcService<T extends UntypedServiceImplementation>(
   router: ConnectRouter,
@@ -42,7 +46,7 @@ export function addGrpcService<T extends UntypedServiceImplementation>(
 ): ConnectRouter {
   if (!isOwnRouter(router))
     throw new TypeError(
-      "addGrpcService: this router is not an Isthmus server's, but one for HTTP; serve HTTP with grpc-js's own Server",
+      "addGrpcService: this router is not an Isthmus server's but one for HTTP; serve HTTP with grpc-js's own Server",
     );
   const registry = new Registry({ "grpc.enable_channelz": 0 });
   registry.addService(definition, implementation);
@@ -52,8 +56,8 @@ export function addGrpcService<T extends UntypedServiceImplementation>(
 }
 
 /**
- * A server of grpc-js's that never listens. What is added to it is bound, checked and filled up as grpc-js does it, and
- * instrumentation that wraps `Server.prototype.register`, OpenTelemetry's for one, sees it.
+ * A server of grpc-js that never listens. grpc-js binds, checks and completes the implementations added to it.
+ * Instrumentation that wraps `Server.prototype.register`, such as OpenTelemetry's, sees them.
  */
 class Registry extends Server {
   private readonly registered = new Map<string, UntypedHandleCall>();
@@ -64,7 +68,7 @@ class Registry extends Server {
   }
 
   handlerOf(path: string): UntypedHandleCall | undefined {
-    // Not public, but this is where instrumentation puts the handlers that it has wrapped.
+    // Not public, but instrumentation puts wrapped handlers here.
     const { handlers } = this as unknown as {
       readonly handlers?: ReadonlyMap<string, { readonly func: UntypedHandleCall }>;
     };
@@ -127,7 +131,7 @@ async function* opened(requests: AsyncIterable<unknown>, open: (message: unknown
   for await (const request of requests) yield open(request);
 }
 
-/** Calls a handler. What it throws, at once or as an `async` function, ends the call. */
+/** Calls a handler. What it throws or rejects with ends the call. */
 function run(handle: Handler, call: GrpcServerCall, callback?: Callback): void {
   try {
     adopt(handle(call, callback))?.catch((error: unknown) => call.fail(thrownError(error)));
@@ -136,7 +140,7 @@ function run(handle: Handler, call: GrpcServerCall, callback?: Callback): void {
   }
 }
 
-/** Runs a handler that answers by its callback. */
+/** Runs a handler that responds by its callback. */
 function askForOne(
   kind: CallKind,
   handle: Handler,
@@ -150,7 +154,7 @@ function askForOne(
   });
 }
 
-/** Runs a handler that writes its answers. */
+/** Runs a handler that writes its responses. */
 function askForMany(
   kind: CallKind,
   handle: Handler,
@@ -163,7 +167,7 @@ function askForMany(
   return answers;
 }
 
-/** The only answer. Clients of grpc-js say the same of none and of two. */
+/** Takes the only response. The errors for none and for several are those of grpc-js. */
 class SingleAnswer implements Answers {
   private readonly resolve: (answer: Envelope) => void;
   private readonly reject: (error: ConnectError) => void;

@@ -1,9 +1,9 @@
 /**
- * How calls end in grpc-js, a code, details and metadata, and in Connect, a `ConnectError` or none. What handlers fail
- * with is anything: nothing here throws.
+ * Converts the ends of calls between grpc-js (code, details and metadata) and Connect (a `ConnectError` or none).
+ * Handlers may fail with anything. Nothing here throws.
  *
- * gRPC has its error details in `grpc-status-details-bin`, bytes of a `google.rpc.Status`; Connect has them in the
- * error, and so has the wire.
+ * gRPC has its error details in `grpc-status-details-bin`, as bytes of a `google.rpc.Status`. Connect and the wire have
+ * them in the error.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { StatusObject } from "@grpc/grpc-js";
@@ -16,24 +16,23 @@ const DETAILS_KEY = "grpc-status-details-bin";
 
 /** How a handler ended its call. */
 export interface Outcome {
-  /** Undefined: it succeeded. */
+  /** Undefined if the call succeeded. */
   readonly error: ConnectError | undefined;
-  /** Undefined: none; null: what was given is none. */
+  /** Undefined if there is none; null if it is invalid. */
   readonly trailer: Headers | null | undefined;
 }
 
 /**
- * A handler threw, before or after it returned. As in grpc-js, what it threw is nobody's business but the server's: it
- * is the cause.
+ * The error of a handler that threw or rejected. As in grpc-js, only the server sees what was thrown: it is the cause.
  */
 export function thrownError(reason: unknown): ConnectError {
   return new ConnectError("Unknown error", Code.Unknown, undefined, undefined, reason);
 }
 
 /**
- * What a handler's callback or its stream's "error" event was given, as grpc-js reads it: also a plain object, and one
- * whose code is OK.
- * @param trailers given besides the failure, instead of its own
+ * Reads the failure that a handler passed to its callback, or its stream's "error" event, as grpc-js does. It may be a
+ * plain object, or have the code OK.
+ * @param trailers passed in addition to the failure; replaces its metadata
  */
 export function outcomeOf(failure: unknown, trailers: unknown): Outcome {
   try {
@@ -71,7 +70,7 @@ function readFailure(failure: unknown, trailers: unknown): Outcome {
   return { error, trailer: undefined };
 }
 
-/** How a call failed, as grpc-js tells it. */
+/** The status of a failed call for grpc-js. */
 export function statusOf(error: ConnectError, trailer: Headers): StatusObject {
   const metadata = toMetadata(trailer);
   if (error.details.length > 0 && metadata.get(DETAILS_KEY).length === 0)
@@ -87,7 +86,7 @@ function detailsOf(base64: string): ConnectError["details"] {
   try {
     return [...decodeStatus(Buffer.from(base64.split(",")[0], "base64")).details];
   } catch {
-    // The bytes still go as the metadata that they are.
+    // The bytes are sent as ordinary metadata.
     return [];
   }
 }

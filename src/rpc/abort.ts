@@ -1,35 +1,34 @@
 /**
- * A user's signal: who may give one to any number of calls, and one of any make.
+ * Signals from users. A signal may be shared by any number of calls, and may come from another implementation.
  *
- * ABORT-1  A signal that is not Node's own may do anything when it is asked: its properties and methods may throw. It
- *          is asked when a call is made, where that can be told to the caller; from then on a signal of Node's that
- *          follows it is used.
+ * ABORT-1  Properties and methods of a signal that is not Node's own may throw. So they are used only when a call is
+ *          made, where the caller can be told. From then on, one of Node's signals that follows it is used instead.
  */
 import { setMaxListeners } from "node:events";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { abortError, textOf } from "./errors.js";
 
-/** Signals that Node has been told not to count the listeners of. */
+/** Signals for which Node does not limit the number of listeners. */
 const uncounted = new WeakSet<AbortSignal>();
-/** Those of another make, and what follows them. */
+/** Signals of other implementations, with the controllers that follow them. */
 const followers = new WeakMap<AbortSignal, AbortController>();
 
 /**
- * Calls `onAbort` once when the signal, which is Node's own (`ownSignal`), aborts. The caller takes the listener back
- * with `removeEventListener`.
+ * Calls `onAbort` once when one of Node's own signals (see `ownSignal`) aborts. The caller removes the listener with
+ * `removeEventListener`.
  */
 export function onAbortOf(signal: AbortSignal, onAbort: () => void): void {
   if (!uncounted.has(signal)) {
     uncounted.add(signal);
-    // Else Node warns of a leak at the eleventh call.
+    // Otherwise Node warns of a leak at the eleventh call.
     setMaxListeners(0, signal);
   }
   signal.addEventListener("abort", onAbort, { once: true });
 }
 
 /**
- * The signal if it is Node's own, else one that follows it (ABORT-1). @throws ConnectError `InvalidArgument` for what
- * is no signal
+ * The signal itself if it is Node's own, otherwise one that follows it (ABORT-1).
+ * @throws ConnectError `InvalidArgument` if it is not a signal
  */
 export function ownSignal(signal: AbortSignal): AbortSignal {
   try {
@@ -43,7 +42,7 @@ export function ownSignal(signal: AbortSignal): AbortSignal {
     return follow(signal);
   } catch (thrown) {
     throw new ConnectError(
-      `expected an AbortSignal, and this one cannot be listened to: ${textOf(thrown)}`,
+      `expected an AbortSignal, but this one does not take a listener: ${textOf(thrown)}`,
       Code.InvalidArgument,
       undefined,
       undefined,
@@ -56,12 +55,12 @@ function follow(signal: AbortSignal): AbortSignal {
   let controller = followers.get(signal);
   if (controller === undefined) {
     const made = new AbortController();
-    // One listener for as long as the signal lives, however many calls are given it.
+    // Only one listener as long as the signal lives, however many calls it is given to.
     signal.addEventListener("abort", () => made.abort(abortError(signal)), { once: true });
     followers.set(signal, made);
     controller = made;
   }
-  // Some abort without an event.
+  // Some implementations abort without an event.
   if (signal.aborted && !controller.signal.aborted) controller.abort(abortError(signal));
   return controller.signal;
 }

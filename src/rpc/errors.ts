@@ -1,27 +1,29 @@
-/** What becomes of whatever is thrown, and how a failed call arrives. Nothing here throws, whatever it is given. */
+/**
+ * Errors of calls: made from any thrown value, and decoded from the peer's. Nothing here throws, whatever it is given.
+ */
 import { Code, ConnectError } from "@connectrpc/connect";
 import { FileTooShort } from "../memory/payload/mapped-file.js";
 import { decodeHeaders } from "../wire/metadata.js";
 import { decodeStatus } from "../wire/status.js";
 
 /**
- * Makes a first error, while nobody waits yet: each has `Headers`, and what they need Node loads when a thread asks for
- * the first ones, which takes some 20 ms. Else the first call that fails would stop its thread for so long.
+ * Makes an error ahead of the first call. Every ConnectError has `Headers`, whose implementation Node loads when a
+ * thread first uses it. That takes about 20 ms, for which the first failing call would otherwise block its thread.
  */
 export function prepareErrors(): void {
   void new ConnectError("");
 }
 
-/** The text of whatever was thrown. */
+/** The text of any thrown value. */
 export function textOf(thrown: unknown): string {
   try {
     return thrown instanceof Error ? String(thrown.message) : String(thrown);
   } catch {
-    return "a value that cannot be turned into text";
+    return "a value that cannot be converted to text";
   }
 }
 
-/** `ConnectError.from` for whatever was thrown: a symbol, a revoked proxy, an object whose fields throw. */
+/** `ConnectError.from` for any thrown value, including symbols, revoked proxies and objects whose fields throw. */
 export function connectErrorOf(thrown: unknown, code: Code = Code.Unknown): ConnectError {
   try {
     return ConnectError.from(thrown, code);
@@ -39,7 +41,8 @@ function isConnectError(thrown: unknown): thrown is ConnectError {
 }
 
 /**
- * Anything a handler may throw becomes what Connect makes of it: a ConnectError as it is, all else an internal error.
+ * Converts what a handler threw as Connect does: a ConnectError stays as it is, anything else becomes an internal
+ * error.
  */
 export function handlerError(thrown: unknown): ConnectError {
   return isConnectError(thrown)
@@ -47,7 +50,7 @@ export function handlerError(thrown: unknown): ConnectError {
     : new ConnectError("internal error", Code.Internal, undefined, undefined, thrown);
 }
 
-/** Why a signal's abort ends a call: its own ConnectError, or Canceled. */
+/** The error of a call that a signal's abort ended: the signal's own ConnectError, or `Canceled`. */
 export function abortError(signal: AbortSignal): ConnectError {
   let reason: unknown;
   try {
@@ -59,8 +62,8 @@ export function abortError(signal: AbortSignal): ConnectError {
 }
 
 /**
- * The status code that stands on the wire: whatever is none of Connect's codes is Unknown, and never 0, which means
- * success.
+ * The status code for the wire. Anything that is not one of Connect's codes becomes `Unknown`; the result is never 0,
+ * which means success.
  */
 export function wireCode(code: Code): Code {
   return code >= Code.Canceled && code <= Code.Unauthenticated && Number.isInteger(code) ? code : Code.Unknown;
@@ -86,7 +89,10 @@ export function decodeError(code: number, status: Uint8Array, metadata: Uint8Arr
   return result;
 }
 
-/** Connect has had this field since version 2.3: a server that relays the error leaves its metadata out. */
+/**
+ * Marks an error as received. Connect has had this field since version 2.3: a server that passes the error on leaves
+ * its metadata out.
+ */
 function received(error: ConnectError): ConnectError {
   (error as { isWireError?: boolean }).isWireError = true;
   return error;
@@ -94,20 +100,20 @@ function received(error: ConnectError): ConnectError {
 
 const PARTS = Symbol("parts");
 
-/** The metadata of a failed response, which its error has in one. */
+/** The headers and trailers of a failed response. Its error has them merged. */
 export interface ResponseParts {
   readonly header: Headers;
   readonly trailer: Headers;
 }
 
-/** Remembers which of an error's metadata came as headers, for those who have to tell them from trailers. */
+/** Records which of an error's metadata arrived as headers, for APIs that distinguish headers from trailers. */
 export function rememberParts(error: ConnectError, header: Uint8Array, trailer: Uint8Array | undefined): void {
   Object.defineProperty(error, PARTS, {
     get: (): ResponseParts => ({ header: decodeHeaders(header), trailer: decodeHeaders(trailer) }),
   });
 }
 
-/** Undefined: its metadata are all trailers. */
+/** The recorded headers and trailers; undefined if all metadata are trailers. */
 export function partsOf(error: ConnectError): ResponseParts | undefined {
   return (error as { readonly [PARTS]?: ResponseParts })[PARTS];
 }
@@ -119,10 +125,10 @@ export function tooLarge(byteLength: number, readMaxBytes: number): ConnectError
   );
 }
 
-/** Which message of a call, for texts. */
+/** Which message of a call an error is about. */
 export type MessageRole = "request" | "response";
 
-/** A message that arrived cannot be decoded. @param path of the method */
+/** The error for a message that arrived and cannot be decoded. @param path of the method */
 export function parseError(thrown: unknown, role: MessageRole, path: string): ConnectError {
   const side = role === "request" ? "server" : "client";
   return new ConnectError(
@@ -134,7 +140,7 @@ export function parseError(thrown: unknown, role: MessageRole, path: string): Co
   );
 }
 
-/** A message, or something that goes with it, cannot be sent. @param path of the method */
+/** The error for a message, or its metadata, that cannot be sent. @param path of the method */
 export function serializeError(thrown: unknown, role: MessageRole, path: string): ConnectError {
   if (isConnectError(thrown)) return thrown;
   const text = textOf(thrown);
@@ -157,7 +163,7 @@ function isFileTooShort(thrown: unknown): boolean {
   }
 }
 
-/** There is no memory for a message that arrives. */
+/** The error for a message that arrives and finds no memory. */
 export function noMemory(byteLength: number, cause: unknown): ConnectError {
   return new ConnectError(
     `no memory for a message of ${byteLength} bytes`,

@@ -1,4 +1,4 @@
-/** Turns the fragments of a message that arrive into the message. */
+/** Assembles messages from received fragments, and decodes them. */
 import type { ReceivedFrame, SpanSource } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
 import { collectingBytes, lending } from "../codec/wire/read.js";
@@ -13,18 +13,18 @@ import { FLAG, KIND } from "../wire/frame.js";
 
 const NO_SPANS: readonly Span[] = [];
 
-/** A message that comes in several fragments: private memory that fills up. The memory is `received`'s. */
+/** A message that arrives in several fragments, in private memory that fills up. The memory belongs to `received`. */
 export class Reassembler {
   readonly bytes: Uint8Array;
-  /** Bytes that are there or on their way. */
+  /** Number of bytes that have arrived or are on their way. */
   private announced = 0;
-  /** Pieces that the carrier is still reading. */
+  /** Number of fragments that the carrier is still reading. */
   private following = 0;
 
   private readonly messageLength: number;
   readonly received: ReceivedParts;
 
-  /** @throws RangeError if the memory cannot be had, then nothing is leased; Violation */
+  /** @throws RangeError if there is no memory, then nothing is leased; Violation */
   static start(frame: ReceivedFrame, source: SpanSource | undefined, receivePolicy: ReceivePolicy): Reassembler {
     const received = ReceivedParts.of(frame, source, receivePolicy);
     try {
@@ -36,7 +36,7 @@ export class Reassembler {
     }
   }
 
-  /** @throws RangeError if the memory cannot be had */
+  /** @throws RangeError if there is no memory */
   constructor(frame: ReceivedFrame, received: ReceivedParts) {
     this.bytes = received.memory?.bytes ?? memoryToFill(frame.inlineLength);
     this.messageLength = frame.messageLength;
@@ -44,8 +44,9 @@ export class Reassembler {
   }
 
   /**
-   * Takes a fragment, or says where one that follows is to be read to. True once the message is whole. @throws
-   * Violation
+   * Takes a fragment, or tells the carrier where to write a fragment that follows its frame.
+   * @returns whether the message is complete
+   * @throws Violation
    */
   add(frame: ReceivedFrame): boolean {
     const { fragmentLength, messageLength, fragmentSource, fragmentOffset } = frame;
@@ -59,11 +60,11 @@ export class Reassembler {
     const from = this.announced;
     this.announced += fragmentLength;
     const more = (frame.flags & FLAG.more) !== 0;
-    if (more && fragmentLength === 0) throw new Violation("PIECE-3", "an empty fragment of a message that goes on");
+    if (more && fragmentLength === 0) throw new Violation("PIECE-3", "an empty fragment in the middle of a message");
     if (more === (this.announced === inlineLength)) {
       throw new Violation(
         "PIECE-2",
-        `${this.announced} of ${inlineLength} bytes came, and ${more ? "more" : "no more"} are announced`,
+        `${this.announced} of ${inlineLength} bytes arrived, and ${more ? "more" : "no more"} are announced`,
       );
     }
     if (frame.following) {
@@ -76,24 +77,24 @@ export class Reassembler {
     return !more;
   }
 
-  /** A fragment that followed is there. True once the message is whole. */
+  /** A fragment that followed its frame has arrived. @returns whether the message is complete */
   filledUp(): boolean {
     this.following--;
     return this.following === 0 && this.announced === this.bytes.length;
   }
 }
 
-/** How the bytes of received messages live, and on whose behalf they were taken. */
+/** How long the bytes of received messages live, and for which call they were taken. */
 export interface ReceivePolicy {
   readonly lifetime: LeaseLifetime;
-  /** The method's path. */
+  /** The method's path, for messages of errors. */
   readonly callLabel: string;
 }
 
-/** What came with a message besides its inline bytes. */
+/** The memory and the spans of a received message. */
 export class ReceivedParts {
   readonly spans: readonly Span[];
-  /** Where its inline bytes are received, if that is used again for other messages. */
+  /** Memory for its inline bytes, if that is reused for other messages. */
   memory: ReceiveMemory | undefined;
   private readonly handles: LeaseHandle[];
   private readonly receivePolicy: ReceivePolicy;
@@ -104,7 +105,7 @@ export class ReceivedParts {
     this.receivePolicy = receivePolicy;
   }
 
-  /** Takes the spans of a message's first frame. @throws Violation */
+  /** Takes the spans named by a message's first frame. @throws Violation */
   static of(frame: ReceivedFrame, source: SpanSource | undefined, receivePolicy: ReceivePolicy): ReceivedParts {
     const handles: LeaseHandle[] = [];
     const spans: Span[] = [];
@@ -121,17 +122,17 @@ export class ReceivedParts {
     return received;
   }
 
-  /** @throws RangeError if the memory cannot be had */
+  /** @throws RangeError if there is no memory */
   takeMemory(frame: ReceivedFrame, receiving: Receiving | undefined): void {
-    // An error's bytes, and those that are to last, are the message's own.
+    // The bytes of an error, and bytes that outlive the call, get memory of their own.
     const isError = frame.kind === KIND.response && frame.code !== 0;
     if (isError || this.receivePolicy.lifetime === "copied" || frame.inlineLength < KEPT_BYTES_MIN) return;
     this.memory = receiving?.take(frame.inlineLength);
   }
 
   /**
-   * Decodes the message; `leasesOf` it are its leases.
-   * @param isOwned whether the inline bytes are the message's own from now on
+   * Decodes the message. `leasesOf` returns its leases.
+   * @param isOwned whether the inline bytes belong to the message from now on
    * @throws what the codec throws; then nothing is leased any more
    */
   decode(codec: MessageCodec, input: Uint8Array, offset: number, byteLength: number, isOwned: boolean): unknown {
@@ -154,7 +155,8 @@ export class ReceivedParts {
   }
 
   /**
-   * Decodes what lies in memory that is used again: large values stay there until their leases end, the rest is copied.
+   * Decodes a message in memory that is reused: large values stay there until their leases end, smaller ones are
+   * copied.
    */
   private decodeLent(memory: ReceiveMemory, codec: MessageCodec): unknown {
     const { bytes } = memory;
@@ -174,7 +176,7 @@ export class ReceivedParts {
     this.memory = undefined;
   }
 
-  /** The message is not wanted any more. */
+  /** Drops the message and ends its leases. */
   drop(): void {
     this.releaseMemory();
     for (const { lease, buffer } of this.handles) lease.end(buffer, "its message was not delivered");
@@ -182,8 +184,8 @@ export class ReceivedParts {
 }
 
 /**
- * Decodes a message that a single frame brings whole; `leasesOf` it are its leases. @throws what the codec throws;
- * Violation if it is not whole
+ * Decodes a message that a single frame brings completely. `leasesOf` returns its leases.
+ * @throws what the codec throws; Violation if the message is incomplete
  */
 export function decodeWhole(
   codec: MessageCodec,
@@ -193,9 +195,12 @@ export function decodeWhole(
 ): unknown {
   const { fragmentSource, fragmentOffset, fragmentLength, spanCount } = frame;
   if (fragmentLength !== frame.inlineLength)
-    throw new Violation("PIECE-2", `${fragmentLength} of ${frame.inlineLength} bytes came, and no more are announced`);
+    throw new Violation(
+      "PIECE-2",
+      `${fragmentLength} of ${frame.inlineLength} bytes arrived, and no more are announced`,
+    );
   const isPrivate = fragmentSource === frame.scratch;
-  // The codec copies what is to last.
+  // The codec copies whatever outlives the call.
   if (isPrivate) countCopied(fragmentLength);
   if (spanCount > 0 || receivePolicy.lifetime === "strict") {
     const received = ReceivedParts.of(frame, source, receivePolicy);
@@ -203,16 +208,16 @@ export function decodeWhole(
     return received.decode(codec, copyOf(fragmentSource, fragmentOffset, fragmentLength), 0, fragmentLength, true);
   }
   if (isPrivate) return codec.decode(fragmentSource, fragmentOffset, fragmentLength, false, NO_SPANS);
-  // A block is the peer's memory, which it can change while it is read.
+  // A block is the peer's memory, which the peer can change while it is read.
   return codec.decode(copyOf(fragmentSource, fragmentOffset, fragmentLength), 0, fragmentLength, true, NO_SPANS);
 }
 
-/** The frame's fragment, copied. */
+/** A copy of the frame's fragment. */
 export function takeFragment({ fragmentSource, fragmentOffset, fragmentLength }: ReceivedFrame): Uint8Array {
   return copyOf(fragmentSource, fragmentOffset, fragmentLength);
 }
 
-/** Below, in bytes, an array of its own costs no more filled with zeros than not. */
+/** Below this size, in bytes, zero-filling an array costs nothing measurable. */
 const FILL_BYTES_MIN = 1024;
 
 function copyOf(bytes: Uint8Array, offset: number, byteLength: number): Uint8Array {
@@ -223,7 +228,7 @@ function copyOf(bytes: Uint8Array, offset: number, byteLength: number): Uint8Arr
   return copy;
 }
 
-/** The frame's metadata, copied out of the reused scratch. */
+/** A copy of the frame's metadata, outside of the reused scratch memory. */
 export function takeMetadata(frame: ReceivedFrame): Uint8Array | undefined {
   if (frame.metadataLength === 0) return undefined;
   return copyOf(frame.scratch, frame.metadataOffset, frame.metadataLength);

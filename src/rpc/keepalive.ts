@@ -1,23 +1,24 @@
 /**
- * Notices a peer that hangs: its process is stopped, or its event loop is blocked for good. A dead one is noticed by
- * the hang-up of the socket, without this.
+ * Detects a peer that hangs because its process is stopped or its event loop is blocked. The hang-up of the socket
+ * reveals a dead peer without this.
  *
- * ALIVE-1  A peer from which anything came is alive. Only one that has been silent is asked by a `ping`, and only while
- *          calls are open, or always if that is wished.
- * ALIVE-2  Silence is held against the peer only if this process could have heard it: a verdict that comes late,
- *          because this process did not run, is put off, and what lies unread is read first.
+ * ALIVE-1  A peer that has sent anything is alive. Only a silent one is sent a `ping`, and only while calls are open,
+ *          unless `always` is set.
+ * ALIVE-2  Silence counts only while this process could have heard the peer. If the timer fires late because this
+ *          process did not run, the verdict is postponed, and unread data is read first.
  */
 import { clearTimeout, nowMs, setImmediate, setTimeout } from "../os/timers.js";
 
+/** How a peer that hangs is detected. */
 export interface KeepAliveOptions {
-  /** After how long a silence the peer is asked for a sign of life, in milliseconds; 20,000 by default. */
+  /** Silence after which the peer is sent a ping, in milliseconds; 20,000 by default. */
   readonly intervalMs?: number;
   /**
-   * How long it may take to give one, in milliseconds; 20,000 by default. An event loop that is blocked for longer
-   * counts as dead.
+   * Time limit for the answer, in milliseconds; 20,000 by default. A peer whose event loop is blocked for longer counts
+   * as dead.
    */
   readonly timeoutMs?: number;
-  /** Whether connections without open calls are watched too; they are not by default. */
+  /** Whether connections without open calls are watched too; false by default. */
   readonly always?: boolean;
 }
 
@@ -25,18 +26,18 @@ export interface Watched {
   framesReceived(): number;
   hasCalls(): boolean;
   ping(): void;
-  /** It has been silent for too long. */
+  /** The peer has been silent for too long. */
   cancel(silentMs: number): void;
 }
 
-/** What a peer that was given up is said to have done. */
+/** The reason for giving up a peer. */
 export function hangs(peer: string, silentMs: number): string {
   return `no sign of life from the ${peer} for ${silentMs} ms (option keepAlive); its process is stopped, or its event loop is blocked`;
 }
 
-/** A timer is never late by more than this in a process that runs. */
+/** In a process that runs, timers are never later than this. */
 const LATE_MS_MAX = 250;
-/** Turns of the event loop in which what has arrived is read. */
+/** Turns of the event loop in which data that has arrived is read. */
 const TURNS = 3;
 
 export class KeepAlive {
@@ -52,7 +53,7 @@ export class KeepAlive {
     if (options.always) this.start();
   }
 
-  /** Calls are open. */
+  /** Calls are open now. */
   start(): void {
     if (this.timer === undefined && !this.stopped) this.rest();
   }
@@ -68,7 +69,7 @@ export class KeepAlive {
 
   private rest(): void {
     this.frames = this.peer.framesReceived();
-    // Open calls keep the process alive, this does not.
+    // Open calls keep the process alive; this timer does not.
     this.timer = setTimeout(() => this.onRested(), this.options.intervalMs).unref();
   }
 
@@ -97,7 +98,7 @@ export class KeepAlive {
     this.peer.cancel(this.options.intervalMs + this.options.timeoutMs);
   }
 
-  /** Unless there was a sign of life, or nobody wants to know any more. */
+  /** Continues, unless the peer has been heard or need not be watched any more. */
   private goOn(next: () => void): void {
     if (this.wanted && !this.wasHeard()) return next();
     this.timer = undefined;

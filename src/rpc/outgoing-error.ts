@@ -1,8 +1,8 @@
 /**
- * How a failed call leaves this process. An error is the user's: its fields may be missing, of any type, or throw when
- * they are read. Each is read once, here.
+ * Encodes the errors of failed calls. An error comes from user code: its fields may be missing, have any type, or throw
+ * when they are read. Each field is read once.
  *
- * ERROR-1  Whatever is thrown, bytes come out: the code and the text. What cannot be sent is left out, and the text
+ * ERROR-1  Whatever was thrown, the code and the text are encoded. Parts that cannot be sent are left out, and the text
  *          says so.
  */
 import { create, toBinary } from "@bufbuild/protobuf";
@@ -13,7 +13,7 @@ import type { WireDetail } from "../wire/status.js";
 import { encodeStatus } from "../wire/status.js";
 import { textOf, wireCode } from "./errors.js";
 
-/** Headers and trailers of a response as the user made them, which an error takes along. */
+/** Headers and trailers that the handler has set. An error is sent together with them. */
 export interface ResponseMetadata {
   readonly responseHeaderIfAny: Headers | undefined;
   readonly responseTrailerIfAny: Headers | undefined;
@@ -25,18 +25,21 @@ export interface OutgoingError {
   readonly status: Uint8Array;
   /** Headers, trailers and the error's own metadata, in this order; at most `METADATA_BYTES_MAX`. */
   readonly metadata: Uint8Array | undefined;
-  /** How much of it is headers. */
+  /** How many of its bytes are headers. */
   readonly headerLength: number;
 }
 
-/** More details than anybody reads; a list that lies about its length must not be followed. */
+/** More details than any reader needs. An array whose length lies must not be followed further. */
 const DETAILS_MAX = 1000;
-/** Reasons that are given for what was left out. */
+/** Most reasons that the text gives for parts that were left out. */
 const REASONS_MAX = 5;
-/** What is left of a text that is too long, in bytes. */
+/** Length to which a text is cut that is too long, in bytes. */
 const LONG_TEXT_BYTES = STATUS_BYTES_MAX >> 1;
 
-/** Never throws (ERROR-1). @param response undefined, or what was sent already, is left out */
+/**
+ * Never throws (ERROR-1).
+ * @param response undefined if it has been sent already, or there is none
+ */
 export function encodeError(
   error: ConnectError,
   response: ResponseMetadata | undefined,
@@ -102,7 +105,7 @@ function readDetails(error: ConnectError, omitted: string[]): WireDetail[] {
   return details;
 }
 
-/** @throws whatever is wrong with it */
+/** @throws whatever is wrong with the detail */
 function readDetail(given: unknown): WireDetail {
   if (typeof given !== "object" || given === null) throw new TypeError(EXPECTED_DETAIL);
   if ("desc" in given) {
@@ -116,7 +119,7 @@ function readDetail(given: unknown): WireDetail {
 
 const EXPECTED_DETAIL = "expected { desc, value } with a message's schema and value, or { type, value } with bytes";
 
-/** The parts of an error's metadata, as far as there is room for them. */
+/** Collects an error's metadata within the size limit. */
 class MetadataParts {
   byteLength = 0;
   private readonly omitted: string[];
@@ -126,7 +129,7 @@ class MetadataParts {
     this.omitted = omitted;
   }
 
-  /** @param read may throw, and give anything */
+  /** @param read may throw, and may return anything */
   add(name: string, read: () => unknown, filter: (headers: Headers) => Headers = (headers) => headers): void {
     try {
       const given = read();
@@ -134,7 +137,7 @@ class MetadataParts {
       const bytes = encodeMetadata(filter(given instanceof Headers ? given : this.headersOf(given, name)));
       if (this.byteLength + bytes.length > METADATA_BYTES_MAX) {
         this.omitted.push(
-          `${name} of ${bytes.length} bytes, for which there is no room within the limit of ${METADATA_BYTES_MAX}`,
+          `${name} of ${bytes.length} bytes, which do not fit within the limit of ${METADATA_BYTES_MAX}`,
         );
         return;
       }
@@ -146,8 +149,8 @@ class MetadataParts {
   }
 
   /**
-   * What is no `Headers` but says what they would: those of another implementation, pairs, or an object. @throws
-   * whatever is wrong with it
+   * Converts values that are not `Headers` but similar: `Headers` of another implementation, pairs, or an object.
+   * @throws whatever is wrong with the value
    */
   private headersOf(given: unknown, name: string): Headers {
     if (typeof given !== "object") throw new TypeError(`expected Headers, not ${typeof given}`);
@@ -170,16 +173,16 @@ class MetadataParts {
 }
 
 /**
- * Whether another server sent it, to this process. Its metadata were meant for this process. Connect has had this field
- * since version 2.3.
+ * Whether the error was received from another server. Then its metadata were meant for this process only. Connect has
+ * had this field since version 2.3.
  */
 function isRelayed(error: ConnectError): boolean {
   return (error as { isWireError?: boolean }).isWireError === true;
 }
 
 /**
- * Names of HTTP, Connect and gRPC. Connect's own servers leave them out of what they send of an error's metadata, and
- * `grpc-status-details-bin`, which clients of grpc-js look at.
+ * Names of HTTP, Connect and gRPC. Connect's servers leave them out of an error's metadata. `grpc-status-details-bin`
+ * stays in, because grpc-js's clients read it.
  */
 const PROTOCOL_NAMES = [
   ...[

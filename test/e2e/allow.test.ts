@@ -93,7 +93,7 @@ for (const carrier of ["shm", "socket"] as const) {
         await failure(
           clientOf(context, path).echo({}),
           Code.PermissionDenied,
-          /It answered number; only true, or a promise of it, lets in/,
+          /`allow` returned number; only true, or a promise of it, admits a client/,
         );
         assert.equal(server.stats().refused, all.length + 1);
       });
@@ -115,7 +115,7 @@ for (const carrier of ["shm", "socket"] as const) {
           await failure(
             clientOf(context, path).echo({}),
             Code.Internal,
-            /the server could not decide whether to let this client in: its option `allow` threw/,
+            /the server could not decide whether to admit this client: its option `allow` threw/,
           );
       });
 
@@ -125,7 +125,7 @@ for (const carrier of ["shm", "socket"] as const) {
           failure(
             clientOf(context, path).echo({}),
             Code.DeadlineExceeded,
-            /the server did not decide within 100 ms whether to let this client in: what its option `allow` returned has not settled/,
+            /the server did not decide within 100 ms whether to admit this client: the promise of its option `allow` has not settled/,
           );
         await refused();
         const before = ownDescriptors().open;

@@ -105,9 +105,9 @@ describe("two ends in one process", () => {
   test("a carrier that there is not is refused by name", () => {
     assert.throws(
       () => createIsthmusTransport({ address: "/tmp/x", carrier: "pigeon" as never }),
-      /there is no "pigeon"; expected "auto", "shm" or "socket"/,
+      /expected "auto", "shm" or "socket", not "pigeon"/,
     );
-    assert.throws(() => createIsthmusServer({ routes: () => {}, carrier: "pigeon" as never }), /there is no "pigeon"/);
+    assert.throws(() => createIsthmusServer({ routes: () => {}, carrier: "pigeon" as never }), /not "pigeon"/);
   });
 
   test("connections over the socket leave no descriptor and no mapping behind", async (context) => {
@@ -171,11 +171,11 @@ describe("two processes, of which one has no addon", { skip: onlyWithAddon }, ()
     assert.deepEqual([byAllow.code, byMode.code], ["FailedPrecondition", "FailedPrecondition"]);
     assert.match(
       byAllow.message,
-      /option `allow` decides by the credentials of clients, and without the addon there are none/,
+      /option `allow` needs the credentials of clients, which are not available without the addon/,
     );
     assert.match(
       byMode.message,
-      /mode 0660 lets other users connect, and without the addon nobody can tell who they are/,
+      /mode 0660 lets other users connect, and without the addon the server cannot identify them/,
     );
   });
 
@@ -222,7 +222,7 @@ describe("TCP", () => {
     await failure(
       choosy.listen("tcp:127.0.0.1:0"),
       Code.FailedPrecondition,
-      /option `allow` decides by the credentials.*none over TCP/,
+      /option `allow` needs the credentials of clients, which TCP does not provide/,
     );
   });
 

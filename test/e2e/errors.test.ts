@@ -320,14 +320,14 @@ test("a server sends no more than the message limit of protobuf and refuses limi
   for (const readMaxBytes of [0, -1, NaN]) {
     assert.throws(
       () => createIsthmusServer({ readMaxBytes, routes: () => {} }),
-      /option readMaxBytes: expected a number of bytes from 1 on, not /,
+      /option readMaxBytes: expected a number of bytes, at least 1, not /,
     );
   }
   assert.doesNotThrow(() => createIsthmusServer({ readMaxBytes: 2 ** 32 - 1, routes: () => {} }));
   for (const maxStreams of [0, -1, NaN]) {
     assert.throws(
       () => createIsthmusServer({ maxStreams, routes: () => {} }),
-      /option maxStreams: expected a number from 1 on, not /,
+      /option maxStreams: expected a number, at least 1, not /,
     );
   }
 });

@@ -240,7 +240,7 @@ test("mistakes are told with the path", async (context) => {
     [
       () => mapFile(path, { length: -1 }),
       Code.InvalidArgument,
-      /map .*: option length: expected a whole number of bytes from 0 on, not -1/,
+      /map .*: option length: expected a whole number of bytes, at least 0, not -1/,
     ],
   ];
   for (const [map, code, text] of cases) {

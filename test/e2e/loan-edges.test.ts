@@ -401,7 +401,7 @@ describe("when loans fill the arena", () => {
     const handlers = {
       async echo(_: unknown, handling: Parameters<typeof loan>[0]) {
         held.push(await loan(handling, 900_000));
-        waits.push(failure(loan(handling, 900_000), Code.Canceled, /the wait was given up/));
+        waits.push(failure(loan(handling, 900_000), Code.Canceled, /the wait was canceled/));
         return {};
       },
     };
@@ -414,7 +414,7 @@ describe("when loans fill the arena", () => {
     const waiting = failure(
       loan(transport, 900_000, { signal: controller.signal }),
       Code.Canceled,
-      /the wait was given up/,
+      /the wait was canceled/,
     );
     await sleep(10);
     controller.abort();

@@ -458,6 +458,6 @@ test("TCP and HTTP are named as the reason for not sharing memory", async (conte
   await overHttp.client.echo({});
   assert.deepEqual(
     [overHttp.transport.carrier, overHttp.transport.carrierReason],
-    ["http", "the address is one of HTTP"],
+    ["http", "HTTP connections do not use shared memory"],
   );
 });

@@ -121,7 +121,7 @@ for (const runtime of [bun, deno]) {
     for (const client of [runtime, node]) {
       const { code, output } = await finished(run(context, client, program, "call", address));
       assert.equal(code, 0, output);
-      assert.match(output, /^http: the address is one of HTTP$/m);
+      assert.match(output, /^http: HTTP connections do not use shared memory$/m);
     }
   });
 }

@@ -1,15 +1,5 @@
-/**
- * Calls that block the thread until they are answered: for scripts, and for worker threads that have nothing else to
- * do.
- */
-import type {
-  DescMessage,
-  DescMethod,
-  DescMethodUnary,
-  DescService,
-  MessageInitShape,
-  MessageShape,
-} from "@bufbuild/protobuf";
+/** Calls that block their thread until they are answered, for scripts and for worker threads that do nothing else. */
+import type { DescMessage, DescMethod, DescMethodUnary, DescService, MessageInitShape } from "@bufbuild/protobuf";
 import type { UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { parseAddress } from "../../carrier/address.js";
@@ -17,14 +7,14 @@ import type { BlockingDriver } from "../../carrier/blocking/driver.js";
 import { connectNow } from "../../carrier/blocking/connect.js";
 import type { Addon } from "../../os/addon.js";
 import { nowMs } from "../../os/timers.js";
-import type { ClientMethod } from "../../rpc/client/client-call.js";
+import type { ClientMethod } from "../../rpc/client/client-method.js";
 import { ClientConnection } from "../../rpc/client/client.js";
 import { boundedTimeout, timedOut } from "../../rpc/deadline.js";
 import { connectErrorOf, prepareErrors } from "../../rpc/errors.js";
 import { METHODS_MAX, SLOTS_MAX } from "../../wire/frame.js";
 import { checkOptions } from "../options/check.js";
 import { blockingCallTable, blockingTable } from "../options/table.js";
-import type { CallLimits, CommonOptions } from "../options/options.js";
+import type { CallLimits } from "../options/options.js";
 import {
   checkLimits,
   codecOf,
@@ -34,71 +24,30 @@ import {
   requireSharedMemory,
   streamWindowOf,
 } from "../options/options.js";
-import { methodPath } from "../server/routes.js";
+import { methodPath } from "../descriptors.js";
+import type { BlockingCallOptions, BlockingClient, BlockingClientOptions } from "../types/client.js";
 
 /**
- * As for {@link createIsthmusTransport}, less what a thread that blocks cannot do: interceptors, other carriers,
- * leases, streams, signs of life.
- */
-export interface BlockingClientOptions
-  extends Omit<CommonOptions, "carrier" | "leases" | "keepAlive" | "streamWindowBytes"> {
-  /** Where the server listens: a socket path, or `unix:PATH`. */
-  readonly address: string;
-  /**
-   * Deadline of calls that set none, in milliseconds, above 0; none by default. `Infinity`, and more than timers can
-   * count, is none.
-   */
-  readonly defaultTimeoutMs?: number;
-}
-
-/** What `new Headers` takes; Node's types do not name it. */
-type HeadersInit = NonNullable<ConstructorParameters<typeof Headers>[0]>;
-
-export interface BlockingCallOptions {
-  /** How long the call may take, the connection included, in milliseconds; then it fails with `DeadlineExceeded`. */
-  readonly timeoutMs?: number;
-  readonly headers?: HeadersInit;
-  /** Called with the response's headers before the call returns. */
-  readonly onHeader?: (headers: Headers) => void;
-  /** Called with the response's trailers before the call returns. */
-  readonly onTrailer?: (trailers: Headers) => void;
-}
-
-type UnaryMethods<S extends DescService> = {
-  [P in keyof S["method"] as S["method"][P] extends DescMethodUnary
-    ? P
-    : never]: S["method"][P] extends DescMethodUnary<infer I, infer O>
-    ? (request: MessageInitShape<I>, options?: BlockingCallOptions) => MessageShape<O>
-    : never;
-};
-
-interface Closing {
-  /** Ends the connection. Later calls throw `Unavailable`. */
-  close(): void;
-}
-
-/**
- * One function for each unary method of the service: it blocks, and returns the message or throws a `ConnectError`.
- * Streaming methods are not there; called all the same, they throw `Unimplemented`. If the service itself has a method
- * `close`, that is the service's, and `using`, or `client[Symbol.dispose]()`, ends the connection.
- */
-export type BlockingClient<S extends DescService> = UnaryMethods<S> &
-  Disposable &
-  ("close" extends keyof S["method"] ? unknown : Closing);
-
-/**
- * Creates a client whose calls block this thread until they are answered: nothing else of the thread runs meanwhile, no
- * timer, no promise, no other call. It has a connection of its own over shared memory, made by the first call and made
- * again by the next one after it was lost. A call looks for its answer for a moment, then waits in the kernel.
+ * Creates a client whose calls block the calling thread until they are answered. Nothing else runs on the thread
+ * meanwhile: no timer, no promise, no other call.
  *
- * `bytes` that are received are copies on the heap. `bytes` that are sent are copied once; those of a region are not.
+ * The client has a connection of its own over shared memory. The first call makes it; if it is lost, the next call
+ * makes it again. A call polls for its response for a moment, then waits in the kernel. The client belongs to the
+ * thread that created it, and does not keep the process alive between calls.
  *
- * A call that was in flight when the connection was lost throws `Unavailable`; one that the server had not taken is
- * sent once more. The server must run in another process or thread: on this one it could never answer, and calls throw
- * `FailedPrecondition` at once. The client belongs to the thread that made it. Between calls it keeps no process alive.
+ * Received `bytes` are copies on the heap. `bytes` to be sent are copied once; those of a region are not copied.
  *
- * @throws ConnectError `InvalidArgument` for an address or sizes that make no sense; `FailedPrecondition` for an
- * address that is no Unix socket's, and where shared memory cannot be had on this machine
+ * A call that is in flight when the connection is lost throws `Unavailable`. If the server had not taken the request,
+ * it is sent once more. The server must run in another process or thread: it could never answer on this one, so calls
+ * throw `FailedPrecondition` at once.
+ *
+ * @throws ConnectError `InvalidArgument` if the address is malformed or a memory size is out of range;
+ * `FailedPrecondition` if the address is not a Unix socket, or if shared memory is not available on this machine
+ * @example
+ * ```ts
+ * using client = createBlockingClient(EchoService, { address: "/run/echo.sock" });
+ * const { text } = client.echo({ text: "hi" }, { timeoutMs: 1000 });
+ * ```
  */
 export function createBlockingClient<S extends DescService>(
   service: S,
@@ -130,8 +79,10 @@ interface Link {
   driver: BlockingDriver | undefined;
 }
 
-/** Nothing else would close the connection of a client that was not closed. */
-const forgotten = new FinalizationRegistry<Link>(({ connection }) => connection?.close("the client was garbage"));
+/** Closes the connection of a client that was garbage-collected without `close`. */
+const forgotten = new FinalizationRegistry<Link>(({ connection }) =>
+  connection?.close("the client was garbage-collected"),
+);
 
 class BlockingCaller {
   private readonly options: BlockingClientOptions;
@@ -143,7 +94,7 @@ class BlockingCaller {
   private readonly link: Link = { connection: undefined, driver: undefined };
   private closed = false;
   private readonly outcome = new Outcome();
-  /** Gives up the call that it was handed to; replaced when it has been used. */
+  /** Cancels the call that has its signal. Replaced after it has been used. */
   private givingUp = new AbortController();
   private busy = false;
 
@@ -170,10 +121,10 @@ class BlockingCaller {
   ): unknown {
     const { timeoutMs, headers, onHeader, onTrailer } =
       options === undefined ? NO_OPTIONS : checkOptions(blockingCallTable, options);
-    // A getter of a message, or a codec, may call.
+    // A message's getter or a codec may make a call.
     if (this.busy)
       throw new ConnectError(
-        "a call of this client is under way on this thread; make another client for calls inside of calls",
+        "this client is in the middle of another call; create another client for nested calls",
         Code.FailedPrecondition,
       );
     let response: UnaryResponse;
@@ -215,19 +166,25 @@ class BlockingCaller {
       const { outcome } = this;
       outcome.begin();
       driver.beginRequest();
-      const leftMs = timeoutMs === undefined ? undefined : Math.max(deadline - nowMs(), 1);
-      const signal = timeoutMs === undefined ? undefined : this.givingUp.signal;
-      connection.callWith(method, input, header, leftMs, signal, outcome.resolve, outcome.reject);
+      const request = {
+        method,
+        input,
+        header,
+        timeoutMs: timeoutMs === undefined ? undefined : Math.max(deadline - nowMs(), 1),
+        signal: timeoutMs === undefined ? undefined : this.givingUp.signal,
+        contextValues: undefined,
+      };
+      connection.start(request, outcome.resolve, outcome.reject);
       if (!driver.serve(outcome, deadline)) this.abandon(connection);
       const { response, error } = outcome;
       if (response !== undefined) return response;
-      // Nobody has seen the request: the server had gone before.
+      // The server had ended before it saw the request.
       if (isFirst && driver.isUntaken && !this.closed) continue;
       throw error ?? new ConnectError("the call was not settled", Code.Internal);
     }
   }
 
-  /** The server has to learn of it now: there is no turn of the loop in which it would. */
+  /** Publishes the cancellation at once, because the event loop of this thread does not turn. */
   private abandon(connection: ClientConnection): void {
     this.givingUp.abort(timedOut());
     this.givingUp = new AbortController();
@@ -254,7 +211,7 @@ class BlockingCaller {
       },
       deadline,
     );
-    // SUBTLE: refers to the link only, so that a client that nobody has any more can be garbage.
+    // SUBTLE: the connection refers to the link only, so that an abandoned client can become garbage.
     const connection: ClientConnection = new ClientConnection(
       made.carrier,
       { ...this.limits, maxStreams: made.maxStreams, windows: undefined },
@@ -275,8 +232,7 @@ class BlockingCaller {
       throw new ConnectError(`a client can call at most ${METHODS_MAX} different methods`, Code.ResourceExhausted);
     const codec = codecOf(this.options);
     const path = methodPath(method);
-    // SUBTLE: not leased. What a lease holds comes back when V8 frees it, of which a thread that does not let its loop
-    // turn never hears.
+    // SUBTLE: copied, not leased. V8 reports freed leases through the event loop, which a blocked thread never turns.
     const added: ClientMethod = {
       method,
       id: this.methods.size,
@@ -308,7 +264,7 @@ function addonHere(): Addon {
   }
 }
 
-/** What became of the call under way; used again for the next. */
+/** The result of the current call. Reused for the next one. */
 class Outcome {
   settled = false;
   response: UnaryResponse | undefined;

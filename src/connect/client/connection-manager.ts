@@ -1,9 +1,8 @@
 /**
- * The connections of one transport to one address: the one that new calls go over, those that go away but still have
- * calls open, and the way to the next one.
+ * A transport's connections to one address: the one for new calls, those that go away but still have open calls, and
+ * the way to the next one.
  *
- * CONNECT-1  `ready` is a connection that takes calls, or undefined: it is taken back before anybody can use it in
- *            vain.
+ * CONNECT-1  `ready` is a connection that takes calls, or undefined. It is cleared before a call could use it in vain.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Address } from "../../carrier/address.js";
@@ -27,15 +26,15 @@ import {
   pollMicrosOf,
   streamWindowOf,
 } from "../options/options.js";
-import type { ConnectionState, IsthmusTransportOptions } from "./transport.js";
+import type { ConnectionState, IsthmusTransportOptions } from "../types/client.js";
 
-/** What a transport does for its connections. */
+/** Moves calls to another connection. */
 export type CallReturns = Required<Pick<ClientConnectionOwner, "moveCall" | "moveStream">>;
 
 export class ConnectionManager {
-  /** What new calls go over. */
+  /** The connection for new calls. */
   ready: ClientConnection | undefined;
-  /** Connections made so far. */
+  /** Number of connections made so far. */
   connections = 0;
   private readonly transport: object;
   private readonly options: IsthmusTransportOptions;
@@ -53,7 +52,7 @@ export class ConnectionManager {
   private shown: ConnectionState = "idle";
   private reason: string | undefined;
 
-  /** @throws ConnectError for options that make no sense together, or cannot be had */
+  /** @throws ConnectError if options contradict each other, or require what is not available */
   constructor(
     transport: object,
     options: IsthmusTransportOptions,
@@ -89,8 +88,8 @@ export class ConnectionManager {
   }
 
   /**
-   * A connection that takes calls.
-   * @param waits as `Dialer.wait` takes it; by default as the options say
+   * Waits for a connection that takes calls.
+   * @param waits as for `Dialer.wait`; the transport's option by default
    * @throws ConnectError
    */
   async connection(
@@ -100,7 +99,7 @@ export class ConnectionManager {
   ): Promise<{ connection: ClientConnection; leftMs: number | undefined }> {
     const start = nowMs();
     let leftMs = timeoutMs;
-    // It may be over by the time that it is handed over.
+    // The connection may have ended before this function continues.
     while (this.ready === undefined) {
       await this.dialer.wait(leftMs, signal, waits ?? this.options.waitForReady);
       if (timeoutMs !== undefined) leftMs = Math.max(timeoutMs - (nowMs() - start), 1);
@@ -108,9 +107,7 @@ export class ConnectionManager {
     return { connection: this.ready, leftMs };
   }
 
-  /**
-   * Takes no calls from now on. Ends the connections when their calls are over, or after `timeoutMs`; resolves then.
-   */
+  /** Takes no more calls. Ends the connections when their calls have ended, or after `timeoutMs`; resolves then. */
   async close(timeoutMs: number): Promise<void> {
     this.closed = true;
     this.dialer.close(
@@ -194,7 +191,7 @@ export class ConnectionManager {
     this.show();
   }
 
-  /** Says what state there is now. */
+  /** Publishes the state if it has changed. */
   private show(): void {
     const { state, shown: previous } = this;
     if (state === previous) return;

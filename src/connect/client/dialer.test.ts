@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { withRetryability } from "../../carrier/handshake/retryability.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
-import type { ReconnectOptions } from "./dialer.js";
+import type { ReconnectOptions } from "../types/client.js";
 import { Dialer, pauseAfter, reconnectOf } from "./dialer.js";
 import { createIsthmusTransport } from "./transport.js";
 

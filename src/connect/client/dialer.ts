@@ -1,15 +1,15 @@
 /**
- * Waiting for a connection: the attempts to make one, the pauses between them, and the calls that wait. What a
- * connection is, and how an attempt is made, the owner knows.
+ * Waiting for a connection: the attempts to make one, the pauses between them, and the calls that wait. The owner knows
+ * what a connection is and how an attempt is made.
  *
- * DIAL-1  There is at most one attempt at a time; who needs a connection meanwhile waits for that one.
- * DIAL-2  Attempts are made only while somebody waits. The pauses between them grow, and differ by chance from client
- *         to client, so that many who lost the same server do not come back in step. Who does not wait for a further
- *         attempt does not wait for a pause either.
- * DIAL-3  Who waits is settled exactly once: by a connection, a failure, its deadline, its signal, or the end of the
- *         owner.
- * DIAL-4  A connection over which nothing came counts as a failed attempt: a server that dies as soon as it is
- *         connected to is not connected to without a pause.
+ * DIAL-1  There is at most one attempt at a time. Calls that need a connection meanwhile wait for that attempt.
+ * DIAL-2  Attempts are made only while calls wait. The pauses between them grow and vary randomly, so that clients that
+ *         lost the same server do not return in step. A call that does not wait for further attempts does not wait for
+ *         a pause either.
+ * DIAL-3  A waiting call is settled exactly once: by a connection, a failure, its deadline, its signal, or the end of
+ *         the owner.
+ * DIAL-4  A connection over which nothing arrived counts as a failed attempt: there is a pause before the next
+ *         connection to a server that dies as soon as it is connected to.
  */
 import type { ContextKey } from "@connectrpc/connect";
 import { Code, ConnectError, createContextKey } from "@connectrpc/connect";
@@ -20,27 +20,18 @@ import { onAbortOf } from "../../rpc/abort.js";
 import { boundedTimeout, TIMER_MS_MAX, timedOut } from "../../rpc/deadline.js";
 import { abortError } from "../../rpc/errors.js";
 import { show } from "../options/kinds.js";
-import { DEFAULTS } from "../options/table.js";
-
-/** How a lost connection is made again. */
-export interface ReconnectOptions {
-  /**
-   * Pause after the first failed attempt, in milliseconds; 10 by default. Each further one is 1.6 times as long. All
-   * vary by 20%.
-   */
-  readonly initialDelayMs?: number;
-  /** Longest pause, in milliseconds; 2000 by default. */
-  readonly maxDelayMs?: number;
-  /**
-   * How long a call without a deadline waits for a connection, in milliseconds; 30,000 by default. `Infinity`: for
-   * ever.
-   */
-  readonly giveUpAfterMs?: number;
-}
+import { DEFAULTS } from "../options/defaults.js";
+import type { ReconnectOptions } from "../types/client.js";
 
 /**
- * Context value for a single call: `createContextValues().set(waitForReady, true)` waits for the connection, also for
- * the first; `false` fails with the attempt. Overrides the transport's option of that name.
+ * Key of the context value that overrides a transport's option `waitForReady` for a single call. `true` waits for a
+ * connection, even for the first one. `false` fails together with the attempt.
+ *
+ * @example
+ * ```ts
+ * const contextValues = createContextValues().set(waitForReady, true);
+ * await client.echo({ text: "hi" }, { contextValues });
+ * ```
  */
 export const waitForReady: ContextKey<boolean | undefined> = createContextKey<boolean | undefined>(undefined, {
   description: "whether a call waits for a connection",
@@ -48,10 +39,10 @@ export const waitForReady: ContextKey<boolean | undefined> = createContextKey<bo
 
 const MULTIPLIER = 1.6;
 const JITTER = 0.2;
-/** Attempts that a first connection is worth if servers accept it and go away: one is being replaced. */
+/** Attempts to make a first connection while servers accept it and go away, as when one is being replaced. */
 const FIRST_ATTEMPTS = 4;
 
-/** @throws ConnectError `InvalidArgument` */
+/** @throws ConnectError `InvalidArgument` if the delays contradict each other */
 export function reconnectOf(options: ReconnectOptions = {}): Required<ReconnectOptions> {
   const {
     initialDelayMs = DEFAULTS.initialDelayMs,
@@ -66,7 +57,7 @@ export function reconnectOf(options: ReconnectOptions = {}): Required<ReconnectO
   return { initialDelayMs, maxDelayMs, giveUpAfterMs };
 }
 
-/** The pause after so many failures in a row, in milliseconds. @param chance 0 to 1 */
+/** The pause after this many failures in a row, in milliseconds. @param chance 0 to 1 */
 export function pauseAfter(
   failures: number,
   { initialDelayMs, maxDelayMs }: Required<ReconnectOptions>,
@@ -79,7 +70,7 @@ export function pauseAfter(
 }
 
 interface Waiter<C> {
-  /** Undefined: if there has been a connection before. */
+  /** Whether it waits for further attempts; undefined: only if there has been a connection before. */
   readonly waits: boolean | undefined;
   attempts: number;
   readonly resolve: (connection: C) => void;
@@ -93,9 +84,9 @@ export class Dialer<C> {
   private readonly waiters = new Set<Waiter<C>>();
   private attempting = false;
   private pause: NodeJS.Timeout | undefined;
-  /** In a row. */
+  /** Number of failures in a row. */
   private failures = 0;
-  /** Some of them since somebody began to wait. */
+  /** Whether an attempt has failed since the first of the waiting calls began to wait. */
   private failedMeanwhile = false;
   private notBefore = 0;
   private lastFailure: ConnectError | undefined;
@@ -103,8 +94,8 @@ export class Dialer<C> {
   private ended: ConnectError | undefined;
 
   /**
-   * @param make one attempt; rejects with a ConnectError
-   * @param onChange `state` may have changed
+   * @param make makes one attempt; rejects with a ConnectError
+   * @param onChange called when `state` may have changed
    */
   constructor(make: () => Promise<C>, options: Required<ReconnectOptions>, onChange: () => void) {
     this.make = make;
@@ -112,13 +103,13 @@ export class Dialer<C> {
     this.onChange = onChange;
   }
 
-  /** "reconnecting": an attempt has failed, and somebody waits for a further one. */
+  /** "reconnecting": an attempt has failed, and calls wait for the next one. */
   get state(): "idle" | "connecting" | "reconnecting" {
     if (this.failedMeanwhile && this.waiters.size > 0) return "reconnecting";
     return this.attempting ? "connecting" : this.waiters.size > 0 ? "reconnecting" : "idle";
   }
 
-  /** How many wait. */
+  /** Number of calls that wait. */
   get waiting(): number {
     return this.waiters.size;
   }
@@ -129,10 +120,10 @@ export class Dialer<C> {
   }
 
   /**
-   * A connection, as soon as there is one.
-   * @param timeoutMs what is left of the call's; undefined: no deadline
-   * @param waits whether it waits for further attempts if one fails; undefined: if there has been a connection before.
-   *   Nobody waits where waiting cannot help
+   * Waits for a connection.
+   * @param timeoutMs time left for the call, in milliseconds; undefined: no deadline
+   * @param waits whether to wait for further attempts if one fails; undefined: only if there has been a connection
+   * before. No call waits if waiting cannot help
    * @throws ConnectError
    */
   wait(timeoutMs: number | undefined, signal: AbortSignal | undefined, waits: boolean | undefined): Promise<C> {
@@ -175,18 +166,18 @@ export class Dialer<C> {
     });
   }
 
-  /** A connection was of use: the next one may be tried for at once. */
+  /** A connection has been useful: the next attempt needs no pause. */
   succeeded(): void {
     this.failures = this.notBefore = 0;
   }
 
-  /** A connection, or an attempt, was in vain (DIAL-4). */
+  /** A connection or an attempt was in vain (DIAL-4). */
   failed(): void {
     this.failures++;
     this.notBefore = nowMs() + pauseAfter(this.failures, this.options);
   }
 
-  /** Nobody gets a connection any more. */
+  /** Rejects the calls that wait now or later. */
   close(reason: ConnectError): void {
     this.ended = reason;
     this.stopPausing();
@@ -260,7 +251,7 @@ export class Dialer<C> {
 
   private inVain(waitedMs: number): ConnectError {
     const { lastFailure } = this;
-    const text = lastFailure === undefined ? "no attempt to connect has come to an end" : lastFailure.rawMessage;
+    const text = lastFailure === undefined ? "no attempt to connect has finished" : lastFailure.rawMessage;
     return new ConnectError(
       `${text} (waited ${waitedMs} ms for a connection)`,
       Code.Unavailable,

@@ -1,11 +1,11 @@
 /**
- * Several addresses of one service: a transport made of one for each, of which one is in use.
+ * A transport to several addresses of one service. It has a transport for each address, of which one is in use.
  *
- * FAILOVER-1  A call is given to one of them, once, and only when that one has a connection. So what moves on to
- *             another address is calls that wait for a connection, never one that may have been sent.
- * FAILOVER-2  The earlier an address, the more it is preferred. While a later one is in use, calls start attempts at
- *             the earlier ones in the background, at most one a second, and wait for none of them; from the first that
- *             succeeds on, new calls go there. Those that are open stay where they are.
+ * FAILOVER-1  A call is given to one address, once, and only when that address has a connection. So only calls that
+ *             wait for a connection move to another address, never a call that may have been sent.
+ * FAILOVER-2  Earlier addresses are preferred. While a later one is in use, calls start attempts at the earlier ones in
+ *             the background, at most one a second, without waiting for them. Once an attempt succeeds, new calls go
+ *             there. Open calls stay where they are.
  */
 import type { DescMessage, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
 import type { ContextValues, StreamResponse, UnaryResponse } from "@connectrpc/connect";
@@ -24,15 +24,15 @@ import { connectTable, transportCloseTable } from "../options/table.js";
 import { callTimeout } from "../options/options.js";
 import type { LoanOwner } from "../payloads/payloads.js";
 import { LOAN } from "../payloads/payloads.js";
-import type { HeadersInit } from "./interceptors.js";
 import type {
   AddressedTransport,
   ConnectionState,
   ConnectOptions,
+  HeadersInit,
   IsthmusTransport,
   IsthmusTransportOptions,
   TransportStats,
-} from "./transport.js";
+} from "../types/client.js";
 
 const PROBE_INTERVAL_MS = 1000;
 
@@ -215,7 +215,7 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     );
   }
 
-  /** FAILOVER-2 */
+  /** Tries the addresses before the one in use (FAILOVER-2). */
   private probe(inUse: AddressedTransport): void {
     if (this.probing || nowMs() - this.probedAt < PROBE_INTERVAL_MS) return;
     this.probing = true;
@@ -227,7 +227,7 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
           this.current = member;
           break;
         } catch {
-          // Not yet. Whoever needs it is told when no address works.
+          // Not available yet. The error is reported when no address works.
         }
       }
       this.probing = false;

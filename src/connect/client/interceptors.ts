@@ -1,4 +1,4 @@
-/** Calls of a client through its interceptors, which see a request and a response as Connect's transports show them. */
+/** A client's calls through its interceptors, which see requests and responses as in Connect's transports. */
 import type { DescMessage, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
 import { create, isMessage } from "@bufbuild/protobuf";
 import type {
@@ -12,50 +12,30 @@ import type {
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
 import { onAbortOf } from "../../rpc/abort.js";
-import type { ClientMethod } from "../../rpc/client/client-call.js";
+import type { CallRequest, StreamCallRequest } from "../../rpc/client/call-request.js";
+import type { ClientMethod } from "../../rpc/client/client-method.js";
 import { URL_BASE } from "../../rpc/server/context.js";
 import { boundedTimeout, timedOut } from "../../rpc/deadline.js";
 import { abortError, connectErrorOf } from "../../rpc/errors.js";
 import { closeIterator } from "../../rpc/stream/stream-writer.js";
 import { chain, checkResponse, drain, mapMessages } from "../interception.js";
+import type { HeadersInit } from "../types/client.js";
 
-/** What `new Headers` takes; Node's types do not name it. */
-export type HeadersInit = NonNullable<ConstructorParameters<typeof Headers>[0]>;
-
-/** A call behind all interceptors. */
-export type Start<Input, Response> = (
-  method: ClientMethod,
-  input: Input,
-  header: Headers | undefined,
-  timeoutMs: number | undefined,
-  signal: AbortSignal | undefined,
-  contextValues: ContextValues | undefined,
-) => Promise<Response>;
+/** Starts a call inside all interceptors. */
+export type Start<Input, Response> = (request: CallRequest<Input>) => Promise<Response>;
 
 export async function callIntercepted(
   interceptors: readonly Interceptor[],
   start: Start<unknown, UnaryResponse>,
-  method: ClientMethod,
-  input: unknown,
-  header: HeadersInit | undefined,
-  timeoutMs: number | undefined,
-  signal: AbortSignal | undefined,
-  contextValues: ContextValues | undefined,
+  { method, input, header, timeoutMs, signal, contextValues }: CallRequest<unknown, HeadersInit>,
 ): Promise<UnaryResponse> {
   const schema = method.method.input;
   const message = isMessage(input, schema) ? input : create(schema, input as MessageInitShape<DescMessage>);
   const scope = new CallScope(boundedTimeout(timeoutMs), signal);
   const innermost = async (request: UnaryRequest): Promise<UnaryResponse> => {
     checkRequest(request, method.path);
-    const response = await start(
-      method,
-      request.message,
-      request.header,
-      scope.leftMs,
-      request.signal,
-      request.contextValues,
-    );
-    // Interceptors may spread it, so it has to be a plain object.
+    const response = await start(startedWith(method, request.message, request, scope.leftMs));
+    // A plain object, because interceptors may spread it.
     const { stream, service, header, trailer } = response;
     return { stream, service, method: response.method, message: response.message, header, trailer };
   };
@@ -76,35 +56,23 @@ export async function callIntercepted(
 }
 
 /**
- * A stream through its interceptors. How its end is told to them is Connect's since version 2.3, whichever version is
- * installed: once the call is over, for whatever reason, what they read from the transport ends with the call's
- * outcome, and they are pulled until they have ended, too. If the reader has left before the end, the outcome is a good
- * one.
+ * A stream through its interceptors. They learn of its end as in Connect since version 2.3, whichever version is
+ * installed: when the call is over, for whatever reason, the stream that they read from the transport ends with the
+ * call's outcome, and they are pulled until they have ended too. If the reader leaves before the end, the outcome is
+ * success.
  */
 export async function streamIntercepted(
   interceptors: readonly Interceptor[],
   start: Start<AsyncIterator<unknown>, StreamResponse>,
-  method: ClientMethod,
-  input: AsyncIterator<unknown>,
-  header: HeadersInit | undefined,
-  timeoutMs: number | undefined,
-  signal: AbortSignal | undefined,
-  contextValues: ContextValues | undefined,
+  { method, input, header, timeoutMs, signal, contextValues }: StreamCallRequest,
 ): Promise<StreamResponse> {
   const streaming = method.method as DescMethodStreaming;
   const scope = new CallScope(boundedTimeout(timeoutMs), signal);
-  // An interceptor may not pass on that the stream ended early.
+  // An interceptor may not propagate the early end of the stream.
   scope.onEnd(() => void closeIterator(input, scope.failure));
   const innermost = async (request: StreamRequest): Promise<StreamResponse> => {
     checkRequest(request, method.path);
-    const response = await start(
-      method,
-      request.message[Symbol.asyncIterator](),
-      request.header,
-      scope.leftMs,
-      request.signal,
-      request.contextValues,
-    );
+    const response = await start(startedWith(method, request.message[Symbol.asyncIterator](), request, scope.leftMs));
     return {
       ...response,
       message: new TransportMessages(response.message[Symbol.asyncIterator](), scope) as StreamResponse["message"],
@@ -129,6 +97,16 @@ export async function streamIntercepted(
   }
 }
 
+/** The call that the innermost function starts. */
+function startedWith<Input>(
+  method: ClientMethod,
+  input: Input,
+  { header, signal, contextValues }: UnaryRequest | StreamRequest,
+  timeoutMs: number | undefined,
+): CallRequest<Input> {
+  return { method, input, header, timeoutMs, signal, contextValues };
+}
+
 function requestOf(
   { method, path }: ClientMethod,
   header: HeadersInit | undefined,
@@ -146,19 +124,19 @@ function requestOf(
 }
 
 /**
- * @throws ConnectError for what would be another call over HTTP and cannot be one here, or would be sent as an empty
- * message
+ * @throws ConnectError if the interceptors changed the URL, which would be another call over HTTP and cannot be one
+ * here, or removed the message, which would be sent as an empty one
  */
 function checkRequest({ url, stream, message }: UnaryRequest | StreamRequest, path: string): void {
   if (url !== undefined && url !== URL_BASE + path) {
     throw new ConnectError(
-      `an interceptor changed the URL of the call ${path} to ${url}; here the method alone says what is called`,
+      `an interceptor changed the URL of the call ${path} to ${url}; this transport calls the method and cannot call another URL`,
       Code.Unimplemented,
     );
   }
   if (typeof message !== "object" || message === null)
     throw new ConnectError(
-      `an interceptor handed on the call ${path} without ${stream ? "messages" : "a message"}`,
+      `an interceptor passed on the call ${path} without ${stream ? "messages" : "a message"}`,
       Code.Internal,
     );
 }
@@ -167,8 +145,8 @@ type Result = IteratorResult<unknown>;
 const DONE: Result = Object.freeze({ done: true, value: undefined });
 
 /**
- * What interceptors read from the transport. SUBTLE: the transport's iterator is ended with the call, so nobody waits
- * at it for ever.
+ * The messages that interceptors read from the transport. SUBTLE: the transport's iterator ends with the call, so no
+ * interceptor waits for it forever.
  */
 class TransportMessages implements AsyncIterableIterator<unknown> {
   private readonly iterator: AsyncIterator<unknown>;
@@ -202,19 +180,19 @@ class TransportMessages implements AsyncIterableIterator<unknown> {
 }
 
 /**
- * Scopes of streams that their users forgot. A loop that is left with `break` is one where Connect is older than 2.3:
- * its clients do not pass on that it ended.
+ * Ends the scopes of streams that were garbage-collected by their users. With Connect older than 2.3, a loop left with
+ * `break` is such a stream, because its clients do not propagate the end.
  */
 const forgotten = new FinalizationRegistry<CallScope>((scope) => scope.finish());
 
 /**
- * The messages of a stream with interceptors: its scope ends with them. SUBTLE: nothing of ours that lasts refers to
+ * The messages of a stream with interceptors. Its scope ends with them. SUBTLE: no object that lives longer refers to
  * it.
  */
 class ScopedMessages implements AsyncIterableIterator<unknown> {
   private readonly iterator: AsyncIterator<unknown>;
   private readonly scope: CallScope;
-  /** The interceptors have come to their end after the call's. */
+  /** Resolves when the interceptors have ended after the call. */
   private readonly drained: Promise<void>;
 
   constructor(iterator: AsyncIterator<unknown>, scope: CallScope) {
@@ -257,15 +235,15 @@ class ScopedMessages implements AsyncIterableIterator<unknown> {
 }
 
 /**
- * Deadline and signal of a call with interceptors, as one signal that they can see; it also aborts when the call is
- * over.
+ * Deadline and signal of a call with interceptors, as one signal that they can see. The signal also aborts when the
+ * call is over.
  */
 class CallScope {
   private readonly controller = new AbortController();
   private readonly deadline: number | undefined;
   private readonly timer: NodeJS.Timeout | undefined;
   private readonly outer: AbortSignal | undefined;
-  /** The call came to a good end. */
+  /** Whether the call succeeded. */
   private isFinished = false;
   private readonly onAbort = () => this.controller.abort(abortError(this.outer!));
 
@@ -286,17 +264,17 @@ class CallScope {
     return this.signal.aborted;
   }
 
-  /** What is left of the timeout, in milliseconds; undefined without one. */
+  /** Time left for the call, in milliseconds; undefined if it has no deadline. */
   get leftMs(): number | undefined {
     return this.deadline === undefined ? undefined : Math.max(this.deadline - nowMs(), 1);
   }
 
-  /** Why the call failed, once it has. */
+  /** The error of the call once it has failed. */
   get failure(): ConnectError | undefined {
     return this.isOver && !this.isFinished ? abortError(this.signal) : undefined;
   }
 
-  /** How reading goes on once the call is over. @throws ConnectError if it failed */
+  /** The result of a read after the call is over. @throws ConnectError if the call failed */
   outcome(): Result {
     if (!this.isFinished) throw abortError(this.signal);
     return DONE;
@@ -307,15 +285,15 @@ class CallScope {
     else onAbortOf(this.signal, listener);
   }
 
-  /** The call failed with `error`. Returns what its caller is told. */
+  /** The call failed with `error`. @returns the error for the caller */
   fail(error: unknown): ConnectError {
-    // An interceptor that noticed the deadline or the abort by itself may have thrown anything.
+    // An interceptor that noticed the deadline or the abort itself may have thrown anything.
     const failure = this.failure ?? connectErrorOf(error);
     this.end(failure);
     return failure;
   }
 
-  /** The call is done, or its reader wants no more. */
+  /** The call succeeded, or its reader wants no more messages. */
   finish(): void {
     if (this.isOver) return;
     this.isFinished = true;

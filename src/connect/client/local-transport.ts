@@ -1,7 +1,4 @@
-/**
- * The client's transport to one address of this machine, or over TCP: Connect's Transport over the connections of a
- * `ConnectionManager`.
- */
+/** A transport to one address over shared memory or a socket: Connect's Transport on top of a `ConnectionManager`. */
 import type {
   DescMessage,
   DescMethod,
@@ -15,13 +12,15 @@ import type { Address } from "../../carrier/address.js";
 import { formatAddress } from "../../carrier/address.js";
 import type { LeaseLifetime } from "../../memory/payload/lease.js";
 import type { ClientConnection } from "../../rpc/client/client.js";
-import type { ClientMethod } from "../../rpc/client/client-call.js";
+import type { CallRequest, StreamCallRequest } from "../../rpc/client/call-request.js";
+import { withTimeout } from "../../rpc/client/call-request.js";
+import type { ClientMethod } from "../../rpc/client/client-method.js";
 import { ownSignal } from "../../rpc/abort.js";
 import { boundedTimeout } from "../../rpc/deadline.js";
 import { connectErrorOf } from "../../rpc/errors.js";
 import { closeIterator } from "../../rpc/stream/stream-writer.js";
 import { METHODS_MAX, PATH_BYTES_MAX } from "../../wire/frame.js";
-import type { HeadersInit, Start } from "./interceptors.js";
+import type { Start } from "./interceptors.js";
 import { callIntercepted, streamIntercepted } from "./interceptors.js";
 import { ConnectionManager } from "./connection-manager.js";
 import { waitForReady } from "./dialer.js";
@@ -30,14 +29,15 @@ import { checkOptional } from "../options/check.js";
 import { connectTable, transportCloseTable } from "../options/table.js";
 import type { LoanOwner } from "../payloads/payloads.js";
 import { LOAN } from "../payloads/payloads.js";
-import { methodPath } from "../server/routes.js";
+import { methodPath } from "../descriptors.js";
 import type {
   AddressedTransport,
   ConnectionState,
   ConnectOptions,
+  HeadersInit,
   IsthmusTransportOptions,
   TransportStats,
-} from "./transport.js";
+} from "../types/client.js";
 
 export class LocalTransport implements AddressedTransport, LoanOwner {
   private readonly options: IsthmusTransportOptions;
@@ -46,8 +46,8 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
   private readonly lifetime: LeaseLifetime;
   private readonly methods = new Map<DescMethod, ClientMethod>();
   private readonly connectionManager: ConnectionManager;
-  private readonly startCall: Start<unknown, UnaryResponse> = (...call) => this.call(...call);
-  private readonly startStream: Start<AsyncIterator<unknown>, StreamResponse> = (...call) => this.openStream(...call);
+  private readonly startCall: Start<unknown, UnaryResponse> = (request) => this.call(request);
+  private readonly startStream: Start<AsyncIterator<unknown>, StreamResponse> = (request) => this.openStream(request);
 
   constructor(options: IsthmusTransportOptions, address: Address) {
     this.options = options;
@@ -56,10 +56,8 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     this.interceptors = options.interceptors ?? [];
     this.lifetime = lifetimeOf(options);
     this.connectionManager = new ConnectionManager(this, options, address, limits, {
-      moveCall: (method, input, header, timeoutMs, signal, contextValues) =>
-        this.call(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
-      moveStream: (method, input, header, timeoutMs, signal, contextValues) =>
-        this.openStream(method, input, header, timeoutMs, signal, contextValues as ContextValues | undefined),
+      moveCall: this.startCall,
+      moveStream: this.startStream,
     });
   }
 
@@ -105,24 +103,22 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
       const own = signal === undefined ? undefined : ownSignal(signal);
       const response =
         this.interceptors.length === 0
-          ? this.call(
-              clientMethod,
+          ? this.call({
+              method: clientMethod,
               input,
-              header === undefined ? undefined : new Headers(header),
-              timeout,
-              own,
+              header: header === undefined ? undefined : new Headers(header),
+              timeoutMs: timeout,
+              signal: own,
               contextValues,
-            )
-          : callIntercepted(
-              this.interceptors,
-              this.startCall,
-              clientMethod,
+            })
+          : callIntercepted(this.interceptors, this.startCall, {
+              method: clientMethod,
               input,
               header,
-              timeout,
-              own,
+              timeoutMs: timeout,
+              signal: own,
               contextValues,
-            );
+            });
       return response as Promise<UnaryResponse<I, O>>;
     } catch (error) {
       return Promise.reject(connectErrorOf(error, Code.Internal));
@@ -142,20 +138,18 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
       const clientMethod = this.methods.get(method) ?? this.addMethod(method);
       const own = signal === undefined ? undefined : ownSignal(signal);
       const headers = header === undefined ? undefined : new Headers(header);
-      const iterator = input[Symbol.asyncIterator]();
+      const request: StreamCallRequest = {
+        method: clientMethod,
+        input: input[Symbol.asyncIterator](),
+        header: headers,
+        timeoutMs: timeout,
+        signal: own,
+        contextValues,
+      };
       const response =
         this.interceptors.length === 0
-          ? this.openStream(clientMethod, iterator, headers, timeout, own, contextValues)
-          : streamIntercepted(
-              this.interceptors,
-              this.startStream,
-              clientMethod,
-              iterator,
-              headers,
-              timeout,
-              own,
-              contextValues,
-            );
+          ? this.openStream(request)
+          : streamIntercepted(this.interceptors, this.startStream, request);
       return response as Promise<StreamResponse<I, O>>;
     } catch (error) {
       return Promise.reject(connectErrorOf(error, Code.Internal));
@@ -209,56 +203,30 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     return added;
   }
 
-  private call(
-    method: ClientMethod,
-    input: unknown,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
-    contextValues: ContextValues | undefined,
-  ): Promise<UnaryResponse> {
+  private call(request: CallRequest): Promise<UnaryResponse> {
     const { ready } = this.connectionManager;
-    if (ready !== undefined) return ready.call(method, input, header, timeoutMs, signal, contextValues);
-    return this.callOnceConnected(method, input, header, timeoutMs, signal, contextValues);
+    return ready === undefined ? this.callOnceConnected(request) : ready.call(request);
   }
 
-  private async callOnceConnected(
-    method: ClientMethod,
-    input: unknown,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
-    contextValues: ContextValues | undefined,
-  ): Promise<UnaryResponse> {
-    const { connection, leftMs } = await this.connectionManager.connection(
-      boundedTimeout(timeoutMs),
-      signal,
-      contextValues?.get(waitForReady),
-    );
-    return connection.call(method, input, header, leftMs, signal, contextValues);
+  private async callOnceConnected(request: CallRequest): Promise<UnaryResponse> {
+    const { connection, leftMs } = await this.connectionFor(request);
+    return connection.call(withTimeout(request, leftMs));
   }
 
-  private async openStream(
-    method: ClientMethod,
-    input: AsyncIterator<unknown>,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
-    contextValues: ContextValues | undefined,
-  ): Promise<StreamResponse> {
+  private async openStream(request: StreamCallRequest): Promise<StreamResponse> {
     const { ready } = this.connectionManager;
-    if (ready !== undefined) return ready.openStream(method, input, header, timeoutMs, signal, contextValues);
+    if (ready !== undefined) return ready.openStream(request);
     let made: { connection: ClientConnection; leftMs: number | undefined };
     try {
-      made = await this.connectionManager.connection(
-        boundedTimeout(timeoutMs),
-        signal,
-        contextValues?.get(waitForReady),
-      );
+      made = await this.connectionFor(request);
     } catch (error) {
-      void closeIterator(input, error as Error);
+      void closeIterator(request.input, error as Error);
       throw error;
     }
-    return made.connection.openStream(method, input, header, made.leftMs, signal, contextValues);
+    return made.connection.openStream(withTimeout(request, made.leftMs));
+  }
+
+  private connectionFor({ timeoutMs, signal, contextValues }: CallRequest) {
+    return this.connectionManager.connection(boundedTimeout(timeoutMs), signal, contextValues?.get(waitForReady));
   }
 }

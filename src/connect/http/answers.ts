@@ -1,4 +1,4 @@
-/** Failures that Connect does not answer itself, in the words of gRPC, gRPC-Web or Connect, as the request asks. */
+/** Answers for failures that Connect does not answer itself, in the request's protocol: gRPC, gRPC-Web or Connect. */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Http2ServerRequest, Http2ServerResponse } from "node:http2";
 import { constants } from "node:http2";
@@ -13,7 +13,7 @@ const GRPC_WEB_TRAILERS = 0x80;
 const CONNECT_END = 0x02;
 const FRAME_HEADER_BYTES = 5;
 
-/** Nobody serves the path. */
+/** Answers a request for a path that is not served. */
 export function answerUnserved(request: Request, response: Response): void {
   const path = (request.url ?? "").split("?", 1)[0];
   answer(
@@ -25,7 +25,7 @@ export function answerUnserved(request: Request, response: Response): void {
   );
 }
 
-/** Connect gave the call up, perhaps amid the response. Never throws. */
+/** Answers a call that Connect gave up, perhaps in the middle of the response. Never throws. */
 export function answerFailed(request: Request, response: Response): void {
   if (response.writableEnded) return;
   try {
@@ -41,8 +41,8 @@ function breakOff(response: Response): void {
 }
 
 /**
- * @param httpStatus for Connect, and for requests that are no calls. gRPC tells errors in a response of status 200: its
- * clients take others for a broken proxy's.
+ * @param httpStatus for Connect, and for requests that are not calls. gRPC reports errors in a response with status
+ * 200: its clients attribute any other status to a broken proxy
  */
 function answer(request: Request, response: Response, code: Code, message: string, httpStatus: number): void {
   const contentType = request.headers["content-type"] ?? "";
@@ -88,8 +88,8 @@ function answerConnect(
 }
 
 /**
- * SUBTLE: without a length of its own, a response of HTTP/1.1 whose first headers were refused would be sent with the
- * length that those had.
+ * SUBTLE: sets the length. Otherwise an HTTP/1.1 response whose first headers were rejected would be sent with the
+ * length in those headers.
  */
 function endWith(response: Response, httpStatus: number, contentType: string, body: Buffer): void {
   if (!response.headersSent)
@@ -106,7 +106,7 @@ function frameOf(flags: number, text: string): Buffer {
   return frame;
 }
 
-/** As gRPC writes messages: printable ASCII but `%` as it is. */
+/** Encodes a message as gRPC does: printable ASCII except `%` stays as it is. */
 function percentEncoded(message: string): string {
   return Buffer.from(message)
     .toString("latin1")

@@ -1,7 +1,7 @@
-/** What failed on the way to an address of HTTP, in the words that the other carriers use. */
+/** Converts failures of HTTP connections to the errors that other carriers report. */
 import { Code, ConnectError } from "@connectrpc/connect";
 
-/** Why there is no connection to `name`. */
+/** The error for a connection to `name` that could not be made. */
 export function connectionFailure(name: string, reason: unknown): ConnectError {
   const found = codesOf(reason);
   const make = (text: string, code: Code) =>
@@ -10,7 +10,7 @@ export function connectionFailure(name: string, reason: unknown): ConnectError {
   if (found.has("ENOTFOUND")) return make("no such host", Code.Unavailable);
   if (found.has("EAI_AGAIN")) return make("the host's name cannot be resolved now", Code.Unavailable);
   if (found.has("EHOSTUNREACH") || found.has("ENETUNREACH"))
-    return make("there is no way to that host", Code.Unavailable);
+    return make("there is no route to that host", Code.Unavailable);
   if (found.has("EMFILE") || found.has("ENFILE"))
     return make(
       "no descriptor left for another connection; raise the limit of open files (ulimit -n)",
@@ -22,7 +22,7 @@ export function connectionFailure(name: string, reason: unknown): ConnectError {
   const certificate = [...found].find((code) => /CERT|SELF_SIGNED|ISSUER|ALTNAME/.test(code));
   if (certificate !== undefined) {
     return make(
-      `the server's certificate is not accepted (${certificate}): ${textOf(reason)}; nodeOptions takes a \`ca\``,
+      `the server's certificate is not accepted (${certificate}): ${textOf(reason)}; pass a \`ca\` in nodeOptions to accept it`,
       Code.Unavailable,
     );
   }
@@ -30,16 +30,16 @@ export function connectionFailure(name: string, reason: unknown): ConnectError {
     return make("the server there does not speak HTTP/2", Code.Unavailable);
   if (found.has("ECONNRESET") || found.has("EPIPE"))
     return make(
-      "the server there ended the connection before it answered; is it https:// instead of http://, or the server full?",
+      "the server there closed the connection before it answered; is it https:// instead of http://, or is the server full?",
       Code.Unavailable,
     );
   return make(textOf(reason), ConnectError.from(reason, Code.Unavailable).code);
 }
 
 /**
- * Connect tells a call that its stream was reset, or what the socket said, when its connection is lost: that is
- * `Unavailable`, as with the other carriers. Other errors are returned as they are.
- * @param isConnected whether the connection is still there, so that it was only the stream
+ * Converts the errors that Connect reports to calls when their connection is lost, such as a reset stream or a socket's
+ * error, to `Unavailable`, as with other carriers. Other errors are returned as they are.
+ * @param isConnected whether the connection still exists. Then only the stream was reset
  */
 export function lostConnection(name: string, error: unknown, isConnected: boolean): unknown {
   if (!(error instanceof ConnectError) || error.details.length > 0) return error;
@@ -79,7 +79,7 @@ export function lostConnection(name: string, error: unknown, isConnected: boolea
   );
 }
 
-/** Whether Connect says so of a stream that its server canceled. */
+/** Whether the error means that the server canceled the stream. */
 export function isReset(error: unknown): boolean {
   return (
     error instanceof ConnectError &&
@@ -88,14 +88,14 @@ export function isReset(error: unknown): boolean {
   );
 }
 
-/** The codes of an error and of what caused it. */
+/** The codes of an error and of its causes. */
 function codesOf(reason: unknown): Set<string> {
   const found = new Set<string>();
   const seen = new Set<unknown>();
   for (let error = reason; error instanceof Error && !seen.has(error); error = error.cause) {
     seen.add(error);
     if ("code" in error && typeof error.code === "string") found.add(error.code);
-    // One for each address that a name has.
+    // An AggregateError has one error for each address of a host name.
     if (error instanceof AggregateError)
       for (const one of error.errors) for (const code of codesOf(one)) found.add(code);
   }

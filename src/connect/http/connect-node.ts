@@ -1,20 +1,22 @@
-/** `@connectrpc/connect-node`, which only HTTP needs: loaded when an address says so. */
+/** Loads `@connectrpc/connect-node`, which only HTTP needs, when an HTTP address is used. */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type * as connectNode from "@connectrpc/connect-node";
 
 export type ConnectNode = typeof connectNode;
 
 /**
- * What a session of HTTP/2 may hold, in megabytes: two messages of the largest size. SUBTLE: beyond Node's own 10 it
- * breaks streams off with ENHANCE_YOUR_CALM as soon as headers arrive while more than that waits to be sent, and two
- * messages of 6 MB at once are enough for that.
+ * How much a session of HTTP/2 may hold, in megabytes: two messages of the largest size.
+ *
+ * SUBTLE: above its limit, 10 by default, Node breaks streams off with ENHANCE_YOUR_CALM as soon as headers arrive
+ * while more than that waits to be sent. Two messages of 6 MB at once are enough.
  */
 export const SESSION_MEGABYTES = 4096;
 
 let loading: Promise<ConnectNode> | undefined;
 
 /**
- * @param what wants it: starts the error's text. @throws ConnectError `FailedPrecondition` that says what to install
+ * @param what the operation, as the beginning of an error's text
+ * @throws ConnectError `FailedPrecondition` that says what to install
  */
 export async function loadConnectNode(what: string): Promise<ConnectNode> {
   try {

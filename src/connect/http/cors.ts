@@ -1,35 +1,21 @@
 /**
- * Cross-origin requests: which scripts of web pages may call a server on HTTP, and what browsers let them send and see.
+ * Cross-origin requests: which web pages may call a server over HTTP, and what browsers let their scripts send and
+ * read.
  */
 import { Code, ConnectError, cors as connectCors } from "@connectrpc/connect";
 import type { Request, Response } from "./answers.js";
-import { DEFAULTS } from "../options/table.js";
-
-/** For browsers whose pages come from another origin than the server's. */
-export interface CorsOptions {
-  /** The pages that may call, as `https://app.example`; `"*"`, the default, stands for all. */
-  readonly origins?: "*" | readonly string[];
-  /** Whether calls may carry cookies and other credentials that the browser keeps. Needs a list of `origins`. */
-  readonly credentials?: boolean;
-  /** Request headers that scripts may send besides Connect's own, for example `authorization`. */
-  readonly allowedHeaders?: readonly string[];
-  /**
-   * Response headers that scripts may see besides Connect's own. Trailers of Connect's unary calls have the prefix
-   * `trailer-`.
-   */
-  readonly exposedHeaders?: readonly string[];
-  /** How long browsers may remember what a preflight request told them, in seconds; 7200 by default. */
-  readonly maxAgeSeconds?: number;
-}
+import { DEFAULTS } from "../options/defaults.js";
+import type { CorsOptions } from "../types/http.js";
 
 export interface Cors {
-  /** Sets the headers of the response. True: it was a preflight request, and has its answer. */
+  /** Sets the headers of the response. @returns whether the request was a preflight request, which has been answered */
   apply(request: Request, response: Response): boolean;
 }
 
 /**
- * @param option checked as the table of options has it. @returns undefined if it is off. @throws ConnectError
- * `InvalidArgument` if its parts do not go together
+ * @param option has been checked against the table of options
+ * @returns undefined if CORS is off
+ * @throws ConnectError `InvalidArgument` if parts of the option contradict each other
  */
 export function corsOf(option: boolean | CorsOptions | undefined): Cors | undefined {
   if (option === undefined || option === false) return undefined;
@@ -42,7 +28,7 @@ export function corsOf(option: boolean | CorsOptions | undefined): Cors | undefi
   } = option === true ? {} : option;
   if (credentials && origins === "*") {
     throw new ConnectError(
-      "option cors.credentials: with any origin, every web page could call in the name of whoever looks at it; list the `origins` that may",
+      "option cors.credentials: with all origins, any web page could make calls with its visitor's credentials; list the allowed `origins`",
       Code.InvalidArgument,
     );
   }
@@ -86,7 +72,7 @@ class CorsHeaders implements Cors {
       origin !== undefined &&
       request.headers["access-control-request-method"] !== undefined;
     keepVary(response);
-    // Also without an origin: what a cache keeps of this response must not be given to a page.
+    // Set even without an origin: a cache must not give this response to a page.
     response.setHeader("vary", "Origin");
     const allowed = origin !== undefined && (this.origins === "*" || this.origins.has(origin));
     if (allowed) {
@@ -103,7 +89,7 @@ class CorsHeaders implements Cors {
   }
 }
 
-/** A handler's own `vary` is added to, not put in the place of ours. */
+/** Adds a handler's own `vary` to ours instead of replacing it. */
 function keepVary(response: Response): void {
   const writeHead = response.writeHead.bind(response) as (
     status: number,

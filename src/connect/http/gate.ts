@@ -1,20 +1,20 @@
 /**
- * `requestGate` over HTTP. Connect asks it itself since version 2.3. For older versions an interceptor outside all
- * others does: there, Connect has decoded the message of a unary call by then, but nobody has been given it.
+ * `requestGate` over HTTP. Connect calls the gate itself since version 2.3. For older versions, an interceptor outside
+ * all others does. By then Connect has decoded the message of a unary call, but not passed it on.
  */
 import type { HandlerContext, Interceptor, StreamRequest, UnaryRequest } from "@connectrpc/connect";
 import { ConnectError } from "@connectrpc/connect";
 import { handlerError } from "../../rpc/errors.js";
 import type { RequestGate } from "../../rpc/server/gate.js";
 
-/** Whether the installed version of Connect asks gates. */
+/** Whether the installed version of Connect calls gates. */
 export async function connectKnowsGates(): Promise<boolean> {
   const { validateUniversalHandlerOptions } = await import("@connectrpc/connect/protocol");
   const requestGate: RequestGate = () => undefined;
   return "requestGate" in validateUniversalHandlerOptions({ requestGate } as object);
 }
 
-/** The gate as an interceptor of a server. */
+/** The gate as a server's interceptor. */
 export function gateInterceptor(gate: RequestGate): Interceptor {
   return (next) => async (request) => {
     const context = contextOf(request);
@@ -56,19 +56,19 @@ function contextOf({
       : type.startsWith("application/grpc")
         ? "grpc"
         : "connect",
-    // Interceptors are not told.
+    // Interceptors do not know the timeout.
     timeoutMs: () => undefined,
   };
 }
 
-/** What the handler set stays. */
+/** Adds headers that the handler has not set itself. */
 function add(from: Headers, to: Headers): void {
   from.forEach((value, name) => {
     if (!to.has(name)) to.set(name, value);
   });
 }
 
-/** What the gate set goes with its error. */
+/** Adds the headers that the gate has set to its error. */
 function withMetadata(error: ConnectError, all: readonly Headers[]): ConnectError {
   const metadata = new Headers(error.metadata);
   for (const headers of all) headers.forEach((value, name) => metadata.append(name, value));

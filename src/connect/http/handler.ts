@@ -1,6 +1,6 @@
 /**
- * From requests of Node's to Connect's handlers and back, as `connectNodeAdapter` does it; but a call that Connect
- * gives up is answered too: HTTP-4.
+ * Passes requests from Node to Connect's handlers and back, as `connectNodeAdapter` does. In addition, calls that
+ * Connect gives up are answered (HTTP-4).
  */
 import type { ConnectRouter, ContextValues } from "@connectrpc/connect";
 import { createConnectRouter, createContextValues } from "@connectrpc/connect";
@@ -12,15 +12,15 @@ import { soundErrors } from "./server-errors.js";
 import { gateInterceptor } from "./gate.js";
 import { ownResponses } from "./payloads.js";
 import { checkLimits, omitUndefined } from "../options/options.js";
-import type { IsthmusRouteOptions, IsthmusRouter } from "../server/routes.js";
-import type { IsthmusServerOptions } from "../server/server.js";
+import type { IsthmusRouteOptions, IsthmusRouter } from "../types/routes.js";
+import type { IsthmusServerOptions } from "../types/server.js";
 
-/** May throw. */
+/** Handles a request. May throw. */
 export type Handler = (request: Request, response: Response) => void;
 
 /**
- * @param prefix stands before the path of each method
- * @param knowsGates whether Connect's router asks `requestGate`
+ * @param prefix comes before the path of each method
+ * @param knowsGates whether Connect's router calls `requestGate`
  */
 export function handlerOf(
   connectNode: ConnectNode,
@@ -51,14 +51,14 @@ export function handlerOf(
     try {
       await universalResponseToNodeResponse(await handler(call), response);
     } catch {
-      // The client is gone, which nobody needs to know, or the response cannot be sent.
+      // The client is gone, which needs no answer, or the response cannot be sent.
       answerFailed(request, response);
     }
   };
   return (request, response) => {
     const handler = handlers.get((request.url ?? "").split("?", 1)[0]);
     if (handler === undefined) return answerUnserved(request, response);
-    // SUBTLE: it makes a URL of the request's host, and throws if the host is not valid.
+    // SUBTLE: makes a URL of the request's host, and throws if the host is invalid.
     const call = universalRequestFromNodeRequest(
       request,
       response as never,
@@ -70,7 +70,8 @@ export function handlerOf(
 }
 
 /**
- * The user's values. If those cannot be had, that is told to whoever looks at them, as over the other carriers: HTTP-4.
+ * The user's context values. If making them throws, reading them throws the same error, as with other carriers
+ * (HTTP-4).
  */
 function valuesFrom(make: IsthmusServerOptions["contextValues"]): ContextValues {
   try {
@@ -84,8 +85,8 @@ function valuesFrom(make: IsthmusServerOptions["contextValues"]): ContextValues 
 }
 
 /**
- * Connect's router as the user's `routes` sees it. Payloads of answers, and errors, are looked at after all
- * interceptors, also where a service has its own.
+ * Connect's router for the user's `routes`. Payloads of responses, and errors, are processed after all interceptors,
+ * even if a service has its own.
  */
 function prepared(
   router: ConnectRouter,

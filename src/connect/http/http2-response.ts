@@ -1,13 +1,11 @@
 /**
- * Responses of HTTP/2 without the headers that it forbids. SUBTLE: Node throws for one in trailers when they are sent,
- * into the event loop.
+ * Responses of HTTP/2 without the headers that HTTP/2 forbids. SUBTLE: Node throws for a forbidden trailer when the
+ * trailers are sent, which is into the event loop.
  */
 import type { OutgoingHttpHeaders } from "node:http";
 import { Http2ServerResponse } from "node:http2";
 
-/**
- * They belong to a connection of HTTP/1.1. A handler may have them from another server's response that it passes on.
- */
+/** Headers of HTTP/1.1 connections. A handler may get them from another server's response that it passes on. */
 const FORBIDDEN = [
   "connection",
   "http2-settings",

@@ -1,10 +1,10 @@
 /**
- * Large values on their way to HTTP: Connect's transports and handlers turn messages into bytes themselves, so whatever
- * they must not read where it lies is replaced before they see the message.
+ * Large values on their way to HTTP. Connect's transports and handlers encode messages themselves, so bytes that they
+ * must not read in place are replaced before they see the message.
  *
- * The rules are those of the other carriers: a loan is its user's no more, a file is sent as it is then and none of its
- * mapped pages is read (FILE-1), bytes whose memory is gone are an error, and bytes that end with a call are copied at
- * once. The user's message stays as it is: what changes, changes in a copy of the messages on the way to it.
+ * The rules are those of other carriers: a loan is taken, a file is sent as it is then without reading its mapped pages
+ * (FILE-1), bytes whose memory is gone are an error, and bytes that end with a call are copied at once. The user's
+ * message stays as it is: changes are made to a copy of the messages on the path to the value.
  */
 import type { DescField, DescMessage, Message } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
@@ -22,9 +22,9 @@ import { serializeError } from "../../rpc/errors.js";
 type Values = Record<string, unknown>;
 
 /**
- * The message with all bytes in ordinary memory: itself if they are already.
- * @param role of the message, which with the method's path goes into errors
- * @param signal gives up reading files
+ * The message with all bytes in ordinary memory; the message itself if they are there already.
+ * @param role of the message, which appears in errors together with the method's path
+ * @param signal cancels the reading of files
  * @throws ConnectError
  */
 export function ownPayloads<M extends Message>(
@@ -35,7 +35,7 @@ export function ownPayloads<M extends Message>(
   signal: AbortSignal,
 ): M | Promise<M> {
   if (!originsSeen || !reachesBytes(schema)) return message;
-  // Read after "its memory is gone: ".
+  // Follows "its memory is gone: " in errors.
   const why = role === "request" ? `it was sent with the call ${path}` : `it was sent as the answer of ${path}`;
   const walk = new Walk(why, signal);
   try {
@@ -51,7 +51,7 @@ export function ownPayloads<M extends Message>(
   }
 }
 
-/** `ownPayloads` for every message of a stream. */
+/** Applies `ownPayloads` to every message of a stream. */
 export async function* ownPayloadsOfAll<M extends Message>(
   schema: DescMessage,
   messages: AsyncIterable<M>,
@@ -62,7 +62,7 @@ export async function* ownPayloadsOfAll<M extends Message>(
   for await (const message of messages) yield await ownPayloads(schema, message, role, path, signal);
 }
 
-/** For servers, outermost: what handlers answer, after all other interceptors. */
+/** For servers: processes the responses of handlers after all other interceptors. */
 export const ownResponses: Interceptor = (next) => async (request) => {
   const response = await next(request);
   const { output, parent, name } = request.method;
@@ -75,7 +75,7 @@ export const ownResponses: Interceptor = (next) => async (request) => {
   return message === response.message ? response : ({ ...response, message: await message } satisfies UnaryResponse);
 };
 
-/** Whether messages of a type can have bytes, or packed values of fixed width, in any depth. */
+/** Whether messages of a type can contain bytes, or packed values of fixed width, at any depth. */
 const reaches = new WeakMap<DescMessage, boolean>();
 
 function reachesBytes(schema: DescMessage): boolean {
@@ -100,7 +100,7 @@ const FIXED = new Set<ScalarType | undefined>([
   ScalarType.SFIXED64,
 ]);
 
-/** Any field whose value, or one of whose values, may be bytes or a typed array. */
+/** Whether a value of the field may be bytes or a typed array. */
 function hasBytes(field: DescField): boolean {
   return field.scalar === ScalarType.BYTES || (field.fieldKind === "list" && FIXED.has(field.scalar));
 }
@@ -112,14 +112,14 @@ interface Place {
   readonly byteLength: number;
 }
 
-/** One message, with what was taken for it. */
+/** Walks through one message, and collects what it takes for it. */
 class Walk {
   readonly reads: Promise<void>[] = [];
   private readonly why: string;
   private readonly signal: AbortSignal;
-  /** Memory of loans that were taken, by what their users see, … */
+  /** The memory of loans that were taken, by the user's buffer. */
   private readonly taken = new Map<ArrayBufferLike, Uint8Array>();
-  /** … and where in it each value was: taking a loan empties all views on it. */
+  /** Where each loaned value was: taking a loan empties all views of it. */
   private readonly places = new Map<ArrayBufferView, Place>();
   private finding = false;
 
@@ -128,7 +128,7 @@ class Walk {
     this.signal = signal;
   }
 
-  /** To be called first. */
+  /** Must be called first. */
   findLoans(desc: DescMessage, message: Values): void {
     if (ephemeral.count === 0) return;
     this.finding = true;
@@ -202,9 +202,9 @@ class Walk {
     return new ArrayType(aligned.buffer, aligned.byteOffset, aligned.length / width);
   }
 
-  /** What to send instead; undefined: the bytes themselves. */
+  /** The bytes to send instead; undefined if these can be sent. */
   private bytes(field: DescField, bytes: Uint8Array | FixedArray): Uint8Array | undefined {
-    // Any use of these says why by itself.
+    // SUBTLE: any access throws the error that says why the memory is gone.
     if (isPoisoned(bytes)) return void bytes.length;
     const place = this.places.get(bytes);
     if (place !== undefined) return this.takeLoan(place);
@@ -227,7 +227,7 @@ class Walk {
     let own = this.taken.get(buffer);
     if (own === undefined) {
       const { bytes, done } = loan.takeToCopy(buffer, this.why);
-      // A block is somebody else's when this returns.
+      // Copied, because a block may have another owner when this returns.
       own = loan.home === undefined ? bytes : bytes.slice();
       done();
       this.taken.set(buffer, own);
@@ -246,7 +246,7 @@ class Walk {
         (error) => (error === undefined ? resolve() : reject(error)),
       );
     });
-    // Another may fail first.
+    // Another read may fail first.
     read.catch(() => undefined);
     this.reads.push(read);
     return target;
@@ -257,7 +257,7 @@ function mayHold(field: DescField): boolean {
   return hasBytes(field) || (field.message !== undefined && reachesBytes(field.message));
 }
 
-/** With the prototype, in which proto2 keeps what is not set. */
+/** Copies a message with its prototype, in which proto2 keeps unset fields. */
 function copyOf(message: Values): Values {
   return Object.assign(Object.create(Object.getPrototypeOf(message) as object) as Values, message);
 }

@@ -1,7 +1,7 @@
 /**
- * What handlers throw, on its way to HTTP. Connect makes headers and bytes of an error's parts without a look at them,
- * and a part of a wrong make would leave its call without an answer. So whatever cannot be sent is left out, and the
- * code and the text arrive.
+ * Makes handlers' errors safe to send over HTTP. Connect encodes an error's parts without checking them, and an invalid
+ * part would leave the call without an answer. So parts that cannot be sent are left out; code and text are always
+ * sent.
  */
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { Interceptor, UnaryResponse } from "@connectrpc/connect";
@@ -10,7 +10,7 @@ import { wireCode } from "../../rpc/errors.js";
 
 type Detail = ConnectError["details"][number];
 
-/** Headers that belong to the connection, or to the response's body. */
+/** Headers of the connection, or of the response's body. */
 const NOT_METADATA = [
   "connection",
   "content-encoding",
@@ -25,7 +25,7 @@ const NOT_METADATA = [
   "upgrade",
 ];
 
-/** For servers, outside of all other interceptors. */
+/** For servers, outside all other interceptors. */
 export const soundErrors: Interceptor = (next) => async (request) => {
   try {
     const response = await next(request);
@@ -45,12 +45,12 @@ async function* withSoundErrors<M>(messages: AsyncIterable<M>): AsyncGenerator<M
   }
 }
 
-/** Never throws. */
+/** Makes an error that can be sent from any thrown value. Never throws. */
 export function soundError(reason: unknown): ConnectError {
   try {
     if (reason instanceof ConnectError) return isSound(reason) ? reason : rebuilt(reason);
   } catch {
-    // A proxy, or a getter, that throws.
+    // A proxy or a getter that throws.
   }
   return new ConnectError("internal error", Code.Internal, undefined, undefined, reason);
 }
@@ -98,7 +98,7 @@ function isDetail(detail: unknown): detail is Detail {
   }
 }
 
-/** The text without halves of characters, which have no bytes in UTF-8. */
+/** The text without lone surrogates, which UTF-8 cannot encode. */
 function wellFormed(text: unknown): string {
   return typeof text === "string" ? text.replace(/[\ud800-\udfff]/gu, "\ufffd") : "internal error";
 }

@@ -1,13 +1,13 @@
 /**
- * Listening for HTTP: the same routes, by Connect's handlers, as gRPC, gRPC-Web and Connect. A port speaks HTTP/2 and
- * HTTP/1.1: with TLS the client chooses, without it the first bytes of a connection tell.
+ * Serves the same routes over HTTP with Connect's handlers, as gRPC, gRPC-Web and Connect. A port speaks both HTTP/2
+ * and HTTP/1.1: with TLS the client chooses, without TLS the first bytes of a connection tell.
  *
- * HTTP-2  A connection is counted from when it is accepted to when its socket is closed, and a call from its request to
- *         the end of its answer or connection.
- * HTTP-3  Closing ends a connection when its calls are over: HTTP/2 by GOAWAY, HTTP/1.1 with the answer, and one
- *         without calls at once.
- * HTTP-4  Nothing that a request says, or that the user's functions do with it, throws into the event loop, and each
- *         request has an answer.
+ * HTTP-2  A connection counts from when it is accepted until its socket has closed. A call counts from its request
+ *         until its response or its connection has ended.
+ * HTTP-3  Closing ends a connection when its calls have ended: HTTP/2 by GOAWAY, HTTP/1.1 with the response. A
+ *         connection without calls ends at once.
+ * HTTP-4  Neither the content of a request nor the user's functions make anything throw into the event loop, and each
+ *         request is answered.
  */
 import { once } from "node:events";
 import type { ServerOptions } from "node:http";
@@ -33,40 +33,26 @@ import { connectKnowsGates } from "./gate.js";
 import { handlerOf } from "./handler.js";
 import { Http2Response } from "./http2-response.js";
 import { Http2Sessions } from "./sessions.js";
-import { DEFAULTS } from "../options/table.js";
+import { DEFAULTS } from "../options/defaults.js";
 import { checkCarrier, handshakeTimeoutOf } from "../options/options.js";
-import type { IsthmusServerOptions } from "../server/server.js";
+import type { HttpServerOptions } from "../types/http.js";
+import type { IsthmusServerOptions } from "../types/server.js";
 
-/** What the first bytes of HTTP/2 are, as far as no method of HTTP/1.1 begins. */
+/** The first bytes of HTTP/2. No method of HTTP/1.1 begins with them. */
 const PREFACE = Buffer.from("PRI * HTTP/2");
 
-/** Limits of HTTP/1.1, at a server. */
-export interface HttpServerOptions {
-  /**
-   * How long a client of HTTP/1.1 may take to send the headers of a request, in milliseconds; 60,000 by default, and no
-   * longer than `requestTimeoutMs`. One that takes longer is answered with status 408, and its connection is closed. 0
-   * allows any time.
-   */
-  readonly headersTimeoutMs?: number;
-  /**
-   * How long it may take to send a whole request, in milliseconds; 300,000 by default. Client streams are requests, so
-   * this bounds those too. 0 allows any time.
-   */
-  readonly requestTimeoutMs?: number;
-}
-
 const KEEP_ALIVE_TIMEOUT_MS = 5000;
-/** Node looks at times only so often: at most, and for short ones. */
+/** The longest and the shortest interval at which Node checks the timeouts of HTTP/1.1. */
 const CHECK_MS_MAX = 30_000;
 const CHECK_MS_MIN = 50;
-/** TCP's own way to notice that the other end is gone without a word. */
+/** When TCP itself starts to probe whether a silent client still exists. */
 const TCP_KEEP_ALIVE_MS = 60_000;
 
 type Http1Options = Required<
   Pick<ServerOptions, "headersTimeout" | "requestTimeout" | "connectionsCheckingInterval" | "keepAliveTimeout">
 >;
 
-/** @throws ConnectError `InvalidArgument` */
+/** @throws ConnectError `InvalidArgument` if the timeouts contradict each other */
 export function http1OptionsOf({
   headersTimeoutMs,
   requestTimeoutMs = DEFAULTS.requestTimeoutMs,
@@ -74,7 +60,7 @@ export function http1OptionsOf({
   const headersTimeout = headersTimeoutMs ?? Math.min(DEFAULTS.headersTimeoutMs, requestTimeoutMs || Infinity);
   if (requestTimeoutMs > 0 && headersTimeout > requestTimeoutMs) {
     throw new ConnectError(
-      `option http.headersTimeoutMs: ${headersTimeout} is more than http.requestTimeoutMs, ${requestTimeoutMs}, which counts the headers in`,
+      `option http.headersTimeoutMs: ${headersTimeout} is more than http.requestTimeoutMs, ${requestTimeoutMs}, which includes the time for the headers`,
       Code.InvalidArgument,
     );
   }
@@ -89,7 +75,9 @@ export function http1OptionsOf({
 }
 
 /**
- * @param mayAccept asked for every connection; false turns it away @throws ConnectError that says what is in the way
+ * Starts listening.
+ * @param mayAccept called for every connection; `false` closes it
+ * @throws ConnectError that says what is in the way
  */
 export async function listenHttp(
   options: IsthmusServerOptions,
@@ -101,7 +89,7 @@ export async function listenHttp(
   checkCarrier(options, address);
   if (options.allow !== undefined) {
     throw new ConnectError(
-      `listen on ${name}: option \`allow\` decides by the credentials of clients, and there are none over HTTP; use interceptors, or TLS with client certificates`,
+      `listen on ${name}: option \`allow\` needs the credentials of clients, which HTTP does not provide; use interceptors, or TLS with client certificates`,
       Code.FailedPrecondition,
     );
   }
@@ -133,12 +121,12 @@ export class HttpListener {
   private readonly mayAccept: () => boolean;
   /** All connections. */
   private readonly sockets = new Set<Socket>();
-  /** Those that have not said what they speak, or have not finished TLS's handshake. */
+  /** Connections whose protocol is unknown, or whose TLS handshake has not finished. */
   private readonly undecided = new Set<Socket>();
   private readonly sessions: Http2Sessions;
   /** The session that Node has just made for a socket. */
   private made: ServerHttp2Session | undefined;
-  /** Connections of HTTP/1.1, with the calls that are open on them. */
+  /** Connections of HTTP/1.1, with their open calls. */
   private readonly http1 = new Map<Socket, Set<Response>>();
   private closing = false;
   private onEmpty: (() => void) | undefined;
@@ -186,7 +174,7 @@ export class HttpListener {
     return this.sockets.size;
   }
 
-  /** @throws ConnectError */
+  /** @throws ConnectError that says what is in the way */
   async open(): Promise<void> {
     const { server } = this;
     const { host, port } = this.address;
@@ -206,12 +194,12 @@ export class HttpListener {
         error,
       );
     }
-    // Out of descriptors: libuv turns the client away, and goes on.
+    // No free descriptors: libuv closes the client's connection and continues.
     server.on("error", () => {});
     this.address = { ...this.address, port: (server.address() as AddressInfo).port };
   }
 
-  /** Accepts nothing more; resolves when all calls are over and all connections closed. */
+  /** Accepts no more connections. Resolves when all calls have ended and all connections have closed. */
   async close(): Promise<void> {
     this.closing = true;
     const empty = new Promise<void>((resolve) => (this.onEmpty = resolve));
@@ -222,15 +210,17 @@ export class HttpListener {
     if (this.sockets.size > 0) await empty;
   }
 
-  /** Ends what is still open. */
+  /** Closes all connections at once. */
   cutOff(): void {
     for (const socket of this.sockets) socket.destroy();
   }
 
   /**
-   * SUBTLE: Node keeps the times of HTTP/1.1 only for a server that listens itself. So that one listens, and is given
-   * its own connections back. Bun's would not give its connections away: there a plain server listens, and those times
-   * are not kept.
+   * Makes a server without TLS.
+   *
+   * SUBTLE: Node applies the timeouts of HTTP/1.1 only to a server that listens itself. So that server listens, and
+   * gets its own connections back. Bun's does not give its connections away: there a plain server listens, and the
+   * timeouts are not applied.
    */
   private makePlain(settings: { maxConcurrentStreams?: number }, http1Options: Http1Options): Server {
     const http2 = createHttp2Server(
@@ -262,9 +252,11 @@ export class HttpListener {
       { allowHTTP1: true, Http2ServerResponse: Http2Response, ...options },
       (request, response) => this.serve(request, response),
     );
-    // Not all versions take these as options.
+    // Not all versions of Node take these as options.
     Object.assign(server, http1Options);
-    /** Connections in TLS's handshake, by the other end's address: Node does not tell which one became a TLSSocket. */
+    /**
+     * Connections in the TLS handshake, by the client's address: Node does not say which of them became a TLSSocket.
+     */
     const shaking = new Map<string, Socket>();
     server.on("connection", (socket: Socket) => {
       if (!this.accept(socket)) return;
@@ -285,7 +277,7 @@ export class HttpListener {
 
   private accept(socket: Socket): boolean {
     this.sockets.add(socket);
-    // What becomes of the connection is told by its end.
+    // The "close" event deals with the end of the connection.
     socket.on("error", () => {});
     socket.once("close", () => {
       this.sockets.delete(socket);
@@ -299,7 +291,7 @@ export class HttpListener {
     return false;
   }
 
-  /** Looks at the first bytes, and puts them back. */
+  /** Reads the first bytes of a connection, and puts them back. */
   private sniff(socket: Socket, decide: (isHttp2: boolean) => void): void {
     this.undecided.add(socket);
     const timer = setTimeout(() => socket.destroy(), this.handshakeTimeoutMs);
@@ -337,8 +329,7 @@ export class HttpListener {
     this.http1.set(socket, calls);
     socket.once("close", () => {
       this.http1.delete(socket);
-      // SUBTLE: Node says so to the answer that is being written, not to those of further requests that the client sent
-      // without waiting.
+      // SUBTLE: Node emits "close" only on the response that is being written, not on those of pipelined requests.
       setImmediate(() => {
         for (const response of calls) response.emit("close");
       });
@@ -353,11 +344,11 @@ export class HttpListener {
     calls?.add(response);
     response.once("close", () => {
       this.pendingCalls--;
-      // Connect, when it waits to write on, looks for "drain" and "error" only: HTTP/2 says neither when the client has
-      // gone.
+      // When Connect waits to continue writing, it listens for "drain" and "error" only. HTTP/2 emits neither when the
+      // client has gone.
       response.emit("drain");
       calls?.delete(response);
-      // HTTP-3. What was written is flushed first.
+      // Flushes what was written first (HTTP-3).
       if (this.closing && calls?.size === 0) socket!.destroySoon();
     });
     if ("stream" in request) discardRest(request);
@@ -372,15 +363,15 @@ export class HttpListener {
   }
 }
 
-/** Tells a listener's connections apart. */
+/** Identifies a connection of a listener. */
 function remoteOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
 }
 
 /**
- * Once the handler has turned away from a request, for example because a message is too large, what still comes of it
- * is read and dropped. Else it would fill HTTP/2's window, and a client that reads the answer only after it has written
- * all would wait forever.
+ * Reads and drops the rest of a request once its handler has stopped reading, for example because a message is too
+ * large. Otherwise it would fill the HTTP/2 window, and a client that reads the response only after it has written
+ * everything would wait forever.
  */
 function discardRest(request: Http2ServerRequest): void {
   request.once("close", () => {

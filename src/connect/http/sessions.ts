@@ -1,14 +1,14 @@
 /**
- * Sessions of HTTP/2 at a server, and the end of those that are over.
+ * A server's HTTP/2 sessions, and the end of those that are over.
  *
- * HTTP-5  A session that is over ends with its socket, whatever the client does. SUBTLE: when a client breaks the
- *         protocol, nghttp2 sends GOAWAY and takes part no more. Node 20 mostly tells nobody: it stops reading, so that
- *         it does not even notice when the client goes. And where it does destroy the session, it waits for the client
- *         to read what was written, and to close too.
+ * HTTP-5  A session that is over ends together with its socket, whatever the client does. SUBTLE: when a client
+ *         violates the protocol, nghttp2 sends GOAWAY and then ignores the session. Node 20 usually does not report
+ *         this: it stops reading, so it does not even notice when the client disconnects. If it does destroy the
+ *         session, it waits for the client to read what was written, and to close too.
  *
- * So each session is looked at twice a second. One that has read something and is quiet again is sent a PING. If that
- * is not written although nothing is in its way, the session is over. Whether the client answers does not matter: it
- * may be stopped, or far away.
+ * So each session is checked twice a second. A session that has read something and is quiet again is sent a PING. If
+ * the PING is not written although nothing blocks it, the session is over. It does not matter whether the client
+ * answers: it may be stopped, or far away.
  */
 import type { ServerHttp2Session } from "node:http2";
 import { constants } from "node:http2";
@@ -17,15 +17,15 @@ import { clearInterval, nowMs, setInterval } from "../../os/timers.js";
 
 const LOOK_MS = 500;
 /**
- * How many looks in a row a PING must have stayed unwritten. One alone may fall between the end of a write and the
+ * Number of checks in a row that must find a PING unwritten. One alone may fall between the end of a write and the
  * next.
  */
 const LOOKS_UNWRITTEN = 2;
-/** How many looks a destroyed session's client is given to read the last words, … */
+/** Number of checks for which the client of a destroyed session may read what was written. */
 const LOOKS_TO_READ = 2;
-/** … and if it does not take them. */
+/** The same for a client that does not read. */
 const LOOKS_TO_TAKE = 60;
-/** A PING, and the answer to one. */
+/** Size of a PING, and of its answer. */
 const PING_BYTES = 17;
 
 interface Watched {
@@ -34,15 +34,15 @@ interface Watched {
   readonly sinceMs: number;
   /** Whether the client has sent its settings. */
   greeted: boolean;
-  /** Whether the session ended by an error. */
+  /** Whether the session ended with an error. */
   failed: boolean;
-  /** What had been read at the last look, without answers to PINGs. */
+  /** Number of bytes read at the last check, without answers to PINGs. */
   bytesRead: number;
-  /** Whether a PING was sent since. */
+  /** Whether a PING has been sent since. */
   settled: boolean;
-  /** What had been written when a PING was sent that is not known to be written. */
+  /** Number of bytes written when a PING was sent that may still be unwritten. */
   bytesWritten: number | undefined;
-  /** Looks in a row that found the same. */
+  /** Number of checks in a row with the same result. */
   looks: number;
 }
 
@@ -51,12 +51,12 @@ export class Http2Sessions {
   private readonly greetingTimeoutMs: number;
   private timer: NodeJS.Timeout | undefined;
 
-  /** @param greetingTimeoutMs how long a client may take to send its settings */
+  /** @param greetingTimeoutMs time limit for a client to send its settings */
   constructor(greetingTimeoutMs: number) {
     this.greetingTimeoutMs = greetingTimeoutMs;
   }
 
-  /** @param socket what the session reads from: with TLS the one that decrypts */
+  /** @param socket the socket that the session reads from; with TLS, the one that decrypts */
   add(session: ServerHttp2Session, socket: Socket): void {
     const watched: Watched = {
       session,
@@ -71,15 +71,15 @@ export class Http2Sessions {
     };
     this.watched.set(session, watched);
     session.once("remoteSettings", () => (watched.greeted = true));
-    // Its calls are told by their own ends.
+    // Errors reach the session's calls by other events.
     session.on("error", () => (watched.failed = true));
-    // Whichever end comes first brings the other one.
+    // The end of either ends the other.
     session.once("close", () => this.end(watched));
     socket.once("close", () => this.end(watched));
     this.timer ??= setInterval(() => this.look(), LOOK_MS).unref();
   }
 
-  /** No further calls; each session ends when it has none. */
+  /** Accepts no further calls. Each session ends when it has none. */
   close(): void {
     for (const session of this.watched.keys()) session.close();
   }
@@ -95,8 +95,7 @@ export class Http2Sessions {
 
   private check(watched: Watched): void {
     const { session, socket } = watched;
-    // Node sends no PING of a session that closes when its calls are over; those are waited for as long as the server's
-    // `close` allows.
+    // Node sends no PING on a closing session whose calls are still open. The server's `close` waits for those.
     if (session.closed) return;
     if (watched.bytesWritten !== undefined && !this.isWritten(watched)) return;
     if (this.hasRead(watched)) {
@@ -108,18 +107,18 @@ export class Http2Sessions {
       const isSent = session.ping((error) => {
         if (error === null) watched.bytesRead += PING_BYTES;
       });
-      // Node keeps ten at most without an answer, and answers come before what is sent later.
+      // Node keeps at most ten unanswered PINGs, and answers come before later data.
       if (!isSent) this.end(watched);
     }
   }
 
-  /** Whether the PING was written; ends the session if it will not be. */
+  /** Whether the PING was written. Ends the session if it will not be. */
   private isWritten(watched: Watched): boolean {
     if (watched.socket.bytesWritten !== watched.bytesWritten) {
       watched.bytesWritten = undefined;
       return true;
     }
-    // A client that does not read what it gets keeps the PING waiting too.
+    // A client that does not read delays the PING too.
     watched.looks = isBlocked(watched.socket) ? 0 : watched.looks + 1;
     if (watched.looks === LOOKS_UNWRITTEN) this.end(watched);
     return false;
@@ -132,13 +131,13 @@ export class Http2Sessions {
     return true;
   }
 
-  /** The session is over, and its socket still there. */
+  /** Handles a session that is over and whose socket still exists. */
   private linger(watched: Watched): void {
     if (watched.bytesWritten !== undefined) {
       watched.bytesWritten = undefined;
       watched.looks = 0;
     }
-    // Whoever still sends, for example room for more, may still be reading the end of an answer.
+    // A client that still sends, for example window updates, may still be reading the end of a response.
     watched.looks = this.hasRead(watched) && !watched.failed ? 0 : watched.looks + 1;
     if (watched.looks >= (watched.failed || watched.socket.writableFinished ? LOOKS_TO_READ : LOOKS_TO_TAKE))
       this.end(watched);
@@ -154,7 +153,7 @@ export class Http2Sessions {
   }
 }
 
-/** Whether what was written waits for the client to read. Where that cannot be known, it may. */
+/** Whether written data waits for the client to read. If this cannot be determined, it may. */
 function isBlocked(socket: Socket): boolean {
   const { _handle: handle } = socket as { _handle?: { writeQueueSize?: number } | null };
   return handle?.writeQueueSize !== 0;

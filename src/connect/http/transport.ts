@@ -1,10 +1,10 @@
 /**
- * A transport to an address of HTTP: Connect's own, over one HTTP/2 connection at a time that is made when first
- * needed. What is added is what the other carriers have: errors that name the address, a limit on how long to wait for
- * a connection, payloads, state, `close`.
+ * A transport to an HTTP address: Connect's own, over one HTTP/2 connection at a time that is made when it is first
+ * needed. This adds what other carriers have: errors that name the address, a time limit for connecting, payloads,
+ * state, and `close`.
  *
- * HTTP-1  A call is given to Connect only once there is a connection. So a connection that cannot be made is told apart
- *         from a call that was sent, and only the former may move on to another address.
+ * HTTP-1  A call is given to Connect only once there is a connection. So a failure to connect can be distinguished from
+ *         a call that was sent, and only the former may move to another address.
  */
 import type { DescMessage, DescMethodStreaming, DescMethodUnary, Message, MessageInitShape } from "@bufbuild/protobuf";
 import type {
@@ -16,62 +16,35 @@ import type {
   UnaryResponse,
 } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { Compression } from "@connectrpc/connect/protocol";
 import type { Http2SessionManager } from "@connectrpc/connect-node";
-import type { ClientSessionOptions, SecureClientSessionOptions } from "node:http2";
-import { connect } from "node:http2";
 import type { HttpAddress } from "../../carrier/address.js";
 import { formatAddress } from "../../carrier/address.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
 import { clearTimeout, setImmediate, setTimeout } from "../../os/timers.js";
-import { onAbortOf, ownSignal } from "../../rpc/abort.js";
+import { ownSignal } from "../../rpc/abort.js";
 import { boundedTimeout, timedOut } from "../../rpc/deadline.js";
 import { abortError, connectErrorOf } from "../../rpc/errors.js";
 import { loadConnectNode, SESSION_MEGABYTES } from "./connect-node.js";
 import { connectionFailure, isReset, lostConnection } from "./client-errors.js";
+import { HttpCall } from "./client-call.js";
+import { greeting } from "./greeting.js";
 import { ownPayloads, ownPayloadsOfAll } from "./payloads.js";
 import { checkOptional } from "../options/check.js";
-import { connectTable, DEFAULTS, transportCloseTable } from "../options/table.js";
+import { DEFAULTS } from "../options/defaults.js";
+import { connectTable, transportCloseTable } from "../options/table.js";
 import { callTimeout, checkCarrier, checkLimits, omitUndefined, handshakeTimeoutOf } from "../options/options.js";
-import { methodPath } from "../server/routes.js";
-import type { HeadersInit } from "../client/interceptors.js";
-import { drain } from "../interception.js";
+import { methodPath } from "../descriptors.js";
 import type {
   AddressedTransport,
   ConnectionState,
   ConnectOptions,
+  HeadersInit,
   IsthmusTransportOptions,
   TransportStats,
-} from "../client/transport.js";
-
-/** Options for addresses of HTTP. Others ignore them. */
-export interface HttpTransportOptions {
-  /** What is spoken: gRPC by default. */
-  readonly protocol?: "grpc" | "grpc-web" | "connect";
-  /** For `http2.connect`: `ca`, `cert`, `key`, `servername`, `settings`, … */
-  readonly nodeOptions?: ClientSessionOptions | SecureClientSessionOptions;
-  /**
-   * How often an HTTP/2 connection with open calls is asked whether it is alive while nothing comes from it, in
-   * milliseconds; and after how long a pause the next call asks first. 360,000 by default, since many gRPC servers take
-   * more than one PING in five minutes for abuse; an Isthmus server allows any.
-   */
-  readonly pingIntervalMs?: number;
-  /** How long the answer may take before the connection is given up, in milliseconds; 15,000 by default. */
-  readonly pingTimeoutMs?: number;
-  /** Whether a connection without calls is asked too; it is not by default. */
-  readonly pingIdleConnection?: boolean;
-  /** After how long without calls the connection is closed, in milliseconds; 900,000 by default. */
-  readonly idleConnectionTimeoutMs?: number;
-  /** Compressions that answers may have, from `@connectrpc/connect-node`; none by default. */
-  readonly acceptCompression?: readonly Compression[];
-  /** Compresses requests. */
-  readonly sendCompression?: Compression;
-  /** From what size on requests are compressed, in bytes; 1024 by default. */
-  readonly compressMinBytes?: number;
-}
+} from "../types/client.js";
 
 const TIMEOUT_HEADERS = ["grpc-timeout", "connect-timeout-ms"];
-/** How much earlier than ours the server's timer may fire. */
+/** How much earlier than this end's timer the server's timer may fire. */
 const DEADLINE_SLACK_MS = 50;
 
 type Sent = Pick<UnaryRequest, "signal" | "header">;
@@ -97,7 +70,7 @@ export class HttpTransport implements AddressedTransport {
     checkCarrier(options, address);
     const limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.loading = inRootContext(() => this.load(limits));
-    // Told to whoever calls.
+    // Each call reports the failure.
     this.loading.catch(() => undefined);
   }
 
@@ -145,7 +118,7 @@ export class HttpTransport implements AddressedTransport {
   }
 
   get carrierReason(): string | undefined {
-    return this.carrier === undefined ? undefined : "the address is one of HTTP";
+    return this.carrier === undefined ? undefined : "HTTP connections do not use shared memory";
   }
 
   get carrier(): "http" | undefined {
@@ -212,8 +185,9 @@ export class HttpTransport implements AddressedTransport {
   }
 
   /**
-   * Makes the connection, if there is none, once the server has shown that it is alive and speaks HTTP/2.
-   * SUBTLE: Node's session is connected when its socket is, and the kernel accepts for a server that hangs.
+   * Makes the connection if there is none, once the server has shown that it is alive and speaks HTTP/2.
+   *
+   * SUBTLE: Node's session is connected when its socket is, and the kernel accepts connections for a server that hangs.
    * @throws ConnectError that names the address
    */
   connectNow(signal?: AbortSignal): Promise<void> {
@@ -283,7 +257,7 @@ export class HttpTransport implements AddressedTransport {
     const expiry = new AbortController();
     const timer = setTimeout(() => {
       const late = new ConnectError(
-        `no connection within ${timeoutMs} ms; is the server alive, and is nothing in between that drops packets?`,
+        `no connection within ${timeoutMs} ms; is the server alive, and does a firewall drop packets?`,
         Code.Unavailable,
       );
       expiry.abort(late);
@@ -302,7 +276,7 @@ export class HttpTransport implements AddressedTransport {
     }
   }
 
-  /** Right before the call is sent: all interceptors of the user's have run. */
+  /** Runs right before the call is sent, after all of the user's interceptors. */
   private readonly innermost: Interceptor = (next) => async (request) => {
     const { signal, method } = request;
     await this.ensureConnection(false, signal);
@@ -332,10 +306,10 @@ export class HttpTransport implements AddressedTransport {
 
   private async explain(error: unknown, { signal, header }: Sent): Promise<unknown> {
     if (signal.aborted) return error;
-    // The end of a connection is told to its calls first.
+    // Calls learn of the end of their connection before the session manager does.
     await new Promise((resolve) => setImmediate(resolve));
-    // A server that finds first that the time is up may just cancel. Connect makes the timeout of it once our own timer
-    // has fired.
+    // A server whose timer fires first may just cancel the stream. Connect reports that as a timeout once this end's
+    // timer has fired too.
     if (isReset(error) && TIMEOUT_HEADERS.some((name) => header.has(name)))
       await abortedWithin(signal, DEADLINE_SLACK_MS);
     if (signal.aborted) return error;
@@ -344,7 +318,7 @@ export class HttpTransport implements AddressedTransport {
 }
 
 /**
- * SUBTLE: Connect asks for an iterator again when a call is aborted. Where that throws, it throws into the event loop.
+ * SUBTLE: Connect asks for an iterator again when a call is aborted. If that throws, it throws into the event loop.
  * @throws ConnectError
  */
 function iteratedOnce<M>(messages: AsyncIterable<M>): AsyncIterable<M> {
@@ -368,135 +342,7 @@ function abortedWithin(signal: AbortSignal, timeoutMs: number): Promise<void> {
   });
 }
 
-/**
- * Calls whose answers' users forgot them: a loop that is left with `break` is one where Connect is older than 2.3: its
- * clients do not pass on that it ended.
- */
-const forgotten = new FinalizationRegistry<HttpCall>((call) => call.stopped());
-
-/** A call's signal: the user's, and the transport's end. */
-class HttpCall {
-  private readonly controller = new AbortController();
-  private readonly outer: AbortSignal | undefined;
-  private readonly onEnd: (call: HttpCall) => void;
-  private readonly onAbort = () => this.controller.abort(abortError(this.outer!));
-
-  constructor(outer: AbortSignal | undefined, onEnd: (call: HttpCall) => void) {
-    this.outer = outer === undefined ? undefined : ownSignal(outer);
-    this.onEnd = onEnd;
-    if (this.outer?.aborted === true) this.onAbort();
-    else if (this.outer !== undefined) onAbortOf(this.outer, this.onAbort);
-  }
-
-  get signal(): AbortSignal {
-    return this.controller.signal;
-  }
-
-  abort(reason: ConnectError): void {
-    this.controller.abort(reason);
-  }
-
-  end(): void {
-    this.outer?.removeEventListener("abort", this.onAbort);
-    this.onEnd(this);
-  }
-
-  /** Messages of the call, with which it ends. A reader that stops early cancels it, also one that took nothing. */
-  endingWith<M>(messages: AsyncIterable<M>): AsyncIterable<M> {
-    const iterator = new CallMessages(messages[Symbol.asyncIterator](), this);
-    forgotten.register(iterator, this, iterator);
-    return iterator;
-  }
-
-  stopped(): void {
-    this.abort(new ConnectError("the client stopped reading", Code.Canceled));
-    this.end();
-  }
-}
-
-/** What the user has of a stream. SUBTLE: who waits for a message holds it, also if nobody else does. */
-class CallMessages<M> implements AsyncIterableIterator<M> {
-  private readonly iterator: AsyncIterator<M>;
-  private readonly call: HttpCall;
-  private isOver = false;
-
-  constructor(iterator: AsyncIterator<M>, call: HttpCall) {
-    this.iterator = iterator;
-    this.call = call;
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this;
-  }
-
-  async next(): Promise<IteratorResult<M>> {
-    if (this.isOver) return { done: true, value: undefined };
-    try {
-      const result = await this.iterator.next();
-      if (result.done === true) this.end();
-      return result;
-    } catch (error) {
-      this.end();
-      throw error;
-    }
-  }
-
-  /**
-   * Connect knows what it means since version 2.3. Before, the call is aborted, and the interceptors are told by an
-   * error.
-   */
-  async return(value?: unknown): Promise<IteratorResult<M>> {
-    if (this.isOver) return { done: true, value };
-    this.isOver = true;
-    if (this.iterator.return === undefined) {
-      this.call.stopped();
-      await drain(this.iterator);
-    } else {
-      await this.iterator.return(value);
-    }
-    this.end();
-    return { done: true, value };
-  }
-
-  async throw(reason?: unknown): Promise<IteratorResult<M>> {
-    const error = ConnectError.from(reason);
-    if (!this.isOver) {
-      this.isOver = true;
-      this.call.abort(error);
-      await drain(this.iterator);
-      this.end();
-    }
-    throw error;
-  }
-
-  private end(): void {
-    this.isOver = true;
-    forgotten.unregister(this);
-    this.call.end();
-  }
-}
-
-/** Waits for a server's first words on a connection of its own, since the one that calls take belongs to Connect. */
-async function greeting(url: string, options: HttpTransportOptions["nodeOptions"], expiry: AbortSignal): Promise<void> {
-  const session = connect(url, options);
-  const onAbort = () => session.destroy(expiry.reason as ConnectError);
-  expiry.addEventListener("abort", onAbort, { once: true });
-  try {
-    await new Promise<void>((resolve, reject) => {
-      session.once("remoteSettings", () => resolve());
-      session.once("error", reject);
-      session.once("close", () =>
-        reject(new ConnectError("the server there ended the connection before it said anything", Code.Unavailable)),
-      );
-    });
-  } finally {
-    expiry.removeEventListener("abort", onAbort);
-    session.on("error", () => {});
-    session.destroy();
-  }
-}
-
-/** Waits no longer than the signal allows. */
+/** Waits until the promise settles or the signal aborts. */
 function orAborted(promise: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
   if (signal === undefined) return promise;
   return new Promise((resolve, reject) => {

@@ -1,6 +1,6 @@
 /**
- * Checks the options that users give against their table, and suggests what was meant. What is checked is copied, so
- * that what is used is what was checked, also if a getter gives another value each time, or the user's object changes.
+ * Checks users' options against a table, and suggests what was probably meant. Options are copied while they are
+ * checked, so that later changes of the object, and getters that return another value each time, have no effect.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Rule, Rules } from "./kinds.js";
@@ -8,16 +8,16 @@ import { isObject, show } from "./kinds.js";
 
 /** The options of one function. */
 export interface OptionTable {
-  /** The function that takes them, as errors and the documentation name it. */
+  /** The function that takes the options, as errors and the documentation name it. */
   readonly of: string;
   readonly rules: Rules;
-  /** What options may begin with that are somebody else's: they are dropped. */
+  /** Prefix of options for another library. They are dropped. */
   readonly foreignPrefix?: string;
 }
 
 const tables: OptionTable[] = [];
 
-/** All that there are, in the order of the documentation. */
+/** All tables, in the order of the documentation. */
 export const optionTables: readonly OptionTable[] = tables;
 
 export function tableOf(of: string, rules: Rules, foreignPrefix?: string): OptionTable {
@@ -26,12 +26,12 @@ export function tableOf(of: string, rules: Rules, foreignPrefix?: string): Optio
   return table;
 }
 
-/** Errors list no more names than this. */
+/** Most names that an error lists. */
 const LISTED_MAX = 10;
 
 /**
- * What others call it. Of several names the first that the table has is meant. Written in lower case, without
- * punctuation.
+ * Names that other libraries use, in lower case and without punctuation. Of several names, the first one in the table
+ * is suggested.
  */
 const SYNONYMS: Readonly<Record<string, readonly string[]>> = {
   baseurl: ["address"],
@@ -84,8 +84,8 @@ const SYNONYMS: Readonly<Record<string, readonly string[]>> = {
 };
 
 /**
- * The options as the table has them, without those that are undefined.
- * @param what is being done, if the error should say so
+ * The options of the table, without undefined ones.
+ * @param what the operation, as the beginning of an error's text; empty if there is none
  * @throws ConnectError `InvalidArgument` that names the option, what was expected, and what was probably meant
  */
 export function checkOptions<T extends object>(table: OptionTable, options: T, what = ""): T {
@@ -99,7 +99,7 @@ export function checkOptions<T extends object>(table: OptionTable, options: T, w
 
 const NOTHING = Object.freeze({});
 
-/** For options that need not be given. */
+/** The same for options that may be omitted. */
 export function checkOptional<T extends object>(table: OptionTable, options: T | undefined, what = ""): Partial<T> {
   return options === undefined ? NOTHING : checkOptions<Partial<T>>(table, options, what);
 }
@@ -107,7 +107,7 @@ export function checkOptional<T extends object>(table: OptionTable, options: T |
 function take(table: OptionTable, rules: Rules, options: object, what: string, path: string): Record<string, unknown> {
   const given = options as Readonly<Record<string, unknown>>;
   const taken: Record<string, unknown> = {};
-  // Also what an object inherits: options may be a class's, or made by Object.create.
+  // Includes inherited properties: options may be an instance of a class, or made by Object.create.
   for (const name in given) {
     if (
       Object.hasOwn(rules, name) ||
@@ -137,7 +137,7 @@ function invalid(text: string): ConnectError {
   return new ConnectError(text, Code.InvalidArgument);
 }
 
-/** What was meant by a name that the table does not have. */
+/** What was probably meant by a name that is not in the table. */
 function suggestion({ of, rules: all }: OptionTable, rules: Rules, name: string, path: string): string {
   const names = Object.keys(rules);
   const meant = knownAs(name, rules) ?? nearest(name, names);
@@ -148,11 +148,11 @@ function suggestion({ of, rules: all }: OptionTable, rules: Rules, name: string,
     const there = other.of === of ? undefined : knownAs(name, other.rules);
     if (there !== undefined) return `${there === name ? "it" : there} is an option of ${other.of}`;
   }
-  if (names.length > LISTED_MAX) return `docs/options.md has those of ${of}`;
+  if (names.length > LISTED_MAX) return `docs/options.md lists the options of ${of}`;
   return `${path === "" ? of : path.slice(0, -1)} takes ${names.join(", ")}`;
 }
 
-/** The name that the table has for it: the same but for case and punctuation, or a synonym. */
+/** The table's name for it: the same except for case and punctuation, or a synonym. */
 function knownAs(name: string, rules: Rules): string | undefined {
   return (
     Object.keys(rules).find((known) => plain(known) === plain(name)) ??
@@ -164,7 +164,7 @@ function plain(name: string): string {
   return name.toLowerCase().replace(/[^a-z0-9]/g, "");
 }
 
-/** The name that takes the fewest changes, if that is few enough to be a slip. */
+/** The name with the fewest changes, if there are few enough for a typing error. */
 function nearest(name: string, names: readonly string[]): string | undefined {
   let best: string | undefined;
   let fewest = Math.min(Math.floor(name.length / 3), 3) + 1;
@@ -175,7 +175,7 @@ function nearest(name: string, names: readonly string[]): string | undefined {
   return best;
 }
 
-/** Letters to add, to drop, to replace or to swap with the next one (optimal string alignment). */
+/** Number of letters to add, drop, replace or swap with the next one (optimal string alignment). */
 function distance(a: string, b: string): number {
   const rows: number[][] = [Array.from({ length: b.length + 1 }, (_, j) => j)];
   for (let i = 1; i <= a.length; i++) {

@@ -1,26 +1,23 @@
-/**
- * The kinds of values that options have: what the documentation calls them, and what is said of a value that is not of
- * its kind.
- */
+/** Kinds of option values: their names in the documentation, and the complaint about a value of another kind. */
 import { isAbsolute } from "node:path";
 import { SHARE_ENV } from "node:worker_threads";
 
 export interface Kind {
-  /** As the documentation has it. */
+  /** The type in the documentation. */
   readonly type: string;
-  /** Which of the type's values there may be, if not all. */
+  /** The accepted values of the type, if not all are. */
   readonly range?: string;
-  /** What numbers count. */
+  /** The unit of numbers. */
   readonly unit?: string;
-  /** Options inside of this one. */
+  /** The rules of nested options. */
   readonly rules?: Rules;
-  /** What was expected instead of `value`, and how it is written; undefined: it is right. */
+  /** What was expected instead of `value`, and how to write it; undefined if the value is acceptable. */
   complaint(value: unknown): string | undefined;
 }
 
 export interface Rule {
   readonly kind: Kind;
-  /** What holds without the option: the value itself, or words for it. */
+  /** The default: the value itself, or a description. */
   readonly byDefault?: number | string;
   readonly isRequired?: true;
   readonly meaning: string;
@@ -34,7 +31,7 @@ export function without<T extends object, K extends keyof T>(rules: T, ...names:
 
 const SHOWN_CHARACTERS_MAX = 60;
 
-/** A value as errors show it. Never throws, and never shows much. */
+/** A value as errors show it, shortened. Never throws. */
 export function show(value: unknown): string {
   switch (typeof value) {
     case "string":
@@ -73,17 +70,18 @@ interface NumberRange {
 
 function rangeOf(above: number | undefined, min: number | undefined, max: number | undefined): string {
   if (above !== undefined) return `above ${above}${max === undefined ? "" : `, up to ${max}`}`;
-  if (min !== undefined) return `from ${min} ${max === undefined ? "on" : `to ${max}`}`;
+  if (min !== undefined) return max === undefined ? `at least ${min}` : `from ${min} to ${max}`;
   return "";
 }
 
 /**
- * SUBTLE: NaN compares as false with any, so it is asked whether the number is in its range, and not whether it is out
- * of it.
+ * SUBTLE: every comparison with NaN is false. So this checks that the number is within its range, not that it is
+ * outside.
  */
 export function numberOf({ unit = "", above, min, max, isWhole }: NumberRange): Kind {
   const range = rangeOf(above, min, max);
-  const expected = `expected a ${isWhole ? "whole " : ""}number${unit === "" ? "" : ` of ${unit}`}${range === "" ? "" : ` ${range}`}`;
+  const separator = range === "" ? "" : min !== undefined && max === undefined ? ", " : " ";
+  const expected = `expected a ${isWhole ? "whole " : ""}number${unit === "" ? "" : ` of ${unit}`}${separator}${range}`;
   const isRight = (value: unknown) =>
     typeof value === "number" &&
     !Number.isNaN(value) &&
@@ -103,7 +101,10 @@ export function numberOf({ unit = "", above, min, max, isWhole }: NumberRange): 
   };
 }
 
-/** @param range in words @param complaintOf what is wrong with a number, if anything */
+/**
+ * @param range a description
+ * @param complaintOf what is wrong with a number; undefined if it is acceptable
+ */
 export function sizeOf(range: string, complaintOf: (bytes: number) => string | undefined): Kind {
   const isRight = (value: unknown) => typeof value === "number" && complaintOf(value) === undefined;
   return {
@@ -114,7 +115,7 @@ export function sizeOf(range: string, complaintOf: (bytes: number) => string | u
   };
 }
 
-/** Permission bits. */
+/** Permission bits of a file. */
 export const mode: Kind = {
   type: "number",
   range: "`0` to `0o777`",
@@ -137,12 +138,11 @@ export function oneOf(...choices: readonly string[]): Kind {
   const expected = `${quoted.slice(0, -1).join(", ")} or ${quoted.at(-1)}`;
   return {
     type: quoted.map((choice) => `\`${choice}\``).join(", "),
-    complaint: (value) =>
-      choices.includes(value as string) ? undefined : `there is no ${show(value)}; expected ${expected}`,
+    complaint: (value) => (choices.includes(value as string) ? undefined : `expected ${expected}, not ${show(value)}`),
   };
 }
 
-/** @param signature as the documentation has it */
+/** @param signature as in the documentation */
 export function functionOf(signature: string): Kind {
   return {
     type: `\`${signature}\``,
@@ -151,7 +151,10 @@ export function functionOf(signature: string): Kind {
   };
 }
 
-/** @param expected in words, in the plural @param isOne whether something can be in the list */
+/**
+ * @param expected a description, in the plural
+ * @param isOne whether a value can be an item
+ */
 export function listOf(type: string, expected: string, isOne: (value: unknown) => boolean): Kind {
   return {
     type,
@@ -174,7 +177,7 @@ export function isObject(value: unknown): value is object {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** What somebody else knows: handed on as it is. @param expected in words */
+/** A value that another library checks, passed on as it is. @param expected a description */
 export function objectOf(type: string, expected: string): Kind {
   return { type, complaint: (value) => (isObject(value) ? undefined : `expected ${expected}, not ${show(value)}`) };
 }
@@ -191,7 +194,7 @@ export const signal: Kind = {
   },
 };
 
-/** Options inside of an option. @param example how it is written */
+/** Nested options. @param example how to write them */
 export function groupOf(rules: Rules, example: string): Kind {
   return {
     type: "object",
@@ -200,7 +203,7 @@ export function groupOf(rules: Rules, example: string): Kind {
   };
 }
 
-/** The same, or `false` to turn it off. */
+/** Nested options, or `false` to turn the feature off. */
 export function groupOrFalse(rules: Rules, example: string): Kind {
   return {
     type: "`false` or object",
@@ -212,7 +215,7 @@ export function groupOrFalse(rules: Rules, example: string): Kind {
   };
 }
 
-/** The same, or a boolean to have all defaults, or turn it off. */
+/** Nested options, or a boolean: `true` takes the defaults, `false` turns the feature off. */
 export function groupOrBoolean(rules: Rules, example: string): Kind {
   return {
     type: "boolean or object",
@@ -224,7 +227,7 @@ export function groupOrBoolean(rules: Rules, example: string): Kind {
   };
 }
 
-/** Origins of web pages, as browsers send them. */
+/** Origins of web pages, in the form that browsers send. */
 export const origins: Kind = {
   type: '`"*"` or `string[]`',
   complaint(value) {
@@ -247,7 +250,7 @@ export const headerNames: Kind = listOf(
   (one) => typeof one === "string" && HEADER_NAME.test(one),
 );
 
-/** What an address is, `parseAddress` says; here only that a list has one. */
+/** One or more addresses. `parseAddress` checks each; this checks only that a list is not empty. */
 export const addresses: Kind = {
   type: "string or `string[]`",
   complaint: (value) => (Array.isArray(value) && value.length === 0 ? "the list is empty" : undefined),
@@ -263,12 +266,12 @@ export const text: Kind = {
   complaint: (value) => (typeof value === "string" ? undefined : `expected a string, not ${show(value)}`),
 };
 
-/** SUBTLE: a test runner's URL may be of another realm. */
+/** SUBTLE: not `instanceof`, since a test runner's URL may be of another realm. */
 export function isUrl(value: unknown): value is URL {
   return isObject(value) && typeof (value as Partial<URL>).href === "string";
 }
 
-/** A module that threads can load. */
+/** A module that worker threads can load. */
 export const moduleUrl: Kind = {
   type: "`URL` or string",
   range: "`file:` URL or absolute path",

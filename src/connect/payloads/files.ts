@@ -9,41 +9,43 @@ import { sleep } from "../../os/timers.js";
 import { PAYLOAD_BYTES_MAX } from "../../wire/frame.js";
 import { checkOptional } from "../options/check.js";
 import { mapFileTable } from "../options/table.js";
+import type { MapFileOptions } from "../types/payloads.js";
 
-// Numbers and not handles: a handle cannot be let go of without closing it.
+// Descriptors instead of FileHandles: a FileHandle cannot be given up without closing its descriptor.
 const openFile = promisify(open);
 const closeFile = promisify(close);
 const statFile = promisify(fstat);
 const readFile = promisify(read);
 
-/** Opening a pipe would wait for its other end. */
+/** O_NONBLOCK: opening a pipe would otherwise wait for its other end. */
 const OPEN_FLAGS = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
 
-/** How often, and how long apart, opening is tried while there are no descriptors to be had. */
+/** Most attempts to open a file while no descriptors are free, and the pause between them. */
 const OPEN_TRIES_MAX = 50;
 const OPEN_AGAIN_MS = 20;
 
-export interface MapFileOptions {
-  /** Where in the file to start, in bytes; 0 by default. */
-  readonly offset?: number;
-  /** How many bytes; by default up to the end of the file. */
-  readonly length?: number;
-}
-
 /**
- * A file, or a part of one, as bytes that can be put into any `bytes` field.
+ * Maps a file, or a part of one, as bytes for any `bytes` field.
  *
- * The array is a private mapping: it takes no memory before it is looked at, and what is written to it changes neither
- * the file nor what is sent. *Sending reads the file itself*, as it is then, straight into shared memory, or by the
- * kernel to the socket. If it has become shorter meanwhile, the call fails with `DataLoss`. Looking at the array beyond
- * the end of a file that was truncated ends the process with SIGBUS, as with any mapping: map files only that nobody
- * truncates, or send them without looking. Where there is no addon, and in a runtime that allows no mappings as
- * ArrayBuffers (Electron), the bytes are read to the heap at once.
+ * The array is a private mapping: it takes no memory until it is read, and writing to it changes neither the file nor
+ * what is sent. *Sending reads the file itself* at that time, straight into shared memory, or by the kernel to the
+ * socket. If the file has become shorter by then, the call fails with `DataLoss`.
  *
- * The file is kept open until the array is garbage, or `release` is called.
+ * Reading the array beyond the end of a truncated file ends the process with SIGBUS, as with any mapping. Map only
+ * files that nobody truncates, or send them without reading the array. Without the addon, and in runtimes that cannot
+ * map memory as ArrayBuffers (Electron), the bytes are read to the heap at once.
  *
- * @throws ConnectError `NotFound`, `PermissionDenied`; `InvalidArgument` if it is no regular file, or the range is not
- * in it; `ResourceExhausted` if it is longer than 2 GiB − 64 KiB; each names the path
+ * The file stays open until the array is garbage or is given to `release`.
+ *
+ * @param path the file's path; every error names it
+ * @throws ConnectError `NotFound`; `PermissionDenied`; `InvalidArgument` if it is not a regular file, or the range is
+ * not in the file; `ResourceExhausted` if it is longer than 2 GiB − 64 KiB, or no descriptor is free
+ * @example
+ * ```ts
+ * const data = await mapFile("/srv/video.mp4", { offset: 0, length: 1 << 20 });
+ * await client.upload({ data });
+ * release(data);
+ * ```
  */
 export async function mapFile(path: string, options?: MapFileOptions): Promise<Uint8Array> {
   const range = checkOptional(mapFileTable, options, `map ${path}: `);
@@ -78,7 +80,7 @@ export async function mapFile(path: string, options?: MapFileOptions): Promise<U
     if (length === 0) return new Uint8Array(0);
     const mapping = mapPrivate(descriptor, offset, length);
     if (mapping === undefined) return await readAll(descriptor, offset, length, fail);
-    // Closed as it was opened: Node keeps account of a worker's.
+    // Closed the way it was opened: Node keeps track of a worker's descriptors.
     const bytes = MappedFile.of(keepNewInThread(mapping), path, offset, descriptor, closeSync);
     mapped = true;
     return bytes;
@@ -91,7 +93,7 @@ export async function mapFile(path: string, options?: MapFileOptions): Promise<U
   }
 }
 
-/** Undefined where there is no addon, or the runtime lets no ArrayBuffer be made over a mapping. */
+/** A private mapping; undefined without the addon, and if the runtime cannot make an ArrayBuffer over a mapping. */
 function mapPrivate(descriptor: number, offset: number, length: number): ArrayBuffer | undefined {
   try {
     return loadAddon().addon?.mapPrivate(descriptor, offset, length);
@@ -102,8 +104,8 @@ function mapPrivate(descriptor: number, offset: number, length: number): ArrayBu
 }
 
 /**
- * Mappings that nobody refers to any more hold descriptors: when there are many, or no more to be had, garbage is
- * collected.
+ * Opens a file for reading. Mappings that are garbage still hold descriptors: if there are many mappings, or no free
+ * descriptors, garbage is collected first.
  */
 async function openToRead(path: string): Promise<number> {
   if (tooManyFiles()) await collectFiles();
@@ -113,7 +115,7 @@ async function openToRead(path: string): Promise<number> {
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       if ((code !== "EMFILE" && code !== "ENFILE") || tries === OPEN_TRIES_MAX) throw error;
-      // Garbage is collected now and then only.
+      // Garbage is collected only now and then.
       if (!(await collectFiles())) await sleep(OPEN_AGAIN_MS);
     }
   }

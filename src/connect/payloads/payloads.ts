@@ -1,4 +1,4 @@
-/** What users do with large values besides sending and receiving them: `loan`, `release`, `leaseOf`, `retain`. */
+/** Functions for large values besides sending and receiving them: `loan`, `release`, `leaseOf`, `retain`. */
 import type { Message } from "@bufbuild/protobuf";
 import type { HandlerContext, Transport } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -15,45 +15,45 @@ import { CallContext } from "../../rpc/server/context.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
 import { PAYLOAD_BYTES_MAX } from "../../wire/frame.js";
 import { checkOptional } from "../options/check.js";
-import { DEFAULTS, loanTable } from "../options/table.js";
+import { DEFAULTS } from "../options/defaults.js";
+import { loanTable } from "../options/table.js";
+import type { LoanOptions, PayloadLease } from "../types/payloads.js";
 
-/** The method by which a transport gives loans; not for users. */
+/** Key of the method by which a transport gives loans. Not public. */
 export const LOAN = Symbol("isthmus.loan");
 
 export interface LoanOwner {
   [LOAN](byteLength: number, makeSignal: () => AbortSignal): Promise<Uint8Array>;
 }
 
-export interface LoanOptions {
-  /** Gives up waiting; a handler's call is over when its own signal aborts, which gives up too. */
-  readonly signal?: AbortSignal;
-  /**
-   * How long to wait while the arena is full, in milliseconds; 10 000 by default. `Infinity`, and what no timer can
-   * count: for ever.
-   */
-  readonly timeoutMs?: number;
-}
-
 /**
- * Memory to build a payload in from the start, so that sending it copies nothing: `byteLength` bytes of shared memory,
- * aligned to 64 bytes, put into any `bytes` field (or, as a typed array through `typedList` of `isthmus/codec`, into a
- * packed field) of a message.
+ * Lends memory to build a payload in, so that sending it copies nothing: `byteLength` bytes of shared memory, aligned
+ * to 64 bytes. Put them into any `bytes` field of a message, or, as a typed array with `typedList` of `isthmus/codec`,
+ * into a packed field.
  *
- * Its content is not specified: zeros, or what an earlier message of the same connection left there. Sending takes all
- * of the loan, also if only a part of it (`subarray`) was sent: from then on all views on its ArrayBuffer are empty,
- * and sending one of them is an error that names the call. So a retry that sends the same message fails; make a new
- * loan for it. The same loan twice in one message arrives twice, by one copy. A loan that is not sent goes back by
- * `release`, by `using lease = leaseOf(bytes)`, or when it is garbage.
+ * The content is unspecified: zeros, or what an earlier message of the same connection left. Sending takes the whole
+ * loan, even if only a part (`subarray`) was sent. From then on all views of its ArrayBuffer are empty, and sending one
+ * of them is an error that names the call. So do not retry with the same message; make a new loan. A loan that is twice
+ * in one message arrives twice and costs one copy.
  *
- * Sent over another connection than its own (of another transport, or after a reconnection), and where there is no
- * shared memory, the same holds, but the bytes are copied. A foreign transport knows nothing of loans: it copies the
- * bytes and does not take them.
+ * A loan that is not sent is given back by `release`, by `using lease = leaseOf(bytes)`, or when it is garbage.
  *
- * @param owner the transport that a request is going to be sent through, or the context of the handler whose answer it
- * is for
- * @throws ConnectError `ResourceExhausted` that names who has the memory, if there was no room for `timeoutMs`, or
- * there never can be; `Unavailable` if there is no connection; `Canceled` if `signal` aborts; `InvalidArgument` if
- * `byteLength` is no size
+ * The same rules apply, but the bytes are copied, if the loan is sent over another connection than its own (of another
+ * transport, or after a reconnection) or without shared memory. Other transports than Isthmus's copy the bytes and
+ * leave the loan as it is.
+ *
+ * @param owner the transport that the request is going to be sent through, or the context of the handler that responds
+ * with it
+ * @param byteLength 0 to 2 GiB − 64 KiB
+ * @throws ConnectError `ResourceExhausted`, naming the holder of the memory, if there was no room within `timeoutMs` or
+ * never can be; `Unavailable` if there is no connection; `Canceled` if `signal` aborts; `InvalidArgument` if
+ * `byteLength` is negative or not a whole number
+ * @example
+ * ```ts
+ * const data = await loan(transport, 8 << 20);
+ * fill(data);
+ * await client.upload({ data });
+ * ```
  */
 export async function loan(
   owner: Transport | HandlerContext,
@@ -73,7 +73,7 @@ export async function loan(
   const take = takerOf(owner);
   if (byteLength === 0 || take === undefined) return Loan.onHeap(byteLength);
   if (signal?.aborted === true)
-    throw new ConnectError("the wait for a loan was given up before it began", Code.Canceled);
+    throw new ConnectError("the wait for a loan was canceled before it began", Code.Canceled);
   let wait: LoanWait | undefined;
   try {
     return await take(
@@ -93,7 +93,7 @@ function takerOf(owner: Transport | HandlerContext): Taker | undefined {
   return undefined;
 }
 
-/** A time limit and other signals, as one signal. */
+/** A time limit and two signals, as one signal. */
 class LoanWait {
   private readonly controller = new AbortController();
   private readonly timer: NodeJS.Timeout | undefined;
@@ -108,7 +108,7 @@ class LoanWait {
     if (!(timeoutMs > TIMER_MS_MAX)) this.timer = setTimeout(expire, timeoutMs);
     for (const outer of [signal, callSignal]) {
       if (outer === undefined) continue;
-      const onAbort = () => this.controller.abort(new ConnectError("the wait was given up", Code.Canceled));
+      const onAbort = () => this.controller.abort(new ConnectError("the wait was canceled", Code.Canceled));
       if (outer.aborted) onAbort();
       onAbortOf(outer, onAbort);
       this.unlink.push(() => outer.removeEventListener("abort", onAbort));
@@ -126,13 +126,22 @@ class LoanWait {
 }
 
 /**
- * Gives back what a received message has leased (its large values), or a loan that is not to be sent; closes a mapped
- * file, and ends a region (what was sent of it stays with whoever has it). All views on these bytes are empty from now
- * on; small values of the message were copied and stay. Nothing happens for what has no lease, or none any more.
+ * Gives back the memory of a payload:
  *
- * No operation in the background (of `zlib`, `fs`, another call) may still be using the bytes.
- * @param target a message that a call delivered (not one nested in it), or bytes: leased ones, a loan, a mapped file, a
- * region
+ * - a received message: the memory that it leases, which is its large values; small values were copied and stay
+ * - a loan that is not going to be sent
+ * - a mapped file, which is closed
+ * - a region; its receivers keep what was sent
+ *
+ * From then on all views of the bytes are empty. Does nothing if the target has no lease, or has been released before.
+ * No background operation (of `zlib`, `fs`, or another call) may still use the bytes.
+ * @param target a message that a call delivered (not one nested in it), or the bytes
+ * @example
+ * ```ts
+ * const response = await client.download({ name: "a" });
+ * await writeFile("a", response.data);
+ * release(response);
+ * ```
  */
 export function release(target: Message | Uint8Array): void {
   const why = "it was released";
@@ -156,15 +165,15 @@ export function release(target: Message | Uint8Array): void {
   handle?.lease.end(handle.buffer, why);
 }
 
-/** The right to a received message's large values, or to a loan, to be ended with `using`. */
-export interface PayloadLease extends Disposable {
-  /** See {@link release}. */
-  release(): void;
-  /** See {@link retain}. */
-  retain(): void;
-}
-
-/** `using lease = leaseOf(message)` releases at the end of the block what the message has leased. */
+/**
+ * An object for `using` that releases the leases of a received message, or a loan, at the end of the block.
+ * @example
+ * ```ts
+ * const message = await client.download({ name: "a" });
+ * using lease = leaseOf(message);
+ * await writeFile("a", message.data);
+ * ```
+ */
 export function leaseOf(target: Message | Uint8Array): PayloadLease {
   return {
     release: () => release(target),
@@ -174,8 +183,17 @@ export function leaseOf(target: Message | Uint8Array): PayloadLease {
 }
 
 /**
- * With `leases: "scoped"`: keeps leased bytes beyond the handler that they were given to; from then on they live as
- * "collected" ones do, until they are garbage or released.
+ * Keeps leased bytes beyond their handler if the option `leases` is "scoped". From then on they live like "collected"
+ * ones, until they are garbage or released.
+ * @param target a message that a call delivered (not one nested in it), or leased bytes
+ * @example
+ * ```ts
+ * upload(request) {
+ *   retain(request);
+ *   queue.push(request.data);
+ *   return {};
+ * }
+ * ```
  */
 export function retain(target: Message | Uint8Array): void {
   if (!ArrayBuffer.isView(target)) return leasesOf(target)?.retain();

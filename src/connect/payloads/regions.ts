@@ -7,26 +7,33 @@ import { isSystemError, loadAddon } from "../../os/addon.js";
 import { PAYLOAD_BYTES_MAX } from "../../wire/frame.js";
 
 /**
- * Memory of its own to build a payload in: for one that is larger than an arena, or that several peers get. Put it, or
- * parts of it (`subarray`), into any `bytes` field; a part of at least 32 KiB is not copied on its way through shared
- * memory, it is handed over.
+ * Makes memory of its own for a payload that is larger than an arena, or that several peers receive. Put it, or parts
+ * of it (`subarray`), into any `bytes` field. Over shared memory, parts of at least 32 KiB are handed over instead of
+ * copied.
  *
- * The content is zeros. Fill it first, then send it: the first call that hands over any part of it *seals* all of it.
- * From then on what was sent never changes, here or there: a later store in it is this process's own copy of that page,
- * seen by nobody, and not sent by later calls either. (Parts below 32 KiB, and calls over carriers without shared
- * memory, are copied and seal nothing.) It is not used up by sending: send it again, to any number of peers. A receiver
- * may write to what it gets; that is its own copy, too.
+ * The content is zeros. Fill the region first, then send it: the first call that hands over a part *seals* the whole
+ * region. From then on what was sent never changes, at either end. A later store goes to this process's own copy of the
+ * page, which nobody else sees and later calls do not send. Smaller parts, and calls without shared memory, are copied
+ * and seal nothing. A region can be sent any number of times, to any number of peers. A receiver may write to the bytes
+ * too, in a copy of its own.
  *
- * All memory is taken at once, in steps so that the event loop goes on turning (about 0.2 ms per MiB), and counts in
- * what this process may have of shared memory (half of its cgroup's limit). It is given back when the bytes are
- * garbage, or by `release(bytes)`, and no message with it is waiting to be sent. A receiver that still has it keeps the
- * memory alive, on this process's account. The bytes must not be posted to another thread.
+ * All memory is committed before this resolves, in steps that let the event loop turn (about 0.2 ms per MiB). It counts
+ * towards this process's limit for shared memory, half of its cgroup's limit. It is given back when the bytes are
+ * garbage or given to `release`, and no message with them waits to be sent. A receiver that still has them keeps the
+ * memory alive, on the account of this process. Do not post the bytes to another thread.
  *
- * Where this process has no shared memory, it is ordinary memory, which is copied when it is sent.
+ * If this process has no shared memory, a region is ordinary memory that is copied when it is sent.
  *
  * @param byteLength 0 to 2 GiB − 64 KiB
- * @throws ConnectError `InvalidArgument` if `byteLength` is no size; `ResourceExhausted` that names the limit if it is
- * too large, if there is not as much memory, or if descriptors or mappings are used up
+ * @throws ConnectError `InvalidArgument` if `byteLength` is negative or not a whole number; `ResourceExhausted`, naming
+ * the limit, if it is too large, or if memory, descriptors or mappings are used up
+ * @example
+ * ```ts
+ * const data = await region(512 << 20);
+ * fill(data);
+ * await Promise.all(clients.map((client) => client.upload({ data })));
+ * release(data);
+ * ```
  */
 export async function region(byteLength: number): Promise<Uint8Array> {
   if (!Number.isInteger(byteLength) || byteLength < 0)

@@ -1,4 +1,4 @@
-/** Handlers behind their interceptors, which see requests and responses as Connect's servers show them. */
+/** Handlers inside their interceptors, which see requests and responses as in Connect's servers. */
 import { create, isMessage } from "@bufbuild/protobuf";
 import type { DescMethod } from "@bufbuild/protobuf";
 import type {
@@ -24,7 +24,7 @@ export type StreamHandle = (
   context: CallContext,
 ) => AsyncIterable<unknown> | Promise<AsyncIterable<unknown>>;
 
-/** A unary handler behind its interceptors. */
+/** Wraps a unary handler in its interceptors. */
 export function intercept(spec: UnarySpec, path: string, interceptors: readonly Interceptor[]): Handle {
   const { method } = spec;
   return async (message, context) => {
@@ -47,7 +47,7 @@ export function intercept(spec: UnarySpec, path: string, interceptors: readonly 
   };
 }
 
-/** A streaming handler behind its interceptors, which may wrap the streams of both directions. */
+/** Wraps a streaming handler in its interceptors, which may wrap the streams of both directions. */
 export function interceptStream(
   method: StreamSpec["method"],
   implement: StreamHandle,
@@ -72,15 +72,15 @@ export function interceptStream(
     checkResponse(response, path, true);
     const header = checkedHeaders(response.header, path);
     const trailer = checkedHeaders(response.trailer, path);
-    // The handler may yet set more, until its first message.
+    // The handler may set more headers until its first message.
     if (header !== context.responseHeader) header.forEach((value, name) => context.responseHeader.set(name, value));
     return { message: response.message === own ? own : checkedMessages(response.message, path), trailer };
   };
 }
 
 /**
- * What interceptors are given. Own accessors, so that `{ ...request }` keeps them and none costs anything unless it is
- * read; they can be assigned to, as to the plain objects that Connect's servers give.
+ * The request for interceptors. Its accessors are own properties, so that `{ ...request }` keeps them, and cost nothing
+ * unless they are read. Interceptors can assign to them, as in Connect's servers.
  */
 function requestOf(method: DescMethod, path: string, context: CallContext, stream: boolean, message: unknown): object {
   let signal: AbortSignal | undefined;
@@ -114,13 +114,13 @@ function requestOf(method: DescMethod, path: string, context: CallContext, strea
   };
 }
 
-/** The context as the handler sees it behind interceptors that handed on another request. */
+/** The context for the handler, with the changes that interceptors made to the request. */
 function withRequest(context: CallContext, request: UnaryRequest | StreamRequest): CallContext {
   return Object.create(context, {
     signal: { get: () => request.signal },
     requestHeader: { get: () => request.header },
     values: { get: () => request.contextValues },
-    // SUBTLE: inherited, these would make the Headers on the new object, and what the handler sets would be lost.
+    // SUBTLE: the inherited getters would create Headers on the new object, and what the handler sets would be lost.
     responseHeader: { get: () => context.responseHeader },
     responseTrailer: { get: () => context.responseTrailer },
   }) as CallContext;

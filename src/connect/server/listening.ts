@@ -1,5 +1,6 @@
 /**
- * How a server listens: with the addon where there is one, else with Node's own means; and what it insists on first.
+ * Opens a server's listener, with the addon if there is one and otherwise with Node's own sockets, after checking what
+ * the options require.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Address } from "../../carrier/address.js";
@@ -10,16 +11,16 @@ import { listenPlain, listenTcp } from "../../carrier/handshake/listen-plain.js"
 import type { StreamSocket } from "../../carrier/socket/stream-socket.js";
 import type { Addon } from "../../os/addon.js";
 import { checkCarrier, meansFor } from "../options/options.js";
-import type { IsthmusServerOptions } from "./server.js";
+import type { IsthmusServerOptions } from "../types/server.js";
 
 export interface Accepting {
-  /** A connection whose peer the kernel can name. Owns the descriptor. */
+  /** Takes a connection whose peer's credentials the kernel knows. The receiver owns the descriptor. */
   onDescriptor(addon: Addon, descriptor: number, refusal: ConnectError | undefined): void;
-  /** A connection of which nothing is known but that it could be made. Owns the socket. */
+  /** Takes a connection without credentials. The receiver owns the socket. */
   onStream(stream: StreamSocket): void;
 }
 
-/** @throws ConnectError */
+/** @throws ConnectError that says what is in the way */
 export async function openListener(
   options: IsthmusServerOptions,
   address: Address,
@@ -28,17 +29,17 @@ export async function openListener(
 ): Promise<Listener> {
   checkCarrier(options, address);
   if (address.kind === "tcp") {
-    requireNoCredentials(options, address, "there are none over TCP");
+    requireNoCredentials(options, address, "TCP does not provide");
     return listenTcp(address, (stream) => accepting.onStream(stream));
   }
   const { addon } = meansFor(options, address);
   if (addon === undefined) {
-    requireNoCredentials(options, address, "without the addon there are none");
-    // The socket's mode is all that keeps others out.
+    requireNoCredentials(options, address, "are not available without the addon");
+    // Only the socket's mode keeps other users out.
     const mode = listenOptions.mode ?? 0o600;
     if ((mode & 0o077) !== 0) {
       throw new ConnectError(
-        `listen on ${nameOf(address)}: mode 0${mode.toString(8)} lets other users connect, and without the addon nobody can tell who they are; leave it at 0600`,
+        `listen on ${nameOf(address)}: mode 0${mode.toString(8)} lets other users connect, and without the addon the server cannot identify them; use mode 0600`,
         Code.FailedPrecondition,
       );
     }
@@ -62,7 +63,7 @@ export async function openListener(
 function requireNoCredentials({ allow }: IsthmusServerOptions, address: Address, because: string): void {
   if (allow === undefined) return;
   throw new ConnectError(
-    `listen on ${nameOf(address)}: option \`allow\` decides by the credentials of clients, and ${because}`,
+    `listen on ${nameOf(address)}: option \`allow\` needs the credentials of clients, which ${because}`,
     Code.FailedPrecondition,
   );
 }

@@ -4,8 +4,9 @@ import type { Interceptor } from "@connectrpc/connect";
 import { ConnectError } from "@connectrpc/connect";
 import { createProtobufCodec } from "../../codec/codec.js";
 import { TestService } from "../../../test/proto/test_pb.js";
-import type { IsthmusRouter } from "./routes.js";
-import { collectRoutes, methodPath } from "./routes.js";
+import { methodPath } from "../descriptors.js";
+import type { IsthmusRouter } from "../types/routes.js";
+import { collectRoutes } from "./routes.js";
 
 const pass: Interceptor = (next) => next;
 

@@ -1,6 +1,5 @@
-/** Connect's router, as the user's `routes` function sees it: collects implementations, makes no HTTP handlers. */
-import type { DescMethod, DescService } from "@bufbuild/protobuf";
-import type { ConnectRouter, Interceptor, MethodImpl, MethodImplSpec, ServiceImpl } from "@connectrpc/connect";
+/** Connect's router for the user's `routes` function. Collects implementations, and makes no HTTP handlers. */
+import type { ConnectRouter, Interceptor, MethodImplSpec } from "@connectrpc/connect";
 import { createMethodImplSpec, createServiceImplSpec } from "@connectrpc/connect";
 import type { MessageCodec, MessageCodecFactory } from "../../codec/codec.js";
 import type { LeaseLifetime } from "../../memory/payload/lease.js";
@@ -13,46 +12,19 @@ import { checkOptional } from "../options/check.js";
 import { routeTable } from "../options/table.js";
 import type { CallLimits } from "../options/options.js";
 import { checkLimits } from "../options/options.js";
+import { methodPath, OWN_CODEC } from "../descriptors.js";
+import type { IsthmusRouteOptions, IsthmusRouter } from "../types/routes.js";
 import type { Handle, StreamHandle, StreamSpec } from "./interceptors.js";
 import { intercept, interceptStream } from "./interceptors.js";
 
-type ConnectRouteOptions = NonNullable<Parameters<ConnectRouter["rpc"]>[2]>;
-
-/** Options of a service or method: Connect's, and Isthmus's own. */
-export interface IsthmusRouteOptions extends Omit<ConnectRouteOptions, "requestGate"> {
-  /** How long large values of its requests stay valid; the server's `leases` by default. */
-  leases?: LeaseLifetime;
-  /** As Connect's own since version 2.3; with Isthmus's servers whatever version is installed. */
-  requestGate?: RequestGate;
-}
-
-/**
- * What a server's `routes` is given: Connect's router, with Isthmus's options besides Connect's. A function that takes
- * a `ConnectRouter` serves as `routes`, too.
- */
-export interface IsthmusRouter extends ConnectRouter {
-  service: <T extends DescService>(
-    service: T,
-    implementation: Partial<ServiceImpl<T>>,
-    options?: IsthmusRouteOptions,
-  ) => this;
-  rpc: <M extends DescMethod>(method: M, implementation: MethodImpl<M>, options?: IsthmusRouteOptions) => this;
-}
-
-/** A codec of its own that a message's descriptor may have, for messages that are not protobuf-es's. */
-export const OWN_CODEC = Symbol("isthmus.codec");
-
-/** A path of its own that a method's descriptor may have, where it is not made of the names of service and method. */
-export const OWN_PATH = Symbol("isthmus.path");
-
 const ownRouters = new WeakSet<ConnectRouter>();
 
-/** Whether what is registered here is served by Isthmus itself. */
+/** Whether Isthmus itself serves what is registered with this router. */
 export function isOwnRouter(router: ConnectRouter): boolean {
   return ownRouters.has(router);
 }
 
-/** Options of a service, as Connect's router takes them; those that concern HTTP only are ignored. */
+/** The server's options for its services. Options that concern HTTP only are ignored. */
 export interface RouteDefaults extends CallLimits {
   readonly interceptors: readonly Interceptor[];
   readonly requestGate: RequestGate | undefined;
@@ -62,7 +34,7 @@ export interface RouteDefaults extends CallLimits {
   readonly codecFor: (options: IsthmusRouteOptions | undefined) => MessageCodecFactory;
 }
 
-/** Runs the user's `routes` and returns what is served, by path. */
+/** Runs the user's `routes`. @returns the served methods by path */
 export function collectRoutes(
   routes: (router: IsthmusRouter) => void,
   defaults: RouteDefaults,
@@ -90,10 +62,6 @@ export function collectRoutes(
   ownRouters.add(router);
   routes(router);
   return served;
-}
-
-export function methodPath(method: DescMethod): string {
-  return (method as { [OWN_PATH]?: string })[OWN_PATH] ?? `/${method.parent.typeName}/${method.name}`;
 }
 
 function serve(
@@ -143,7 +111,7 @@ function serve(
   };
 }
 
-/** A unary method for a client that opens it as a stream. */
+/** A unary method for clients that open it as a stream. */
 function openUnary(handle: Handle): ServerMethod["open"] {
   return async (requests, context) => answerOf(once(await handle(await takeSingle(requests), context)));
 }
@@ -155,7 +123,7 @@ function openStream(spec: StreamSpec): ServerMethod["open"] {
   return async (requests, context) => answerOf(await implement(requests, context));
 }
 
-/** The user's function as one from a stream to a stream. */
+/** The user's function as a function from a stream to a stream. */
 function implementationOf(spec: StreamSpec): StreamHandle {
   const implement = spec.impl as (input: unknown, context: CallContext) => unknown;
   switch (spec.kind) {

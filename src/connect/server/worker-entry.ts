@@ -1,24 +1,24 @@
 /**
- * A worker of a server: loads the user's routes and serves the connections that the main thread hands over. See
- * workers.ts for who owns a descriptor when.
+ * Entry point of a server's worker thread: loads the user's routes, and serves the connections that the main thread
+ * hands over. `workers.ts` says who owns a descriptor when.
  */
 import { parentPort } from "node:worker_threads";
 import { leaveWarningToOthers } from "../../carrier/handshake/lack.js";
 import { requireAddon } from "../../os/addon.js";
 import { clearInterval, queueMicrotask, setInterval } from "../../os/timers.js";
 import { MODULE_OPTIONS } from "../options/table.js";
-import type { IsthmusServerOptions } from "./server.js";
-import { LocalServer } from "./server.js";
+import type { IsthmusServerOptions } from "../types/server.js";
+import { LocalServer } from "./local-server.js";
 import type { FromWorker, ToWorker, WorkerSetup } from "./worker-link.js";
 
-/** How old what `stats()` of the main thread knows may be. */
+/** How old the main thread's statistics may be, in milliseconds. */
 const STATS_INTERVAL_MS = 250;
-/** What a module may export as `options`. */
+/** The options that a routes module may export. */
 const EXPORTED = MODULE_OPTIONS.filter((name) => name !== "routes") as readonly string[];
 
 function serve({ port, options }: WorkerSetup, module: Partial<IsthmusServerOptions>): void {
   const addon = requireAddon();
-  // The thread that listens has warned.
+  // The main thread has printed the warning already.
   leaveWarningToOthers();
   const server = new LocalServer({ ...options, ...module } as IsthmusServerOptions);
   const tell = (message: FromWorker) => port.postMessage(message);
@@ -49,10 +49,11 @@ function serve({ port, options }: WorkerSetup, module: Partial<IsthmusServerOpti
       tell({ kind: "declined", id, reason: error instanceof Error ? error.message : String(error) });
       return;
     }
-    // Before the first byte is read: unless this is heard, the client can still be handed to another worker.
+    // SUBTLE: sent before the first byte is read. If the main thread does not receive it, it may give the client to
+    // another worker.
     tell({ kind: "took", id });
-    server.take(addon, own, peer, undefined, leftMs, (gone) => {
-      // When it is gone, the server counts it no more only after this returns.
+    server.take({ addon, descriptor: own, peer, leftMs }, undefined, (gone) => {
+      // Posted later, because the server still counts a closed connection until this returns.
       queueMicrotask(tellStats);
       if (gone) tell({ kind: "gone", id });
     });
@@ -74,14 +75,14 @@ function partsOf(module: {
   for (const name of Object.keys(options)) {
     if (EXPORTED.includes(name)) continue;
     throw new Error(
-      `its export \`options\` has ${name}; there may be ${EXPORTED.join(", ")}, and all else belongs to createIsthmusServer`,
+      `its export \`options\` has ${name}; it may have ${EXPORTED.join(", ")}; pass all other options to createIsthmusServer`,
     );
   }
   return { ...options, routes: routes as IsthmusServerOptions["routes"] };
 }
 
 parentPort!.once("message", (setup: WorkerSetup) => {
-  // The parent's port is the routes module's own business from here on, and keeps nothing alive.
+  // From now on the port to the parent is for the routes module, and does not keep the thread alive.
   parentPort!.unref();
   setup.port.ref();
   void (async () => {

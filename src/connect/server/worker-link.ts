@@ -1,19 +1,19 @@
-/** What the main thread of a server and its workers tell each other. */
+/** The messages between a server's main thread and its workers. */
 import type { MessagePort } from "node:worker_threads";
 import type { PeerCredentials } from "../../os/addon.js";
-import type { ServerStats } from "./server.js";
+import type { ServerStats } from "../types/server.js";
 
 /** The first message to a worker, before the routes module runs. */
 export interface WorkerSetup {
   readonly port: MessagePort;
   /** URL of the routes module. */
   readonly routes: string;
-  /** The server's options, as far as they are plain. */
+  /** The server's options that can be sent to a thread. */
   readonly options: object;
 }
 
 export type ToWorker =
-  /** The number is the sender's, and stays open until it is answered: `took` or `declined`. */
+  /** The descriptor is the sender's. It stays open until the worker has answered `took` or `declined`. */
   | {
       readonly kind: "take";
       readonly id: number;
@@ -25,7 +25,7 @@ export type ToWorker =
 
 export type FromWorker =
   | { readonly kind: "ready" }
-  /** The routes could not be had. */
+  /** The routes module could not be loaded. */
   | { readonly kind: "failed"; readonly reason: string; readonly error: unknown }
   | { readonly kind: "took"; readonly id: number }
   | { readonly kind: "declined"; readonly id: number; readonly reason: string }

@@ -1,9 +1,9 @@
 /**
- * One worker thread of a server, from its start to its end: loads the routes, is ready, takes clients, is closed or
- * dies. It is never started again; `workers.ts` makes another one.
+ * One worker thread of a server, from its start to its end: loads the routes, becomes ready, takes clients, and is
+ * closed or dies. A thread is never restarted; `workers.ts` makes another one.
  *
- * THREAD-1  A thread that is not ready within its time to load is terminated, also if its module never returns.
- * THREAD-2  `onEnd` is called once, after everything that the thread has said. `ready` has settled then.
+ * THREAD-1  A thread that is not ready within its time to load is terminated, even if its module never returns.
+ * THREAD-2  `onEnd` is called once, after all messages of the thread. `ready` has settled by then.
  */
 import { MessageChannel, receiveMessageOnPort, Worker } from "node:worker_threads";
 import type { MessagePort } from "node:worker_threads";
@@ -11,9 +11,9 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon, PeerCredentials } from "../../os/addon.js";
 import { clearTimeout, nowMs, setTimeout, sleep } from "../../os/timers.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
-import type { ServerStats } from "./server.js";
+import type { ServerStats } from "../types/server.js";
 import type { FromWorker, ToWorker, WorkerSetup } from "./worker-link.js";
-import type { WorkersOptions } from "./workers.js";
+import type { WorkersOptions } from "../types/workers.js";
 
 export const NO_STATS: ServerStats = {
   connections: 0,
@@ -25,22 +25,22 @@ export const NO_STATS: ServerStats = {
   violations: 0,
 };
 
-/** What a worker that cuts its calls off may need on top of what it was given. */
+/** Additional time for a worker to close after it has cut off its calls. */
 const CLOSE_SLACK_MS = 1000;
-/** A thread that is in a system call does not end before that returns; it is not waited for any longer. */
+/** A thread inside a system call ends only when the call returns. It is not waited for longer than this. */
 const STOP_MS_MAX = 5000;
 
 export interface WorkerClient {
   readonly id: number;
   readonly addon: Addon;
   readonly peer: PeerCredentials;
-  /** This thread's number; undefined once a worker has its own. */
+  /** Descriptor of this thread; undefined once a worker has a duplicate of its own. */
   descriptor: number | undefined;
-  /** Until when its handshake may take, by this thread's `nowMs`. */
+  /** End of the time for its handshake, by this thread's `nowMs`. */
   readonly until: number;
 }
 
-/** What is left of a client's time for the handshake. */
+/** Time left for a client's handshake, in milliseconds. */
 export function leftMsOf({ until }: WorkerClient): number {
   return Math.max(until - nowMs(), 1);
 }
@@ -49,7 +49,10 @@ export interface WorkerThreadOwner {
   onReady(): void;
   onTook(client: WorkerClient): void;
   onDeclined(client: WorkerClient, reason: string): void;
-  /** The thread has ended, with what is left in `clients`. Called once. @param reason why, if it was not asked to */
+  /**
+   * The thread has ended and leaves the clients in `clients`. Called once.
+   * @param reason why it ended, if it was not told to
+   */
   onEnd(reason: string): void;
 }
 
@@ -59,15 +62,15 @@ export interface WorkerThreadSetup extends Omit<WorkerSetup, "port"> {
 }
 
 export class WorkerThread {
-  /** SUBTLE: Node's own says −1 once the thread has ended. */
+  /** SUBTLE: a copy, because Node's property is −1 after the thread has ended. */
   readonly threadId: number;
   readonly clients = new Map<number, WorkerClient>();
-  /** Resolves when it can take clients; rejects with a ConnectError if it ends before. */
+  /** Resolves when the thread can take clients; rejects with a ConnectError if it ends before. */
   readonly ready: Promise<void>;
   stats = NO_STATS;
-  /** By `performance.now()`. */
+  /** Time of `performance.now()`; undefined before the thread is ready. */
   readySince: number | undefined;
-  /** It is to end: its end is no death. */
+  /** Whether it was told to end. Then its end is not a death. */
   dismissed = false;
   private readonly worker: Worker;
   private readonly port: MessagePort;
@@ -80,9 +83,7 @@ export class WorkerThread {
   private reason: string | undefined;
   private hasEnded = false;
 
-  /**
-   * @throws ConnectError `InvalidArgument` for options that no thread can have; or that there is no thread to be had
-   */
+  /** @throws ConnectError `InvalidArgument` if no thread can be started with these options */
   constructor({ worker, routes, options, loadTimeoutMs }: WorkerThreadSetup, owner: WorkerThreadOwner) {
     const { port1, port2 } = new MessageChannel();
     this.worker = startWorker(worker, { port: port2, routes, options });
@@ -107,7 +108,7 @@ export class WorkerThread {
     this.loading = setTimeout(() => this.failLoading(tooLong, undefined), loadTimeoutMs).unref();
   }
 
-  /** Whether it can take clients now. */
+  /** Whether the thread can take clients now. */
   get isReady(): boolean {
     return this.readySince !== undefined && !this.hasEnded && !this.dismissed;
   }
@@ -123,7 +124,10 @@ export class WorkerThread {
     });
   }
 
-  /** Lets its calls finish, and ends it; after `timeoutMs` they are cut off. Resolves when the thread is gone. */
+  /**
+   * Lets its calls finish, then ends it. Calls still open after `timeoutMs` are cut off. Resolves when the thread has
+   * ended.
+   */
   async close(timeoutMs: number): Promise<void> {
     if (!this.isReady) return this.stop();
     this.dismissed = true;
@@ -134,7 +138,7 @@ export class WorkerThread {
     clearTimeout(timer);
   }
 
-  /** Ends it at once. Resolves when the thread is gone, or cannot be ended. */
+  /** Ends the thread at once. Resolves when it has ended, or cannot be ended. */
   async stop(): Promise<void> {
     this.dismissed = true;
     void this.worker.terminate();
@@ -143,7 +147,7 @@ export class WorkerThread {
     abort.abort();
   }
 
-  /** Whether the process stays for it. */
+  /** Whether the thread keeps the process alive. */
   keepProcessAlive(on: boolean): void {
     for (const handle of [this.worker, this.port]) {
       if (on) handle.ref();
@@ -158,11 +162,11 @@ export class WorkerThread {
   private onMessage(message: FromWorker): void {
     switch (message.kind) {
       case "ready":
-        // Too late: it is being terminated.
+        // Too late: the thread is being terminated.
         if (this.reason !== undefined) break;
         clearTimeout(this.loading);
         this.readySince = nowMs();
-        // Listening is what keeps the process alive from now on.
+        // From now on, listening keeps the process alive.
         this.keepProcessAlive(this.dismissed);
         this.settleReady(undefined);
         if (this.isReady) this.owner.onReady();
@@ -233,7 +237,7 @@ function startWorker(
     worker.postMessage(setup, [setup.port]);
     return worker;
   } catch (error) {
-    // Closes the other end, too.
+    // This closes the other end of the channel too.
     setup.port.close();
     void worker?.terminate();
     const text = error instanceof Error ? error.message : String(error);

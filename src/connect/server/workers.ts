@@ -1,92 +1,45 @@
 /**
- * A server whose connections are served by worker threads. This thread listens, decides who may come in, and hands each
- * client to the worker that has the fewest; handshake, memory and calls are the worker's alone.
+ * A server whose connections are served by worker threads. This thread listens, decides which clients to admit, and
+ * gives each client to the worker with the fewest. Handshake, memory and calls belong to the worker.
  *
- * HAND-1  Each thread closes only numbers of its own, once. A handed descriptor is not moved: the worker makes a
- *         duplicate for itself, and this thread's number stays open until the worker has said `took` or `declined`, or
- *         has ended. So a number in a message always names this client's socket, and no number is closed that somebody
- *         else may have been given meanwhile. What a worker held when it ended, its environment closes.
- * HAND-2  A worker says `took` before it reads. What it said is heard before its end is dealt with (THREAD-2), so a
- *         client that an ended worker did not take is untouched, and goes to another one.
- * HAND-3  A worker that ends is replaced, at once at first and then less and less often, for as long as the server is
- *         open. But one that does not get through the first `listen` fails that, and no thread is left.
+ * HAND-1  Each thread closes only its own descriptors, once. A descriptor is not moved to a worker: the worker makes a
+ *         duplicate, and this thread's descriptor stays open until the worker has said `took` or `declined`, or has
+ *         ended. So a number in a message always names this client's socket, and no number is closed that may have been
+ *         reused for something else meanwhile. Descriptors of a worker that has ended are closed by its environment.
+ * HAND-2  A worker says `took` before it reads. Its messages are received before its end is handled (THREAD-2). So a
+ *         client that an ended worker did not take is untouched, and goes to another worker.
+ * HAND-3  A worker that ends is replaced as long as the server is open, at once at first, then after growing pauses. A
+ *         worker that ends during the first `listen` makes it fail, and all threads are stopped.
  */
 import { availableParallelism } from "node:os";
 import { pathToFileURL } from "node:url";
 import { isAbsolute } from "node:path";
-import type { ResourceLimits, WorkerOptions } from "node:worker_threads";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { nameOf, parseAddress } from "../../carrier/address.js";
 import type { ListenOptions } from "../../carrier/handshake/listen.js";
 import { withRetryability } from "../../carrier/handshake/retryability.js";
-import type { Addon, PeerCredentials } from "../../os/addon.js";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
 import { checkOptional, checkOptions } from "../options/check.js";
 import { isUrl } from "../options/kinds.js";
-import { DEFAULTS, listenTable, MODULE_OPTIONS, serverCloseTable, workerServerTable } from "../options/table.js";
+import { DEFAULTS } from "../options/defaults.js";
+import { listenTable, MODULE_OPTIONS, serverCloseTable, workerServerTable } from "../options/table.js";
 import { handshakeTimeoutOf, requireAddon } from "../options/options.js";
-import type {
-  ConnectionSink,
-  IsthmusServer,
-  IsthmusServerOptions,
-  ListeningAt,
-  LocalServer,
-  ServerStats,
-} from "./server.js";
+import type { IsthmusServer, ListeningAt, ServerStats } from "../types/server.js";
+import type { IsthmusWorkerServerOptions } from "../types/workers.js";
+import type { AcceptedClient, ConnectionSink } from "./local-server.js";
+import { LocalServer } from "./local-server.js";
 import type { WorkerClient } from "./worker-thread.js";
 import { leftMsOf, WorkerThread } from "./worker-thread.js";
 
-export interface WorkersOptions {
-  /**
-   * The module that each worker loads: an absolute path or a `file:` URL, as `new URL("./routes.js", import.meta.url)`.
-   * It exports the function that registers services, as `default` or `routes`, and may export `options`; see {@link
-   * RoutesModuleOptions}.
-   */
-  readonly routes: URL | string;
-  /** Worker threads, 1 to 256; by default as many as this process may use CPUs. */
-  readonly count?: number;
-  /** As for Node's `Worker`; by default as this process has them. */
-  readonly env?: WorkerOptions["env"];
-  readonly execArgv?: string[];
-  readonly resourceLimits?: ResourceLimits;
-  /** What the routes module finds as `workerData` of `node:worker_threads`. */
-  readonly workerData?: unknown;
-  /**
-   * Longest time that a worker may take to start and load the module, in milliseconds; 30,000 by default. One that
-   * takes longer is ended: the first `listen` fails with `FailedPrecondition`, a worker that replaces another one is
-   * tried again.
-   */
-  readonly loadTimeoutMs?: number;
-  /** Longest wait before a worker that keeps dying is started again, in milliseconds; 5000 by default. */
-  readonly restartDelayMsMax?: number;
-}
-
-/** What cannot be sent to a thread: the routes module exports it, as `options`. */
-export type RoutesModuleOptions = Pick<
-  IsthmusServerOptions,
-  "interceptors" | "requestGate" | "contextValues" | "codec" | "shutdownSignal"
->;
-
-export interface IsthmusWorkerServerOptions
-  extends Omit<IsthmusServerOptions, "workers" | "routes" | keyof RoutesModuleOptions> {
-  readonly workers: WorkersOptions;
-}
-
-export interface WorkerStats {
-  readonly threadId: number;
-  readonly connections: number;
-  readonly pendingCalls: number;
-}
-
 const RESTART_MS_FIRST = 50;
-/** A worker that lived this long did not die of how it starts. */
+/** A worker that lived this long did not die of a problem at its start. */
 const LONG_LIFE_MS = 10_000;
 
 /** A place for a worker. */
 interface Slot {
   thread: WorkerThread | undefined;
-  /** Deaths in a row, none after a long life. */
+  /** Number of deaths in a row, reset after a long life. */
   deaths: number;
   restart: NodeJS.Timeout | undefined;
 }
@@ -94,24 +47,21 @@ interface Slot {
 export class WorkerServer implements IsthmusServer, ConnectionSink {
   private readonly options: IsthmusWorkerServerOptions;
   private readonly routes: string;
-  /** Listens, and tells those who are not let in why. */
+  /** Listens, and tells refused clients why they are refused. */
   private readonly door: LocalServer;
   private readonly slots: Slot[];
   private readonly loadTimeoutMs: number;
   private readonly restartDelayMsMax: number;
-  /** Clients that no worker is there for. */
+  /** Clients that wait for a worker, with the timers that end their wait. */
   private readonly waiting = new Map<WorkerClient, NodeJS.Timeout>();
   private readonly past = { refused: 0, violations: 0 };
   private started: Promise<void> | undefined;
-  /** All workers were ready once. */
+  /** Whether all workers have been ready once. */
   private hasStarted = false;
   private ended: Promise<void> | undefined;
   private lastId = 0;
 
-  constructor(
-    given: IsthmusWorkerServerOptions,
-    doorOf: (options: IsthmusWorkerServerOptions, sink: ConnectionSink) => LocalServer,
-  ) {
+  constructor(given: IsthmusWorkerServerOptions) {
     const options = checkOptions(workerServerTable, given);
     refuseModuleOptions(options);
     this.options = options;
@@ -122,10 +72,10 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       restartDelayMsMax = DEFAULTS.restartDelayMsMax,
     } = options.workers;
     this.routes = isUrl(routes) ? routes.href : isAbsolute(routes) ? pathToFileURL(routes).href : routes;
-    // Timers count no further: given more they fire at once.
+    // Timers count no further. Given more, they fire at once.
     this.loadTimeoutMs = Math.min(loadTimeoutMs, TIMER_MS_MAX);
     this.restartDelayMsMax = Math.min(restartDelayMsMax, TIMER_MS_MAX);
-    this.door = doorOf(options, this);
+    this.door = new LocalServer({ ...options, workers: undefined, routes: () => undefined }, this);
     requireAddon();
     this.slots = Array.from({ length: count }, () => ({ thread: undefined, deaths: 0, restart: undefined }));
   }
@@ -135,7 +85,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
     checkOptional(listenTable, listenOptions, `listen on ${nameOf(parsed)}: `);
     if (parsed.kind !== "unix") {
       throw new ConnectError(
-        `listen on ${address}: only connections to a socket path can be handed to worker threads; serve this address by a server without \`workers\``,
+        `listen on ${address}: only connections to a socket path can be handed to worker threads; serve this address with a server without \`workers\``,
         Code.FailedPrecondition,
       );
     }
@@ -193,7 +143,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
     return this.threads().reduce((sum, { clients }) => sum + clients.size, this.waiting.size);
   }
 
-  give(addon: Addon, descriptor: number, peer: PeerCredentials, leftMs: number): void {
+  give({ addon, descriptor, peer, leftMs }: AcceptedClient): void {
     this.place({ id: ++this.lastId, addon, peer, descriptor, until: nowMs() + leftMs });
   }
 
@@ -226,7 +176,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
   }
 
   private turnAway({ addon, descriptor, peer }: WorkerClient, reason: ConnectError): void {
-    this.door.take(addon, descriptor!, peer, reason, handshakeTimeoutOf(this.options));
+    this.door.take({ addon, descriptor: descriptor!, peer, leftMs: handshakeTimeoutOf(this.options) }, reason);
   }
 
   private async start(): Promise<void> {
@@ -235,7 +185,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       this.hasStarted = true;
     } catch (failure) {
       await Promise.all(this.slots.map((slot) => stopSlot(slot)));
-      // So that one may try again.
+      // The next `listen` may try again.
       this.started = undefined;
       if (this.ended === undefined) throw failure;
     }
@@ -246,7 +196,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       );
   }
 
-  /** @throws ConnectError if there is no such thread to be had */
+  /** @throws ConnectError if no thread can be started */
   private launch(slot: Slot): WorkerThread {
     const setup = {
       worker: this.options.workers,
@@ -281,12 +231,12 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
 
   private onEnd(slot: Slot, thread: WorkerThread, reason: string): void {
     const { threadId, clients, stats, readySince, dismissed } = thread;
-    // One that could not be ended in time may have been given up.
+    // A thread that could not be ended in time may have lost its slot.
     if (slot.thread === thread) slot.thread = undefined;
     this.past.refused += stats.refused;
     this.past.violations += stats.violations;
     const left = [...clients.values()];
-    // The first one of a slot that never was ready fails the first `listen`.
+    // If the first thread of a slot was never ready, the first `listen` fails instead.
     if (!dismissed && (this.hasStarted || readySince !== undefined || slot.deaths > 0)) {
       if (readySince !== undefined && nowMs() - readySince >= LONG_LIFE_MS) slot.deaths = 0;
       this.replace(slot);
@@ -304,9 +254,9 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       try {
         this.launch(slot).keepProcessAlive(false);
       } catch (error) {
-        // No memory for a thread now; perhaps later.
+        // There may be memory for a thread later.
         this.replace(slot);
-        warn(`a worker thread of a server could not be replaced, and is tried again: ${(error as Error).message}`);
+        warn(`a worker thread of a server could not be replaced; trying again: ${(error as Error).message}`);
       }
     }, delay).unref();
   }
@@ -326,7 +276,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
   }
 }
 
-/** Ends the slot's thread, at once without `timeoutMs`; there is no other one after it. */
+/** Ends the slot's thread, at once without `timeoutMs`, and does not replace it. */
 async function stopSlot(slot: Slot, timeoutMs?: number): Promise<void> {
   clearTimeout(slot.restart);
   slot.restart = undefined;
@@ -350,7 +300,7 @@ function refuseModuleOptions(options: object): void {
 }
 
 /**
- * What each worker's server is made with. `allow` and `maxConnections` are decided before a worker hears of a client.
+ * The options for each worker's server. `allow` and `maxConnections` are applied before a worker learns of a client.
  */
 function plainOptions(options: IsthmusWorkerServerOptions): object {
   const plain: Record<string, unknown> = { ...options, maxConnections: Number.MAX_SAFE_INTEGER };

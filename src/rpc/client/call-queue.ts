@@ -1,6 +1,6 @@
 /**
- * Calls that are kept back because the peer takes no more at once. They start in the order they came; one whose
- * deadline passes or whose signal aborts meanwhile leaves the queue then and there.
+ * Calls that wait because the server takes no more at once. They start in order of arrival. A call whose deadline
+ * passes or whose signal aborts leaves the queue at once.
  */
 import type { ConnectError } from "@connectrpc/connect";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
@@ -15,11 +15,11 @@ interface QueuedCall {
   gone: boolean;
 }
 
-/** Places that were left are cleared away in batches of at least this many. */
+/** Slots of calls that left the queue are removed in batches of at least this size. */
 const CLEAR_MIN = 1024;
 
 export class CallQueue {
-  /** From `first` on, in order of arrival. */
+  /** The queued calls in order of arrival. Entries before index `first` have left. */
   private calls: QueuedCall[] = [];
   private first = 0;
   private waiting = 0;
@@ -30,8 +30,8 @@ export class CallQueue {
 
   /**
    * @param timeoutMs undefined: no deadline
-   * @param start called with what is left of the timeout when it is the call's turn
-   * @param cancel called instead if the call ends before
+   * @param start called in the call's turn, with the time that is left
+   * @param cancel called instead if the call ends while it waits
    */
   add(
     timeoutMs: number | undefined,
@@ -65,7 +65,7 @@ export class CallQueue {
     this.waiting++;
   }
 
-  /** Starts the call that has waited longest. There must be one. */
+  /** Starts the call that has waited longest. The queue must not be empty. */
   startNext(): void {
     while (this.calls[this.first].gone) this.first++;
     const call = this.calls[this.first++];

@@ -1,34 +1,22 @@
-/** A slot of a client's table of open calls, a request's headers, and what a unary call is answered with. */
-import type { DescMethod, DescMethodUnary } from "@bufbuild/protobuf";
-import type { UnaryResponse } from "@connectrpc/connect";
-import { Code, ConnectError } from "@connectrpc/connect";
-import type { MessageCodec } from "../../codec/codec.js";
-import { decodeHeaders, encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
+/** An entry of the table of open calls, and the result of a unary call. */
+import type { DescMethodUnary } from "@bufbuild/protobuf";
+import type { ConnectError, UnaryResponse } from "@connectrpc/connect";
+import { decodeHeaders } from "../../wire/metadata.js";
+import type { Reassembler } from "../inbound.js";
+import type { ClientMethod } from "./client-method.js";
 import type { ClientStream } from "./client-stream.js";
-import type { Reassembler, ReceivePolicy } from "../inbound.js";
 
-/** A method as this client calls it. */
-export interface ClientMethod {
-  readonly method: DescMethod;
-  /** Number that stands for the method on every connection of this client, once it is defined there. */
-  readonly id: number;
-  /** "/package.Service/Method" */
-  readonly path: string;
-  readonly input: MessageCodec;
-  readonly output: MessageCodec;
-  readonly receivePolicy: ReceivePolicy;
-}
-
-// SUBTLE: a promise's functions hold its result, and what is leased with it; so they are not kept beyond their call.
+// SUBTLE: a promise's functions keep its result and the leases of that result alive. So they are replaced when the call
+// ends.
 export const nothing = () => undefined;
 
-/** Reused for call after call. */
+/** An entry is reused for one call after another. */
 export class ClientCall {
   readonly slot: number;
   generation = 0;
   streamId = 0;
   active = false;
-  /** The call is a stream, and this is all that there is to it. */
+  /** Set if the call is a stream, which then handles all of its frames. */
   stream: ClientStream | undefined;
   method!: ClientMethod;
   resolve: (response: UnaryResponse) => void = nothing;
@@ -37,7 +25,7 @@ export class ClientCall {
   signal: AbortSignal | undefined;
   onAbort: (() => void) | undefined;
   reassembler: Reassembler | undefined;
-  // Of an answer that comes in fragments, from its first frame.
+  // These are taken from the first frame of a response that arrives in fragments.
   code = 0;
   metadata: Uint8Array | undefined;
   headerLength = 0;
@@ -47,7 +35,7 @@ export class ClientCall {
   }
 }
 
-/** A response whose headers are read only if somebody looks. */
+/** A response that decodes its headers only when they are read. */
 export class UnaryResult implements UnaryResponse {
   readonly stream = false;
   readonly method: DescMethodUnary;
@@ -75,12 +63,4 @@ export class UnaryResult implements UnaryResponse {
   get trailer(): Headers {
     return (this.trailerRead ??= decodeHeaders(this.metadata?.subarray(this.headerLength)));
   }
-}
-
-/** A request's headers as they are sent. @throws ConnectError if they are too large */
-export function requestMetadata(header: Headers): Uint8Array {
-  const metadata = encodeMetadata(header);
-  const complaint = metadataComplaint(metadata.length);
-  if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
-  return metadata;
 }

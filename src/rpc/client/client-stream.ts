@@ -1,14 +1,13 @@
 /**
- * A streaming call of a client, from its first frame to its end: `ClientConnection` finds it by its slot and hands it
- * its frames.
+ * A client's streaming call, from its first frame to its end. `ClientConnection` finds it by its slot and passes it its
+ * frames.
  *
- * STREAM-C  It ends exactly once: by the server's answer, or by `cancel` for every other reason, which tells the
- *           server. Then its slot is free; what the server sent is still there to be pulled, unless this side gave up.
+ * STREAM-C  A stream ends exactly once: by the server's final frame, or by `cancel` for any other reason, which tells
+ *           the server. Then its slot is free. What the server sent can still be pulled unless this side gave up.
  */
 import type { DescMethodStreaming } from "@bufbuild/protobuf";
 import type { StreamResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { createAsyncIterable } from "@connectrpc/connect/protocol";
 import type { ReceivedFrame } from "../../carrier/carrier.js";
 import type { MessageCodec } from "../../codec/codec.js";
 import { Violation } from "../../memory/shared/violation.js";
@@ -16,8 +15,8 @@ import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
 import { FLAG, KIND, STATUS_BYTES_MAX } from "../../wire/frame.js";
 import { decodeHeaders } from "../../wire/metadata.js";
 import { onAbortOf } from "../abort.js";
-import type { ClientMethod } from "./client-call.js";
-import { nothing } from "./client-call.js";
+import type { StreamCallRequest } from "./call-request.js";
+import type { ClientMethod } from "./client-method.js";
 import { timedOut } from "../deadline.js";
 import { abortError, connectErrorOf, decodeError, noMemory, rememberParts, serializeError } from "../errors.js";
 import { Reassembler, takeMetadata, takeFragment } from "../inbound.js";
@@ -26,12 +25,16 @@ import type { MessageQueueOptions } from "../stream/stream-reader.js";
 import { StreamReader } from "../stream/stream-reader.js";
 import type { MessageSource } from "../stream/stream-writer.js";
 import { StreamWriter } from "../stream/stream-writer.js";
+import { keepsMessages, resumed } from "./request-messages.js";
+import type { ResponseStream } from "./response-messages.js";
+import { ResponseMessages } from "./response-messages.js";
 
-/** The connection as a stream of it sees it. */
+/** What a connection does for its streams. */
 export interface ClientStreamHost {
   /**
-   * Sends the first frame, with the only message or without. False: it is kept. @param codec of the message; undefined:
-   * there is none
+   * Sends the first frame, with or without the only message.
+   * @param codec of the message; undefined if there is no message
+   * @returns false if the frame is kept until there is room
    */
   sendRequest(
     stream: ClientStream,
@@ -45,17 +48,30 @@ export interface ClientStreamHost {
   sendMessage(stream: ClientStream, message: unknown): number;
   sendEnd(stream: ClientStream): void;
   grant(stream: ClientStream, bytes: number): void;
-  /** What is left to send is not sent: as `SendQueue.drop`. */
+  /** Discards what has not been sent, as `SendQueue.drop` does. */
   drop(stream: ClientStream): "unsent" | "sent";
   reset(stream: ClientStream, code: Code): void;
-  /** Its slot is free. */
+  /** Frees the slot of a stream that is over. */
   release(stream: ClientStream): void;
 }
 
-/** How a stream ended, from the first frame that says so. */
+/** How a connection opens a stream. */
+export interface StreamOpening {
+  readonly streamId: number;
+  /** The encoded request headers; undefined if there are none. */
+  readonly metadata: Uint8Array | undefined;
+  /** For the messages of the response. */
+  readonly options: MessageQueueOptions;
+  /** The credit that the server grants from the start. */
+  readonly peerWindowBytes: number;
+  readonly resolve: (response: StreamResponse) => void;
+  readonly reject: (error: ConnectError) => void;
+}
+
+/** How a stream ended, from the first frame of its end. */
 interface Final {
   readonly isMessage: boolean;
-  /** There was no stream. */
+  /** The server refused the call before there was a stream. */
   readonly isRefusal: boolean;
   readonly code: number;
   readonly metadata: Uint8Array | undefined;
@@ -63,20 +79,21 @@ interface Final {
 }
 
 const NO_BYTES: Uint8Array = new Uint8Array(0);
+const nothing = () => undefined;
 
-/** Streams whose users forgot them: nobody can pull their messages any more. */
+/** Cancels streams whose messages were garbage-collected: they can no longer be pulled. */
 const forgotten = new FinalizationRegistry<ClientStream>((stream) =>
-  stream.cancel(new ConnectError("nobody reads the stream any more", Code.Canceled)),
+  stream.cancel(new ConnectError("the stream was abandoned by its reader", Code.Canceled)),
 );
 
-export class ClientStream implements MessageSource {
+export class ClientStream implements MessageSource, ResponseStream {
   readonly host: ClientStreamHost;
   readonly method: ClientMethod;
   readonly streamId: number;
   readonly metadata: Uint8Array | undefined;
-  /** The first frame was sent, … */
+  /** The first frame has been passed to the connection. */
   private requested = false;
-  /** … and is still here. */
+  /** The first frame has not left yet. */
   private requestKept = false;
   private readonly reader: StreamReader;
   private readonly writer: StreamWriter;
@@ -88,7 +105,7 @@ export class ClientStream implements MessageSource {
   private headersCame = false;
   private readonly trailer = new Headers();
   private over = false;
-  /** The server is done with it, but its reader is not: signal and deadline still count. */
+  /** The server has ended the stream, but its messages have not all been pulled. Signal and deadline still apply. */
   private lingers = false;
   private readonly deadline: number | undefined;
   private readonly timer: NodeJS.Timeout | undefined;
@@ -97,28 +114,17 @@ export class ClientStream implements MessageSource {
   private final: Final | undefined;
   private finalReassembler: Reassembler | undefined;
 
-  constructor(
-    host: ClientStreamHost,
-    method: ClientMethod,
-    streamId: number,
-    iterator: AsyncIterator<unknown>,
-    metadata: Uint8Array | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
-    options: MessageQueueOptions,
-    peerWindowBytes: number,
-    resolve: (response: StreamResponse) => void,
-    reject: (error: ConnectError) => void,
-  ) {
+  constructor(host: ClientStreamHost, request: StreamCallRequest, opening: StreamOpening) {
+    const { method, input, timeoutMs, signal } = request;
     this.host = host;
     this.method = method;
-    this.streamId = streamId;
-    this.iterator = iterator;
-    this.metadata = metadata;
-    this.resolve = resolve;
-    this.reject = reject;
-    this.reader = new StreamReader(options, (bytes) => host.grant(this, bytes));
-    this.writer = new StreamWriter(this, peerWindowBytes);
+    this.streamId = opening.streamId;
+    this.iterator = input;
+    this.metadata = opening.metadata;
+    this.resolve = opening.resolve;
+    this.reject = opening.reject;
+    this.reader = new StreamReader(opening.options, (bytes) => host.grant(this, bytes));
+    this.writer = new StreamWriter(this, opening.peerWindowBytes);
     if (timeoutMs !== undefined) {
       this.deadline = nowMs() + timeoutMs;
       this.timer = setTimeout(() => this.cancel(timedOut()), timeoutMs);
@@ -130,12 +136,12 @@ export class ClientStream implements MessageSource {
     }
   }
 
-  /** Whether its first frame has left. */
+  /** Whether the first frame has left. */
   get isRequested(): boolean {
     return this.requested && !this.requestKept;
   }
 
-  /** Sends the request, and starts to pull the user's messages. */
+  /** Sends the request, and starts pulling the user's messages. */
   start(): void {
     if (this.method.method.methodKind === "server_streaming") void this.sendSingle();
     else this.open(this.iterator);
@@ -155,9 +161,10 @@ export class ClientStream implements MessageSource {
   }
 
   /**
-   * The only message of the request goes with it. What is wrong with any other number of messages the server says.
-   * SUBTLE: that it is the only one shows when the next is asked for; then its memory is its user's again (BORROW-1),
-   * so it is encoded before, or, if that would mean to copy much, sent before.
+   * Sends the only message of a request together with its first frame. The server reports any other number of messages.
+   *
+   * SUBTLE: only the pull after the message shows that it was the only one. By then its memory belongs to its user
+   * again (BORROW-1). So it is encoded before that pull or, if that would copy much, sent before.
    */
   private async sendSingle(): Promise<void> {
     const { iterator } = this;
@@ -186,7 +193,7 @@ export class ClientStream implements MessageSource {
     }
   }
 
-  // What the writer asks for.
+  // Called by the writer.
 
   sendMessage(message: unknown): number {
     return this.host.sendMessage(this, message);
@@ -200,7 +207,7 @@ export class ClientStream implements MessageSource {
     this.cancel(isSending ? serializeError(error, "request", this.method.path) : connectErrorOf(error, Code.Internal));
   }
 
-  // What the connection tells.
+  // Called by the connection.
 
   onSent(messageLength: number): void {
     if (!this.requestKept) return this.writer.onSent(messageLength);
@@ -221,7 +228,8 @@ export class ClientStream implements MessageSource {
   }
 
   onMessage(frame: ReceivedFrame): void {
-    // The answer's only message may come in fragments; fragments of any other message ended with the stream.
+    // The only message of the response may arrive in fragments. Any other incomplete message was dropped when the
+    // stream ended.
     if (this.final !== undefined && !(this.final.isMessage && this.reader.isAssembling)) {
       if (this.finalReassembler === undefined) throw new Violation("STREAM-8", "a message after the stream's end");
       if (this.finalReassembler.add(frame)) this.onFinalWhole();
@@ -230,7 +238,7 @@ export class ClientStream implements MessageSource {
     this.onTaken(this.reader.take(frame));
   }
 
-  /** Goes on after the reader has taken something. @param error why the call fails */
+  /** Continues after the reader has taken a frame. @param error why the call fails */
   private onTaken(error: ConnectError | undefined): void {
     if (error !== undefined) this.cancel(error, true);
     else if (this.final === undefined) this.respond();
@@ -245,7 +253,7 @@ export class ClientStream implements MessageSource {
     this.onTaken(this.reader.onFilled());
   }
 
-  /** The server's last word: an `end`, or a `response`, whose message is the only one. */
+  /** Takes the first frame of the stream's end: an `end`, or a `response` with the only message. */
   onFinal(frame: ReceivedFrame): void {
     if (this.final !== undefined) throw new Violation("STREAM-2", "a second end of one stream");
     const { code } = frame;
@@ -282,7 +290,7 @@ export class ClientStream implements MessageSource {
     this.finish(this.finalReassembler!.bytes);
   }
 
-  /** The stream has ended as the server says. */
+  /** Ends the stream as the server says. */
   private finish(status: Uint8Array = NO_BYTES): void {
     const { code, metadata, headerLength, isMessage, isRefusal } = this.final!;
     if (headerLength > 0) this.header ??= metadata!.subarray(0, headerLength);
@@ -305,7 +313,7 @@ export class ClientStream implements MessageSource {
     this.host.release(this);
   }
 
-  /** The server cannot go on. */
+  /** The server cannot send the rest. */
   onReset(error: ConnectError): void {
     this.host.drop(this);
     this.endHere(error);
@@ -314,7 +322,7 @@ export class ClientStream implements MessageSource {
     this.host.release(this);
   }
 
-  /** The connection is over. What has arrived is still there. */
+  /** The connection has ended. Messages that have arrived can still be pulled. */
   onLost(error: ConnectError): void {
     if (this.over) return;
     this.endHere(error);
@@ -324,8 +332,8 @@ export class ClientStream implements MessageSource {
   }
 
   /**
-   * Ends the stream from this side. @param isTaken what has arrived is there to be pulled, before the error; else it is
-   * dropped
+   * Ends the stream from this side.
+   * @param isTaken whether messages that have arrived can be pulled before the error; otherwise they are dropped
    */
   cancel(error: ConnectError, isTaken = false): void {
     if (this.lingers) {
@@ -334,7 +342,8 @@ export class ClientStream implements MessageSource {
     }
     if (this.over) return;
     this.over = true;
-    // Before the iterable is ended: its memory is its user's again then (BORROW-1).
+    // SUBTLE: comes before the end of the iterable, after which the memory of its messages belongs to its user again
+    // (BORROW-1).
     const isUnknown = this.host.drop(this) === "unsent" && this.requestKept;
     this.endHere(error);
     if (this.requested && !isUnknown) this.host.reset(this, error.code);
@@ -348,7 +357,7 @@ export class ClientStream implements MessageSource {
     this.host.release(this);
   }
 
-  // What the user does.
+  // Called by the user.
 
   next(reading: ResponseMessages): Promise<IteratorResult<unknown, undefined>> {
     const result = this.reader.next(reading);
@@ -357,25 +366,25 @@ export class ClientStream implements MessageSource {
   }
 
   /**
-   * The user wants no more: as when the stream had ended by itself, but the server is told. @param error what the user
-   * gave as reason
+   * The user wants no more messages. Ends like a complete stream, but tells the server. @param error the reason that
+   * the user gave
    */
   leave(error?: ConnectError): void {
-    // What it sends ends without an error.
+    // The request's iterable ends without an error.
     if (error === undefined && !this.over) void this.writer.stop(undefined);
-    this.cancel(error ?? new ConnectError("the stream was left before its end", Code.Canceled));
+    this.cancel(error ?? new ConnectError("the reader left the stream before its end", Code.Canceled));
     this.reader.drop(undefined);
     this.reader.endScope();
   }
 
-  /** @param lingers whether signal and deadline still count */
+  /** @param lingers whether signal and deadline still apply */
   private endHere(error: ConnectError | undefined, lingers = false): void {
     this.over = true;
     this.lingers = lingers;
     if (lingers) this.timer?.unref();
     else this.unlisten();
     void this.writer.stop(error);
-    // The writer knows it only once it has begun.
+    // The writer does not know the iterator before it has started.
     if (!this.requested) void this.writer.close(this.iterator, error);
     this.finalReassembler = undefined;
   }
@@ -411,54 +420,5 @@ export class ClientStream implements MessageSource {
       trailer: this.trailer,
       message: message as StreamResponse["message"],
     });
-  }
-}
-
-/**
- * What the user has of a stream. SUBTLE: nothing of ours refers to it, but while it waits for a message, so that it is
- * garbage once the user has forgotten it.
- */
-class ResponseMessages implements AsyncIterableIterator<unknown> {
-  private readonly stream: ClientStream;
-
-  constructor(stream: ClientStream) {
-    this.stream = stream;
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this;
-  }
-
-  next(): Promise<IteratorResult<unknown>> {
-    return this.stream.next(this);
-  }
-
-  return(value?: unknown): Promise<IteratorResult<unknown>> {
-    this.stream.leave();
-    return Promise.resolve({ done: true, value });
-  }
-
-  throw(error?: unknown): Promise<IteratorResult<unknown>> {
-    const failure = connectErrorOf(error);
-    this.stream.leave(failure);
-    return Promise.reject(failure);
-  }
-}
-
-/** Iterators with this property leave their messages as they are when the next is asked for. */
-export const KEEPS_MESSAGES = Symbol("isthmus.keepsMessages");
-
-/** Also those of Connect's clients. */
-function keepsMessages(iterator: AsyncIterator<unknown>): boolean {
-  return Object.getPrototypeOf(iterator) === createAsyncIterable.prototype || KEEPS_MESSAGES in iterator;
-}
-
-/** Goes on with an iterator of which some values were pulled. */
-async function* resumed(values: readonly unknown[], iterator: AsyncIterator<unknown>): AsyncGenerator<unknown> {
-  try {
-    yield* values;
-    for (let result = await iterator.next(); result.done !== true; result = await iterator.next()) yield result.value;
-  } finally {
-    await iterator.return?.();
   }
 }

@@ -1,15 +1,17 @@
 /**
- * The streams of a client's connection: opens them, sends what they have to send, and hands them the frames that only
- * streams have. Unary calls do not come here. The slots are the connection's (CALL-1); a stream has one from its start
- * until it is released.
+ * The streams of a client's connection: opens them, sends their frames, and passes on the frames that only streams
+ * have. Unary calls do not pass through here. The slots belong to the connection (CALL-1). A stream has a slot from its
+ * start until it is released.
  */
 import type { StreamResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, ReceivedFrame } from "../../carrier/carrier.js";
 import type { MessageCodec } from "../../codec/codec.js";
 import { FLAG, KIND } from "../../wire/frame.js";
-import type { ClientCall, ClientMethod } from "./client-call.js";
-import { requestMetadata } from "./client-call.js";
+import type { ClientCall } from "./client-call.js";
+import type { ClientMethod } from "./client-method.js";
+import type { StreamCallRequest } from "./call-request.js";
+import { requestMetadata } from "./call-request.js";
 import type { ClientLimits } from "./client-owner.js";
 import type { ClientStreamHost } from "./client-stream.js";
 import { ClientStream } from "./client-stream.js";
@@ -22,14 +24,14 @@ export interface StreamSlots {
   take(): ClientCall;
   /** Frees the slot of a stream that is over. */
   release(streamId: number): void;
-  /** Tells the server of a method, unless it knows. */
+  /** Defines the method on the connection unless the server knows it already. */
   define(method: ClientMethod): void;
   /** The stream's first frame has left. */
   requested(streamId: number): void;
 }
 
 export class ClientStreams implements ClientStreamHost {
-  /** How many are open. */
+  /** Number of open streams. */
   open = 0;
   private readonly carrier: Carrier;
   private readonly sendQueue: SendQueue;
@@ -43,16 +45,13 @@ export class ClientStreams implements ClientStreamHost {
     this.slots = slots;
   }
 
-  /** Opens one; there must be a slot. @param refuse called instead if it cannot be */
+  /** Opens a stream. There must be a free slot. @param refuse called if the stream cannot be opened, or fails later */
   start(
-    method: ClientMethod,
-    input: AsyncIterator<unknown>,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
+    request: StreamCallRequest,
     resolve: (response: StreamResponse) => void,
     refuse: (error: ConnectError) => void,
   ): void {
+    const { method, header } = request;
     const { windows, readMaxBytes } = this.limits;
     if (windows === undefined)
       return refuse(
@@ -77,31 +76,26 @@ export class ClientStreams implements ClientStreamHost {
       isSingle: method.method.methodKind === "client_streaming",
       statusFollows: true,
     };
-    call.stream = new ClientStream(
-      this,
-      method,
-      call.streamId,
-      input,
+    call.stream = new ClientStream(this, request, {
+      streamId: call.streamId,
       metadata,
-      timeoutMs,
-      signal,
       options,
-      windows.peer,
+      peerWindowBytes: windows.peer,
       resolve,
-      refuse,
-    );
+      reject: refuse,
+    });
     this.open++;
     call.stream.start();
   }
 
-  /** A frame that only streams have. */
+  /** Passes on a frame that only streams have. */
   onFrame(stream: ClientStream, frame: ReceivedFrame): void {
     if (frame.kind === KIND.credit) stream.onCredit(frame.argument);
     else if (frame.kind === KIND.headers) stream.onHeaders(frame);
     else stream.onFinal(frame);
   }
 
-  // What a stream asks for.
+  // Called by streams.
 
   sendRequest(
     { streamId, method, metadata }: ClientStream,

@@ -1,11 +1,9 @@
 /**
- * The client's end of a connection: opens a stream per call, matches answers to calls, and ends every call exactly
- * once, whichever of answer, deadline, cancellation and loss of the connection comes first.
+ * The client's end of a connection: opens a stream per call, matches responses to calls, and ends each call exactly
+ * once, by a response, the deadline, cancellation or the loss of the connection, whichever comes first.
  *
- * CALL-1  A stream id is slot + generation; the generation changes with every call, so a late answer to a call that was
- *         given up is recognised and dropped.
- * LEAVE-2 Calls that wait for a slot when the server goes away, or the connection is lost, were never sent. They move
- * to the next connection.
+ * LEAVE-2  Calls that wait for a slot when the server goes away, or when the connection is lost, were never sent. They
+ *          move to the next connection.
  */
 import { AsyncResource } from "node:async_hooks";
 import type { DescMethodUnary } from "@bufbuild/protobuf";
@@ -14,13 +12,17 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../../carrier/carrier.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
 import { Violation } from "../../memory/shared/violation.js";
-import { clearTimeout, setTimeout } from "../../os/timers.js";
-import { FLAG, KIND, SLOT_BITS, SLOTS_MAX, STATUS_BYTES_MAX } from "../../wire/frame.js";
+import { setTimeout } from "../../os/timers.js";
+import { FLAG, KIND, STATUS_BYTES_MAX } from "../../wire/frame.js";
 import { onAbortOf } from "../abort.js";
 import { CallQueue } from "./call-queue.js";
+import type { CallRequest, StreamCallRequest } from "./call-request.js";
+import { requestMetadata, withTimeout } from "./call-request.js";
 import { boundedTimeout, timedOut } from "../deadline.js";
-import type { ClientMethod } from "./client-call.js";
-import { ClientCall, UnaryResult, nothing, requestMetadata } from "./client-call.js";
+import type { ClientMethod } from "./client-method.js";
+import { CallTable, isOpen } from "./call-table.js";
+import type { ClientCall } from "./client-call.js";
+import { UnaryResult, nothing } from "./client-call.js";
 import type { ClientConnectionOwner, ClientLimits } from "./client-owner.js";
 import { ClientStreams } from "./client-streams.js";
 import { abortError, decodeError, noMemory, parseError, serializeError, tooLarge } from "../errors.js";
@@ -32,10 +34,10 @@ import { GoAwayTracker } from "./goaway-tracker.js";
 import { SendQueue } from "../../send/send-queue.js";
 import { closeIterator } from "../stream/stream-writer.js";
 
-/** Pongs that may wait to be sent. */
+/** Most pongs that may wait to be sent. */
 const PONGS_WAITING_MAX = 256;
 
-// One executor for all calls: no closure per call.
+// All calls share one executor, so a call makes no closure.
 let newResolve: (response: UnaryResponse) => void;
 let newReject: (error: ConnectError) => void;
 const executor = (resolve: (response: UnaryResponse) => void, reject: (error: ConnectError) => void) => {
@@ -49,18 +51,16 @@ export class ClientConnection implements FrameReceiver {
   private readonly sendQueue: SendQueue;
   private readonly owner: ClientConnectionOwner;
   private readonly keepAlive: KeepAlive | undefined;
-  private readonly calls: ClientCall[] = [];
-  private readonly freeSlots: number[] = [];
+  private readonly calls = new CallTable();
   /** Calls that wait for a slot. */
   private readonly queue = new CallQueue();
   private startingQueued = false;
   private readonly defined: boolean[] = [];
-  private pending = 0;
   private readonly streams: ClientStreams;
   private closedBy: CarrierClosed | undefined;
-  /** No new calls begin here: the server takes none, or the owner retired the connection. */
+  /** No new calls start on this connection: the server takes none, or the owner retired the connection. */
   private goingAway = false;
-  /** Since the server said that it goes away. */
+  /** Set once the server has said `goAway`. */
   private goAwayTracker: GoAwayTracker | undefined;
   private framesReceived = 0;
   private lastPing = 0;
@@ -71,7 +71,7 @@ export class ClientConnection implements FrameReceiver {
     this.owner = owner;
     this.sendQueue = new SendQueue(carrier, {
       onSent: (streamId, messageLength) => {
-        this.find(streamId)?.stream?.onSent(messageLength);
+        this.calls.find(streamId)?.stream?.onSent(messageLength);
         if (this.goAwayTracker !== undefined) this.goAwayTracker.left(streamId);
       },
       onFailed: (first, thrown) => this.onFailed(first, serializeError(thrown, "request", first.label)),
@@ -90,7 +90,7 @@ export class ClientConnection implements FrameReceiver {
   private watch(options: Required<KeepAliveOptions>): KeepAlive {
     return new KeepAlive(options, {
       framesReceived: () => this.framesReceived,
-      hasCalls: () => this.pending > 0,
+      hasCalls: () => this.calls.size > 0,
       ping: () => this.sendQueue.sendControl(KIND.ping, 0, 0, (this.lastPing = (this.lastPing + 1) >>> 0)),
       cancel: (silentMs) => this.carrier.close({ cause: "failure", detail: hangs("server", silentMs) }),
     });
@@ -101,70 +101,48 @@ export class ClientConnection implements FrameReceiver {
   }
 
   get pendingCalls(): number {
-    return this.pending + this.queue.size;
+    return this.calls.size + this.queue.size;
   }
 
-  /** Whether the server has said anything but that it goes away. */
+  /** Whether the server has sent anything besides `goAway`. */
   get wasOfUse(): boolean {
     return this.framesReceived > (this.goAwayTracker === undefined ? 0 : 1);
   }
 
   /**
-   * Calls a method.
-   * @param timeoutMs undefined or not positive: no deadline
-   * @param origin for the owner, if the call has to move
+   * Calls a unary method. Waits for a slot if the server takes no more calls at once.
    * @returns settles exactly once; rejects with a ConnectError
    */
-  call(
-    method: ClientMethod,
-    input: unknown,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
-    origin?: unknown,
-  ): Promise<UnaryResponse> {
+  call(request: CallRequest): Promise<UnaryResponse> {
     const promise = new Promise<UnaryResponse>(executor);
     const resolve = newResolve;
     const reject = newReject;
     newResolve = newReject = nothing;
-    if (this.pending >= this.limits.maxStreams) {
-      const start = (leftMs: number | undefined) => {
-        if (this.moves && this.owner.moveCall !== undefined)
-          this.owner.moveCall(method, input, header, leftMs, signal, origin).then(resolve, reject);
-        else this.start(method, input, header, leftMs, signal, resolve, reject);
-      };
-      this.queue.add(boundedTimeout(timeoutMs), signal, start, reject);
-    } else {
-      this.start(method, input, header, timeoutMs, signal, resolve, reject);
-    }
+    if (this.calls.size >= this.limits.maxStreams) this.callLater(request, resolve, reject);
+    else this.start(request, resolve, reject);
     return promise;
   }
 
-  /**
-   * Like `call`, for who waits without promises and makes one call at a time: `resolve` or `reject` is called once,
-   * perhaps before this returns.
-   */
-  callWith(
-    method: ClientMethod,
-    input: unknown,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
+  // A function of its own, so that a call that starts at once makes no closure.
+  private callLater(
+    request: CallRequest,
     resolve: (response: UnaryResponse) => void,
     reject: (error: ConnectError) => void,
   ): void {
-    this.start(method, input, header, timeoutMs, signal, resolve, reject);
+    const start = (leftMs: number | undefined) => {
+      const left = withTimeout(request, leftMs);
+      if (this.moves && this.owner.moveCall !== undefined) this.owner.moveCall(left).then(resolve, reject);
+      else this.start(left, resolve, reject);
+    };
+    this.queue.add(boundedTimeout(request.timeoutMs), request.signal, start, reject);
   }
 
-  private start(
-    method: ClientMethod,
-    input: unknown,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
-    resolve: (response: UnaryResponse) => void,
-    reject: (error: ConnectError) => void,
-  ): void {
+  /**
+   * Starts a call. There must be a free slot. For callers without promises, who make one call at a time: `resolve` or
+   * `reject` is called exactly once, perhaps before this returns.
+   */
+  start(request: CallRequest, resolve: (response: UnaryResponse) => void, reject: (error: ConnectError) => void): void {
+    const { method, header, signal } = request;
     if (this.closedBy !== undefined) return reject(lostError(this.closedBy));
     if (signal !== undefined && signal.aborted) return reject(abortError(signal));
     const call = this.take();
@@ -175,7 +153,7 @@ export class ClientConnection implements FrameReceiver {
     try {
       const metadata = header === undefined ? undefined : requestMetadata(header);
       if (!this.defined[method.id]) this.define(method);
-      const timeout = boundedTimeout(timeoutMs);
+      const timeout = boundedTimeout(request.timeoutMs);
       const argument = timeout === undefined ? 0 : Math.ceil(timeout);
       this.sendQueue.send(
         KIND.request,
@@ -185,57 +163,55 @@ export class ClientConnection implements FrameReceiver {
         argument,
         metadata,
         method.input,
-        input,
+        request.input,
         this.limits.writeMaxBytes,
         method.path,
       );
-      // Sending may have found that the connection is broken, or run code of the user's that ended it.
+      // Sending may have found that the connection is broken, or have run user code that ended the call.
       if (!isOpen(call, streamId)) return;
-      if (timeout !== undefined) {
-        call.timer = setTimeout(() => this.cancel(streamId, timedOut()), timeout);
-      }
-      if (signal !== undefined) {
-        call.signal = signal;
-        call.onAbort = () => this.cancel(streamId, abortError(signal));
-        onAbortOf(signal, call.onAbort);
-      }
+      if (timeout !== undefined) this.cancelAfter(call, streamId, timeout);
+      if (signal !== undefined) this.cancelOnAbort(call, streamId, signal);
     } catch (error) {
-      // SUBTLE: what threw may have ended the connection before, and with it this call, whose slot may be another's by
-      // now.
+      // SUBTLE: the code that threw may have ended the connection before, and with it this call, whose slot may belong
+      // to another call by now.
       if (isOpen(call, streamId)) this.free(call);
       reject(serializeError(error, "request", method.path));
     }
   }
 
+  private cancelAfter(call: ClientCall, streamId: number, timeoutMs: number): void {
+    call.timer = setTimeout(() => this.cancel(streamId, timedOut()), timeoutMs);
+  }
+
+  private cancelOnAbort(call: ClientCall, streamId: number, signal: AbortSignal): void {
+    call.signal = signal;
+    call.onAbort = () => this.cancel(streamId, abortError(signal));
+    onAbortOf(signal, call.onAbort);
+  }
+
   /**
-   * Calls a streaming method.
-   * @param input the user's messages; its iterator is ended if the stream ends before
-   * @param timeoutMs undefined or not positive: no deadline
-   * @returns resolves with the first that the server says, unless that is a refusal; rejects with a ConnectError
+   * Calls a streaming method. Waits for a slot if the server takes no more calls at once. If the stream ends early, so
+   * does the iterator of its messages.
+   * @returns resolves with the server's first frame unless that is a refusal; rejects with a ConnectError
    */
-  openStream(
-    method: ClientMethod,
-    input: AsyncIterator<unknown>,
-    header: Headers | undefined,
-    timeoutMs: number | undefined,
-    signal: AbortSignal | undefined,
-    origin?: unknown,
-  ): Promise<StreamResponse> {
+  openStream(request: StreamCallRequest): Promise<StreamResponse> {
+    const { input, signal } = request;
+    const timeoutMs = boundedTimeout(request.timeoutMs);
     return new Promise<StreamResponse>((resolve, reject) => {
       const refuse = (error: ConnectError) => {
         void closeIterator(input, error);
         reject(error);
       };
       const start = (leftMs: number | undefined) => {
-        if (this.moves && this.owner.moveStream !== undefined)
-          this.owner.moveStream(method, input, header, leftMs, signal, origin).then(resolve, reject);
+        const left = withTimeout(request, leftMs);
+        if (this.moves && this.owner.moveStream !== undefined) this.owner.moveStream(left).then(resolve, reject);
         else if (this.closedBy !== undefined) refuse(lostError(this.closedBy));
         else if (signal !== undefined && signal.aborted) refuse(abortError(signal));
-        else this.streams.start(method, input, header, leftMs, signal, resolve, refuse);
+        else this.streams.start(left, resolve, refuse);
       };
-      if (this.pending < this.limits.maxStreams) start(boundedTimeout(timeoutMs));
-      // What the user's iterable runs in is the user's (STREAM-W).
-      else this.queue.add(boundedTimeout(timeoutMs), signal, AsyncResource.bind(start), refuse);
+      if (this.calls.size < this.limits.maxStreams) start(timeoutMs);
+      // The user's iterable runs in the user's context (STREAM-W).
+      else this.queue.add(timeoutMs, signal, AsyncResource.bind(start), refuse);
     });
   }
 
@@ -244,7 +220,7 @@ export class ClientConnection implements FrameReceiver {
     this.sendQueue.sendControl(KIND.method, method.id, 0, 0, Buffer.from(method.path, "latin1"));
   }
 
-  // What the carrier tells.
+  // Called by the carrier.
 
   onFrame(frame: ReceivedFrame): void {
     this.framesReceived++;
@@ -271,9 +247,9 @@ export class ClientConnection implements FrameReceiver {
     throw new Violation("FRAME-6", `frame kind ${frame.kind} from a server`);
   }
 
-  /** A frame that only streams have. */
+  /** Takes a frame that only streams have. */
   private onStreamFrame(frame: ReceivedFrame): void {
-    const call = this.find(frame.streamId);
+    const call = this.calls.find(frame.streamId);
     if (call === undefined) return;
     const { stream } = call;
     if (stream === undefined) return this.cancel(frame.streamId, streamAnswer(call.method.path));
@@ -281,13 +257,13 @@ export class ClientConnection implements FrameReceiver {
   }
 
   onFilled(streamId: number): void {
-    const call = this.find(streamId);
+    const call = this.calls.find(streamId);
     if (call?.stream !== undefined) return call.stream.onFilled();
     if (call?.reassembler?.filledUp() === true) this.onWhole(call);
   }
 
   onRoom(): boolean {
-    // What waited is encoded now, which can run code of the user's.
+    // Messages that waited are encoded now, which may run user code.
     return inRootContext(() => this.sendQueue.pump());
   }
 
@@ -295,8 +271,7 @@ export class ClientConnection implements FrameReceiver {
     this.closedBy = reason;
     this.keepAlive?.stop();
     this.sendQueue.close();
-    for (const call of this.calls) {
-      if (!call.active) continue;
+    for (const call of this.calls.open()) {
       if (call.stream !== undefined) {
         call.stream.onLost(lostError(reason));
         continue;
@@ -305,22 +280,22 @@ export class ClientConnection implements FrameReceiver {
       this.free(call);
       reject(lostError(reason));
     }
-    // First, so that those who move on do not come here again.
+    // SUBTLE: before the queued calls, so that calls that move do not return to this connection.
     this.owner.onEnded(reason);
     while (this.queue.size > 0) this.queue.startNext();
   }
 
-  /** LEAVE-2 */
+  /** Whether calls that have not started move to another connection (LEAVE-2). */
   private get moves(): boolean {
     return this.goAwayTracker !== undefined || (this.closedBy !== undefined && this.closedBy.cause !== "local");
   }
 
-  /** @throws ConnectError, see `Carrier.loan` */
+  /** @throws ConnectError as `Carrier.loan` does */
   loan(byteLength: number, makeSignal: () => AbortSignal): Promise<Uint8Array> {
     return this.carrier.loan(byteLength, makeSignal);
   }
 
-  /** Ends the connection; open calls reject. */
+  /** Ends the connection. Open calls reject. */
   close(detail: string): void {
     this.carrier.close({ cause: "local", detail });
   }
@@ -330,8 +305,8 @@ export class ClientConnection implements FrameReceiver {
   }
 
   private onResponse(frame: ReceivedFrame): void {
-    const call = this.find(frame.streamId);
-    // CALL-1: an answer to a call that was given up meanwhile.
+    const call = this.calls.find(frame.streamId);
+    // CALL-1: a response to a call that has been given up.
     if (call === undefined) return;
     if (call.stream !== undefined) return call.stream.onFinal(frame);
     if (call.reassembler !== undefined) throw new Violation("STREAM-2", "a second response to one call");
@@ -369,7 +344,7 @@ export class ClientConnection implements FrameReceiver {
   }
 
   private onMessage(frame: ReceivedFrame): void {
-    const call = this.find(frame.streamId);
+    const call = this.calls.find(frame.streamId);
     if (call === undefined) return;
     if (call.stream !== undefined) return call.stream.onMessage(frame);
     if (call.reassembler === undefined && this.limits.windows !== undefined)
@@ -378,7 +353,7 @@ export class ClientConnection implements FrameReceiver {
     if (call.reassembler.add(frame)) this.onWhole(call);
   }
 
-  /** The answer is here, all of it. */
+  /** The response has arrived completely. */
   private onWhole(call: ClientCall): void {
     const { bytes, received } = call.reassembler!;
     if (call.code !== 0) return this.finish(call, decodeError(call.code, bytes, call.metadata), undefined);
@@ -406,16 +381,16 @@ export class ClientConnection implements FrameReceiver {
     call.reassembler.add(frame);
   }
 
-  /** The server cannot send the rest of an answer. */
+  /** The server cannot send the rest of a response. */
   private onReset(frame: ReceivedFrame): void {
-    const call = this.find(frame.streamId);
+    const call = this.calls.find(frame.streamId);
     if (call === undefined) return;
     const error = new ConnectError("the server could not send all of its answer", Code.Internal);
     if (call.stream !== undefined) call.stream.onReset(error);
     else this.finish(call, error, undefined);
   }
 
-  /** No new calls begin here. Ends the connection when those that are open, or wait for a slot, are over. */
+  /** Starts no new calls, and ends the connection once the open and the queued ones are over. */
   retire(): void {
     this.goingAway = true;
     this.closeIfLeft();
@@ -426,8 +401,8 @@ export class ClientConnection implements FrameReceiver {
     const wasRetired = this.goingAway;
     this.goingAway = true;
     const unsent = new Set<number>();
-    for (const call of this.calls) {
-      if (call.active && (call.stream === undefined ? this.sendQueue.holds(call.slot) : !call.stream.isRequested))
+    for (const call of this.calls.open()) {
+      if (call.stream === undefined ? this.sendQueue.holds(call.slot) : !call.stream.isRequested)
         unsent.add(call.streamId);
     }
     if (wasRetired && this.queue.size > 0) return;
@@ -447,52 +422,23 @@ export class ClientConnection implements FrameReceiver {
   // The table of calls.
 
   private take(): ClientCall {
-    let slot = this.freeSlots.pop();
-    if (slot === undefined) {
-      slot = this.calls.length;
-      this.calls.push(new ClientCall(slot));
-    }
-    const call = this.calls[slot];
-    // From 1 on: stream id 0 is the connection itself.
-    call.generation = (call.generation % (SLOTS_MAX - 1)) + 1;
-    call.streamId = ((call.generation << SLOT_BITS) | slot) >>> 0;
-    call.active = true;
-    if (this.pending++ === 0) {
+    const call = this.calls.take();
+    if (this.calls.size === 1) {
       this.carrier.keepAlive(true);
       this.keepAlive?.start();
     }
     return call;
   }
 
-  private find(streamId: number): ClientCall | undefined {
-    const call = this.calls[streamId & (SLOTS_MAX - 1)] as ClientCall | undefined;
-    return call !== undefined && isOpen(call, streamId) ? call : undefined;
-  }
-
   private free(call: ClientCall): void {
-    call.active = false;
-    call.resolve = nothing;
-    call.reject = nothing;
-    if (call.timer !== undefined) {
-      clearTimeout(call.timer);
-      call.timer = undefined;
-    }
-    if (call.signal !== undefined) {
-      call.signal.removeEventListener("abort", call.onAbort!);
-      call.signal = undefined;
-      call.onAbort = undefined;
-    }
-    call.reassembler?.received.drop();
-    call.reassembler = undefined;
-    call.metadata = undefined;
-    this.freeSlots.push(call.slot);
-    if (--this.pending === 0) this.carrier.keepAlive(false);
+    this.calls.release(call);
+    if (this.calls.size === 0) this.carrier.keepAlive(false);
     if (this.goAwayTracker !== undefined) this.goAwayTracker.left(call.streamId);
     if (this.queue.size > 0 && this.closedBy === undefined) this.startQueued();
   }
 
   private releaseStream(streamId: number): void {
-    const call = this.find(streamId);
+    const call = this.calls.find(streamId);
     if (call === undefined) return;
     call.stream = undefined;
     this.streams.open--;
@@ -501,19 +447,19 @@ export class ClientConnection implements FrameReceiver {
   }
 
   /**
-   * SUBTLE: a loop, because a call that fails as it starts releases its slot again, and a long queue of such would
-   * overflow the stack.
+   * SUBTLE: a loop, because a call that fails as it starts frees its slot again. With recursion, a long queue of such
+   * calls would overflow the stack.
    */
   private startQueued(): void {
     if (this.startingQueued) return;
     this.startingQueued = true;
-    while (this.queue.size > 0 && this.pending < this.limits.maxStreams) this.queue.startNext();
+    while (this.queue.size > 0 && this.calls.size < this.limits.maxStreams) this.queue.startNext();
     this.startingQueued = false;
   }
 
   private finish(call: ClientCall, error: ConnectError | undefined, response: UnaryResponse | undefined): void {
     const { resolve, reject, streamId } = call;
-    // Refused or timed out before it had read all of the request: the rest need not be sent.
+    // The server refused the call, or it timed out, before it had read the whole request. The rest need not be sent.
     if (error !== undefined) this.sendQueue.drop(streamId);
     else if (this.sendQueue.borrows) this.sendQueue.release(streamId);
     this.free(call);
@@ -522,16 +468,16 @@ export class ClientConnection implements FrameReceiver {
     this.closeIfLeft();
   }
 
-  /** A message that was kept cannot be sent. */
+  /** A message that waited for room cannot be sent. */
   private onFailed({ streamId }: Outgoing, error: ConnectError): void {
-    const call = this.find(streamId);
+    const call = this.calls.find(streamId);
     if (call?.stream !== undefined) call.stream.cancel(error);
     else if (call !== undefined) this.finish(call, error, undefined);
   }
 
-  /** Ends a call from this side and tells the server, unless it never heard of it. */
+  /** Ends a call from this side. Tells the server unless the request has not been sent. */
   private cancel(streamId: number, error: ConnectError): void {
-    const call = this.find(streamId);
+    const call = this.calls.find(streamId);
     if (call === undefined) return;
     if (this.sendQueue.drop(streamId) === "sent") {
       this.sendQueue.sendControl(KIND.reset, error.code, streamId, 0);
@@ -540,11 +486,7 @@ export class ClientConnection implements FrameReceiver {
   }
 }
 
-function isOpen(call: ClientCall, streamId: number): boolean {
-  return call.active && call.streamId === streamId;
-}
-
-/** The two ends have different ideas of the method. */
+/** Client and server disagree about the kind of the method. */
 function streamAnswer(path: string): ConnectError {
   return new ConnectError(
     `protocol error: the server answers ${path} with a stream, and this client called it as a unary method`,

@@ -1,6 +1,6 @@
 /**
- * What a handler learns about its call: Connect's HandlerContext, each part made when somebody looks at it, so a
- * handler that looks at nothing costs no Headers and no AbortController.
+ * The context of a call, as Connect's HandlerContext. Each part is made when it is first read, so a handler that reads
+ * nothing costs no Headers and no AbortController.
  */
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import type { ContextKey, ContextValues, HandlerContext } from "@connectrpc/connect";
@@ -11,12 +11,18 @@ import { nowMs } from "../../os/timers.js";
 import { decodeHeaders } from "../../wire/metadata.js";
 import { onAbortOf } from "../abort.js";
 import { abortError } from "../errors.js";
-import type { ServerConnectionOptions } from "./server.js";
-import type { ServerMethod } from "./server-method.js";
 
 /**
- * Context value with the credentials of the process that made a call, as the kernel vouched for them when it connected:
- * `context.values.get(peerCredentials)`. Undefined for calls that did not come through a Unix socket.
+ * Key of the context value with the credentials of the calling process, as the kernel reported them when it connected.
+ * Undefined for calls that did not arrive through a Unix socket.
+ *
+ * @example
+ * ```ts
+ * const whoAmI = (request: WhoAmIRequest, context: HandlerContext) => {
+ *   const peer = context.values.get(peerCredentials);
+ *   return { uid: peer?.uid ?? -1 };
+ * };
+ * ```
  */
 export const peerCredentials: ContextKey<PeerCredentials | undefined> = createContextKey<PeerCredentials | undefined>(
   undefined,
@@ -25,10 +31,12 @@ export const peerCredentials: ContextKey<PeerCredentials | undefined> = createCo
   },
 );
 
-/** The URL that interceptors and handlers see; no HTTP is spoken, but they may parse it. */
+/** The origin of the URLs that interceptors and handlers see. No HTTP is involved, but they may parse the URL. */
 export const URL_BASE = "http://localhost";
 
-/** One call's values: what is set stays here, since the user may give the same values to many calls. */
+/**
+ * The context values of one call. They are set here and not in the given ones, which the user may give to many calls.
+ */
 class CallValues implements ContextValues {
   private readonly given: ContextValues;
   private readonly own = new Map<symbol, unknown>();
@@ -51,17 +59,34 @@ class CallValues implements ContextValues {
   }
 }
 
-/** The connection that a call came over, as its context sees it. */
-export interface ServedConnection {
+/** What a call's context reads of its method. */
+export interface CalledMethod {
+  readonly method: DescMethod;
+  readonly path: string;
+  readonly options: { readonly shutdownSignal: AbortSignal | undefined };
+}
+
+/** The client of a connection. */
+export interface Caller {
+  /** Undefined if the kernel vouches for no credentials. */
+  readonly peer: PeerCredentials | undefined;
+  /** Host and port of a client over TCP. */
+  readonly peerAddress?: string | undefined;
+  /** Makes the initial context values of a call. */
+  readonly contextValues: (peer: PeerCredentials | undefined) => ContextValues;
+}
+
+/** What a call's context reads of its connection. */
+export interface CallerConnection {
   readonly carrier: Carrier;
-  readonly options: ServerConnectionOptions;
+  readonly options: Caller;
 }
 
 export class CallContext implements HandlerContext {
   readonly protocolName = "isthmus";
   readonly requestMethod = "POST";
-  private readonly served: ServerMethod;
-  private readonly connection: ServedConnection;
+  private readonly served: CalledMethod;
+  private readonly connection: CallerConnection;
   private readonly metadata: Uint8Array | undefined;
   private readonly deadline: number;
   private controller: AbortController | undefined;
@@ -72,7 +97,7 @@ export class CallContext implements HandlerContext {
   responseHeaderIfAny: Headers | undefined;
   responseTrailerIfAny: Headers | undefined;
 
-  constructor(served: ServerMethod, connection: ServedConnection, metadata: Uint8Array | undefined, timeoutMs: number) {
+  constructor(served: CalledMethod, connection: CallerConnection, metadata: Uint8Array | undefined, timeoutMs: number) {
     this.served = served;
     this.connection = connection;
     this.metadata = metadata;
@@ -91,7 +116,7 @@ export class CallContext implements HandlerContext {
     return URL_BASE + this.served.path;
   }
 
-  /** Made when asked for, so that it also works when it is taken off the context, and costs nothing otherwise. */
+  /** A getter, so that the function also works without its `this`, and costs nothing unless it is used. */
   get timeoutMs(): () => number | undefined {
     return () => (this.deadline === 0 ? undefined : this.deadline - nowMs());
   }
@@ -125,17 +150,17 @@ export class CallContext implements HandlerContext {
     return this.valuesMade;
   }
 
-  /** Host and port of a client over TCP. */
+  /** Host and port of a client over TCP; otherwise undefined. */
   get peerAddress(): string | undefined {
     return this.connection.options.peerAddress;
   }
 
-  /** What replies to this call are sent through. */
+  /** The carrier of the call's connection. */
   get carrier(): Carrier {
     return this.connection.carrier;
   }
 
-  /** The call is over: the signal aborts, as Connect's does. */
+  /** Ends the call: the signal aborts, as in Connect. */
   end(reason: unknown): void {
     this.ended = { reason };
     this.unlink?.();

@@ -1,13 +1,14 @@
 /**
- * A unary call of a server, from the arrival of its request to its answer.
+ * A server's unary call, from the arrival of its request to its response.
  *
- * CALL-3  A call is over when its answer has been handed over, and not before: whatever a handler returns or throws,
- *         one answer leaves. Making an error's answer cannot fail (ERROR-1).
+ * CALL-3  A call ends when its response has been handed over, and not earlier: whatever a handler returns or throws,
+ *         exactly one response is sent. Making an error's response cannot fail (ERROR-1).
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { MessageLeases } from "../../memory/payload/lease.js";
 import { clearTimeout, setTimeout } from "../../os/timers.js";
 import { encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
+import type { CallerConnection } from "./context.js";
 import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "../deadline.js";
 import { handlerError, serializeError } from "../errors.js";
@@ -15,26 +16,43 @@ import { adopt } from "../foreign.js";
 import type { RequestGate } from "./gate.js";
 import { askGate } from "./gate.js";
 import type { Reassembler } from "../inbound.js";
-import type { ServerConnection } from "./server.js";
 import type { ServerMethod } from "./server-method.js";
 
-/** A request whose gate is being asked. */
+/** A request whose gate has not decided yet. */
 interface WaitingRequest {
-  /** What it is refused with if the gate lets it in: then nothing of it is kept. */
+  /** The error that the call fails with even if the gate admits it. Then none of the request is kept. */
   readonly refusal: ConnectError | undefined;
-  /** It is here, all of it. */
+  /** Whether the request has arrived completely. */
   isWhole: boolean;
+}
+
+/** What a connection does for its unary calls. */
+export interface ServerCallHost extends CallerConnection {
+  readonly closed: boolean;
+  /** The request has arrived completely, and its gate has let it in. */
+  onWhole(call: ServerCall): void;
+  /** Sends the response. @throws what the codec throws */
+  send(
+    call: { readonly streamId: number; readonly served: ServerMethod },
+    metadata: Uint8Array | undefined,
+    headerLength: number,
+    message: unknown,
+  ): void;
+  /** Sends an error as the response. Never throws. */
+  sendError(streamId: number, error: ConnectError, context: CallContext): void;
+  /** Frees the slot of a call that is over. */
+  remove(call: ServerCall): void;
 }
 
 /** One request from its arrival to its answer. */
 export class ServerCall {
-  private readonly connection: ServerConnection;
+  private readonly connection: ServerCallHost;
   readonly served: ServerMethod;
   readonly streamId: number;
   reassembler: Reassembler | undefined;
-  /** What the request has leased, if that ends with the handler. */
+  /** Leases of the request, if they end with the handler. */
   scope: MessageLeases | undefined;
-  /** While the method's gate is being asked. */
+  /** Set while the method's gate decides. */
   waiting: WaitingRequest | undefined;
   private readonly context: CallContext;
   private readonly timer: NodeJS.Timeout | undefined;
@@ -42,7 +60,7 @@ export class ServerCall {
   private settled = false;
 
   constructor(
-    connection: ServerConnection,
+    connection: ServerCallHost,
     served: ServerMethod,
     streamId: number,
     metadata: Uint8Array | undefined,
@@ -56,7 +74,7 @@ export class ServerCall {
     if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
   }
 
-  /** Asks the method's gate. @returns whether the call is in; if it is not, it has failed or waits */
+  /** Asks the method's gate. @returns whether the call is admitted; otherwise it has failed or waits */
   ask(gate: RequestGate, refusal: ConnectError | undefined): boolean {
     let isAnswered = false;
     const waiting: WaitingRequest = { refusal, isWhole: false };
@@ -72,9 +90,7 @@ export class ServerCall {
     return isAnswered && !this.done;
   }
 
-  /**
-   * Runs the handler, in a context of the request's own (CONTEXT-2). Nothing that the handler throws gets past here.
-   */
+  /** Runs the handler in an async context of its own (CONTEXT-2). Errors of the handler do not leave this function. */
   run(message: unknown): void {
     let promise: Promise<unknown> | undefined;
     let result: unknown;
@@ -91,14 +107,17 @@ export class ServerCall {
     );
   }
 
-  /** The handler is done; perhaps long after the call is. What was lent to it ends when its answer has been taken. */
+  /**
+   * The handler has settled, perhaps long after the call has ended. The leases of the request end once its response has
+   * been handed over.
+   */
   private settle(answer: unknown, error: ConnectError | undefined): void {
     if (this.settled) return;
     this.settled = true;
     if (error !== undefined) this.fail(error);
     else this.answer(answer);
     if (this.scope === undefined) return;
-    // Taking bytes away takes microseconds; the client need not wait for that.
+    // Ending the leases takes microseconds. The client need not wait for that.
     if (!this.connection.closed) this.connection.carrier.publish();
     this.scope.endScope();
   }
@@ -115,20 +134,20 @@ export class ServerCall {
     this.finish(undefined);
   }
 
-  /** Answers with an error. */
+  /** Responds with an error. */
   fail(error: ConnectError): void {
     if (this.done) return;
     this.connection.sendError(this.streamId, error, this.context);
     this.finish(error);
   }
 
-  /** Nobody waits for the answer any more. */
+  /** Ends the call without a response: the client does not wait for one. */
   abandon(reason: ConnectError): void {
     this.finish(reason);
   }
 
   private finish(reason: ConnectError | undefined): void {
-    // Sending may have run code of the user's that ended the connection, and with it this call.
+    // Sending may have run user code that ended the connection, and with it this call.
     if (this.done) return;
     this.done = true;
     this.connection.remove(this);
@@ -140,8 +159,8 @@ export class ServerCall {
 }
 
 /**
- * Joins response headers and trailers into one block. @throws ConnectError `ResourceExhausted` if they are too large;
- * whatever odd ones throw
+ * Joins response headers and trailers into one block.
+ * @throws ConnectError `ResourceExhausted` if they are too large; whatever reading them throws
  */
 export function responseMetadata(
   context: CallContext,

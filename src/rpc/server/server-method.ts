@@ -7,22 +7,22 @@ import type { CallContext } from "./context.js";
 import type { RequestGate } from "./gate.js";
 import type { ReceivePolicy } from "../inbound.js";
 
-/** A method as this server serves it. */
+/** Everything about a method that its calls need. */
 export interface ServerMethod {
   readonly method: DescMethod;
   readonly path: string;
-  /** Asked before each call: GATE-1. */
+  /** Called before each call (GATE-1). */
   readonly gate: RequestGate | undefined;
   /**
-   * The user's function for a unary method, behind the interceptors if there are any; undefined for methods with
-   * streams.
+   * The user's function for a unary method, wrapped in the interceptors if there are any; undefined for streaming
+   * methods.
    */
   readonly handle: ((message: unknown, context: CallContext) => unknown) | undefined;
-  /** The method, of any kind, as one that is given a stream and answers with one. */
+  /** The method, of any kind, as a function from a stream to a stream. */
   readonly open: (requests: AsyncIterable<unknown>, context: CallContext) => StreamAnswer | PromiseLike<StreamAnswer>;
-  /** Whether it is answered with one message. */
+  /** Whether the response has exactly one message. */
   readonly answersOnce: boolean;
-  /** Whether it takes one message. */
+  /** Whether the request has exactly one message. */
   readonly takesOne: boolean;
   readonly input: MessageCodec;
   readonly output: MessageCodec;
@@ -39,9 +39,9 @@ export interface ServerMethodOptions {
   readonly shutdownSignal: AbortSignal | undefined;
 }
 
-/** What a handler's streams are. */
+/** What a handler responds to a stream with. */
 export interface StreamAnswer {
   readonly message: AsyncIterable<unknown>;
-  /** Trailers that interceptors made, to be added to those of the context when all messages are out. */
+  /** Trailers set by interceptors. They are added to the context's trailers after the last message. */
   readonly trailer: Headers | undefined;
 }

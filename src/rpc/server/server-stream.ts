@@ -1,10 +1,9 @@
 /**
- * A call of a server that has messages after its first frame, or is answered with a stream: from its request to its
- * end.
+ * A server's call that has messages after its first frame, or a stream as its response, from its request to its end.
  *
- * STREAM-S  It ends exactly once, by `end` or `response` to the client, or without a word when the client gave it up or
- *           is gone. Then the handler's signal aborts, its iterables end, and what it still says is dropped. What was
- *           lent to it ends when it has settled, which may be later.
+ * STREAM-S  A stream ends exactly once: by `end` or `response` to the client, or silently if the client gave it up or
+ *           is gone. Then the handler's signal aborts, its iterables end, and what it still sends is dropped. Leases
+ *           end when the handler has settled, which may be later.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ReceivedFrame } from "../../carrier/carrier.js";
@@ -12,6 +11,7 @@ import type { StreamWindows } from "../../carrier/handshake/handshake.js";
 import { clearTimeout, setTimeout } from "../../os/timers.js";
 import { KIND } from "../../wire/frame.js";
 import { encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
+import type { Caller } from "./context.js";
 import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "../deadline.js";
 import { handlerError, serializeError } from "../errors.js";
@@ -19,15 +19,42 @@ import { adopt } from "../foreign.js";
 import type { RequestGate } from "./gate.js";
 import { askGate } from "./gate.js";
 import { KEPT } from "../../send/send-queue.js";
-import type { ServerConnection } from "./server.js";
+import type { ServerCallHost } from "./server-call.js";
 import { responseMetadata } from "./server-call.js";
 import type { ServerMethod, StreamAnswer } from "./server-method.js";
 import { StreamReader } from "../stream/stream-reader.js";
 import type { MessageSource } from "../stream/stream-writer.js";
 import { closeIterator, StreamWriter } from "../stream/stream-writer.js";
 
+/** What a connection does for its streams. */
+export interface ServerStreamHost extends Pick<ServerCallHost, "carrier" | "send"> {
+  readonly options: Caller & {
+    /** Defined if the connection has streams. */
+    readonly windows: StreamWindows | undefined;
+  };
+  /** Sends the response headers. Returns as `SendQueue.send` does. */
+  sendHeaders(stream: ServerStream, metadata: Uint8Array): number;
+  /** As `SendQueue.send`. */
+  sendMessage(stream: ServerStream, message: unknown): number;
+  /** Sends the end of the stream with status OK. */
+  sendEnd(stream: ServerStream, metadata: Uint8Array | undefined, headerLength: number): void;
+  /** Sends an error as a frame of this kind. Never throws. */
+  sendError(
+    streamId: number,
+    error: ConnectError,
+    context: CallContext | undefined,
+    kind: number,
+    withHeaders: boolean,
+  ): void;
+  grant(stream: ServerStream, bytes: number): void;
+  /** As `SendQueue.drop`. */
+  drop(stream: ServerStream): "unsent" | "sent";
+  /** Frees the slot of a stream that is over. */
+  remove(stream: ServerStream): void;
+}
+
 export class ServerStream implements MessageSource {
-  private readonly connection: ServerConnection;
+  private readonly connection: ServerStreamHost;
   readonly served: ServerMethod;
   readonly streamId: number;
   private readonly context: CallContext;
@@ -36,28 +63,28 @@ export class ServerStream implements MessageSource {
   private readonly timer: NodeJS.Timeout | undefined;
   private answer: StreamAnswer | undefined;
   private headersSent = false;
-  /** A message that is kept back until the headers are out. */
+  /** A message that waits until the headers have left. */
   private behindHeaders: { readonly message: unknown } | undefined;
   private done = false;
-  /** The method's gate is being asked. */
+  /** Whether the method's gate has not decided yet. */
   private isWaiting = false;
-  /** A message could not be taken. */
+  /** Whether a message could not be received. Later frames are ignored. */
   private isBroken = false;
-  /** The handler has nothing more to do. */
+  /** Whether the handler has settled. */
   private settled = false;
 
   constructor(
-    connection: ServerConnection,
+    connection: ServerStreamHost,
     served: ServerMethod,
     streamId: number,
     metadata: Uint8Array | undefined,
     timeoutMs: number,
-    windows: StreamWindows,
   ) {
     this.connection = connection;
     this.served = served;
     this.streamId = streamId;
     this.context = new CallContext(served, connection, metadata, timeoutMs);
+    const windows = connection.options.windows!;
     const options = {
       codec: served.input,
       receivePolicy: served.receivePolicy,
@@ -73,7 +100,10 @@ export class ServerStream implements MessageSource {
     if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
   }
 
-  /** Asks the method's gate; `run` comes next. @param refusal what the call is refused with if the gate lets it in */
+  /**
+   * Asks the method's gate. `run` is called next. @param refusal the error that the call fails with even if it is
+   * admitted
+   */
   ask(gate: RequestGate, refusal: ConnectError | undefined): void {
     let isAnswered = false;
     askGate(gate, this.context, (error) => {
@@ -96,8 +126,8 @@ export class ServerStream implements MessageSource {
   }
 
   /**
-   * Calls the handler, once the gate has let the call in, in a context of the stream's own (CONTEXT-2). Nothing that
-   * the handler throws gets past here.
+   * Calls the handler in an async context of its own (CONTEXT-2), once the gate has admitted the call. Errors of the
+   * handler do not leave this function.
    */
   run(): void {
     if (this.done || this.isWaiting) return;
@@ -148,13 +178,13 @@ export class ServerStream implements MessageSource {
     this.settle();
   }
 
-  /** The handler is done; perhaps long after the call is. */
+  /** The handler has settled, perhaps long after the call has ended. */
   private settle(): void {
     this.settled = true;
     if (this.done) this.reader.endScope();
   }
 
-  /** Answers with the only message. */
+  /** Responds with the only message. */
   private respond(message: unknown): void {
     if (this.done) return;
     try {
@@ -171,7 +201,7 @@ export class ServerStream implements MessageSource {
     return serializeError(error, "response", this.served.path);
   }
 
-  // What the writer asks for.
+  // Called by the writer.
 
   sendMessage(message: unknown): number {
     if (!this.headersSent) {
@@ -207,16 +237,16 @@ export class ServerStream implements MessageSource {
     this.fail(isSending ? this.unsendable(error) : handlerError(error));
   }
 
-  /** Those of interceptors belong behind the handler's. @throws whatever odd ones throw */
+  /** Adds the interceptors' trailers after the handler's. @throws whatever reading them throws */
   private addTrailers(): void {
     const trailer = this.answer?.trailer;
     if (trailer !== undefined && trailer !== this.context.responseTrailerIfAny)
       trailer.forEach((value, name) => this.context.responseTrailer.set(name, value));
   }
 
-  // What the connection tells.
+  // Called by the connection.
 
-  /** Takes the only message of the request. */
+  /** Takes the request's only message. */
   onOnly(frame: ReceivedFrame): void {
     this.onBadMessage(this.reader.takeOnly(frame));
   }
@@ -229,14 +259,14 @@ export class ServerStream implements MessageSource {
     if (!this.isBroken) this.onBadMessage(this.reader.onFilled());
   }
 
-  /** The handler learns of it when it has pulled what came before; what comes after is not looked at. */
+  /** The handler gets the error after the messages that arrived before. Later frames are ignored. */
   private onBadMessage(error: ConnectError | undefined): void {
     if (error === undefined) return;
     this.isBroken = true;
     this.reader.end(error);
   }
 
-  /** The client has half-closed. */
+  /** The client sends no more messages. */
   onEnd(): void {
     if (!this.isBroken) this.reader.onEnd();
   }
@@ -245,7 +275,7 @@ export class ServerStream implements MessageSource {
     this.writer.onCredit(bytes);
   }
 
-  /** What was kept is out. */
+  /** The frame that was kept has left. */
   onSent(messageLength: number): void {
     const behind = this.behindHeaders;
     if (behind === undefined) return this.writer.onSent(messageLength);
@@ -259,21 +289,21 @@ export class ServerStream implements MessageSource {
     if (length !== KEPT) this.writer.onSent(length);
   }
 
-  /** Ends the call with an error. */
+  /** Responds with an error. */
   fail(error: ConnectError): void {
     if (this.done) return;
-    // Headers that are dropped here go with the error.
+    // Headers that are dropped here are sent with the error.
     if (this.connection.drop(this) === "unsent" && this.behindHeaders !== undefined) this.headersSent = false;
     try {
       this.addTrailers();
     } catch {
-      // Odd ones of an interceptor's. The call fails for a reason of its own.
+      // The interceptor's trailers are invalid. The call fails for another reason anyway.
     }
     this.connection.sendError(this.streamId, error, this.context, KIND.end, !this.headersSent);
     this.finish(error);
   }
 
-  /** Nobody waits for the answer any more. */
+  /** Ends the call without a response: the client does not wait for one. */
   abandon(reason: ConnectError): void {
     if (this.done) return;
     this.connection.drop(this);
@@ -281,7 +311,7 @@ export class ServerStream implements MessageSource {
   }
 
   private finish(reason: ConnectError | undefined): void {
-    // Sending may have run code of the user's that ended the connection, and with it this call.
+    // Sending may have run user code that ended the connection, and with it this call.
     if (this.done) return;
     this.done = true;
     this.connection.remove(this);

@@ -1,25 +1,18 @@
 /**
- * The server's end of a connection: finds the method, runs the handler, sends the answer. Handlers run in the order
- * their requests arrive; answers leave in the order they are ready.
+ * The server's end of a connection: finds the method, runs the handler, sends the response. Handlers start in the order
+ * in which requests arrive; responses leave as they become ready.
  *
- * CALL-2  Every request is answered exactly once, unless the client gave it up or the connection is over; then its
- *         handler's signal aborts and what the handler returns is dropped.
- * DRAIN-1 A connection that goes away still takes requests until the client has said `goAway`, too: they were sent
- *         before the client knew. So no request is refused that a client could have sent in good faith, and none has to
- *         be sent twice. It is closed when all are answered and that was said; or some time after the last answer, if
- *         the client does not say it.
+ * CALL-2  Every request is answered exactly once, unless the client gave it up or the connection has ended. Then the
+ *         handler's signal aborts, and what the handler returns is dropped.
  */
-import type { ContextValues } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../../carrier/carrier.js";
 import type { StreamWindows } from "../../carrier/handshake/handshake.js";
 import { inOwnContext, inRootContext } from "../../carrier/poll/root-context.js";
 import { leasesOf, isScoped } from "../../memory/payload/lease.js";
 import { Violation } from "../../memory/shared/violation.js";
-import type { PeerCredentials } from "../../os/addon.js";
-import { clearTimeout, setImmediate, setTimeout } from "../../os/timers.js";
 import { FLAG, KIND, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX } from "../../wire/frame.js";
-import type { CallContext } from "./context.js";
+import type { CallContext, Caller } from "./context.js";
 import { noMemory, parseError, serializeError, tooLarge } from "../errors.js";
 import type { Outgoing } from "../../send/frame-writer.js";
 import { Reassembler, decodeWhole, takeMetadata } from "../inbound.js";
@@ -27,43 +20,27 @@ import type { KeepAliveOptions } from "../keepalive.js";
 import { hangs, KeepAlive } from "../keepalive.js";
 import { encodedBytes, SendQueue } from "../../send/send-queue.js";
 import { encodeError } from "../outgoing-error.js";
+import type { DrainedConnection } from "./draining.js";
+import { Draining } from "./draining.js";
+import type { ServerCallHost } from "./server-call.js";
 import { ServerCall } from "./server-call.js";
 import type { ServerMethod } from "./server-method.js";
+import type { ServerStreamHost } from "./server-stream.js";
 import { ServerStream } from "./server-stream.js";
 
-export interface ServerConnectionOptions {
-  /** By path. */
+export interface ServerConnectionOptions extends Caller {
+  /** The served methods by path. */
   readonly methods: ReadonlyMap<string, ServerMethod>;
-  /** Undefined where nobody vouches for it. */
-  readonly peer: PeerCredentials | undefined;
-  /** Host and port, over TCP. */
-  readonly peerAddress?: string | undefined;
   readonly maxStreams: number;
-  /** Undefined: the client knows unary calls only. */
+  /** Undefined if the client knows unary calls only. */
   readonly windows: StreamWindows | undefined;
-  readonly contextValues: (peer: PeerCredentials | undefined) => ContextValues;
-  /** Undefined: a client that hangs is waited for. */
+  /** Undefined if the connection waits for a client that hangs. */
   readonly keepAlive?: Required<KeepAliveOptions> | undefined;
 }
 
-/** Frames of the connection itself that may wait to be sent besides answers. */
+/** Most frames of the connection itself that may wait to be sent, in addition to responses. */
 const BACKLOG_SLACK = 256;
-/** How long a client may take to read its last answers before the connection is closed under it. */
-const GO_AWAY_GRACE_MS = 100;
-/**
- * How long one without open calls may take to say that it sends no more. Its event loop may be late; if it hangs, it
- * does not say it.
- */
-const CONSENT_GRACE_MS = 5000;
-/**
- * The same for one that knows unary calls only: one that blocks its thread between calls, which says it with its next
- * call, and sends again what was not taken; or an older one, which never says it.
- */
-const CONSENT_GRACE_UNARY_MS = 1000;
-/** Turns of the event loop in which what has arrived is read. */
-const TURNS = 3;
-
-export class ServerConnection implements FrameReceiver {
+export class ServerConnection implements FrameReceiver, ServerCallHost, ServerStreamHost, DrainedConnection {
   readonly carrier: Carrier;
   readonly options: ServerConnectionOptions;
   private readonly sendQueue: SendQueue;
@@ -72,11 +49,8 @@ export class ServerConnection implements FrameReceiver {
   private readonly calls: (ServerCall | ServerStream | undefined)[] = [];
   private openCalls = 0;
   private streams = 0;
-  private draining: Promise<void> | undefined;
-  private onDrained: (() => void) | undefined;
-  private goodbye: NodeJS.Timeout | undefined;
-  /** The client sends no more requests. */
-  private clientLeft = false;
+  /** Set once the server goes away. */
+  private draining: Draining | undefined;
   private readonly keepAlive: KeepAlive | undefined;
   private framesReceived = 0;
   private lastPing = 0;
@@ -104,71 +78,37 @@ export class ServerConnection implements FrameReceiver {
     return this.openCalls;
   }
 
-  /** How many of them are streams. */
+  /** Number of open calls that are streams. */
   get openStreams(): number {
     return this.streams;
   }
 
-  /** Tells the client to go, and closes once its calls are answered. Resolves then. */
+  /** Tells the client to leave, and closes the connection once its calls are answered. Resolves then. */
   drain(): Promise<void> {
     if (this.closed) return Promise.resolve();
     if (this.draining === undefined) {
-      this.draining = new Promise((resolve) => {
-        this.onDrained = resolve;
-      });
+      this.draining = new Draining(this, this.options.windows !== undefined);
       this.sendQueue.sendControl(KIND.goAway, 0, 0, 0);
-      this.closeIfDrained();
+      this.draining.closeIfIdle();
     }
-    return this.draining;
+    return this.draining.ended;
   }
 
-  private get isDrained(): boolean {
-    return this.draining !== undefined && !this.closed && this.openCalls === 0 && this.sendQueue.idle;
-  }
-
-  /**
-   * DRAIN-1. The client closes when it has read its last answer and that we go away; if it does not, we do a little
-   * later.
-   */
-  private closeIfDrained(): void {
-    if (this.goodbye !== undefined || !this.isDrained) return;
-    const consentMs = this.options.windows === undefined ? CONSENT_GRACE_UNARY_MS : CONSENT_GRACE_MS;
-    const onTime = () => {
-      this.goodbye = undefined;
-      this.lookAndClose(TURNS);
-    };
-    this.goodbye = setTimeout(onTime, this.clientLeft ? GO_AWAY_GRACE_MS : consentMs);
-  }
-
-  /** SUBTLE: if this process has not run for a while, its timers come before what has arrived meanwhile. */
-  private lookAndClose(turns: number): void {
-    if (!this.isDrained || this.goodbye !== undefined) return;
-    if (turns === 0) this.close("the server has shut down");
-    else setImmediate(() => this.lookAndClose(turns - 1));
-  }
-
-  private onGoAway(): void {
-    if (this.draining === undefined || this.clientLeft) return;
-    this.clientLeft = true;
-    this.stayOpen();
-    this.closeIfDrained();
-  }
-
-  private stayOpen(): void {
-    clearTimeout(this.goodbye);
-    this.goodbye = undefined;
+  /** See `DrainedConnection`. */
+  isIdle(): boolean {
+    return !this.closed && this.openCalls === 0 && this.sendQueue.idle;
   }
 
   close(detail: string): void {
     this.carrier.close({ cause: "local", detail });
   }
 
-  // What the carrier tells.
+  // Called by the carrier.
 
   onFrame(frame: ReceivedFrame): void {
     this.framesReceived++;
-    // Answers wait for calls that are open, so there are never more of them than streams; a client that sends on and
-    // on without reading would have us keep refusals and pongs without bound.
+    // Responses belong to open calls, so at most `maxStreams` of them wait. Without this check, a client that sends
+    // without reading would make the server keep refusals and pongs without bound.
     if (this.sendQueue.backlog > this.options.maxStreams + BACKLOG_SLACK)
       throw new Violation("STREAM-5", "the client sends but does not read its answers");
     switch (frame.kind) {
@@ -183,7 +123,7 @@ export class ServerConnection implements FrameReceiver {
       case KIND.ping:
         return this.sendQueue.sendControl(KIND.pong, 0, 0, frame.argument);
       case KIND.goAway:
-        return this.onGoAway();
+        return this.draining?.onGoAway();
       case KIND.pong:
         return;
       case KIND.end:
@@ -193,7 +133,7 @@ export class ServerConnection implements FrameReceiver {
     throw new Violation("FRAME-6", `frame kind ${frame.kind} from a client`);
   }
 
-  /** A frame that only streams have. A unary call has nothing to end, and needs no credit. */
+  /** Takes a frame that only streams have. It has no effect on a unary call. */
   private onStreamFrame(frame: ReceivedFrame): void {
     const stream = this.findStream(frame.streamId);
     if (frame.kind === KIND.credit) stream?.onCredit(frame.argument);
@@ -207,9 +147,9 @@ export class ServerConnection implements FrameReceiver {
   }
 
   onRoom(): boolean {
-    // What waited is encoded now, which can run code of the user's.
+    // Messages that waited are encoded now, which may run user code.
     const sent = inRootContext(() => this.sendQueue.pump());
-    this.closeIfDrained();
+    this.draining?.closeIfIdle();
     return sent;
   }
 
@@ -221,10 +161,10 @@ export class ServerConnection implements FrameReceiver {
       if (call !== undefined)
         inRootContext(() => call.abandon(new ConnectError(`the client is gone: ${reason.detail}`, Code.Canceled)));
     this.openCalls = this.streams = 0;
-    clearTimeout(this.goodbye);
+    this.draining?.stayOpen();
     this.keepAlive?.stop();
     this.onEnded(reason);
-    this.onDrained?.();
+    this.draining?.onClosed();
   }
 
   private onMethod(frame: ReceivedFrame): void {
@@ -244,7 +184,7 @@ export class ServerConnection implements FrameReceiver {
       throw new Violation("STREAM-4", `stream slot ${slot} is past the limit of ${this.options.maxStreams}`);
     if (this.calls[slot] !== undefined)
       throw new Violation("STREAM-1", `stream slot ${slot} was opened while it is open`);
-    // Else answers that nobody takes would pile up without bound.
+    // Otherwise responses that the client does not read would accumulate without bound.
     if (this.sendQueue.holds(slot))
       throw new Violation("STREAM-6", `stream slot ${slot} was opened before its last answer was taken`);
     const method = this.methods[frame.code];
@@ -278,7 +218,7 @@ export class ServerConnection implements FrameReceiver {
     call.run(message);
   };
 
-  /** Keeps a request's bytes, as many as the frame brings. */
+  /** Keeps the bytes of a request that this frame begins. */
   private assemble(call: ServerCall, frame: ReceivedFrame): void {
     try {
       call.reassembler = Reassembler.start(frame, this.carrier.spanSource, call.served.receivePolicy);
@@ -289,16 +229,9 @@ export class ServerConnection implements FrameReceiver {
     if (call.reassembler.add(frame)) this.onWhole(call);
   }
 
-  /** @param isOpen messages follow; else the only one is in the frame */
+  /** @param isOpen whether messages follow; otherwise the frame brings the only one */
   private openStream(method: ServerMethod, frame: ReceivedFrame, isOpen: boolean): void {
-    const stream = new ServerStream(
-      this,
-      method,
-      frame.streamId,
-      takeMetadata(frame),
-      frame.argument,
-      this.options.windows!,
-    );
+    const stream = new ServerStream(this, method, frame.streamId, takeMetadata(frame), frame.argument);
     this.calls[frame.streamId & (SLOTS_MAX - 1)] = stream;
     this.countCall();
     this.streams++;
@@ -310,13 +243,13 @@ export class ServerConnection implements FrameReceiver {
   private countCall(): void {
     if (this.openCalls++ > 0) return;
     this.keepAlive?.start();
-    if (this.goodbye !== undefined) this.stayOpen();
+    this.draining?.stayOpen();
   }
 
   private refusal(method: ServerMethod | string): ConnectError | undefined {
     if (typeof method === "string") return new ConnectError(method, Code.Unimplemented);
-    if (this.clientLeft)
-      return new ConnectError("the server is shutting down, and this client had said that it knows", Code.Unavailable);
+    if (this.draining?.clientLeft === true)
+      return new ConnectError("the server is shutting down, and this client had acknowledged that", Code.Unavailable);
     if (method.handle === undefined && this.options.windows === undefined) {
       return new ConnectError(
         `${method.path} is a streaming method; the client's version of isthmus knows unary calls only`,
@@ -337,7 +270,7 @@ export class ServerConnection implements FrameReceiver {
     if (call.reassembler.add(frame)) inOwnContext(this.onWhole, call);
   }
 
-  /** The request is here, all of it, or its gate has let it in. */
+  /** The request has arrived completely, or its gate has admitted it. */
   readonly onWhole = (call: ServerCall): void => {
     if (call.waiting !== undefined) {
       call.waiting.isWhole = true;
@@ -359,7 +292,7 @@ export class ServerConnection implements FrameReceiver {
     const call = this.find(frame.streamId);
     if (call === undefined) {
       this.sendQueue.drop(frame.streamId);
-      return this.closeIfDrained();
+      return this.draining?.closeIfIdle();
     }
     const code = (frame.code as Code) === Code.DeadlineExceeded ? Code.DeadlineExceeded : Code.Canceled;
     inRootContext(() =>
@@ -369,7 +302,7 @@ export class ServerConnection implements FrameReceiver {
     );
   }
 
-  /** A message that was kept cannot be sent. */
+  /** A message that waited for room cannot be sent. */
   private onFailed({ streamId }: Outgoing, error: ConnectError, wasStarted: boolean): void {
     const stream = this.findStream(streamId);
     if (stream !== undefined) stream.fail(error);
@@ -386,13 +319,13 @@ export class ServerConnection implements FrameReceiver {
     return call !== undefined && call.streamId === streamId ? call : undefined;
   }
 
-  /** The call's slot is free for the client's next one. */
+  /** Frees the slot of a call that has ended. */
   remove(call: ServerCall | ServerStream): void {
     if (this.closed) return;
     this.calls[call.streamId & (SLOTS_MAX - 1)] = undefined;
     this.openCalls--;
     if (call instanceof ServerStream) this.streams--;
-    this.closeIfDrained();
+    this.draining?.closeIfIdle();
   }
 
   send(
@@ -415,7 +348,7 @@ export class ServerConnection implements FrameReceiver {
     );
   }
 
-  // What a stream asks for.
+  // Called by streams.
 
   sendHeaders({ streamId }: ServerStream, metadata: Uint8Array): number {
     return this.sendQueue.send(KIND.headers, 0, 0, streamId, 0, metadata, undefined, undefined, 0, "");
@@ -448,7 +381,7 @@ export class ServerConnection implements FrameReceiver {
     return this.sendQueue.drop(streamId);
   }
 
-  /** Never throws, whatever the error is. @param kind of the frame: how the client expects to be told */
+  /** Never throws, whatever the error is. @param kind of the frame that the client expects */
   sendError(
     streamId: number,
     error: ConnectError,
@@ -473,7 +406,7 @@ export class ServerConnection implements FrameReceiver {
   }
 }
 
-/** Why a request is refused by the limits of its method. */
+/** The error of a request that exceeds its method's limits. */
 function excess({ options }: ServerMethod, { messageLength, argument }: ReceivedFrame): ConnectError | undefined {
   const { readMaxBytes, maxTimeoutMs } = options;
   if (messageLength > readMaxBytes) return tooLarge(messageLength, readMaxBytes);

@@ -1,14 +1,14 @@
 /**
- * How long iterables are pulled from within one turn of the event loop. One that always has its next message at hand
- * goes on from microtask to microtask; without an end to that, timers and sockets would never be served.
+ * Limits how long iterables are pulled within one turn of the event loop. An iterable that always has its next message
+ * ready continues from microtask to microtask. Without a limit, timers and sockets would never be served.
  *
- * TURN-1  Within a turn, all writers together pull for about `BUDGET_MILLIS`, counted from the turn's first pulls; who
- *         wants more waits for the next turn.
+ * TURN-1  Within a turn, all writers together pull for about `BUDGET_MILLIS`, counted from the turn's first pulls. Then
+ *         they wait for the next turn.
  */
 import { nowMs, setImmediate } from "../../os/timers.js";
 
 const BUDGET_MILLIS = 1;
-/** Pulls between two looks at the clock. */
+/** Pulls between two reads of the clock. */
 const PULLS_PER_LOOK = 16;
 
 let pulls = 0;
@@ -17,7 +17,7 @@ let turnStart = 0;
 let spent = false;
 let waiting: (() => void)[] = [];
 
-/** Whether to pull now; if not, `inNextTurn` says when to ask again. */
+/** Whether to pull now. If not, `inNextTurn` calls back when there is budget again. */
 export function pullBudgetLeft(): boolean {
   if (spent) return false;
   if (++pulls % PULLS_PER_LOOK !== 0) return true;

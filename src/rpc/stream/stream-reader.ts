@@ -1,9 +1,9 @@
 /**
- * One direction of a stream as its receiver sees it: takes the frames of its messages, keeps decoded messages until
- * they are pulled, and grants the sender credit for those that were.
+ * The receiving end of one direction of a stream: takes the frames of messages, keeps decoded messages until they are
+ * pulled, and grants the sender credit for pulled ones.
  *
- * CREDIT-2  Granted is what was pulled, and nothing else: the window and one message bound what is kept here, also if
- *           the consumer is slow.
+ * CREDIT-2  Only pulled messages are granted again. So at most the window plus one message is kept here, even if the
+ *           consumer is slow.
  * STREAM-R  A message's scope ends when the next one is pulled, before that one arrives: a sender may need the memory
  *           for it.
  */
@@ -18,16 +18,16 @@ import { noMemory, parseError, tooLarge } from "../errors.js";
 import type { ReceivedParts, ReceivePolicy } from "../inbound.js";
 import { Reassembler, decodeWhole } from "../inbound.js";
 
-/** What messages are, and how much of them is taken. */
+/** How messages are decoded, and how many are accepted. */
 export interface MessageQueueOptions {
   readonly codec: MessageCodec;
   readonly receivePolicy: ReceivePolicy;
   readonly readMaxBytes: number;
   readonly windowBytes: number;
   readonly spanSource: SpanSource | undefined;
-  /** The only message of this direction lives as long as the call. */
+  /** There is one message in this direction, and it lives as long as the call. */
   readonly isSingle: boolean;
-  /** Something is still to be said after the last message: the server's status. */
+  /** Another frame follows the last message: the server's status. */
   readonly statusFollows: boolean;
 }
 
@@ -35,12 +35,12 @@ type Result = IteratorResult<unknown, undefined>;
 interface Waiter {
   readonly resolve: (result: Result) => void;
   readonly reject: (error: ConnectError) => void;
-  /** Kept alive by waiting: who waits may hold nothing but the promise. */
+  /** Stays reachable while this waits. The consumer may hold nothing but the promise. */
   holder: unknown;
 }
 
 const DONE: Result = Object.freeze({ done: true, value: undefined });
-/** Pulled places are cleared away in batches of at least this many. */
+/** Entries of pulled messages are removed in batches of at least this size. */
 const CLEAR_MIN = 1024;
 
 let newWaiter: Waiter;
@@ -54,31 +54,31 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   private readonly grant: (bytes: number) => void;
   private readonly scopes: boolean;
   private readonly grantFromBytes: number;
-  /** What the sender may still send before it is granted more. */
+  /** What the sender may still send, in bytes. Negative after a message that cost more than the rest. */
   private credit: number;
-  /** Cost of messages that were pulled and not granted again. */
+  /** Cost of pulled messages that has not been granted again, in bytes. */
   private pulled = 0;
-  /** From `first` on, in order of arrival, each with its cost. */
+  /** The messages in order of arrival, and their costs. Entries before index `first` have been pulled. */
   private messages: unknown[] = [];
   private costs: number[] = [];
   private first = 0;
   private readonly waiters: Waiter[] = [];
   private reassembler: Reassembler | undefined;
   private assemblyCost = 0;
-  /** Messages that are not decoded yet; undefined: they are decoded as they arrive. */
+  /** Messages that are kept undecoded; undefined if messages are decoded as they arrive. */
   private held: { readonly bytes: Uint8Array; readonly received: ReceivedParts; readonly cost: number }[] | undefined;
-  /** The last message has begun, … */
+  /** The last message has begun. */
   private lastBegun = false;
-  /** … and ends the direction. */
+  /** The end of the last message is the end of this direction. */
   private lastIsEnd = false;
-  /** No more comes. */
+  /** No more messages follow. */
   private over = false;
   private error: ConnectError | undefined;
-  /** Of the message that was pulled last. */
+  /** Leases of the message that was pulled last. */
   private scope: MessageLeases | undefined;
   /** Whether any message has begun. */
   began = false;
-  /** Whether who pulls has been told that no more comes. */
+  /** Whether the consumer has been told that no more messages follow. */
   isAtEnd = false;
 
   /** @param grant sends credit */
@@ -90,7 +90,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     this.grantFromBytes = Math.ceil(options.windowBytes / 2);
   }
 
-  // What arrives.
+  // Called when frames arrive.
 
   /**
    * Takes a message of the stream, or a fragment of one.
@@ -111,7 +111,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   }
 
   /**
-   * Takes the first frame of the only message of this direction, which came with a frame of another kind and costs no
+   * Takes the first frame of the only message of this direction. It arrived with a frame of another kind and costs no
    * credit.
    */
   takeOnly(frame: ReceivedFrame): ConnectError | undefined {
@@ -144,7 +144,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     return undefined;
   }
 
-  /** A fragment that followed its frame is there. Returns and throws as `take` does. */
+  /** A fragment that followed its frame has arrived. Returns and throws as `take` does. */
   onFilled(): ConnectError | undefined {
     return this.reassembler?.filledUp() === true ? this.onWhole() : undefined;
   }
@@ -175,7 +175,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     this.held = [];
   }
 
-  /** Decodes what was kept. @returns why the call fails, if it does */
+  /** Decodes the messages that were kept. @returns why the call fails, if it does */
   release(): ConnectError | undefined {
     const held = this.held ?? [];
     this.held = undefined;
@@ -183,7 +183,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
       const error = this.decode(bytes, received, cost);
       if (error === undefined) continue;
       for (const rest of held.slice(i + 1)) rest.received.drop();
-      // Behind it nothing is read, whatever has arrived.
+      // Nothing behind the bad message is delivered.
       if (this.over) this.error = error;
       return error;
     }
@@ -206,7 +206,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     if (this.lastIsEnd) this.end(undefined);
   }
 
-  /** Whether a message has begun and is not whole. */
+  /** Whether a message has begun and is incomplete. */
   get isAssembling(): boolean {
     return this.reassembler !== undefined;
   }
@@ -219,7 +219,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     this.end(undefined);
   }
 
-  /** No more comes: after what is there, the iterator ends, or throws. */
+  /** No more messages follow. The iterator yields what has arrived, then ends or throws. */
   end(error: ConnectError | undefined): void {
     if (this.over) return;
     this.over = true;
@@ -230,7 +230,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     while (this.waiters.length > 0) this.settleOver(this.waiters.shift()!);
   }
 
-  /** The rest is not wanted: what is there is dropped. The iterator ends, or throws. */
+  /** Discards what has arrived. The iterator ends or throws. */
   drop(error: ConnectError | undefined): void {
     for (; this.first < this.messages.length; this.first++) {
       const message = this.messages[this.first];
@@ -245,20 +245,20 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     else this.end(error);
   }
 
-  /** What was lent to the consumer of this direction ends. */
+  /** Ends the leases of the message that was pulled last. */
   endScope(): void {
     const { scope } = this;
     this.scope = undefined;
     scope?.endScope();
   }
 
-  // What is pulled.
+  // Called by the consumer.
 
   [Symbol.asyncIterator](): this {
     return this;
   }
 
-  /** @param holder is not garbage while this waits for a message */
+  /** @param holder stays reachable while this waits for a message */
   next(holder?: unknown): Promise<Result> {
     if (this.scope !== undefined && !this.options.isSingle) this.endScope();
     const { first } = this;
@@ -308,7 +308,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   }
 }
 
-/** The only message that comes. @throws ConnectError `Unimplemented` if there is none, or a second one */
+/** Pulls the only message of a stream. @throws ConnectError `Unimplemented` if there is none, or more than one */
 export async function takeSingle(messages: AsyncIterable<unknown>): Promise<unknown> {
   const iterator = messages[Symbol.asyncIterator]();
   const first = await iterator.next();

@@ -1,13 +1,13 @@
 /**
- * One direction of a stream as its sender sees it: pulls the user's iterable, a message at a time, whenever the last
- * one is out and there is credit.
+ * The sending end of one direction of a stream: pulls one message at a time from the user's iterable, when the last one
+ * has left and there is credit.
  *
- * CREDIT-1  A message is begun only with credit left. It may cost more than that: then the next one waits until the
- *           receiver has granted the debt, too. So any message can be sent, and what the receiver has to keep is
- *           bounded by its window and one message.
- * STREAM-W  SUBTLE: the iterable is never pulled from within a send, a drain or a pump: a writer that waits goes on in
- *           a microtask, in the async context in which it came to wait, which is that of its user. It is closed in a
- *           context of the stream's own, too (CONTEXT-2): closing runs the iterable's `finally`.
+ * CREDIT-1  A message begins only if there is credit left. It may cost more than that: then the next one waits until
+ *           the receiver has granted the debt too. So any message can be sent, and the receiver keeps at most its
+ *           window plus one message.
+ * STREAM-W  SUBTLE: the iterable is never pulled from within a send, a drain or a pump. A writer that waited continues
+ *           in a microtask, in the async context in which it began to wait, which is its user's. The iterable is also
+ *           closed in a context of the stream's own (CONTEXT-2), because closing runs its `finally`.
  */
 import { AsyncResource } from "node:async_hooks";
 import { Violation } from "../../memory/shared/violation.js";
@@ -16,17 +16,17 @@ import { adopt } from "../foreign.js";
 import { KEPT } from "../../send/send-queue.js";
 import { inNextTurn, pullBudgetLeft } from "./pull-budget.js";
 
-/** Who the messages are sent for. */
+/** The call that the messages belong to. */
 export interface MessageSource {
-  /** As `SendQueue.send`; if the message is kept, `StreamWriter.onSent` is to be called when it is out. */
+  /** As `SendQueue.send`. If the message is kept, `StreamWriter.onSent` must be called once it has left. */
   sendMessage(message: unknown): number;
-  /** The iterable has come to its end, and all messages are out. */
+  /** The iterable has ended, and all messages have left. */
   onDrained(): void;
   /** The iterable threw, or a message could not be sent. */
   onBroken(error: unknown, isSending: boolean): void;
 }
 
-// One executor for all: no closure each time a writer waits.
+// All writers share one executor, so waiting makes no closure.
 let newResolve: () => void;
 const executor = (resolve: () => void) => {
   newResolve = resolve;
@@ -38,16 +38,16 @@ export class StreamWriter {
   private readonly windowBytes: number;
   private credit: number;
   private iterator: AsyncIterator<unknown> | undefined;
-  /** A message is in the sendQueue. */
+  /** A message waits in the send queue. */
   private held = false;
   private stopped = false;
   private ended = false;
-  /** Goes on, while it waits for something. */
+  /** Continues a writer that waits. */
   private wake: (() => void) | undefined;
-  /** The context in which the stream was begun. */
+  /** The async context in which the stream began. */
   private readonly context = new AsyncResource("IsthmusStream", { requireManualDestroy: true });
 
-  /** @param windowBytes the credit to start with, and the most that there may ever be */
+  /** @param windowBytes the initial credit, and its upper limit */
   constructor(source: MessageSource, windowBytes: number) {
     this.source = source;
     this.windowBytes = windowBytes;
@@ -60,7 +60,7 @@ export class StreamWriter {
     else this.pull();
   }
 
-  /** Waits as if a message was in the sendQueue, before the first: `onSent` goes on. */
+  /** Waits before the first message, as if a message were in the send queue. `release` continues. */
   hold(): void {
     this.held = true;
   }
@@ -80,7 +80,7 @@ export class StreamWriter {
     } catch (error) {
       return this.fail(error);
     }
-    // One that answers without a promise does not keep its turn either.
+    // SUBTLE: an iterator that returns no promise continues in a microtask too.
     (promise ?? Promise.resolve(result)).then(this.onNext, this.onThrown);
   };
 
@@ -89,8 +89,8 @@ export class StreamWriter {
     let done: boolean | undefined;
     let message: unknown;
     try {
-      // The user's: it may be no object, or have getters. SUBTLE: text has no `done` either, and would be a stream
-      // without an end.
+      // The result comes from user code: it may not be an object, or have getters. SUBTLE: a string has no `done` and
+      // would be a stream without an end.
       if (typeof result !== "object" || result === null)
         throw new TypeError(`the iterator's result is not an object but ${result === null ? "null" : typeof result}`);
       done = result.done;
@@ -140,20 +140,20 @@ export class StreamWriter {
     wake?.();
   };
 
-  /** The message that was kept is out. */
+  /** The message that was kept has left. */
   onSent(messageLength: number): void {
     this.held = false;
     this.credit -= messageLength + MESSAGE_COST_BYTES;
     if (this.credit > 0) this.goOn();
   }
 
-  /** What was held for has happened; it cost nothing. */
+  /** Ends `hold`. The first frame costs no credit. */
   release(): void {
     this.held = false;
     this.goOn();
   }
 
-  /** The receiver grants more. @throws Violation */
+  /** The receiver grants more credit. @throws Violation */
   onCredit(bytes: number): void {
     this.credit += bytes;
     if (this.credit > this.windowBytes)
@@ -165,9 +165,9 @@ export class StreamWriter {
   }
 
   /**
-   * Nothing more is sent.
-   * @param error why, if the stream broke: the iterable is told
-   * @returns settles when the iterable has ended; undefined if it has, or has not begun
+   * Sends nothing more.
+   * @param error why the stream failed, for the iterable
+   * @returns settles when the iterable has ended; undefined if it had ended before, or was not started
    */
   stop(error: Error | undefined): Promise<void> | undefined {
     if (this.stopped) return undefined;
@@ -185,11 +185,11 @@ export class StreamWriter {
 /** Ends an iterable early, so that its `catch` and `finally` run. Never rejects. */
 export async function closeIterator(iterator: AsyncIterator<unknown>, error: Error | undefined): Promise<void> {
   try {
-    // Both at once: the first may wait for what never comes.
+    // SUBTLE: both at once, because `throw` may never settle.
     const thrown = error === undefined ? undefined : iterator.throw?.(error);
     void Promise.resolve(thrown).catch(nothing);
     await iterator.return?.();
   } catch {
-    // It is over anyway.
+    // The stream is over in any case.
   }
 }

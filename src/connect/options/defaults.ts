@@ -1,0 +1,23 @@
+/** Default values of options. */
+export const DEFAULTS = {
+  ringBytes: 256 << 10,
+  arenaBytes: 256 << 20,
+  streamWindowBytes: 1 << 20,
+  handshakeTimeoutMs: 5000,
+  keepAliveMs: 20_000,
+  initialDelayMs: 10,
+  maxDelayMs: 2000,
+  giveUpAfterMs: 30_000,
+  pingIntervalMs: 360_000,
+  maxConnections: 1024,
+  maxHttpConnections: 1024,
+  headersTimeoutMs: 60_000,
+  requestTimeoutMs: 300_000,
+  corsMaxAgeSeconds: 7200,
+  closeTimeoutMs: 10_000,
+  loanTimeoutMs: 10_000,
+  mode: 0o600,
+  workersMax: 256,
+  loadTimeoutMs: 30_000,
+  restartDelayMsMax: 5000,
+} as const;
