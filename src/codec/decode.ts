@@ -7,7 +7,7 @@ import { messageType } from "./compile/message-type.js";
 import { R, setViews } from "./wire/read.js";
 import type { Rope, Span } from "./rope/rope.js";
 import { checkSpans, joinRope, RopeViolation } from "./rope/rope.js";
-import { expectSpan } from "./rope/rope-read.js";
+import { expectSpan } from "./wire/read-span.js";
 
 export interface DecodeOptions extends Partial<BinaryReadOptions> {
   /**

@@ -9,7 +9,7 @@ import type { Values } from "./wire/fields.js";
 import type { MessageType } from "./compile/message-type.js";
 import { messageType } from "./compile/message-type.js";
 import type { Rope, Span } from "./rope/rope.js";
-import { refuseView } from "./view/mark.js";
+import { refuseView } from "./wire/view-mark.js";
 import { W } from "./wire/write.js";
 
 export type EncodeOptions = Partial<BinaryWriteOptions>;

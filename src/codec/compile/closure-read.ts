@@ -22,7 +22,7 @@ import {
 } from "../wire/fields.js";
 import { jsonOf, structOf } from "./json-struct.js";
 import type { MessageReader, Resolve } from "./message-type.js";
-import { keeperOf, worthKeeping } from "../packed.js";
+import { keeperOf, worthKeeping } from "../wire/packed.js";
 import type { ScalarReader } from "../wire/read.js";
 import {
   bytesAt,
@@ -37,7 +37,7 @@ import {
   takeVarint32,
   tooDeep,
 } from "../wire/read.js";
-import { ANY_BUT_GROUP, JOIN, takeSpan } from "../rope/rope-read.js";
+import { ANY_BUT_GROUP, JOIN, takeSpan } from "../wire/read-span.js";
 import { takeString } from "../wire/utf8.js";
 
 /** Reads the value of one field, whose tag was just read, into a message. */

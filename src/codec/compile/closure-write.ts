@@ -18,7 +18,7 @@ import {
 } from "../wire/fields.js";
 import { structOf } from "./json-struct.js";
 import type { MessageType, MessageWriter, Resolve } from "./message-type.js";
-import { keptArray } from "../packed.js";
+import { keptArray } from "../wire/packed.js";
 import { emptyMap, keysOf, presenceOf } from "../wire/presence.js";
 import { fixedListSize, putFixedList } from "../wire/write-fixed.js";
 import {
@@ -33,7 +33,7 @@ import {
   W,
 } from "../wire/write.js";
 import { varint32Length } from "../wire/utf8.js";
-import { refuseView } from "../view/mark.js";
+import { refuseView } from "../wire/view-mark.js";
 
 /** Sizes and writes one field of a message, if it is set. */
 export interface FieldWriter {

@@ -32,7 +32,7 @@ import {
 } from "../wire/fields.js";
 import { property, Scope } from "./generate.js";
 import type { MessageWriter, Resolve } from "./message-type.js";
-import { keptArray } from "../packed.js";
+import { keptArray } from "../wire/packed.js";
 import { emptyMap, emptyOneof, isUnset, keysOf, requiredError, zeroOf } from "../wire/presence.js";
 import { putVarint32, varint32Length } from "../wire/utf8.js";
 import { fixedListSize, putFixedList } from "../wire/write-fixed.js";

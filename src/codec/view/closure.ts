@@ -1,7 +1,7 @@
 /** Views without generated code: the positions of the fields are in arrays, by the member's place in its message. */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { R, takeInt32, takeTag } from "../wire/read.js";
-import { viewRefused } from "./mark.js";
+import { viewRefused } from "../wire/view-mark.js";
 import type { Member } from "./members.js";
 import { knownNumbers, membersOf } from "./members.js";
 import type { Place, Skippers } from "./place.js";

@@ -6,7 +6,7 @@ import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { isPackable, scalarOf, widthOf, WIRE, wireTypeOf } from "../wire/fields.js";
 import { Scope } from "../compile/generate.js";
 import { checkTag, eof, R, skip, takeInt32, takeTag, takeVarint32 } from "../wire/read.js";
-import { viewRefused } from "./mark.js";
+import { viewRefused } from "../wire/view-mark.js";
 import type { CompositeMember, Member, OneofMember, ScalarMember } from "./members.js";
 import { knownNumbers, membersOf } from "./members.js";
 import { checkAttached, isGroup, skipField, skippers, skipPacked, tooDeep } from "./place.js";

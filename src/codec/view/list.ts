@@ -3,7 +3,7 @@ import { isPackable, isJsonField, scalarOf, widthOf, WIRE } from "../wire/fields
 import type { ListField, MessageField } from "../wire/fields.js";
 import type { ScalarReader } from "../wire/read.js";
 import { R, takeLength, takeTag } from "../wire/read.js";
-import { listRefused, VIEW } from "./mark.js";
+import { listRefused, VIEW } from "../wire/view-mark.js";
 import type { Place, Skippers } from "./place.js";
 import { checkAttached, occurrencesFrom } from "./place.js";
 import type { ResolveView } from "./type.js";

@@ -5,7 +5,7 @@ import type { MapField, MessageField } from "../wire/fields.js";
 import { isJsonField, scalarOf, wireTypeOf } from "../wire/fields.js";
 import { R, skip, takeLength, takeTag } from "../wire/read.js";
 import { valueReader } from "../compile/closure-read.js";
-import { VIEW } from "./mark.js";
+import { VIEW } from "../wire/view-mark.js";
 import type { Place, Skippers } from "./place.js";
 import { checkAttached, occurrencesFrom } from "./place.js";
 import type { ResolveView } from "./type.js";

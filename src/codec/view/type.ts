@@ -6,7 +6,7 @@ import type { DescMessage } from "@bufbuild/protobuf";
 import { mayGenerate } from "../compile/generate.js";
 import { closureView } from "./closure.js";
 import { generateView, slotsOf } from "./generate.js";
-import { VIEW } from "./mark.js";
+import { VIEW } from "../wire/view-mark.js";
 
 export interface ViewClass {
   /**

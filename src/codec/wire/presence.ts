@@ -3,7 +3,7 @@ import type { DescField } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
 import type { Values } from "./fields.js";
 import { hasOwn, labelOf, PRESENCE } from "./fields.js";
-import { refuseView } from "../view/mark.js";
+import { refuseView } from "./view-mark.js";
 import { fault, requireAttached, W } from "./write.js";
 
 /** Whether a singular field is to be written. */

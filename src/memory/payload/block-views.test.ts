@@ -5,7 +5,7 @@ import type { BlockUser } from "./block-views.js";
 import { BlockViews } from "./block-views.js";
 import { collectSoon, collectYoung, useIdleTime } from "../v8/gc.js";
 import { forcedCollections } from "../v8/gc.test.util.js";
-import { transferBuffer } from "../v8/transfer.js";
+import { transferBuffer } from "../v8/array-buffer-transfer.js";
 
 const UNIT_BYTES = 4096;
 
@@ -19,6 +19,7 @@ function createViews(arenaBytes = 1 << 20) {
       return new ArrayBuffer(byteLength);
     },
     detach: (buffer: ArrayBuffer) => void transferBuffer(buffer),
+    listenToFreedViews: () => undefined,
   };
   return { views: new BlockViews(arena, UNIT_BYTES), made: () => made };
 }

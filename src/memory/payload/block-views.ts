@@ -10,15 +10,8 @@
  */
 import { collectYoung, notWhenIdle, whenIdle } from "../v8/gc.js";
 import type { ArenaView } from "../shared/segment.js";
-import {
-  expectFreed,
-  hideFromCount,
-  keepInThread,
-  keepNewInThread,
-  letMove,
-  showToCount,
-  transferBuffer,
-} from "../v8/transfer.js";
+import { keepInThread, keepNewInThread, letMove, transferBuffer } from "../v8/array-buffer-transfer.js";
+import { expectFreed, hideFromCount, showToCount } from "../v8/external-memory.js";
 
 /** Whoever uses a block through an ArrayBuffer. Must not refer to it, or it is never collected. */
 export interface BlockUser {
@@ -90,6 +83,7 @@ export class BlockViews {
   constructor(arena: ArenaView, unitBytes: number) {
     this.arena = arena;
     this.unitBytes = unitBytes;
+    arena.listenToFreedViews(onViewFreed);
   }
 
   /**
@@ -219,8 +213,8 @@ export class BlockViews {
   }
 }
 
-/** The addon tells that a backing store is gone. */
-export function onViewFreed(token: number): void {
+/** Called by the addon when a view's backing store is gone. */
+function onViewFreed(token: number): void {
   const view = views[token - 1];
   if (view === undefined) return;
   views[token - 1] = undefined;
@@ -230,9 +224,4 @@ export function onViewFreed(token: number): void {
   if (user === undefined) return;
   user.view = undefined;
   user.onCollected();
-}
-
-/** Detaches an ordinary ArrayBuffer, and returns its memory in a new one. */
-export function moveBuffer(buffer: ArrayBuffer): ArrayBuffer {
-  return transferBuffer(buffer) ?? structuredClone(buffer, { transfer: [buffer] });
 }

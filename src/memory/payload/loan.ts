@@ -2,7 +2,7 @@
  * Loans: memory that a sender fills before it sends it. A loan belongs to whoever asked for it until it is sent,
  * returned or garbage; sending takes all of it away, whatever part was sent.
  */
-import { moveBuffer } from "./block-views.js";
+import { moveBuffer } from "../v8/array-buffer-transfer.js";
 import type { BlockUser, BlockView, BlockViews } from "./block-views.js";
 import type { Origin } from "./origin.js";
 import { ephemeral, setOrigin } from "./origin.js";

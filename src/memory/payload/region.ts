@@ -15,7 +15,7 @@ import { COMMIT_STEP_BYTES } from "../shared/arena.js";
 import type { CommitBudget } from "../shared/budget.js";
 import type { Origin } from "./origin.js";
 import { ephemeral, setOrigin } from "./origin.js";
-import { keepNewInThread, letMove } from "../v8/transfer.js";
+import { keepNewInThread, letMove } from "../v8/array-buffer-transfer.js";
 
 /** There is no memory for a region. */
 export class NoMemoryError extends Error {

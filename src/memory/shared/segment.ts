@@ -15,7 +15,6 @@ import { SEALS } from "../../os/addon.js";
 import { memoryLimitBytes } from "../../os/cgroup.js";
 import type { ArenaPages } from "./arena.js";
 import type { CommitBudget } from "./budget.js";
-import { onViewFreed } from "../payload/block-views.js";
 import { createCommitBudget } from "./budget.js";
 import type { ArenaGeometry, RingGeometry } from "./layout.js";
 import {
@@ -28,7 +27,7 @@ import {
   writeArenaHeader,
   writeRingHeader,
 } from "./layout.js";
-import { useExternalMemoryMeter } from "../v8/transfer.js";
+import { useExternalMemoryMeter } from "../v8/external-memory.js";
 import { assertOwn, Violation } from "./violation.js";
 
 /** A multiple of every page size. */
@@ -61,12 +60,15 @@ export interface ArenaView {
    */
   upTo(end: number): Uint8Array;
   /**
-   * An ArrayBuffer of its own over some bytes of the arena; the memory stays mapped as long as it lives. When that
-   * ends, `onViewFreed` hears the token. @throws SystemError when they cannot be mapped
+   * Creates an ArrayBuffer of its own over some bytes of the arena. The memory stays mapped as long as that buffer
+   * lives; afterwards the listener set by `listenToFreedViews` is called with `token`.
+   * @throws SystemError if the bytes cannot be mapped
    */
   viewOf(offset: number, byteLength: number, token: number): ArrayBuffer;
-  /** Empties all views on a buffer that `viewOf` made. */
+  /** Detaches a buffer made by `viewOf`: all views on it become empty. */
   detach(buffer: ArrayBuffer): void;
+  /** Sets the listener for freed views. A thread has one listener for all its arenas, so only the first call counts. */
+  listenToFreedViews(onFreed: (token: number) => void): void;
 }
 
 /**
@@ -116,6 +118,10 @@ class ArenaMapping implements ArenaView {
     this.addon.detachMapping(buffer);
   }
 
+  listenToFreedViews(onFreed: (token: number) => void): void {
+    listenToFreedViews(this.addon, onFreed);
+  }
+
   close(): void {
     this.addon.detachMapping(this.buffer);
   }
@@ -123,10 +129,11 @@ class ArenaMapping implements ArenaView {
 
 const listening = new WeakSet<Addon>();
 
-export function listenToFreedViews(addon: Addon): void {
+/** Has `onFreed` called with the token of every view whose memory is gone. Only the first call per thread counts. */
+export function listenToFreedViews(addon: Addon, onFreed: (token: number) => void): void {
   if (listening.has(addon)) return;
   listening.add(addon);
-  addon.onViewFreed(onViewFreed);
+  addon.onViewFreed(onFreed);
   useExternalMemoryMeter((change) => addon.adjustExternalMemory(change));
 }
 
@@ -217,7 +224,6 @@ export function joinMemory(
     peerRing = addon.mapSegment(ringDescriptor, ringSize, peerGeometry.ringBytes, false);
     readArenaHeader(peekHeader(addon, arenaDescriptor), arenaSize);
     peerArena = new ArenaMapping(addon, arenaDescriptor, arenaSize, leasing);
-    listenToFreedViews(addon);
     // The arena's is needed again when more of it is mapped.
     for (const descriptor of open.splice(0, 1)) addon.closeDescriptor(descriptor);
     return {

@@ -5,7 +5,7 @@
  *         one answer leaves. Making an error's answer cannot fail (ERROR-1).
  */
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { MessageLeases } from "../../memory/payload/lease.js";
+import type { MessageLeases } from "../../memory/payload/message-leases.js";
 import { clearTimeout, setTimeout } from "../../os/timers.js";
 import { encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
 import { CallContext } from "./context.js";

@@ -2,9 +2,9 @@
  * Meeting a rope's spans while its inline part is decoded. The rules are those of rope.ts; a peer wrote the positions,
  * so everything here is checked before it is used.
  */
-import { WIRE } from "../wire/fields.js";
-import { R, takeVarint32 } from "../wire/read.js";
-import { RopeViolation } from "./rope.js";
+import { WIRE } from "./fields.js";
+import { R, takeVarint32 } from "./read.js";
+import { RopeViolation } from "../rope/rope.js";
 
 /**
  * Thrown when a span lies where the reader's schema wants something else than bytes in one fragment: the rope is then

@@ -4,10 +4,10 @@
  */
 import type { DescField, Message } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
-import type { Values } from "./wire/fields.js";
-import { labelOf, scalarOf, widthOf } from "./wire/fields.js";
-import type { FixedArray } from "./wire/write-fixed.js";
-import { fixedArrayOf } from "./wire/write-fixed.js";
+import type { Values } from "./fields.js";
+import { labelOf, scalarOf, widthOf } from "./fields.js";
+import type { FixedArray } from "./write-fixed.js";
+import { fixedArrayOf } from "./write-fixed.js";
 
 export type { FixedArray };
 
