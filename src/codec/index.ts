@@ -1,8 +1,8 @@
 /**
- * `isthmus/codec`: protobuf-es messages to wire bytes and back, in memory that the caller gives.
+ * `isthmus/codec` encodes protobuf-es messages into memory that the caller gives, and decodes them.
  *
- * Usable on its own: it knows nothing of shared memory or RPC. Messages are protobuf-es's own: what `decode` returns is
- * what `fromBinary` returns, and what `encodeInto` writes is what `toBinary` returns.
+ * It works on its own, and knows nothing of shared memory or RPC. Its messages are protobuf-es's: `decode` returns the
+ * same as `fromBinary`, and `encodeInto` writes the same bytes as `toBinary`.
  */
 export { decode, decodeRope } from "./decode.js";
 export type { DecodeOptions } from "./decode.js";
