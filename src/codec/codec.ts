@@ -1,6 +1,6 @@
 /**
- * The interface between the RPC core and a codec, and the default codec. A codec knows bytes and messages, but not where
- * the bytes lie.
+ * The interface between the RPC core and a codec, and the default codec. A codec knows bytes and messages, but not
+ * where the bytes lie.
  */
 import type { BinaryReadOptions, BinaryWriteOptions, DescMessage } from "@bufbuild/protobuf";
 import type { DecodeOptions } from "./decode.js";
@@ -21,7 +21,8 @@ export interface MessageCodec {
   /**
    * Writes `message` (a message, or what `create` accepts for it) into `target` from `offset` on, and never at or past
    * `limit`.
-   * @param measures whether the caller needs to know the size of a message that does not fit; if not, −1 may be returned
+   * @param measures whether the caller needs to know the size of a message that does not fit; if not, −1 may be
+   *   returned
    * @returns the number of bytes written, or −1 − n if the message does not fit and needs n bytes; then bytes between
    *   `offset` and `limit` may have changed
    */

@@ -158,8 +158,8 @@ export function ropeOfType(type: MessageType, message: Values, writeUnknown: boo
 }
 
 /**
- * Memory for an inline part. Small ones share an ArrayBuffer: making one can start a collection of V8's young generation
- * if a large one, such as that of a leased payload, was made just before.
+ * Memory for an inline part. Small ones share an ArrayBuffer: making one can start a collection of V8's young
+ * generation if a large one, such as that of a leased payload, was made just before.
  */
 function newInline(byteLength: number): Uint8Array {
   if (byteLength > INLINE_SHARE_MAX) return new Uint8Array(byteLength);

@@ -3,9 +3,9 @@
  * else; the code above this folder decides what the bytes of a segment mean.
  *
  * Invariants: descriptors are plain numbers. A descriptor belongs to the thread that got it from here, until
- * `closeDescriptor` or `handOverDescriptor`. When a thread ends, its remaining descriptors are closed, and no others. All
- * sizes and offsets are in bytes. A failed system call throws a `SystemError`; an invalid argument throws a TypeError or
- * RangeError.
+ * `closeDescriptor` or `handOverDescriptor`. When a thread ends, its remaining descriptors are closed, and no others.
+ * All sizes and offsets are in bytes. A failed system call throws a `SystemError`; an invalid argument throws a
+ * TypeError or RangeError.
  */
 import { types } from "node:util";
 import { createRequire } from "node:module";
@@ -65,8 +65,8 @@ export interface PeerCredentials {
 export interface Addon {
   /**
    * Creates a segment of `byteLength` zero bytes: a memfd of mode 0600, close-on-exec, and not executable if the kernel
-   * supports that. No memory is allocated until pages are touched or committed. `name` (at most 249 bytes) only shows in
-   * /proc.
+   * supports that. No memory is allocated until pages are touched or committed. `name` (at most 249 bytes) only shows
+   * in /proc.
    */
   createSegment(name: string, byteLength: number): number;
 
@@ -85,32 +85,33 @@ export interface Addon {
    *
    * The mapping ends when no backing store over any part of it is left, views included. That is in a later turn of the
    * event loop after the ArrayBuffers, and those that `transfer()` made of them, were collected or detached, and at the
-   * latest when the environment ends. Closing `fd` does not end it. When a worker ends, its mappings disappear for other
-   * threads too, so buffers that user code sees must stay in their thread (see `keepInThread`).
+   * latest when the environment ends. Closing `fd` does not end it. When a worker ends, its mappings disappear for
+   * other threads too, so buffers that user code sees must stay in their thread (see `keepInThread`).
    *
-   * TRAPS: a store through a mapping with `writable: false` raises SIGSEGV; a touch beyond the file's end raises SIGBUS.
+   * TRAPS: a store through a mapping with `writable: false` raises SIGSEGV; a touch beyond the file's end raises
+   * SIGBUS.
    *
-   * EPERM: writable, but sealed `WRITE` or `FUTURE_WRITE`. ENOMEM: the message names vm.max_map_count, of which a mapping
-   * takes one, or two with a mirror; the process survives. `ERR_NO_EXTERNAL_BUFFERS`: the runtime allows no foreign
-   * memory.
+   * EPERM: writable, but sealed `WRITE` or `FUTURE_WRITE`. ENOMEM: the message names vm.max_map_count, of which a
+   * mapping takes one, or two with a mirror; the process survives. `ERR_NO_EXTERNAL_BUFFERS`: the runtime allows no
+   * foreign memory.
    */
   mapSegment(fd: number, byteLength: number, mirrorByteLength: number, writable: boolean): ArrayBuffer;
 
   /**
-   * Creates an ArrayBuffer over bytes [offset, offset + byteLength) of a buffer made by `mapSegment` or `mapPrivate`. The
-   * bytes are shared, not copied. The buffer that it was made from may be detached before it, and the memory stays mapped
-   * until both are gone. `byteLength` is at least 1. `offset` may be any number, so the caller has to care for the
-   * alignment of typed arrays with larger elements. Takes about 1 microsecond.
+   * Creates an ArrayBuffer over bytes [offset, offset + byteLength) of a buffer made by `mapSegment` or `mapPrivate`.
+   * The bytes are shared, not copied. The buffer that it was made from may be detached before it, and the memory stays
+   * mapped until both are gone. `byteLength` is at least 1. `offset` may be any number, so the caller has to care for
+   * the alignment of typed arrays with larger elements. Takes about 1 microsecond.
    *
-   * When the view's backing store is gone, the listener set by `onViewFreed` is called with `token`, a whole number from
-   * 0 to 2^53 - 1. Tokens need not be unique.
+   * When the view's backing store is gone, the listener set by `onViewFreed` is called with `token`, a whole number
+   * from 0 to 2^53 - 1. Tokens need not be unique.
    *
    * TypeError: the buffer is detached, or is not such a buffer; a view that does not start where its mapping starts is
    * not one either. RangeError: the bytes are not in the buffer.
    *
-   * V8 counts the view's length as external memory as long as the view lives. SUBTLE: V8 allows 64 MiB of growth between
-   * two collections, so from 64 MiB on, each new view causes a step of a collection: 0.1 to 0.5 ms with a small heap,
-   * more with a large one. Moving a view with `transfer()` does not count it again.
+   * V8 counts the view's length as external memory as long as the view lives. SUBTLE: V8 allows 64 MiB of growth
+   * between two collections, so from 64 MiB on, each new view causes a step of a collection: 0.1 to 0.5 ms with a small
+   * heap, more with a large one. Moving a view with `transfer()` does not count it again.
    */
   viewMapping(mapping: ArrayBuffer, offset: number, byteLength: number, token: number): ArrayBuffer;
 
@@ -120,47 +121,49 @@ export interface Addon {
    * JavaScript cannot read the view's memory any more.
    *
    * The listener is called from the event loop, in a later turn, in the async context of this call. An error that it
-   * throws is an uncaught exception. It does not keep the event loop alive, and is not called when the environment ends.
+   * throws is an uncaught exception. It does not keep the event loop alive, and is not called when the environment
+   * ends.
    */
   onViewFreed(listener: (token: number) => void): void;
 
   /**
-   * Maps bytes [offset, offset + byteLength) of a regular file or a memfd, copy-on-write: the buffer can be written, and
-   * the file does not change. `offset` may be any number; `byteLength` is at least 1 and below 4 GiB. The mapping ends as
-   * described for `mapSegment`.
+   * Maps bytes [offset, offset + byteLength) of a regular file or a memfd, copy-on-write: the buffer can be written,
+   * and the file does not change. `offset` may be any number; `byteLength` is at least 1 and below 4 GiB. The mapping
+   * ends as described for `mapSegment`.
    *
    * TRAPS: a page that was not written yet shows what other processes write to the file. If they truncate the file, a
-   * touch beyond its end raises SIGBUS. Writing a page allocates memory; if there is none, the kernel's OOM killer acts,
-   * and no error is thrown. Touching a hole of a memfd allocates memory for the memfd too.
+   * touch beyond its end raises SIGBUS. Writing a page allocates memory; if there is none, the kernel's OOM killer
+   * acts, and no error is thrown. Touching a hole of a memfd allocates memory for the memfd too.
    *
-   * EINVAL: the range reaches past the end of the file, or it is not a regular file. EACCES: it is not open for reading.
-   * ENOMEM as for `mapSegment`.
+   * EINVAL: the range reaches past the end of the file, or it is not a regular file. EACCES: it is not open for
+   * reading. ENOMEM as for `mapSegment`.
    */
   mapPrivate(fd: number, offset: number, byteLength: number): ArrayBuffer;
 
   /**
-   * Seals the memfd `fd` permanently (`WRITE`, `SHRINK`, `GROW`, `SEAL`) although `mapping` maps it for writing. `mapping`
-   * is one that `mapSegment` made of the whole memfd, without a mirror. It and its views stay where they are, with their
-   * bytes, and become a private copy-on-write mapping: later stores are not visible to other processes.
+   * Seals the memfd `fd` permanently (`WRITE`, `SHRINK`, `GROW`, `SEAL`) although `mapping` maps it for writing.
+   * `mapping` is one that `mapSegment` made of the whole memfd, without a mirror. It and its views stay where they are,
+   * with their bytes, and become a private copy-on-write mapping: later stores are not visible to other processes.
    *
    * If this throws, `mapping` is still the shared, writable mapping that it was before, and `fd` is not sealed. If even
-   * that cannot be restored, the message says what the mapping is instead. EBUSY: another mapping for writing exists, or
-   * the kernel still holds pages of it. EPERM: it is sealed with `SEAL` already. TypeError: not such a mapping, or one of
-   * another file.
+   * that cannot be restored, the message says what the mapping is instead. EBUSY: another mapping for writing exists,
+   * or the kernel still holds pages of it. EPERM: it is sealed with `SEAL` already. TypeError: not such a mapping, or
+   * one of another file.
    */
   sealRegion(fd: number, mapping: ArrayBuffer): void;
 
   /**
-   * Detaches the buffer: all views on it become empty, and its memory is unmapped in a later turn of the event loop. Does
-   * nothing if it is detached already. Works on any ArrayBuffer.
-   * SUBTLE: a loop that maps and detaches without a turn of the event loop accumulates mappings, up to vm.max_map_count.
+   * Detaches the buffer: all views on it become empty, and its memory is unmapped in a later turn of the event loop.
+   * Does nothing if it is detached already. Works on any ArrayBuffer. SUBTLE: a loop that maps and detaches without a
+   * turn of the event loop accumulates mappings, up to vm.max_map_count.
    */
   detachMapping(buffer: ArrayBuffer): void;
 
   /**
-   * Allocates memory for a range now, so that a later touch cannot fail. The contents stay. Takes 100 to 150 microseconds
-   * per MiB. ENOSPC or ENOMEM: shared memory is exhausted. EPERM: beyond the end of a segment sealed `GROW`. SUBTLE:
-   * beyond the cgroup's limit the kernel may kill the process and not fail the call, so check the limit first.
+   * Allocates memory for a range now, so that a later touch cannot fail. The contents stay. Takes 100 to 150
+   * microseconds per MiB. ENOSPC or ENOMEM: shared memory is exhausted. EPERM: beyond the end of a segment sealed
+   * `GROW`. SUBTLE: beyond the cgroup's limit the kernel may kill the process and not fail the call, so check the limit
+   * first.
    */
   commitPages(fd: number, offset: number, byteLength: number): void;
 
@@ -191,24 +194,24 @@ export interface Addon {
   listenSocket(fd: number, backlog: number): void;
 
   /**
-   * Accepts the next waiting connection; -1 if there is none. EMFILE: out of descriptors. The connection goes on waiting,
-   * and a watch on the listener reports it again at once, so pause before the next attempt.
+   * Accepts the next waiting connection; -1 if there is none. EMFILE: out of descriptors. The connection goes on
+   * waiting, and a watch on the listener reports it again at once, so pause before the next attempt.
    */
   acceptSocket(fd: number): number;
 
   /**
-   * Sends at least one byte and at most 16 descriptors, without waiting. Returns the number of bytes taken, which may be
-   * fewer than given, or -1 if the peer's buffer is full. The descriptors go with the first byte, so send the remaining
-   * bytes without them. The kernel holds copies of them, so the caller may close its own at once. EPIPE: the peer has
-   * gone.
+   * Sends at least one byte and at most 16 descriptors, without waiting. Returns the number of bytes taken, which may
+   * be fewer than given, or -1 if the peer's buffer is full. The descriptors go with the first byte, so send the
+   * remaining bytes without them. The kernel holds copies of them, so the caller may close its own at once. EPIPE: the
+   * peer has gone.
    */
   sendMessage(fd: number, bytes: Uint8Array, descriptors: readonly number[]): number;
 
   /**
    * Reads available bytes into `into` (at least one byte long), and the descriptors that came with them. One read never
    * joins the descriptors of two messages. EMSGSIZE: more than 16 descriptors came. EMFILE: this process's table had no
-   * room for them. After either, all descriptors of the read are closed and the bytes are lost, so the connection has to
-   * end. ECONNRESET: the peer closed without reading everything.
+   * room for them. After either, all descriptors of the read are closed and the bytes are lost, so the connection has
+   * to end. ECONNRESET: the peer closed without reading everything.
    */
   receiveMessage(fd: number, into: Uint8Array): ReceivedMessage;
 
@@ -216,8 +219,8 @@ export interface Addon {
   peerCredentials(fd: number): PeerCredentials;
 
   /**
-   * Sends one zero byte. Never throws and never waits. Returns 0 or a negative errno. -EAGAIN (-11): the peer's buffer is
-   * full, so it will wake anyway. -EPIPE (-32), -ECONNRESET (-104): the peer has gone.
+   * Sends one zero byte. Never throws and never waits. Returns 0 or a negative errno. -EAGAIN (-11): the peer's buffer
+   * is full, so it will wake anyway. -EPIPE (-32), -ECONNRESET (-104): the peer has gone.
    */
   ringDoorbell(fd: number): number;
 
@@ -243,8 +246,8 @@ export interface Addon {
   /**
    * Sends up to `byteLength` bytes (at least 1) of a regular file or memfd from `offset` on, without reading them into
    * this process. Returns the number of bytes sent, often fewer; 0: `offset` is at or past the file's end; -1: the
-   * socket's buffer is full. The file's own position is neither used nor moved. Never waits for the socket, which must be
-   * O_NONBLOCK, as all sockets of Node and of this addon are (EINVAL otherwise). May wait for the file's disk. Never
+   * socket's buffer is full. The file's own position is neither used nor moved. Never waits for the socket, which must
+   * be O_NONBLOCK, as all sockets of Node and of this addon are (EINVAL otherwise). May wait for the file's disk. Never
    * raises SIGPIPE.
    *
    * EPIPE, ECONNRESET: the peer has gone. ESPIPE: `file` is a pipe or a socket.
@@ -255,8 +258,8 @@ export interface Addon {
   shutdownSocket(fd: number): void;
 
   /**
-   * Creates another descriptor for the same open file. It is close-on-exec, and the caller has to close it. An event loop
-   * can watch a descriptor only once, so watch one that Node watches already through a duplicate. EMFILE.
+   * Creates another descriptor for the same open file. It is close-on-exec, and the caller has to close it. An event
+   * loop can watch a descriptor only once, so watch one that Node watches already through a duplicate. EMFILE.
    */
   duplicateDescriptor(fd: number): number;
 
@@ -267,19 +270,20 @@ export interface Addon {
   closeDescriptor(fd: number): void;
 
   /**
-   * Calls `take` with a descriptor that this thread got from here, to give it to Node, as with `new Socket({ fd })`, and
-   * returns the result of `take`. From then on only Node closes the descriptor. If `take` throws, it must not have taken
-   * the descriptor, which then still belongs to the caller. EBADF as for `closeDescriptor`.
+   * Calls `take` with a descriptor that this thread got from here, to give it to Node, as with `new Socket({ fd })`,
+   * and returns the result of `take`. From then on only Node closes the descriptor. If `take` throws, it must not have
+   * taken the descriptor, which then still belongs to the caller. EBADF as for `closeDescriptor`.
    */
   handOverDescriptor<T>(fd: number, take: (fd: number) => T): T;
 
   /**
-   * Calls `onEvent` from the event loop whenever `fd` is readable (on a listener: a connection waits) or the peer hung up,
-   * repeatedly as long as that is so. With `hangup`, there may still be bytes to read. An error of the polling itself is
-   * reported as (false, true), once.
+   * Calls `onEvent` from the event loop whenever `fd` is readable (on a listener: a connection waits) or the peer hung
+   * up, repeatedly as long as that is so. With `hangup`, there may still be bytes to read. An error of the polling
+   * itself is reported as (false, true), once.
    *
-   * `onEvent` runs in the async context of this call of `watch`. `process.nextTick` and promise callbacks run after it. An
-   * error that it throws is an uncaught exception. A watch keeps the event loop alive until `unrefWatch` or `closeWatch`.
+   * `onEvent` runs in the async context of this call of `watch`. `process.nextTick` and promise callbacks run after it.
+   * An error that it throws is an uncaught exception. A watch keeps the event loop alive until `unrefWatch` or
+   * `closeWatch`.
    *
    * EEXIST: this event loop watches `fd` already. EPERM: `fd` cannot be polled, for example because it is a file.
    */
@@ -287,8 +291,8 @@ export interface Addon {
 
   /**
    * Calls `onWritable` from the event loop once, when the socket can take bytes, or has failed, in which case sending
-   * reports why. Then the watch is closed. Everything else is as for `watch`, including EEXIST: to watch both ways, use a
-   * duplicate of `fd`. `onWritable` may watch `fd` again.
+   * reports why. Then the watch is closed. Everything else is as for `watch`, including EEXIST: to watch both ways, use
+   * a duplicate of `fd`. `onWritable` may watch `fd` again.
    */
   watchWritable(fd: number, onWritable: () => void): WatchHandle;
 
@@ -299,16 +303,16 @@ export interface Addon {
   unrefWatch(handle: WatchHandle): void;
 
   /**
-   * Ends the watch. Its callback is not called again, and the caller, to which `fd` still belongs, may close `fd` at once.
-   * May be called inside the callback, and more than once. Always close the watch before its descriptor.
+   * Ends the watch. Its callback is not called again, and the caller, to which `fd` still belongs, may close `fd` at
+   * once. May be called inside the callback, and more than once. Always close the watch before its descriptor.
    */
   closeWatch(handle: WatchHandle): void;
 
   /**
-   * Blocks this thread until `fd` is readable, its peer hung up, or `timeoutMs` have passed (at least 0, may be a fraction
-   * or `Infinity`). Returns a sum: 1 if readable (a hang-up is readable too, unless everything was read), 2 if the peer
-   * hung up; 0 if the time is over. Neither signals nor `worker.terminate()` end the wait, so a worker has to wait in
-   * portions.
+   * Blocks this thread until `fd` is readable, its peer hung up, or `timeoutMs` have passed (at least 0, may be a
+   * fraction or `Infinity`). Returns a sum: 1 if readable (a hang-up is readable too, unless everything was read), 2 if
+   * the peer hung up; 0 if the time is over. Neither signals nor `worker.terminate()` end the wait, so a worker has to
+   * wait in portions.
    */
   waitReadable(fd: number, timeoutMs: number): number;
 
@@ -318,7 +322,9 @@ export interface Addon {
    */
   lockDirectory(path: string): number;
 
-  /** Lets another thread that is ready to run on this core run first (sched_yield). Returns at once if there is none. */
+  /**
+   * Lets another thread that is ready to run on this core run first (sched_yield). Returns at once if there is none.
+   */
   yieldThread(): void;
 
   /** The number of the CPU that this thread runs on right now; -1 if the kernel does not say. */
@@ -349,7 +355,8 @@ export interface SystemError extends Error {
 
 /** Whether an error is a `SystemError`. */
 export function isSystemError(error: unknown): error is SystemError {
-  // Not `instanceof`: in a test file of jest, `Error` is that of the file's own realm, and the addon's errors are Node's.
+  // Not `instanceof`: in a test file of jest, `Error` is that of the file's own realm, and the addon's errors are
+  // Node's.
   if (!types.isNativeError(error)) return false;
   const { code, errno, syscall } = error as Partial<SystemError>;
   return typeof code === "string" && typeof errno === "number" && typeof syscall === "string";
@@ -382,7 +389,8 @@ function tryToLoad(): LoadedAddon {
   if (env["ISTHMUS_ADDON"] === "none") {
     return { addon: undefined, reason: "turned off by the environment variable ISTHMUS_ADDON=none" };
   }
-  // These runtimes load the addon, but their event loop is not libuv's, so the first watch or callback ends the process.
+  // These runtimes load the addon, but their event loop is not libuv's, so the first watch or callback ends the
+  // process.
   if (otherRuntime !== undefined)
     return {
       addon: undefined,

@@ -50,7 +50,10 @@ export function setImmediateOfPort(act: (...values: unknown[]) => void, ...value
   port2.postMessage(undefined);
 }
 
-/** Resolves after `delayMs`. If the signal aborts, rejects with its reason, unlike `setTimeout` of `node:timers/promises`. */
+/**
+ * Resolves after `delayMs`. If the signal aborts, rejects with its reason, unlike `setTimeout` of
+ * `node:timers/promises`.
+ */
 export function sleepOfSocket(
   delayMs: number,
   _value?: undefined,

@@ -4,8 +4,8 @@
  * committed.
  *
  * Files are read through one function that is passed in; the parsers take their contents. Nothing here throws: a file
- * that cannot be read or understood counts as no limit. Limits can change while the process runs, so the values are only
- * those of this moment.
+ * that cannot be read or understood counts as no limit. Limits can change while the process runs, so the values are
+ * only those of this moment.
  */
 import { readFileSync } from "node:fs";
 import { posix } from "node:path";
@@ -119,8 +119,8 @@ function limitingFolders(controller: Controller, read: ReadFile): { version: 1 |
 }
 
 /**
- * The part of `path` after `root`: "", or with a leading slash. In a container, /proc may show the host's paths while the
- * mount shows only a part of the hierarchy. Then the path is outside of the root, and the mounted part is the
+ * The part of `path` after `root`: "", or with a leading slash. In a container, /proc may show the host's paths while
+ * the mount shows only a part of the hierarchy. Then the path is outside of the root, and the mounted part is the
  * container's own cgroup.
  */
 function pathInside(root: string, path: string): string {

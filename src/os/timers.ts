@@ -4,9 +4,9 @@
  * `node:timers`. A faked `setImmediate` that never fires would stop every connection of the process.
  *
  * `node:timers` is used instead of the globals, because a runner such as jest gives a test file its own globals, which
- * may be faked before this module loads. If `node:timers` is faked by then too, behind-fakes.ts has replacements. `Date`
- * is not captured: a deadline that a user gives as a date follows the user's clock, and is converted to a duration at
- * once.
+ * may be faked before this module loads. If `node:timers` is faked by then too, behind-fakes.ts has replacements.
+ * `Date` is not captured: a deadline that a user gives as a date follows the user's clock, and is converted to a
+ * duration at once.
  */
 import { performance } from "node:perf_hooks";
 import * as timers from "node:timers";

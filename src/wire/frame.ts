@@ -38,7 +38,10 @@ export const FIELD = {
 } as const;
 
 export const KIND = {
-  /** Opens a stream: method, deadline, metadata. With `endStream` also its only message, or that message's first fragment. */
+  /**
+   * Opens a stream: method, deadline, metadata. With `endStream` also its only message, or that message's first
+   * fragment.
+   */
   request: 1,
   /** Answers a call with status, metadata and its only message, or that message's first fragment. */
   response: 2,
@@ -120,7 +123,7 @@ export const FRAME_BYTES_MAX = 32768;
 /** The largest fragment that travels in the ring. A larger one goes into an arena block. */
 export const INLINE_BYTES_MAX = 16384;
 /** The largest fragment in an arena block, so that the work for one frame is bounded. */
-export const BLOCK_PIECE_BYTES_MAX = 1 << 20;
+export const BLOCK_FRAGMENT_BYTES_MAX = 1 << 20;
 /** The largest encoded status of a failed call. */
 export const STATUS_BYTES_MAX = 1 << 20;
 /** The longest path of a method. */
@@ -136,7 +139,9 @@ export const MESSAGE_BYTES_MAX = 2 ** 31 - 1;
 /** The most methods that a client may define on one connection. */
 export const METHODS_MAX = 4096;
 
-/** The credit that a message of a stream costs besides its length, so that the number of waiting messages is bounded. */
+/**
+ * The credit that a message of a stream costs besides its length, so that the number of waiting messages is bounded.
+ */
 export const MESSAGE_COST_BYTES = 128;
 /** The smallest and the largest window of a stream, in bytes. */
 export const STREAM_WINDOW_BYTES_MIN = 1024;

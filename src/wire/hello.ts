@@ -6,14 +6,14 @@
  *   server → client  ACCEPTED  (with the server's two descriptors if both have it)   or   REFUSED
  *
  *    0 magic "ISTM" u32 · 4 byteLength u32, all of it · 8 kind u16 · 10 reserved u16
- *   HELLO:    12 minVersion u16 · 14 maxVersion u16 · 16 features supported u32 · 20 features required u32 · 24 maxStreams u32
- *             28 streamWindowBytes u32 · 32 lack length u16 · 34 reserved u16 · 36 lack, UTF-8
- *   ACCEPTED:  12 version u16    · 14 reserved u16   · 16 features in use u32   · 20 reserved u32          · 24 maxStreams u32
- *             28 streamWindowBytes u32 · 32 lack length u16 · 34 reserved u16 · 36 lack, UTF-8
+ *   HELLO:    12 minVersion u16 · 14 maxVersion u16 · 16 features supported u32 · 20 features required u32
+ *             24 maxStreams u32 · 28 streamWindowBytes u32 · 32 lack length u16 · 34 reserved u16 · 36 lack, UTF-8
+ *   ACCEPTED: 12 version u16 · 14 reserved u16 · 16 features in use u32 · 20 reserved u32
+ *             24 maxStreams u32 · 28 streamWindowBytes u32 · 32 lack length u16 · 34 reserved u16 · 36 lack, UTF-8
  *   REFUSED:  12 status code u16 (gRPC's numbers) · 14 retryability u16 · 16 message, UTF-8
  *
- * A receiver ignores bytes of HELLO and ACCEPTED past those it knows, so later versions can append fields. Fields that a
- * shorter message leaves out count as 0.
+ * A receiver ignores bytes of HELLO and ACCEPTED past those it knows, so later versions can append fields. Fields that
+ * a shorter message leaves out count as 0.
  */
 import { SLOTS_MAX, STREAM_WINDOW_BYTES_MAX } from "./frame.js";
 
@@ -21,7 +21,9 @@ export const PROTOCOL_VERSION_MIN = 1;
 export const PROTOCOL_VERSION_MAX = 1;
 /** Feature bits. */
 export const FEATURE = {
-  /** Frames lie in shared memory, whose descriptors come with HELLO and ACCEPTED. Without it they follow on the socket. */
+  /**
+   * Frames lie in shared memory, whose descriptors come with HELLO and ACCEPTED. Without it they follow on the socket.
+   */
   sharedMemory: 1,
   /** Frames may have splice tables. Only with shared memory. */
   spans: 2,

@@ -1,6 +1,6 @@
 /**
- * Headers and trailers on the wire: a sequence of entries `nameLength u16 · name · valueLength u32 · value`, with one byte
- * per character, because header names and values are byte strings.
+ * Headers and trailers on the wire: a sequence of entries `nameLength u16 · name · valueLength u32 · value`, with one
+ * byte per character, because header names and values are byte strings.
  */
 import { METADATA_BYTES_MAX } from "./frame.js";
 

@@ -1,13 +1,13 @@
 /**
  * A large message that is being sent: parts that, joined, are the message, and how much of them was taken.
  *
- * PARTS-1  A file may turn out to be shorter after its bytes were announced. So no message ends with bytes of a file, and
- *          the last fragment of a message has none. The last fragment is taken only when all bytes of files were sent,
- *          and without it the receiver has no message.
+ * PARTS-1  A file may turn out to be shorter after its bytes were announced. So no message ends with bytes of a file,
+ *          and the last fragment of a message has none. The last fragment is taken only when all bytes of files were
+ *          sent, and without it the receiver has no message.
  * BORROW-1  A user's memory is read only until its user may change it again: for a request, until its call has settled;
- *           for a message of a stream, until the next message is pulled or the iterable ends; for an answer, until `send`
- *           returns. Bytes that were not sent by then are copied. Memory that the kernel is given to write later is never
- *           borrowed.
+ *           for a message of a stream, until the next message is pulled or the iterable ends; for an answer, until
+ *           `send` returns. Bytes that were not sent by then are copied. Memory that the kernel is given to write later
+ *           is never borrowed.
  */
 import { memoryToFill } from "../memory/v8/gc.js";
 import type { MappedFile } from "../memory/payload/mapped-file.js";
@@ -142,7 +142,8 @@ export class Parts {
   }
 
   /**
-   * Takes the next `byteLength` bytes without copying them, and appends them to `target`. At least that many must be left.
+   * Takes the next `byteLength` bytes without copying them, and appends them to `target`. At least that many must be
+   * left.
    * @throws Error like `copyTo`
    */
   takeTo(target: Part[], byteLength: number): void {

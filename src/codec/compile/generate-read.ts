@@ -88,8 +88,8 @@ function generateCreate(desc: DescMessage): () => Values {
   const properties = Object.entries(model).map(
     ([name, value]) => `${property("this", name)} = ${initialValue(value, scope)};`,
   );
-  // Once V8 has seen a few objects of a constructor, it reserves room in them for properties that are set later, such as
-  // optional fields. It does not for object literals. A constructor is also faster than Object.create.
+  // Once V8 has seen a few objects of a constructor, it reserves room in them for properties that are set later, such
+  // as optional fields. It does not for object literals. A constructor is also faster than Object.create.
   return scope.evaluate(`
 function Message() { ${properties.join(" ")} }
 Message.prototype = ${scope.constant(prototype)};

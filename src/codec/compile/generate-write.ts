@@ -370,7 +370,9 @@ function mapCode(field: MapField, scope: Scope, resolve: Resolve): Code {
   };
 }
 
-/** Writes an entry of at most 127 bytes. Its length takes one byte, so the entry can be written without measuring it. */
+/**
+ * Writes an entry of at most 127 bytes. Its length takes one byte, so the entry can be written without measuring it.
+ */
 function shortEntryCode(field: MapField, tag: number, key: Code, value: Code): string {
   const type = scalarOf(field);
   if (type === undefined || type === ScalarType.BYTES) return "";

@@ -16,7 +16,8 @@ export interface MessageWriter {
   size: (message: Values) => number;
   /**
    * Writes the message. Returns the position after it, or −1 if that is past `limit` (WRITE-1). If `W.sized`, it takes
-   * the lengths of nested parts from `W.memo`, where `size` has put them; otherwise it sizes each part before writing it.
+   * the lengths of nested parts from `W.memo`, where `size` has put them; otherwise it sizes each part before writing
+   * it.
    */
   write: (message: Values, b: Uint8Array, p: number, limit: number) => number;
 }

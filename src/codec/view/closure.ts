@@ -1,4 +1,6 @@
-/** Views without generated code. The positions of the fields are in arrays, by the index of the member in its message. */
+/**
+ * Views without generated code. The positions of the fields are in arrays, by the index of the member in its message.
+ */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { R, takeInt32, takeTag } from "../wire/read.js";
 import { viewRefused } from "../wire/view-mark.js";

@@ -11,8 +11,8 @@ import { jsonAt, readerOf, viewAt } from "./value.js";
 
 /**
  * A repeated field of a view. Items are decoded on demand: `double`, `float` and fixed-width integers of a packed field
- * one by one, where they lie; other numbers all together on the first use; strings, bytes and messages one by one, after
- * their places have been found on the first use.
+ * one by one, where they lie; other numbers all together on the first use; strings, bytes and messages one by one,
+ * after their places have been found on the first use.
  *
  * A list is valid as long as the bytes are attached. Afterwards, all of its members throw a TypeError.
  */

@@ -12,8 +12,8 @@ import type { ResolveView } from "./type.js";
 import { jsonOver, readerOf, viewOver } from "./value.js";
 
 /**
- * A map field of a view. All keys are decoded on the first use, and values on demand. The order of the entries is that of
- * the wire, which can differ from the order of a decoded message's properties.
+ * A map field of a view. All keys are decoded on the first use, and values on demand. The order of the entries is that
+ * of the wire, which can differ from the order of a decoded message's properties.
  *
  * A map is valid as long as the bytes are attached. Afterwards, all of its members throw a TypeError.
  */

@@ -15,7 +15,9 @@ export interface ViewClass {
    * @throws if the message's own fields are malformed
    */
   make: (b: Uint8Array, start: number, end: number, more: readonly number[] | undefined, room: number) => object;
-  /** Whether the bytes have a value for the field with this number, and no later value for another field of its oneof. */
+  /**
+   * Whether the bytes have a value for the field with this number, and no later value for another field of its oneof.
+   */
   holds: (view: object, number: number) => boolean;
   prototype: object;
 }

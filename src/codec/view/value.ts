@@ -1,6 +1,6 @@
 /**
- * Reads single values of views: scalars like the decoder does, and messages as further views, or as plain values where a
- * decoded message has plain values.
+ * Reads single values of views: scalars like the decoder does, and messages as further views, or as plain values where
+ * a decoded message has plain values.
  */
 import type { DescField } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";

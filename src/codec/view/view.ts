@@ -18,8 +18,8 @@ export interface ViewOptions {
 export type MessageView<D extends DescMessage = DescMessage> = ViewOf<MessageShape<D>>;
 
 /**
- * A read-only view of a message of the given type: scalars as they are, messages as views, lists and maps as `ListView`s
- * and `MapView`s, oneofs as read-only objects with `case` and `value`.
+ * A read-only view of a message of the given type: scalars as they are, messages as views, lists and maps as
+ * `ListView`s and `MapView`s, oneofs as read-only objects with `case` and `value`.
  */
 export type ViewOf<M extends Message> = {
   readonly [P in keyof M as P extends "$typeName" | "$unknown" ? never : P]: FieldViewOf<M[P]>;
@@ -60,11 +60,11 @@ const RECURSION_LIMIT_DEFAULT = 100;
  * everything that came from it, throws a TypeError. Only values that were read before stay valid, such as the scalar of
  * a oneof.
  *
- * Malformed bytes: `view` checks the fields of the message itself. Those of a nested message are checked when it is read
- * (by its getter, `at` or `get`), and a value when it is read. Nothing outside of `bytes` is ever read. Two things differ
- * from `decode`. A part that is never read may be malformed without an error, for example a text that is not UTF-8. And
- * a part that reaches past its own end is always an error: a nested message or a map's entry when it is read, a packed
- * list in `view` itself.
+ * Malformed bytes: `view` checks the fields of the message itself. Those of a nested message are checked when it is
+ * read (by its getter, `at` or `get`), and a value when it is read. Nothing outside of `bytes` is ever read. Two things
+ * differ from `decode`. A part that is never read may be malformed without an error, for example a text that is not
+ * UTF-8. And a part that reaches past its own end is always an error: a nested message or a map's entry when it is
+ * read, a packed list in `view` itself.
  * @throws Error or RangeError if the message's own fields are malformed
  * @throws TypeError if the bytes are detached
  */

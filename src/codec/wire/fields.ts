@@ -70,7 +70,10 @@ export function tagOf(number: number, wireType: number): number {
   return ((number << 3) | wireType) >>> 0;
 }
 
-/** Whether the field is a google.protobuf.Struct that messages hold as a plain JSON object: all but google.protobuf.Value's. */
+/**
+ * Whether the field is a google.protobuf.Struct that messages hold as a plain JSON object: all but
+ * google.protobuf.Value's.
+ */
 export function isJsonField(field: MessageField): boolean {
   return field.message.typeName === "google.protobuf.Struct" && field.parent.typeName !== "google.protobuf.Value";
 }

@@ -90,7 +90,9 @@ function settle(message: object, name: string, value: unknown): void {
   Object.defineProperty(message, name, { value, writable: true, enumerable: true, configurable: true });
 }
 
-/** Makes the function that sets a field to the values in `bytes`, which are converted only when the property is read. */
+/**
+ * Makes the function that sets a field to the values in `bytes`, which are converted only when the property is read.
+ */
 export function keeperOf(field: DescField, type: ScalarType): (message: Values, bytes: Uint8Array) => void {
   const name = field.localName;
   const property = propertyOf(field);
@@ -115,7 +117,9 @@ function toValues(array: FixedArray, longAsString: boolean): unknown[] {
   return longAsString ? Array.from(array as BigInt64Array, String) : Array.from(array as Float64Array);
 }
 
-/** Views `bytes` as values of a type: in place if aligned, else copied. The length is a multiple of the type's width. */
+/**
+ * Views `bytes` as values of a type: in place if aligned, else copied. The length is a multiple of the type's width.
+ */
 function fixedView(bytes: Uint8Array, type: ScalarType): FixedArray {
   const ArrayType = fixedArrayOf(type)!;
   const width = widthOf(type);

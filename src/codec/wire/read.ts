@@ -379,8 +379,8 @@ export const SCALAR_READERS: Readonly<Record<ScalarType, ScalarReader>> = {
 const VIEW_BYTES_MIN = 256;
 
 /**
- * Appends the doubles in the `n` bytes at `R.pos` to a list and returns it. The bytes are there, and `n` is a multiple of
- * 8. An empty list is replaced by one that has its final size from the start.
+ * Appends the doubles in the `n` bytes at `R.pos` to a list and returns it. The bytes are there, and `n` is a multiple
+ * of 8. An empty list is replaced by one that has its final size from the start.
  */
 export function takePackedDoubles(b: Uint8Array, n: number, list: number[]): number[] {
   const count = n >>> 3;

@@ -10,7 +10,9 @@ import { bytesHooks } from "../rope/bytes-hooks.js";
 import { putString, putVarint32, utf8Length, varint32Length } from "./utf8.js";
 import type { Span } from "../rope/rope.js";
 
-/** State of the current encoding. An encoding that a getter starts within another one restores this state at its end. */
+/**
+ * State of the current encoding. An encoding that a getter starts within another one restores this state at its end.
+ */
 export const W = {
   /** Whether an encoding is in progress. */
   busy: false,

@@ -44,7 +44,7 @@ test("a unit's ArrayBuffer is used again for the same bytes, and never twice at 
   assert.equal(made(), 3);
   assert.ok(c !== d && c.byteLength === 64 && d.byteLength === 64);
   views.detach(c, first);
-  // Other bytes of the block.
+  // Other bytes of the same block.
   assert.equal(views.open(3, 64, 128, first).byteLength, 128);
   assert.equal(made(), 4);
 });
@@ -96,7 +96,7 @@ test("what was not given back is collected in idle time, else when more of it is
     await forcedCollections(() => assert.equal(useIdleTime(), false)),
     await forcedCollections(() => open(9)),
     await forcedCollections(() => open(1)),
-    // That one is not repeated: 1 MiB is left.
+    // Not collected again: only 1 MiB was opened since.
     await forcedCollections(() => assert.equal(useIdleTime(), true)),
   ];
   assert.deepEqual(counts, [0, 1, 0, 0, 1, 0]);

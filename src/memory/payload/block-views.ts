@@ -1,9 +1,10 @@
 /**
  * ArrayBuffers over single blocks of an arena: the part of shared memory that user code can access.
  *
- * BLOCK-1  The memory of a block is used again only when no ArrayBuffer reaches it any more: either it was detached here,
- *          with all views on it, or the addon reported that its backing store is gone. If a user moves the memory to
- *          another ArrayBuffer (`transfer`, up to Node 22), the block is not used again until that one is garbage too.
+ * BLOCK-1  The memory of a block is used again only when no ArrayBuffer reaches it any more: either it was detached
+ *          here, with all views on it, or the addon reported that its backing store is gone. If a user moves the memory
+ *          to another ArrayBuffer (`transfer`, up to Node 22), the block is not used again until that one is garbage
+ *          too.
  *
  * Making an ArrayBuffer costs some microseconds, most of them in V8. So where V8 can do that, the memory of a detached
  * ArrayBuffer is moved to a new one, which waits here for the block's next use.

@@ -117,7 +117,7 @@ export class Lease implements Origin, BlockUser, LeaseRange {
 
   /**
    * Call when the bytes return to their owner in a message, and with them the right to the block. Like `end`, but the
-   * block is not released besides.
+   * block is not released in addition.
    * @returns false, and nothing is done, if something else still needs the block
    */
   endByReturning(buffer: ArrayBuffer, why: string): boolean {

@@ -15,8 +15,8 @@ import { ephemeral, setOrigin } from "./origin.js";
 const READ_BYTES_MAX = 1 << 20;
 
 /**
- * From this many open files on, garbage is collected, because it may hold some of them. V8 does not do so by itself: the
- * files take little memory.
+ * From this many open files on, garbage is collected, because it may hold some of them. V8 does not do so by itself:
+ * the files take little memory.
  */
 const FILES_MAX_AT_FIRST = 256;
 
@@ -142,8 +142,8 @@ export class MappedFile implements Origin {
   }
 
   /**
-   * Calls `act` with the descriptor and the position in the file of byte `byteOffset` of the array. The caller holds the
-   * file.
+   * Calls `act` with the descriptor and the position in the file of byte `byteOffset` of the array. The caller holds
+   * the file.
    */
   through<T>(byteOffset: number, act: (descriptor: number, fileOffset: number) => T): T {
     const descriptor = this.descriptor.use();

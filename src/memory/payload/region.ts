@@ -1,13 +1,13 @@
 /**
  * A region is memory outside of every arena, for values that are larger than an arena or that several peers receive. It
- * is a memfd that its user fills. When it is first sent, it is sealed against all processes including this one, and then
- * only its descriptor travels.
+ * is a memfd that its user fills. When it is first sent, it is sealed against all processes including this one, and
+ * then only its descriptor travels.
  *
  * REGION-1  A region's memory is committed before its user gets it, so a store in it cannot fail. It counts in this
- *           process's budget until nothing in this process uses it. A peer can keep it alive beyond that, and the memory
- *           is then still charged to this process.
- * REGION-2  Only the descriptor of a sealed region is passed on, so the memory that a peer has mapped never changes. The
- *           user's own mapping is private from then on.
+ *           process's budget until nothing in this process uses it. A peer can keep it alive beyond that, and the
+ *           memory is then still charged to this process.
+ * REGION-2  Only the descriptor of a sealed region is passed on, so the memory that a peer has mapped never changes.
+ *           The user's own mapping is private from then on.
  */
 import type { Addon } from "../../os/addon.js";
 import { setImmediate } from "../../os/timers.js";
@@ -59,8 +59,8 @@ export class Region implements Origin {
 
   /**
    * Seals the region if it is not sealed, and keeps its descriptor open until `unuse`.
-   * @returns the descriptor; undefined if the region has to be copied, because something else maps or uses its memory so
-   *   that it cannot be sealed now
+   * @returns the descriptor; undefined if the region has to be copied, because something else maps or uses its memory
+   *   so that it cannot be sealed now
    */
   use(buffer: ArrayBuffer): number | undefined {
     if (!this.live || this.state === "unsealable" || buffer.byteLength !== this.memory.byteLength) return undefined;

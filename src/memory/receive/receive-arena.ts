@@ -64,8 +64,8 @@ export class BlockMemory implements ReceiveMemory {
 }
 
 /**
- * The arena of one thread. A block has one hold for the message that is being received, one for each lease, and one for each
- * read or write in progress.
+ * The arena of one thread. A block has one hold for the message that is being received, one for each lease, and one for
+ * each read or write in progress.
  */
 export class ReceiveArena {
   private readonly arena: Arena;

@@ -76,7 +76,9 @@ class HeapHome implements LeaseHome, LeaseViews {
     return buffer;
   }
 
-  /** SUBTLE: while the lease is pinned, its bytes are being sent from this ArrayBuffer, so it is detached only later. */
+  /**
+   * SUBTLE: while the lease is pinned, its bytes are being sent from this ArrayBuffer, so it is detached only later.
+   */
   detach(buffer: ArrayBuffer, user: BlockUser): boolean {
     if (buffer.byteLength === 0) return false;
     this.buffer = (user as Lease).isPinned ? buffer : moved(buffer);

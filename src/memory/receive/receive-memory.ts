@@ -22,7 +22,7 @@ export const KEPT_BYTES_MIN = 32 << 10;
 
 /** The memory that one message is received into. */
 export interface ReceiveMemory {
-  /** Exactly as long as was asked for. Its initial contents are unspecified. */
+  /** Has exactly the requested length. Its initial contents are unspecified. */
   readonly bytes: Uint8Array;
   /** Keeps the memory unchanged until the matching `unhold`. A new `ReceiveMemory` has one hold. */
   hold(): void;

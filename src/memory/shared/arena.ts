@@ -1,9 +1,9 @@
 /**
  * The payload memory of one direction: allocates blocks of a sealed memory segment that the peer reads in place.
  *
- * All bookkeeping is private to the owner; the peer sees only the bytes of a block. Blocks are counted in units of 4 KiB,
- * so every block is page- and 64-byte aligned. Free neighbours are joined at once. Among free blocks of a size class,
- * the one freed last is used first, so that hot pages stay hot.
+ * All bookkeeping is private to the owner; the peer sees only the bytes of a block. Blocks are counted in units of 4
+ * KiB, so every block is page- and 64-byte aligned. Free neighbours are joined at once. Among free blocks of a size
+ * class, the one freed last is used first, so that hot pages stay hot.
  *
  * ARENA-1  Blocks that are out never overlap, and none contains unit 0 (the header).
  * ARENA-2  A block is free again when it has no holds any more. The peer's holds are counted separately from ours: the
@@ -102,7 +102,9 @@ export class Arena {
     return this.pages.byteLength;
   }
 
-  /** Why no memory can be allocated although no block is out. Then a sender has nothing to wait for, and fails with it. */
+  /**
+   * Why no memory can be allocated although no block is out. Then a sender has nothing to wait for, and fails with it.
+   */
   get exhausted(): string | undefined {
     return this.blocksOut === 0 ? this.refusal : undefined;
   }
@@ -236,7 +238,8 @@ export class Arena {
 
   /**
    * Commits one more step, at most once per turn of the event loop.
-   * @returns whether there is more room now. If not, and the arena is not at its limit, `onRoom` follows in a later turn
+   * @returns whether there is more room now. If not, and the arena is not at its limit, `onRoom` follows in a later
+   *   turn
    */
   grow(): boolean {
     const offset = this.committedUnits * ARENA_UNIT_BYTES;

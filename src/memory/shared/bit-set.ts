@@ -1,7 +1,7 @@
 /**
  * A set of small whole numbers, for members that are added and removed all the time. V8's `Set` and `Map` leave a table
- * behind after every few changes, and each table refers to the next one. Once a table is old, no collection of the young
- * generation frees the tables after it, nor what they refer to.
+ * behind after every few changes, and each table refers to the next one. Once a table is old, no collection of the
+ * young generation frees the tables after it, nor what they refer to.
  */
 export class BitSet {
   private words = new Int32Array(4);

@@ -1,6 +1,6 @@
 /**
- * How much shared memory this process may commit over all connections. Pages of a memfd are charged to the cgroup of the
- * process that touches them first. Committing past its limit is not an error: the kernel kills the process.
+ * How much shared memory this process may commit over all connections. Pages of a memfd are charged to the cgroup of
+ * the process that touches them first. Committing past its limit is not an error: the kernel kills the process.
  */
 export interface CommitBudget {
   /** Reserves `byteLength` bytes, or returns false. */

@@ -13,8 +13,8 @@
  * BELL-2  A sleep is rung at most once. The other side remembers the word that it rang, and not a flag. SUBTLE: with a
  *         flag ("parked" plus "already rung"), the sleeper could wake by itself and sleep again while the ringer still
  *         believes that it has rung; both would then wait for ever.
- * BELL-3  On waking: take the doorbell's bytes, then store an even word, then look for work. In another order, a ring for
- *         the next sleep could be taken too early and lost.
+ * BELL-3  On waking: take the doorbell's bytes, then store an even word, then look for work. In another order, a ring
+ *         for the next sleep could be taken too early and lost.
  */
 import { WORD } from "./layout.js";
 import type { WordAccess } from "./words.js";
@@ -85,8 +85,8 @@ export class Bell {
     // SYNC bell.park: our store came before this load.
     const word = this.words.load(this.peerWords, WORD.sleep);
     if (word === this.rung) return false;
-    // The word has changed, so the sleep that was rung last is over. It is reset, so that a sleep number that wraps around
-    // to the same value does not look as if it had been rung already.
+    // The word has changed, so the sleep that was rung last is over. It is reset, so that a sleep number that wraps
+    // around to the same value does not look as if it had been rung already.
     this.rung = 0;
     if ((word & ASLEEP) === 0 || (word & event) === 0) return false;
     this.rung = word;

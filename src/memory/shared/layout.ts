@@ -21,7 +21,9 @@ import { Violation } from "./violation.js";
 
 export const LAYOUT_VERSION = 1;
 
-/** Byte offset of the ring data: a multiple of every page size in use (4, 16 and 64 KiB), so there is only one layout. */
+/**
+ * Byte offset of the ring data: a multiple of every page size in use (4, 16 and 64 KiB), so there is only one layout.
+ */
 export const RING_DATA_OFFSET = 65536;
 export const RELEASE_OFFSET = 8192;
 /** Blocks of an arena are counted in units of this many bytes. Unit 0 holds the header. */

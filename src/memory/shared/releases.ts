@@ -1,5 +1,6 @@
 /**
- * Releases of arena blocks: the receiver of a block writes an entry into its own segment, and the block's owner reads it.
+ * Releases of arena blocks: the receiver of a block writes an entry into its own segment, and the block's owner reads
+ * it.
  *
  * RELEASE-1  The owner never has more blocks out than the receiver's release ring has slots. So entries are never
  *            overwritten before they are read, and no read cursor has to be shared.

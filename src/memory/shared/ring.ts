@@ -10,8 +10,8 @@
  * RING-2  A published byte is not written again before the reader's head has passed it.
  * RING-3  Cursors only move forward, in steps of FRAME_ALIGNMENT.
  *
- * Both sides keep their own cursor in private memory, and only publish it. A cursor of the peer is loaded once, checked,
- * and then used. The data is mapped twice in a row, so `index … index + length` never wraps.
+ * Both sides keep their own cursor in private memory, and only publish it. A cursor of the peer is loaded once,
+ * checked, and then used. The data is mapped twice in a row, so `index … index + length` never wraps.
  */
 import { FRAME_ALIGNMENT, WORD } from "./layout.js";
 import { assertOwn, Violation } from "./violation.js";
@@ -46,8 +46,8 @@ export class RingWriter {
   }
 
   /**
-   * The number of bytes that can be written at `index` now. Loads the reader's head only if fewer than `wanted` bytes are
-   * known to be free.
+   * The number of bytes that can be written at `index` now. Loads the reader's head only if fewer than `wanted` bytes
+   * are known to be free.
    */
   free(wanted: number): number {
     let free = this.capacity - ((this.tail - this.headSeen) | 0);

@@ -6,9 +6,9 @@
  *            process can make another. An arena is sealed SHRINK|GROW|SEAL. Neither can be truncated under a reader.
  * SEGMENT-2  Before a peer's descriptor is mapped, the kernel is asked for its seals and its real size. The header is
  *            copied once, checked, and never read again.
- * SEGMENT-3  No view of a ring or of a read-only mapping is given to user code, where a stray store would raise SIGSEGV.
- *            The peer's ring is mapped read-only, and so is its arena unless blocks of it are leased to user code. The
- *            exception is a user's codec, which gets the part of our own ring that it writes to.
+ * SEGMENT-3  No view of a ring or of a read-only mapping is given to user code, where a stray store would raise
+ *            SIGSEGV. The peer's ring is mapped read-only, and so is its arena unless blocks of it are leased to user
+ *            code. The exception is a user's codec, which gets the part of our own ring that it writes to.
  */
 import type { Addon } from "../../os/addon.js";
 import { SEALS } from "../../os/addon.js";
@@ -138,14 +138,18 @@ export function listenToFreedViews(addon: Addon, onFreed: (token: number) => voi
   useExternalMemoryMeter((change) => addon.adjustExternalMemory(change));
 }
 
-/** This side's segments before the peer's are known. The caller sends both descriptors to the peer, the ring's first. */
+/**
+ * This side's segments before the peer's are known. The caller sends both descriptors to the peer, the ring's first.
+ */
 export interface OwnMemory {
   readonly ringDescriptor: number;
   readonly arenaDescriptor: number;
   readonly ring: ArrayBuffer;
   readonly arena: ArenaView;
   readonly geometry: RingGeometry & ArenaGeometry;
-  /** Call when the peer has them. Closes the ring's descriptor; the arena's is still needed to commit and return pages. */
+  /**
+   * Call when the peer has them. Closes the ring's descriptor; the arena's is still needed to commit and return pages.
+   */
   descriptorsSent(): void;
   close(): void;
 }

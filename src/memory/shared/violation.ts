@@ -1,6 +1,6 @@
 /**
- * Thrown if the peer broke a rule of the protocol. It ends that connection and nothing else. docs/internals explains the
- * rules by their ids. For our own mistakes there is `assertOwn`.
+ * Thrown if the peer broke a rule of the protocol. It ends that connection and nothing else. docs/internals explains
+ * the rules by their ids. For our own mistakes there is `assertOwn`.
  */
 export class Violation extends Error {
   override readonly name = "Violation";

@@ -3,8 +3,8 @@
  * keeping ArrayBuffers over mapped memory in their thread, although they can be moved here.
  *
  * Node 22 and later have `ArrayBuffer.prototype.transfer`. Node 20's V8 has it behind a flag that takes effect when a
- * realm is made. There it is taken from a realm of its own, and it works on ArrayBuffers of any realm. Without it, every
- * lease costs a new ArrayBuffer, and V8 collects garbage for each one of 64 MiB: 290 µs instead of 1 µs.
+ * realm is made. There it is taken from a realm of its own, and it works on ArrayBuffers of any realm. Without it,
+ * every lease costs a new ArrayBuffer, and V8 collects garbage for each one of 64 MiB: 290 µs instead of 1 µs.
  */
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
@@ -55,9 +55,10 @@ export function moveBuffer(buffer: ArrayBuffer): ArrayBuffer {
  * buffer was posted to would then read unmapped pages, or memory mapped for something else. So the buffers that user
  * code sees are marked, and posting one is an error (on Node 20 it is copied).
  *
- * From Node 24 on, a marked buffer is also locked: nothing can detach it, not even `transfer()`. There `letMove` unlocks
- * it before it is moved or detached here. SUBTLE: when a thread ends, Node itself detaches the buffers that an addon
- * made, and aborts if one is locked. So such a buffer is moved first, and only the buffer it was moved to is locked.
+ * From Node 24 on, a marked buffer is also locked: nothing can detach it, not even `transfer()`. There `letMove`
+ * unlocks it before it is moved or detached here. SUBTLE: when a thread ends, Node itself detaches the buffers that an
+ * addon made, and aborts if one is locked. So such a buffer is moved first, and only the buffer it was moved to is
+ * locked.
  */
 interface Keeper {
   /** Whether `markAsUntransferable` also locks. */

@@ -6,8 +6,8 @@
  *
  * - A lease that its user drops keeps a block of the peer's arena until V8 collects it. The peer may be waiting for
  *   exactly that block, while V8 sees no reason to collect. So garbage is collected on request (`gc.ts`).
- * - Arenas are bounded by themselves, but V8 counts every view of them anew. With leases of a few MiB it collects the
- *   old generation at almost every call. So its count is corrected (`external-memory.ts`).
+ * - An arena bounds its leases already, but V8 counts each of them as new memory, and marks its whole heap after every
+ *   15 to 30 MiB of leases. So its count is corrected (`external-memory.ts`).
  * - Making an ArrayBuffer over a block costs microseconds. Moving its memory to a new one costs less, but Node 20 hides
  *   `transfer` behind a flag, and Node 24 locks buffers that must not leave their thread (`array-buffer-transfer.ts`).
  *
