@@ -1,6 +1,6 @@
-// The entry: one object of functions per environment (the main thread and each worker load the addon for themselves).
-// Nothing is shared between environments but the reserve in headroom.c, and no state is a thread's: one thread may have
-// several environments.
+// The entry point: makes an object of functions for each environment. The main thread and each worker load the addon
+// for themselves. Environments share nothing except the reserve in headroom.c. No state belongs to a thread, because a
+// thread may have several environments.
 
 #include "descriptors.h"
 #include "environment.h"

@@ -1,5 +1,6 @@
-// From JavaScript's values to C's and back. Every reader returns false after it has thrown; a caller then returns NULL
-// at once. Numbers are read as doubles and checked: Node-API's integer readers turn NaN into 0, a valid descriptor.
+// Converts between JavaScript's values and C's. A reader that has thrown returns false, and its caller then returns
+// NULL at once. Numbers are read as doubles and checked, because Node-API's integer readers turn NaN into 0, which is a
+// valid descriptor.
 
 #pragma once
 
@@ -12,7 +13,7 @@ enum {
   PATH_BYTES = 4096,  // PATH_MAX, with the NUL
 };
 
-// Fills `values` with the first `count` arguments; those that were not passed are undefined.
+// Fills `values` with the first `count` arguments. Arguments that were not passed are undefined.
 bool read_arguments(napi_env env, napi_callback_info info, size_t count, napi_value *values);
 
 // A whole number from 0 to 2^53 - 1.
@@ -21,11 +22,11 @@ bool read_integer_up_to(napi_env env, napi_value value, const char *name, int64_
 bool read_descriptor(napi_env env, napi_value value, int *result);
 bool read_boolean(napi_env env, napi_value value, const char *name, bool *result);
 
-// A Uint8Array (a Buffer is one). The bytes stay valid until JavaScript runs again.
+// A Uint8Array, such as a Buffer. The bytes are valid until JavaScript runs again.
 bool read_bytes(napi_env env, napi_value value, const char *name, uint8_t **bytes, size_t *byte_length);
 
-// A non-empty string without NUL, as UTF-8 with a NUL at the end. Empty or with a NUL inside: EINVAL of `syscall`.
-// Longer than PATH_BYTES - 1: ENAMETOOLONG of `syscall`.
+// A non-empty string without NUL, as UTF-8 with a terminating NUL. Throws EINVAL of `syscall` if the string is empty or
+// has a NUL in it, and ENAMETOOLONG of `syscall` if it is longer than PATH_BYTES - 1.
 bool read_path(napi_env env, napi_value value, const char *syscall, char path[PATH_BYTES], size_t *byte_length);
 
 napi_value make_integer(napi_env env, int64_t value);

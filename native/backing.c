@@ -7,7 +7,7 @@
 #include "environment.h"
 #include "errors.h"
 
-// Fibonacci hashing: mappings of one size lie at multiples of it, so low bits alone would collide.
+// Fibonacci hashing. Mappings of one size lie at multiples of that size, so the low bits would collide.
 static struct mapping **bucket_of(struct environment *environment, const char *start) {
   uint64_t hash = (uint64_t)(uintptr_t)start * UINT64_C(0x9e3779b97f4a7c15);
   return &environment->mappings[hash >> (64 - MAPPING_BUCKETS_LOG2)];
@@ -21,7 +21,7 @@ struct mapping *find_mapping(napi_env env, napi_value buffer, size_t *byte_lengt
     return NULL;
   }
   if (start != NULL && environment != NULL) {
-    // Memory that is still mapped has one owner, so the address is proof enough. A number is all that it compares.
+    // Memory that is still mapped belongs to one mapping, so the address identifies it. The memory is not accessed.
     for (struct mapping *mapping = *bucket_of(environment, start); mapping != NULL; mapping = mapping->next) {
       if (mapping->start == start) return mapping;
     }
@@ -30,7 +30,7 @@ struct mapping *find_mapping(napi_env env, napi_value buffer, size_t *byte_lengt
   return NULL;
 }
 
-static void forget(napi_env env, const struct mapping *mapping) {
+static void remove_mapping(napi_env env, const struct mapping *mapping) {
   struct environment *environment = environment_of(env);
   if (environment == NULL) return;
   for (struct mapping **link = bucket_of(environment, mapping->start); *link != NULL; link = &(*link)->next) {
@@ -42,8 +42,8 @@ static void forget(napi_env env, const struct mapping *mapping) {
 
 void drop_part(napi_env env, struct mapping *mapping) {
   if (--mapping->parts > 0) return;
-  // Forgotten before it is unmapped: the address may be another thread's mapping right after.
-  forget(env, mapping);
+  // Removed before it is unmapped, because another thread may map the same address right afterwards.
+  remove_mapping(env, mapping);
   munmap(mapping->address, mapping->mapped_bytes);
   free(mapping);
 }

@@ -36,9 +36,9 @@ static bool is_held(const struct ledger *ledger, int fd) {
   return word < ledger->words && (ledger->held[word] & UINT64_C(1) << (fd % 64)) != 0;
 }
 
-static void let_go(struct ledger *ledger, int fd) {
+static void remove_from_ledger(struct ledger *ledger, int fd) {
   ledger->held[(size_t)fd / 64] &= ~(UINT64_C(1) << (fd % 64));
-  // The number may come again, for another file.
+  // The number may be used again, for another file.
   if (ledger->leaving.fd == fd) ledger->leaving.fd = -1;
 }
 
@@ -46,11 +46,11 @@ napi_value hand_out_descriptor(napi_env env, int fd) {
   struct ledger *ledger = ledger_of(env);
   if (ledger == NULL || !hold(ledger, fd)) {
     close(fd);
-    return throw_system_error(env, ENOMEM, "realloc", "note descriptor %d", fd);
+    return throw_system_error(env, ENOMEM, "realloc", "record descriptor %d", fd);
   }
   napi_value number = make_integer(env, fd);
   if (number == NULL) {
-    let_go(ledger, fd);
+    remove_from_ledger(ledger, fd);
     close(fd);
   }
   return number;
@@ -59,11 +59,11 @@ napi_value hand_out_descriptor(napi_env env, int fd) {
 bool take_back_descriptor(napi_env env, int fd) {
   struct ledger *ledger = ledger_of(env);
   if (ledger == NULL || !is_held(ledger, fd)) return false;
-  let_go(ledger, fd);
+  remove_from_ledger(ledger, fd);
   return true;
 }
 
-// By number: the C library's fstat, when compiled on a recent system, is newer than GLIBC_2.17.
+// Called by number, because the C library's fstat is newer than GLIBC_2.17 if compiled on a recent system.
 static bool identify(int fd, dev_t *device, ino_t *inode) {
   struct stat status;
   if (syscall(SYS_fstat, fd, &status) != 0) return false;
@@ -72,9 +72,10 @@ static bool identify(int fd, dev_t *device, ino_t *inode) {
   return true;
 }
 
-// SUBTLE: worker.terminate() can stop JavaScript anywhere, also between Node's taking the descriptor and its return
-// from here. Then the bit is still set, and Node may have closed the descriptor before the ledger is: it closes its
-// handles first. So one that was leaving is told by the file that it names: a socket's inode is no other open file's.
+// SUBTLE: worker.terminate() can stop JavaScript anywhere, even between Node's taking a descriptor and the return of
+// `take`. Then the bit is still set, but Node may have closed the descriptor, because it closes its handles before the
+// ledger is closed. So a descriptor that was being handed over is checked by its file: no other open file has the inode
+// of a socket.
 static bool is_ours(const struct ledger *ledger, int fd) {
   dev_t device;
   ino_t inode;
@@ -99,10 +100,10 @@ napi_value hand_over_descriptor(napi_env env, napi_callback_info info) {
   }
   ledger->leaving.fd = fd;
   if (napi_get_undefined(env, &undefined) != napi_ok) return throw_napi_failure(env, "napi_get_undefined");
-  // What it throws is on its way already.
+  // An exception of `take` is pending.
   if (napi_call_function(env, undefined, values[1], 1, values, &result) != napi_ok) return NULL;
-  // Unless `take` has closed it: then the number may be held again, for another file.
-  if (ledger->leaving.fd == fd) let_go(ledger, fd);
+  // If `take` has closed the descriptor, the number may already be held again, for another file.
+  if (ledger->leaving.fd == fd) remove_from_ledger(ledger, fd);
   return result;
 }
 

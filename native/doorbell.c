@@ -1,6 +1,6 @@
-// What goes over the control socket after the handshake: rings, which wake a peer that sleeps in its event loop, are
-// zero bytes; and descriptors, each with a byte of value 1. An eventfd shared with the peer could be filled or made
-// blocking by it; a socket's end is ours alone, and MSG_DONTWAIT holds for this call whatever the peer does.
+// The control socket after the handshake. It carries rings, which are zero bytes that wake a peer asleep in its event
+// loop, and descriptors, each with a byte of value 1. A peer could fill an eventfd that it shares, or make it blocking.
+// One end of a socket belongs to this process alone, and MSG_DONTWAIT holds for a call whatever the peer does.
 
 #include "arguments.h"
 #include "descriptors.h"
@@ -16,20 +16,20 @@
 
 enum { RING = 0, DESCRIPTOR = 1 };
 
-// Room for one descriptor, aligned as the kernel wants it.
+// Room for one descriptor, with the alignment that the kernel requires.
 union control {
   struct cmsghdr header;
   char bytes[CMSG_SPACE(sizeof(int))];
 };
 
-// Never throws: -1 for what is no descriptor.
+// Never throws. Returns -1 if the value is not a descriptor.
 static int descriptor_or_none(napi_env env, napi_value value) {
   double number = -1;
   bool is_one = napi_get_value_double(env, value, &number) == napi_ok && number >= 0 && number <= INT_MAX;
   return is_one ? (int)number : -1;
 }
 
-// On the hot path of every wake-up: three Node-API calls, and nothing is thrown.
+// On the hot path of every wake-up: makes only three Node-API calls, and never throws.
 napi_value ring_doorbell(napi_env env, napi_callback_info info) {
   napi_value value, result;
   size_t count = 1;
@@ -54,11 +54,11 @@ napi_value send_descriptor(napi_env env, napi_callback_info info) {
   }
   if (fd >= 0 && descriptor >= 0) {
     char byte = DESCRIPTOR;
-    struct iovec fragment = {.iov_base = &byte, .iov_len = sizeof byte};
+    struct iovec iov = {.iov_base = &byte, .iov_len = sizeof byte};
     union control control;
     memset(&control, 0, sizeof control);
     struct msghdr message = {
-        .msg_iov = &fragment, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
     control.header.cmsg_level = SOL_SOCKET;
     control.header.cmsg_type = SCM_RIGHTS;
     control.header.cmsg_len = CMSG_LEN(sizeof descriptor);
@@ -77,39 +77,40 @@ struct cleared {
   uint32_t count;
 };
 
-// What one read brought. 0, VIOLATION or NO_ROOM; a descriptor that came is in `cleared` in any case.
+// Processes the result of one read. Returns 0, VIOLATION or NO_ROOM. A received descriptor is in `cleared` in any case.
 static int take(struct cleared *cleared, const unsigned char *bytes, size_t received, struct msghdr *message) {
   uint32_t came = 0;
   struct cmsghdr *header = CMSG_FIRSTHDR(message);
   if (header != NULL && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
-    // The control buffer has room for one, so it is one.
+    // There is exactly one, because the control buffer has no room for more.
     memcpy(&cleared->descriptors[cleared->count++], CMSG_DATA(header), sizeof(int));
     came = 1;
   }
-  // The kernel does not say why it dropped some. With none there although there was room for one, it could not install
-  // the first; otherwise there was a second.
+  // The kernel does not report why it dropped descriptors. If none came although there was room for one, it could not
+  // install the first one. Otherwise there was a second one.
   if (message->msg_flags & MSG_CTRUNC) return came == 0 ? NO_ROOM : VIOLATION;
   uint32_t announced = 0;
   for (size_t i = 0; i < received; i++) {
     if (bytes[i] > DESCRIPTOR) return VIOLATION;
     announced += bytes[i];
   }
-  // A read ends behind the bytes that descriptors were sent with, so two announcements never share one.
+  // A read ends after the bytes that descriptors were sent with, so a read never has two of them.
   if (announced != came) return VIOLATION;
   cleared->rings += (int)(received - announced);
   return 0;
 }
 
-// False with errno set if reading failed.
+// Returns false with errno set if reading failed.
 static bool clear(int fd, struct cleared *cleared) {
-  // Bounded: a peer that rings without pause only gets its turn of the loop, and the poll reports the rest.
+  // Bounded, so that a peer that rings all the time cannot block the loop. The poll reports remaining bytes again.
   for (int round = 0; round < ROUNDS_MAX; round++) {
     unsigned char bytes[ROUND_BYTES];
     union control control;
-    struct iovec fragment = {.iov_base = bytes, .iov_len = sizeof bytes};
-    // SUBTLE: not the buffer's size. That is rounded up and has room for a second descriptor, which nobody would close.
+    struct iovec iov = {.iov_base = bytes, .iov_len = sizeof bytes};
+    // SUBTLE: the length is not the buffer's size, which is rounded up. That would leave room for a second descriptor,
+    // which would never be closed.
     struct msghdr message = {
-        .msg_iov = &fragment, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = CMSG_LEN(sizeof(int))};
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = CMSG_LEN(sizeof(int))};
     ssize_t received = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (received < 0) {
       if (errno == EINTR) continue;
@@ -117,7 +118,7 @@ static bool clear(int fd, struct cleared *cleared) {
       if (errno != ECONNRESET) return false;
     }
     if (received <= 0) {
-      // What came before goes first; the poll reports the hang-up again.
+      // Bytes that came before are reported first. The poll reports the hang-up again.
       if (cleared->rings == 0 && cleared->count == 0) cleared->rings = HUNG_UP;
       return true;
     }
@@ -127,14 +128,14 @@ static bool clear(int fd, struct cleared *cleared) {
       cleared->rings = broken;
       return true;
     }
-    // A short read has emptied the socket, unless it ended at a descriptor. Should more have come meanwhile, the poll
-    // reports it.
+    // A short read has emptied the socket, unless it ended at a descriptor. If more bytes came meanwhile, the poll
+    // reports them.
     if (received < ROUND_BYTES && cleared->count == before) return true;
   }
   return true;
 }
 
-// Closes those that were not given to JavaScript yet, and takes the others back.
+// Closes all descriptors, after taking back the first `given` from JavaScript.
 static void close_cleared(napi_env env, const struct cleared *cleared, uint32_t given) {
   for (uint32_t i = 0; i < cleared->count; i++) {
     if (i < given) take_back_descriptor(env, cleared->descriptors[i]);
@@ -152,7 +153,7 @@ static napi_value append(napi_env env, napi_value list, const struct cleared *cl
     napi_value number = hand_out_descriptor(env, cleared->descriptors[i]);
     bool is_set = number != NULL && napi_set_element(env, list, length + i, number) == napi_ok;
     if (is_set) continue;
-    // One that could not be handed out is closed already.
+    // A descriptor that could not be handed out is closed already.
     struct cleared rest = *cleared;
     if (number == NULL) rest.descriptors[i] = rest.descriptors[--rest.count];
     close_cleared(env, &rest, number == NULL ? i : i + 1);

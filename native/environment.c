@@ -34,7 +34,7 @@ void call_from_loop(napi_env env, napi_async_context context, napi_value functio
                     const napi_value *arguments) {
   napi_value global, result, error;
   if (napi_get_global(env, &global) != napi_ok) return;
-  // Node-API would swallow what is thrown below a finaliser or a libuv callback.
+  // Node-API would ignore an exception that is thrown in a finaliser or a libuv callback.
   bool pending = false;
   if (napi_make_callback(env, context, global, function, count, arguments, &result) != napi_ok &&
       napi_is_exception_pending(env, &pending) == napi_ok && pending &&

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-// Long enough for the longest path (4096 bytes) and the words around it.
+// Long enough for the longest path (4096 bytes) and the text around it.
 enum { MESSAGE_BYTES = 4608 };
 
 struct error_text {
@@ -15,7 +15,7 @@ struct error_text {
   const char *text;
 };
 
-// An own table: strerrorname_np() needs glibc 2.32, and strerror() follows the locale and shares its buffer.
+// Our own table, because strerrorname_np() needs glibc 2.32, and strerror() follows the locale and shares a buffer.
 static const struct error_text ERROR_TEXTS[] = {
 #define E(name, text) {name, #name, text}
   E(EPERM, "Operation not permitted"),
@@ -99,11 +99,11 @@ static const struct error_text *text_of(int error) {
   return &UNKNOWN_ERROR;
 }
 
-// The limits that users meet, and where to lift them.
+// How to raise the limits that users run into.
 static const char *hint_for(int error, const char *syscall) {
   if (error == EMFILE) return "; raise the limit of open files (ulimit -n)";
   if (error == ENFILE) return "; raise the system's limit of open files (/proc/sys/fs/file-max)";
-  if (error == ETOOMANYREFS) return "; too many descriptors are on their way: raise the limit of open files (ulimit -n)";
+  if (error == ETOOMANYREFS) return "; too many descriptors are in flight: raise the limit of open files (ulimit -n)";
   if (error == ENOMEM && strcmp(syscall, "mmap") == 0) {
     return "; the process may have reached vm.max_map_count (see /proc/sys/vm/max_map_count)";
   }
@@ -133,7 +133,7 @@ static napi_value throw_error(napi_env env, int error, const char *syscall, cons
   return NULL;
 }
 
-// Appends to a message that may already be full; what does not fit is cut.
+// Appends to a message that may be full already. Text that does not fit is cut off.
 __attribute__((format(printf, 2, 3)))
 static void append(char *message, const char *format, ...) {
   size_t used = strlen(message);

@@ -1,8 +1,8 @@
-// Every function that JavaScript sees, by the file that owns it. Their contracts (units, errors, lifetimes) are written
-// once, at `interface Addon` in src/os/addon.ts.
+// All functions that JavaScript can call, by file. Their contracts (units, errors, lifetimes) are in `interface Addon`
+// in src/os/addon.ts.
 //
-// The rule of this folder: system calls only. Nothing here reads or writes a byte of a mapped segment, so the layout of
-// shared memory exists in one language.
+// The rule of this folder: system calls only. No code here reads or writes a byte of a mapped segment, so the layout of
+// shared memory is defined in one language.
 
 #pragma once
 

@@ -6,15 +6,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-// Enough for V8 and malloc to go on for a while; 0.2 % of the usual limit of 65530.
+// Enough for V8 and malloc to go on for a while. This is 0.2 % of the usual limit of 65530.
 enum { RESERVED_MAPPINGS = 128 };
 
-// The only mutable globals of the addon: the limit is the process's, so all its threads share one reserve.
+// The only mutable globals of the addon. The limit is per process, so all threads share one reserve.
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char *reserve = NULL;
 
-// One range whose pages are protected by turns one way and the other, so that the kernel cannot merge them into one
-// mapping. It takes no memory.
+// Maps a range whose pages have alternating protections, so that the kernel cannot merge them into one mapping. It
+// takes no memory.
 static char *take_reserve(size_t page_bytes) {
   const size_t byte_length = RESERVED_MAPPINGS * page_bytes;
   char *range = mmap(NULL, byte_length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -1,4 +1,4 @@
-// What a process needs from its host besides memory and sockets.
+// What a process needs from its host in addition to memory and sockets.
 
 #include "arguments.h"
 #include "descriptors.h"
@@ -36,27 +36,27 @@ napi_value lock_directory(napi_env env, napi_callback_info info) {
 napi_value yield_thread(napi_env env, napi_callback_info info) {
   (void)env;
   (void)info;
-  // On Linux it cannot fail.
+  // Cannot fail on Linux.
   sched_yield();
   return NULL;
 }
 
 napi_value current_cpu(napi_env env, napi_callback_info info) {
   (void)info;
-  // Fails only where the kernel has no such call; no CPU is ever number -1, so nothing is taken for shared then.
+  // Returns -1 if the kernel does not have the call. No CPU has that number, so no core seems to be shared then.
   return make_integer(env, sched_getcpu());
 }
 
 napi_value open_spare(napi_env env, napi_callback_info info) {
   (void)info;
-  // A descriptor of no use but to take a place in the table; "/" is there in every namespace, /dev/null is not.
+  // The descriptor only takes a place in the table. "/" exists in every namespace, but /dev/null does not.
   int fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return throw_system_error(env, errno, "open", "open a spare descriptor");
   return hand_out_descriptor(env, fd);
 }
 
-// The set, or NULL with errno; the caller frees it. Its size must be at least the kernel's, which is only found by
-// trying.
+// Returns the set, which the caller frees, or NULL with errno set. The set must be at least as large as the kernel's,
+// whose size can only be found by trying.
 static cpu_set_t *read_affinity(int *cpu_count, size_t *set_bytes) {
   enum { CPUS_MAX = 1 << 20 };
   for (*cpu_count = 1024; *cpu_count <= CPUS_MAX; *cpu_count *= 2) {

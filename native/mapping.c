@@ -1,10 +1,10 @@
-// Files mapped into this process, as external ArrayBuffers. How long a mapping lives is in backing.h.
+// Maps files into this process, as external ArrayBuffers. backing.h says how long a mapping lives.
 //
 //   address                 + byteLength              + mirrorByteLength
 //   |  the file, from byte 0 |  the file's last bytes  |
 //   |                        |  (the mirror)           |
 //
-// With a ring at the file's end, a frame that runs past the end goes on in the mirror: it is always contiguous.
+// With a ring at the file's end, a frame that passes the end continues in the mirror, so every frame is contiguous.
 
 #include "arguments.h"
 #include "backing.h"
@@ -20,7 +20,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// Values of the kernel's ABI that older headers lack.
+// Values of the kernel's ABI, which older headers lack.
 enum {
   ADD_SEALS = 1033,
   SEAL_SEAL = 0x1,
@@ -32,12 +32,12 @@ enum {
 // buffer.constants.MAX_LENGTH is 2^32 on Node 20.
 static const int64_t MAPPED_BYTES_MAX = UINT32_MAX;
 
-// By number: the C library's fstat, when compiled on a recent system, is newer than GLIBC_2.17.
+// Called by number, because the C library's fstat is newer than GLIBC_2.17 if compiled on a recent system.
 static int status_of(int fd, struct stat *status) { return (int)syscall(SYS_fstat, fd, status); }
 
-// Both parts, or MAP_FAILED with errno set and nothing left mapped.
+// Maps both parts. Returns MAP_FAILED, with errno set and nothing left mapped, if that fails.
 static void *map_with_mirror(int fd, size_t byte_length, size_t mirror_byte_length, int protection) {
-  // Reserve the whole range first, so that the second mapping's place is surely ours to map over.
+  // Reserve the whole range first, so that the place of the second mapping certainly belongs to us.
   size_t whole = byte_length + mirror_byte_length;
   char *address = mmap(NULL, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (address == MAP_FAILED) return MAP_FAILED;
@@ -139,7 +139,7 @@ napi_value map_private(napi_env env, napi_callback_info info) {
   return make_mapping_buffer(env, mapping, (size_t)byte_length);
 }
 
-// Maps the whole of a segment again where it is mapped already; the kernel does not let anything else in between.
+// Maps the whole segment again at the address where it is mapped. The kernel lets no other mapping in between.
 static bool map_over(const struct mapping *mapping, int fd, int flags) {
   return mmap(mapping->address, mapping->mapped_bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0) != MAP_FAILED;
 }
@@ -160,7 +160,7 @@ napi_value seal_region(napi_env env, napi_callback_info info) {
     return throw_type_error(env, "mapping is not of descriptor %d", fd);
   }
 
-  // The private mapping has the file's pages until the first store; our shared one would make the seal fail.
+  // The private mapping has the file's pages until the first store. The shared, writable one would make the seal fail.
   const char *failed = "mmap";
   bool replaced = hold_headroom() && map_over(mapping, fd, MAP_PRIVATE | MAP_NORESERVE);
   if (replaced) {
@@ -171,14 +171,14 @@ napi_value seal_region(napi_env env, napi_callback_info info) {
     }
   }
   int error = errno;
-  // Whichever it was, make it what it was. A failed mmap may have left a hole.
+  // Restore the shared mapping in any case: a failed mmap may have left a hole.
   bool restored = map_over(mapping, fd, MAP_SHARED);
   if (!restored) mapping->is_whole_segment = false;
   if (error == ENOMEM) give_headroom();
   return throw_system_error(env, error, failed, "seal descriptor %d against writing, with the mapping %s", fd,
                             restored   ? "as it was before"
                             : replaced ? "now a private copy"
-                                       : "lost: a touch is SIGSEGV");
+                                       : "lost, so that a touch raises SIGSEGV");
 }
 
 napi_value detach_mapping(napi_env env, napi_callback_info info) {

@@ -1,5 +1,5 @@
-// Bytes with descriptors over a connected Unix stream socket. Received descriptors belong to the caller from the moment
-// that receive_message returns; on every other way out they are closed here.
+// Sends and receives bytes with descriptors over a connected Unix stream socket. Received descriptors belong to the
+// caller if receive_message succeeds. If it fails, they are closed here.
 
 #include "arguments.h"
 #include "descriptors.h"
@@ -14,7 +14,7 @@
 
 enum { DESCRIPTORS_MAX = 16 };
 
-// The kernel wants control messages aligned as their header is.
+// The kernel requires control messages to have the alignment of their header.
 union control {
   struct cmsghdr header;
   char bytes[CMSG_SPACE(DESCRIPTORS_MAX * sizeof(int))];
@@ -49,18 +49,18 @@ napi_value send_message(napi_env env, napi_callback_info info) {
   size_t byte_length;
   int descriptors[DESCRIPTORS_MAX];
   uint32_t count;
-  // The bytes are read last: reading the list may run a getter, and that may detach them.
+  // The bytes are read last, because reading the list may run a getter that detaches them.
   if (!read_arguments(env, info, 3, values) || !read_descriptor(env, values[0], &fd) ||
       !read_descriptors(env, values[2], descriptors, &count) ||
       !read_bytes(env, values[1], "bytes", &bytes, &byte_length)) {
     return NULL;
   }
-  // A stream carries descriptors with a byte; without one the kernel would accept them and deliver nothing.
+  // On a stream, descriptors travel with a byte. Without a byte, the kernel would accept them and deliver nothing.
   if (byte_length == 0) return throw_range_error(env, "a message needs at least one byte");
 
-  struct iovec fragment = {.iov_base = bytes, .iov_len = byte_length};
+  struct iovec iov = {.iov_base = bytes, .iov_len = byte_length};
   union control control;
-  struct msghdr message = {.msg_iov = &fragment, .msg_iovlen = 1};
+  struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
   if (count > 0) {
     memset(&control, 0, sizeof control);
     message.msg_control = control.bytes;
@@ -85,7 +85,7 @@ static uint32_t take_descriptors(struct msghdr *message, int *descriptors) {
   uint32_t count = 0;
   for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header != NULL; header = CMSG_NXTHDR(message, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-    // Never more than DESCRIPTORS_MAX altogether: the control buffer has no room for more.
+    // At most DESCRIPTORS_MAX in total, because the control buffer has no room for more.
     size_t received = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
     memcpy(descriptors + count, CMSG_DATA(header), received * sizeof(int));
     count += (uint32_t)received;
@@ -124,13 +124,13 @@ napi_value receive_message(napi_env env, napi_callback_info info) {
       !read_bytes(env, values[1], "into", &into, &capacity)) {
     return NULL;
   }
-  // Into no room the kernel reads 0 bytes, which would pass for the peer's goodbye.
+  // Without room, the kernel would read 0 bytes, which would look as if the peer had closed.
   if (capacity == 0) return throw_range_error(env, "into must have room for at least one byte");
 
-  struct iovec fragment = {.iov_base = into, .iov_len = capacity};
+  struct iovec iov = {.iov_base = into, .iov_len = capacity};
   union control control;
   struct msghdr message = {
-      .msg_iov = &fragment, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+      .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
   ssize_t received;
   do {
     received = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
@@ -144,7 +144,7 @@ napi_value receive_message(napi_env env, napi_callback_info info) {
   uint32_t count = take_descriptors(&message, descriptors);
   if (message.msg_flags & MSG_CTRUNC) {
     close_all(descriptors, count);
-    // The kernel does not say why it dropped some. With room left in the control buffer, it could not install them.
+    // The kernel does not report why it dropped descriptors. If the control buffer had room, it could not install them.
     if (count < DESCRIPTORS_MAX) {
       return throw_system_error(env, EMFILE, "recvmsg", "receive descriptors on descriptor %d", fd);
     }

@@ -1,7 +1,7 @@
-// Shared files: created, sealed, inspected, and their pages committed and returned. Mapping is in mapping.c.
+// Creates, seals and inspects shared files, and commits and returns their pages. Mapping is in mapping.c.
 //
-// Some calls go through syscall(2), because the C library's names for them are newer than GLIBC_2.17: memfd_create
-// (2.27) and, when compiled on a recent system, fstat (2.33).
+// Some calls go through syscall(2), because the C library's functions for them are newer than GLIBC_2.17: memfd_create
+// (2.27) and, if compiled on a recent system, fstat (2.33).
 
 #include "arguments.h"
 #include "descriptors.h"
@@ -16,7 +16,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-// Values of the kernel's ABI; older headers lack some.
+// Values of the kernel's ABI, some of which older headers lack.
 enum {
   MEMFD_CLOEXEC = 0x1,
   MEMFD_ALLOW_SEALING = 0x2,
@@ -30,7 +30,7 @@ static const long HUGETLBFS = 0x958458f6;
 static int open_memfd(const char *name) {
   const unsigned int flags = MEMFD_CLOEXEC | MEMFD_ALLOW_SEALING;
   int fd = (int)syscall(SYS_memfd_create, name, flags | MEMFD_NOEXEC_SEAL);
-  // EINVAL is also the answer to a name that is too long; then the second try says so.
+  // A name that is too long is EINVAL too. Then the second attempt reports it.
   return fd < 0 && errno == EINVAL ? (int)syscall(SYS_memfd_create, name, flags) : fd;
 }
 
@@ -82,7 +82,7 @@ napi_value inspect_segment(napi_env env, napi_callback_info info) {
   int fd;
   if (!read_arguments(env, info, 1, &value) || !read_descriptor(env, value, &fd)) return NULL;
 
-  // Seals first: they only ever grow, so with SHRINK among them the length read afterwards is final.
+  // Seals are read first. They are never removed, so with SHRINK among them, the length read afterwards is final.
   int seals = fcntl(fd, GET_SEALS);
   if (seals < 0) {
     if (errno == EINVAL) {
@@ -95,7 +95,7 @@ napi_value inspect_segment(napi_env env, napi_callback_info info) {
   if (fstatfs(fd, &file_system) != 0) {
     return throw_system_error(env, errno, "fstatfs", "inspect descriptor %d", fd);
   }
-  // Its pages are of another size and may be missing at the first touch, which is SIGBUS.
+  // Pages of hugetlbfs have another size, and may be missing at the first touch, which raises SIGBUS.
   if (file_system.f_type == HUGETLBFS) {
     return throw_explained_error(env, EINVAL, "fstatfs", "inspect descriptor %d: hugetlbfs is refused", fd);
   }

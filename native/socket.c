@@ -1,4 +1,4 @@
-// The life of Unix stream sockets. All are non-blocking and close-on-exec from their first moment.
+// Creates, connects and closes Unix stream sockets. All are created non-blocking and close-on-exec.
 
 #include "arguments.h"
 #include "descriptors.h"
@@ -67,9 +67,10 @@ napi_value bind_socket(napi_env env, napi_callback_info info) {
   int fd = open_socket();
   if (fd < 0) return throw_system_error(env, errno, "socket", "bind to %s", address.sun_path);
 
-  // SUBTLE: never more open than asked for, not even for an instant. The bound file takes its mode from the socket's
-  // own, less the umask; but its group is the process's, whatever fchown says before. So it is born for its owner only,
-  // then gets its group, and last its mode. The umask itself cannot be used: it belongs to all threads.
+  // SUBTLE: the permissions must never be wider than requested, not even for an instant. The bound file takes its mode
+  // from the socket's own, less the umask; but its group is the process's, even after an fchown. So the file is created
+  // for its owner only, then it gets its group, and its mode last. The umask cannot be changed, because all threads
+  // share it.
   const char *failed = NULL;
   bool bound = false;
   if (fchmod(fd, (mode_t)mode & 0700) != 0) {
@@ -128,7 +129,7 @@ napi_value peer_credentials(napi_env env, napi_callback_info info) {
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_bytes) != 0) {
     return throw_system_error(env, errno, "getsockopt", "read the peer of descriptor %d", fd);
   }
-  // The kernel answers for a socket that has no peer too, with nobody's uid. That must not pass for an identity.
+  // For a socket without a peer, the kernel returns the uid -1, which must not be used as an identity.
   if (peer_bytes != sizeof peer || peer.uid == (uid_t)-1) {
     return throw_system_error(env, ENOTCONN, "getsockopt", "read the peer of descriptor %d", fd);
   }
@@ -164,11 +165,11 @@ napi_value close_descriptor(napi_env env, napi_callback_info info) {
   napi_value value;
   int fd;
   if (!read_arguments(env, info, 1, &value) || !read_descriptor(env, value, &fd)) return NULL;
-  // Also one that was closed before: its number may be another thread's file by now.
+  // This includes a descriptor that was closed before: its number may belong to another thread's file by now.
   if (!take_back_descriptor(env, fd)) {
     return throw_explained_error(env, EBADF, "close", "close descriptor %d: this thread does not hold it", fd);
   }
-  // Interrupted or not, Linux has closed it; a second close could hit a descriptor that another thread just got.
+  // Linux has closed it even if interrupted. A second close could hit a descriptor that another thread has just got.
   if (close(fd) != 0 && errno != EINTR) return throw_system_error(env, errno, "close", "close descriptor %d", fd);
   return NULL;
 }

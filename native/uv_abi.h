@@ -1,9 +1,8 @@
-// The few functions of libuv that watch.c needs. Node exports them to addons, but its headers are not in the package
-// that gives us Node-API's, so they are declared here. Names, argument types and the values below are part of
-// libuv 1.x's ABI, which has not changed for existing symbols since 1.0; every Node with Node-API 8 has libuv 1.x.
+// The functions of libuv that watch.c needs. Node exports them to addons, but the package with Node-API's headers does
+// not have libuv's, so they are declared here. Names, argument types and the values below are part of libuv 1.x's ABI,
+// which has not changed for existing symbols since 1.0. Every Node with Node-API 8 has libuv 1.x.
 //
-// Handles are opaque: their size depends on the version and the platform, so it is asked of uv_handle_size() at run
-// time.
+// Handles are opaque. Their size depends on version and platform, so uv_handle_size() is called at run time.
 
 #pragma once
 

@@ -1,5 +1,5 @@
-// Views: ArrayBuffers over a part of a mapping, each with a number (its token), and the listener that is told the token
-// when the view's backing store is gone. What that rests on is in backing.h.
+// Views: ArrayBuffers over a part of a mapping. Each has a number, its token. When the view's backing store is gone,
+// the listener is called with the token. backing.h says what this relies on.
 
 #include "arguments.h"
 #include "backing.h"
@@ -23,7 +23,7 @@ static void on_view_freed(napi_env env, void *data, void *hint) {
 
   struct environment *environment = environment_of(env);
   if (environment == NULL || environment->on_view_freed == NULL) return;
-  // The listener's own garbage goes with each call: many finalisers may run in one turn.
+  // A scope for each call frees the handles made in it, because many finalisers may run in one turn.
   napi_handle_scope scope;
   napi_value function, token;
   if (napi_open_handle_scope(env, &scope) != napi_ok) return;

@@ -1,4 +1,4 @@
-// Waiting in the kernel, for threads that have chosen to block: nothing of their environment runs meanwhile.
+// Waits in the kernel, for threads that have chosen to block. Nothing of their environment runs meanwhile.
 
 #include "arguments.h"
 #include "errors.h"
@@ -13,7 +13,7 @@ enum { READABLE = 1, HUNG_UP = 2 };
 
 static const long NANOS_PER_SECOND = 1000000000L;
 static const double MILLIS_PER_SECOND = 1e3, NANOS_PER_MILLI = 1e6;
-// 68 years: as good as for ever, and a time_t of any size holds it.
+// 68 years, which is practically for ever and fits into a time_t of any size.
 static const double TIMEOUT_MILLIS_MAX = 2147483647e3;
 
 static struct timespec after(struct timespec now, double milliseconds) {

@@ -1,11 +1,11 @@
-// Descriptors watched by the event loop of their environment.
+// Watches descriptors in the event loop of their environment.
 //
-// A watch has two owners: libuv, until the close callback, and the JavaScript handle, until that is collected. The last
-// of them frees it. A watch whose handle was collected goes on watching, as a timer does whose handle was dropped.
+// A watch has two owners: libuv, until the close callback, and the JavaScript handle, until it is collected. The last
+// one frees the watch. A watch whose handle was collected goes on watching, like a timer whose handle was dropped.
 //
-// When an environment ends (a worker returns or is terminated, the process exits), Node checks that its loop has no
-// open handles and aborts if it does. So all watches are closed by an asynchronous clean-up hook, which is finished
-// when libuv has let go of the last one. The hook also keeps `env`, and with it this file's state, alive until then.
+// When an environment ends (a worker returns or is terminated, the process exits), Node aborts if its loop still has
+// open handles. So an asynchronous clean-up hook closes all watches. The hook is finished when libuv has closed the
+// last one. Until then it also keeps `env`, and with it this file's state, alive.
 
 #include "arguments.h"
 #include "environment.h"
@@ -23,7 +23,7 @@ struct watch {
   napi_env env;
   napi_ref on_event;
   napi_async_context async_context;
-  bool for_writing;  // then it reports once
+  bool for_writing;  // such a watch reports once
   bool closing;
   int owners;
 };
@@ -37,7 +37,7 @@ struct watches {
   bool ending;
 };
 
-// Tells our handles from other wrapped objects. A random number, fixed.
+// Distinguishes our handles from other wrapped objects. A random but fixed number.
 static const napi_type_tag WATCH_TAG = {0x8d1e6f0b52c94a37ULL, 0xb0f34c7d9a5e2168ULL};
 
 static void end_watches(napi_async_cleanup_hook_handle hook, void *data);
@@ -51,7 +51,7 @@ bool set_up_watches(napi_env env) {
     throw_system_error(env, ENOMEM, "calloc", "load the addon");
     return false;
   }
-  environment->watches = all;  // which frees it
+  environment->watches = all;  // the environment frees it
   if (napi_get_uv_event_loop(env, &all->loop) != napi_ok) {
     throw_napi_failure(env, "napi_get_uv_event_loop");
     return false;
@@ -84,8 +84,8 @@ static void on_closed(uv_handle_t *handle) {
   finish_hook(all);
 }
 
-// After this no callback is called, and the descriptor may be closed: libuv takes it out of its epoll set at once. Only
-// the handle's memory has to wait for on_closed.
+// Afterwards no callback is called, and the descriptor may be closed: libuv removes it from its epoll set at once. Only
+// the handle's memory stays until on_closed.
 static void close_now(struct watch *watch) {
   if (watch->closing) return;
   watch->closing = true;
@@ -96,7 +96,7 @@ static void close_now(struct watch *watch) {
   }
   if (watch->next != NULL) watch->next->previous = watch->previous;
   uv_close((uv_handle_t *)watch->poll, on_closed);
-  // These two take only what is ours and cannot throw, so they are allowed while the environment ends.
+  // These two calls cannot throw and run no JavaScript, so they are allowed while the environment ends.
   napi_delete_reference(watch->env, watch->on_event);
   napi_async_destroy(watch->env, watch->async_context);
 }
@@ -115,7 +115,8 @@ static void on_handle_collected(napi_env env, void *data, void *hint) {
   disown(data);
 }
 
-// The JavaScript side of a watch: its callback, its async context, its handle. False if it threw, with nothing left.
+// Makes the JavaScript side of a watch: callback, async context and handle. Returns false, with nothing left, if it
+// fails.
 static bool attach_to_javascript(napi_env env, struct watch *watch, napi_value on_event, napi_value *handle) {
   napi_value name;
   if (napi_create_string_utf8(env, "isthmus.watch", NAPI_AUTO_LENGTH, &name) != napi_ok ||
@@ -155,7 +156,7 @@ static napi_value start_watch(napi_env env, napi_callback_info info, const char 
   *watch = (struct watch){.poll = poll, .all = all, .env = env, .for_writing = for_writing, .owners = 1};
 
   int failed = uv_poll_init(all->loop, poll, fd);
-  if (failed < 0) {  // nothing of it is in the loop then; libuv's errors are negative errnos
+  if (failed < 0) {  // then it is not in the loop; libuv's errors are negative errnos
     disown(watch);
     return throw_system_error(env, -failed, "epoll_ctl", "watch descriptor %d", fd);
   }
@@ -191,15 +192,16 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
   napi_handle_scope scope;
   napi_value on_event, arguments[2];
   if (napi_open_handle_scope(env, &scope) != napi_ok) return;
-  // Stopped before the call, so that the callback may watch the same descriptor again. Closed after it, since closing
-  // takes the callback's async context away.
+  // Stopped before the call, so that the callback may watch the same descriptor again. Closed after the call, because
+  // closing destroys the callback's async context.
   if (watch->for_writing) uv_poll_stop(poll);
   bool readable = status >= 0 && (events & UV_READABLE) != 0;
   bool hangup = status < 0 || (events & UV_DISCONNECT) != 0;
   if (napi_get_reference_value(env, watch->on_event, &on_event) == napi_ok &&
       napi_get_boolean(env, readable, &arguments[0]) == napi_ok &&
       napi_get_boolean(env, hangup, &arguments[1]) == napi_ok) {
-    // The callback may close the watch, but not free it: libuv owns it until on_closed, in a later phase of the loop.
+    // The callback may close the watch, but cannot free it: libuv owns it until on_closed, in a later phase of the
+    // loop.
     call_from_loop(env, watch->async_context, on_event, watch->for_writing ? 0 : 2, arguments);
   }
   if (watch->for_writing) close_now(watch);

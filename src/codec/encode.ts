@@ -1,6 +1,6 @@
 /**
- * Messages to wire bytes, straight into the target; only what does not come out right at once is measured before it is
- * written.
+ * Encodes messages to wire bytes, straight into the target. A message is measured first only if writing it without
+ * measuring did not work.
  */
 import type { BinaryWriteOptions, DescMessage, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { bytesHooks } from "./rope/bytes-hooks.js";
@@ -9,7 +9,7 @@ import type { Values } from "./wire/fields.js";
 import type { MessageType } from "./compile/message-type.js";
 import { messageType } from "./compile/message-type.js";
 import type { Rope, Span } from "./rope/rope.js";
-import { refuseView } from "./view/mark.js";
+import { refuseView } from "./wire/view-mark.js";
 import { W } from "./wire/write.js";
 
 export type EncodeOptions = Partial<BinaryWriteOptions>;
@@ -22,19 +22,19 @@ export interface RopeOptions extends EncodeOptions {
   readonly spanBytesMin?: number;
 }
 
-/** What is encoded: a message, or what `create` takes for one. */
+/** What can be encoded: a message, or what `create` accepts for one. */
 export type Encodable<D extends DescMessage> = MessageShape<D> | MessageInitShape<D>;
 
 /**
- * Measured (2-core VM, Node 20): encoding a value to a rope takes 0.3 µs as a span of any size; copied to the new
- * inline memory it takes 0.9 µs at 1 KiB, 2.3 µs at 4 KiB and 5.6 µs at 16 KiB. Whoever moves the rope pays for each
- * span once more (a fragment of its own, later a lease), so there have to be a few KiB in it.
+ * Measured (2-core VM, Node 20): encoding a value to a rope takes 0.3 µs as a span of any size; copied to new inline
+ * memory it takes 0.9 µs at 1 KiB, 2.3 µs at 4 KiB and 5.6 µs at 16 KiB. Sending the rope costs more for each span (a
+ * fragment of its own, later a lease), so a span has to have a few KiB.
  */
 export const SPAN_BYTES_MIN_DEFAULT = 4096;
 
-/** Largest message that protobuf allows, in bytes. */
+/** The largest message that protobuf allows, in bytes. */
 const MESSAGE_BYTES_MAX = 2 ** 31 - 1;
-/** Lengths of nested parts that are kept room for between messages. */
+/** The largest `W.memo` that is kept between messages. */
 const MEMO_SLOTS_KEPT = 1 << 16;
 const NO_SPANS: Span[] = [];
 const INLINE_SLAB_BYTES = 16384;
@@ -43,20 +43,20 @@ let inlineSlab = new Uint8Array(INLINE_SLAB_BYTES);
 let inlineUsed = 0;
 
 /**
- * Exact number of bytes of the message's wire form. @throws Error that names the field if a value is not of its field's
- * type
+ * The exact number of bytes of the message's wire form.
+ * @throws Error that names the field if a value is not of its field's type
  */
 export function sizeOf<D extends DescMessage>(schema: D, message: Encodable<D>, options?: EncodeOptions): number {
   return sizeOfType(messageType(schema), message as Values, options?.writeUnknownFields ?? true);
 }
 
 /**
- * Writes the message's wire bytes into `target` from `offset` on, and never at or past `limit`. They are those that
+ * Writes the message's wire bytes into `target` from `offset` on, and never at or past `limit`. They are the bytes that
  * protobuf-es's `toBinary` returns.
  *
- * @param message a message, or a plain object as `create` takes it
- * @returns the bytes written; or −1 − n if the message does not fit and needs n bytes. Bytes between `offset` and
- *   `limit` may have changed then.
+ * @param message a message, or a plain object that `create` accepts
+ * @returns the number of bytes written, or −1 − n if the message does not fit and needs n bytes; then bytes between
+ *   `offset` and `limit` may have changed
  * @throws RangeError if `offset` and `limit` are not within `target`
  * @throws Error that names the field if a value is not of its field's type, if a `bytes` value is a view of detached
  *   memory, or if a required field is missing
@@ -74,12 +74,13 @@ export function encodeInto<D extends DescMessage>(
   ) {
     throw new RangeError(`cannot write from ${offset} to ${limit} of ${target.length} bytes`);
   }
-  return encodeType(messageType(schema), message as Values, target, offset, limit, options?.writeUnknownFields ?? true);
+  const plan = { type: messageType(schema), writeUnknown: options?.writeUnknownFields ?? true, measures: true };
+  return encodeType(plan, message as Values, target, offset, limit);
 }
 
 /**
- * Encodes to a rope: large values stay where they are, the rest is written to new memory.
- * The spans are the message's own memory: neither may change while the rope is in use.
+ * Encodes to a rope: large values stay where they are, and the rest is written to new memory. The spans are the
+ * message's own memory, so do not change the message while the rope is in use.
  */
 export function encodeRope<D extends DescMessage>(schema: D, message: Encodable<D>, options?: RopeOptions): Rope {
   return ropeOfType(
@@ -90,8 +91,7 @@ export function encodeRope<D extends DescMessage>(schema: D, message: Encodable<
   );
 }
 
-/** For whoever has the type at hand already. */
-export function sizeOfType(type: MessageType, message: Values, writeUnknown: boolean): number {
+function sizeOfType(type: MessageType, message: Values, writeUnknown: boolean): number {
   const outer = enter(type, message, writeUnknown);
   try {
     return checkedLength(type.size(message));
@@ -100,22 +100,28 @@ export function sizeOfType(type: MessageType, message: Values, writeUnknown: boo
   }
 }
 
-/** Like `encodeInto`, without its checks. @param measures if not, −1 is returned for what seems not to fit */
+/** How messages of a type are encoded. One object for many messages. */
+export interface EncodePlan {
+  readonly type: MessageType;
+  readonly writeUnknown: boolean;
+  /** Whether a message that seems not to fit is measured. If not, −1 is returned for it. */
+  readonly measures: boolean;
+}
+
+/** Like `encodeInto`, without its checks. */
 export function encodeType(
-  type: MessageType,
+  { type, writeUnknown, measures }: EncodePlan,
   message: Values,
   target: Uint8Array,
   offset: number,
   limit: number,
-  writeUnknown: boolean,
-  measures = true,
 ): number {
   const outer = enter(type, message, writeUnknown);
   try {
     let end = type.write(message, target, offset, limit);
     if (end >= 0) return end - offset;
     if (!measures) return -1;
-    // Too large; or it only seemed so, as a length was expected to take more bytes than it does.
+    // The message is too large, or only seemed so because a length was expected to take more bytes than it does.
     W.sized = false;
     beginPart();
     const byteLength = checkedLength(type.size(message));
@@ -152,8 +158,8 @@ export function ropeOfType(type: MessageType, message: Values, writeUnknown: boo
 }
 
 /**
- * Small ones share memory: making an ArrayBuffer can start a collection of V8's young generation when a large one, such
- * as a leased payload's, was made just before.
+ * Memory for an inline part. Small ones share an ArrayBuffer: making one can start a collection of V8's young
+ * generation if a large one, such as that of a leased payload, was made just before.
  */
 function newInline(byteLength: number): Uint8Array {
   if (byteLength > INLINE_SHARE_MAX) return new Uint8Array(byteLength);
@@ -166,7 +172,7 @@ function newInline(byteLength: number): Uint8Array {
   return inlineSlab.subarray(from, inlineUsed);
 }
 
-/** Starts an encoding, which may be one within another: a getter of a message may encode one of its own. */
+/** Starts an encoding. It may be within another one, because a getter of a message may encode another message. */
 function enter(type: MessageType, message: Values, writeUnknown: boolean): typeof W | undefined {
   const isMessage = message.$typeName === type.desc.typeName;
   if (!isMessage) refuseView(message);
@@ -179,13 +185,13 @@ function enter(type: MessageType, message: Values, writeUnknown: boolean): typeo
   W.spanBytes = 0;
   W.next = W.top;
   W.keysNext = W.keysTop;
-  // Asked for this encoding only, and not for those that getters start within it.
+  // Only for this encoding, and not for those that getters start within it.
   W.tracking = bytesHooks.tracking;
   bytesHooks.tracking = false;
   return outer;
 }
 
-/** Ends an encoding. What the one around it had in memory that has grown since is still there. */
+/** Ends an encoding. `W.memo` stays even if it has grown meanwhile: it still has the lengths of the outer encoding. */
 function leave(outer: typeof W | undefined): void {
   bytesHooks.tracking = W.tracking;
   if (outer !== undefined) {

@@ -1,13 +1,12 @@
 /**
- * The typed door to the native addon, and the only module that loads it. The addon makes system calls and nothing else;
- * what the bytes of a segment mean is decided above this folder.
+ * The typed interface to the native addon, and the only module that loads it. The addon makes system calls and nothing
+ * else; the code above this folder decides what the bytes of a segment mean.
  *
- * Invariants: descriptors are plain numbers and belong to the thread that got them from here, until `closeDescriptor`
- * or `handOverDescriptor`; what is left of them is closed when the thread ends, and nothing else is. All sizes and
- * offsets are bytes; a failed system call throws a `SystemError`; an argument that makes no sense throws a TypeError or
- * RangeError.
+ * Invariants: descriptors are plain numbers. A descriptor belongs to the thread that got it from here, until
+ * `closeDescriptor` or `handOverDescriptor`. When a thread ends, its remaining descriptors are closed, and no others.
+ * All sizes and offsets are in bytes. A failed system call throws a `SystemError`; an invalid argument throws a
+ * TypeError or RangeError.
  */
-
 import { types } from "node:util";
 import { createRequire } from "node:module";
 import { existsSync } from "node:fs";
@@ -15,11 +14,11 @@ import { fileURLToPath } from "node:url";
 import { otherRuntime } from "./runtime.js";
 
 /**
- * Seals of a segment, to be or-ed: once added, none is ever removed.
+ * Seals of a segment, which can be or-ed. A seal is never removed.
  *
- * `SEAL`: no further seals · `SHRINK`, `GROW`: the length stays · `WRITE`: nobody writes, and it cannot be added while
- * a writable mapping exists · `FUTURE_WRITE`: writable mappings that exist keep writing, new ones and `write` are
- * refused.
+ * `SEAL`: no further seals · `SHRINK`, `GROW`: the length cannot change · `WRITE`: no process can write; it cannot be
+ * added while a writable mapping exists · `FUTURE_WRITE`: existing writable mappings stay writable, but new ones and
+ * `write` are refused.
  */
 export const SEALS = {
   SEAL: 0x01,
@@ -29,34 +28,34 @@ export const SEALS = {
   FUTURE_WRITE: 0x10,
 } as const;
 
-/** Most descriptors that one message can carry. */
+/** The most descriptors that one message can carry. */
 export const MESSAGE_DESCRIPTORS_MAX = 16;
 
 declare const watchHandle: unique symbol;
 
-/** A watched descriptor; opaque. Dropping it does not end the watch, `closeWatch` does. */
+/** A watched descriptor; opaque. Only `closeWatch` ends the watch, and not dropping this handle. */
 export interface WatchHandle {
   readonly [watchHandle]: never;
 }
 
 export interface SegmentInfo {
-  /** Or-ed `SEALS`; kernels may add others, so compare with a mask. */
+  /** Or-ed `SEALS`. Kernels may add other bits, so compare with a mask. */
   seals: number;
   /** Final only if `seals` has `SHRINK` and `GROW`. */
   byteLength: number;
-  /** Memory that the kernel has taken for it, whole pages. At least `byteLength`: fully committed, not sparse. */
+  /** Memory that the kernel has allocated for it, in whole pages. At least `byteLength` means that it is not sparse. */
   allocatedBytes: number;
 }
 
 export interface ReceivedMessage {
-  /** Bytes read; 0: the peer closed; -1: nothing is there. */
+  /** Bytes read; 0: the peer closed; -1: there is nothing to read. */
   byteLength: number;
-  /** Close-on-exec, the caller's to close. */
+  /** They are close-on-exec, and the caller has to close them. */
   descriptors: number[];
 }
 
 export interface PeerCredentials {
-  /** As it was when the peer connected or listened; 0 if the peer's process is not visible from this pid namespace. */
+  /** The pid when the peer connected or listened; 0 if the peer's process is not visible from this pid namespace. */
   pid: number;
   /** 65534 (the overflow uid) if the peer's user has no number in this user namespace. */
   uid: number;
@@ -65,272 +64,281 @@ export interface PeerCredentials {
 
 export interface Addon {
   /**
-   * A new segment of `byteLength` zero bytes: a memfd of mode 0600, close-on-exec, not executable where the kernel
-   * knows that. No memory is taken until pages are touched or committed. `name` (at most 249 bytes) only shows in
-   * /proc.
+   * Creates a segment of `byteLength` zero bytes: a memfd of mode 0600, close-on-exec, and not executable if the kernel
+   * supports that. No memory is allocated until pages are touched or committed. `name` (at most 249 bytes) only shows
+   * in /proc.
    */
   createSegment(name: string, byteLength: number): number;
 
-  /** Adds seals. EPERM if it is sealed with `SEAL`; EBUSY for `WRITE` while a writable mapping exists. */
+  /** Adds seals. EPERM: it is sealed with `SEAL`. EBUSY: `WRITE` while a writable mapping exists. */
   sealSegment(fd: number, seals: number): void;
 
   /**
-   * Seals, then length and memory. EINVAL if it is no memfd, or lies on hugetlbfs (a touch there may be SIGBUS).
-   * A peer's segment must be inspected, and have `SHRINK`, before it is mapped.
+   * Returns seals, length and memory. EINVAL: it is not a memfd, or is on hugetlbfs, where a touch may raise SIGBUS.
+   * Before a peer's segment is mapped, it must be inspected and have `SHRINK`.
    */
   inspectSegment(fd: number): SegmentInfo;
 
   /**
-   * Maps bytes [0, byteLength) of the segment and, right behind them, its last `mirrorByteLength` bytes (up to
-   * `byteLength`) once more; 0 means no mirror. Both are multiples of `pageSize()`, together below 4 GiB.
+   * Maps bytes [0, byteLength) of the segment and, directly after them, its last `mirrorByteLength` bytes (up to
+   * `byteLength`) again; 0 means no mirror. Both are multiples of `pageSize()`, and together below 4 GiB.
    *
-   * The mapping ends when the last backing store over any part of it goes, views included: when the ArrayBuffers (or
-   * what `transfer()` made of them) are collected or detached, in a later turn of the event loop, and at the latest
-   * with the environment. Closing `fd` does not end it. A worker that ends takes its mappings away also from other
-   * threads: what user code sees of one is kept from them (see `keepInThread`).
+   * The mapping ends when no backing store over any part of it is left, views included. That is in a later turn of the
+   * event loop after the ArrayBuffers, and those that `transfer()` made of them, were collected or detached, and at the
+   * latest when the environment ends. Closing `fd` does not end it. When a worker ends, its mappings disappear for
+   * other threads too, so buffers that user code sees must stay in their thread (see `keepInThread`).
    *
-   * TRAPS: a store through a mapping with `writable: false` is SIGSEGV; a touch beyond the file's end is SIGBUS.
+   * TRAPS: a store through a mapping with `writable: false` raises SIGSEGV; a touch beyond the file's end raises
+   * SIGBUS.
    *
-   * EPERM: writable, but sealed `WRITE` or `FUTURE_WRITE`. ENOMEM: the message names vm.max_map_count (a mapping counts
-   * once, with a mirror twice; the process lives on). `ERR_NO_EXTERNAL_BUFFERS`: the runtime allows no foreign memory.
+   * EPERM: writable, but sealed `WRITE` or `FUTURE_WRITE`. ENOMEM: the message names vm.max_map_count, of which a
+   * mapping takes one, or two with a mirror; the process survives. `ERR_NO_EXTERNAL_BUFFERS`: the runtime allows no
+   * foreign memory.
    */
   mapSegment(fd: number, byteLength: number, mirrorByteLength: number, writable: boolean): ArrayBuffer;
 
   /**
-   * A new ArrayBuffer over bytes [offset, offset + byteLength) of a buffer made by `mapSegment` or `mapPrivate`; the
-   * bytes are shared, not copied. It has a life of its own: the buffer that it was made from may be detached before it,
-   * and the memory stays mapped until both are gone. `byteLength` is at least 1. `offset` may be any number: whether a
-   * typed array of larger elements is aligned in it is the caller's matter.
+   * Creates an ArrayBuffer over bytes [offset, offset + byteLength) of a buffer made by `mapSegment` or `mapPrivate`.
+   * The bytes are shared, not copied. The buffer that it was made from may be detached before it, and the memory stays
+   * mapped until both are gone. `byteLength` is at least 1. `offset` may be any number, so the caller has to care for
+   * the alignment of typed arrays with larger elements. Takes about 1 microsecond.
    *
-   * `token`, a whole number from 0 to 2^53 - 1, is what the listener set by `onViewFreed` is called with when the
-   * view's backing store is gone. Tokens need not be unique. About 1 microsecond.
+   * When the view's backing store is gone, the listener set by `onViewFreed` is called with `token`, a whole number
+   * from 0 to 2^53 - 1. Tokens need not be unique.
    *
-   * TypeError: not such a buffer (a view that does not start with its mapping is none either), or detached. RangeError:
-   * not in the buffer.
+   * TypeError: the buffer is detached, or is not such a buffer; a view that does not start where its mapping starts is
+   * not one either. RangeError: the bytes are not in the buffer.
    *
-   * V8 counts the view's length as external memory for as long as it lives. SUBTLE: it allows 64 MiB of growth between
-   * two collections, so from 64 MiB on each new view drives a collection forward: 0.1 to 0.5 ms with a small heap, more
-   * with a large one. Moving a view on with `transfer()`, where there is one, is not counted anew.
+   * V8 counts the view's length as external memory as long as the view lives. SUBTLE: V8 allows 64 MiB of growth
+   * between two collections, so from 64 MiB on, each new view causes a step of a collection: 0.1 to 0.5 ms with a small
+   * heap, more with a large one. Moving a view with `transfer()` does not count it again.
    */
   viewMapping(mapping: ArrayBuffer, offset: number, byteLength: number, token: number): ArrayBuffer;
 
   /**
-   * Sets the listener of this thread, in place of the one before. It is called with a view's token once the view's
-   * backing store is gone: the ArrayBuffer, or what `transfer()` made of it, was collected or detached. Nothing of the
-   * view can be read by JavaScript any more then.
+   * Sets the listener of this thread, replacing the previous one. It is called with a view's token when the view's
+   * backing store is gone: the ArrayBuffer, or the one that `transfer()` made of it, was collected or detached. Then
+   * JavaScript cannot read the view's memory any more.
    *
-   * It is called from the event loop, in a later turn, in the async context of this call; what it throws is an uncaught
-   * exception. Waiting for it does not keep the event loop alive, and it is not called when the environment ends.
+   * The listener is called from the event loop, in a later turn, in the async context of this call. An error that it
+   * throws is an uncaught exception. It does not keep the event loop alive, and is not called when the environment
+   * ends.
    */
   onViewFreed(listener: (token: number) => void): void;
 
   /**
    * Maps bytes [offset, offset + byteLength) of a regular file or a memfd, copy-on-write: the buffer can be written,
-   * the file never changes through it. `offset` may be any number; `byteLength` is at least 1 and below 4 GiB. Lives as
-   * a mapping of `mapSegment` does.
+   * and the file does not change. `offset` may be any number; `byteLength` is at least 1 and below 4 GiB. The mapping
+   * ends as described for `mapSegment`.
    *
-   * TRAPS: a page that was not written yet shows what others write to the file, and if they truncate it, a touch beyond
-   * its end is SIGBUS. A page that was written takes memory; being out of it then is not an error but the kernel's OOM
-   * killer. A touch of a memfd's hole takes memory for the memfd too.
+   * TRAPS: a page that was not written yet shows what other processes write to the file. If they truncate the file, a
+   * touch beyond its end raises SIGBUS. Writing a page allocates memory; if there is none, the kernel's OOM killer
+   * acts, and no error is thrown. Touching a hole of a memfd allocates memory for the memfd too.
    *
-   * EINVAL: the range reaches past the end of the file, or it is no regular file. EACCES: not open for reading. ENOMEM
-   * as for `mapSegment`.
+   * EINVAL: the range reaches past the end of the file, or it is not a regular file. EACCES: it is not open for
+   * reading. ENOMEM as for `mapSegment`.
    */
   mapPrivate(fd: number, offset: number, byteLength: number): ArrayBuffer;
 
   /**
-   * Seals the memfd `fd` for good (`WRITE`, `SHRINK`, `GROW`, `SEAL`) although it is mapped for writing by `mapping`,
-   * which `mapSegment` made of the whole of it, without mirror. `mapping` and its views stay where they are, with the
-   * bytes that they have, and become a private copy-on-write mapping: what is stored from then on is seen by nobody
-   * else.
+   * Seals the memfd `fd` permanently (`WRITE`, `SHRINK`, `GROW`, `SEAL`) although `mapping` maps it for writing.
+   * `mapping` is one that `mapSegment` made of the whole memfd, without a mirror. It and its views stay where they are,
+   * with their bytes, and become a private copy-on-write mapping: later stores are not visible to other processes.
    *
-   * If it throws, `mapping` is the shared, writable mapping that it was before, and `fd` is not sealed; should not even
-   * that be possible, the message says what the mapping is instead. EBUSY: somebody else maps it for writing, or the
-   * kernel itself still holds pages of it. EPERM: sealed with `SEAL` already. TypeError: not such a mapping, or of
-   * another file.
+   * If this throws, `mapping` is still the shared, writable mapping that it was before, and `fd` is not sealed. If even
+   * that cannot be restored, the message says what the mapping is instead. EBUSY: another mapping for writing exists,
+   * or the kernel still holds pages of it. EPERM: it is sealed with `SEAL` already. TypeError: not such a mapping, or
+   * one of another file.
    */
   sealRegion(fd: number, mapping: ArrayBuffer): void;
 
   /**
    * Detaches the buffer: all views on it become empty, and its memory is unmapped in a later turn of the event loop.
-   * Does nothing if it is detached already. Works on any ArrayBuffer.
-   * SUBTLE: a loop that maps and detaches without a turn of the event loop piles up mappings, up to vm.max_map_count.
+   * Does nothing if it is detached already. Works on any ArrayBuffer. SUBTLE: a loop that maps and detaches without a
+   * turn of the event loop accumulates mappings, up to vm.max_map_count.
    */
   detachMapping(buffer: ArrayBuffer): void;
 
   /**
-   * Takes memory for a range now, so that a touch cannot fail later. Contents stay. Slow for much at once: 100 to 150
-   * microseconds per MiB. ENOSPC or ENOMEM: shared memory is exhausted; EPERM: beyond the end of a segment sealed
-   * `GROW`. SUBTLE: beyond the cgroup's limit the kernel may kill the process and not fail the call; look at the limit
+   * Allocates memory for a range now, so that a later touch cannot fail. The contents stay. Takes 100 to 150
+   * microseconds per MiB. ENOSPC or ENOMEM: shared memory is exhausted. EPERM: beyond the end of a segment sealed
+   * `GROW`. SUBTLE: beyond the cgroup's limit the kernel may kill the process and not fail the call, so check the limit
    * first.
    */
   commitPages(fd: number, offset: number, byteLength: number): void;
 
   /**
-   * Gives the memory of a range back; it reads as zeros afterwards. Partial pages at the ends are zeroed and kept.
-   * EPERM: sealed `WRITE` or `FUTURE_WRITE`.
+   * Returns the memory of a range to the kernel; the range reads as zeros afterwards. Partial pages at the ends are
+   * zeroed and kept. EPERM: sealed `WRITE` or `FUTURE_WRITE`.
    */
   returnPages(fd: number, offset: number, byteLength: number): void;
 
-  /** Bytes of a page of memory. */
+  /** The size of a memory page. */
   pageSize(): number;
 
   /**
-   * A connected Unix stream socket. EAGAIN: the listener's backlog is full, try again later. ENOENT, ECONNREFUSED:
-   * nobody listens. ENAMETOOLONG: more than 107 bytes of UTF-8. EINVAL: empty, or with a NUL.
+   * Connects a Unix stream socket. EAGAIN: the listener's backlog is full, so try again later. ENOENT, ECONNREFUSED: no
+   * process listens. ENAMETOOLONG: the path has more than 107 bytes of UTF-8. EINVAL: the path is empty, or has a NUL.
    */
   connectSocket(path: string): number;
 
   /**
-   * A socket bound to `path`, which gets `mode` (0–0777, whatever the umask) and, unless `gid` is -1, the group `gid`.
-   * It is at no moment more open than that. The caller unlinks the path in the end; if this throws, it is unlinked
-   * already, except for EADDRINUSE: then it is another's. The path's folder must not be writable by users that are not
-   * trusted.
+   * Binds a socket to `path`, which gets `mode` (0–0777, regardless of the umask) and, unless `gid` is -1, the group
+   * `gid`. Its permissions are never wider than that, not even for a moment. The caller unlinks the path in the end. If
+   * this throws, the path is unlinked already, except with EADDRINUSE: then it belongs to another socket. The folder of
+   * the path must not be writable by untrusted users.
    */
   bindSocket(path: string, mode: number, gid: number): number;
 
-  /** Lets a bound socket accept connections; `backlog` may wait (the kernel caps it at net.core.somaxconn). */
+  /** Lets a bound socket accept connections. Up to `backlog` wait; the kernel caps it at net.core.somaxconn. */
   listenSocket(fd: number, backlog: number): void;
 
   /**
-   * The next waiting connection, or -1. EMFILE: out of descriptors; the connection goes on waiting, so a watch on the
-   * listener reports it again at once: pause before the next try.
+   * Accepts the next waiting connection; -1 if there is none. EMFILE: out of descriptors. The connection goes on
+   * waiting, and a watch on the listener reports it again at once, so pause before the next attempt.
    */
   acceptSocket(fd: number): number;
 
   /**
-   * Sends without waiting; the bytes taken, which may be fewer than given, or -1 if the peer's buffer is full. At least
-   * one byte; at most 16 descriptors. The descriptors go with the first byte: send what remains without them. The
-   * kernel holds copies of them, so the caller's may be closed at once. EPIPE: the peer has gone.
+   * Sends at least one byte and at most 16 descriptors, without waiting. Returns the number of bytes taken, which may
+   * be fewer than given, or -1 if the peer's buffer is full. The descriptors go with the first byte, so send the
+   * remaining bytes without them. The kernel holds copies of them, so the caller may close its own at once. EPIPE: the
+   * peer has gone.
    */
   sendMessage(fd: number, bytes: Uint8Array, descriptors: readonly number[]): number;
 
   /**
-   * Reads what is there into `into` (at least one byte long), up to its length, and the descriptors with it. One read
-   * never joins the descriptors of two messages. EMSGSIZE: more than 16 descriptors came; EMFILE: they could not be
-   * taken for want of room in this process's table; after either, all that came are closed and the bytes are lost, so
-   * the connection has to end. ECONNRESET: the peer closed without reading everything.
+   * Reads available bytes into `into` (at least one byte long), and the descriptors that came with them. One read never
+   * joins the descriptors of two messages. EMSGSIZE: more than 16 descriptors came. EMFILE: this process's table had no
+   * room for them. After either, all descriptors of the read are closed and the bytes are lost, so the connection has
+   * to end. ECONNRESET: the peer closed without reading everything.
    */
   receiveMessage(fd: number, into: Uint8Array): ReceivedMessage;
 
-  /** Who was at the other end when the connection was made. ENOTCONN if there is none. */
+  /** The process at the other end when the connection was made. ENOTCONN: there is no connection. */
   peerCredentials(fd: number): PeerCredentials;
 
   /**
-   * Sends one zero byte. Never throws, never waits: 0, or a negative errno. -EAGAIN (-11): the peer's buffer is full,
-   * so it is going to wake anyway; -EPIPE (-32), -ECONNRESET (-104): it has gone.
+   * Sends one zero byte. Never throws and never waits. Returns 0 or a negative errno. -EAGAIN (-11): the peer's buffer
+   * is full, so it will wake anyway. -EPIPE (-32), -ECONNRESET (-104): the peer has gone.
    */
   ringDoorbell(fd: number): number;
 
   /**
-   * Takes the bytes that are there, at most 4096, and returns how many were rings, that is zero. A byte of value 1
-   * brings one descriptor, which is appended to `descriptors`: close-on-exec, the caller's to close. At most 16 come in
-   * one call. What remains in the socket is reported again by its watch.
+   * Reads available bytes, at most 4096, and returns how many were rings, which are zeros. A byte of value 1 comes with
+   * one descriptor, which is appended to `descriptors`. It is close-on-exec, and the caller has to close it. At most 16
+   * come in one call. The socket's watch reports remaining bytes again.
    *
    * -1: the peer hung up and there are no more bytes.
-   * -2: a violation: another byte, a 1 without a descriptor, a descriptor without a 1, or more than one with it.
-   * -3: a descriptor came and could not be taken, mostly for want of room in this process's table. It is lost, so the
-   * connection has to end. With -2 and -3 all descriptors of the call are closed and none is appended.
+   * -2: a violation: another byte, a 1 without a descriptor, a descriptor without a 1, or more than one with a 1.
+   * -3: a descriptor came and could not be taken, usually because this process's table has no room. It is lost, so the
+   * connection has to end. With -2 and -3, all descriptors of the call are closed and none is appended.
    */
   clearDoorbell(fd: number, descriptors: number[]): number;
 
   /**
-   * Sends one byte of value 1 with `descriptor`. Never throws, never waits: 0, or a negative errno. -EAGAIN (-11): the
-   * peer's buffer is full, try later; -ETOOMANYREFS (-109): too many descriptors are on their way; -EPIPE (-32): the
-   * peer has gone. The kernel holds a copy, so the caller's may be closed at once.
+   * Sends one byte of value 1 with `descriptor`. Never throws and never waits. Returns 0 or a negative errno. -EAGAIN
+   * (-11): the peer's buffer is full, so try later. -ETOOMANYREFS (-109): too many descriptors are in flight. -EPIPE
+   * (-32): the peer has gone. The kernel holds a copy, so the caller may close its own at once.
    */
   sendDescriptor(socket: number, descriptor: number): number;
 
   /**
-   * Sends up to `byteLength` bytes (at least 1) of a regular file or memfd from `offset` on, without bringing them into
-   * this process. The bytes sent, often fewer; 0: `offset` is at the file's end or past it; -1: the socket's buffer is
-   * full. The file's own position is neither used nor moved. Never waits for the socket, which must be O_NONBLOCK (as
-   * all of Node's and of this addon are; else EINVAL), but may wait for the file's disk. Never raises SIGPIPE.
+   * Sends up to `byteLength` bytes (at least 1) of a regular file or memfd from `offset` on, without reading them into
+   * this process. Returns the number of bytes sent, often fewer; 0: `offset` is at or past the file's end; -1: the
+   * socket's buffer is full. The file's own position is neither used nor moved. Never waits for the socket, which must
+   * be O_NONBLOCK, as all sockets of Node and of this addon are (EINVAL otherwise). May wait for the file's disk. Never
+   * raises SIGPIPE.
    *
    * EPIPE, ECONNRESET: the peer has gone. ESPIPE: `file` is a pipe or a socket.
    */
   sendFile(socket: number, file: number, offset: number, byteLength: number): number;
 
-  /** Ends both directions; the peer sees a hang-up. Fine if it is not connected. */
+  /** Shuts down both directions; the peer sees a hang-up. Does nothing if the socket is not connected. */
   shutdownSocket(fd: number): void;
 
   /**
-   * Another descriptor for the same open file: close-on-exec, the caller's to close. An event loop watches a descriptor
-   * only once; what Node watches already is watched through a duplicate. EMFILE.
+   * Creates another descriptor for the same open file. It is close-on-exec, and the caller has to close it. An event
+   * loop can watch a descriptor only once, so watch one that Node watches already through a duplicate. EMFILE.
    */
   duplicateDescriptor(fd: number): number;
 
   /**
-   * Closes a descriptor that this thread got from here. EBADF: it did not, or it has closed or handed over the
-   * descriptor already. The number may be another's then, so nothing is closed.
+   * Closes a descriptor that this thread got from here. EBADF: this thread did not get it from here, or has closed or
+   * handed it over already. The number may belong to another file by then, so nothing is closed.
    */
   closeDescriptor(fd: number): void;
 
   /**
-   * Calls `take` with a descriptor that this thread got from here, to give it to Node (as `new Socket({ fd })` does);
-   * returns what `take` returns. From then on Node closes it, and nothing here does. If `take` throws, it must not have
-   * taken the descriptor: that stays the caller's. EBADF as for `closeDescriptor`.
+   * Calls `take` with a descriptor that this thread got from here, to give it to Node, as with `new Socket({ fd })`,
+   * and returns the result of `take`. From then on only Node closes the descriptor. If `take` throws, it must not have
+   * taken the descriptor, which then still belongs to the caller. EBADF as for `closeDescriptor`.
    */
   handOverDescriptor<T>(fd: number, take: (fd: number) => T): T;
 
   /**
-   * Calls `onEvent` from the event loop whenever `fd` is readable (or, on a listener, a connection waits) or the peer
-   * hung up; again and again, for as long as that is so. With `hangup`, there may still be bytes to read. Errors of the
-   * polling itself come as (false, true), once.
+   * Calls `onEvent` from the event loop whenever `fd` is readable (on a listener: a connection waits) or the peer hung
+   * up, repeatedly as long as that is so. With `hangup`, there may still be bytes to read. An error of the polling
+   * itself is reported as (false, true), once.
    *
-   * `onEvent` runs in the async context of this call of `watch`; `process.nextTick` and promise callbacks run after it;
-   * what it throws is an uncaught exception. A watch keeps the event loop alive until `unrefWatch` or `closeWatch`.
+   * `onEvent` runs in the async context of this call of `watch`. `process.nextTick` and promise callbacks run after it.
+   * An error that it throws is an uncaught exception. A watch keeps the event loop alive until `unrefWatch` or
+   * `closeWatch`.
    *
-   * EEXIST: this event loop watches `fd` already. EPERM: not something that can be polled, such as a file.
+   * EEXIST: this event loop watches `fd` already. EPERM: `fd` cannot be polled, for example because it is a file.
    */
   watch(fd: number, onEvent: (readable: boolean, hangup: boolean) => void): WatchHandle;
 
   /**
-   * Calls `onWritable` from the event loop once, when the socket can take bytes, or has failed so that sending says
-   * why; then the watch is closed. Everything else as for `watch`, EEXIST too: `fd` cannot be watched both ways, but a
-   * duplicate can. `onWritable` may watch `fd` anew.
+   * Calls `onWritable` from the event loop once, when the socket can take bytes, or has failed, in which case sending
+   * reports why. Then the watch is closed. Everything else is as for `watch`, including EEXIST: to watch both ways, use
+   * a duplicate of `fd`. `onWritable` may watch `fd` again.
    */
   watchWritable(fd: number, onWritable: () => void): WatchHandle;
 
-  /** The watch keeps the event loop alive. Nothing happens if it is so or the watch is closed. */
+  /** Lets the watch keep the event loop alive. Does nothing if it does so already, or is closed. */
   refWatch(handle: WatchHandle): void;
 
-  /** The event loop may end although the watch is open. */
+  /** Lets the event loop end although the watch is open. */
   unrefWatch(handle: WatchHandle): void;
 
   /**
-   * Ends the watch: its callback is not called again, and `fd`, which stays the caller's, may be closed at once. May be
-   * called inside the callback, and twice. Close the watch before its descriptor, never after.
+   * Ends the watch. Its callback is not called again, and the caller, to which `fd` still belongs, may close `fd` at
+   * once. May be called inside the callback, and more than once. Always close the watch before its descriptor.
    */
   closeWatch(handle: WatchHandle): void;
 
   /**
-   * Blocks this thread until `fd` is readable or its peer hung up, or `timeoutMs` (at least 0, `Infinity` for ever,
-   * fractions count) are over. The sum of what is so: 1 readable (a hang-up is, too, unless all was read), 2 hung up;
-   * 0: the time is over. Signals do not end it, and neither does `worker.terminate()`: a worker has to wait in
-   * portions.
+   * Blocks this thread until `fd` is readable, its peer hung up, or `timeoutMs` have passed (at least 0, may be a
+   * fraction or `Infinity`). Returns a sum: 1 if readable (a hang-up is readable too, unless everything was read), 2 if
+   * the peer hung up; 0 if the time is over. Neither signals nor `worker.terminate()` end the wait, so a worker has to
+   * wait in portions.
    */
   waitReadable(fd: number, timeoutMs: number): number;
 
   /**
-   * Locks a folder against every other `lockDirectory`, also of this process; -1 if it is locked. The result is a
-   * descriptor: closing it, or the process's end, unlocks. ENOENT, ENOTDIR.
+   * Locks a folder against every other `lockDirectory`, including those of this process. Returns a descriptor, or -1 if
+   * the folder is locked. Closing the descriptor, or the end of the process, unlocks it. ENOENT, ENOTDIR.
    */
   lockDirectory(path: string): number;
 
-  /** Lets another thread that could run on this core run first (sched_yield); returns at once if there is none. */
+  /**
+   * Lets another thread that is ready to run on this core run first (sched_yield). Returns at once if there is none.
+   */
   yieldThread(): void;
+
   /** The number of the CPU that this thread runs on right now; -1 if the kernel does not say. */
   currentCpu(): number;
+
   /**
-   * A descriptor that only takes a place in the table. A listener keeps one in reserve: out of descriptors, it closes
-   * the spare, and can accept a connection to say so instead of leaving it in the backlog. EMFILE.
+   * Opens a descriptor that only takes a place in the table. A listener keeps one in reserve: when it is out of
+   * descriptors, it closes the spare one, so that it can accept a connection and refuse it with the reason. EMFILE.
    */
   openSpare(): number;
 
   /**
-   * Changes what V8 counts as memory outside of its heap by so many bytes, and returns the sum. V8 collects garbage
-   * when it has grown by about 64 MiB above its lowest since the last full collection.
+   * Adds `change` to the number of bytes that V8 counts as external memory, and returns the new count. V8 collects
+   * garbage when the count is about 64 MiB above its lowest value since the last full collection.
    */
   adjustExternalMemory(change: number): number;
 
@@ -338,19 +346,17 @@ export interface Addon {
   affinity(): number[];
 }
 
-/** A failed system call, as Node's own: `code` is "ENOENT", `errno` is -2, `syscall` is "connect". */
+/** A failed system call, in Node's form: for example `code` "ENOENT", `errno` -2 and `syscall` "connect". */
 export interface SystemError extends Error {
   code: string;
   errno: number;
   syscall: string;
 }
 
-/**
- * Not by its class: in a test file of jest, `Error` is that of the file's own realm, and the addon's errors are of
- * Node's.
- */
+/** Whether an error is a `SystemError`. */
 export function isSystemError(error: unknown): error is SystemError {
-  // Not `instanceof`: a test runner's file may have an `Error` of its own.
+  // Not `instanceof`: in a test file of jest, `Error` is that of the file's own realm, and the addon's errors are
+  // Node's.
   if (!types.isNativeError(error)) return false;
   const { code, errno, syscall } = error as Partial<SystemError>;
   return typeof code === "string" && typeof errno === "number" && typeof syscall === "string";
@@ -363,15 +369,15 @@ export type LoadedAddon =
 let loaded: LoadedAddon | undefined;
 
 /**
- * The addon, or one sentence that says why there is none and what to do. Tried once per thread, in this order: compiled
- * in the checkout, prebuilt in the package. `ISTHMUS_ADDON=none` in the environment turns it off.
+ * Returns the addon, or a sentence that says why there is none and what to do. The addon is looked for once per thread:
+ * first compiled in the checkout, then prebuilt in the package. `ISTHMUS_ADDON=none` in the environment turns it off.
  */
 export function loadAddon(): LoadedAddon {
   loaded ??= tryToLoad();
   return loaded;
 }
 
-/** The addon; throws an Error with the reason if there is none. */
+/** Returns the addon. @throws Error with the reason if there is none */
 export function requireAddon(): Addon {
   const { addon, reason } = loadAddon();
   if (addon === undefined) throw new Error(`isthmus: the native addon is not available: ${reason}`);
@@ -383,8 +389,8 @@ function tryToLoad(): LoadedAddon {
   if (env["ISTHMUS_ADDON"] === "none") {
     return { addon: undefined, reason: "turned off by the environment variable ISTHMUS_ADDON=none" };
   }
-  // They load it, and end the process when it first watches a socket or is called back by an event loop that is not
-  // libuv's.
+  // These runtimes load the addon, but their event loop is not libuv's, so the first watch or callback ends the
+  // process.
   if (otherRuntime !== undefined)
     return {
       addon: undefined,

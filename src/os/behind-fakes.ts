@@ -1,32 +1,29 @@
 /**
- * Timers for a module that loads when a test runner has faked `node:timers` already, so that the real functions are not
- * to be had any more. They are slower than those, and real: what counts the time is the timer that every socket of Node
- * has, and a port of messages gives the turns.
+ * Timers for the case that this package loads after a test runner has faked `node:timers`, so that the real functions
+ * are not available any more. The timers here are slower, but real: they use the timer that every socket of Node has,
+ * and a message port for turns of the event loop.
  */
 import { Socket } from "node:net";
 import { MessageChannel } from "node:worker_threads";
 
-/**
- * Whether a function of Node, or of a runtime like it, is still itself. Fakes have another name, or the clock that they
- * follow.
- */
+/** Whether a function is still the runtime's own. Fakes have another name, or a property with the clock they follow. */
 export function isGenuine(found: { readonly name: string }, name: string): boolean {
   return found.name === name && !("clock" in found);
 }
 
-/** As `setTimeout` of Node. */
+/** Replaces Node's `setTimeout`. */
 export function setTimeoutOfSocket(
   act: (...values: unknown[]) => void,
   delayMs = 1,
   ...values: unknown[]
 ): NodeJS.Timeout {
   const socket = new Socket();
-  // 0 would be no time-out.
+  // 0 would turn the socket's timer off.
   socket.setTimeout(Math.max(delayMs, 1)).on("timeout", () => act(...values));
   return timerOf(socket).ref();
 }
 
-/** As `setInterval` of Node. */
+/** Replaces Node's `setInterval`. */
 export function setIntervalOfSocket(
   act: (...values: unknown[]) => void,
   delayMs = 1,
@@ -43,7 +40,7 @@ export function clearTimer(timer: NodeJS.Timeout | string | number | undefined):
   if (typeof timer === "object") timer.close();
 }
 
-/** As `setImmediate` of Node, without a way to take it back. */
+/** Replaces Node's `setImmediate`, but cannot be cleared. */
 export function setImmediateOfPort(act: (...values: unknown[]) => void, ...values: unknown[]): void {
   const { port1, port2 } = new MessageChannel();
   port1.once("message", () => {
@@ -53,7 +50,10 @@ export function setImmediateOfPort(act: (...values: unknown[]) => void, ...value
   port2.postMessage(undefined);
 }
 
-/** Rejects with the signal's reason, unlike `setTimeout` of `node:timers/promises`, if that aborts. */
+/**
+ * Resolves after `delayMs`. If the signal aborts, rejects with its reason, unlike `setTimeout` of
+ * `node:timers/promises`.
+ */
 export function sleepOfSocket(
   delayMs: number,
   _value?: undefined,
@@ -80,7 +80,7 @@ function timerOf(socket: Socket): NodeJS.Timeout {
     .find((value) => typeof (value as Partial<NodeJS.Timeout> | null | undefined)?.refresh === "function");
   if (timer === undefined)
     throw new Error(
-      "isthmus was loaded while timers are faked, and there are no others: load it before timers are faked",
+      "isthmus was loaded while timers are faked, and it found no real ones: load it before timers are faked",
     );
   return timer as NodeJS.Timeout;
 }

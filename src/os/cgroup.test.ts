@@ -15,7 +15,7 @@ const GIB = 1024 ** 3;
 const V2_MOUNT = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
 const V1_NO_LIMIT = "9223372036854771712\n";
 
-/** A reader of files that exist only here; it also tells which were asked for. */
+/** Reads files that exist only in this map, and records which ones were requested. */
 function files(contents: Record<string, string>) {
   return (path: string) => contents[path];
 }

@@ -1,19 +1,19 @@
 /**
- * What the cgroup allows this process: memory and CPU time. Shared memory is charged to it, and the kernel kills a
- * process that goes over its limit instead of failing the call, so the limit has to be known before pages are
+ * The memory and CPU time that the cgroup allows this process. Shared memory is charged to the cgroup, and the kernel
+ * kills a process that exceeds the limit instead of failing the call. So the limit has to be known before pages are
  * committed.
  *
- * Files are read through one function that is passed in; the parsers take contents. Nothing here throws: what cannot be
- * read or understood is no limit. The values are those of this moment; limits can be changed while we run.
+ * Files are read through one function that is passed in; the parsers take their contents. Nothing here throws: a file
+ * that cannot be read or understood counts as no limit. Limits can change while the process runs, so the values are
+ * only those of this moment.
  */
-
 import { readFileSync } from "node:fs";
 import { posix } from "node:path";
 
 /** A file's contents, or undefined if it cannot be read. */
 export type ReadFile = (path: string) => string | undefined;
 
-/** The smallest memory limit of this process's cgroup and its ancestors, in bytes; undefined if there is none. */
+/** The smallest memory limit of this process's cgroup and its ancestors, in bytes; undefined if there is no limit. */
 export function memoryLimitBytes(read: ReadFile = readOrUndefined): number | undefined {
   return smallest(
     limitingFolders("memory", read).map(({ version, folder }) =>
@@ -22,7 +22,7 @@ export function memoryLimitBytes(read: ReadFile = readOrUndefined): number | und
   );
 }
 
-/** How many cores' worth of CPU time the cgroup grants, such as 0.5 or 4; undefined if there is no quota. */
+/** The CPU time that the cgroup grants, in cores, such as 0.5 or 4; undefined if there is no quota. */
 export function cpuQuotaCores(read: ReadFile = readOrUndefined): number | undefined {
   return smallest(
     limitingFolders("cpu", read).map(({ version, folder }) => {
@@ -38,14 +38,14 @@ export type Controller = "memory" | "cpu";
 /** A mounted cgroup hierarchy. */
 export interface CgroupMount {
   version: 1 | 2;
-  /** The cgroup that is seen at `mountPoint`; "/" unless a part of the hierarchy is mounted. */
+  /** The cgroup that is mounted at `mountPoint`; "/" unless only a part of the hierarchy is mounted. */
   root: string;
   mountPoint: string;
-  /** Of version 1; empty for version 2, where a folder has all the controllers that its ancestors enabled. */
+  /** Only of version 1. Empty for version 2, where a folder has all the controllers that its ancestors enabled. */
   controllers: string[];
 }
 
-/** The hierarchies in the text of /proc/self/mountinfo. */
+/** Parses /proc/self/mountinfo to the cgroup hierarchies in it. */
 export function parseMounts(mountinfo: string): CgroupMount[] {
   const mounts: CgroupMount[] = [];
   for (const line of mountinfo.split("\n")) {
@@ -65,11 +65,11 @@ export function parseMounts(mountinfo: string): CgroupMount[] {
   return mounts;
 }
 
-/** The process's cgroup in each hierarchy, from the text of /proc/self/cgroup: by controller, and "" for version 2. */
+/** Parses /proc/self/cgroup to the process's cgroup in each hierarchy: by controller, or "" for version 2. */
 export function parseMembership(text: string): Map<string, string> {
   const paths = new Map<string, string>();
   for (const line of text.split("\n")) {
-    // 4:cpu,cpuacct:/path (version 1), 0::/path (version 2). A path may have colons.
+    // 4:cpu,cpuacct:/path (version 1), 0::/path (version 2). The path may contain colons.
     const match = /^\d+:([^:]*):(\/.*)$/.exec(line);
     if (match === null) continue;
     for (const controller of match[1].split(",")) paths.set(controller, match[2]);
@@ -77,7 +77,7 @@ export function parseMembership(text: string): Map<string, string> {
   return paths;
 }
 
-/** The folders whose limits hold for `path`: its own and its ancestors', as far up as the mount shows them. */
+/** The folders whose limits apply to `path`: its own and its ancestors', as far up as the mount shows them. */
 export function foldersOf(mount: CgroupMount, path: string): string[] {
   const folders: string[] = [];
   for (let rest = pathInside(mount.root, path); rest !== ""; rest = rest.slice(0, rest.lastIndexOf("/"))) {
@@ -86,19 +86,19 @@ export function foldersOf(mount: CgroupMount, path: string): string[] {
   return [...folders, mount.mountPoint];
 }
 
-/** memory.max or memory.limit_in_bytes. "max", and what version 1 writes for it (nearly 2^63), is undefined. */
+/** Parses memory.max or memory.limit_in_bytes. Undefined for "max", and for version 1's equivalent (nearly 2^63). */
 export function parseByteLimit(text: string | undefined): number | undefined {
   const bytes = parseNumber(text);
   return bytes !== undefined && Number.isSafeInteger(bytes) ? bytes : undefined;
 }
 
-/** cpu.max: "quota period" in microseconds, or "max period". */
+/** Parses cpu.max: "quota period" in microseconds, or "max period". */
 export function parseCpuMax(text: string | undefined): number | undefined {
   const [quota, period] = (text ?? "").trim().split(/\s+/);
   return parseCpuQuota(quota, period);
 }
 
-/** cpu.cfs_quota_us and cpu.cfs_period_us; a quota of -1 is none. */
+/** Parses cpu.cfs_quota_us and cpu.cfs_period_us. A quota of -1 means that there is none. */
 export function parseCpuQuota(quota: string | undefined, period: string | undefined): number | undefined {
   const quotaMicros = parseNumber(quota);
   const periodMicros = parseNumber(period);
@@ -119,8 +119,9 @@ function limitingFolders(controller: Controller, read: ReadFile): { version: 1 |
 }
 
 /**
- * The part of `path` behind `root`, "" or with a slash in front. A path outside the root happens in containers (their
- * /proc shows the host's paths, their mount only a part): what is mounted there is then the container's own cgroup.
+ * The part of `path` after `root`: "", or with a leading slash. In a container, /proc may show the host's paths while
+ * the mount shows only a part of the hierarchy. Then the path is outside of the root, and the mounted part is the
+ * container's own cgroup.
  */
 function pathInside(root: string, path: string): string {
   const prefix = root === "/" ? "" : root;

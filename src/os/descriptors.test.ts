@@ -19,8 +19,8 @@ import {
 } from "./fixture.test.util.js";
 
 /**
- * A worker in which `addon` is in scope, and `makePair` for two connected sockets. It says what `say(…)` is given, and
- * ends when it is told how.
+ * Starts a worker that runs code with `addon` and `makePair` (for two connected sockets) in scope. It reports what is
+ * passed to `say(…)`, and ends when it is told how.
  */
 async function startWorker(context: TestContext, code: string): Promise<{ worker: Worker; said: unknown }> {
   const folder = scratchFolder(context);
@@ -54,7 +54,7 @@ async function end(worker: Worker, how: End): Promise<void> {
   await exit;
 }
 
-/** Files of this thread, with what they are. */
+/** The open descriptors of this thread, with their files. */
 function openFiles(context: TestContext, count: number): () => void {
   const files = Array.from({ length: count }, () => openSync("/dev/null", "r"));
   const { ino, dev } = fstatSync(files[0]);
@@ -101,7 +101,7 @@ for (const how of ENDS) {
     const check = openFiles(context, 10);
     await end(worker, how);
     check();
-    // The peer hears of it.
+    // The peer notices it.
     assert.equal(requireAddon().waitReadable(client, 5000) & 2, 2);
     requireAddon().closeDescriptor(client);
   });

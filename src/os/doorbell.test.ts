@@ -24,7 +24,7 @@ function closeAll(...descriptors: number[]): void {
   for (const fd of descriptors) requireAddon().closeDescriptor(fd);
 }
 
-/** All that clearDoorbell said, and the descriptors that it handed out, until the socket was empty. */
+/** Calls clearDoorbell until the socket is empty. Returns all results, and the descriptors that it returned. */
 function clearAll(fd: number): { answers: number[]; descriptors: number[] } {
   const answers: number[] = [];
   const descriptors: number[] = [];
@@ -117,8 +117,8 @@ test("sending a descriptor never throws and says what is wrong", { skip }, (cont
 });
 
 /**
- * What a call says, and that it leaves no descriptor open, given messages of bytes and how many descriptors go with
- * each.
+ * Sends messages, each of some bytes and a number of descriptors. Returns the result of a call, after checking that the
+ * call leaves no descriptor open.
  */
 function judged(
   context: TestContext,
@@ -185,7 +185,7 @@ test("out of descriptors, clearing says -3 and closes what came in the same call
     addon.closeDescriptor(held.pop());
     const received = [];
     console.log(addon.clearDoorbell(server, received), received.length);
-    // Two places are free again: taking them must work, and a third must not.
+    // Two places are free again: taking two must work, and taking a third must fail.
     let taken = 0;
     try { for (;;) { addon.openSpare(); taken++; } } catch (error) { console.log(error.code, taken); }`,
     { shell: 'ulimit -n 64; exec "$@"' },
@@ -199,7 +199,7 @@ test("an array is required, also when nothing is there", { skip }, (context) => 
   const [client, server] = socketPair(context);
   assert.throws(() => any.clearDoorbell(server), TypeError);
   assert.throws(() => any.clearDoorbell(server, { length: 0 }), TypeError);
-  // One that takes a first element and no second.
+  // An array that accepts a first element but no second one.
   const refusing: number[] = [];
   Object.setPrototypeOf(refusing, {
     set 1(_: number) {

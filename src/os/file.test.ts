@@ -11,7 +11,7 @@ function closeAll(...descriptors: number[]): void {
   for (const fd of descriptors) requireAddon().closeDescriptor(fd);
 }
 
-/** A file of this many bytes, none of its 4 KiB like another. */
+/** Creates a file of this many bytes in which no two blocks of 4 KiB are equal. */
 function file(context: TestContext, byteLength: number): { path: string; fd: number; content: Buffer } {
   const content = Buffer.alloc(byteLength, "0123456789abcdef-");
   for (let offset = 0; offset + 8 <= byteLength; offset += 4096) content.writeUInt32LE(offset + 1, offset);
@@ -22,7 +22,7 @@ function file(context: TestContext, byteLength: number): { path: string; fd: num
   return { path, fd, content };
 }
 
-/** What is there to be read now. */
+/** Reads what is available now. */
 function receiveAll(fd: number): Buffer {
   const fragments: Buffer[] = [];
   const into = Buffer.alloc(1 << 20);

@@ -1,6 +1,4 @@
-/**
- * What the tests of this folder share: scratch folders, socket pairs, counts of what must not leak, child processes.
- */
+/** Common parts of the tests in this folder: scratch folders, socket pairs, leak counts, child processes. */
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -13,7 +11,7 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { isSystemError, loadAddon, requireAddon } from "./addon.js";
 
-/** An option of every test that needs the addon: the reason why it cannot run here, if there is one. */
+/** The `skip` option of every test that needs the addon: the reason why it cannot run here, or false. */
 export const skip = loadAddon().reason ?? false;
 
 export function scratchFolder(context: TestContext): string {
@@ -22,7 +20,7 @@ export function scratchFolder(context: TestContext): string {
   return folder;
 }
 
-/** Two connected sockets of this process; the test closes them. */
+/** Creates two connected sockets of this process. The test closes them. */
 export function socketPair(context: TestContext): [client: number, server: number] {
   const addon = requireAddon();
   const path = join(scratchFolder(context), "pair.sock");
@@ -38,7 +36,7 @@ export function descriptorCount(): number {
   return readdirSync("/proc/self/fd").length;
 }
 
-/** Mapped ranges of this process whose file's name contains `name`. */
+/** The number of mappings in this process whose file name contains `name`. */
 export function mappingCount(name: string): number {
   return readFileSync("/proc/self/maps", "utf8")
     .split("\n")
@@ -47,7 +45,7 @@ export function mappingCount(name: string): number {
 
 let gc: (() => void) | undefined;
 
-/** Collects garbage and waits, until `done` or for some seconds. */
+/** Collects garbage repeatedly until `done`, for at most some seconds. */
 export async function collectUntil(done: () => boolean): Promise<void> {
   setFlagsFromString("--expose-gc");
   gc ??= runInNewContext("gc") as () => void;
@@ -65,7 +63,7 @@ export async function waitUntil(what: string, done: () => boolean): Promise<void
   assert.fail(`waited a minute for: ${what}`);
 }
 
-/** For assert.throws: a SystemError with this code whose message matches. */
+/** Matches a SystemError with this code and message, for assert.throws. */
 export function systemError(code: string, message = /(?:)/) {
   return (error: unknown) => {
     assert.ok(isSystemError(error), String(error));
@@ -83,15 +81,15 @@ export interface Outcome {
   stderr: string;
 }
 
-/** Code that finds `addon` in scope, as the text of an ES module. */
+/** The text of an ES module that runs `code` with `addon` in scope. */
 export function moduleText(code: string): string {
   const url = new URL("./addon.js", import.meta.url).href;
   return `import { requireAddon } from ${JSON.stringify(url)};\nconst addon = requireAddon();\n${code}`;
 }
 
 /**
- * Runs `code` in a node process; with `shell`, inside that shell line, where "$@" is the command of the node process.
- * Killed after two minutes.
+ * Runs `code` in a node process, which is killed after two minutes. With `shell`, that shell line is run, in which "$@"
+ * is the command of the node process.
  */
 export async function runChild(
   code: string,
@@ -109,7 +107,7 @@ export async function runChild(
   });
 }
 
-/** Runs `code` and expects that it ends by itself with exit code 0; its trimmed output. */
+/** Runs `code`, expects that it ends by itself with exit code 0, and returns its trimmed output. */
 export async function runChildOk(code: string, options: Parameters<typeof runChild>[1] = {}): Promise<string> {
   const outcome = await runChild(code, options);
   assert.deepEqual({ code: outcome.code, signal: outcome.signal }, { code: 0, signal: null }, outcome.stderr);

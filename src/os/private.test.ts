@@ -16,7 +16,7 @@ function scratchFile(context: TestContext, name: string, content: Uint8Array): {
   return { path, fd };
 }
 
-/** Bytes that differ from their neighbours, also a page further on. */
+/** Bytes that differ from their neighbours, and from those a page further on. */
 const pattern = (byteLength: number) =>
   Uint8Array.from({ length: byteLength }, (_, i) => (i * 31 + (i >> 8) * 7) & 255);
 

@@ -1,6 +1,6 @@
-/** Which runtime this is: some offer Node's modules, and do a few things differently below them. */
+/** Detects runtimes that offer Node's modules but differ in what is below them. */
 
-/** The runtime's name, if it is one that only looks like Node. */
+/** The runtime's name if it is not Node; undefined on Node. */
 export const otherRuntime: "Bun" | "Deno" | undefined = nameOf(process.versions);
 
 function nameOf(versions: NodeJS.ProcessVersions): "Bun" | "Deno" | undefined {

@@ -88,7 +88,7 @@ test("a read-only mapping of a sealed segment cannot be made writable by mprotec
   assert.equal(open.byteLength, sealed.byteLength);
 });
 
-/** For each mapping of that name, whether the kernel would let mprotect make it writable (VmFlags "mw"). */
+/** For each mapping of that name: whether mprotect could make it writable (VmFlags "mw"). */
 function mayWriteFlags(name: string): boolean[] {
   const ranges = readFileSync("/proc/self/smaps", "utf8").split(/\n(?=[0-9a-f]+-[0-9a-f]+ )/);
   return ranges.filter((range) => range.includes(name)).map((range) => /^VmFlags:.* mw\b/m.test(range));

@@ -1,12 +1,12 @@
 /**
- * The only source of timers, microtasks and clocks in this package. They are taken when the module loads, because test
- * runners and fake-timer libraries replace them later on `globalThis`, `process`, `performance` and the exports of
+ * The only source of timers, microtasks and clocks in this package. They are captured when the module loads, because
+ * test runners and fake-timer libraries replace them later on `globalThis`, `process`, `performance` and the exports of
  * `node:timers`. A faked `setImmediate` that never fires would stop every connection of the process.
  *
- * `node:timers` is read instead of the globals, since a runner such as jest gives a test file globals of its own, which
- * may be faked before this loads. Where `node:timers` is faked by then too, there are others (behind-fakes.ts). `Date`
- * is none of these: a deadline that a user gives as a date is one of the user's clock, and is turned into a duration at
- * once.
+ * `node:timers` is used instead of the globals, because a runner such as jest gives a test file its own globals, which
+ * may be faked before this module loads. If `node:timers` is faked by then too, behind-fakes.ts has replacements.
+ * `Date` is not captured: a deadline that a user gives as a date follows the user's clock, and is converted to a
+ * duration at once.
  */
 import { performance } from "node:perf_hooks";
 import * as timers from "node:timers";
@@ -46,10 +46,7 @@ export const queueMicrotask = isGenuine(globalThis.queueMicrotask, "queueMicrota
   ? globalThis.queueMicrotask
   : (act: () => void) => void settled.then(act);
 
-/**
- * For tests that explore what may happen next by themselves: nothing is left to later turns of the event loop until the
- * returned function is called.
- */
+/** For tests that explore interleavings: until the returned function is called, `setImmediate` does nothing. */
 export function withholdImmediates(): () => void {
   const genuine = setImmediate;
   setImmediate = (() => undefined) as unknown as typeof setImmediate;
@@ -59,15 +56,16 @@ export function withholdImmediates(): () => void {
 }
 
 /**
- * Resolves after `delayMs`. Rejects if `options.signal` aborts before. SUBTLE: Node's own takes `clearTimeout` of
- * `node:timers` when it is loaded, which may be only now, and with a fake one its timer would keep the process alive.
+ * Resolves after `delayMs`. Rejects if `options.signal` aborts before. SUBTLE: Node's own function captures
+ * `clearTimeout` of `node:timers` when it is loaded, which may be only now. With a fake one, its timer would keep the
+ * process alive.
  */
 export const sleep: Sleep =
   areGenuine && isGenuine(timersPromises.setTimeout, "setTimeout") ? timersPromises.setTimeout : sleepOfSocket;
 
 /**
- * Milliseconds since the process started, of a clock that never goes back. Taken off `performance`, whose global is a
- * getter and slow on Node 20; off its prototype, since fakes lie on the object.
+ * Milliseconds since the process started, by a clock that never goes back. Taken from the prototype of `performance`,
+ * because fakes are properties of the object, and because the global is a getter, which is slow on Node 20.
  */
 export const nowMs: () => number = (
   (Object.getPrototypeOf(performance) as Partial<typeof performance>).now ?? performance.now

@@ -9,7 +9,7 @@ import { collectUntil, mappingCount, moduleText, runChild, runChildOk, skip, wai
 
 const PAGE = skip === false ? requireAddon().pageSize() : 4096;
 
-/** The tokens that were reported since the last test began. */
+/** The tokens reported since the last test began. */
 const freed: number[] = [];
 if (skip === false) requireAddon().onViewFreed((token) => freed.push(token));
 

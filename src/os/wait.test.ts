@@ -45,16 +45,16 @@ test("signals neither end the wait nor make it longer", { skip }, async () => {
     import { spawn } from "node:child_process";
     import { once } from "node:events";
     process.on("SIGUSR2", () => {});
-    // Nobody writes to it: a socket that is only bound.
+    // Nothing is written to this socket, which is only bound.
     const fd = addon.bindSocket("/tmp/isthmus-wait-" + process.pid, 0o600, -1);
     addon.listenSocket(fd, 1);
     (await import("node:fs")).unlinkSync("/tmp/isthmus-wait-" + process.pid);
-    // For as long as this process lives: were the wait begun anew by each signal, it would never end.
+    // Signals come as long as this process lives. If each one restarted the wait, it would never end.
     const sender = spawn("sh", ["-c", "while kill -USR2 " + process.pid + "; do sleep 0.03; done"], { stdio: "ignore" });
     const from = performance.now();
     const found = addon.waitReadable(fd, 300);
     const took = performance.now() - from;
-    // Before this process ends: on its way out it has no handler for them any more.
+    // They must stop before this process ends, because it has no handler for them any more while it exits.
     sender.kill("SIGKILL");
     await once(sender, "exit");
     console.log(found, took >= 299);`);

@@ -184,7 +184,7 @@ test("a watch whose handle is garbage goes on", { skip }, async (context) => {
   await waitUntil("the hang-up", () => hungUp);
 });
 
-/** Lines for a child: two connected sockets `a` and `b`. */
+/** Code for a child that creates two connected sockets `a` and `b`. */
 const PAIR = `
   const fs = await import("node:fs");
   const folder = fs.mkdtempSync("/tmp/isthmus-os-");
@@ -232,9 +232,7 @@ test("a process may exit with an open watch", { skip }, async () => {
   await runChildOk(`${PAIR} addon.watch(b, () => process.exit(0)); addon.ringDoorbell(a);`);
 });
 
-/**
- * A child that starts workers, one after another, with `code` as their body, ends each by `end`, and then says "fine".
- */
+/** Runs a child that starts workers with `code`, one after another, ends each with `end`, and then prints "fine". */
 function inWorkers(code: string, end: string): Promise<string> {
   const text = moduleText(`${PAIR}\n${code}`);
   return runChildOk(`

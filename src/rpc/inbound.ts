@@ -5,9 +5,10 @@ import { collectingBytes, lending } from "../codec/wire/read.js";
 import type { Span } from "../codec/rope/rope.js";
 import { countCopied, memoryToFill } from "../memory/v8/gc.js";
 import type { LeaseHandle, LeaseLifetime } from "../memory/payload/lease.js";
-import { MessageLeases } from "../memory/payload/lease.js";
-import type { ReceiveMemory, Receiving } from "../memory/v8/receive-memory.js";
-import { KEPT_BYTES_MIN } from "../memory/v8/receive-memory.js";
+import { MessageLeases } from "../memory/payload/message-leases.js";
+import type { ReceiveMemory } from "../memory/receive/receive-memory.js";
+import type { Receiving } from "../memory/receive/receiving.js";
+import { KEPT_BYTES_MIN } from "../memory/receive/receive-memory.js";
 import { Violation } from "../memory/shared/violation.js";
 import { FLAG, KIND } from "../wire/frame.js";
 

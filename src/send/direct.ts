@@ -9,7 +9,8 @@ import type { Blocks } from "../carrier/shm/blocks.js";
 import type { Carrier } from "../carrier/carrier.js";
 import { SPAN_COPY_BYTES_MIN } from "./payload.js";
 import type { Rope } from "../codec/rope/rope.js";
-import { isEphemeral, Lease } from "../memory/payload/lease.js";
+import { Lease } from "../memory/payload/lease.js";
+import { isEphemeral } from "../memory/payload/message-leases.js";
 import { Loan } from "../memory/payload/loan.js";
 import { originOf } from "../memory/payload/origin.js";
 import {

@@ -6,11 +6,12 @@
  *            frame is committed, or ends when the payload is canceled: exactly once.
  */
 import type { Rope } from "../codec/rope/rope.js";
-import { isEphemeral, Lease } from "../memory/payload/lease.js";
+import { Lease } from "../memory/payload/lease.js";
+import { isEphemeral } from "../memory/payload/message-leases.js";
 import { Loan } from "../memory/payload/loan.js";
 import { MappedFile } from "../memory/payload/mapped-file.js";
 import { explainGone, originOf } from "../memory/payload/origin.js";
-import type { Receiving } from "../memory/v8/receive-memory.js";
+import type { Receiving } from "../memory/receive/receiving.js";
 import { Region } from "../memory/payload/region.js";
 import { SPAN, SPAN_ENTRY_BYTES, SPANS_MAX } from "../wire/frame.js";
 import type { Part, PartsOwner } from "../wire/parts.js";

@@ -1,5 +1,5 @@
 /**
- * The frame: what travels through a ring. Describes bytes, moves none. See docs/internals/protocol.md.
+ * The layout of a frame, the unit in a ring or on a socket. See docs/internals/protocol.md.
  *
  *    0 ┌──────────────────────────────┐
  *      │ byteLength        u32        │ header included, padding (to 8) not
@@ -10,14 +10,14 @@
  *      │                              │ CREDIT: bytes granted
  *   16 │ metadataLength    u32        │
  *   20 │ messageLength     u32        │ of the whole message, however many fragments it comes in
- *   24 │ fragmentLength       u32        │ bytes of the message that this frame brings
+ *   24 │ fragmentLength    u32        │ bytes of the message that this frame brings
  *   28 │ spanCount         u32        │ entries of the splice table; 0 unless spans were negotiated
  *   32 ├──────────────────────────────┤
  *      │ metadata                     │
  *      ├──────────────────────────────┤
  *      │ splice table                 │ 24 bytes each, see SpanEntry; padded before it to a multiple of 4
  *      ├──────────────────────────────┤
- *      │ the fragment itself, or, with   │
+ *      │ the fragment, or with        │
  *      │ inBlock: unit u32,           │ the arena block that holds it
  *      │          generation u32      │
  *      └──────────────────────────────┘
@@ -25,7 +25,7 @@
 export const FRAME_HEADER_BYTES = 32;
 export const BLOCK_REFERENCE_BYTES = 8;
 
-/** Indices of the header's fields in 32-bit words. */
+/** Indices of the header's fields, in 32-bit words. */
 export const FIELD = {
   byteLength: 0,
   kindFlagsCode: 1,
@@ -39,18 +39,19 @@ export const FIELD = {
 
 export const KIND = {
   /**
-   * Opens a stream: method, deadline, metadata; with `endStream` also its only message or the first fragment of that.
+   * Opens a stream: method, deadline, metadata. With `endStream` also its only message, or that message's first
+   * fragment.
    */
   request: 1,
-  /** The whole answer of a call that is answered with one message, or its first fragment: status, metadata, message. */
+  /** Answers a call with status, metadata and its only message, or that message's first fragment. */
   response: 2,
-  /** A further fragment of the message under way, or, if there is none, a message of a stream or its first fragment. */
+  /** The next fragment of the current message, or, if there is none, a message of a stream or its first fragment. */
   message: 3,
   /** Response headers of a stream, before its first message. */
   headers: 4,
-  /** The end of this direction of a stream: from the server with status and trailers. */
+  /** Ends this direction of a stream; from the server with status and trailers. */
   end: 5,
-  /** This side gives the stream up; nothing more will be read or sent for it. */
+  /** The sender abandons the stream, and reads or sends nothing more for it. */
   reset: 6,
   /** Grants the sender of a stream more bytes. */
   credit: 7,
@@ -58,52 +59,50 @@ export const KIND = {
   goAway: 8,
   ping: 9,
   pong: 10,
-  /** From now on `code` stands for the method whose path ("/package.Service/Method") is the frame's metadata. */
+  /** Assigns the number `code` to the method whose path ("/package.Service/Method") is the frame's metadata. */
   method: 11,
-  /**
-   * Releases a block of the receiver's that an earlier frame named as `returned`: unit and generation are its metadata.
-   */
+  /** Releases a block of the receiver's that an earlier frame named as `returned`. Metadata: unit and generation. */
   release: 12,
-  /** The sender has waited for blocks to come back: leases of which only garbage is left may be collected. */
+  /** The sender is waiting for blocks, so the receiver should collect leases that only garbage holds. */
   starved: 13,
-  /** No frame names, or will name, the descriptor whose number is `argument`: its message was given up. */
+  /** No frame will name the descriptor with the number `argument`, because its message was discarded. */
   dropRegion: 14,
 } as const;
 
 export const FLAG = {
-  /** The last message of this direction of the stream. */
+  /** This is the last message of this direction of the stream. */
   endStream: 1,
   /** The fragment lies in an arena block. */
   inBlock: 2,
-  /** Further fragments of this message follow. */
+  /** More fragments of this message follow. */
   more: 4,
-  /** The fragment comes right behind the frame, which does not count it (on a stream socket). */
+  /** On a stream socket: the fragment follows directly after the frame, and is not counted in its length. */
   follows: 8,
 } as const;
 
 /**
- * An entry of the splice table: bytes of the message that lie elsewhere. The message's other bytes, its inline part,
- * are what frames bring as fragments.
+ * An entry of the splice table: bytes of the message that lie elsewhere. The other bytes of the message, its inline
+ * part, come as fragments in frames.
  */
 export interface SpanEntry {
-  /** Where in the joined message the bytes belong. */
+  /** The position of the bytes in the joined message. */
   position: number;
   byteLength: number;
   /**
-   * The block: of the sender's arena, or, with `SPAN.returned`, of the receiver's. With `SPAN.region`: the number of
-   * the descriptor.
+   * The block's first unit in the sender's arena or, with `SPAN.returned`, in the receiver's. With `SPAN.region`, the
+   * number of the descriptor.
    */
   unit: number;
   generation: number;
-  /** Where in the block, or region, the bytes start. */
+  /** The offset of the bytes in the block or region. */
   offset: number;
   flags: number;
 }
 
 export const SPAN = {
-  /** The block is the receiver's own: one that it sent, and that the sender of this frame still holds. */
+  /** The block is the receiver's own: it sent the block, and the sender of this frame still holds it. */
   returned: 1,
-  /** With `returned`: the sender of this frame does not hold it any more. Else it will say so in a `release` frame. */
+  /** With `returned`: the sender of this frame gives up its hold. Without `given`, a `release` frame will follow. */
   given: 2,
   /** The bytes lie in a region of their own, whose descriptor came over the control socket. */
   region: 4,
@@ -111,38 +110,37 @@ export const SPAN = {
 
 export const SPAN_ENTRY_BYTES = 24;
 
-/** Where the splice table starts after metadata that ends at `offset`. */
+/** The offset of the splice table after metadata that ends at `offset`. */
 export function tableOffset(offset: number): number {
   return (offset + 3) & -4;
 }
 
-/** Most spans of one message; further large values travel with the inline part. */
+/** The most spans of one message. Further large values travel in the inline part. */
 export const SPANS_MAX = 64;
 
-/** Largest frame: the reader copies frames to scratch memory of a few times this size. */
+/** The largest frame. The reader copies frames to scratch memory of a few times this size. */
 export const FRAME_BYTES_MAX = 32768;
-/** Largest fragment that travels in the ring; a larger one goes into an arena block. */
+/** The largest fragment that travels in the ring. A larger one goes into an arena block. */
 export const INLINE_BYTES_MAX = 16384;
-/** Largest fragment that an arena block brings, so that the work of taking one frame is bounded. */
-export const BLOCK_PIECE_BYTES_MAX = 1 << 20;
-/** Largest encoded status of a failed call. */
+/** The largest fragment in an arena block, so that the work for one frame is bounded. */
+export const BLOCK_FRAGMENT_BYTES_MAX = 1 << 20;
+/** The largest encoded status of a failed call. */
 export const STATUS_BYTES_MAX = 1 << 20;
-/** Longest path of a method. */
+/** The longest path of a method. */
 export const PATH_BYTES_MAX = 1024;
-/** Largest metadata block of a frame; with an inline fragment of the largest size it still fits a frame. */
+/** The largest metadata of a frame. Together with the largest inline fragment, it fits into a frame. */
 export const METADATA_BYTES_MAX = FRAME_BYTES_MAX - INLINE_BYTES_MAX - FRAME_HEADER_BYTES;
 
-/** Largest single value: 2 GiB less a margin for the rest of its message. */
+/** The largest single value: 2 GiB less a margin for the rest of its message. */
 export const PAYLOAD_BYTES_MAX = 2 ** 31 - 65536;
-/** Largest message: protobuf's own limit. */
+/** The largest message: protobuf's own limit. */
 export const MESSAGE_BYTES_MAX = 2 ** 31 - 1;
 
-/** Methods that a client may define on one connection. */
+/** The most methods that a client may define on one connection. */
 export const METHODS_MAX = 4096;
 
 /**
- * What a message of a stream costs of its credit, besides its length: so the number of small ones that wait is bounded,
- * too.
+ * The credit that a message of a stream costs besides its length, so that the number of waiting messages is bounded.
  */
 export const MESSAGE_COST_BYTES = 128;
 /** The smallest and the largest window of a stream, in bytes. */

@@ -63,7 +63,7 @@ test("no part of a message is a message", () => {
     for (let byteLength = 0; byteLength < bytes.length; byteLength++) {
       const part = bytes.slice(0, byteLength);
       assert.equal(decodeHandshake(part), undefined, `${byteLength} bytes`);
-      // Nor if it says that it is whole.
+      // Not even if its length field says that it is complete.
       if (byteLength >= PREFIX_BYTES) new DataView(part.buffer).setUint32(4, byteLength, true);
       assert.equal(decodeHandshake(part), undefined, `${byteLength} bytes`);
     }

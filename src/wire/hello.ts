@@ -1,19 +1,19 @@
 /**
- * The handshake's messages, exchanged over the socket before anything else. After them the socket carries doorbell
- * bytes (zeros) only if shared memory was agreed on, else frames.
+ * The messages of the handshake, exchanged over the socket before anything else. Afterwards the socket carries doorbell
+ * bytes (zeros) if both sides agreed on shared memory, and frames otherwise.
  *
  *   client → server  HELLO    (with the client's two descriptors if it offers shared memory)
  *   server → client  ACCEPTED  (with the server's two descriptors if both have it)   or   REFUSED
  *
  *    0 magic "ISTM" u32 · 4 byteLength u32, all of it · 8 kind u16 · 10 reserved u16
- *   HELLO:    12 minVersion u16 · 14 maxVersion u16 · 16 features supported u32 · 20 features required u32 · 24 maxStreams u32
- *             28 streamWindowBytes u32 · 32 lack length u16 · 34 reserved u16 · 36 lack, UTF-8
- *   ACCEPTED:  12 version u16    · 14 reserved u16   · 16 features in use u32   · 20 reserved u32          · 24 maxStreams u32
- *             28 streamWindowBytes u32 · 32 lack length u16 · 34 reserved u16 · 36 lack, UTF-8
+ *   HELLO:    12 minVersion u16 · 14 maxVersion u16 · 16 features supported u32 · 20 features required u32
+ *             24 maxStreams u32 · 28 streamWindowBytes u32 · 32 lack length u16 · 34 reserved u16 · 36 lack, UTF-8
+ *   ACCEPTED: 12 version u16 · 14 reserved u16 · 16 features in use u32 · 20 reserved u32
+ *             24 maxStreams u32 · 28 streamWindowBytes u32 · 32 lack length u16 · 34 reserved u16 · 36 lack, UTF-8
  *   REFUSED:  12 status code u16 (gRPC's numbers) · 14 retryability u16 · 16 message, UTF-8
  *
- * A receiver ignores bytes of HELLO and ACCEPTED past those it knows, so later versions can append fields; what a
- * shorter message leaves out counts as 0.
+ * A receiver ignores bytes of HELLO and ACCEPTED past those it knows, so later versions can append fields. Fields that
+ * a shorter message leaves out count as 0.
  */
 import { SLOTS_MAX, STREAM_WINDOW_BYTES_MAX } from "./frame.js";
 
@@ -22,14 +22,14 @@ export const PROTOCOL_VERSION_MAX = 1;
 /** Feature bits. */
 export const FEATURE = {
   /**
-   * Frames lie in shared memory, whose descriptors come with HELLO and ACCEPTED; without it they follow on the socket.
+   * Frames lie in shared memory, whose descriptors come with HELLO and ACCEPTED. Without it they follow on the socket.
    */
   sharedMemory: 1,
-  /** Frames may have splice tables; only with shared memory. */
+  /** Frames may have splice tables. Only with shared memory. */
   spans: 2,
   /**
-   * Streaming calls, with credit; each side says in `streamWindowBytes` how much a stream may send before it is granted
-   * more.
+   * Streaming calls with credit. Each side states in `streamWindowBytes` how much a stream may send to it before it
+   * grants more.
    */
   streams: 4,
 } as const;
@@ -37,9 +37,9 @@ export const FEATURE = {
 export const PREFIX_BYTES = 8;
 const MAGIC = 0x4d545349; // "ISTM"
 const HELLO_BYTES = 32;
-/** Without what later versions appended. */
+/** The length of HELLO without the fields that were appended later. */
 const HELLO_BYTES_MIN = 28;
-/** Present if there is one. */
+/** The offset of the lack's text, if there is one. */
 const LACK_TEXT_OFFSET = 36;
 const LACK_BYTES_MAX = 1024;
 const REFUSED_TEXT_OFFSET = 16;
@@ -52,14 +52,14 @@ export interface Hello {
   readonly maxVersion: number;
   readonly featuresSupported: number;
   readonly featuresRequired: number;
-  /** Streams that the sender accepts at once. */
+  /** The most streams that the sender accepts at a time. */
   readonly maxStreams: number;
   /**
-   * Bytes that may be sent to the sender on each stream before it grants more; 0 if left out, then without the feature
-   * `streams` only.
+   * The bytes that each stream may send to the sender of this message before it grants more. 0 if left out, which is
+   * allowed only without the feature `streams`.
    */
   readonly streamWindowBytes?: number;
-  /** Why the sender has no shared memory; undefined: it has, or does not say. */
+  /** Why the sender has no shared memory; undefined if it has, or does not say. */
   readonly lack?: string | undefined;
 }
 
@@ -74,8 +74,8 @@ export interface Accepted {
 }
 
 /**
- * What a refused client may expect of another attempt: no more ("permanent"), or that a server which takes this one's
- * place lets it in ("draining").
+ * What a refused client can expect from another attempt: to be refused again ("permanent"), or to be accepted by the
+ * server that replaces this one ("draining").
  */
 export type RefusedRetryability = "permanent" | "draining";
 const RETRYABILITIES: readonly (RefusedRetryability | undefined)[] = [undefined, "permanent", "draining"];
@@ -84,7 +84,7 @@ export interface Refused {
   readonly kind: "refused";
   /** A gRPC status code. */
   readonly code: number;
-  /** Undefined: it is not said. */
+  /** Undefined if the server does not say. */
   readonly retryability?: RefusedRetryability | undefined;
   readonly message: string;
 }
@@ -128,13 +128,13 @@ export function encodeHandshake(message: HandshakeMessage): Uint8Array {
   return bytes;
 }
 
-/** As much of a text as `bytesMax` bytes hold, without half a character at its end. */
+/** Encodes as much of a text as fits into `bytesMax` bytes, without splitting a character. */
 function textBytes(text: string, bytesMax: number): Uint8Array {
   const bytes = new Uint8Array(bytesMax);
   return bytes.subarray(0, new TextEncoder().encodeInto(text, bytes).written);
 }
 
-/** The length of the message that starts with these 8 bytes, or undefined if no Isthmus peer sent them. */
+/** The length of the message that starts with these 8 bytes; undefined if they are not from an Isthmus peer. */
 export function handshakeLength(prefix: Uint8Array): number | undefined {
   const view = new DataView(prefix.buffer, prefix.byteOffset, PREFIX_BYTES);
   const byteLength = view.getUint32(4, true);
@@ -142,7 +142,7 @@ export function handshakeLength(prefix: Uint8Array): number | undefined {
   return byteLength;
 }
 
-/** Reads a whole message. Returns undefined if it is none. */
+/** Decodes a whole message. Returns undefined if it is not valid. */
 export function decodeHandshake(bytes: Uint8Array): HandshakeMessage | undefined {
   if (bytes.length < REFUSED_TEXT_OFFSET || handshakeLength(bytes) !== bytes.length) return undefined;
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
@@ -193,10 +193,10 @@ function textOf(bytes: Uint8Array, start: number, end: number): string {
 }
 
 /**
- * The server's choice: the newest version both know and the features both have, or why there is none.
- * @param supported features of this server
- * @param required features without which it takes no client
- * @param lack why the server has no shared memory, if it has none
+ * The server's choice: the newest version that both sides know and the features that both have, or why it refuses.
+ * @param supported the features of this server
+ * @param required the features that a client must have
+ * @param lack why the server has no shared memory; undefined if it has
  */
 export function negotiate(
   hello: Hello,
@@ -232,8 +232,9 @@ export function negotiate(
 }
 
 /**
- * Why a connection has no shared memory, said alike by both ends. Each is what that end lacks; undefined: nothing, but
- * not both.
+ * Why a connection has no shared memory, in the same words at both ends.
+ * @param client why the client has none; undefined if it has. At least one of the two is given
+ * @param server why the server has none; undefined if it has
  */
 export function reasonWithoutMemory(client: string | undefined, server: string | undefined): string {
   if (client === server) return `neither end uses shared memory: ${client}`;
@@ -248,5 +249,5 @@ function withoutMemory(end: string, lack: string | undefined): string {
   return `${end} uses no shared memory: ${lack ?? LACK_UNSAID}`;
 }
 
-/** What a peer lacks that offers no shared memory and does not say why. */
+/** The reason of a peer that offers no shared memory and does not say why. */
 export const LACK_UNSAID = "it is of a version that does not say why";

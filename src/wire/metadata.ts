@@ -1,6 +1,6 @@
 /**
- * Headers and trailers on the wire: a run of entries `nameLength u16 · name · valueLength u32 · value`, one byte per
- * character (header names and values are byte strings).
+ * Headers and trailers on the wire: a sequence of entries `nameLength u16 · name · valueLength u32 · value`, with one
+ * byte per character, because header names and values are byte strings.
  */
 import { METADATA_BYTES_MAX } from "./frame.js";
 
@@ -44,13 +44,13 @@ export function decodeHeaders(bytes: Uint8Array | undefined): Headers {
     try {
       headers.append(name, value);
     } catch {
-      // The peer sent what no `Headers` could hold; there is no way to hand it to the user.
+      // A `Headers` cannot hold this entry, so the user cannot get it.
     }
   });
   return headers;
 }
 
-/** What is wrong with metadata of this size, if it is too large to send. */
+/** What is wrong with metadata of this size; undefined if it can be sent. */
 export function metadataComplaint(byteLength: number): string | undefined {
   if (byteLength <= METADATA_BYTES_MAX) return undefined;
   return `headers of ${byteLength} bytes are larger than the limit of ${METADATA_BYTES_MAX}; send large data in the message`;

@@ -1,12 +1,13 @@
 /**
- * A large message on its way: parts that, joined up, are the message, and how far they are taken.
+ * A large message that is being sent: parts that, joined, are the message, and how much of them was taken.
  *
- * PARTS-1  A file may turn out to be shorter when its bytes have been announced. So no message ends with a file's
- *          bytes, and its last fragment has none of them: it is taken only when all of them were sent, and without it
- *          the receiver has no message.
- * BORROW-1  A user's memory is read only until it is his again: until the call has settled that a request was given to,
- *           until the next message of a stream is asked for or its iterable is ended, until `send` returns for an
- *           answer. What has not left by then is copied. What the kernel is given to write later is never borrowed.
+ * PARTS-1  A file may turn out to be shorter after its bytes were announced. So no message ends with bytes of a file,
+ *          and the last fragment of a message has none. The last fragment is taken only when all bytes of files were
+ *          sent, and without it the receiver has no message.
+ * BORROW-1  A user's memory is read only until its user may change it again: for a request, until its call has settled;
+ *           for a message of a stream, until the next message is pulled or the iterable ends; for an answer, until
+ *           `send` returns. Bytes that were not sent by then are copied. Memory that the kernel is given to write later
+ *           is never borrowed.
  */
 import { memoryToFill } from "../memory/v8/gc.js";
 import type { MappedFile } from "../memory/payload/mapped-file.js";
@@ -15,7 +16,7 @@ import { assertOwn } from "../memory/shared/violation.js";
 /** Bytes that are sent from a file. */
 export class FileRange {
   readonly file: MappedFile;
-  /** Where in the file's array they start. */
+  /** The offset of the bytes in the file's array. */
   readonly byteOffset: number;
   readonly length: number;
 
@@ -30,9 +31,7 @@ export class FileRange {
   }
 }
 
-/**
- * Bytes in memory that its user may change once the message is his again: a message lends it, the carrier borrows it.
- */
+/** Bytes in a user's memory, which the carrier borrows. The user may change them later (BORROW-1). */
 export class Borrowed {
   readonly bytes: Uint8Array;
 
@@ -51,9 +50,9 @@ export class Borrowed {
 
 export type Part = Uint8Array | Borrowed | FileRange;
 
-/** Whoever owns what parts lie in. */
+/** Owns the memory that parts lie in. */
 export interface PartsOwner {
-  /** Parts that were taken are read later: nothing of all ends before `unuse`. */
+  /** Call for taken parts that are read later: all memory stays valid until `unuse`. */
   use(): void;
   unuse(): void;
 }
@@ -64,21 +63,21 @@ export class Parts {
   readonly byteLength: number;
   readonly owner: PartsOwner;
   private readonly parts: Part[];
-  /** How long they were at first: a view of a resizable ArrayBuffer may become shorter. */
+  /** The initial lengths of the parts. A view of a resizable ArrayBuffer may become shorter. */
   private readonly lengths: readonly number[];
   private taken = 0;
-  // Where the next byte is: in which part, and at which offset there.
+  // The next byte: the index of its part, and its offset there.
   private part = 0;
   private partOffset = 0;
-  /** Behind the last byte that comes from a file. At least one more follows. */
+  /** The position after the last byte that comes from a file. At least one more byte follows. */
   private readonly filesEnd: number;
-  /** File ranges that were taken and are not sent yet. */
+  /** Number of file ranges that were taken and are not sent yet. */
   filesUnderWay = 0;
-  /** Why a file range could not be sent: the rest is not worth sending. */
+  /** Why a file range could not be sent. Then the rest need not be sent. */
   failure: Error | undefined;
-  /** Borrowed bytes that the carrier has taken and still reads (BORROW-1). */
+  /** Number of borrowed bytes that the carrier has taken and still reads (BORROW-1). */
   bytesOnLoan = 0;
-  /** Told in a later turn, once, when `bytesOnLoan` has come down to 0. */
+  /** Called once, in a later turn, when `bytesOnLoan` has reached 0. */
   onReturned: (() => void) | undefined;
 
   constructor(parts: readonly Part[], owner: PartsOwner = nobody) {
@@ -104,14 +103,15 @@ export class Parts {
     return this.byteLength - this.taken;
   }
 
-  /** How long the next fragment is to be, at most `bytesMax`. The last one has nothing of a file (PARTS-1). */
+  /** The length of the next fragment, at most `bytesMax`. The last one has no bytes of a file (PARTS-1). */
   nextLength(bytesMax: number): number {
     return Math.min(bytesMax, this.taken < this.filesEnd ? this.filesEnd - this.taken : this.leftBytes);
   }
 
   /**
-   * Whether the next `byteLength` bytes may be taken now: the last ones only when the file ranges before them were
-   * sent. @throws Error if those could not be
+   * Whether the next `byteLength` bytes may be taken now. The last bytes may be taken only when all file ranges before
+   * them were sent.
+   * @throws Error if a file range could not be sent
    */
   mayTake(byteLength: number): boolean {
     if (this.failure !== undefined) throw this.failure;
@@ -119,8 +119,8 @@ export class Parts {
   }
 
   /**
-   * Copies the next `byteLength` bytes, which are there, to `target` at `offset`. @throws Error if their memory is gone
-   * meanwhile
+   * Copies the next `byteLength` bytes to `target` at `offset`. At least that many must be left.
+   * @throws Error if their memory is gone
    */
   copyTo(target: Uint8Array, offset: number, byteLength: number): void {
     for (let at = offset; at < offset + byteLength; ) {
@@ -131,7 +131,7 @@ export class Parts {
     }
   }
 
-  /** Has what is borrowed and was not taken copied: from now on its user may change it. @throws Error like `copyTo` */
+  /** Copies borrowed bytes that were not taken, so that their user may change them. @throws Error like `copyTo` */
   keep(copy: (bytes: Uint8Array) => Uint8Array): void {
     for (let i = this.part; i < this.parts.length; i++) {
       const part = this.parts[i];
@@ -142,8 +142,9 @@ export class Parts {
   }
 
   /**
-   * The next `byteLength` bytes, which are there, as they lie: appended to `target`, in order. @throws Error like
-   * `copyTo`
+   * Takes the next `byteLength` bytes without copying them, and appends them to `target`. At least that many must be
+   * left.
+   * @throws Error like `copyTo`
    */
   takeTo(target: Part[], byteLength: number): void {
     for (let left = byteLength; left > 0; ) {
@@ -169,14 +170,14 @@ export class Parts {
   }
 }
 
-/** SUBTLE: a Buffer's own `slice` is a view, and other arrays of a user's may have any. */
+/** SUBTLE: not `bytes.slice()`, which makes a view of a Buffer, and can be anything in a subclass of a user's. */
 export function copyOf(bytes: Uint8Array): Uint8Array {
   const copy = memoryToFill(bytes.length);
   copy.set(bytes);
   return copy;
 }
 
-/** For bytes that were to be sent, and are detached. */
+/** The error for bytes that were detached before they were sent. */
 export function goneMeanwhile(): Error {
   return new Error(
     "bytes that were being sent lost their memory: their ArrayBuffer was detached or became shorter before the call was over (a lease that ended, a transfer, or a resize)",

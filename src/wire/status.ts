@@ -1,6 +1,6 @@
 /**
- * A failed call on the wire: the bytes of a `google.rpc.Status` message
- * (int32 code = 1; string message = 2; repeated google.protobuf.Any details = 3), as gRPC's rich errors have it.
+ * The status of a failed call on the wire: a `google.rpc.Status` message
+ * (int32 code = 1; string message = 2; repeated google.protobuf.Any details = 3), as in gRPC's rich errors.
  */
 import { BinaryReader, BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 

@@ -327,7 +327,13 @@ function memoryOf({ ringBytes, releaseSlots, blocks }: Scenario, copies: Copies)
 function viewOf(buffer: ArrayBuffer): ArenaView {
   const bytes = new Uint8Array(buffer);
   const noViews = () => assert.fail("no bytes are leased or loaned here");
-  return { byteLength: buffer.byteLength, upTo: () => bytes, viewOf: noViews, detach: noViews };
+  return {
+    byteLength: buffer.byteLength,
+    upTo: () => bytes,
+    viewOf: noViews,
+    detach: noViews,
+    listenToFreedViews: () => undefined,
+  };
 }
 
 /** Larger arrays are memory: the books of an arena of a few units are small. */

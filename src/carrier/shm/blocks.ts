@@ -338,16 +338,7 @@ export class Blocks {
     if (isOwn) this.takeOwn(entry);
     if (leases) {
       try {
-        const bytes = Lease.open(
-          isOwn ? this.ownHome : this.peerHome,
-          unit,
-          generation,
-          offset,
-          byteLength,
-          lifetime,
-          callLabel,
-          handles,
-        );
+        const bytes = Lease.open(isOwn ? this.ownHome : this.peerHome, entry, lifetime, callLabel, handles);
         if (isOwn) {
           this.ownLeases++;
           this.ownLeasedBytes += byteLength;

@@ -5,7 +5,7 @@
 import { ARENA_UNIT_BYTES, RING_DATA_OFFSET } from "../../memory/shared/layout.js";
 import type { ConnectionMemory } from "../../memory/shared/segment.js";
 import { Violation } from "../../memory/shared/violation.js";
-import { BLOCK_PIECE_BYTES_MAX, FIELD, FLAG, FRAME_BYTES_MAX, readUint32, SPAN } from "../../wire/frame.js";
+import { BLOCK_FRAGMENT_BYTES_MAX, FIELD, FLAG, FRAME_BYTES_MAX, readUint32, SPAN } from "../../wire/frame.js";
 import type { ReceivedFrame } from "../carrier.js";
 import { newReceivedFrame, openHeader, paddedLength } from "../frame-header.js";
 
@@ -116,7 +116,7 @@ export class FrameReader {
     const offset = this.unit * ARENA_UNIT_BYTES;
     if (
       this.unit === 0 ||
-      frame.fragmentLength > BLOCK_PIECE_BYTES_MAX ||
+      frame.fragmentLength > BLOCK_FRAGMENT_BYTES_MAX ||
       offset + frame.fragmentLength > this.arena.byteLength
     ) {
       throw new Violation(

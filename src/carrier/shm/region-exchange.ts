@@ -13,7 +13,7 @@ import { readSync } from "node:fs";
 import { memoryToFill } from "../../memory/v8/gc.js";
 import type { LeaseHandle, LeaseHome, LeaseLifetime } from "../../memory/payload/lease.js";
 import { Lease } from "../../memory/payload/lease.js";
-import { keepNewInThread, letMove } from "../../memory/v8/transfer.js";
+import { keepNewInThread, letMove } from "../../memory/v8/array-buffer-transfer.js";
 import { Violation } from "../../memory/shared/violation.js";
 import type { BlockUser } from "../../memory/payload/block-views.js";
 import type { Addon } from "../../os/addon.js";
@@ -162,7 +162,8 @@ export class RegionExchange {
       const isWanted = lifetime === "strict" || (lifetime !== "copied" && byteLength >= REGION_LEASE_BYTES_MIN);
       if (isWanted && byteLength > 0) {
         try {
-          const bytes = Lease.open(homeOf(addon, descriptor), 0, 0, offset, byteLength, lifetime, callLabel, handles);
+          const range = { unit: 0, generation: 0, offset, byteLength };
+          const bytes = Lease.open(homeOf(addon, descriptor), range, lifetime, callLabel, handles);
           onLeased(true);
           return bytes;
         } catch (error) {

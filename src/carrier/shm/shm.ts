@@ -16,7 +16,7 @@ import { RING_DATA_OFFSET } from "../../memory/shared/layout.js";
 import type { LeaseHandle, LeaseLifetime } from "../../memory/payload/lease.js";
 import { RingReader, RingWriter } from "../../memory/shared/ring.js";
 import type { ConnectionMemory } from "../../memory/shared/segment.js";
-import { Receiving } from "../../memory/v8/receive-memory.js";
+import { Receiving } from "../../memory/receive/receiving.js";
 import { Violation } from "../../memory/shared/violation.js";
 import type { WordAccess } from "../../memory/shared/words.js";
 import { setImmediate } from "../../os/timers.js";

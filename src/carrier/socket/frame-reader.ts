@@ -8,7 +8,7 @@
  * SOCKET-3  One turn of the event loop delivers frames for a bounded time; what is left waits for the next one, and the
  *           socket is not read from meanwhile.
  */
-import type { ReceiveMemory } from "../../memory/v8/receive-memory.js";
+import type { ReceiveMemory } from "../../memory/receive/receive-memory.js";
 import { assertOwn } from "../../memory/shared/violation.js";
 import { nowMs } from "../../os/timers.js";
 import { FLAG, FRAME_HEADER_BYTES } from "../../wire/frame.js";

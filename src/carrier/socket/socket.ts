@@ -8,7 +8,7 @@
  * SOCKET-7  What arrived before the peer went is delivered before the connection ends.
  */
 import { Loan } from "../../memory/payload/loan.js";
-import { Receiving } from "../../memory/v8/receive-memory.js";
+import { Receiving } from "../../memory/receive/receiving.js";
 import { Violation } from "../../memory/shared/violation.js";
 import { setImmediate } from "../../os/timers.js";
 import { FLAG } from "../../wire/frame.js";

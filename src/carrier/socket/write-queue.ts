@@ -12,7 +12,8 @@
  */
 import type { Socket } from "node:net";
 import { FRAME_ALIGNMENT } from "../../memory/shared/layout.js";
-import type { ReceiveMemory, Receiving } from "../../memory/v8/receive-memory.js";
+import type { ReceiveMemory } from "../../memory/receive/receive-memory.js";
+import type { Receiving } from "../../memory/receive/receiving.js";
 import { FRAME_BYTES_MAX } from "../../wire/frame.js";
 import type { Part, Parts } from "../../wire/parts.js";
 import { Borrowed, copyOf, FileRange } from "../../wire/parts.js";

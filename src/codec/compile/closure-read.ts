@@ -1,8 +1,8 @@
 /**
- * The decoder without generated code: a closure per field, found by field number. It is also what the generated decoder
- * falls back to for whatever is unusual, and the one that decodes ropes.
+ * The decoder without generated code: a closure per field, found by field number. The generated decoder falls back to
+ * it for unusual input, and ropes are always decoded by it.
  *
- * Like protobuf-es it goes by the field number alone: the wire type matters only for repeated fields, which may be
+ * Like protobuf-es, it goes by the field number alone. The wire type matters only for repeated fields, which may be
  * packed.
  */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
@@ -22,7 +22,7 @@ import {
 } from "../wire/fields.js";
 import { jsonOf, structOf } from "./json-struct.js";
 import type { MessageReader, Resolve } from "./message-type.js";
-import { keeperOf, worthKeeping } from "../packed.js";
+import { keeperOf, worthKeeping } from "../wire/packed.js";
 import type { ScalarReader } from "../wire/read.js";
 import {
   bytesAt,
@@ -37,17 +37,17 @@ import {
   takeVarint32,
   tooDeep,
 } from "../wire/read.js";
-import { ANY_BUT_GROUP, JOIN, takeSpan } from "../rope/rope-read.js";
+import { ANY_BUT_GROUP, JOIN, takeSpan } from "../wire/read-span.js";
 import { takeString } from "../wire/utf8.js";
 
-/** Reads the value of one field, whose tag was just read, into a message. */
+/** Reads the value of a field whose tag was just read into a message. */
 export interface FieldReader {
   read: (message: Values, b: Uint8Array, wireType: number) => void;
-  /** Takes a span as the field's value; absent where a span can only be joined. */
+  /** Takes a span as the field's value; absent if the rope has to be joined instead. */
   takeSpan?: ((message: Values, bytes: Uint8Array) => void) | undefined;
-  /** Whether the value is itself read field by field, so that spans may lie within. */
+  /** Whether the value is itself read field by field, so that spans may lie within it. */
   readonly nests: boolean;
-  /** The wire types with which a value is read as what was written: bits, by wire type. */
+  /** The wire types with which the value is read in the form in which it was written: bits, by wire type. */
   readonly wireTypes: number;
 }
 
@@ -89,7 +89,7 @@ export function closureReader(desc: DescMessage, resolve: Resolve): ClosureReade
 function readMessage(message: Values, b: Uint8Array, end: number, reader: ClosureReader): void {
   if (++R.depth > R.depthMax) tooDeep(reader.desc.toString());
   while (R.pos + R.shift < end) readField(message, b, takeTag(b), reader);
-  // The last value reached past the end, into what has to be read as it lies in the joined message.
+  // The last value reaches past the end, so its bytes are known only in the joined message.
   if (R.pos + R.shift > end && R.spanAt !== Infinity) throw JOIN;
   R.depth--;
 }
@@ -119,15 +119,15 @@ export function readField(message: Values, b: Uint8Array, tag: number, reader: C
     field.read(message, b, wireType);
   } else {
     const start = R.pos;
-    // Groups within may be as deep as what is left of the limit.
+    // Groups in it may be as deep as the rest of the limit.
     skip(b, tag, R.depthMax - R.depth);
     if (R.keepUnknown) addUnknown(message, number, wireType, bytesAt(b, start, R.pos - start));
   }
-  // A value that reaches past the end of its message may have run over the place of a span.
+  // A value that reaches past the end of its message may have passed the place of a span.
   if (R.pos > R.spanAt) throw JOIN;
 }
 
-/** In a rope: if the value of this field is a span, takes it. @throws RopeViolation, JOIN */
+/** Takes the value of a field if it is a span of the rope. @throws RopeViolation, JOIN */
 function readSpan(message: Values, b: Uint8Array, tag: number, field: FieldReader | undefined): boolean {
   const start = R.pos;
   const bytes =
@@ -143,7 +143,7 @@ function readSpan(message: Values, b: Uint8Array, tag: number, field: FieldReade
   return true;
 }
 
-/** An unknown field's data has its length before it, as it was written. */
+/** The data of an unknown field starts with its length, as it was written. */
 function concat(length: Uint8Array, payload: Uint8Array): Uint8Array {
   const data = new Uint8Array(length.length + payload.length);
   data.set(length);
@@ -170,7 +170,7 @@ function fieldReader(field: DescField, resolve: Resolve): FieldReader {
   }
 }
 
-/** The function that sets a singular field. */
+/** Makes the function that sets a singular field. */
 function setter(field: DescField): (message: Values, value: unknown) => void {
   const name = field.localName;
   if (field.oneof === undefined) {
@@ -184,7 +184,7 @@ function setter(field: DescField): (message: Values, value: unknown) => void {
   };
 }
 
-/** Reads a single value of a field's type. */
+/** Makes the function that reads a single value of a field's type. */
 export function valueReader(type: ScalarType, field: DescField): ScalarReader {
   const read = type === ScalarType.STRING && !isStrict(field) ? takeText : SCALAR_READERS[type];
   return field.fieldKind !== "map" && (field as { longAsString?: boolean }).longAsString
@@ -196,7 +196,7 @@ export function isStrict(field: DescField): boolean {
   return (field as { utf8Validation?: boolean }).utf8Validation === true;
 }
 
-/** How a span becomes a value: text is decoded from a copy (UTF8-1); bytes are the span itself, or a copy. */
+/** Makes the function that converts a span to a value. Text is decoded from a copy (UTF8-1). */
 function spanReader(type: ScalarType, field: DescField): ((bytes: Uint8Array) => unknown) | undefined {
   if (type === ScalarType.BYTES) return (bytes) => (R.spanViews ? bytes : new Uint8Array(bytes));
   if (type === ScalarType.STRING) return (bytes) => takeString(new Uint8Array(bytes), 0, bytes.length, isStrict(field));
@@ -242,7 +242,7 @@ function int32Bytes(value: number): Uint8Array {
   return new Uint8Array(bytes);
 }
 
-/** Merges what the wire has into a message of a field's type. */
+/** Makes the function that merges a value on the wire into a message of a field's type. */
 function childReader(field: MessageField, resolve: Resolve): (child: Values, b: Uint8Array) => void {
   const closures = closureReader(field.message, resolve);
   if (field.fieldKind !== "map" && field.delimitedEncoding)
@@ -261,8 +261,9 @@ function childReader(field: MessageField, resolve: Resolve): (child: Values, b: 
   };
 }
 
-/** The message that a field's value stands for, a new one if there is no value, and the way back. */
+/** Converts between a field's value and its message. */
 interface Mapper {
+  /** Returns a new message if there is no value. */
   toMessage: (value: unknown) => Values;
   toValue: (message: Values) => unknown;
 }
@@ -347,7 +348,7 @@ function scalarListReader(field: ListField): FieldReader {
         return;
       }
       const list = message[name] as unknown[];
-      // SUBTLE: like protobuf-es, a last value that reaches past the end is read whole.
+      // SUBTLE: like in protobuf-es, a last value that reaches past the end is read whole.
       const end = R.pos + n;
       while (R.pos < end) list.push(read(b));
       if (R.pos > end && R.spanAt !== Infinity) throw JOIN;
@@ -391,7 +392,7 @@ function mapReader(field: MapField, resolve: Resolve): FieldReader {
           skip(b, tag, R.depthMax - R.depth);
         }
       }
-      // As at the end of a message.
+      // See the end of `readMessage`.
       if (R.pos + R.shift > end && R.spanAt !== Infinity) throw JOIN;
       setOwn(
         message[name] as Record<string, unknown>,
@@ -403,7 +404,7 @@ function mapReader(field: MapField, resolve: Resolve): FieldReader {
 }
 
 interface MapValueReader {
-  /** @param existing the entry's value so far, if it has one already */
+  /** @param existing the value read before in the same entry, if any */
   read: (b: Uint8Array, existing: unknown) => unknown;
   fromSpan: ((bytes: Uint8Array) => unknown) | undefined;
   empty: () => unknown;

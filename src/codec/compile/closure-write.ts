@@ -18,9 +18,9 @@ import {
 } from "../wire/fields.js";
 import { structOf } from "./json-struct.js";
 import type { MessageType, MessageWriter, Resolve } from "./message-type.js";
-import { keptArray } from "../packed.js";
+import { keptArray } from "../wire/packed.js";
 import { emptyMap, keysOf, presenceOf } from "../wire/presence.js";
-import { fixedListSize, putFixedList } from "../wire/write-fixed.js";
+import { fixedFieldOf, fixedListSize, putFixedList } from "../wire/write-fixed.js";
 import {
   fault,
   putLength,
@@ -33,7 +33,7 @@ import {
   W,
 } from "../wire/write.js";
 import { varint32Length } from "../wire/utf8.js";
-import { refuseView } from "../view/mark.js";
+import { refuseView } from "../wire/view-mark.js";
 
 /** Sizes and writes one field of a message, if it is set. */
 export interface FieldWriter {
@@ -41,7 +41,7 @@ export interface FieldWriter {
   write: (message: Values, b: Uint8Array, p: number, limit: number) => number;
 }
 
-/** Sizes and writes one value, its tag included. */
+/** Sizes and writes one value with its tag. */
 interface ValueWriter {
   size: (value: unknown) => number;
   put: (b: Uint8Array, p: number, limit: number, value: unknown) => number;
@@ -67,7 +67,7 @@ export function closureWriter(desc: DescMessage, resolve: Resolve): MessageWrite
   };
 }
 
-/** @throws Error if this is a message of another type, or a view */
+/** @throws Error if `message` is of another type, or a view */
 export function checkType(message: Values, desc: DescMessage): void {
   if (message.$typeName === desc.typeName || W.lenient || desc.fields.length === 0) return;
   refuseView(message);
@@ -82,13 +82,13 @@ export function unknownSize(message: Values, typeName: string): number {
   return n;
 }
 
-/** @throws Error if the data's memory is gone: no field has empty data */
+/** @throws Error if the memory of the data is gone, which shows because no unknown field has empty data */
 function dataOf(data: Uint8Array): Uint8Array {
   if (data.length === 0) requireAttached(data, "$unknown");
   return data;
 }
 
-/** Unknown fields are a message's; a plain object has none, as `create` sees it. */
+/** Whether a message's unknown fields are written. Like for `create`, a plain object has none. */
 function writesUnknown(message: Values, typeName: string): boolean {
   return message.$unknown !== undefined && W.writeUnknown && (!W.lenient || message.$typeName === typeName);
 }
@@ -192,13 +192,13 @@ function sizePart(type: MessageType, message: Values): number {
   return type.size(message);
 }
 
-/** What is sized from here on is read back from here on. */
+/** Begins a part: the lengths stored from now on are used next. */
 export function beginPart(): void {
   W.next = W.top;
   W.keysNext = W.keysTop;
 }
 
-/** A nested part is written; its lengths are not needed any more. */
+/** Ends a nested part: its lengths are not needed any more. */
 export function endPart(top: number, keysTop: number): void {
   W.sized = false;
   W.top = top;
@@ -209,7 +209,7 @@ export function changed(label: string): Error {
   return new Error(`cannot encode field ${label} to binary: the message changed while it was encoded`);
 }
 
-/** The message that a field's value stands for. */
+/** Makes the function that converts a field's value to the message that is written. */
 function messageOf(field: MessageField, type: MessageType): (value: unknown) => Values {
   if (isJsonField(field)) return structOf;
   if (isUnwrapped(field)) {
@@ -217,7 +217,7 @@ function messageOf(field: MessageField, type: MessageType): (value: unknown) => 
     const name = fields[0].localName;
     return (value) => ({ $typeName: typeName, [name]: value });
   }
-  // An element or a oneof's value may be left undefined.
+  // An element of a list, or the value of a oneof, may be undefined.
   return (value) => (value === undefined ? type.create() : (value as Values));
 }
 
@@ -225,7 +225,7 @@ function listWriter(field: ListField, resolve: Resolve): FieldWriter {
   const name = field.localName;
   const type = scalarOf(field);
   if (type !== undefined && field.packed)
-    return widthOf(type) > 0 ? fixedListWriter(field, type) : packedListWriter(field, type);
+    return widthOf(type) > 0 ? fixedListWriter(field) : packedListWriter(field, type);
   const label = labelOf(field);
   const { size, put } = valueWriter(field, field.number, resolve);
   return {
@@ -245,7 +245,7 @@ function listWriter(field: ListField, resolve: Resolve): FieldWriter {
 
 const NOTHING: readonly unknown[] = [];
 
-/** The elements of a repeated field: an array, or a typed array that stands for one. */
+/** The elements of a repeated field, as an array or a typed array. */
 export function listOf(value: unknown, label: string): ArrayLike<unknown> {
   const list = value as ArrayLike<unknown> | undefined | null;
   if (list === undefined || list === null) {
@@ -257,7 +257,7 @@ export function listOf(value: unknown, label: string): ArrayLike<unknown> {
   return list;
 }
 
-/** The same, to be read here element by element. */
+/** The elements of a repeated field that is read element by element. */
 export function readableListOf(value: unknown, label: string): ArrayLike<unknown> {
   const list = listOf(value, label);
   return W.tracking ? readableList(list) : list;
@@ -295,15 +295,13 @@ function packedListWriter(field: ListField, type: ScalarType): FieldWriter {
   };
 }
 
-function fixedListWriter(field: ListField, type: ScalarType): FieldWriter {
+function fixedListWriter(field: ListField): FieldWriter {
   const name = field.localName;
-  const label = labelOf(field);
-  const tag = tagOf(field.number, WIRE.lengthDelimited);
-  const width = widthOf(type);
+  const fixed = fixedFieldOf(field);
   return {
-    size: (message) => fixedListSize(keptArray(message, name) ?? listOf(message[name], label), tag, width),
+    size: (message) => fixedListSize(keptArray(message, name) ?? listOf(message[name], fixed.label), fixed),
     write: (message, b, p, limit) =>
-      putFixedList(b, p, limit, keptArray(message, name) ?? listOf(message[name], label), tag, type, width, label),
+      putFixedList(b, p, limit, keptArray(message, name) ?? listOf(message[name], fixed.label), fixed),
   };
 }
 
@@ -312,7 +310,7 @@ function mapWriter(field: MapField, resolve: Resolve): FieldWriter {
   const label = labelOf(field);
   const tag = tagOf(field.number, WIRE.lengthDelimited);
   const tagLength = varint32Length(tag);
-  // A map is a list of entries: field 1 is the key, field 2 the value.
+  // A map is a list of entries with the key in field 1 and the value in field 2.
   const key = scalarValueWriter(field.mapKey, 1, label);
   const value = valueWriter(field, 2, resolve);
   const toKey = mapKeyOf(field.mapKey);
@@ -351,7 +349,7 @@ function mapWriter(field: MapField, resolve: Resolve): FieldWriter {
   };
 }
 
-/** Map keys are properties, so strings. Writers of 64-bit integers take strings as they are. */
+/** Makes the function that converts a property name to a map key. Writers of 64-bit integers accept strings. */
 export function mapKeyOf(type: ScalarType): (property: string) => unknown {
   switch (type) {
     case ScalarType.BOOL:
@@ -367,7 +365,7 @@ export function mapKeyOf(type: ScalarType): (property: string) => unknown {
   }
 }
 
-/** What `Number.parseInt` makes of a property's name; the name itself, for the writer to refuse, if that is nothing. */
+/** A property name as parsed by `Number.parseInt`. If it is not a number, the name itself, which the writer refuses. */
 function integerKeyOf(property: string): number | string {
   const digits = property.length;
   if (digits > 0 && digits < 10) {

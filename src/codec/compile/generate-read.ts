@@ -1,6 +1,6 @@
 /**
- * The decoder as generated code: one function per message type, with a case for each field number that reads the field
- * as it usually comes. Whatever comes otherwise, and rare kinds of fields, go to the closures.
+ * The decoder as generated code: a function per message type, with a case for each field number that reads the field in
+ * its usual form. Other forms, and rare kinds of fields, are left to the closures.
  */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { create, ScalarType } from "@bufbuild/protobuf";
@@ -80,7 +80,7 @@ return function read(m, b, p, end) {
   return { read, create: generateCreate(desc) };
 }
 
-/** A function that makes what `create` of protobuf-es makes without an init object. */
+/** Generates a function that makes the same as protobuf-es's `create` without an init object. */
 function generateCreate(desc: DescMessage): () => Values {
   const model = create(desc) as Values;
   const prototype = Object.getPrototypeOf(model) as object;
@@ -88,8 +88,8 @@ function generateCreate(desc: DescMessage): () => Values {
   const properties = Object.entries(model).map(
     ([name, value]) => `${property("this", name)} = ${initialValue(value, scope)};`,
   );
-  // An object of a constructor's has room for properties that are set later, such as those of optional fields, once V8
-  // has seen a few; a literal has not. And it is made faster than by Object.create.
+  // Once V8 has seen a few objects of a constructor, it reserves room in them for properties that are set later, such
+  // as optional fields. It does not for object literals. A constructor is also faster than Object.create.
   return scope.evaluate(`
 function Message() { ${properties.join(" ")} }
 Message.prototype = ${scope.constant(prototype)};
@@ -115,7 +115,7 @@ function varintCode(name: string): string {
     }`;
 }
 
-/** Reads a length into `n`, and sees that so much is there. */
+/** Reads a length into `n`, and checks that as many bytes follow. */
 const LENGTH = `${varintCode("n")} if (n > len - p) eof();`;
 
 /** Reads a scalar value into a variable. */
@@ -132,7 +132,7 @@ function scalarCode(type: ScalarType, field: DescField, name: string, scope: Sco
     case ScalarType.STRING:
       return `${LENGTH} ${name} = takeString(b, p, n, ${isStrict(field)}); p += n;`;
     case ScalarType.DOUBLE:
-      // Here and not in a function, which would have to return a number object made for it.
+      // Inline, because V8 would have to allocate a number object to return it from a function.
       return `if (p + 8 > len) eof();
         bytes8[0] = b[p]; bytes8[1] = b[p + 1]; bytes8[2] = b[p + 2]; bytes8[3] = b[p + 3];
         bytes8[4] = b[p + 4]; bytes8[5] = b[p + 5]; bytes8[6] = b[p + 6]; bytes8[7] = b[p + 7];
@@ -152,7 +152,7 @@ function fieldCase(field: DescField, scope: Scope, resolve: Resolve): string {
 }
 
 function isRare(field: DescField): boolean {
-  // Inherited from Object.prototype, it would look as if it were set.
+  // A property inherited from Object.prototype would look like a set field.
   if (field.localName in Object.prototype) return true;
   if (field.enum !== undefined) return field.fieldKind === "enum" && !field.enum.open;
   if (field.message === undefined) return false;
@@ -228,8 +228,8 @@ function packedCode(field: ListField, type: ScalarType, scope: Scope): string {
 }
 
 /**
- * Reads a value of a packed list that ends at `stop` into `v`. How many bytes it has is hard to foretell for the
- * processor, so no branch depends on it: four bytes are loaded, and those after the value's last are masked out.
+ * Reads a value of a packed list that ends at `stop` into `v`. The processor cannot predict how many bytes a value has,
+ * so no branch depends on it: four bytes are loaded, and those after the value's last byte are masked out.
  */
 function packedValueCode(type: ScalarType, field: ListField, scope: Scope): string {
   const code = scalarCode(type, field, "v", scope);
@@ -248,7 +248,7 @@ function packedValueCode(type: ScalarType, field: ListField, scope: Scope): stri
     } else { ${code} }`;
 }
 
-/** An entry that has its key and its value, in this order and nothing else, is read here. */
+/** Reads an entry that consists of key and value, in this order. Other entries are left to the closures. */
 function mapCode(field: MapField, scope: Scope, resolve: Resolve): string {
   const valueType = scalarOf(field);
   const keyTag = tagOf(1, wireTypeOf(field.mapKey));

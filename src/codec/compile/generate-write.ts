@@ -1,6 +1,6 @@
 /**
- * The encoder as generated code: one pair of functions per message type, in which every field is a few lines of its
- * own. Rare kinds of fields are left to the closures, which write the same bytes.
+ * The encoder as generated code: a pair of functions per message type, with a few lines for each field. Rare kinds of
+ * fields are left to the closures, which write the same bytes.
  */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { create, ScalarType } from "@bufbuild/protobuf";
@@ -32,10 +32,10 @@ import {
 } from "../wire/fields.js";
 import { property, Scope } from "./generate.js";
 import type { MessageWriter, Resolve } from "./message-type.js";
-import { keptArray } from "../packed.js";
+import { keptArray } from "../wire/packed.js";
 import { emptyMap, emptyOneof, isUnset, keysOf, requiredError, zeroOf } from "../wire/presence.js";
 import { putVarint32, varint32Length } from "../wire/utf8.js";
-import { fixedListSize, putFixedList } from "../wire/write-fixed.js";
+import { fixedFieldOf, fixedListSize, putFixedList } from "../wire/write-fixed.js";
 import { bytes8, float64, putLength, requireAttached, reserve, SCALAR_WRITERS, W } from "../wire/write.js";
 
 const FUNCTIONS = {
@@ -65,7 +65,7 @@ const FUNCTIONS = {
   W,
 };
 
-/** Statements that add a value's bytes to `n`, and that write it at `p`. */
+/** Statements that add the bytes of a value to `n`, and that write the value at `p`. */
 interface Code {
   readonly size: string;
   readonly write: string;
@@ -113,7 +113,7 @@ function fieldCode(field: DescField, scope: Scope, resolve: Resolve): Code {
   }
   if (field.fieldKind === "list") return listCode(field, scope, resolve);
   if (field.fieldKind === "map") return mapCode(field, scope, resolve);
-  const value = valueCode(field, field.number, "v", "sized", scope, resolve);
+  const value = valueCode(field, { number: field.number, name: "v", isSized: "sized" }, scope, resolve);
   if (field.oneof !== undefined) {
     const oneof = oneofName(field.oneof.localName, field.parent);
     const condition = `if (${oneof}.case === ${JSON.stringify(field.localName)}) { v = ${oneof}.value;`;
@@ -135,7 +135,7 @@ function isRare(field: DescField): boolean {
   return field.fieldKind !== "map" && (field as { delimitedEncoding?: boolean }).delimitedEncoding === true;
 }
 
-/** Whether the singular field with the value `v` is set; see `presenceOf` of the closures. */
+/** An expression that tells whether the singular field with the value `v` is set; see `presenceOf`. */
 function presenceCode(field: DescField, scope: Scope): string {
   if ((field.presence as number) !== PRESENCE.implicit) {
     const isSet = "v !== undefined && (v !== null || !W.lenient)";
@@ -167,18 +167,18 @@ function presenceCode(field: DescField, scope: Scope): string {
   }
 }
 
-/**
- * Code for the value in the variable `name`, its tag included.
- * @param isSized an expression that tells whether the value's lengths are known already
- */
-function valueCode(
-  field: DescField,
-  number: number,
-  name: string,
-  isSized: string,
-  scope: Scope,
-  resolve: Resolve,
-): Code {
+/** The value that code is generated for. */
+interface Value {
+  /** Its field number. */
+  readonly number: number;
+  /** The variable that has it. */
+  readonly name: string;
+  /** An expression that tells whether the lengths in it are known already. */
+  readonly isSized: string;
+}
+
+/** Code for a value with its tag. */
+function valueCode(field: DescField, { number, name, isSized }: Value, scope: Scope, resolve: Resolve): Code {
   const type = scalarOf(field);
   if (type !== undefined) return scalarCode(type, number, name, scope.constant(labelOf(field)), scope);
   const childType = resolve(field.message!);
@@ -202,23 +202,24 @@ function valueCode(
   };
 }
 
-/** So many bytes are written once more where they are nested; with more, it is better to measure the whole message. */
+/** At most this many bytes of a nested message are written again; with more, measuring the whole message is faster. */
 const REWRITTEN_BYTES_MAX = 1024;
 
 /**
- * Writes a message that was not sized with as much room for its length as the last one here needed. That mostly fits,
- * and then nothing is measured at all; if not, or if there is not so much room, it is measured and written once more.
+ * Writes a message that was not sized, with as much room for its length as the last message here needed. That usually
+ * fits, and then nothing is measured at all. If it does not fit, or there is not enough room, the message is measured
+ * and written again.
  */
 function guessCode(tag: number, child: string, lastWidth: string, exact: string): string {
   return `
       let isDone = false;
-      // Kept here, since a message of the same type within this one may change what is remembered.
+      // Copied, because a message of the same type within this one may change the remembered width.
       const width = ${lastWidth};
       if (!sized && p + ${varint32Length(tag)} + width <= limit) {
         const start = p;
         ${tagBytes(tag)}
         const stop = ${child}.write(message, b, p + width, limit);
-        // Whoever started has the whole message measured, once.
+        // The outermost caller then measures the whole message, once.
         if (stop < 0) return -1;
         const k = stop - p - width;
         ${lastWidth} = varint32Length(k);
@@ -235,7 +236,7 @@ function scalarCode(type: ScalarType, number: number, name: string, label: strin
   const put = `p = ${scope.constant(SCALAR_WRITERS[type].put)}(b, p, limit, ${name}, ${label}); if (p < 0) return -1;`;
   const size = `n += ${varint32Length(tag)} + ${sizeExpression(type, name, label, scope)};`;
   if (type === ScalarType.DOUBLE) {
-    // Here and not in a function, to which V8 would have to pass a number object made for it.
+    // Inline, because V8 would have to allocate a number object to pass it to a function.
     return {
       size,
       write: `if (typeof ${name} === "number" && p + ${varint32Length(tag) + 8} <= limit) {
@@ -254,12 +255,12 @@ function scalarCode(type: ScalarType, number: number, name: string, label: strin
   };
 }
 
-/** Whether a value is a number that needs no more than four bytes: nearly all are. */
+/** An expression that tells whether a value is a number of at most four bytes, as nearly all are. */
 function smallUnsigned(name: string): string {
   return `typeof ${name} === "number" && ${name} >>> 0 === ${name} && ${name} < 0x10000000`;
 }
 
-/** Writes such a number where there is room for it. */
+/** Writes such a number. The caller has checked that there is room. */
 function varintCode(name: string): string {
   return `if (${name} < 0x80) b[p++] = ${name};
     else if (${name} < 0x4000) { b[p] = ${name} & 0x7f | 0x80; b[p + 1] = ${name} >>> 7; p += 2; }
@@ -294,11 +295,11 @@ function listCode(field: ListField, scope: Scope, resolve: Resolve): Code {
   const label = scope.constant(labelOf(field));
   const name = JSON.stringify(field.localName);
   if (type !== undefined && field.packed && widthOf(type) > 0) {
-    const tag = tagOf(field.number, WIRE.lengthDelimited);
+    const fixed = scope.constant(fixedFieldOf(field));
     const load = `const list = keptArray(m, ${name}) ?? listOf(m[${name}], ${label});`;
     return {
-      size: `{ ${load} n += fixedListSize(list, ${tag}, ${widthOf(type)}); }`,
-      write: `{ ${load} p = putFixedList(b, p, limit, list, ${tag}, ${type}, ${widthOf(type)}, ${label}); if (p < 0) return -1; }`,
+      size: `{ ${load} n += fixedListSize(list, ${fixed}); }`,
+      write: `{ ${load} p = putFixedList(b, p, limit, list, ${fixed}); if (p < 0) return -1; }`,
     };
   }
   const load = `const list = readableListOf(m[${name}], ${label}); const count = list.length;`;
@@ -317,7 +318,7 @@ function listCode(field: ListField, scope: Scope, resolve: Resolve): Code {
       } }`,
     };
   }
-  const value = valueCode(field, field.number, "x", "sized", scope, resolve);
+  const value = valueCode(field, { number: field.number, name: "x", isSized: "sized" }, scope, resolve);
   return {
     size: `{ ${load} for (let i = 0; i < count; i++) { const x = list[i]; ${value.size} } }`,
     write: `{ ${load} for (let i = 0; i < count; i++) { const x = list[i]; ${value.write} } }`,
@@ -325,9 +326,8 @@ function listCode(field: ListField, scope: Scope, resolve: Resolve): Code {
 }
 
 /**
- * Writes the value `x` of a packed list that ends at `end`. How many bytes it has is hard to foretell for the
- * processor, so no branch depends on it: four bytes are written, and those that are not the value's are written over by
- * the next.
+ * Writes the value `x` of a packed list that ends at `end`. The processor cannot predict how many bytes a value has, so
+ * no branch depends on it: four bytes are written, and the next value overwrites those that are too many.
  */
 function packedValueCode(type: ScalarType, label: string, scope: Scope): string {
   const put = `p = ${scope.constant(SCALAR_WRITERS[type].put)}(b, p, limit, x, ${label}); if (p < 0) return -1;`;
@@ -345,8 +345,8 @@ function mapCode(field: MapField, scope: Scope, resolve: Resolve): Code {
   const label = scope.constant(labelOf(field));
   const tag = tagOf(field.number, WIRE.lengthDelimited);
   const key = scalarCode(field.mapKey, 1, "key", label, scope);
-  // An entry is sized as a whole, so the lengths within it are known when its value is written.
-  const value = valueCode(field, 2, "x", "true", scope, resolve);
+  // An entry is sized as a whole, so its lengths are known when the value is written.
+  const value = valueCode(field, { number: 2, name: "x", isSized: "true" }, scope, resolve);
   const toKey = field.mapKey === ScalarType.STRING ? "names[i]" : `${scope.constant(mapKeyOf(field.mapKey))}(names[i])`;
   const load = `const map = ${property("m", field.localName)} ?? emptyMap(${label});`;
   const each = `for (let i = 0; i < names.length; i++) { const key = ${toKey}; const x = map[names[i]];`;
@@ -371,7 +371,7 @@ function mapCode(field: MapField, scope: Scope, resolve: Resolve): Code {
 }
 
 /**
- * An entry that cannot have more than 127 bytes has a length of one byte, so it can be written before it is measured.
+ * Writes an entry of at most 127 bytes. Its length takes one byte, so the entry can be written without measuring it.
  */
 function shortEntryCode(field: MapField, tag: number, key: Code, value: Code): string {
   const type = scalarOf(field);

@@ -1,17 +1,15 @@
 /**
- * What the two generators share. Generated code is text made of field numbers, names quoted as JSON, and names of our
- * own functions; no value of a message ever gets into it.
+ * The common parts of the code generators. Generated code is text made of field numbers, names quoted as JSON, and
+ * names of our own functions. No value of a message gets into it.
  */
 
 let allowed: boolean | undefined;
 
-/**
- * Whether functions may be made from text here (`--disallow-code-generation-from-strings`, a content security policy).
- */
+/** Whether functions may be made from text. `--disallow-code-generation-from-strings` or a policy may forbid it. */
 export function mayGenerate(): boolean {
   if (allowed === undefined) {
     try {
-      // eslint-disable-next-line @typescript-eslint/no-implied-eval -- whether it is allowed is the question
+      // eslint-disable-next-line @typescript-eslint/no-implied-eval -- this finds out whether it is allowed
       allowed = (new Function("return true") as () => boolean)();
     } catch {
       allowed = false;
@@ -20,13 +18,13 @@ export function mayGenerate(): boolean {
   return allowed;
 }
 
-/** Collects the values that generated code refers to, and makes the functions. */
+/** Collects the values that generated code refers to, and evaluates the code. */
 export class Scope {
   private readonly names: string[] = [];
   private readonly values: unknown[] = [];
   private readonly variables: string[] = [];
 
-  /** Lets the code refer to these by their names. */
+  /** @param functions the code refers to these by their names */
   constructor(functions: Readonly<Record<string, unknown>>) {
     for (const [name, value] of Object.entries(functions)) {
       this.names.push(name);
@@ -34,7 +32,7 @@ export class Scope {
     }
   }
 
-  /** The name under which the code finds a value. */
+  /** Adds a value, and returns the name by which the code refers to it. */
   constant(value: unknown): string {
     const name = `$${this.names.length}`;
     this.names.push(name);
@@ -42,23 +40,23 @@ export class Scope {
     return name;
   }
 
-  /** The name of a variable that the code keeps between calls. */
+  /** Adds a variable that keeps its value between calls, and returns its name. */
   variable(value: string): string {
     const name = `kept${this.variables.length}`;
     this.variables.push(`let ${name} = ${value};`);
     return name;
   }
 
-  /** Runs the code, which returns what it makes. */
+  /** Runs the code, and returns its result. */
   evaluate<T>(code: string): T {
-    // eslint-disable-next-line @typescript-eslint/no-implied-eval -- what the text is made of: see above
+    // eslint-disable-next-line @typescript-eslint/no-implied-eval -- the file comment says what the text is made of
     return (
       new Function(...this.names, `"use strict";\n${this.variables.join("\n")}\n${code}`) as (...values: unknown[]) => T
     )(...this.values);
   }
 }
 
-/** A property of `object`, whatever its name. */
+/** Code for a property of `object`, whatever its name is. */
 export function property(object: string, name: string): string {
   return `${object}[${JSON.stringify(name)}]`;
 }

@@ -1,4 +1,4 @@
-/** google.protobuf.Struct fields are plain JSON objects in a message; on the wire they are Struct messages. */
+/** Converts google.protobuf.Struct fields, which are JSON objects in a message and Struct messages on the wire. */
 import type { Values } from "../wire/fields.js";
 import { setOwn } from "../wire/fields.js";
 
@@ -10,7 +10,7 @@ function isObject(value: unknown): value is Record<string, unknown> {
   return value !== null && typeof value === "object" && !Array.isArray(value);
 }
 
-/** The Struct message for a JSON object. What is no JSON is left unset, like in protobuf-es. */
+/** The Struct message for a JSON object. Values that are not JSON are left unset, like in protobuf-es. */
 export function structOf(json: unknown): Values {
   const fields: Record<string, unknown> = {};
   if (isObject(json)) for (const key of Object.keys(json)) setOwn(fields, key, valueOf(json[key]));

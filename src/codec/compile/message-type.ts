@@ -1,6 +1,6 @@
 /**
- * A message type as the codec works with it: one object per descriptor, whose functions are compiled on first use, each
- * direction for itself. Generated code where that is allowed; else, with the same results, closures.
+ * The codec's form of a message type: one object per descriptor, whose functions are compiled on first use, each
+ * direction for itself. They are generated code where that is allowed, else closures with the same results.
  */
 import type { DescMessage } from "@bufbuild/protobuf";
 import type { Values } from "../wire/fields.js";
@@ -12,22 +12,22 @@ import { closureWriter } from "./closure-write.js";
 
 /** Sizes and writes messages of one type. */
 export interface MessageWriter {
-  /** Bytes of the message, its spans counted. Stores the lengths of nested parts in `W.memo`. */
+  /** The bytes of the message, spans included. Stores the lengths of nested parts in `W.memo`. */
   size: (message: Values) => number;
   /**
-   * Writes the message. Returns where it ends, or −1 if that is past `limit` (WRITE-1). If `W.sized`, takes the lengths
-   * of nested parts from `W.memo`, where `size` has put them; else sizes each before it is written.
+   * Writes the message. Returns the position after it, or −1 if that is past `limit` (WRITE-1). If `W.sized`, it takes
+   * the lengths of nested parts from `W.memo`, where `size` has put them; otherwise it sizes each part before writing
+   * it.
    */
   write: (message: Values, b: Uint8Array, p: number, limit: number) => number;
 }
 
 /** Makes and fills messages of one type. */
 export interface MessageReader {
-  /** A message with no field set. */
+  /** Creates a message with no field set. */
   create: () => Values;
   /**
-   * Merges the fields in [p, end) into a message. Returns where it stopped, which is past `end` if the last field
-   * reaches there.
+   * Merges the fields in [p, end) into a message. Returns the position after the last field, which may be past `end`.
    */
   read: (message: Values, b: Uint8Array, p: number, end: number) => number;
 }
@@ -36,7 +36,7 @@ export interface MessageType extends MessageWriter, MessageReader {
   readonly desc: DescMessage;
 }
 
-/** Finds the type of a descriptor. */
+/** Finds the type for a descriptor. */
 export type Resolve = (desc: DescMessage) => MessageType;
 
 const types = new WeakMap<DescMessage, MessageType>();

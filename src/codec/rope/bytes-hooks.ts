@@ -1,19 +1,18 @@
 /**
- * What whoever sends messages has to know and to say about their bytes. The codec calls it, and knows nothing of it.
+ * Lets the code that sends messages watch, and replace, the bytes that an encoding writes. The codec calls these hooks
+ * and knows nothing of what they do.
  */
 interface BytesHooks {
-  /**
-   * Whether the next encoding is to call `note` for every value of bytes, and for every typed array, that it writes.
-   */
+  /** Whether the next encoding calls `note` for every `bytes` value and every typed array that it writes. */
   tracking: boolean;
-  /** @returns what to write instead, mostly the same */
+  /** @returns the bytes to write instead; usually the same */
   note: (bytes: Uint8Array) => Uint8Array;
   /**
-   * While tracking: what to read instead of bytes that are neither copied as a whole nor left where they are; mostly
-   * the same.
+   * While tracking: returns the bytes to read instead, for bytes that are neither copied as a whole nor left where they
+   * are; usually the same.
    */
   readable: (bytes: Uint8Array) => Uint8Array;
-  /** Why a view's memory is gone, to be read after "its memory is gone: ". */
+  /** Says why the memory of a view is gone, to follow "its memory is gone: ". */
   explainGone: (bytes: ArrayBufferView) => string;
 }
 

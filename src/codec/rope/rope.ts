@@ -1,14 +1,14 @@
 /**
- * The rope: a message's wire bytes in two parts. Most of it, the *inline* part, lies in one fragment; large values are
- * left out of it and stay where they are, as *spans*. Joined up, inline part and spans are canonical protobuf.
+ * A rope is a message's wire bytes in two parts. The *inline* part is contiguous and has everything except large
+ * values; these stay where they are, as *spans*. Joined, inline part and spans are canonical protobuf.
  *
- * ROPE-1  Positions count in the joined message and lie within it; between a span and the one before it, or the start,
- *         are at least two bytes: the tag and the length of its payload.
+ * ROPE-1  Positions refer to the joined message and lie within it. At least two bytes lie between a span and the span
+ *         before it, or the start: the tag and the length of its payload.
  * ROPE-2  A span stands exactly where a length-delimited payload starts, and is exactly as long as that payload.
  * ROPE-3  Every enclosing length counts its spans. Every span is used.
  */
 
-/** Bytes that stay where they are. */
+/** A value that stays where it is. */
 export interface Span {
   /** Where the span's first byte belongs in the joined message. */
   readonly position: number;
@@ -32,7 +32,7 @@ export class RopeViolation extends Error {
   }
 }
 
-/** Before a payload stand a tag and a length. */
+/** A payload is preceded by a tag and a length. */
 const HEAD_BYTES_MIN = 2;
 
 /** @throws RopeViolation if the spans do not fit into the message (ROPE-1) */
@@ -47,12 +47,12 @@ export function checkSpans({ inline, spans, byteLength }: Rope): void {
     spanBytes += bytes.length;
   }
   if (inline.length + spanBytes !== byteLength)
-    throw new RopeViolation("ROPE-1", `${inline.length + spanBytes} bytes where ${byteLength} were announced`);
+    throw new RopeViolation("ROPE-1", `${inline.length + spanBytes} bytes instead of the announced ${byteLength}`);
 }
 
 /**
- * The rope as contiguous wire bytes, in new memory. @throws RopeViolation if the spans do not fit into the message
- * (ROPE-1)
+ * Copies a rope to new memory, as contiguous wire bytes.
+ * @throws RopeViolation if the spans do not fit into the message (ROPE-1)
  */
 export function joinRope(rope: Rope): Uint8Array {
   checkSpans(rope);

@@ -1,7 +1,9 @@
-/** Views without generated code: the positions of the fields are in arrays, by the member's place in its message. */
+/**
+ * Views without generated code. The positions of the fields are in arrays, by the index of the member in its message.
+ */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { R, takeInt32, takeTag } from "../wire/read.js";
-import { viewRefused } from "./mark.js";
+import { viewRefused } from "../wire/view-mark.js";
 import type { Member } from "./members.js";
 import { knownNumbers, membersOf } from "./members.js";
 import type { Place, Skippers } from "./place.js";
@@ -11,13 +13,13 @@ import type { ResolveView, ViewClass } from "./type.js";
 interface State extends Place {
   readonly positions: number[];
   readonly counts: number[];
-  /** The number of the field that a oneof has. */
+  /** The number of the field that is set in a oneof. */
   readonly cases: number[];
-  /** What getters made. */
+  /** The values that getters have made. */
   readonly made: unknown[];
 }
 
-/** Remembers a value at `R.pos`, whose tag is at `at`. */
+/** Records the value at `R.pos`, whose tag is at `at`. */
 type Record = (state: State, at: number, b: Uint8Array) => void;
 
 class ClosureView {

@@ -6,7 +6,7 @@ import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { isPackable, scalarOf, widthOf, WIRE, wireTypeOf } from "../wire/fields.js";
 import { Scope } from "../compile/generate.js";
 import { checkTag, eof, R, skip, takeInt32, takeTag, takeVarint32 } from "../wire/read.js";
-import { viewRefused } from "./mark.js";
+import { viewRefused } from "../wire/view-mark.js";
 import type { CompositeMember, Member, OneofMember, ScalarMember } from "./members.js";
 import { knownNumbers, membersOf } from "./members.js";
 import { checkAttached, isGroup, skipField, skippers, skipPacked, tooDeep } from "./place.js";
@@ -28,12 +28,12 @@ const FUNCTIONS = {
 };
 
 /**
- * SUBTLE: classes of the same text would share what V8 learns about their private fields, which makes them six times
- * slower: messages with the same fields are not rare. So each has its number in its text.
+ * SUBTLE: V8 would share what it learns about private fields among classes of the same text, which makes them six times
+ * slower. Messages with the same fields are not rare, so each class has a number in its text.
  */
 let classes = 0;
 
-/** Slots of a member: `#p` position, `#n` count, `#k` the case of a oneof, `#c` what was made of it. */
+/** Generates the class. Slots of a member: `#p` position, `#n` count, `#k` the case of a oneof, `#c` the value made. */
 export function generateView(desc: DescMessage, resolve: ResolveView): ViewClass {
   const scope = new Scope(FUNCTIONS);
   const members = membersOf(desc, resolve);
@@ -87,7 +87,7 @@ class View { // ${++classes}
 return { make: (b, start, end, more, room) => new View(b, start, end, more, room), holds: View.holds, prototype: View.prototype };`);
 }
 
-/** How many slots a class has. */
+/** The number of slots of a class. */
 export function slotsOf(desc: DescMessage): number {
   return desc.members.reduce((count, member) => count + (member.kind === "oneof" ? 4 : isComposite(member) ? 3 : 1), 0);
 }
@@ -122,13 +122,13 @@ function oneofRecord({ number }: DescField, slot: number): string {
   return `if (v.#k${slot} === ${number}) v.#n${slot}++; else { v.#k${slot} = ${number}; v.#n${slot} = 1; } v.#p${slot} = p;`;
 }
 
-/** Remembers a value, and passes it by like `skippers`. */
+/** Records a value, and skips it like `skippers`. */
 function scanCase(field: DescField, fields: string, scope: Scope, record: string): string {
   return `case ${field.number}: ${scanCode(field, fields, scope, record)} continue;`;
 }
 
+// Reading past the end is noticed afterwards, because the position is wrong then.
 const PASS_VARINT = "while (b[p++] > 127);";
-/** A value that would end past the end is found by its position. */
 const PASS_DELIMITED = `n = b[p++];
   if (n > 127) { R.pos = p - 1; n = takeVarint32(b); p = R.pos; }
   if (n > end - p) eof();

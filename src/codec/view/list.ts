@@ -3,32 +3,32 @@ import { isPackable, isJsonField, scalarOf, widthOf, WIRE } from "../wire/fields
 import type { ListField, MessageField } from "../wire/fields.js";
 import type { ScalarReader } from "../wire/read.js";
 import { R, takeLength, takeTag } from "../wire/read.js";
-import { listRefused, VIEW } from "./mark.js";
+import { listRefused, VIEW } from "../wire/view-mark.js";
 import type { Place, Skippers } from "./place.js";
 import { checkAttached, occurrencesFrom } from "./place.js";
 import type { ResolveView } from "./type.js";
 import { jsonAt, readerOf, viewAt } from "./value.js";
 
 /**
- * A repeated field of a view. Items are decoded when they are asked for: `double`, `float` and fixed-width integers of
- * a packed field one by one where they lie; other numbers all together on the first use; strings, bytes and messages
- * one by one, after their places have been looked up together on the first use.
+ * A repeated field of a view. Items are decoded on demand: `double`, `float` and fixed-width integers of a packed field
+ * one by one, where they lie; other numbers all together on the first use; strings, bytes and messages one by one,
+ * after their places have been found on the first use.
  *
- * It lives as long as the bytes do. After they are detached, whatever is called throws a TypeError.
+ * A list is valid as long as the bytes are attached. Afterwards, all of its members throw a TypeError.
  */
 export interface ListView<T> extends Iterable<T> {
   /** The number of items. */
   readonly length: number;
   /**
-   * The item at an index, counted from the end if it is negative; undefined if there is none. Messages are new views
-   * each time.
+   * The item at an index, which counts from the end if it is negative; undefined if there is none. For a message, each
+   * call returns a new view.
    */
   at(index: number): T | undefined;
   /** All items in a new array. */
   toArray(): T[];
 }
 
-/** Makes the view of a list whose first tag is at `first`, and whose field comes `count` times. */
+/** Makes the view of a list whose first tag is at `first` and whose field occurs `count` times. */
 export function listMaker(
   field: ListField,
   fields: () => Skippers,
@@ -71,7 +71,7 @@ function readAt<T>(b: Uint8Array, position: number, read: (b: Uint8Array) => T):
   return read(b);
 }
 
-/** Packed values and single ones, as they come. */
+/** Decodes packed and single values, in order. */
 function valuesOf(b: Uint8Array, found: readonly number[], read: ScalarReader): unknown[] {
   const values: unknown[] = [];
   for (let i = 0; i < found.length; i += 2) {
@@ -81,7 +81,7 @@ function valuesOf(b: Uint8Array, found: readonly number[], read: ScalarReader): 
       values.push(read(b));
       continue;
     }
-    // It was seen that the last value ends there (VIEW-1).
+    // The last value ends there: this was checked when the field was skipped (VIEW-1).
     const end = takeLength(b) + R.pos;
     while (R.pos < end) values.push(read(b));
   }
@@ -95,7 +95,7 @@ abstract class List<T> implements ListView<T> {
     this.#b = b;
   }
 
-  /** What is first read of a list that is encoded. Without it, undefined would be written. */
+  /** An encoder reads this first. Without it, undefined would be encoded. */
   get 0(): never {
     throw listRefused();
   }
@@ -105,7 +105,7 @@ abstract class List<T> implements ListView<T> {
   }
 
   protected abstract count(): number;
-  /** Only for indices that there are. */
+  /** @param index within the list */
   protected abstract item(index: number): T;
 
   get length(): number {
@@ -158,7 +158,7 @@ class FixedList<T> extends List<T> {
   }
 }
 
-/** Values that are decoded all together. */
+/** Values that are decoded together. */
 class ValueList<T> extends List<T> {
   readonly #decode: () => T[];
   #values: T[] | undefined;
@@ -177,7 +177,7 @@ class ValueList<T> extends List<T> {
   }
 }
 
-/** Items that are looked up together, and decoded one by one. */
+/** Items that are found together, and decoded one by one. */
 class ItemList<T> extends List<T> {
   readonly #place: Place;
   readonly #count: number;

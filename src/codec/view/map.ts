@@ -5,22 +5,22 @@ import type { MapField, MessageField } from "../wire/fields.js";
 import { isJsonField, scalarOf, wireTypeOf } from "../wire/fields.js";
 import { R, skip, takeLength, takeTag } from "../wire/read.js";
 import { valueReader } from "../compile/closure-read.js";
-import { VIEW } from "./mark.js";
+import { VIEW } from "../wire/view-mark.js";
 import type { Place, Skippers } from "./place.js";
 import { checkAttached, occurrencesFrom } from "./place.js";
 import type { ResolveView } from "./type.js";
 import { jsonOver, readerOf, viewOver } from "./value.js";
 
 /**
- * A map field of a view. Its keys are looked up together on the first use; values are decoded when they are asked for.
- * It goes through the entries in the order of the wire, which is not always that of a decoded message's properties.
+ * A map field of a view. All keys are decoded on the first use, and values on demand. The order of the entries is that
+ * of the wire, which can differ from the order of a decoded message's properties.
  *
- * It lives as long as the bytes do. After they are detached, whatever is called throws a TypeError.
+ * A map is valid as long as the bytes are attached. Afterwards, all of its members throw a TypeError.
  */
 export interface MapView<K extends string | number, V> extends Iterable<[K, V]> {
   /** The number of different keys. */
   readonly size: number;
-  /** A key's value; undefined if there is none. Messages are new views each time. */
+  /** The value of a key; undefined if there is none. For a message, each call returns a new view. */
   get(key: K): V | undefined;
   has(key: K): boolean;
   keys(): IterableIterator<K>;
@@ -28,17 +28,17 @@ export interface MapView<K extends string | number, V> extends Iterable<[K, V]> 
   entries(): IterableIterator<[K, V]>;
 }
 
-/** Positions of an entry's values: none, one, or several of a message. */
+/** Positions of an entry's values: none, one, or several if it is a message that occurs several times. */
 type Found = undefined | number | number[];
 type Key = string | number;
 
-/** How the entries of a field are read. */
+/** Reads the entries of a field. */
 interface Entries {
   readonly find: (place: Place, first: number, count: number) => Map<Key, Found>;
   readonly value: (place: Place, found: Found) => unknown;
 }
 
-/** Makes the view of a map whose first tag is at `first`, and whose field comes `count` times. */
+/** Makes the view of a map whose first tag is at `first` and whose field occurs `count` times. */
 export function mapMaker(
   field: MapField,
   fields: () => Skippers,
@@ -66,7 +66,7 @@ export function mapMaker(
           if (tag >>> 3 === 1) {
             key = readKey(b);
           } else if (tag >>> 3 === 2) {
-            // A message that comes twice is merged.
+            // A message that occurs twice is merged.
             if (value === undefined || type !== undefined) value = R.pos;
             else if (typeof value === "number") value = [value, R.pos];
             else value.push(R.pos);

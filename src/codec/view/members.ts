@@ -1,4 +1,4 @@
-/** What views derive from the members of a message, for the generated and the interpreted form alike. */
+/** What views derive from the members of a message. Used by the generated and the interpreted form. */
 import type { DescField, DescMessage, DescOneof } from "@bufbuild/protobuf";
 import { create } from "@bufbuild/protobuf";
 import type { Values } from "../wire/fields.js";
@@ -12,10 +12,10 @@ import type { ScalarReader } from "../wire/read.js";
 import { R } from "../wire/read.js";
 import { messageMaker, readerOf } from "./value.js";
 
-/** Makes what a getter returns. The view keeps it for the next time. */
+/** Makes the value that a getter returns. The view keeps the value. */
 export type Make = (place: Place, position: number, count: number) => unknown;
 
-/** A scalar or enum: decoded anew each time. Its position is that of the last value. */
+/** A scalar or enum, decoded at every read. Its position is that of the last value. */
 export interface ScalarMember {
   readonly kind: "scalar";
   readonly name: string;
@@ -24,7 +24,7 @@ export interface ScalarMember {
   readonly read: ScalarReader;
 }
 
-/** A message; its position is that of the last value. Or a list or map: that of the first tag. */
+/** A message, whose position is that of the last value; or a list or map, whose position is that of the first tag. */
 export interface CompositeMember {
   readonly kind: "message" | "collection";
   readonly name: string;
@@ -32,7 +32,7 @@ export interface CompositeMember {
   readonly make: Make;
 }
 
-/** Its position is that of the last value; the count is that of values of this case since the last of another. */
+/** A oneof. Its position is that of the last value. Its count is that of the values since another case was set. */
 export interface OneofMember {
   readonly kind: "oneof";
   readonly name: string;
@@ -70,7 +70,7 @@ function fieldMember(field: DescField, model: Values, resolve: ResolveView): Sca
   }
 }
 
-/** What an unset field shows: its default, or undefined. */
+/** The value of an unset field: its default, or undefined. */
 function initialValue(model: Values, name: string): unknown {
   const prototype = Object.getPrototypeOf(model) as Values;
   return hasOwn(model, name) || (prototype !== (Object.prototype as object) && hasOwn(prototype, name))
@@ -105,7 +105,7 @@ function caseMaker(field: DescField, resolve: ResolveView): Make {
   };
 }
 
-/** The numbers of a closed enum, for a field that ignores all others. */
+/** The numbers of a closed enum, whose fields ignore all others; undefined for other fields. */
 export function knownNumbers(field: DescField): ReadonlySet<number> | undefined {
   if (field.fieldKind !== "enum" || field.enum.open) return undefined;
   return new Set(field.enum.values.map((value) => value.number));

@@ -1,34 +1,34 @@
 /**
- * Where a view's message lies, and how fields are passed by without being decoded.
+ * Where the message of a view lies, and how fields are skipped without decoding them.
  *
- * VIEW-1  What passes a field by goes by the schema, as the decoder does, and never past the end of the message. A
- *         value that reaches past the end of what contains it is an error; the decoder reads on there.
+ * VIEW-1  A field is skipped by the schema, like the decoder reads it, and never past the end of the message. A value
+ *         that reaches past the end of what contains it is an error, where the decoder would read on.
  */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import type { MessageField } from "../wire/fields.js";
 import { isPackable, scalarOf, widthOf, WIRE, wireTypeOf } from "../wire/fields.js";
 import { eof, R, skip, takeLength, takeTag } from "../wire/read.js";
 
-/** The message is what is in [start, end), and then, if its field came more than once, in further ranges. */
+/** The place of a message: [start, end), and further ranges if its field occurs more than once. */
 export interface Place {
   readonly b: Uint8Array;
   readonly start: number;
   readonly end: number;
   /** Start, end, start, end, … */
   readonly more: readonly number[] | undefined;
-  /** How many levels of messages may be within. */
+  /** How many levels of messages may be nested in it. */
   readonly room: number;
 }
 
-/** Passes by the value whose tag was just read. */
+/** Skips the value whose tag was just read. */
 type Skipper = (b: Uint8Array, tag: number, room: number) => void;
 /** By field number. */
 export type Skippers = ReadonlyMap<number, Skipper>;
 
-/** For an array that looks empty. @throws TypeError if it is so because its memory is gone */
+/** Checks an empty array. @throws TypeError if it is empty because it is detached */
 export function checkAttached(b: Uint8Array): void {
   try {
-    // Finds nothing in an empty array, and throws for a detached one.
+    // Returns undefined for an empty array, and throws for a detached one.
     b.at(0);
   } catch {
     throw new TypeError(
@@ -75,14 +75,14 @@ function skipDelimited(b: Uint8Array): void {
   R.pos += n;
 }
 
-/** @param width of the values, in bytes; 0: they are varints. @throws RangeError if the last value is not all there */
+/** @param width bytes of a value; 0: the values are varints. @throws RangeError if the last value is incomplete */
 export function skipPacked(b: Uint8Array, width: number): void {
   const n = takeLength(b);
   R.pos += n;
   if (n > 0 && (width === 0 ? b[R.pos - 1] > 127 : n % width !== 0)) eof();
 }
 
-/** Passes by a field's group and returns where its contents end. `room` is that of the group. */
+/** Skips a field's group, and returns the end of its contents. @param room how deep the group itself may be nested */
 export function skipGroup(b: Uint8Array, { number, message }: MessageField, room: number): number {
   if (room < 0) tooDeep(message.typeName);
   const fields = skippers(message);
@@ -98,24 +98,25 @@ export function skipGroup(b: Uint8Array, { number, message }: MessageField, room
   }
 }
 
-/** Passes by the value whose tag was just read, of a field known or not. */
+/** Skips the value whose tag was just read, of a known or unknown field. */
 export function skipField(b: Uint8Array, tag: number, fields: Skippers, room: number): void {
   const skipper = fields.get(tag >>> 3);
   if (skipper === undefined) skip(b, tag, room);
   else skipper(b, tag, room);
 }
 
-/** Where a field's values are, in order: position, tag, position, tag, … */
+/** Finds a field's values, in order: position, tag, position, tag, … */
 export function occurrences(place: Place, fields: Skippers, number: number): number[] {
   const found: number[] = [];
-  collect(found, place, fields, number, place.start, place.end, Infinity);
+  collect(found, place, fields, number, { from: place.start, end: place.end, lengthMax: Infinity });
   const { more } = place;
   if (more !== undefined)
-    for (let i = 0; i < more.length; i += 2) collect(found, place, fields, number, more[i], more[i + 1], Infinity);
+    for (let i = 0; i < more.length; i += 2)
+      collect(found, place, fields, number, { from: more[i], end: more[i + 1], lengthMax: Infinity });
   return found;
 }
 
-/** Like `occurrences`, if it is known where the first one's tag is, and how many there are. */
+/** Like `occurrences`, if the position of the first tag and the number of values are known. */
 export function occurrencesFrom(
   place: Place,
   fields: Skippers,
@@ -125,8 +126,15 @@ export function occurrencesFrom(
 ): number[] {
   if (place.more !== undefined) return occurrences(place, fields, number);
   const found: number[] = [];
-  collect(found, place, fields, number, first, place.end, 2 * count);
+  collect(found, place, fields, number, { from: first, end: place.end, lengthMax: 2 * count });
   return found;
+}
+
+/** What `collect` looks through: [from, end), until `found` is `lengthMax` long. */
+interface Stretch {
+  readonly from: number;
+  readonly end: number;
+  readonly lengthMax: number;
 }
 
 function collect(
@@ -134,9 +142,7 @@ function collect(
   { b, room }: Place,
   fields: Skippers,
   number: number,
-  from: number,
-  end: number,
-  lengthMax: number,
+  { from, end, lengthMax }: Stretch,
 ): void {
   const skipOwn = fields.get(number)!;
   R.pos = from;

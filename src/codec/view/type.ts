@@ -1,21 +1,23 @@
 /**
- * A message type as views work with it: one class per type, whose instances keep the positions of their fields and
- * whose getters decode. Generated code where that is allowed; else, with the same results, closures.
+ * The form of a message type for views: a class whose instances keep the positions of their fields, and whose getters
+ * decode. It is generated code where that is allowed, else closures with the same results.
  */
 import type { DescMessage } from "@bufbuild/protobuf";
 import { mayGenerate } from "../compile/generate.js";
 import { closureView } from "./closure.js";
 import { generateView, slotsOf } from "./generate.js";
-import { VIEW } from "./mark.js";
+import { VIEW } from "../wire/view-mark.js";
 
 export interface ViewClass {
   /**
-   * A view of the message in [start, end), and then in the ranges of `more`: start, end, start, end, …
-   * @param room how many levels of messages may be within; negative: not even this one
+   * Makes a view of the message in [start, end) and in the ranges of `more`: start, end, start, end, …
+   * @param room how many levels of messages may be nested in it; negative: not even this one is allowed
    * @throws if the message's own fields are malformed
    */
   make: (b: Uint8Array, start: number, end: number, more: readonly number[] | undefined, room: number) => object;
-  /** Whether the bytes have a value for the field with this number, and no later one for another of its oneof. */
+  /**
+   * Whether the bytes have a value for the field with this number, and no later value for another field of its oneof.
+   */
   holds: (view: object, number: number) => boolean;
   prototype: object;
 }
@@ -24,15 +26,15 @@ export interface ViewType extends ViewClass {
   readonly desc: DescMessage;
 }
 
-/** Finds the type of a descriptor. */
+/** Finds the type for a descriptor. */
 export type ResolveView = (desc: DescMessage) => ViewType;
 
 const generatedTypes = new WeakMap<DescMessage, ViewType>();
 const closureTypes = new WeakMap<DescMessage, ViewType>();
 
 /**
- * With more slots than so many, generated classes are no good: measured on Node 20, they are slower than closures from
- * 370 slots on, and slower than decoding everything from 550 on.
+ * Classes with more slots are not generated. Measured on Node 20: generated classes are slower than closures from 370
+ * slots on, and slower than decoding everything from 550 on.
  */
 const GENERATED_SLOTS_MAX = 300;
 
@@ -62,7 +64,7 @@ function compile(
   return type;
 }
 
-/** The type of a view; undefined if it is none. */
+/** The type of a view; undefined if the object is not one. */
 export function typeOfView(view: object): ViewType | undefined {
   return (view as { [VIEW]?: ViewType | null })[VIEW] ?? undefined;
 }

@@ -1,6 +1,6 @@
 /**
- * Single values of views: scalars as the decoder reads them, messages as further views or, where a message has them so,
- * as plain values.
+ * Reads single values of views: scalars like the decoder does, and messages as further views, or as plain values where
+ * a decoded message has plain values.
  */
 import type { DescField } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
@@ -15,7 +15,7 @@ import type { Place, Skippers } from "./place.js";
 import { isGroup, occurrences, skipGroup } from "./place.js";
 import type { ResolveView } from "./type.js";
 
-/** Reads a scalar. Bytes are part of the input. */
+/** Makes the function that reads a scalar. Bytes are parts of the input. */
 export function readerOf(type: ScalarType, field: DescField): ScalarReader {
   return type === ScalarType.BYTES ? takePart : valueReader(type, field);
 }
@@ -25,7 +25,7 @@ function takePart(b: Uint8Array): Uint8Array {
   return new Uint8Array(b.buffer, b.byteOffset + R.pos, n);
 }
 
-/** Makes the value of a field out of the ranges that have its contents: start, end, start, end, … */
+/** Makes the value of a field from the ranges that have its contents: start, end, start, end, … */
 type Over = (place: Place, ranges: readonly number[]) => unknown;
 
 export function viewOver(field: MessageField, resolve: ResolveView): Over {
@@ -56,7 +56,7 @@ function decoded(field: MessageField, { b, room }: Place, ranges: readonly numbe
   return message;
 }
 
-/** The item of a list, at a position. */
+/** Makes the function that returns the item of a list at a position. */
 export function viewAt(field: MessageField, resolve: ResolveView): (place: Place, position: number) => unknown {
   const { message } = field;
   if (isGroup(field))
@@ -90,8 +90,8 @@ function rangeAt(field: MessageField, place: Place, position: number): number[] 
 }
 
 /**
- * Makes the value of a singular message field that was last met at `position`, and of which the last `count` are to be
- * merged.
+ * Makes the function that returns the value of a singular message field whose last value is at `position`, and whose
+ * last `count` values have to be merged.
  */
 export function messageMaker(
   field: MessageField,

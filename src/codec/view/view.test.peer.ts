@@ -1,7 +1,4 @@
-/**
- * The campaign of `view.test.ts` in a process of its own, for flags that only a process can have: `view.test.peer.js
- * SEED ROUNDS`.
- */
+/** Runs the campaign of `view.test.ts` in a process with other flags: `view.test.peer.js SEED ROUNDS`. */
 import { mayGenerate } from "../compile/generate.js";
 import { runCampaign } from "./view.test.util.js";
 

@@ -60,7 +60,7 @@ describe("a view", () => {
     );
     assert.ok(messages > rounds * schemas.length, `only ${messages} messages were compared`);
     assert.ok(damaged > (rounds * schemas.length) / 4, `only ${damaged} damaged messages were compared`);
-    // Seldom a malformed value is replaced by another, and so is not read.
+    // In rare cases a malformed value is replaced by a later one, and so is not read.
     assert.ok(showed <= 3 + refused / 50, `${showed} malformed messages were shown, ${refused} were refused`);
   });
 
@@ -101,7 +101,7 @@ describe("a view", () => {
     const throwing: typeof view = (schema, given, options) => view(schema, given.subarray(1), options);
     assert.throws(() => checkView(PayloadsSchema, bytes, undefined, throwing), { name: "Disagreement" });
     assert.ok(isContained(PayloadsSchema, bytes));
-    // The inner message has two bytes, of which the second begins a text of one byte.
+    // The inner message has two bytes. The second one is the length of a text of one byte.
     assert.ok(!isContained(PayloadsSchema, Uint8Array.from([0x4a, 2, 0x1a, 1, 0x41])));
   });
 
@@ -203,7 +203,7 @@ describe("a view", () => {
       }
       assert.throws(() => toBinary(schema, message));
     }
-    // Within something else that is sent, as well.
+    // Also within another message that is encoded.
     const inner = view(TreeSchema, Uint8Array.from([0x08, 1])) as never;
     assert.throws(
       () => encodeInto(TreeSchema, { left: inner }, new Uint8Array(100)),
@@ -478,10 +478,10 @@ test("messages that come in fragments are merged, in groups and oneofs too", () 
   assert.equal(checkView(OneofsSchema, switched), "same");
 });
 
-// What follows is for the compiler. It is not called.
+// The rest is only compiled, and never called.
 
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
-/** Of exactly this type. */
+/** Accepts only values of exactly this type. */
 const is =
   <T>() =>
   <U>(value: U, exactly: Same<T, U>): void =>

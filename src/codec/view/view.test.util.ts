@@ -1,7 +1,4 @@
-/**
- * What the tests of views share: reading every getter of a view, and whether the bytes have every message within its
- * own length.
- */
+/** Common parts of the tests of views: reading every getter, and checking that each message ends at its own length. */
 import type { BinaryReadOptions, DescField, DescMessage, Message } from "@bufbuild/protobuf";
 import { create, fromBinary, isFieldSet, toBinary } from "@bufbuild/protobuf";
 import { BinaryReader, WireType } from "@bufbuild/protobuf/wire";
@@ -17,10 +14,10 @@ import { isViewFieldSet, view } from "../index.js";
 
 type Getters = Readonly<Record<string, unknown>>;
 
-/** Down to here, items are read in every way that there is; that is twice the work or more with each level. */
+/** Down to this depth, items are read in every possible way. Each level at least doubles the work. */
 const THOROUGH_DEPTH_MAX = 2;
 
-/** The message that a view shows, made by reading all there is. @throws Error if two ways of reading differ */
+/** Reads all of a view, and returns it as a message. @throws Error if two ways of reading differ */
 export function messageOf(desc: DescMessage, shown: MessageView, depth = 0): Message {
   const message = create(desc) as Loose;
   const getters = shown as Getters;
@@ -93,15 +90,12 @@ function expectSame(what: string, actual: unknown, expected: unknown): void {
   if (found !== undefined) throw new Disagreement(`${what}${found}`);
 }
 
-/** Two ways to read a view, or the view and the decoded message, say different things. */
+/** Thrown if two ways to read a view, or the view and the decoded message, differ. */
 export class Disagreement extends Error {
   override readonly name = "Disagreement";
 }
 
-/**
- * Whether messages and packed fields end where their lengths say. protobuf-es reads on past the end of one that does
- * not.
- */
+/** Whether messages and packed fields end where their lengths say. If one does not, protobuf-es reads past its end. */
 export function isContained(desc: DescMessage, bytes: Uint8Array): boolean {
   try {
     const reader = new BinaryReader(bytes);
@@ -112,7 +106,7 @@ export function isContained(desc: DescMessage, bytes: Uint8Array): boolean {
   }
 }
 
-/** Reads up to the end, or the end of a field's group. */
+/** Reads up to the end of the input, or of a field's group. */
 function pass(desc: DescMessage, reader: BinaryReader, group: number | undefined): void {
   while (reader.pos < reader.len) {
     const [number, wireType] = reader.tag();
@@ -149,7 +143,7 @@ function passField(field: DescField, reader: BinaryReader, wireType: WireType): 
 
 type Outcome = { readonly message: Message } | { readonly error: string };
 
-/** What reading everything gives. Errors that are no errors of decoding come through. */
+/** The result of reading everything. Errors other than those of decoding are thrown. */
 function outcomeOf(
   desc: DescMessage,
   bytes: Uint8Array,
@@ -164,7 +158,7 @@ function outcomeOf(
   }
 }
 
-/** Bytes around what a view is given, which it must not depend on. */
+/** Bytes before and after the input of a view, on which the view must not depend. */
 const MARGIN = 24;
 
 function placed(bytes: Uint8Array, around: number): Uint8Array {
@@ -174,9 +168,9 @@ function placed(bytes: Uint8Array, around: number): Uint8Array {
 }
 
 /**
- * Compares a view of the bytes with what protobuf-es makes of them: the same, wherever protobuf-es finds a message
- * whose parts are where they say.
- * @returns "same"; or, if protobuf-es finds no such message, whether the view "refused" as well or "showed" something
+ * Compares a view of the bytes with the message that protobuf-es decodes. They have to be the same if protobuf-es finds
+ * a message whose parts end where their lengths say.
+ * @returns "same"; if protobuf-es finds no such message, "refused" if the view throws too, or "showed"
  */
 export function checkView(
   desc: DescMessage,
@@ -199,17 +193,17 @@ export function checkView(
   return "same";
 }
 
-/** How many inputs were what. */
+/** Counts of the inputs, by kind. */
 export interface Campaign {
   messages: number;
-  /** Damaged inputs that still were messages. */
+  /** Damaged inputs that are still messages. */
   damaged: number;
-  /** Damaged inputs that were none: views threw errors, or showed what was not damaged. */
+  /** Damaged inputs that are not messages: views threw errors, or showed the undamaged parts. */
   refused: number;
   showed: number;
 }
 
-/** Checks random messages of every type, alone, merged and damaged. @throws Disagreement with the bytes */
+/** Checks random messages of every type: alone, merged and damaged. @throws Disagreement with the bytes */
 export function runCampaign(seed: number, rounds: number): Campaign {
   const campaign: Campaign = { messages: 0, damaged: 0, refused: 0, showed: 0 };
   for (let round = 0; round < rounds; round++) {
@@ -234,7 +228,7 @@ function check(desc: DescMessage, bytes: Uint8Array, seed: number): ReturnType<t
   }
 }
 
-/** Of a message that can be written. */
+/** The bytes of a random message that can be encoded. */
 function bytesOf(random: Random, desc: DescMessage): Uint8Array {
   for (let i = 0; i < 20; i++) {
     try {

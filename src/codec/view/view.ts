@@ -1,4 +1,4 @@
-/** Messages read where they lie: a view finds its fields in one pass and decodes each when it is read. */
+/** Views read messages in place: a view finds its fields in one pass, and decodes each field when it is read. */
 import type { DescField, DescMessage, JsonObject, Message, MessageShape } from "@bufbuild/protobuf";
 import { isScalarZeroValue } from "@bufbuild/protobuf/reflect";
 import type { ListView } from "./list.js";
@@ -10,7 +10,7 @@ import { typeOfView, viewType } from "./type.js";
 export type { ListView, MapView };
 
 export interface ViewOptions {
-  /** How many levels of messages may be nested, the outermost counted. Default: 100, as in protobuf-es. */
+  /** How many levels of messages may be nested, including the outermost. Default: 100, as in protobuf-es. */
   readonly recursionLimit?: number;
 }
 
@@ -18,13 +18,13 @@ export interface ViewOptions {
 export type MessageView<D extends DescMessage = DescMessage> = ViewOf<MessageShape<D>>;
 
 /**
- * A read-only look at a message of the given type: scalars as they are, messages as views, lists and maps as
+ * A read-only view of a message of the given type: scalars as they are, messages as views, lists and maps as
  * `ListView`s and `MapView`s, oneofs as read-only objects with `case` and `value`.
  */
 export type ViewOf<M extends Message> = {
   readonly [P in keyof M as P extends "$typeName" | "$unknown" ? never : P]: FieldViewOf<M[P]>;
 } & {
-  /** Never there. It keeps a view from being taken for a message, or for what a message can be made of. */
+  /** Never set. This type keeps a view from being used as a message, or as the init object of a message. */
   readonly $typeName?: "a view is not a message";
 };
 
@@ -42,28 +42,29 @@ export type FieldViewOf<F> = F extends Uint8Array | bigint | boolean | string | 
             ? MapView<string extends keyof F ? string : number, FieldViewOf<V>>
             : F;
 
-/** Not a view itself: its value has been read. */
+/** A oneof. It is not itself a view, because its value has been read. */
 export type OneofViewOf<C, V> = C extends string
   ? { readonly case: C; readonly value: FieldViewOf<V> }
   : { readonly case: undefined; readonly value?: undefined };
 
-/** `BinaryReadOptions.recursionLimit` of protobuf-es, where it is not given. */
+/** The default of `BinaryReadOptions.recursionLimit` in protobuf-es. */
 const RECURSION_LIMIT_DEFAULT = 100;
 
 /**
- * A view of the message in `bytes`, for whoever needs a few of many fields. What a getter returns is what the message
- * that `decode` returns has there, with views in the place of messages, lists and maps. Scalars are decoded anew each
- * time they are read. A view has no enumerable properties, so it cannot be spread or written as JSON; and it is no
- * message: it cannot be encoded.
+ * A view of the message in `bytes`, for reading a few of many fields. A getter returns what the decoded message has
+ * there, with views in place of messages, lists and maps. Scalars are decoded at every read. A view has no enumerable
+ * properties, so it cannot be spread or converted to JSON. It is not a message, so it cannot be encoded.
  *
- * The bytes must not change as long as the view is used: not be memory that another process writes to (copy it first).
- * `bytes` fields are parts of them. After they are detached, every getter of the view and of all that came from it
- * throws a TypeError; only values that were read before stay, such as the scalar of a oneof.
+ * The bytes must not change while the view is used, so they must not be memory that another process writes to; copy
+ * such memory first. `bytes` fields are parts of them. After they are detached, every getter of the view, and of
+ * everything that came from it, throws a TypeError. Only values that were read before stay valid, such as the scalar of
+ * a oneof.
  *
- * Malformed bytes: here the fields of the message itself are looked through, those of a nested message when it is read
- * (by its getter, or `at` and `get`), and a value when it is. Nothing outside of `bytes` is ever read. Two things
- * differ from `decode`: what nobody reads may be malformed unnoticed, a text that is not UTF-8 for example; and what
- * reaches past its own end is always an error: a nested message or a map's entry when it is read, a packed list here.
+ * Malformed bytes: `view` checks the fields of the message itself. Those of a nested message are checked when it is
+ * read (by its getter, `at` or `get`), and a value when it is read. Nothing outside of `bytes` is ever read. Two things
+ * differ from `decode`. A part that is never read may be malformed without an error, for example a text that is not
+ * UTF-8. And a part that reaches past its own end is always an error: a nested message or a map's entry when it is
+ * read, a packed list in `view` itself.
  * @throws Error or RangeError if the message's own fields are malformed
  * @throws TypeError if the bytes are detached
  */
@@ -80,8 +81,8 @@ export function view<D extends DescMessage>(schema: D, bytes: Uint8Array, option
 }
 
 /**
- * Whether a field of a view is set: what `isFieldSet` of protobuf-es says of the decoded message. That is to say, for
- * fields without presence, whether they have another value than zero; lists and maps, whether they have items.
+ * Whether a field of a view is set, as `isFieldSet` of protobuf-es defines it for the decoded message: a field without
+ * presence is set if its value is not zero, and a list or map is set if it has items.
  * @param field the field's descriptor, such as `UserSchema.field.name`
  * @throws TypeError if the field is not one of the view's message type
  */
@@ -90,7 +91,7 @@ export function isViewFieldSet(view: MessageView, field: DescField): boolean {
   if (type === undefined) throw new TypeError(`cannot look for ${labelOf(field)}: this is not a view`);
   if (type.desc.typeName !== field.parent.typeName)
     throw new TypeError(`${labelOf(field)} is not a field of ${type.desc.typeName}`);
-  // Also sees that the bytes are there.
+  // The getter also checks that the bytes are attached.
   const value = (view as Readonly<Record<string, unknown>>)[(field.oneof ?? field).localName];
   if (!type.holds(view, field.number)) return false;
   if (field.fieldKind === "list") return (value as ListView<unknown>).length > 0;

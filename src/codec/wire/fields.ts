@@ -1,4 +1,4 @@
-/** What the codec derives from a field's descriptor, for the generated and the interpreted form alike. */
+/** What the codec derives from a field's descriptor. Used by the generated and the interpreted form. */
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
 import { isWrapperDesc } from "@bufbuild/protobuf/wkt";
@@ -22,17 +22,17 @@ export type MessageField = DescField & { readonly message: DescMessage };
 export type ListField = DescField & { fieldKind: "list" };
 export type MapField = DescField & { fieldKind: "map" };
 
-/** How errors name the field. */
+/** The name of the field in errors. */
 export function labelOf(field: DescField): string {
   return `${field.parent.typeName}.${field.name}`;
 }
 
-/** Fields in the order in which they are written. */
+/** The fields in the order in which they are written. */
 export function byNumber(desc: DescMessage): DescField[] {
   return [...desc.fields].sort((a, b) => a.number - b.number);
 }
 
-/** The scalar type that a field's single values have on the wire; undefined for messages. */
+/** The scalar type of a field's single values on the wire; undefined for messages. */
 export function scalarOf(field: DescField): ScalarType | undefined {
   if (field.enum !== undefined) return ScalarType.INT32;
   return field.message === undefined ? field.scalar : undefined;
@@ -56,7 +56,7 @@ export function wireTypeOf(type: ScalarType): number {
   }
 }
 
-/** Bytes of a value whose type has always the same; 0 for the others. */
+/** Bytes of a value of a fixed-width type; 0 for other types. */
 export function widthOf(type: ScalarType): 0 | 4 | 8 {
   const wireType = wireTypeOf(type);
   return wireType === WIRE.bit64 ? 8 : wireType === WIRE.bit32 ? 4 : 0;
@@ -70,12 +70,15 @@ export function tagOf(number: number, wireType: number): number {
   return ((number << 3) | wireType) >>> 0;
 }
 
-/** google.protobuf.Struct is a plain JSON object wherever it is a field, except within google.protobuf.Value. */
+/**
+ * Whether the field is a google.protobuf.Struct that messages hold as a plain JSON object: all but
+ * google.protobuf.Value's.
+ */
 export function isJsonField(field: MessageField): boolean {
   return field.message.typeName === "google.protobuf.Struct" && field.parent.typeName !== "google.protobuf.Value";
 }
 
-/** A singular wrapper (google.protobuf.Int32Value, …) outside a oneof is its bare value. */
+/** Whether the field is a singular wrapper (google.protobuf.Int32Value, …) outside a oneof, held as its bare value. */
 export function isUnwrapped(field: MessageField): boolean {
   return field.fieldKind === "message" && field.oneof === undefined && isWrapperDesc(field.message);
 }
@@ -84,7 +87,7 @@ export function hasOwn(object: object, name: string): boolean {
   return Object.prototype.hasOwnProperty.call(object, name);
 }
 
-/** Sets a property by a key that comes from the wire: "__proto__" is a key like any other. */
+/** Sets a property by a key from the wire, where "__proto__" is a key like any other. */
 export function setOwn(object: Record<string, unknown>, key: string | number | bigint | boolean, value: unknown): void {
   if (key === "__proto__")
     Object.defineProperty(object, key, { value, writable: true, enumerable: true, configurable: true });

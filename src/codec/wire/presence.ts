@@ -1,12 +1,12 @@
-/** Which fields of a message are set, and so written; and what stands for those that are left out. */
+/** Decides which fields of a message are set, and so written, and what replaces the ones that are left out. */
 import type { DescField } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
 import type { Values } from "./fields.js";
 import { hasOwn, labelOf, PRESENCE } from "./fields.js";
-import { refuseView } from "../view/mark.js";
+import { refuseView } from "./view-mark.js";
 import { fault, requireAttached, W } from "./write.js";
 
-/** Whether a singular field is to be written. */
+/** Makes the function that tells whether a singular field has to be written. */
 export function presenceOf(field: DescField): (message: Values) => boolean {
   const name = field.localName;
   if (field.oneof !== undefined) {
@@ -17,7 +17,7 @@ export function presenceOf(field: DescField): (message: Values) => boolean {
   if ((field.presence as number) !== PRESENCE.implicit) {
     const isRequired = (field.presence as number) === PRESENCE.required;
     return (message) => {
-      // Default values stand in the prototype.
+      // Default values are properties of the prototype.
       const value = message[name];
       if (value !== undefined && !(value === null && W.lenient) && hasOwn(message, name)) return true;
       if (isRequired) throw requiredError(field);
@@ -46,19 +46,19 @@ export function presenceOf(field: DescField): (message: Values) => boolean {
   }
 }
 
-/** A plain object may leave a oneof out. @throws Error if a message does */
+/** Replaces a missing oneof, which only a plain object may leave out. @throws Error if a message does */
 export function emptyOneof(label: string): { readonly case: undefined } {
   if (!W.lenient) throw fault(label, "the oneof is missing");
   return { case: undefined };
 }
 
-/** The same for a map. */
+/** Replaces a missing map. @throws Error if a message leaves it out */
 export function emptyMap(label: string): Record<string, never> {
   if (!W.lenient) throw fault(label, "the map is missing");
   return {};
 }
 
-/** The keys of a map. A map of a view looks empty. @throws TypeError if it is one */
+/** The keys of a map. @throws TypeError if it is the map of a view, which looks empty */
 export function keysOf(map: object): string[] {
   const keys = Object.keys(map);
   if (keys.length === 0) refuseView(map);
@@ -69,15 +69,15 @@ export function requiredError(field: DescField): Error {
   return new Error(`cannot encode ${field.toString()} to binary: required field not set`);
 }
 
-/** The value that an implicit field of an empty message has. */
+/** The value of an implicit field in an empty message. */
 export function zeroOf(field: DescField): unknown {
   if (field.enum !== undefined) return field.enum.values[0].number;
   return field.scalar === ScalarType.BOOL ? false : field.scalar === ScalarType.STRING ? "" : 0;
 }
 
 /**
- * Whether an implicit field with this value, which is not its plain zero value, counts as unset nevertheless: because a
- * plain object leaves it out, or (`loosely`) because it equals zero in another form, such as "0".
+ * Whether an implicit field counts as unset although its value is not the plain zero value: because a plain object
+ * leaves it out, or (`loosely`) because it equals zero in another form, such as "0".
  */
 export function isUnset(value: unknown, loosely: boolean): boolean {
   if (W.lenient && (value === undefined || value === null)) return true;

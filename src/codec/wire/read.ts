@@ -1,9 +1,9 @@
 /**
- * Reading single values: what both forms of the decoder stand on. A `take` function reads at `R.pos`, advances it, and
- * never looks past `R.len`.
+ * Reads single values, for both forms of the decoder. A `take` function reads at `R.pos`, advances it, and never reads
+ * past `R.len`.
  *
- * READ-1  The input is private memory, or at least memory that nobody changes meanwhile (see UTF8-1). Spans are the
- *         exception: they are only ever copied, or handed on as they are.
+ * READ-1  The input is private memory, or at least memory that does not change meanwhile (see UTF8-1). Spans are the
+ *         exception: they are only copied, or passed on as they are.
  */
 import { ScalarType, protoInt64 } from "@bufbuild/protobuf";
 import { WIRE } from "./fields.js";
@@ -12,10 +12,10 @@ import { takeString } from "./utf8.js";
 
 const NO_SPANS: readonly Span[] = [];
 
-/** Bytes [at, at + byteLength) of `input` for the message to keep; undefined: they are to be copied. */
+/** Returns bytes [at, at + byteLength) of `input` for the message to keep, or undefined if they have to be copied. */
 export type Lend = (input: Uint8Array, at: number, byteLength: number) => Uint8Array | undefined;
 
-/** State of the decoding under way. Decoding runs no code of the user's, so there is one at a time. */
+/** State of the current decoding. Decoding runs no user code, so there is only one at a time. */
 export const R = {
   pos: 0,
   /** End of the input. */
@@ -23,32 +23,30 @@ export const R = {
   depth: 0,
   depthMax: 100,
   keepUnknown: true,
-  /** From this length on decoded bytes are views of the input: 0 all, Infinity none; … */
+  /** Decoded bytes of at least this length are views of the input; 0: all of them; Infinity: none. */
   viewsFrom: Infinity,
-  /** … and who makes them, if somebody wants to know; it may decline. */
+  /** Makes these views, if set. It may decline. */
   lend: undefined as Lend | undefined,
-  /** Where each value of bytes goes that is decoded, besides its message; each then has an ArrayBuffer of its own. */
+  /** Collects every decoded `bytes` value, if set. Each value then has an ArrayBuffer of its own. */
   collected: undefined as Uint8Array[] | undefined,
-  /** Whether bytes that are spans are handed on as they are. */
+  /** Whether `bytes` values that are spans are those very arrays, and not copies. */
   spanViews: false,
-  // The halves of a 64-bit integer on its way.
+  // The halves of the 64-bit integer read last.
   lo: 0,
   hi: 0,
-  // Of a rope. Positions in memory plus `shift` are positions in the joined message, which has this length.
+  // Only for ropes. A position in memory plus `shift` is a position in the joined message, which is `joinedLen` long.
   joinedLen: 0,
   spans: NO_SPANS,
-  /** The next span that is to be met. */
+  /** Index of the next span. */
   nextSpan: 0,
-  /** Where in the inline part it is to be met; Infinity: there is none. */
+  /** The place of the next span in the inline part; Infinity: there is none. */
   spanAt: Infinity,
-  /** Bytes of the spans met so far. */
+  /** Bytes of the spans taken so far. */
   shift: 0,
 };
 
 export const float64 = new Float64Array(1);
-/**
- * A bigint read through a DataView is made faster than one read from a BigInt64Array, and takes less memory meanwhile.
- */
+/** Reading a bigint through a DataView is faster than from a BigInt64Array, and takes less memory meanwhile. */
 const view64 = new DataView(float64.buffer);
 const words32 = new Int32Array(float64.buffer);
 const float32 = new Float32Array(float64.buffer);
@@ -62,7 +60,7 @@ export function tooDeep(name: string): never {
   throw new Error(`cannot decode ${name} from binary: maximum recursion depth of ${R.depthMax} reached`);
 }
 
-/** An unsigned 32-bit varint. Of a longer one, up to ten bytes, the upper bits are dropped. */
+/** Reads an unsigned 32-bit varint. The upper bits of a longer varint, of up to ten bytes, are dropped. */
 export function takeVarint32(b: Uint8Array): number {
   const { len } = R;
   let p = R.pos;
@@ -79,7 +77,7 @@ export function takeVarint32(b: Uint8Array): number {
   return value >>> 0;
 }
 
-/** A varint of up to 64 bits, into `R.lo` and `R.hi`. */
+/** Reads a varint of up to 64 bits into `R.lo` and `R.hi`. */
 function takeVarint64(b: Uint8Array): void {
   const { len } = R;
   let p = R.pos;
@@ -102,7 +100,7 @@ function takeVarint64(b: Uint8Array): void {
   R.hi = hi;
 }
 
-/** A tag: field number and wire type. @throws if it is none */
+/** Reads a tag: field number and wire type. @throws if it is not a valid tag */
 export function takeTag(b: Uint8Array): number {
   const start = R.pos;
   const tag = takeVarint32(b);
@@ -172,7 +170,7 @@ export function takeDouble(b: Uint8Array): number {
   return float64[0];
 }
 
-/** bigint, or string where protobuf-es is told to do without bigint. */
+/** bigint, or string if protobuf-es is told not to use bigint. */
 type Int64 = bigint | string;
 
 function signed64(): Int64 {
@@ -218,7 +216,7 @@ export function takeSfixed64(b: Uint8Array): Int64 {
   return signed64();
 }
 
-/** The length of what follows, which is there. */
+/** Reads a length, and checks that as many bytes follow. */
 export function takeLength(b: Uint8Array): number {
   const n = takeVarint32(b);
   if (n > R.len - R.pos) eof();
@@ -247,8 +245,8 @@ export function takeBytes(b: Uint8Array): Uint8Array {
 }
 
 /**
- * Small copies share one fragment of memory, handed out bit by bit and never twice: making an ArrayBuffer for each
- * would cost more than all the rest. One that is kept holds at most this much alive.
+ * Small copies share an ArrayBuffer of this size, each part of which is used once: making an ArrayBuffer for each copy
+ * would cost more than everything else. A copy that is kept keeps at most this much memory alive.
  */
 const SLAB_BYTES = 16384;
 const SLAB_SHARE_MAX = 2048;
@@ -256,7 +254,7 @@ const LOOP_BYTES_MAX = 96;
 let slab = new Uint8Array(SLAB_BYTES);
 let slabUsed = 0;
 
-/** `n` bytes at `p`, as a view or a copy. */
+/** Returns the `n` bytes at `p` as a view or a copy. */
 export function bytesAt(b: Uint8Array, p: number, n: number): Uint8Array {
   if (R.collected !== undefined) {
     const own = new Uint8Array(n);
@@ -269,25 +267,25 @@ export function bytesAt(b: Uint8Array, p: number, n: number): Uint8Array {
     if (view !== undefined) return view;
   }
   if (n > SLAB_SHARE_MAX) {
-    // Every byte is written at once, so none is zeroed before.
+    // Not filled with zeros: every byte is written at once.
     const copy = new Uint8Array(Buffer.allocUnsafeSlow(n).buffer);
     copy.set(b.subarray(p, p + n));
     return copy;
   }
-  // SUBTLE: not the constant: whoever transfers the buffer of a small copy takes the slab away, which is then empty.
+  // SUBTLE: `slab.length` and not the constant: a user who transfers the buffer of a small copy detaches the slab.
   if (slabUsed + n > slab.length) {
     slab = new Uint8Array(SLAB_BYTES);
     slabUsed = 0;
   }
   const from = slabUsed;
-  // The next one starts aligned, so that whatever is in it can be viewed as numbers.
+  // The next copy starts aligned, so that it can be viewed as numbers of any size.
   slabUsed = (from + n + 7) & -8;
   if (n > LOOP_BYTES_MAX) slab.set(b.subarray(p, p + n), from);
   else for (let i = 0; i < n; i++) slab[from + i] = b[p + i];
   return new Uint8Array(slab.buffer, from, n);
 }
 
-/** Runs a decoding that puts each value of bytes into `target` too, if there is one. */
+/** Runs a decoding that adds each `bytes` value to `target`, if given. */
 export function collectingBytes<T>(target: Uint8Array[] | undefined, decode: () => T): T {
   R.collected = target;
   try {
@@ -297,12 +295,12 @@ export function collectingBytes<T>(target: Uint8Array[] | undefined, decode: () 
   }
 }
 
-/** Where decoding that makes no views of everything starts to make them. */
+/** The length from which a decoding makes views, unless it makes views of everything. */
 let lentFrom = Infinity;
 
 /**
- * Runs a decoding that asks `lend` for each value of bytes of at least `bytesMin` bytes, and for packed ones that stay
- * packed.
+ * Runs a decoding that calls `lend` for each `bytes` value of at least `bytesMin` bytes, and for packed fields that are
+ * kept as typed arrays.
  */
 export function lending<T>(bytesMin: number, lend: Lend, decode: () => T): T {
   lentFrom = bytesMin;
@@ -315,12 +313,12 @@ export function lending<T>(bytesMin: number, lend: Lend, decode: () => T): T {
   }
 }
 
-/** Sets up for a decoding whose bytes are views of the input, or not. */
+/** Sets whether the bytes of the next decoding are views of the input. */
 export function setViews(views: boolean): void {
   R.viewsFrom = views ? 0 : lentFrom;
 }
 
-/** Skips the value of a field nobody knows, whose tag was just read. `budget`: how deep groups may be nested in it. */
+/** Skips the value of an unknown field whose tag was just read. @param budget how deep groups may be nested in it */
 export function skip(b: Uint8Array, tag: number, budget: number): void {
   switch (tag & 7) {
     case WIRE.varint:
@@ -375,14 +373,14 @@ export const SCALAR_READERS: Readonly<Record<ScalarType, ScalarReader>> = {
   [ScalarType.SINT64]: takeSint64,
 };
 
-// Packed fields of fixed-width values, in fragmented send.
+// Packed fields of fixed-width values, all values at once.
 
-/** From this size on, reading through a DataView is worth making one. */
+/** From this size on, making a DataView pays. */
 const VIEW_BYTES_MIN = 256;
 
 /**
- * The list with the doubles in `n` bytes at `R.pos` appended, which are there and are a multiple of 8. An empty list is
- * replaced by one that has its final size from the start.
+ * Appends the doubles in the `n` bytes at `R.pos` to a list and returns it. The bytes are there, and `n` is a multiple
+ * of 8. An empty list is replaced by one that has its final size from the start.
  */
 export function takePackedDoubles(b: Uint8Array, n: number, list: number[]): number[] {
   const count = n >>> 3;
@@ -424,7 +422,7 @@ export function takePackedFixed32(b: Uint8Array, n: number, list: number[]): num
   return values;
 }
 
-/** Moves past the next `n` bytes and returns a view of them; undefined, and stays, if they are few. */
+/** Moves past the next `n` bytes and returns a view of them. Returns undefined, and does not move, if they are few. */
 function viewNext(b: Uint8Array, n: number): DataView<ArrayBufferLike> | undefined {
   if (n < VIEW_BYTES_MIN) return undefined;
   const view = new DataView(b.buffer, b.byteOffset + R.pos, n);

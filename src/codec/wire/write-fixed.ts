@@ -1,6 +1,8 @@
-/** Writing packed fields of fixed-width values (double, float, fixed32, …): in fragmented send, or as spans. */
+/** Writes packed fields of fixed-width values (double, float, fixed32, …): all values at once, or as a span. */
+import type { DescField } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
 import { bytesHooks } from "../rope/bytes-hooks.js";
+import { labelOf, scalarOf, tagOf, widthOf, WIRE } from "./fields.js";
 import { varint32Length, putVarint32 } from "./utf8.js";
 import {
   delimitedLength,
@@ -17,7 +19,26 @@ import {
   W,
 } from "./write.js";
 
-export function fixedListSize(list: ArrayLike<unknown>, tag: number, width: number): number {
+/** What the writer has to know of a packed field. */
+export interface FixedField {
+  readonly tag: number;
+  readonly type: ScalarType;
+  /** Bytes of a value. */
+  readonly width: number;
+  readonly label: string;
+}
+
+export function fixedFieldOf(field: DescField): FixedField {
+  const type = scalarOf(field)!;
+  return {
+    tag: tagOf(field.number, WIRE.lengthDelimited),
+    type,
+    width: widthOf(type),
+    label: labelOf(field),
+  };
+}
+
+export function fixedListSize(list: ArrayLike<unknown>, { tag, width }: FixedField): number {
   return list.length === 0 ? 0 : varint32Length(tag) + delimitedLength(list.length * width);
 }
 
@@ -26,21 +47,18 @@ export function putFixedList(
   p: number,
   limit: number,
   list: ArrayLike<unknown>,
-  tag: number,
-  type: ScalarType,
-  width: number,
-  label: string,
+  field: FixedField,
 ): number {
   if (list.length === 0) return p;
-  p = putTag(b, p, limit, tag);
-  return p < 0 ? -1 : putPackedFixed(b, p, limit, list, type, width, label);
+  p = putTag(b, p, limit, field.tag);
+  return p < 0 ? -1 : putPackedFixed(b, p, limit, list, field);
 }
 
 export type FixedArray = Float64Array | Float32Array | Int32Array | Uint32Array | BigInt64Array | BigUint64Array;
 
 /**
- * The typed array whose memory is what a packed field of this type is on the wire, on a little-endian machine;
- * undefined for types of no fixed width.
+ * The typed array whose memory, on a little-endian machine, has the same bytes as a packed field of this type;
+ * undefined for types without a fixed width.
  */
 export function fixedArrayOf(
   type: ScalarType,
@@ -63,55 +81,44 @@ export function fixedArrayOf(
   }
 }
 
-/** Values on their way pass through this memory, which is typed arrays of every kind. */
+/** Values pass through this memory, which is viewed as typed arrays of every kind. */
 const CHUNK_BYTES = 4096;
 const chunkBytes = new Uint8Array(CHUNK_BYTES);
 const chunkDoubles = new Float64Array(chunkBytes.buffer);
 const chunkFloats = new Float32Array(chunkBytes.buffer);
 const chunkWords = new Int32Array(chunkBytes.buffer);
-/**
- * The chunk's beginnings: whatever there is to write is cut in parts of these sizes, so that no view is made for it.
- */
+/** Beginnings of the chunk. Values are written in parts of these sizes, so that no view has to be made. */
 const chunks = [CHUNK_BYTES, 1024, 256, 64, 8, 4].map((byteLength) => chunkBytes.subarray(0, byteLength));
 
 /** Writes length and values of a packed field that is not empty. */
-export function putPackedFixed(
-  b: Uint8Array,
-  p: number,
-  limit: number,
-  list: ArrayLike<unknown>,
-  type: ScalarType,
-  width: number,
-  label: string,
-): number {
+function putPackedFixed(b: Uint8Array, p: number, limit: number, list: ArrayLike<unknown>, field: FixedField): number {
+  const { type, width } = field;
   const byteLength = list.length * width;
   let bytes =
     list instanceof fixedArrayOf(type)! ? new Uint8Array(list.buffer, list.byteOffset, byteLength) : undefined;
   if (W.tracking && bytes !== undefined) bytes = bytesHooks.note(bytes);
   if (bytes === undefined && W.tracking) list = readableList(list);
-  if (byteLength >= W.spanBytesMin) return putSpan(b, p, limit, bytes ?? packedBytes(list, type, width, label));
+  if (byteLength >= W.spanBytesMin) return putSpan(b, p, limit, bytes ?? packedBytes(list, field));
   if (p + varint32Length(byteLength) + byteLength > limit) return -1;
   p = putVarint32(b, p, byteLength);
   if (bytes !== undefined) putRaw(b, p, bytes);
-  else putFixedValues(b, p, list, byteLength, type, width, label);
+  else putFixedValues(b, p, list, byteLength, field);
   return p + byteLength;
 }
 
-function packedBytes(list: ArrayLike<unknown>, type: ScalarType, width: number, label: string): Uint8Array {
-  const bytes = new Uint8Array(list.length * width);
-  putFixedValues(bytes, 0, list, bytes.length, type, width, label);
+function packedBytes(list: ArrayLike<unknown>, field: FixedField): Uint8Array {
+  const bytes = new Uint8Array(list.length * field.width);
+  putFixedValues(bytes, 0, list, bytes.length, field);
   return bytes;
 }
 
-/** Writes the first values of a list, `byteLength` bytes of them, for which there is room. */
+/** Writes the first `byteLength` bytes of values of a list. The caller has checked that there is room. */
 function putFixedValues(
   b: Uint8Array,
   p: number,
   list: ArrayLike<unknown>,
   byteLength: number,
-  type: ScalarType,
-  width: number,
-  label: string,
+  { type, width, label }: FixedField,
 ): void {
   let from = 0;
   for (const part of chunks) {

@@ -1,7 +1,7 @@
 /**
- * Writing single values: what both forms of the encoder stand on. A `put` function gets memory, a position and a limit,
- * and returns the position after what it wrote, or −1 if that would be past the limit. A `size` function tells how many
- * bytes `put` will write. Both throw an error that names the field for a value that it cannot hold.
+ * Writes single values, for both forms of the encoder. A `put` function gets memory, a position and a limit. It returns
+ * the position after what it wrote, or −1 if that would be past the limit. A `size` function returns how many bytes
+ * `put` will write. For a value that the field cannot hold, both throw an error that names the field.
  *
  * WRITE-1  No byte outside of [offset, limit) is written, whatever the message does meanwhile.
  */
@@ -10,38 +10,40 @@ import { bytesHooks } from "../rope/bytes-hooks.js";
 import { putString, putVarint32, utf8Length, varint32Length } from "./utf8.js";
 import type { Span } from "../rope/rope.js";
 
-/** State of the encoding under way. An encoding that starts within another, out of a getter, restores what it found. */
+/**
+ * State of the current encoding. An encoding that a getter starts within another one restores this state at its end.
+ */
 export const W = {
-  /** An encoding is under way. */
+  /** Whether an encoding is in progress. */
   busy: false,
-  /** Whether absent fields and nested plain objects are taken as `create` takes them. */
+  /** Whether absent fields and nested plain objects are accepted, as by `create`. */
   lenient: false,
   writeUnknown: true,
   /**
-   * Whether what is written now was sized as a part of something larger: then the lengths within it are in `memo`. Else
-   * a nested part is sized just before it is written.
+   * Whether the current part was sized as a part of something larger, so that the lengths within it are in `memo`.
+   * Otherwise a nested part is sized just before it is written.
    */
   sized: false,
-  /** Lengths of nested parts, in the order in which they are written: stored while sizing, used while writing. */
+  /** Lengths of nested parts, in writing order: stored while sizing, used while writing. */
   memo: new Int32Array(256),
-  /** Where the next length is stored. */
+  /** Index at which the next length is stored. */
   top: 0,
-  /** Where the next length is used. */
+  /** Index of the length that is used next. */
   next: 0,
-  /** The same for the keys of maps. */
+  // The same for the keys of maps.
   keys: [] as string[][],
   keysTop: 0,
   keysNext: 0,
-  /** From this size on values become spans; with Infinity none does. */
+  /** Values of at least this size become spans; Infinity: none does. */
   spanBytesMin: Infinity,
-  /** Bytes of spans met while sizing. */
+  /** Bytes of spans found while sizing. */
   spanBytesSized: 0,
   /** Bytes of spans left out while writing. */
   spanBytes: 0,
   spans: [] as Span[],
-  /** Whether somebody asks for the loans among what is written. */
+  /** Whether `bytesHooks` is called for the bytes that are written. */
   tracking: false,
-  /** The halves of a 64-bit integer on its way. */
+  // The halves of the 64-bit integer split last.
   lo: 0,
   hi: 0,
 };
@@ -55,7 +57,7 @@ export const bytes8 = new Uint8Array(words64.buffer);
 /** Below this size a loop is faster than `set`. */
 const LOOP_BYTES_MAX = 96;
 
-/** Takes the next place in `W.memo`. */
+/** Reserves the next place in `W.memo`. */
 export function reserve(): number {
   const slot = W.top++;
   if (slot >= W.memo.length) {
@@ -70,7 +72,7 @@ export function putTag(b: Uint8Array, p: number, limit: number, tag: number): nu
   return p + varint32Length(tag) > limit ? -1 : putVarint32(b, p, tag);
 }
 
-/** A length that heads what was sized before. */
+/** Writes the length of a part that was sized before. */
 export function putLength(b: Uint8Array, p: number, limit: number, byteLength: number): number {
   return p + varint32Length(byteLength) > limit ? -1 : putVarint32(b, p, byteLength);
 }
@@ -210,7 +212,7 @@ function toBigInt(value: unknown, label: string): bigint {
   }
 }
 
-/** Bytes of `W.lo`, `W.hi` as a varint. */
+/** Bytes of the integer in `W.lo` and `W.hi` as a varint. */
 function varint64Length(): number {
   const hi = W.hi >>> 0;
   if (hi === 0) return varint32Length(W.lo >>> 0);
@@ -279,7 +281,7 @@ export function putSfixed64(b: Uint8Array, p: number, limit: number, value: unkn
 
 // Floating point.
 
-/** As DataView's setters take it. */
+/** Converts a value like DataView's setters. */
 export function toDouble(value: unknown, label: string): number {
   if (typeof value === "bigint" || typeof value === "symbol") throw fault(label, `invalid double: ${typeof value}`);
   return Number(value);
@@ -289,7 +291,7 @@ export function toFloat(value: unknown, label: string): number {
   const number = typeof value === "string" ? Number(value) : value;
   if (typeof number !== "number" || (Number.isNaN(number) && typeof value === "string" && value !== "NaN"))
     throw fault(label, `invalid float32: ${shown(value)}`);
-  // What is too large for 32 bits would become infinite.
+  // A number that is too large for 32 bits would become infinite.
   if (!Number.isFinite(Math.fround(number)) && Number.isFinite(number))
     throw fault(label, `invalid float32: ${shown(value)}`);
   return number;
@@ -314,7 +316,7 @@ export function putDouble(b: Uint8Array, p: number, limit: number, value: unknow
   return p + 8;
 }
 
-// Strings and bytes, with their length before them.
+// Strings and bytes, preceded by their length.
 
 export function sizeText(value: unknown): number {
   const byteLength = utf8Length(typeof value === "string" ? value : String(value));
@@ -325,7 +327,10 @@ export function putText(b: Uint8Array, p: number, limit: number, value: unknown)
   return putString(b, p, limit, typeof value === "string" ? value : String(value));
 }
 
-/** The value of a bytes field. @throws Error naming the field if it is none, or is a view of memory that is gone */
+/**
+ * The value of a `bytes` field.
+ * @throws Error that names the field if the value is not bytes, or is a view of memory that is gone
+ */
 export function toBytes(value: unknown, label: string): Uint8Array {
   if (ArrayBuffer.isView(value) && (value as Uint8Array).BYTES_PER_ELEMENT === 1) {
     if (value.byteLength === 0) requireAttached(value as Uint8Array, label);
@@ -336,12 +341,12 @@ export function toBytes(value: unknown, label: string): Uint8Array {
 }
 
 /**
- * An array that lost its memory looks empty; sent as such, data would be lost in silence. @throws Error naming the
- * field
+ * Checks an empty array: a detached one looks empty too, and sending it would silently lose data.
+ * @throws Error that names the field if the array is detached
  */
 export function requireAttached(array: ArrayBufferView & { at(index: number): unknown }, label: string): void {
   try {
-    // Finds nothing in an empty array, and throws for a detached one.
+    // Returns undefined for an empty array, and throws for a detached one.
     array.at(0);
   } catch {
     throw fault(label, `its memory is gone: ${bytesHooks.explainGone(array)}`);
@@ -352,7 +357,7 @@ export function sizeBytes(value: unknown, label: string): number {
   return delimitedLength(toBytes(value, label).length);
 }
 
-/** While sizing: bytes of a value of `n` bytes that may be a span, and of its length. */
+/** While sizing: bytes of a value of `n` bytes and its length. Counts the value if it will be a span. */
 export function delimitedLength(n: number): number {
   if (n >= W.spanBytesMin) W.spanBytesSized += n;
   return varint32Length(n) + n;
@@ -368,7 +373,7 @@ export function putBytes(b: Uint8Array, p: number, limit: number, value: unknown
   return p + n;
 }
 
-/** While tracking: a list to be read element by element. */
+/** While tracking: the list to read element by element instead. */
 export function readableList(list: ArrayLike<unknown>): ArrayLike<unknown> {
   if (!ArrayBuffer.isView(list) || list.byteLength === 0) return list;
   const bytes = new Uint8Array(list.buffer, list.byteOffset, list.byteLength);
@@ -382,14 +387,14 @@ export function readableList(list: ArrayLike<unknown>): ArrayLike<unknown> {
   return new ArrayType(read.buffer, read.byteOffset, (list as ArrayLike<unknown>).length);
 }
 
-/** Copies bytes for which there is room. */
+/** Copies bytes. The caller has checked that there is room. */
 export function putRaw(b: Uint8Array, p: number, bytes: Uint8Array): void {
   const n = bytes.length;
   if (n > LOOP_BYTES_MAX) b.set(bytes, p);
   else for (let i = 0; i < n; i++) b[p + i] = bytes[i];
 }
 
-/** Writes the length, and leaves the bytes where they are. */
+/** Writes the length of a span. The bytes stay where they are. */
 export function putSpan(b: Uint8Array, p: number, limit: number, bytes: Uint8Array): number {
   if (p + varint32Length(bytes.length) > limit) return -1;
   p = putVarint32(b, p, bytes.length);
@@ -398,7 +403,7 @@ export function putSpan(b: Uint8Array, p: number, limit: number, bytes: Uint8Arr
   return p;
 }
 
-// By type.
+// Writers by scalar type.
 
 export interface ScalarWriter {
   readonly size: (value: unknown, label: string) => number;

@@ -3,7 +3,7 @@ import { close, closeSync, constants, fstat, open, read } from "node:fs";
 import { promisify } from "node:util";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { collectFiles, MappedFile, tooManyFiles } from "../../memory/payload/mapped-file.js";
-import { keepNewInThread } from "../../memory/v8/transfer.js";
+import { keepNewInThread } from "../../memory/v8/array-buffer-transfer.js";
 import { loadAddon } from "../../os/addon.js";
 import { sleep } from "../../os/timers.js";
 import { PAYLOAD_BYTES_MAX } from "../../wire/frame.js";

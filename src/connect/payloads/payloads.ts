@@ -2,13 +2,13 @@
 import type { Message } from "@bufbuild/protobuf";
 import type { HandlerContext, Transport } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { moveBuffer } from "../../memory/payload/block-views.js";
-import { leasesOf, isPoisoned, leaseHandleOf, retainBytes } from "../../memory/payload/lease.js";
+import { leaseHandleOf } from "../../memory/payload/lease.js";
+import { leasesOf, isPoisoned, retainBytes } from "../../memory/payload/message-leases.js";
 import { Loan } from "../../memory/payload/loan.js";
 import { MappedFile } from "../../memory/payload/mapped-file.js";
 import { originOf } from "../../memory/payload/origin.js";
 import { Region } from "../../memory/payload/region.js";
-import { letMove } from "../../memory/v8/transfer.js";
+import { letMove, moveBuffer } from "../../memory/v8/array-buffer-transfer.js";
 import { clearTimeout, setTimeout } from "../../os/timers.js";
 import { onAbortOf, ownSignal } from "../../rpc/abort.js";
 import { CallContext } from "../../rpc/server/context.js";

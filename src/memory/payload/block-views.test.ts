@@ -5,7 +5,7 @@ import type { BlockUser } from "./block-views.js";
 import { BlockViews } from "./block-views.js";
 import { collectSoon, collectYoung, useIdleTime } from "../v8/gc.js";
 import { forcedCollections } from "../v8/gc.test.util.js";
-import { transferBuffer } from "../v8/transfer.js";
+import { transferBuffer } from "../v8/array-buffer-transfer.js";
 
 const UNIT_BYTES = 4096;
 
@@ -19,6 +19,7 @@ function createViews(arenaBytes = 1 << 20) {
       return new ArrayBuffer(byteLength);
     },
     detach: (buffer: ArrayBuffer) => void transferBuffer(buffer),
+    listenToFreedViews: () => undefined,
   };
   return { views: new BlockViews(arena, UNIT_BYTES), made: () => made };
 }
@@ -43,7 +44,7 @@ test("a unit's ArrayBuffer is used again for the same bytes, and never twice at 
   assert.equal(made(), 3);
   assert.ok(c !== d && c.byteLength === 64 && d.byteLength === 64);
   views.detach(c, first);
-  // Other bytes of the block.
+  // Other bytes of the same block.
   assert.equal(views.open(3, 64, 128, first).byteLength, 128);
   assert.equal(made(), 4);
 });
@@ -95,7 +96,7 @@ test("what was not given back is collected in idle time, else when more of it is
     await forcedCollections(() => assert.equal(useIdleTime(), false)),
     await forcedCollections(() => open(9)),
     await forcedCollections(() => open(1)),
-    // That one is not repeated: 1 MiB is left.
+    // Not collected again: only 1 MiB was opened since.
     await forcedCollections(() => assert.equal(useIdleTime(), true)),
   ];
   assert.deepEqual(counts, [0, 1, 0, 0, 1, 0]);

@@ -1,66 +1,60 @@
 /**
- * ArrayBuffers over single blocks of an arena: what user code gets to see of shared memory.
+ * ArrayBuffers over single blocks of an arena: the part of shared memory that user code can access.
  *
- * BLOCK-1  The memory of a block is used again only when no ArrayBuffer reaches it any more: it was detached here, with
- *          all views on it, or the addon told that its backing store is gone. A user who moves the memory away
- *          (`transfer`, up to Node 22) keeps it from being used until that is garbage too.
+ * BLOCK-1  The memory of a block is used again only when no ArrayBuffer reaches it any more: either it was detached
+ *          here, with all views on it, or the addon reported that its backing store is gone. If a user moves the memory
+ *          to another ArrayBuffer (`transfer`, up to Node 22), the block is not used again until that one is garbage
+ *          too.
  *
- * Making one costs some microseconds, most of it V8's. So where V8 can do that, a detached one's memory moves to a
- * new ArrayBuffer that waits here for the block's next use.
+ * Making an ArrayBuffer costs some microseconds, most of them in V8. So where V8 can do that, the memory of a detached
+ * ArrayBuffer is moved to a new one, which waits here for the block's next use.
  */
 import { collectYoung, notWhenIdle, whenIdle } from "../v8/gc.js";
 import type { ArenaView } from "../shared/segment.js";
-import {
-  expectFreed,
-  hideFromCount,
-  keepInThread,
-  keepNewInThread,
-  letMove,
-  showToCount,
-  transferBuffer,
-} from "../v8/transfer.js";
+import { keepInThread, keepNewInThread, letMove, transferBuffer } from "../v8/array-buffer-transfer.js";
+import { expectFreed, hideFromCount, showToCount } from "../v8/external-memory.js";
 
-/** Whoever uses a block through an ArrayBuffer. Must not refer to it, or it is never collected. */
+/** The user of a block through an ArrayBuffer. It must not refer to the ArrayBuffer, or that is never collected. */
 export interface BlockUser {
   /** The block's view; set by `BlockViews.open`. */
   view: BlockView | undefined;
-  /** The ArrayBuffer is gone, and with it its memory: nobody can reach the block through it. */
+  /** Called when the ArrayBuffer was collected, so that nothing can reach the block through it. */
   onCollected(): void;
 }
 
-/** One backing store over a block, whichever ArrayBuffer has it. */
+/** A backing store over a block, whichever ArrayBuffer has it. */
 export interface BlockView {
   readonly unit: number;
   readonly offset: number;
   readonly byteLength: number;
   readonly isHidden: boolean;
-  /** Undefined while nobody uses it. */
+  /** Undefined while it is not in use. */
   user: BlockUser | undefined;
 }
 
-/** ArrayBuffers that wait to be used again, per arena. Each counts as external memory for V8. */
+/** Most ArrayBuffers of an arena that wait to be used again. V8 counts each as external memory. */
 const IDLE_MAX = 64;
-/** Places known at a time: a few times as many. */
+/** Most places that are kept. */
 const PLACES_MAX = 16 * IDLE_MAX;
 
-/** Where the ArrayBuffer of a unit waits, if one does. */
+/** The place of a unit, where an ArrayBuffer over its block may wait. */
 interface Place {
   waiting: { readonly buffer: ArrayBuffer; readonly view: BlockView } | undefined;
 }
 
-/** By token, which is an index here plus one; those that are free are used again (no map: see `BitSet`). */
+/** All views. A view's token is its index plus one; free tokens are used again. (Not a map: see `BitSet`.) */
 const views: (BlockView | undefined)[] = [];
 const freeTokens: number[] = [];
 /**
- * After views of this many bytes that nobody gave back the young generation is collected: most of them are garbage by
- * then, and V8, which does not count them, would leave their blocks in use. In idle time at once, else when the next
- * one is opened, …
+ * The young generation is collected after this many bytes of views were opened and not detached. Most of them are
+ * garbage by then, and V8, which does not count them, would leave their blocks in use. It is collected in idle time, or
+ * when a view is opened after more bytes than `LARGE_UNRETURNED_MAX` allows.
  */
 const UNRETURNED_BYTES_MAX = 4 << 20;
 /**
- * … and of large ones after so many, as long as they take no more than a quarter of the arena. More often, those that
- * are in use would be seen by two collections, and then only one of the old generation frees them (measured: 4 MiB, 4
- * in flight: 250 calls/s with half as many, 400 with these).
+ * Outside of idle time, this many large views may be open, as long as they take no more than a quarter of the arena. If
+ * it were collected more often, views in use would survive two collections, and then only a collection of the old
+ * generation frees them (measured with 4 MiB, 4 calls in flight: 250 calls/s with half as many views, 400 with these).
  */
 const LARGE_UNRETURNED_MAX = 8;
 
@@ -68,33 +62,35 @@ export class BlockViews {
   private readonly arena: ArenaView;
   private readonly unitBytes: number;
   /**
-   * By unit. SUBTLE: places stay when what waited there is used. Taken out and put in at every use, the map would leave
-   * tables behind that keep used ArrayBuffers, and all that these refer to, until the old generation is collected (see
-   * `BitSet`).
+   * By unit. SUBTLE: a place stays in the map when its ArrayBuffer is used. If it were removed and added at every use,
+   * the map would leave tables behind that keep used ArrayBuffers, and everything these refer to, until the old
+   * generation is collected (see `BitSet`).
    */
   private readonly places = new Map<number, Place>();
-  /** Places where one waits. */
+  /** Number of places where an ArrayBuffer waits. */
   private idle = 0;
   private over = false;
-  /** Of views opened since the young generation was collected last, less those detached since. */
+  /** Bytes of the views opened since the young generation was collected last, less those detached since. */
   private unreturnedBytes = 0;
   private isDue = false;
   private readonly collectIfDue = () => {
     this.isDue = false;
     if (this.unreturnedBytes > UNRETURNED_BYTES_MAX) this.collect();
   };
-  /** ArrayBuffers that had to be made, and those that were used again. */
+  /** Number of ArrayBuffers that had to be made. */
   made = 0;
+  /** Number of ArrayBuffers that were used again. */
   reused = 0;
 
   constructor(arena: ArenaView, unitBytes: number) {
     this.arena = arena;
     this.unitBytes = unitBytes;
+    arena.listenToFreedViews(onViewFreed);
   }
 
   /**
-   * An ArrayBuffer over `byteLength` bytes (at least one) of the block at `unit`, from `offset` in it on.
-   * @throws SystemError when it cannot be mapped
+   * Opens an ArrayBuffer over `byteLength` bytes (at least one) of the block at `unit`, from `offset` in the block on.
+   * @throws SystemError if it cannot be mapped
    */
   open(unit: number, offset: number, byteLength: number, user: BlockUser): ArrayBuffer {
     const unreturnedMax = Math.max(
@@ -105,7 +101,7 @@ export class BlockViews {
     const buffer = this.reuse(unit, offset, byteLength, user) ?? this.make(unit, offset, byteLength, user);
     this.unreturnedBytes += byteLength;
     if (this.unreturnedBytes > UNRETURNED_BYTES_MAX && !this.isDue && !this.over) {
-      // Better while the peer works than when its answer is here.
+      // Collecting while the peer works is better than after its answer has arrived.
       this.isDue = true;
       whenIdle(this.collectIfDue);
     }
@@ -153,8 +149,8 @@ export class BlockViews {
   }
 
   /**
-   * Takes an ArrayBuffer away from its user: all views on it are empty from now on. False if it is detached already, by
-   * whoever moved its memory away; then `onCollected` follows when that is garbage.
+   * Detaches an ArrayBuffer from its user: all views on it become empty.
+   * @returns false if user code has moved its memory away already; then `onCollected` follows when that is garbage
    */
   detach(buffer: ArrayBuffer, user: BlockUser): boolean {
     const { view } = user;
@@ -184,9 +180,9 @@ export class BlockViews {
   }
 
   /**
-   * Takes an ArrayBuffer away from its user like `detach`, but for reading once more what is in it: the bytes, and what
-   * is to be called when they are read. Where memory cannot be moved they are copied. Undefined if it is detached
-   * already.
+   * Detaches an ArrayBuffer from its user like `detach`, but lets the caller read its bytes once more.
+   * @returns the bytes, moved or copied, and a function to call when they are read; undefined if the ArrayBuffer is
+   *   detached already
    */
   move(buffer: ArrayBuffer, user: BlockUser): { readonly bytes: Uint8Array; readonly done: () => void } | undefined {
     if (user.view === undefined || buffer.byteLength === 0) return undefined;
@@ -208,10 +204,10 @@ export class BlockViews {
     this.arena.detach(buffer);
   }
 
-  /** The connection is over: nothing here will be used again. */
+  /** Call when the connection is over. Nothing here is used again. */
   clear(): void {
     this.over = true;
-    // Where there is no idle time, as with both ends on one core, these views would be kept for ever.
+    // Without idle time, as with both ends on one core, the callback would keep these views alive for ever.
     notWhenIdle(this.collectIfDue);
     for (const { waiting } of this.places.values()) if (waiting !== undefined) this.discard(waiting.buffer);
     this.places.clear();
@@ -219,8 +215,8 @@ export class BlockViews {
   }
 }
 
-/** The addon tells that a backing store is gone. */
-export function onViewFreed(token: number): void {
+/** Called by the addon when a view's backing store is gone. */
+function onViewFreed(token: number): void {
   const view = views[token - 1];
   if (view === undefined) return;
   views[token - 1] = undefined;
@@ -230,9 +226,4 @@ export function onViewFreed(token: number): void {
   if (user === undefined) return;
   user.view = undefined;
   user.onCollected();
-}
-
-/** Detaches an ordinary ArrayBuffer, and returns its memory in a new one. */
-export function moveBuffer(buffer: ArrayBuffer): ArrayBuffer {
-  return transferBuffer(buffer) ?? structuredClone(buffer, { transfer: [buffer] });
 }

@@ -1,16 +1,16 @@
 /**
- * Loans: memory that a sender fills before it sends it. A loan belongs to whoever asked for it until it is sent,
- * returned or garbage; sending takes all of it away, whatever part was sent.
+ * A loan is memory that a user fills before sending it. It belongs to the user until it is sent, returned or collected
+ * as garbage. Sending any part of a loan takes all of it away.
  */
-import { moveBuffer } from "./block-views.js";
+import { moveBuffer } from "../v8/array-buffer-transfer.js";
 import type { BlockUser, BlockView, BlockViews } from "./block-views.js";
 import type { Origin } from "./origin.js";
 import { ephemeral, setOrigin } from "./origin.js";
 
-/** The arena that a loan's block lies in. */
+/** The arena of a loan's block. */
 export interface LoanHome {
   readonly views: BlockViews;
-  /** Nobody uses the block through the loan any more: one hold on it ends. */
+  /** Ends the loan's hold on its block. */
   dropBlock(unit: number): void;
 }
 
@@ -23,7 +23,7 @@ export class Loan implements Origin, BlockUser {
   gone: string | undefined;
   view: BlockView | undefined;
   readonly byteLength: number;
-  /** Undefined: it lies on the heap. */
+  /** Undefined if the loan is on the heap. */
   readonly home: LoanHome | undefined;
   readonly unit: number;
   private live = true;
@@ -35,7 +35,7 @@ export class Loan implements Origin, BlockUser {
     ephemeral.count++;
   }
 
-  /** A loan of the block at `unit`, which the home holds once for it. */
+  /** Makes a loan of the block at `unit`. The block has one hold for it. */
   static ofBlock(home: LoanHome, unit: number, byteLength: number): Uint8Array {
     const loan = new Loan(byteLength, home, unit);
     try {
@@ -49,11 +49,11 @@ export class Loan implements Origin, BlockUser {
     }
   }
 
-  /** A loan where there is no shared memory: the same rules, and one copy when it is sent. */
+  /** Makes a loan without shared memory. The same rules apply, and sending it costs one copy. */
   static onHeap(byteLength: number): Uint8Array {
-    // Zeros: what malloc has lying about may be data of anybody.
+    // Filled with zeros, because fresh memory from malloc may have data of other code.
     const buffer = new ArrayBuffer(byteLength);
-    // An empty ArrayBuffer cannot be seen to be detached.
+    // An empty ArrayBuffer looks the same before and after it is detached.
     if (byteLength > 0) {
       const loan = new Loan(byteLength, undefined, 0);
       setOrigin(buffer, loan);
@@ -63,9 +63,9 @@ export class Loan implements Origin, BlockUser {
   }
 
   /**
-   * Takes a loan in a block away from its user. The hold on the block passes to the caller, who has to call
-   * `emptyViews` before the user's code runs again.
-   * @param why to be read after "its memory is gone: "
+   * Takes a loan in a block away from its user. The hold on the block passes to the caller, which has to call
+   * `emptyViews` before user code runs again.
+   * @param why follows "its memory is gone: "
    * @throws Error if the user has moved the memory away
    */
   take(buffer: ArrayBuffer, why: string): void {
@@ -74,14 +74,14 @@ export class Loan implements Origin, BlockUser {
     this.end(why);
   }
 
-  /** All views on a loan that was taken are empty from now on. */
+  /** Empties all views on a loan that was taken. */
   emptyViews(buffer: ArrayBuffer): void {
     this.home?.views.detach(buffer, this);
   }
 
   /**
-   * Like `take`, where the bytes have to be copied because the block is of no use: they, and what to call when they
-   * were read.
+   * Like `take`, for bytes that have to be copied because the block cannot be sent.
+   * @returns the bytes, and a function to call when they are read
    * @throws Error if the user has moved the memory away
    */
   takeToCopy(buffer: ArrayBuffer, why: string): { readonly bytes: Uint8Array; readonly done: () => void } {
@@ -102,7 +102,7 @@ export class Loan implements Origin, BlockUser {
     return { bytes: moved.bytes, done };
   }
 
-  /** Returns an unsent loan. Nothing happens if it is not the user's any more. */
+  /** Returns an unsent loan. Does nothing if the loan does not belong to the user any more. */
   release(buffer: ArrayBuffer, why: string): void {
     if (!this.live || buffer.byteLength === 0) return;
     this.takeToCopy(buffer, why).done();

@@ -1,8 +1,9 @@
 /**
- * Files as bytes: a private mapping for the user to read, and the descriptor for whoever sends it.
+ * Files as bytes: a private mapping that the user reads, and a descriptor for sending them.
  *
- * FILE-1  Nothing here, and nothing that sends, reads the mapped pages: a file that was truncated meanwhile would be
- *         SIGBUS. What is sent is read through the descriptor, and a file that is shorter than it was is an error.
+ * FILE-1  Neither this code nor the code that sends reads the mapped pages: if the file was truncated meanwhile, that
+ *         would raise SIGBUS. Bytes to send are read through the descriptor, and a file that has become shorter is an
+ *         error.
  */
 import { read, readSync } from "node:fs";
 import { setImmediate } from "../../os/timers.js";
@@ -10,12 +11,12 @@ import { collectSoon } from "../v8/gc.js";
 import type { Origin } from "./origin.js";
 import { ephemeral, setOrigin } from "./origin.js";
 
-/** Bytes that one read takes at most, so that giving up is prompt. */
+/** Most bytes of one read, so that a canceled transfer ends promptly. */
 const READ_BYTES_MAX = 1 << 20;
 
 /**
- * Open files of mappings after which it is looked whether garbage holds them: little memory, so that V8 sees no reason
- * to.
+ * From this many open files on, garbage is collected, because it may hold some of them. V8 does not do so by itself:
+ * the files take little memory.
  */
 const FILES_MAX_AT_FIRST = 256;
 
@@ -26,18 +27,18 @@ export function tooManyFiles(): boolean {
   return files >= filesMax;
 }
 
-/** Collects garbage, which may hold open files. False if that was done a moment ago. */
+/** Collects garbage, which may hold open files. @returns false if that was done a moment ago */
 export async function collectFiles(): Promise<boolean> {
   const isDone = collectSoon();
-  // What was found is told in a later turn, at most a few turns later.
+  // Finalizers run in a later turn, at most a few turns later.
   for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve));
-  // Those that are left are in use: the next look is worth it when there are as many more. If it was too early to look,
-  // soon again.
+  // The remaining files are in use, so the next collection is worth it after as many more. If it was too early for this
+  // one, try again soon.
   filesMax = isDone ? Math.max(FILES_MAX_AT_FIRST, files * 2) : files + FILES_MAX_AT_FIRST / 8;
   return isDone;
 }
 
-/** The descriptor's owner. It must not refer to the ArrayBuffer. */
+/** Owns the descriptor of a mapped file. It must not refer to the ArrayBuffer. */
 class Descriptor {
   private readonly descriptor: number;
   private readonly closeDescriptor: (descriptor: number) => void;
@@ -51,7 +52,7 @@ class Descriptor {
     files++;
   }
 
-  /** A read in flight, or to come, keeps it open: the number of one that is closed is soon another file's. */
+  /** Keeps the descriptor open for a read. The number of a closed descriptor may soon belong to another file. */
   use(): number {
     this.reads++;
     return this.descriptor;
@@ -82,7 +83,7 @@ export class MappedFile implements Origin {
   readonly kind = "file";
   gone: string | undefined;
   readonly path: string;
-  /** Where in the file the ArrayBuffer's first byte is. */
+  /** The position in the file of the ArrayBuffer's first byte. */
   readonly offset: number;
   private readonly descriptor: Descriptor;
 
@@ -92,7 +93,10 @@ export class MappedFile implements Origin {
     this.descriptor = descriptor;
   }
 
-  /** Takes `descriptor` over, to be closed by `close`. `buffer`: the file's bytes from `offset` on. */
+  /**
+   * @param buffer the bytes of the file from `offset` on
+   * @param descriptor belongs to the mapped file from now on, which closes it with `close`
+   */
   static of(
     buffer: ArrayBuffer,
     path: string,
@@ -106,13 +110,13 @@ export class MappedFile implements Origin {
     return new Uint8Array(buffer);
   }
 
-  /** The user is done with it; the caller detaches the buffer. */
+  /** Ends the user's access. The caller detaches the buffer. */
   release(why: string): void {
     this.gone = why;
     this.descriptor.close();
   }
 
-  /** A message is going to read it: until `unhold`, `release` does not close it. */
+  /** Keeps the file open for a message that will read it: until `unhold`, `release` does not close it. */
   hold(): void {
     this.descriptor.use();
   }
@@ -121,7 +125,7 @@ export class MappedFile implements Origin {
     this.descriptor.unuse();
   }
 
-  /** The bytes of a small part of the file as it is now. @throws Error if the file is too short, or cannot be read */
+  /** Reads a small part of the file as it is now. @throws Error if the file is too short, or cannot be read */
   readNow(byteOffset: number, byteLength: number): Uint8Array {
     const bytes = new Uint8Array(byteLength);
     const descriptor = this.descriptor.use();
@@ -138,7 +142,8 @@ export class MappedFile implements Origin {
   }
 
   /**
-   * Lets `act` use the descriptor, with where in the file byte `byteOffset` of the array is. The caller holds the file.
+   * Calls `act` with the descriptor and the position in the file of byte `byteOffset` of the array. The caller holds
+   * the file.
    */
   through<T>(byteOffset: number, act: (descriptor: number, fileOffset: number) => T): T {
     const descriptor = this.descriptor.use();
@@ -151,8 +156,8 @@ export class MappedFile implements Origin {
 
   /**
    * Reads a part of the file as it is now, off the event loop, to the beginning of `target`.
-   * @param goOn asked before each read; false gives up, and `onEnd` follows
-   * @param onEnd called once, in a later turn: nothing writes to `target` any more
+   * @param goOn called before each read; if it returns false, reading ends and `onEnd` follows
+   * @param onEnd called once, in a later turn, when nothing writes to `target` any more
    */
   readTo(
     target: Uint8Array,
@@ -184,7 +189,10 @@ export class MappedFile implements Origin {
     next(0);
   }
 
-  /** @param found where it ends, and how far it was to be sent: positions in the array */
+  /**
+   * @param found where the file ends, as a position in the array
+   * @param expected how far it was to be sent, as a position in the array
+   */
   tooShort(found: number, expected: number): FileTooShort {
     return new FileTooShort(
       `file ${this.path} has become shorter: it ends at byte ${this.offset + found}, and was to be sent up to byte ${this.offset + expected}`,

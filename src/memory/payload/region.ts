@@ -1,13 +1,13 @@
 /**
- * Regions: memory of their own, outside of every arena, for values that are larger than one or that several peers get.
- * A region is a memfd that its user fills. When it is first sent it is sealed against everybody, this process included,
- * and then only its descriptor travels.
+ * A region is memory outside of every arena, for values that are larger than an arena or that several peers receive. It
+ * is a memfd that its user fills. When it is first sent, it is sealed against all processes including this one, and
+ * then only its descriptor travels.
  *
- * REGION-1  A region's memory is committed before its user has it, so no store in it can fail; and it counts in this
- *           process's budget until nobody here has it any more. Peers that have it keep it alive beyond that, on this
- *           process's account.
- * REGION-2  A descriptor is passed on only of a region that is sealed: what a peer has mapped never changes. The user's
- *           own mapping is private from then on.
+ * REGION-1  A region's memory is committed before its user gets it, so a store in it cannot fail. It counts in this
+ *           process's budget until nothing in this process uses it. A peer can keep it alive beyond that, and the
+ *           memory is then still charged to this process.
+ * REGION-2  Only the descriptor of a sealed region is passed on, so the memory that a peer has mapped never changes.
+ *           The user's own mapping is private from then on.
  */
 import type { Addon } from "../../os/addon.js";
 import { setImmediate } from "../../os/timers.js";
@@ -15,14 +15,14 @@ import { COMMIT_STEP_BYTES } from "../shared/arena.js";
 import type { CommitBudget } from "../shared/budget.js";
 import type { Origin } from "./origin.js";
 import { ephemeral, setOrigin } from "./origin.js";
-import { keepNewInThread, letMove } from "../v8/transfer.js";
+import { keepNewInThread, letMove } from "../v8/array-buffer-transfer.js";
 
-/** There is no memory for a region. */
+/** Thrown if there is no memory for a region. */
 export class NoMemoryError extends Error {
   override readonly name = "NoMemoryError";
 }
 
-/** What stands behind a region. Does not refer to its ArrayBuffer. */
+/** The state of a region. It does not refer to the region's ArrayBuffer. */
 export class Region implements Origin {
   readonly kind = "region";
   gone: string | undefined;
@@ -34,13 +34,13 @@ export class Region implements Origin {
   private constructor(addon: Addon, memory: RegionMemory) {
     this.addon = addon;
     this.memory = memory;
-    // Released before it is sent, it would be gone.
+    // A message that is kept to be encoded later would lose the region's bytes if the region is released before.
     ephemeral.count++;
   }
 
   /**
-   * A region of `byteLength` bytes, at least 1. Its content is zeros.
-   * @throws NoMemoryError if the budget or the machine has not as much; SystemError
+   * Creates a region of `byteLength` bytes (at least 1), filled with zeros.
+   * @throws NoMemoryError if the budget or the machine does not have that much memory; SystemError
    */
   static async create(addon: Addon, budget: CommitBudget, byteLength: number): Promise<Uint8Array> {
     const pageBytes = addon.pageSize();
@@ -58,9 +58,9 @@ export class Region implements Origin {
   }
 
   /**
-   * Seals the region, if it is not; from now on it can be passed on, until `unuse`.
-   * @returns its descriptor; undefined if it cannot be sealed now, because something maps or uses its memory besides:
-   * then it has to be copied
+   * Seals the region if it is not sealed, and keeps its descriptor open until `unuse`.
+   * @returns the descriptor; undefined if the region has to be copied, because something else maps or uses its memory
+   *   so that it cannot be sealed now
    */
   use(buffer: ArrayBuffer): number | undefined {
     if (!this.live || this.state === "unsealable" || buffer.byteLength !== this.memory.byteLength) return undefined;
@@ -69,7 +69,7 @@ export class Region implements Origin {
         this.addon.sealRegion(this.memory.descriptor, buffer);
         this.state = "sealed";
       } catch (error) {
-        // EBUSY passes: an operation in the background that reads or writes the pages.
+        // EBUSY is temporary: an operation in the background reads or writes the pages.
         if ((error as NodeJS.ErrnoException).code !== "EBUSY") this.state = "unsealable";
         return undefined;
       }
@@ -82,7 +82,7 @@ export class Region implements Origin {
     this.memory.unuse();
   }
 
-  /** Ends the region: all views on it are empty from now on. What was sent of it stays with whoever has it. */
+  /** Ends the region: all views on it become empty. Peers that received it keep it. */
   release(buffer: ArrayBuffer, why: string): void {
     if (!this.live || buffer.byteLength === 0) return;
     letMove(buffer);
@@ -101,7 +101,7 @@ export class Region implements Origin {
 
 const collected = new FinalizationRegistry<Region>((region) => region.end());
 
-/** The memfd and its share of the budget, for as long as anybody here needs them. */
+/** The memfd and its share of the budget, for as long as anything in this process uses them. */
 class RegionMemory {
   readonly descriptor: number;
   readonly byteLength: number;
@@ -159,8 +159,8 @@ class RegionMemory {
 let turn: Promise<void> = Promise.resolve();
 
 /**
- * A turn of the event loop of one's own: several regions that are made at once commit one step per turn in all
- * (ARENA-3).
+ * Waits for a turn of the event loop that no other caller gets. So several regions that are created at once commit one
+ * step per turn in total (ARENA-3).
  */
 function nextTurn(): Promise<void> {
   turn = turn.then(() => new Promise((resolve) => setImmediate(resolve)));

@@ -1,31 +1,30 @@
 /**
- * Whether this process can share memory at all. A kernel, a container's profile of system calls or the runtime may
- * refuse it, which no look at versions tells: so all that a connection needs is tried once per thread, on two small
- * segments.
+ * Whether this process can share memory at all. The kernel, a container's system call filter or the runtime may refuse
+ * it, and versions do not tell. So everything that a connection needs is tried once per thread, on two small segments.
  */
 import type { Addon } from "../../os/addon.js";
 import { isSystemError } from "../../os/addon.js";
 import { RING_DATA_OFFSET } from "./layout.js";
 import { createOwnMemory, joinMemory } from "./segment.js";
 
-/** Of a limit of this process or machine, which others may make room below. */
+/** Codes for a limit of this process or machine. Another attempt may succeed. */
 const LIMITS: readonly unknown[] = ["ENOMEM", "ENOSPC", "EMFILE", "ENFILE"];
 
-/** Whether a failure is about a limit that was reached, and not for ever. */
+/** Whether a failure is due to a limit, so that another attempt may succeed. */
 export function isLimit(error: unknown): boolean {
   return isSystemError(error) && LIMITS.includes(error.code);
 }
 
-/** Whether memory is refused, by the kernel or the runtime, however often it is asked for. */
+/** Whether the kernel or the runtime refuses memory, so that another attempt fails too. */
 export function isRefusal(error: unknown): error is Error {
   if (isSystemError(error)) return !isLimit(error);
   return error instanceof Error && (error as NodeJS.ErrnoException).code === "ERR_NO_EXTERNAL_BUFFERS";
 }
 
-/** Undefined: not known yet. */
+/** Undefined while it is not known. */
 let known: { readonly refusal: string | undefined } | undefined;
 
-/** Why memory cannot be shared here, if so: what failed, and how. A limit that is reached right now is no reason. */
+/** Why memory cannot be shared here: what failed, and how. Undefined if it can be, or if only a limit was reached. */
 export function refusalOfMemory(addon: Addon): string | undefined {
   if (known !== undefined) return known.refusal;
   try {
@@ -38,7 +37,7 @@ export function refusalOfMemory(addon: Addon): string | undefined {
   return known?.refusal;
 }
 
-/** @throws what a connection would fail with */
+/** @throws the error that a connection would fail with */
 function tryAll(addon: Addon): void {
   const geometry = { ringBytes: RING_DATA_OFFSET, arenaBytes: 2 * RING_DATA_OFFSET, releaseSlots: 1 };
   const peer = createOwnMemory(addon, geometry);

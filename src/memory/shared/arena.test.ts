@@ -8,7 +8,7 @@ import type { Random } from "./random.test.util.js";
 import { randomOf, violationOf } from "./random.test.util.js";
 
 const STEP_UNITS = COMMIT_STEP_BYTES / ARENA_UNIT_BYTES;
-/** The largest block of a first step: unit 0 is the header's. */
+/** The largest block in the first step: unit 0 holds the header. */
 const FIRST_BYTES = COMMIT_STEP_BYTES - ARENA_UNIT_BYTES;
 
 interface Options {
@@ -39,7 +39,7 @@ function makeArena({ byteLength = 4 * COMMIT_STEP_BYTES, memoryLimitBytes }: Opt
   return { arena, log, state };
 }
 
-/** An arena with all its steps committed. */
+/** Creates an arena and commits all its steps. */
 async function makeGrown(byteLength: number) {
   const made = makeArena({ byteLength });
   while (made.arena.committedBytes < byteLength) {
@@ -54,7 +54,7 @@ function sendAndRelease(arena: Arena, unit: number): void {
   arena.release(unit, arena.generationOf(unit));
 }
 
-/** The reference: which units are out, one by one. */
+/** The reference implementation: it tracks each unit that is out. */
 class Book {
   readonly blocks = new Map<number, number>();
   private readonly units: boolean[];
@@ -82,7 +82,7 @@ class Book {
     return [...this.blocks.keys()][random(this.blocks.size)];
   }
 
-  /** Units of the longest free stretch. */
+  /** The length of the longest free range, in units. */
   get longestFree(): number {
     let longest = 0;
     let run = 0;
@@ -104,7 +104,8 @@ test("ARENA-1, ARENA-2: random blocks never overlap, and an allocation fails onl
   const { arena } = await makeGrown(byteLength);
   const book = new Book(byteLength / ARENA_UNIT_BYTES);
   for (let round = 0; round < 20_000; round++) {
-    // Phases: mostly taking, then mostly giving back, so that the arena is full and empty many times.
+    // Phases that mostly allocate alternate with phases that mostly free, so that the arena is full and empty many
+    // times.
     const giving = Math.floor(round / 500) % 2 === 1;
     if (book.blocks.size > 0 && random(10) < (giving ? 7 : 3)) {
       const unit = book.pick(random);
@@ -148,7 +149,7 @@ test("free neighbours are joined in whatever order they come back", async () => 
 test("of free blocks of a size, the one freed last is used first", async () => {
   const { arena } = await makeGrown(COMMIT_STEP_BYTES);
   const blocks = Array.from({ length: 9 }, () => arena.allocate(4 * ARENA_UNIT_BYTES));
-  // Every other one, so that none are joined.
+  // Only every other one is freed, so that none are joined.
   const freed = [blocks[1], blocks[5], blocks[3], blocks[7]];
   for (const unit of freed) arena.free(unit);
   assert.deepEqual(
@@ -159,7 +160,7 @@ test("of free blocks of a size, the one freed last is used first", async () => {
 
 test("the only free block that is large enough is found behind many of its size class that are not", async () => {
   const { arena } = await makeGrown(COMMIT_STEP_BYTES);
-  // Four to seven units are one class; every other block stays out, so that none are joined.
+  // Four to seven units are one class. Every other block stays out, so that none are joined.
   const blocks = [7, ...new Array<number>(20).fill(4)].map(
     (units) => [arena.allocate(units * ARENA_UNIT_BYTES), arena.allocate(1)][0],
   );

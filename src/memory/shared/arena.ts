@@ -1,41 +1,41 @@
 /**
- * The payload memory of one direction: hands out blocks of a sealed memory segment that the peer reads in place.
+ * The payload memory of one direction: allocates blocks of a sealed memory segment that the peer reads in place.
  *
- * All bookkeeping is private to the owner: the peer sees the bytes of a block and nothing else. Blocks are counted in
- * units of 4 KiB, so every block is page- and 64-byte aligned. Free neighbours are joined at once; among free blocks of
- * a size class the one freed last is used first, so hot pages stay hot.
+ * All bookkeeping is private to the owner; the peer sees only the bytes of a block. Blocks are counted in units of 4
+ * KiB, so every block is page- and 64-byte aligned. Free neighbours are joined at once. Among free blocks of a size
+ * class, the one freed last is used first, so that hot pages stay hot.
  *
  * ARENA-1  Blocks that are out never overlap, and none contains unit 0 (the header).
- * ARENA-2  A block is free again when nobody holds it any more. The peer's holds are counted apart from ours: it can
- *          only give back what it was given, once for each time, under the generation that it went out with.
- * ARENA-3  Memory is committed before it is handed out, so running out of memory is an error here and never a SIGBUS
- *          later; at most one step per turn of the event loop, because committing costs about a millisecond per step.
+ * ARENA-2  A block is free again when it has no holds any more. The peer's holds are counted separately from ours: the
+ *          peer can release only blocks that it was given, once for each time, under the generation they went out with.
+ * ARENA-3  Memory is committed before it is allocated, so running out of memory is an error here and never a SIGBUS
+ *          later. At most one step is committed per turn of the event loop, because a step takes about a millisecond.
  */
 import { setImmediate } from "../../os/timers.js";
 import type { CommitBudget } from "./budget.js";
 import { ARENA_UNIT_BYTES } from "./layout.js";
 import { assertOwn, Violation } from "./violation.js";
 
-/** The pages behind an arena. */
+/** The pages of an arena. */
 export interface ArenaPages {
   /** Size of the segment in bytes. */
   readonly byteLength: number;
-  /** Makes sure that memory stands behind these bytes. @throws SystemError ENOSPC or ENOMEM when there is none */
+  /** Reserves memory for these bytes. @throws SystemError ENOSPC or ENOMEM if there is none */
   commit(offset: number, byteLength: number): void;
-  /** Gives the memory behind these bytes back. */
+  /** Returns the memory of these bytes to the kernel. */
   decommit(offset: number, byteLength: number): void;
 }
 
 export const COMMIT_STEP_BYTES = 2 << 20;
 
-// States of a unit: only the first unit of a block that is in use says OUT, so nothing else can be released.
+// States of a unit. Only the first unit of a block in use is OUT, so nothing else can be released.
 const FREE = 0;
 const OUT = 1;
 const LAST_OF_OUT = 2;
 const NONE = -1;
 const CLASSES = 21;
 
-/** Blocks of an arena that somebody holds. */
+/** The blocks of an arena that one side holds. */
 interface HolderTotals {
   readonly blocks: number;
   readonly bytes: number;
@@ -45,20 +45,20 @@ export class Arena {
   private readonly pages: ArenaPages;
   private readonly budget: CommitBudget;
   private readonly onRoom: () => void;
-  /** First unit that is not committed. */
+  /** The first unit that is not committed. */
   private committedUnits = 1;
   private grewThisTurn = false;
   private blocksOut = 0;
   private unitsOut = 0;
-  /** Holds of the peer beyond the first on a block, of all blocks. */
+  /** The peer's holds beyond the first one on each block, over all blocks. */
   private furtherHolds = 0;
-  /** Blocks handed out so far. */
+  /** Number of blocks allocated so far. */
   allocations = 0;
   private closed = false;
-  /** Why there is no more memory, until some is handed out, comes back or is committed. */
+  /** Why there is no more memory. Cleared when a block is allocated or freed, or memory is committed. */
   private refusal: string | undefined;
 
-  // Per unit. `size` is meaningful at the first and the last unit of a block, the rest at the first.
+  // Indexed by unit. `size` is valid at the first and the last unit of a block, the others at the first.
   private size = new Int32Array(0);
   private state = new Uint8Array(0);
   private generation = new Uint32Array(0);
@@ -68,7 +68,7 @@ export class Arena {
   private previous = new Int32Array(0);
   private readonly firstFree = new Int32Array(CLASSES).fill(NONE);
 
-  /** @param onRoom called (in a later turn) after the arena may have grown, so that whoever waits tries again */
+  /** @param onRoom called in a later turn when the arena may have grown, so that waiting sends can be tried again */
   constructor(pages: ArenaPages, budget: CommitBudget, onRoom: () => void) {
     this.pages = pages;
     this.budget = budget;
@@ -83,8 +83,8 @@ export class Arena {
   }
 
   /**
-   * Most releases that may come from the peer: one for each block that is out or may go out, and for each further time
-   * it has one.
+   * The most releases that may come from the peer: one for each block that is out or may go out, and one for each
+   * further hold on a block.
    */
   get releasesDue(): number {
     return this.blocksOut + this.furtherHolds;
@@ -102,24 +102,26 @@ export class Arena {
     return this.pages.byteLength;
   }
 
-  /** Why no memory at all can be had, if that is so; a sender that has nothing to wait for fails with it. */
+  /**
+   * Why no memory can be allocated although no block is out. Then a sender has nothing to wait for, and fails with it.
+   */
   get exhausted(): string | undefined {
     return this.blocksOut === 0 ? this.refusal : undefined;
   }
 
-  /** Why memory was refused last, if it still counts. */
+  /** Why memory was refused last, unless something has changed since. */
   get refused(): string | undefined {
     return this.refusal;
   }
 
-  /** Whether growing has not come to an end. */
+  /** Whether the arena can still grow. */
   get mayGrow(): boolean {
     return !this.closed && this.refusal === undefined && this.committedBytes < this.pages.byteLength;
   }
 
   /**
-   * Takes a block of at least `byteLength` bytes, with one hold of ours, and returns its first unit; −1: there is none
-   * at the moment.
+   * Allocates a block of at least `byteLength` bytes, with one hold of ours.
+   * @returns its first unit, or −1 if there is none at the moment
    */
   allocate(byteLength: number): number {
     const units = Math.max(1, Math.ceil(byteLength / ARENA_UNIT_BYTES));
@@ -142,7 +144,7 @@ export class Arena {
     return this.generation[unit];
   }
 
-  /** Whether this is a block that the peer holds, of at least `byteLength` bytes. */
+  /** Whether the peer holds a block at `unit` that has this generation and at least `byteLength` bytes. */
   isOut(unit: number, generation: number, byteLength: number): boolean {
     return (
       this.isBlock(unit) &&
@@ -152,19 +154,19 @@ export class Arena {
     );
   }
 
-  /** Size of a block that is in use, in bytes. */
+  /** The size of a block in use, in bytes. */
   bytesOf(unit: number): number {
     return this.size[unit] * ARENA_UNIT_BYTES;
   }
 
-  /** The peer is told of a block: it holds it from now on, besides us. */
+  /** Adds a hold of the peer. Call before a frame that names the block is published. */
   lend(unit: number): void {
     if (this.peerHolds[unit]++ > 0) this.furtherHolds++;
   }
 
   /**
-   * Which blocks the peer holds, and which only this side does. Walks over all of them: for an error, not for a call's
-   * path.
+   * Totals of the blocks that the peer holds, and of those that only this side holds. Visits every block, so it is for
+   * error messages and not for the path of a call.
    */
   holders(): { readonly peer: HolderTotals; readonly own: HolderTotals } {
     const peer = { blocks: 0, bytes: 0 };
@@ -178,32 +180,32 @@ export class Arena {
     return { peer, own };
   }
 
-  /** One of our holds becomes the peer's. */
+  /** Turns one of our holds into one of the peer's. */
   handOver(unit: number): void {
     this.lend(unit);
     this.ownHolds[unit]--;
   }
 
-  /** One of the peer's holds becomes ours: it gave the block back in a message. */
+  /** Turns one of the peer's holds into one of ours: the peer returned the block in a message. */
   takeOver(unit: number): void {
     this.endPeerHold(unit);
     this.ownHolds[unit]++;
   }
 
-  /** One more hold of ours on a block that somebody holds. */
+  /** Adds a hold of ours on a block in use. */
   hold(unit: number): void {
     this.ownHolds[unit]++;
   }
 
-  /** One hold of ours less. @param because why the block could not be used, if that is the reason */
+  /** Removes one of our holds. @param because why the block could not be used, if it could not */
   free(unit: number, because?: unknown): void {
-    assertOwn(this.isBlock(unit) && this.ownHolds[unit] > 0, "ARENA-2: a block was dropped that is not held");
+    assertOwn(this.isBlock(unit) && this.ownHolds[unit] > 0, "ARENA-2: a block without a hold was freed");
     this.ownHolds[unit]--;
     this.freeIfUnheld(unit);
     if (because !== undefined) this.refusal = because instanceof Error ? because.message : "a block could not be used";
   }
 
-  /** Takes back one hold of the peer's. @throws Violation if it has none under this generation (ARENA-2) */
+  /** Removes one of the peer's holds. @throws Violation if it has none under this generation (ARENA-2) */
   release(unit: number, generation: number): void {
     if (!this.isBlock(unit) || this.peerHolds[unit] === 0) {
       throw new Violation("RELEASE-2", `unit ${unit} is not the start of a block that is out`);
@@ -235,8 +237,9 @@ export class Arena {
   }
 
   /**
-   * Commits one more step, at most once per turn of the event loop. True if there is more room right now. If not, and
-   * the arena is not at its limit, `onRoom` follows in a later turn.
+   * Commits one more step, at most once per turn of the event loop.
+   * @returns whether there is more room now. If not, and the arena is not at its limit, `onRoom` follows in a later
+   *   turn
    */
   grow(): boolean {
     const offset = this.committedUnits * ARENA_UNIT_BYTES;
@@ -269,8 +272,8 @@ export class Arena {
   }
 
   /**
-   * For who does not let the event loop turn: what counts as a turn is over. True: the arena may have grown meanwhile,
-   * or can grow now.
+   * For a driver that blocks the event loop: marks the end of what counts as a turn.
+   * @returns whether the arena has grown in that turn, so that it can grow again now
    */
   nextTurn(): boolean {
     const grew = this.grewThisTurn;
@@ -278,12 +281,12 @@ export class Arena {
     return grew;
   }
 
-  /** What `trim` could give back now. */
+  /** The bytes that `trim` would return now. */
   get trimmableBytes(): number {
     return this.blocksOut > 0 || this.closed ? 0 : Math.max(0, this.committedBytes - COMMIT_STEP_BYTES);
   }
 
-  /** Gives back all memory but the first step's, if no block is out. Returns the bytes given back. */
+  /** Returns all memory but the first step to the kernel, if no block is out. @returns the number of bytes */
   trim(): number {
     const bytes = this.trimmableBytes;
     if (bytes === 0) return 0;
@@ -297,14 +300,14 @@ export class Arena {
     return bytes;
   }
 
-  /** The connection is over: what was committed counts no more. */
+  /** Call when the connection is over: its memory does not count in the budget any more. */
   close(): void {
     if (this.closed) return;
     this.closed = true;
     this.budget.give((this.committedUnits - 1) * ARENA_UNIT_BYTES);
   }
 
-  /** Makes the block that starts at `unit` free and joins it with free neighbours. */
+  /** Frees the block that starts at `unit`, and joins it with free neighbours. */
   private insertFree(unit: number): void {
     let start = unit;
     let units = this.size[unit];
@@ -318,13 +321,13 @@ export class Arena {
       this.unlink(start);
       units += this.size[start];
     }
-    // Once joined, `unit` may lie inside a free block: a second release must find no block there (ARENA-2).
+    // Once joined, `unit` may lie inside a free block, where a second release must find no block (ARENA-2).
     this.state[unit] = FREE;
     this.link(start, units);
   }
 
   private find(units: number): number {
-    // In its own class a free block may be too small; in any higher class every one fits.
+    // In its own class, a free block may be too small. In any higher class, every block fits.
     const ownClass = classOf(units);
     for (
       let unit = this.firstFree[ownClass], looked = 0;

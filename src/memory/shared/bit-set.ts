@@ -1,7 +1,7 @@
 /**
- * A set of small whole numbers. For sets whose members come and go all the time: V8's `Set` and `Map` leave a table
- * behind for every few of them, each of which refers to the next one, so that once one of them is old no collection of
- * the young generation frees those after it, nor what they refer to.
+ * A set of small whole numbers, for members that are added and removed all the time. V8's `Set` and `Map` leave a table
+ * behind after every few changes, and each table refers to the next one. Once a table is old, no collection of the
+ * young generation frees the tables after it, nor what they refer to.
  */
 export class BitSet {
   private words = new Int32Array(4);
@@ -11,7 +11,7 @@ export class BitSet {
     return this.count;
   }
 
-  /** For any number, also one that cannot be in it. */
+  /** Accepts any number, even one that cannot be a member. */
   has(value: number): boolean {
     const word = value >>> 5;
     return word < this.words.length && (this.words[word] & (1 << value)) !== 0;
@@ -26,7 +26,7 @@ export class BitSet {
     this.count++;
   }
 
-  /** Whether it was in it. */
+  /** @returns whether the number was a member */
   delete(value: number): boolean {
     if (!this.has(value)) return false;
     this.words[value >>> 5] &= ~(1 << value);

@@ -1,18 +1,18 @@
 /**
- * How much shared memory this process may commit in all, over every connection: pages of a memfd are charged to the
- * cgroup of whoever touches them first, and committing past its limit gets the process killed, not an error.
+ * How much shared memory this process may commit over all connections. Pages of a memfd are charged to the cgroup of
+ * the process that touches them first. Committing past its limit is not an error: the kernel kills the process.
  */
 export interface CommitBudget {
   /** Reserves `byteLength` bytes, or returns false. */
   take(byteLength: number): boolean;
   give(byteLength: number): void;
-  /** What the limit is, where it comes from and how to raise it. */
+  /** For errors: the limit, where it comes from and how to raise it. */
   readonly explanation: string;
 }
 
 const FRACTION = 0.5;
 
-/** @param memoryLimitBytes the cgroup's limit; undefined where there is none */
+/** @param memoryLimitBytes the cgroup's limit; undefined if there is none */
 export function createCommitBudget(memoryLimitBytes: number | undefined): CommitBudget {
   const limit = memoryLimitBytes === undefined ? Infinity : Math.floor(memoryLimitBytes * FRACTION);
   let taken = 0;

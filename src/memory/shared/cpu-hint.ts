@@ -1,6 +1,6 @@
 /**
- * Where each side runs: a hint that the two ends share a core, and one cannot make progress while the other runs.
- * Only ever a hint: a stale or lying word costs some latency and nothing else.
+ * The CPU that each side runs on: a hint that both ends share a core, so that one cannot make progress while the other
+ * runs. A stale or wrong word costs some latency and nothing else.
  */
 import { WORD } from "./layout.js";
 import type { WordAccess } from "./words.js";
@@ -17,7 +17,7 @@ export class CpuHint {
     this.words = words;
   }
 
-  /** Tells the peer where this side runs. */
+  /** Tells the peer which CPU this side runs on. */
   publish(cpu: number): void {
     if (cpu + 1 === this.own) return;
     this.own = cpu + 1;

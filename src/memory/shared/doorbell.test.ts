@@ -9,7 +9,7 @@ function makePair() {
   return { sleeper: new Sleeper(shared), bell: new Bell(shared), shared };
 }
 
-/** Lets the sleeper's next number be the one after `word`, as if it had slept that often. */
+/** Sets the sleeper's sleep number as if it had slept as many times as `word` says. */
 function setWord(sleeper: Sleeper, word: number): void {
   (sleeper as unknown as { word: number }).word = word | 0;
 }
@@ -101,7 +101,7 @@ for (const [name, word] of [
 ] as const) {
   test(`the number of the sleep goes on ${name}`, () => {
     const { bell, sleeper, shared } = makePair();
-    // Awake, four sleeps before.
+    // Awake, four sleeps ago.
     setWord(sleeper, (word & -16) - 3 * 16);
     const seen = new Set<number>();
     for (let sleep = 0; sleep < 8; sleep++) {
@@ -124,7 +124,7 @@ test("a number that has wrapped around is rung, though it was rung a wrap ago", 
   sleeper.park(AWAIT.frames);
   const first = shared[WORD.sleep];
   assert.equal(bell.mustRing(AWAIT.frames), true);
-  // Any look in between is enough: at an awake word, or at a sleep that does not await this.
+  // Any check in between is enough: of an awake word, or of a sleep that does not await this.
   for (const between of [() => sleeper.wake(), () => sleeper.park(AWAIT.space)]) {
     between();
     assert.equal(bell.mustRing(AWAIT.frames), false);

@@ -19,7 +19,7 @@ const RING = { ringBytes: 1 << 20, releaseSlots: 1024 };
 const RING_SEGMENT = ringSegmentBytes(RING);
 const ARENA = { arenaBytes: 64 << 20 };
 
-/** The fields of a header, in 32-bit words. */
+/** The fields of a header as 32-bit words. */
 const FIELD = { magic: 0, version: 1, kind: 2, segmentBytes: 3, ringBytes: 4, releaseSlots: 5 } as const;
 
 function ringHeader(changes: Partial<Record<keyof typeof FIELD, number>> = {}): Uint8Array {
@@ -122,7 +122,7 @@ test("LAYOUT-3: a size that is not the descriptor's is a violation", () => {
     assert.throws(() => readRingHeader(ringHeader(), segmentBytes), violationOf("LAYOUT-3", /the header says/));
   }
   assert.throws(() => readArenaHeader(arenaHeader(), ARENA.arenaBytes * 2), violationOf("LAYOUT-3", /the header says/));
-  // The low 32 bits of the size are all that the header has.
+  // The header has only the low 32 bits of the size.
   assert.throws(() => readArenaHeader(arenaHeader(), ARENA.arenaBytes + 2 ** 32), violationOf("LAYOUT-3"));
 });
 

@@ -1,9 +1,9 @@
 /**
- * The bytes of a segment: where each shared word lies, who writes it, and how the geometry is checked.
- * Owns no memory and moves none; `ring.ts`, `arena.ts`, `releases.ts` and `doorbell.ts` do.
+ * The bytes of a segment: where each shared word lies, which side writes it, and how the geometry is checked. The code
+ * that moves bytes is in `ring.ts`, `arena.ts`, `releases.ts` and `doorbell.ts`.
  *
  * A connection has two directions. Each side creates one ring segment and one arena segment; the peer maps both
- * read-only. Every word below is written by the segment's owner only (LAYOUT-1).
+ * read-only. Every word below is written only by the segment's owner (LAYOUT-1).
  *
  *   ring segment                                          arena segment
  *   0      header: magic … (32 bytes, written once)       0     header (32 bytes, written once)
@@ -21,15 +21,17 @@ import { Violation } from "./violation.js";
 
 export const LAYOUT_VERSION = 1;
 
-/** Byte offset of the ring data: a multiple of every page size in use (4, 16 and 64 KiB), so one layout serves all. */
+/**
+ * Byte offset of the ring data: a multiple of every page size in use (4, 16 and 64 KiB), so there is only one layout.
+ */
 export const RING_DATA_OFFSET = 65536;
 export const RELEASE_OFFSET = 8192;
-/** Blocks of an arena are counted in units of this many bytes; unit 0 holds the header. */
+/** Blocks of an arena are counted in units of this many bytes. Unit 0 holds the header. */
 export const ARENA_UNIT_BYTES = 4096;
 /** Frames start at multiples of this many bytes. */
 export const FRAME_ALIGNMENT = 8;
 
-/** Indices into an `Int32Array` over a ring segment; each word has a pair of cache lines of its own. */
+/** Indices into an `Int32Array` over a ring segment. Each word has a pair of cache lines of its own. */
 export const WORD = {
   tail: 4096 / 4,
   head: (4096 + 128) / 4,
@@ -89,7 +91,7 @@ export function readRingHeader(header: Uint8Array, segmentBytes: number): RingGe
   return geometry;
 }
 
-/** Like {@link readRingHeader}, for an arena segment. */
+/** The same for an arena segment. */
 export function readArenaHeader(header: Uint8Array, segmentBytes: number): ArenaGeometry {
   checkedHeader(header, KIND.arena, segmentBytes);
   const geometry = { arenaBytes: segmentBytes };
@@ -120,7 +122,7 @@ function checkedHeader(header: Uint8Array, kind: number, segmentBytes: number): 
   return words;
 }
 
-/** What is wrong with the sizes, if anything. */
+/** What is wrong with the sizes; undefined if nothing is. */
 export function ringComplaint({ ringBytes, releaseSlots }: RingGeometry): string | undefined {
   if (!isPowerOfTwo(ringBytes) || ringBytes < RING_BYTES_MIN || ringBytes > RING_BYTES_MAX) {
     return `ring bytes must be a power of two from ${RING_BYTES_MIN} to ${RING_BYTES_MAX}, not ${ringBytes}`;
@@ -131,7 +133,7 @@ export function ringComplaint({ ringBytes, releaseSlots }: RingGeometry): string
   return undefined;
 }
 
-/** Like {@link ringComplaint}. */
+/** What is wrong with the size; undefined if nothing is. */
 export function arenaComplaint({ arenaBytes }: ArenaGeometry): string | undefined {
   const whole = Number.isInteger(arenaBytes) && arenaBytes % RING_DATA_OFFSET === 0;
   if (!whole || arenaBytes < 2 * RING_DATA_OFFSET || arenaBytes > ARENA_BYTES_MAX) {

@@ -1,7 +1,4 @@
-/**
- * What the random tests of this folder share: a seed that is printed and can be given back, and numbers that follow
- * from it.
- */
+/** For random tests: a printed seed, which can be set to repeat a run, and random numbers that depend on it. */
 import type { TestContext } from "node:test";
 
 /** A repeatable source of whole numbers below a bound. */
@@ -20,7 +17,7 @@ export function randomOf(context: TestContext): Random {
   };
 }
 
-/** For assert.throws: a Violation of this rule. */
+/** Matches a Violation of this rule, for assert.throws. */
 export function violationOf(rule: string, message = /(?:)/): { name: "Violation"; rule: string; message: RegExp } {
   return { name: "Violation", rule, message };
 }

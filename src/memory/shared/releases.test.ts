@@ -17,7 +17,7 @@ function makeRoute(slots = SLOTS) {
   arena.grow();
   const reader = new ReleaseReader(shared, slots);
   const collect = () => reader.collect((unit, generation) => arena.release(unit, generation));
-  /** A block that the peer has. */
+  /** Allocates a block and lends it to the peer. */
   const send = (byteLength: number) => {
     const unit = arena.allocate(byteLength);
     arena.handOver(unit);
@@ -26,7 +26,7 @@ function makeRoute(slots = SLOTS) {
   return { writer: new ReleaseWriter(shared, slots), reader, arena, shared, collect, send };
 }
 
-/** What a hostile receiver does: one entry of its choice. */
+/** Does what a hostile receiver can do: publishes an arbitrary entry. */
 function releaseAs(unit: (block: number) => number, generation: (real: number) => number): () => number {
   const { writer, arena, collect, send } = makeRoute();
   send(ARENA_UNIT_BYTES);
@@ -66,7 +66,7 @@ test("RELEASE-1: blocks go round and round through as many slots as may be out",
       if (random(3) > 0) writer.publish();
     }
     collect();
-    // What is released and not published is still out for the owner, and has a slot.
+    // A block that is released but not published is still out for the owner, and keeps its slot.
     if (arena.outstanding === SLOTS) {
       writer.publish();
       collect();

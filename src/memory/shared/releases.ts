@@ -1,16 +1,16 @@
 /**
- * The way back of arena blocks: the receiver of a block writes an entry into its own segment, the block's owner reads
+ * Releases of arena blocks: the receiver of a block writes an entry into its own segment, and the block's owner reads
  * it.
  *
- * RELEASE-1  The owner never has more blocks out than the receiver's release ring has slots, so entries are never
- *            overwritten unread and no read cursor is shared.
- * RELEASE-2  An entry names a block that is out, with its current generation; anything else is a violation.
+ * RELEASE-1  The owner never has more blocks out than the receiver's release ring has slots. So entries are never
+ *            overwritten before they are read, and no read cursor has to be shared.
+ * RELEASE-2  An entry names a block that is out, with its current generation. Anything else is a violation.
  */
 import { WORD } from "./layout.js";
 import { Violation } from "./violation.js";
 import type { WordAccess } from "./words.js";
 
-/** The receiver's end: says which of the peer's blocks are no longer in use here. */
+/** The receiver's end: tells the peer which of its blocks are no longer in use here. */
 export class ReleaseWriter {
   private count = 0;
   private published = 0;
@@ -31,17 +31,17 @@ export class ReleaseWriter {
     this.count = (this.count + 1) | 0;
   }
 
-  /** Shows the entries to the owner. Returns false if there was nothing new. */
+  /** Publishes the entries to the owner. @returns false if there were no new entries */
   publish(): boolean {
     if (this.count === this.published) return false;
     this.published = this.count;
-    // SYNC release.publish: the entries are visible to whoever sees this count.
+    // SYNC release.publish: a reader that sees this count also sees the entries.
     this.words.store(this.ownWords, WORD.released, this.count);
     return true;
   }
 }
 
-/** The owner's end: learns which blocks may be used again. */
+/** The owner's end: learns which blocks can be used again. */
 export class ReleaseReader {
   private count = 0;
   private readonly peerWords: Int32Array;
@@ -58,7 +58,7 @@ export class ReleaseReader {
     return this.words.load(this.peerWords, WORD.released) !== this.count;
   }
 
-  /** Hands every new entry to `free` and returns how many there were. @throws Violation */
+  /** Calls `free` with every new entry, and returns their number. @throws Violation */
   collect(free: (unit: number, generation: number) => void): number {
     // SYNC release.publish
     const count = this.words.load(this.peerWords, WORD.released);
@@ -68,7 +68,7 @@ export class ReleaseReader {
     }
     for (let i = 0; i < fresh; i++) {
       const at = WORD.releaseEntries + (this.count & (this.slots - 1)) * 2;
-      // Each word is loaded once; the arena checks both against its private books.
+      // Each word is loaded once. The arena checks both against its private bookkeeping.
       free(this.peerWords[at] >>> 0, this.peerWords[at + 1] >>> 0);
       this.count = (this.count + 1) | 0;
     }

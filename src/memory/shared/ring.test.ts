@@ -24,7 +24,7 @@ function makeRing(capacity = CAPACITY) {
   return { writer, reader, writerWords, readerWords, pass };
 }
 
-/** A ring whose cursors stand at `position`, reached as any position is: by passing that many bytes. */
+/** A ring whose cursors are at `position`, because that many bytes were passed through it. */
 function ringAt(position: number) {
   const ring = makeRing();
   for (let at = 0; at < position; ) {

@@ -1,5 +1,5 @@
 /**
- * One direction's ring of frames: a single writer in one process, a single reader in another.
+ * The ring of frames of one direction, with a single writer in one process and a single reader in another.
  *
  *            head (reader's segment)         tail (writer's segment)
  *              │                               │
@@ -10,7 +10,7 @@
  * RING-2  A published byte is not written again before the reader's head has passed it.
  * RING-3  Cursors only move forward, in steps of FRAME_ALIGNMENT.
  *
- * Both sides keep their own cursor in private memory and only publish it; what the peer publishes is loaded once,
+ * Both sides keep their own cursor in private memory, and only publish it. A cursor of the peer is loaded once,
  * checked, and then used. The data is mapped twice in a row, so `index … index + length` never wraps.
  */
 import { FRAME_ALIGNMENT, WORD } from "./layout.js";
@@ -19,10 +19,10 @@ import type { WordAccess } from "./words.js";
 
 /** The writer's end. */
 export class RingWriter {
-  /** Position up to which frames are written, published or not. */
+  /** The position up to which frames are written, published or not. */
   private tail = 0;
   private published = 0;
-  /** The reader's head as last seen: never ahead of the real one. */
+  /** The reader's head as last seen. It is never ahead of the real one. */
   private headSeen = 0;
   private readonly ownWords: Int32Array;
   private readonly peerWords: Int32Array;
@@ -40,18 +40,19 @@ export class RingWriter {
     this.words = words;
   }
 
-  /** Index in the ring data at which the next frame goes. */
+  /** The index in the ring data of the next frame. */
   get index(): number {
     return this.tail & (this.capacity - 1);
   }
 
   /**
-   * Bytes that may be written at `index` now; looks at the reader's head only if fewer than `wanted` are known free.
+   * The number of bytes that can be written at `index` now. Loads the reader's head only if fewer than `wanted` bytes
+   * are known to be free.
    */
   free(wanted: number): number {
     let free = this.capacity - ((this.tail - this.headSeen) | 0);
     if (free < wanted) {
-      // SYNC ring.consume: the reader is done with every byte before this head.
+      // SYNC ring.consume: the reader has finished reading every byte before this head.
       const head = this.words.load(this.peerWords, WORD.head);
       const advance = (head - this.headSeen) | 0;
       if (advance < 0 || advance > ((this.published - this.headSeen) | 0) || advance % FRAME_ALIGNMENT !== 0) {
@@ -63,7 +64,7 @@ export class RingWriter {
     return free;
   }
 
-  /** Takes a frame of `byteLength` bytes, written at `index`, into the ring; it is seen after the next `publish`. */
+  /** Adds the frame of `byteLength` bytes at `index` to the ring. The reader sees it after the next `publish`. */
   commit(byteLength: number): void {
     const padded = (byteLength + (FRAME_ALIGNMENT - 1)) & -FRAME_ALIGNMENT;
     assertOwn(
@@ -73,11 +74,11 @@ export class RingWriter {
     this.tail = (this.tail + padded) | 0;
   }
 
-  /** Shows all committed frames to the reader. Returns false if there was nothing new. */
+  /** Publishes all committed frames to the reader. @returns false if there were no new frames */
   publish(): boolean {
     if (this.tail === this.published) return false;
     this.published = this.tail;
-    // SYNC ring.commit: the frames' bytes are visible to whoever sees this tail.
+    // SYNC ring.commit: a reader that sees this tail also sees the bytes of the frames.
     this.words.store(this.ownWords, WORD.tail, this.tail);
     return true;
   }
@@ -87,12 +88,12 @@ export class RingWriter {
     return this.words.load(this.peerWords, WORD.head) !== this.headSeen;
   }
 
-  /** Where the next frame goes. */
+  /** The position of the next frame. */
   get position(): number {
     return this.tail;
   }
 
-  /** Whether the reader has taken the frame that was committed at `position`, as far as it says so. */
+  /** Whether the reader has published that it has taken the frame committed at `position`. */
   wasTaken(position: number): boolean {
     return ((this.words.load(this.peerWords, WORD.head) - position) | 0) > 0;
   }
@@ -122,19 +123,19 @@ export class RingReader {
     this.words = words;
   }
 
-  /** Index in the ring data of the first unconsumed byte. */
+  /** The index in the ring data of the first byte that is not consumed. */
   get index(): number {
     return this.head & (this.capacity - 1);
   }
 
-  /** Whether the writer has published something that is not consumed yet; a cheap look, nothing is validated. */
+  /** Whether the writer has published frames that are not consumed yet. A cheap check that validates nothing. */
   hasFrames(): boolean {
     return this.words.load(this.peerWords, WORD.tail) !== this.head;
   }
 
-  /** Bytes published and not consumed. @throws Violation if the writer's cursor is out of range */
+  /** The number of bytes published and not consumed. @throws Violation if the writer's cursor is out of range */
   available(): number {
-    // SYNC ring.commit: everything before this tail was written before it was stored.
+    // SYNC ring.commit: everything before this tail was written before the tail was stored.
     const tail = this.words.load(this.peerWords, WORD.tail);
     const available = (tail - this.head) | 0;
     if (available < 0 || available > this.capacity || available % FRAME_ALIGNMENT !== 0) {
@@ -143,16 +144,16 @@ export class RingReader {
     return available;
   }
 
-  /** Moves past `byteLength` bytes, which must have been copied out; the writer learns of it by `publishHead`. */
+  /** Moves past `byteLength` bytes, which must have been copied out. `publishHead` tells the writer. */
   consume(byteLength: number): void {
     this.head = (this.head + byteLength) | 0;
   }
 
-  /** Lets the writer reuse all that was consumed. Returns false if there was nothing new. */
+  /** Lets the writer reuse everything consumed. @returns false if there was nothing new */
   publishHead(): boolean {
     if (this.head === this.headPublished) return false;
     this.headPublished = this.head;
-    // SYNC ring.consume: our reads of these bytes are done before the writer can see this head.
+    // SYNC ring.consume: our reads of these bytes are finished before the writer can see this head.
     this.words.store(this.ownWords, WORD.head, this.head);
     return true;
   }

@@ -1,21 +1,20 @@
 /**
- * Makes this side's two segments of a connection, and maps the peer's two. Identity is the descriptor: a segment has
- * no name, so nothing is left behind when a process dies.
+ * Creates this side's two segments of a connection, and maps the peer's two. A segment has no name and is identified by
+ * its descriptor, so nothing is left behind when a process dies.
  *
- * SEGMENT-1  A ring segment is sealed SHRINK|GROW|FUTURE_WRITE|SEAL: its owner keeps the one writable mapping, nobody
- *            can make another. An arena is sealed SHRINK|GROW|SEAL. Neither can be truncated under a reader.
- * SEGMENT-2  Seals and real size are asked of the kernel before a peer's descriptor is mapped; its header is copied
- *            once, checked, and not looked at again.
- * SEGMENT-3  No view of a ring, and none of any read-only mapping, is ever handed to user code: a stray store there is
- *            SIGSEGV. The peer's ring is mapped read-only; its arena too, unless blocks of it are leased to user code.
- *            Of our own ring, a codec that the user gave sees what it is to write into.
+ * SEGMENT-1  A ring segment is sealed SHRINK|GROW|FUTURE_WRITE|SEAL: its owner has the only writable mapping, and no
+ *            process can make another. An arena is sealed SHRINK|GROW|SEAL. Neither can be truncated under a reader.
+ * SEGMENT-2  Before a peer's descriptor is mapped, the kernel is asked for its seals and its real size. The header is
+ *            copied once, checked, and never read again.
+ * SEGMENT-3  No view of a ring or of a read-only mapping is given to user code, where a stray store would raise
+ *            SIGSEGV. The peer's ring is mapped read-only, and so is its arena unless blocks of it are leased to user
+ *            code. The exception is a user's codec, which gets the part of our own ring that it writes to.
  */
 import type { Addon } from "../../os/addon.js";
 import { SEALS } from "../../os/addon.js";
 import { memoryLimitBytes } from "../../os/cgroup.js";
 import type { ArenaPages } from "./arena.js";
 import type { CommitBudget } from "./budget.js";
-import { onViewFreed } from "../payload/block-views.js";
 import { createCommitBudget } from "./budget.js";
 import type { ArenaGeometry, RingGeometry } from "./layout.js";
 import {
@@ -28,7 +27,7 @@ import {
   writeArenaHeader,
   writeRingHeader,
 } from "./layout.js";
-import { useExternalMemoryMeter } from "../v8/transfer.js";
+import { useExternalMemoryMeter } from "../v8/external-memory.js";
 import { assertOwn, Violation } from "./violation.js";
 
 /** A multiple of every page size. */
@@ -48,30 +47,34 @@ export interface ConnectionMemory {
   readonly budget: CommitBudget;
   /** Whether blocks of the peer's arena may be shown to user code. */
   readonly leasable: boolean;
-  /** Detaches every view and unmaps; the kernel frees the pages when the peer has unmapped them too. */
+  /** Detaches every view and unmaps. The kernel frees the pages when the peer has unmapped them too. */
   close(): void;
 }
 
-/** What is mapped of an arena: a part that grows with use. */
+/** The mapped part of an arena, which grows with use. */
 export interface ArenaView {
-  /** Size of the whole arena. */
+  /** The size of the whole arena. */
   readonly byteLength: number;
   /**
-   * The arena's bytes, at least up to `end`; valid until the next call. @throws SystemError when they cannot be mapped
+   * Returns the arena's bytes, at least up to `end`. They are valid until the next call.
+   * @throws SystemError if they cannot be mapped
    */
   upTo(end: number): Uint8Array;
   /**
-   * An ArrayBuffer of its own over some bytes of the arena; the memory stays mapped as long as it lives. When that
-   * ends, `onViewFreed` hears the token. @throws SystemError when they cannot be mapped
+   * Creates an ArrayBuffer of its own over some bytes of the arena. The memory stays mapped as long as that buffer
+   * lives; afterwards the listener set by `listenToFreedViews` is called with `token`.
+   * @throws SystemError if the bytes cannot be mapped
    */
   viewOf(offset: number, byteLength: number, token: number): ArrayBuffer;
-  /** Empties all views on a buffer that `viewOf` made. */
+  /** Detaches a buffer made by `viewOf`: all views on it become empty. */
   detach(buffer: ArrayBuffer): void;
+  /** Sets the listener for freed views. A thread has one listener for all its arenas, so only the first call counts. */
+  listenToFreedViews(onFreed: (token: number) => void): void;
 }
 
 /**
- * SEGMENT-4  Of an arena only what has been used is mapped, in doubling steps. V8 counts a mapping's whole length as
- *            external memory: mapping 64 MiB twice per connection cost 20 to 45 ms of garbage collection each time.
+ * SEGMENT-4  Only the part of an arena that has been used is mapped, in doubling steps. V8 counts a mapping's whole
+ *            length as external memory: mapping 64 MiB twice per connection cost 20 to 45 ms of garbage collection.
  */
 class ArenaMapping implements ArenaView {
   readonly byteLength: number;
@@ -97,7 +100,7 @@ class ArenaMapping implements ArenaView {
       let byteLength = this.mappedBytes;
       while (byteLength < end) byteLength *= 2;
       byteLength = Math.min(byteLength, this.byteLength);
-      assertOwn(end <= byteLength, "SEGMENT-4: no byte past the end of an arena is asked for");
+      assertOwn(end <= byteLength, "SEGMENT-4: a byte past the end of an arena was requested");
       const buffer = this.addon.mapSegment(this.descriptor, byteLength, 0, this.writable);
       this.addon.detachMapping(this.buffer);
       this.buffer = buffer;
@@ -116,6 +119,10 @@ class ArenaMapping implements ArenaView {
     this.addon.detachMapping(buffer);
   }
 
+  listenToFreedViews(onFreed: (token: number) => void): void {
+    listenToFreedViews(this.addon, onFreed);
+  }
+
   close(): void {
     this.addon.detachMapping(this.buffer);
   }
@@ -123,33 +130,38 @@ class ArenaMapping implements ArenaView {
 
 const listening = new WeakSet<Addon>();
 
-export function listenToFreedViews(addon: Addon): void {
+/** Has `onFreed` called with the token of every view whose memory is gone. Only the first call per thread counts. */
+export function listenToFreedViews(addon: Addon, onFreed: (token: number) => void): void {
   if (listening.has(addon)) return;
   listening.add(addon);
-  addon.onViewFreed(onViewFreed);
+  addon.onViewFreed(onFreed);
   useExternalMemoryMeter((change) => addon.adjustExternalMemory(change));
 }
 
-/** This side's segments before the peer's are known. The descriptors of both are to be sent to the peer, ring first. */
+/**
+ * This side's segments before the peer's are known. The caller sends both descriptors to the peer, the ring's first.
+ */
 export interface OwnMemory {
   readonly ringDescriptor: number;
   readonly arenaDescriptor: number;
   readonly ring: ArrayBuffer;
   readonly arena: ArenaView;
   readonly geometry: RingGeometry & ArenaGeometry;
-  /** The peer has them: closes the ring's descriptor. The arena's stays, for committing and giving back pages. */
+  /**
+   * Call when the peer has them. Closes the ring's descriptor; the arena's is still needed to commit and return pages.
+   */
   descriptorsSent(): void;
   close(): void;
 }
 
 let sharedBudget: CommitBudget | undefined;
 
-/** What this process may commit, over all connections and regions. */
+/** What this process may commit, for all connections and regions. */
 export function commitBudget(): CommitBudget {
   return (sharedBudget ??= createCommitBudget(memoryLimitBytes()));
 }
 
-/** @throws SystemError when the kernel refuses memory, descriptors or mappings; nothing is left open then */
+/** @throws SystemError if the kernel refuses memory, descriptors or mappings; then nothing is left open */
 export function createOwnMemory(addon: Addon, geometry: RingGeometry & ArenaGeometry): OwnMemory {
   /** The ring's, then the arena's. */
   const descriptors: number[] = [];
@@ -187,9 +199,10 @@ export function createOwnMemory(addon: Addon, geometry: RingGeometry & ArenaGeom
 }
 
 /**
- * Maps the peer's segments. `own` and the peer's descriptors belong to the result, or are closed when it throws.
- * @param leasing whether user code will see blocks of the peer's arena: then it is mapped writable (SEGMENT-3)
- * @throws Violation if the segments are not what the protocol asks for; SystemError when they cannot be mapped
+ * Maps the peer's segments. From now on `own` and the peer's descriptors belong to the result. If this throws, they are
+ * closed.
+ * @param leasing whether user code will access blocks of the peer's arena, which is then mapped writable (SEGMENT-3)
+ * @throws Violation if the segments break the protocol; SystemError if they cannot be mapped
  */
 export function joinMemory(
   addon: Addon,
@@ -217,8 +230,7 @@ export function joinMemory(
     peerRing = addon.mapSegment(ringDescriptor, ringSize, peerGeometry.ringBytes, false);
     readArenaHeader(peekHeader(addon, arenaDescriptor), arenaSize);
     peerArena = new ArenaMapping(addon, arenaDescriptor, arenaSize, leasing);
-    listenToFreedViews(addon);
-    // The arena's is needed again when more of it is mapped.
+    // The arena's descriptor is still needed to map more of the arena.
     for (const descriptor of open.splice(0, 1)) addon.closeDescriptor(descriptor);
     return {
       ownRing: own.ring,
@@ -244,18 +256,21 @@ export function joinMemory(
 
 function checkSegment(addon: Addon, descriptor: number, seals: number, what: string): number {
   const found = addon.inspectSegment(descriptor);
-  // A mask: newer kernels add NOEXEC.
+  // Compared with a mask, because newer kernels add NOEXEC.
   if ((found.seals & seals) !== seals) {
     throw new Violation("SEGMENT-1", `the peer's ${what} has seals ${found.seals}, not all of ${seals}`);
   }
-  // Before anything is mapped: reading past the end of a segment would be a SIGBUS.
+  // Checked before anything is mapped, because reading past the end of a segment raises SIGBUS.
   if (found.byteLength < 2 * RING_DATA_OFFSET || found.byteLength % RING_DATA_OFFSET !== 0) {
-    throw new Violation("LAYOUT-3", `the peer's ${what} has ${found.byteLength} bytes, which is no size of a segment`);
+    throw new Violation(
+      "LAYOUT-3",
+      `the peer's ${what} has ${found.byteLength} bytes, which is not a valid size of a segment`,
+    );
   }
   return found.byteLength;
 }
 
-/** The header of a segment that is not mapped yet, copied to private memory: its geometry says how to map the rest. */
+/** Copies the header of a segment to private memory. Its geometry tells how to map the segment. */
 function peekHeader(addon: Addon, descriptor: number): Uint8Array {
   const page = addon.mapSegment(descriptor, addon.pageSize(), 0, false);
   try {

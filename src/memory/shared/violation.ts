@@ -1,10 +1,10 @@
 /**
- * The peer broke a rule of the protocol. Ends that connection and nothing else; the rule's id is explained in
- * docs/internals. What we ourselves get wrong is an assertion instead: `assertOwn`.
+ * Thrown if the peer broke a rule of the protocol. It ends that connection and nothing else. docs/internals explains
+ * the rules by their ids. For our own mistakes there is `assertOwn`.
  */
 export class Violation extends Error {
   override readonly name = "Violation";
-  /** Id of the broken rule, for example "RING-3". */
+  /** The id of the broken rule, for example "RING-3". */
   readonly rule: string;
 
   constructor(rule: string, detail: string) {
@@ -13,7 +13,7 @@ export class Violation extends Error {
   }
 }
 
-/** A contract of our own code. Failing it is a bug of this library, never of the peer or the user. */
+/** Checks a contract of our own code. If it fails, this library has a bug, and not the peer or the user. */
 export function assertOwn(condition: boolean, contract: string): asserts condition {
   if (!condition) throw new Error(`isthmus: broken invariant: ${contract}`);
 }

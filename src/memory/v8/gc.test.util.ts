@@ -1,4 +1,4 @@
-/** What tests see of V8's collections. */
+/** Counts V8's garbage collections, for tests. */
 import type { PerformanceEntry } from "node:perf_hooks";
 import { constants, PerformanceObserver } from "node:perf_hooks";
 import { setImmediate } from "node:timers/promises";
@@ -6,13 +6,13 @@ import { setImmediate } from "node:timers/promises";
 const { NODE_PERFORMANCE_GC_MINOR, NODE_PERFORMANCE_GC_MAJOR, NODE_PERFORMANCE_GC_FLAGS_FORCED } = constants;
 
 export interface Collections {
-  /** Of the young generation, because somebody asked. */
+  /** Requested collections of the young generation. */
   readonly forced: number;
-  /** Of the old generation. */
+  /** Collections of the old generation. */
   readonly old: number;
 }
 
-/** How often memory was collected while `act` ran. */
+/** Counts the collections while `act` runs. */
 export async function collectionsDuring(act: () => unknown): Promise<Collections> {
   let forced = 0;
   let old = 0;
@@ -32,5 +32,5 @@ export async function collectionsDuring(act: () => unknown): Promise<Collections
   return { forced, old };
 }
 
-/** How often the young generation was collected because somebody asked. */
+/** Counts the requested collections of the young generation while `act` runs. */
 export const forcedCollections = async (act: () => unknown): Promise<number> => (await collectionsDuring(act)).forced;

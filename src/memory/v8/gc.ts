@@ -1,13 +1,15 @@
 /**
- * Garbage collections on request. A full one, for when a peer waits for memory that perhaps only garbage still holds
- * here. It stops this thread for milliseconds, for longer with a large heap: so only then, and rarely.
+ * Garbage collections on request, for when a peer waits for memory that perhaps only garbage here still holds. A full
+ * collection stops this thread for milliseconds, for longer with a large heap, so it is requested rarely. With
+ * `ISTHMUS_V8=plain` none is requested.
  */
 import { getHeapStatistics, setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { otherRuntime } from "../../os/runtime.js";
 import { nowMs } from "../../os/timers.js";
+import { isPlain } from "./policy.js";
 
-/** A collection takes at most about this share of the time. */
+/** Collections take at most about this share of the time. */
 const SHARE_MAX = 0.1;
 
 type Collect = (options?: { type: "minor" }) => void;
@@ -16,7 +18,8 @@ let collect: Collect | false | undefined;
 let notBefore = 0;
 
 /**
- * Collects, unless the last time was only a moment ago; then false. It blocks for milliseconds, more with a large heap.
+ * Collects garbage of all generations, which blocks for milliseconds, longer with a large heap.
+ * @returns false if nothing was done, because the last collection was a moment ago or V8 offers none
  */
 export function collectSoon(): boolean {
   const start = nowMs();
@@ -30,11 +33,11 @@ export function collectSoon(): boolean {
 }
 
 /**
- * Collects the young generation: what was made lately and is garbage by now. Takes tenths of a millisecond.
+ * Collects the young generation: objects that were made lately and are garbage by now. Takes tenths of a millisecond.
  *
- * SUBTLE: V8 takes ArrayBuffers off its count of external memory when they are swept, which it does in another thread.
- * Before that is done it compares the count with its limits, finds that much was made, and collects the old generation
- * too: with leases of 4 MiB at almost every call. So they are swept at once.
+ * SUBTLE: V8 takes ArrayBuffers off its count of external memory when it sweeps them, which it does in another thread.
+ * Before that is done, it compares the count with its limits, concludes that much memory was made, and collects the old
+ * generation too: with leases of 4 MiB at almost every call. So the buffers are swept at once.
  */
 export function collectYoung(): void {
   collect ??= find();
@@ -44,7 +47,10 @@ export function collectYoung(): void {
   if (sweepsAside) setFlagsFromString("--concurrent-array-buffer-sweeping");
 }
 
-/** Whether V8 sweeps in another thread and has these flags, as far as is known: it says so on stderr if it has not. */
+/**
+ * Whether V8 sweeps in another thread and has these flags, as far as known. V8 complains on stderr about a flag that it
+ * does not have.
+ */
 const sweepsAside =
   Number(process.versions.node.split(".")[0]) <= 26 &&
   !/--(no-?)?(concurrent.array.buffer.sweeping|single.threaded)/.test(
@@ -53,18 +59,18 @@ const sweepsAside =
 
 const forIdleTime: (() => void)[] = [];
 
-/** Has `act` called once when this thread would otherwise wait; perhaps never, where nobody tells of that. */
+/** Has `act` called once when this thread would otherwise wait. It is never called if nothing reports idle time. */
 export function whenIdle(act: () => void): void {
   forIdleTime.push(act);
 }
 
-/** Takes back what was asked of `whenIdle`. */
+/** Cancels a `whenIdle`. */
 export function notWhenIdle(act: () => void): void {
   const at = forIdleTime.indexOf(act);
   if (at >= 0) forIdleTime.splice(at, 1);
 }
 
-/** This thread would wait now. True if there was something to do. */
+/** Call when this thread would wait now. Returns whether there was something to do. */
 export function useIdleTime(): boolean {
   if (forIdleTime.length === 0) return false;
   for (const act of forIdleTime.splice(0)) act();
@@ -72,9 +78,10 @@ export function useIdleTime(): boolean {
 }
 
 /**
- * Bytes of received messages that are copied to the heap before the young generation is collected, if V8 has not done
- * so itself. It would after 32 MiB of ArrayBuffers, but it goes on counting what that frees until the next time; with
- * as much again it finds that it grew by 64 MiB, and collects the old generation: milliseconds, every time.
+ * The young generation is collected after this many bytes of received messages were copied to the heap, unless V8 has
+ * collected it meanwhile. V8 would do so after 32 MiB of ArrayBuffers, but keeps counting what that frees until the
+ * next collection. After as much again it finds that it grew by 64 MiB, and collects the old generation, which takes
+ * milliseconds every time.
  */
 const COPIED_BYTES_MAX = 20 << 20;
 const COPIED_BYTES_PER_LOOK = 4 << 20;
@@ -82,13 +89,14 @@ let copiedBytes = 0;
 let copiedBeforeLook = 0;
 let heapBytesAtLook = 0;
 
-/** Bytes of messages are about to be copied to the heap. */
+/** Call before bytes of messages are copied to the heap. */
 export function countCopied(byteLength: number): void {
+  if (isPlain) return;
   copiedBytes += byteLength;
   if (copiedBytes >= COPIED_BYTES_PER_LOOK) lookAtHeap();
 }
 
-/** The heap only grows until something is collected. */
+/** A heap that has shrunk was collected: it only grows otherwise. */
 function lookAtHeap(): void {
   const heapBytes = getHeapStatistics().used_heap_size;
   copiedBeforeLook = heapBytes < heapBytesAtLook ? copiedBytes : copiedBeforeLook + copiedBytes;
@@ -101,8 +109,8 @@ function lookAtHeap(): void {
 }
 
 /**
- * Memory for a copy, of which every byte is to be written: it is not filled with zeros. @throws RangeError if there is
- * none
+ * Memory for a copy. It is not filled with zeros, so the caller has to write every byte.
+ * @throws RangeError if there is none
  */
 export function memoryToFill(byteLength: number): Uint8Array<ArrayBuffer> {
   countCopied(byteLength);
@@ -110,11 +118,11 @@ export function memoryToFill(byteLength: number): Uint8Array<ArrayBuffer> {
 }
 
 /**
- * V8 hands its `gc` to realms that are made while the flag is set. Bun has another engine, and Deno its own way with
- * flags.
+ * V8 gives its `gc` to realms that are made while the flag is set. Bun has another engine, and Deno handles flags in a
+ * way of its own.
  */
 function find(): Collect | false {
-  if (otherRuntime !== undefined) return false;
+  if (isPlain || otherRuntime !== undefined) return false;
   try {
     setFlagsFromString("--expose-gc");
     const gc = runInNewContext("gc") as Collect | undefined;

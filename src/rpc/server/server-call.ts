@@ -5,7 +5,7 @@
  *         exactly one response is sent. Making an error's response cannot fail (ERROR-1).
  */
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { MessageLeases } from "../../memory/payload/lease.js";
+import type { MessageLeases } from "../../memory/payload/message-leases.js";
 import { clearTimeout, setTimeout } from "../../os/timers.js";
 import { encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
 import type { CallerConnection } from "./context.js";

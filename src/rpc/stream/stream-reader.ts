@@ -10,8 +10,9 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ReceivedFrame, SpanSource } from "../../carrier/carrier.js";
 import type { MessageCodec } from "../../codec/codec.js";
-import type { MessageLeases } from "../../memory/payload/lease.js";
-import { leasesOf, isScoped } from "../../memory/payload/lease.js";
+import type { MessageLeases } from "../../memory/payload/message-leases.js";
+import { isScoped } from "../../memory/payload/lease.js";
+import { leasesOf } from "../../memory/payload/message-leases.js";
 import { Violation } from "../../memory/shared/violation.js";
 import { FLAG, MESSAGE_COST_BYTES } from "../../wire/frame.js";
 import { noMemory, parseError, tooLarge } from "../errors.js";

@@ -1,35 +1,35 @@
 /**
- * Ordinary memory that messages are received into, where there are no blocks: without the addon, and for what is too
- * large for them. What was not kept by its message, or was released, or has ended with its scope, waits here for the
- * next message (RECEIVE-1, RECEIVE-2).
+ * Receive memory in ordinary ArrayBuffers, used without the addon and for messages that are too large for a block: see
+ * receive-memory.ts. A buffer is reused when its message kept no value of it, or when the lease on it was released or
+ * ended with its scope (RECEIVE-1, RECEIVE-2).
  *
- * An ArrayBuffer has one end, so it is leased only if a single value was kept; several live until they are garbage.
+ * An ArrayBuffer can only be detached as a whole. So it is leased only if the message kept a single value; several
+ * values live until they are garbage.
  */
 import { clearInterval, setInterval } from "../../os/timers.js";
 import type { BlockUser } from "../payload/block-views.js";
-import { moveBuffer } from "../payload/block-views.js";
 import type { LeaseHandle, LeaseHome, LeaseLifetime, LeaseViews } from "../payload/lease.js";
 import { Lease } from "../payload/lease.js";
-import type { ReceiveMemory, Receiving } from "./receive-memory.js";
+import { moveBuffer } from "../v8/array-buffer-transfer.js";
+import type { LeaseTally, ReceiveMemory } from "./receive-memory.js";
 
-/** Of one thread. */
+/** Bytes that one thread keeps for reuse. */
 const IDLE_BYTES_MAX = 64 << 20;
 const IDLE_MS = 10_000;
 const STEP_BYTES_MIN = 64 << 10;
 
 export class HeapMemory implements ReceiveMemory {
   readonly bytes: Uint8Array;
-  private readonly receiving: Receiving;
+  private readonly tally: LeaseTally;
   private holds = 1;
   private kept = 0;
 
   /** @throws RangeError if there is no memory */
-  constructor(receiving: Receiving, byteLength: number) {
-    this.receiving = receiving;
+  constructor(tally: LeaseTally, byteLength: number) {
+    this.tally = tally;
     const buffer = takeIdle(byteLength);
     this.bytes = new Uint8Array(buffer, 0, byteLength);
-    // Whoever is handed a value can look at all of its ArrayBuffer: what an earlier message left there is nobody's
-    // business.
+    // A user who gets a value can read all of its ArrayBuffer, so remains of an earlier message must not be there.
     new Uint8Array(buffer, byteLength).fill(0);
   }
 
@@ -49,22 +49,23 @@ export class HeapMemory implements ReceiveMemory {
   lent(lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[]): void {
     if (this.kept !== 1) return;
     const buffer = this.bytes.buffer as ArrayBuffer;
-    Lease.open(new HeapHome(this.receiving, buffer), 0, 0, 0, buffer.byteLength, lifetime, callLabel, handles);
-    this.receiving.opened(buffer.byteLength);
+    const range = { unit: 0, generation: 0, offset: 0, byteLength: buffer.byteLength };
+    Lease.open(new HeapHome(this.tally, buffer), range, lifetime, callLabel, handles);
+    this.tally.opened(buffer.byteLength);
   }
 }
 
 /**
- * Of one lease. It has the ArrayBuffer only before the lease is open, and after it has ended: else it would never be
- * garbage.
+ * The home of one lease. It refers to the ArrayBuffer only before the lease is opened and after it has ended; otherwise
+ * the buffer could never become garbage.
  */
 class HeapHome implements LeaseHome, LeaseViews {
   readonly views = this;
-  private readonly receiving: Receiving;
+  private readonly tally: LeaseTally;
   private buffer: ArrayBuffer | undefined;
 
-  constructor(receiving: Receiving, buffer: ArrayBuffer) {
-    this.receiving = receiving;
+  constructor(tally: LeaseTally, buffer: ArrayBuffer) {
+    this.tally = tally;
     this.buffer = buffer;
   }
 
@@ -76,8 +77,7 @@ class HeapHome implements LeaseHome, LeaseViews {
   }
 
   /**
-   * SUBTLE: bytes that are just being sent are read from this very ArrayBuffer, so it is not emptied before that is
-   * done.
+   * SUBTLE: while the lease is pinned, its bytes are being sent from this ArrayBuffer, so it is detached only later.
    */
   detach(buffer: ArrayBuffer, user: BlockUser): boolean {
     if (buffer.byteLength === 0) return false;
@@ -90,7 +90,7 @@ class HeapHome implements LeaseHome, LeaseViews {
   }
 
   release(lease: Lease): void {
-    this.receiving.ended(lease);
+    this.tally.ended(lease);
     const buffer = this.buffer === undefined || this.buffer.byteLength === 0 ? undefined : moved(this.buffer);
     this.buffer = undefined;
     if (buffer !== undefined) putIdle(buffer);
@@ -99,7 +99,7 @@ class HeapHome implements LeaseHome, LeaseViews {
 
 const collected = new FinalizationRegistry<BlockUser>((user) => user.onCollected());
 
-/** Undefined if somebody has forbidden it to be moved. */
+/** Moves the memory to a new ArrayBuffer; undefined if user code made that impossible. */
 function moved(buffer: ArrayBuffer): ArrayBuffer | undefined {
   try {
     return moveBuffer(buffer);
@@ -108,13 +108,13 @@ function moved(buffer: ArrayBuffer): ArrayBuffer | undefined {
   }
 }
 
-/** By length; those put last are taken first. */
+/** Buffers for reuse, by length. The one added last is taken first. */
 const idle = new Map<number, ArrayBuffer[]>();
 let idleBytes = 0;
 let used = false;
 let clearing: NodeJS.Timeout | undefined;
 
-/** Lengths that differ little share memory: at most an eighth is left over. */
+/** Rounds up, so that messages of similar length can reuse the same buffer. At most an eighth is left over. */
 function roundUp(byteLength: number): number {
   const step = Math.max(STEP_BYTES_MIN, 2 ** Math.floor(Math.log2(byteLength)) / 8);
   return Math.ceil(byteLength / step) * step;
@@ -125,7 +125,7 @@ function takeIdle(byteLength: number): ArrayBuffer {
   const rounded = roundUp(byteLength);
   const waiting = idle.get(rounded);
   const buffer = waiting?.pop();
-  // Not zero-filled: every byte is written before anyone reads it.
+  // Not filled with zeros: every byte is written before it is read.
   if (buffer === undefined) return Buffer.allocUnsafeSlow(rounded).buffer;
   idleBytes -= rounded;
   if (waiting!.length === 0) idle.delete(rounded);

@@ -1,100 +1,32 @@
-/**
- * Private memory that large messages are received into, and used again for the next ones: fresh memory for each would
- * be mapped, faulted in page by page and unmapped again, which costs more than reading the socket.
- *
- * What a decoded message keeps of it are leases (`lease.ts`): large values, seen through ArrayBuffers. Everything else
- * of the message is copied out.
- *
- * RECEIVE-1  Memory is used again only when nobody reaches it: the message is decoded or dropped, the carrier reads
- *            nothing into it any more, nothing that is sent lies in it, and each lease on it has ended (LEASE-1,
- *            BLOCK-1).
- * RECEIVE-2  What is kept for reuse is bounded, per thread, and returned when it has not been used for a while. What
- *            finds no room here is received into memory of its own: nothing waits.
- *
- * With the addon it lies in blocks of an arena that nobody else maps, so that a value's end is known even if it is
- * garbage. Without, it is ordinary ArrayBuffers, which come back only if the value was released or its scope has ended.
- */
+/** Receive memory in blocks of an arena that no other process maps: see receive-memory.ts. Needs the addon. */
 import { loadAddon } from "../../os/addon.js";
 import type { Addon } from "../../os/addon.js";
 import { setTimeout } from "../../os/timers.js";
-import { Arena } from "../shared/arena.js";
 import { BlockViews } from "../payload/block-views.js";
-import { ARENA_UNIT_BYTES } from "../shared/layout.js";
 import type { LeaseHandle, LeaseHome, LeaseLifetime } from "../payload/lease.js";
 import { Lease } from "../payload/lease.js";
-import { HeapMemory } from "./receive-heap.js";
+import { Arena } from "../shared/arena.js";
+import { ARENA_UNIT_BYTES } from "../shared/layout.js";
 import type { ArenaView } from "../shared/segment.js";
 import { commitBudget, listenToFreedViews } from "../shared/segment.js";
+import type { LeaseTally, ReceiveMemory } from "./receive-memory.js";
 
-/** Of one thread, over all its connections. */
+/** Size of a thread's arena, which all its connections share. */
 const ARENA_BYTES = 64 << 20;
-/** Larger messages would leave each other no room. */
-const BLOCK_BYTES_MAX = Math.floor(ARENA_BYTES / 3);
+/** Largest message that is received into a block: larger ones would leave no room for each other. */
+export const BLOCK_BYTES_MAX = Math.floor(ARENA_BYTES / 3);
 const MAPPED_BYTES_MIN = 2 << 20;
 const IDLE_MS = 10_000;
-/** From this size on, in bytes, values stay where they were received; smaller ones are copied to the heap. */
-export const KEPT_BYTES_MIN = 32 << 10;
 
-/** Where one message is received. */
-export interface ReceiveMemory {
-  /** As long as was asked for; contents unspecified. */
+export class BlockMemory implements ReceiveMemory {
   readonly bytes: Uint8Array;
-  /** Somebody besides needs it to stay as it is, until `unhold`. It starts with one hold. */
-  hold(): void;
-  unhold(): void;
-  /**
-   * The value in bytes [at, at + byteLength), for the message to keep; undefined: it has to be copied. Leases are added
-   * to `handles`, at the latest by `lent`.
-   */
-  lend(
-    at: number,
-    byteLength: number,
-    lifetime: LeaseLifetime,
-    callLabel: string,
-    handles: LeaseHandle[],
-  ): Uint8Array | undefined;
-  /** All values of the message are lent. */
-  lent(lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[]): void;
-}
-
-/** What one connection receives. */
-export class Receiving {
-  leases = 0;
-  leasedBytes = 0;
-  /** Values that were leased so far. */
-  valuesLeased = 0;
-  private homeMade: LeaseHome | undefined;
-
-  /** Memory for a message of `byteLength` bytes. @throws RangeError if there is none at all */
-  take(byteLength: number): ReceiveMemory {
-    const arena = byteLength <= BLOCK_BYTES_MAX ? arenaOfThread() : undefined;
-    const unit = arena === undefined ? -1 : arena.allocate(byteLength);
-    if (arena === undefined || unit < 0) return new HeapMemory(this, byteLength);
-    this.homeMade ??= arena.homeFor(this);
-    return new BlockMemory(this, this.homeMade, arena, unit, byteLength);
-  }
-
-  opened(byteLength: number): void {
-    this.leases++;
-    this.valuesLeased++;
-    this.leasedBytes += byteLength;
-  }
-
-  ended(lease: Lease): void {
-    this.leases--;
-    this.leasedBytes -= lease.byteLength;
-  }
-}
-
-class BlockMemory implements ReceiveMemory {
-  readonly bytes: Uint8Array;
-  private readonly receiving: Receiving;
+  private readonly tally: LeaseTally;
   private readonly home: LeaseHome;
   private readonly arena: ReceiveArena;
   private readonly unit: number;
 
-  constructor(receiving: Receiving, home: LeaseHome, arena: ReceiveArena, unit: number, byteLength: number) {
-    this.receiving = receiving;
+  constructor(tally: LeaseTally, home: LeaseHome, arena: ReceiveArena, unit: number, byteLength: number) {
+    this.tally = tally;
     this.home = home;
     this.arena = arena;
     this.unit = unit;
@@ -117,12 +49,13 @@ class BlockMemory implements ReceiveMemory {
     handles: LeaseHandle[],
   ): Uint8Array | undefined {
     try {
-      const bytes = Lease.open(this.home, this.unit, 0, at, byteLength, lifetime, callLabel, handles);
+      const range = { unit: this.unit, generation: 0, offset: at, byteLength };
+      const bytes = Lease.open(this.home, range, lifetime, callLabel, handles);
       this.arena.hold(this.unit);
-      this.receiving.opened(byteLength);
+      this.tally.opened(byteLength);
       return bytes;
     } catch {
-      // No mapping or address space left: a copy needs none.
+      // No mapping or address space is left; the caller's copy needs neither.
       return undefined;
     }
   }
@@ -131,14 +64,14 @@ class BlockMemory implements ReceiveMemory {
 }
 
 /**
- * The blocks of one thread. A block has a hold for the message that is received, for each lease, and for each read or
- * write under way.
+ * The arena of one thread. A block has one hold for the message that is being received, one for each lease, and one for
+ * each read or write in progress.
  */
-class ReceiveArena {
+export class ReceiveArena {
   private readonly arena: Arena;
   private readonly mapping: ReceiveMapping;
   private readonly views: BlockViews;
-  /** Bytes of a block that was asked for in vain. */
+  /** Size of the largest block that could not be allocated since the arena last grew. */
   private wantedBytes = 0;
   private trimming: NodeJS.Timeout | undefined;
 
@@ -152,7 +85,6 @@ class ReceiveArena {
       addon.closeDescriptor(descriptor);
       throw error;
     }
-    listenToFreedViews(addon);
     const pages = {
       byteLength: ARENA_BYTES,
       commit: (offset: number, byteLength: number) => addon.commitPages(descriptor, offset, byteLength),
@@ -162,23 +94,23 @@ class ReceiveArena {
     this.views = new BlockViews(this.mapping, ARENA_UNIT_BYTES);
   }
 
-  homeFor(receiving: Receiving): LeaseHome {
+  homeFor(tally: LeaseTally): LeaseHome {
     return {
       views: this.views,
       release: (lease) => {
-        receiving.ended(lease);
+        tally.ended(lease);
         this.free(lease.unit);
       },
       readPinned: (lease, bytes) => this.bytesOf(lease.unit, lease.offset + bytes.byteOffset, bytes.length),
     };
   }
 
-  /** A block with one hold, or −1: there is none now. */
+  /** Allocates a block with one hold. Returns its unit, or −1 if there is none now. */
   allocate(byteLength: number): number {
     let unit = this.arena.allocate(byteLength);
     if (unit < 0 && this.arena.grow()) unit = this.arena.allocate(byteLength);
     if (unit < 0) {
-      // The next one of its kind is to find room.
+      // Grow, so that the next message of this size finds room.
       this.wantedBytes = Math.max(this.wantedBytes, byteLength);
       return -1;
     }
@@ -225,15 +157,15 @@ class ReceiveArena {
       try {
         this.arena.trim();
       } catch {
-        // The kernel does not take the memory back now: it stays for the next messages.
+        // The kernel refuses to take the memory back now, so it stays for the next messages.
       }
     }, IDLE_MS).unref();
   }
 }
 
 /**
- * Of the arena only what has been used is mapped (SEGMENT-4). SUBTLE: when more is mapped, the mapping before is left
- * to the collector: the socket may be about to read into it.
+ * Maps only the part of the arena that has been used (SEGMENT-4). SUBTLE: when the part grows, the old mapping is left
+ * to the garbage collector and not detached, because the socket may be about to read into it.
  */
 class ReceiveMapping implements ArenaView {
   readonly byteLength = ARENA_BYTES;
@@ -267,12 +199,16 @@ class ReceiveMapping implements ArenaView {
   detach(buffer: ArrayBuffer): void {
     this.addon.detachMapping(buffer);
   }
+
+  listenToFreedViews(onFreed: (token: number) => void): void {
+    listenToFreedViews(this.addon, onFreed);
+  }
 }
 
 let found: ReceiveArena | false | undefined;
 
-/** Undefined where there is no addon, or no memory for it. */
-function arenaOfThread(): ReceiveArena | undefined {
+/** The arena of this thread; undefined if there is no addon, or no memory for an arena. */
+export function arenaOfThread(): ReceiveArena | undefined {
   found ??= make();
   return found === false ? undefined : found;
 }

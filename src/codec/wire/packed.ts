@@ -1,17 +1,17 @@
 /**
- * Packed fields of fixed-width values as typed arrays: in place where they lie aligned in memory, and only turned into
- * the `number[]` that protobuf-es has for them if somebody reads the property.
+ * Packed fields of fixed-width values as typed arrays. They stay in place if they lie aligned in memory, and are
+ * converted to protobuf-es's `number[]` only when the property is read.
  */
 import type { DescField, Message } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
-import type { Values } from "./wire/fields.js";
-import { labelOf, scalarOf, widthOf } from "./wire/fields.js";
-import type { FixedArray } from "./wire/write-fixed.js";
-import { fixedArrayOf } from "./wire/write-fixed.js";
+import type { Values } from "./fields.js";
+import { labelOf, scalarOf, widthOf } from "./fields.js";
+import type { FixedArray } from "./write-fixed.js";
+import { fixedArrayOf } from "./write-fixed.js";
 
 export type { FixedArray };
 
-/** Below this size an array is made at once: that is cheaper than the property that makes it later. */
+/** A smaller field is converted at once: that is cheaper than a property that converts it later. */
 const KEEP_BYTES_MIN = 512;
 
 interface KeptArray {
@@ -19,10 +19,10 @@ interface KeptArray {
   readonly array: FixedArray;
 }
 
-/** The array of a field that nobody has read yet, or, if there are several, of each by local name. */
+/** The array of the field that was not read yet; if there are several, a map by local name. */
 type KeptArrays = KeptArray | Map<string, FixedArray> | undefined;
 
-/** Makes a class's private fields fields of an object that is there already. */
+/** Lets a subclass add private fields to an object that exists already. */
 class Returned {
   constructor(target: object) {
     return target;
@@ -30,9 +30,9 @@ class Returned {
 }
 
 /**
- * What is kept of a message, in a field of it that nobody else can see. SUBTLE: not in a WeakMap. Once its table is
- * old, collections of the young generation take what it maps to for used, and these arrays may lie in memory that
- * somebody waits for.
+ * The arrays kept for a message, in a private field of the message. SUBTLE: not in a WeakMap. Once the table of a
+ * WeakMap is old, collections of the young generation treat the values in it as used, and the memory of these arrays
+ * may be awaited by a peer.
  */
 class Kept extends Returned {
   #arrays: KeptArrays;
@@ -46,14 +46,14 @@ class Kept extends Returned {
   }
 }
 
-/** Whether a payload of `n` bytes is worth keeping as it is: it is not small, and all that the field has. */
+/** Whether a payload of `n` bytes is worth keeping: it is not small, and is the whole content of the field. */
 export function worthKeeping(message: Values, name: string, n: number): boolean {
   return n >= KEEP_BYTES_MIN && keptArray(message, name) === undefined && (message[name] as unknown[]).length === 0;
 }
 
 /**
- * The values of a field as they were received, if nobody has read them yet.
- * @throws TypeError if their memory is gone: nothing is kept that is empty
+ * The values of a field as they were received; undefined if the property was read already.
+ * @throws TypeError if their memory is gone. An empty array means just that, since only non-empty arrays are kept
  */
 export function keptArray(message: object, name: string): FixedArray | undefined {
   const found = Kept.of(message);
@@ -64,7 +64,7 @@ export function keptArray(message: object, name: string): FixedArray | undefined
   return array;
 }
 
-/** A property that becomes an array of its own when it is read. One for all messages that have the field. */
+/** A property that converts the kept array when it is read. All messages with the field share it. */
 function propertyOf(field: DescField): PropertyDescriptor {
   const name = field.localName;
   const longAsString = (field as { longAsString?: boolean }).longAsString === true;
@@ -82,7 +82,7 @@ function propertyOf(field: DescField): PropertyDescriptor {
   };
 }
 
-/** From now on the property is a plain one. */
+/** Replaces the accessor by a plain property. */
 function settle(message: object, name: string, value: unknown): void {
   const found = Kept.of(message);
   if (found instanceof Map) found.delete(name);
@@ -90,7 +90,9 @@ function settle(message: object, name: string, value: unknown): void {
   Object.defineProperty(message, name, { value, writable: true, enumerable: true, configurable: true });
 }
 
-/** Makes the function that makes `bytes` a field's value. They stay as they are until somebody reads the property. */
+/**
+ * Makes the function that sets a field to the values in `bytes`, which are converted only when the property is read.
+ */
 export function keeperOf(field: DescField, type: ScalarType): (message: Values, bytes: Uint8Array) => void {
   const name = field.localName;
   const property = propertyOf(field);
@@ -116,7 +118,7 @@ function toValues(array: FixedArray, longAsString: boolean): unknown[] {
 }
 
 /**
- * `bytes` as an array of a type's values: in place if aligned, else copied. Their length is a multiple of the width.
+ * Views `bytes` as values of a type: in place if aligned, else copied. The length is a multiple of the type's width.
  */
 function fixedView(bytes: Uint8Array, type: ScalarType): FixedArray {
   const ArrayType = fixedArrayOf(type)!;
@@ -127,11 +129,13 @@ function fixedView(bytes: Uint8Array, type: ScalarType): FixedArray {
 
 /**
  * The values of a packed field of fixed-width values (`double`, `float`, `fixed32`, `sfixed32`, `fixed64`, `sfixed64`)
- * as a typed array: in place, if the message was decoded from a span or with `bytes: "view"`, the values take 512 bytes
- * or more and lie aligned to their width (spans do; in contiguous bytes that is chance), and nobody has read the
- * property; else a copy.
+ * as a typed array. The array is in place if all of these hold, and otherwise a copy:
  *
- * In place, the array lives as long as the memory that the message was decoded from.
+ * - the message was decoded from a span, or with `bytes: "view"`;
+ * - the values take at least 512 bytes and lie aligned to their width. Spans do; in contiguous bytes that is chance;
+ * - the property was not read.
+ *
+ * An array in place lives as long as the memory that the message was decoded from.
  * @param field the field's descriptor, such as `TensorSchema.field.values`
  * @throws TypeError if the field is not of that kind, or not of this message
  */
@@ -154,11 +158,10 @@ export function packed(message: Message, field: DescField): FixedArray {
 }
 
 /**
- * Lets a typed array be given for a packed field, whose generated type says `number[]` (or `bigint[]`). It is encoded
- * in one copy, or not copied at all where it becomes a span.
+ * Casts a typed array for use as the value of a packed field, whose generated type is `number[]` (or `bigint[]`). It is
+ * encoded in one copy, or not copied at all if it becomes a span.
  *
- * The message then holds the typed array itself: methods of real arrays that typed arrays lack, such as `push`, are
- * missing.
+ * The message then holds the typed array itself, without the methods that typed arrays lack, such as `push`.
  */
 export function typedList(array: Float64Array | Float32Array | Int32Array | Uint32Array): number[];
 export function typedList(array: BigInt64Array | BigUint64Array): bigint[];
