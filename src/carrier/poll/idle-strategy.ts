@@ -1,17 +1,18 @@
 /**
- * How long one connection goes on looking for work before it sleeps: learnt from how long work was waited for.
+ * How long a connection looks for work before it sleeps, learnt from how long it had to wait before.
  *
- * The window follows the longest recent wait that it could have covered. Finding work by looking scores; a window spent
- * for nothing costs; without score there is no looking for a while, longer each time. So looking stops by itself where
- * it does not pay (slow handlers, rare calls, a busy machine), and is tried again when sleeps turn out to be short.
+ * The window follows the longest recent wait that it could have covered. Work found by looking raises the score, a
+ * window spent in vain lowers it. Without score the connection does not look for a while, longer each time. So looking
+ * stops by itself where it does not pay (slow handlers, rare calls, a busy machine). It is tried again when sleeps turn
+ * out to be short.
  */
 
-/** The longest wait for work that is spent looking instead of asleep, unless the user says otherwise. */
+/** Default of the longest time to look for work before sleeping. */
 export const WINDOW_MICROS_DEFAULT = 200;
 export const WINDOW_MICROS_MAX = 1000;
-/** The shortest, while looking pays at all. */
+/** The shortest window, while looking pays at all. */
 const WINDOW_MICROS_MIN = 20;
-/** How much longer than the longest recent wait. */
+/** The window in relation to the longest recent wait. */
 const MARGIN = 1.5;
 const DECAY = 0.98;
 const SCORE_MAX = 8;
@@ -21,7 +22,7 @@ const PAUSE_MILLIS_MAX = 256;
 /** Short sleeps in a row after which looking is tried again. */
 const SHORT_SLEEPS = 2;
 
-/** All times are milliseconds as `performance.now()` has them. */
+/** All times are in milliseconds, as `performance.now()` returns them. */
 export class IdleStrategy {
   private readonly allowedMillis: number;
   private expectedMillis = WINDOW_MICROS_MIN / 1000;
@@ -30,14 +31,14 @@ export class IdleStrategy {
   private pausedUntil = 0;
   private shortSleeps = 0;
   private lastWork = 0;
-  /** How long was looked in vain before sleeping. */
+  /** How long the connection looked in vain before it went to sleep. */
   private spentMillis = 0;
   private looked = false;
   private announcedUntil = 0;
-  /** The last sleep was begun waiting for work. */
+  /** The connection waited for work when it went to sleep. */
   private expecting = false;
 
-  /** @param maxMicros the longest window in microseconds; 0: never look */
+  /** @param maxMicros the longest window, in microseconds; 0: never look */
   constructor(maxMicros: number) {
     this.allowedMillis = maxMicros / 1000;
   }
@@ -53,17 +54,17 @@ export class IdleStrategy {
     this.lastWork = now;
   }
 
-  /** The peer rang: if nothing is there yet, it comes soon. */
+  /** The peer rang: work has arrived, or will soon. */
   announced(now: number): void {
     this.announcedUntil = now + this.allowedMillis;
   }
 
-  /** The event loop was away for so long: that does not count as waiting. */
+  /** The event loop did other work for this long, which does not count as waiting. */
   away(millis: number): void {
     this.lastWork += millis;
   }
 
-  /** Whether to go on looking at `now`. */
+  /** Whether to look further at `now`. */
   lasts(now: number): boolean {
     if (now < this.announcedUntil) return true;
     if (this.score <= 0) {
@@ -77,7 +78,8 @@ export class IdleStrategy {
   }
 
   /**
-   * The connection goes to sleep. @param expecting whether work is waited for, so that the sleep will tell something
+   * The connection goes to sleep.
+   * @param expecting whether it waits for work, so that the length of the sleep means something
    */
   sleep(now: number, expecting: boolean): void {
     this.expecting = expecting;
@@ -85,14 +87,14 @@ export class IdleStrategy {
     this.looked = false;
   }
 
-  /** It is woken. */
+  /** The connection is woken. */
   wake(now: number): void {
     const waited = now - this.lastWork;
     this.lastWork = now;
     if (!this.expecting) return;
     const short = waited < this.allowedMillis;
     this.shortSleeps = short ? this.shortSleeps + 1 : 0;
-    // A longer window would have covered this wait: it is learnt, not paid for.
+    // A longer window would have covered this wait: the window grows, and the score stays.
     const couldGrow = short && this.expectedMillis * MARGIN < waited;
     if (short) this.expectedMillis = Math.max(waited, this.expectedMillis * DECAY);
     if (this.spentMillis > 0 && !couldGrow) this.miss(now);

@@ -1,16 +1,16 @@
 /**
- * The one poller of this event loop. It serves every awake connection: shows what was written, drains what arrived,
- * and between the user's continuations looks again for as long as that pays; then it lets the connections park and
- * sleeps in libuv until a doorbell rings or somebody sends.
+ * The one poller of this event loop. It serves every awake connection: publishes what was written and drains what
+ * arrived. Between the user's continuations it looks again for as long as that pays. Then it lets the connections park,
+ * and the loop sleeps in libuv until a doorbell rings or something is sent.
  *
  * POLL-1  Within one turn of the event loop it runs for at most `BUDGET_MICROS`, counted from the turn's first activity
- *         and not renewed by work found; then the loop turns, so timers, I/O and `process.nextTick` are never starved.
- * POLL-2  It never blocks a continuation: after work it yields several microtasks before it looks in a tight loop, and
+ *         and not renewed by work found. Then the loop turns, so timers, I/O and `process.nextTick` are never starved.
+ * POLL-2  It never blocks a continuation. After work it yields several microtasks before it looks in a tight loop, and
  *         that loop is short (about a microsecond).
- * POLL-3  It runs in the async context of this module's load. SUBTLE: were it started from a user's call, the drain,
- *         and with it every resolved promise, would inherit that user's AsyncLocalStorage stores. Code of the user's
- *         that a drain calls runs in a context of its own (CONTEXT-2), or what it leaves there would be the poller's
- *         for ever.
+ * POLL-3  It runs in the async context of this module's load. SUBTLE: if it were started from a user's call, the drain,
+ *         and with it every resolved promise, would inherit that user's AsyncLocalStorage stores. User code that a
+ *         drain calls runs in a context of its own (CONTEXT-2). Otherwise the stores that it enters would stay in the
+ *         poller for ever.
  */
 import { useIdleTime } from "../../memory/v8/gc.js";
 import type { Addon } from "../../os/addon.js";
@@ -21,37 +21,37 @@ import type { IdleStrategy } from "./idle-strategy.js";
 export interface Pollable {
   /** Set by the poller. */
   awake: boolean;
-  /** Whether the core was given away since there was work. Set by the poller. */
+  /** Whether the core was yielded since there was work. Set by the poller. */
   yielded: boolean;
   readonly idleStrategy: IdleStrategy;
-  /** Whether anything is waited for: a client with no call open waits for nothing, a server always for requests. */
+  /** Whether it waits for anything: a client without open calls waits for nothing, a server always for requests. */
   readonly expecting: boolean;
-  /** Shows what was written. Runs no user code. */
+  /** Publishes what was written. Runs no user code. */
   flush(): void;
-  /** Shows what was written and drains what arrived. True if there was anything. Must not throw. */
+  /** Publishes what was written and drains what arrived. True if there was anything. Must not throw. */
   step(): boolean;
-  /** A cheap look: would `step` find something that arrived? */
+  /** Whether `step` would find something that arrived. Cheap. */
   hasWork(): boolean;
-  /** Publishes "asleep" and looks again. False: something is there, stay awake. */
+  /** Publishes "asleep" and looks again. False: it stays awake, because there is work. */
   tryPark(): boolean;
   /** Publishes "awake". */
   wake(): void;
   /** Publishes which CPU this side runs on. */
   runsOn(cpu: number): void;
-  /** Whether the peer ran last on the CPU that this side runs on. */
+  /** Whether the peer last ran on the CPU that this side runs on. */
   sharesCore(): boolean;
-  /** Whether as much was sent as came: probably nobody here is at an answer. */
+  /** Whether as many frames were sent as came: probably no handler here works on an answer. */
   readonly settled: boolean;
 }
 
-/** Who serves carriers: the poller of this event loop, or whoever blocks the thread meanwhile. */
+/** Serves carriers: the poller of this event loop, or a thread that blocks until a call is settled. */
 export interface Driver {
   /**
-   * Tells that `pollable` was written to or woken; cheap if it is awake already. @param rung the peer woke it:
-   * something is there, or comes soon
+   * `pollable` was written to or woken. Cheap if it is awake already.
+   * @param rung the peer woke it: something has arrived, or will soon
    */
   schedule(pollable: Pollable, rung?: boolean): void;
-  /** Forgets a connection that is closed. */
+  /** Removes a connection that is closed. */
   remove(pollable: Pollable): void;
   /** Calls `act` once, about `delayMs` from now. Does not keep the process alive. */
   after(delayMs: number, act: () => void): Delayed;
@@ -61,14 +61,14 @@ export interface Delayed {
   cancel(): void;
 }
 
-/** A turn of the event loop is spent polling for at most this long. */
+/** How long a turn of the event loop may be spent polling. */
 const BUDGET_MICROS = 200;
-/** Settled for good: awaiting it goes on in the next microtask, and makes no garbage but the reaction. */
+/** Already resolved: continuing in the next microtask allocates nothing but the reaction. */
 const NEXT_MICROTASK: Promise<void> = Promise.resolve();
-/** Microtasks to yield after work before looking in a tight loop: what a reply takes to get through user code. */
+/** Microtasks to yield after work before looking in a tight loop: as many as a reply needs to pass through user code. */
 const HOPS = 12;
 const LOOKS_PER_BURST = 24;
-/** Who was given the core for longer than this was not a peer with an answer. */
+/** If the core was yielded for longer than this, it did not go to a peer with an answer. */
 const YIELD_MILLIS_MAX = 0.5;
 const YIELD_PAUSE_MILLIS_MIN = 1;
 const YIELD_PAUSE_MILLIS_MAX = 256;
@@ -82,7 +82,7 @@ export class Poller implements Driver {
   private turnStart = 0;
   private turnOpen = false;
   private turnsFrom = 0;
-  /** Microtasks that were yielded since there was work. */
+  /** Microtasks yielded since there was work. */
   private hops = 0;
   private yieldAgainAt = 0;
   private yieldPauseMillis = YIELD_PAUSE_MILLIS_MIN;
@@ -101,8 +101,8 @@ export class Poller implements Driver {
     this.look();
   };
   /**
-   * Serves what is awake, and decides what comes next. Not an async function: those leave more garbage, and take
-   * longer, at every hop.
+   * Serves the awake connections, and decides what comes next. Not an async function, because those allocate more and
+   * take longer at every hop.
    */
   private readonly look = () => {
     if (this.awakeList.length === 0) return this.sleep();
@@ -128,7 +128,7 @@ export class Poller implements Driver {
     if (!pollable.awake) {
       this.activate(pollable, rung);
     } else if (this.turning && !this.flushQueued) {
-      // The poller's budget for this turn is spent; what is written meanwhile still goes out in this microtask.
+      // The poller's budget for this turn is spent, but frames that are written meanwhile still leave in a microtask.
       this.flushQueued = true;
       queueMicrotask(() => {
         this.flushQueued = false;
@@ -162,7 +162,7 @@ export class Poller implements Driver {
     return { cancel: () => clearTimeout(timer) };
   }
 
-  /** Until something is awake. */
+  /** Waits until a connection is awake. */
   private sleep(): void {
     const awoken = new Promise<void>((resolve) => {
       this.resume = resolve;
@@ -170,7 +170,7 @@ export class Poller implements Driver {
     void awoken.then(this.onAwoken);
   }
 
-  /** Looks at more microtasks would only keep the core from those who have to answer. */
+  /** Whether further microtasks would only keep the core from the peers, which have to answer. */
   private onlyPeersCanGoOn(): boolean {
     const list = this.awakeList;
     for (let i = 0; i < list.length; i++) {
@@ -179,7 +179,7 @@ export class Poller implements Driver {
     return true;
   }
 
-  /** While peers work on other cores. True if there was something to do. */
+  /** Uses the time in which peers work on other cores. True if there was something to do. */
   private useIdleTime(): boolean {
     const list = this.awakeList;
     for (let i = 0; i < list.length; i++) {
@@ -207,10 +207,9 @@ export class Poller implements Driver {
   }
 
   /**
-   * From now on the turn counts: it is over when the event loop has come round. SUBTLE: a turn is opened before the
-   * first look in place, and stays open after parking; a start later in the same turn would renew the budget else. A
-   * turn in which nothing was looked for in place needs no end: it cost a few microseconds, and an immediate costs
-   * more.
+   * From now on the turn counts; it ends when the event loop has turned. SUBTLE: a turn is opened before the first look
+   * in place, and stays open after parking. Otherwise a start later in the same turn would renew the budget. A turn
+   * without looks in place needs no end: it cost a few microseconds, and an immediate costs more.
    */
   private openTurn(): void {
     if (this.turnOpen) return;
@@ -231,7 +230,7 @@ export class Poller implements Driver {
     return found;
   }
 
-  /** Lets the connections sleep that have waited long enough. True if one is left to look for. */
+  /** Parks the connections that have waited long enough. True if another one is worth looking for in place. */
   private parkImpatient(now: number): boolean {
     const list = this.awakeList;
     let kept = 0;
@@ -241,8 +240,8 @@ export class Poller implements Driver {
       const pollable = list[i];
       const sharesCore = pollable.sharesCore();
       if (sharesCore && !pollable.yielded && now >= this.yieldAgainAt) {
-        // The peer cannot answer while we run; often it has by the time we run again, and then neither side had to
-        // sleep and be woken.
+        // The peer cannot answer while we run. Often it has answered by the time we run again, and then neither side had
+        // to sleep and be woken.
         pollable.yielded = true;
         yielding = true;
       } else if (!sharesCore && pollable.expecting && pollable.idleStrategy.lasts(now)) {
@@ -266,7 +265,7 @@ export class Poller implements Driver {
       this.yieldPauseMillis = Math.max(this.yieldPauseMillis * 0.9, YIELD_PAUSE_MILLIS_MIN);
       return;
     }
-    // The core went to somebody who kept it: not tried again for a while, and longer if that goes on.
+    // Another process took the core and kept it. Do not try again for a while, and longer each time.
     this.yieldPauseMillis = Math.min(this.yieldPauseMillis * 4, YIELD_PAUSE_MILLIS_MAX);
     this.yieldAgainAt = now + this.yieldPauseMillis;
   }

@@ -2,7 +2,7 @@
 import type { BinaryReadOptions, BinaryWriteOptions } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Address, HttpAddress } from "../../carrier/address.js";
-import type { Isolation } from "../../carrier/handshake/handshake.js";
+import type { Isolation } from "../../carrier/handshake/link.js";
 import { LACK_BY_OPTION, LACK_OVER_TCP, lackOfProcess, warnOfLack } from "../../carrier/handshake/lack.js";
 import { WINDOW_MICROS_DEFAULT } from "../../carrier/poll/idle-strategy.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";

@@ -18,7 +18,7 @@ import type { ResourceLimits, WorkerOptions } from "node:worker_threads";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { nameOf, parseAddress } from "../../carrier/address.js";
 import type { ListenOptions } from "../../carrier/handshake/listen.js";
-import { withRetryability } from "../../carrier/handshake/retryability.js";
+import { withRetryability } from "../../carrier/retryability.js";
 import type { Addon, PeerCredentials } from "../../os/addon.js";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";

@@ -1,7 +1,7 @@
 /** What a client's connection has from its owner, and tells it. */
 import type { StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import type { CarrierClosed } from "../../carrier/carrier.js";
-import type { StreamWindows } from "../../carrier/handshake/handshake.js";
+import type { StreamWindows } from "../../carrier/handshake/link.js";
 import type { ClientMethod } from "./client-call.js";
 import type { KeepAliveOptions } from "../keepalive.js";
 

@@ -21,7 +21,7 @@ import { nothing } from "./client-call.js";
 import { timedOut } from "../deadline.js";
 import { abortError, connectErrorOf, decodeError, noMemory, rememberParts, serializeError } from "../errors.js";
 import { Reassembler, takeMetadata, takeFragment } from "../inbound.js";
-import { encodedBytes } from "../../send/send-queue.js";
+import { encodedBytes } from "../../send/encoded-bytes.js";
 import type { MessageQueueOptions } from "../stream/stream-reader.js";
 import { StreamReader } from "../stream/stream-reader.js";
 import type { MessageSource } from "../stream/stream-writer.js";

@@ -24,7 +24,7 @@ import { ClientCall, UnaryResult, nothing, requestMetadata } from "./client-call
 import type { ClientConnectionOwner, ClientLimits } from "./client-owner.js";
 import { ClientStreams } from "./client-streams.js";
 import { abortError, decodeError, noMemory, parseError, serializeError, tooLarge } from "../errors.js";
-import type { Outgoing } from "../../send/frame-writer.js";
+import type { Outgoing } from "../../send/outgoing.js";
 import type { KeepAliveOptions } from "../keepalive.js";
 import { hangs, KeepAlive } from "../keepalive.js";
 import { Reassembler, decodeWhole, takeMetadata, takeFragment } from "../inbound.js";
@@ -177,18 +177,18 @@ export class ClientConnection implements FrameReceiver {
       if (!this.defined[method.id]) this.define(method);
       const timeout = boundedTimeout(timeoutMs);
       const argument = timeout === undefined ? 0 : Math.ceil(timeout);
-      this.sendQueue.send(
-        KIND.request,
-        FLAG.endStream,
-        method.id,
+      this.sendQueue.send({
+        kind: KIND.request,
+        flags: FLAG.endStream,
+        code: method.id,
         streamId,
         argument,
         metadata,
-        method.input,
-        input,
-        this.limits.writeMaxBytes,
-        method.path,
-      );
+        codec: method.input,
+        message: input,
+        writeMaxBytes: this.limits.writeMaxBytes,
+        label: method.path,
+      });
       // Sending may have found that the connection is broken, or run code of the user's that ended it.
       if (!isOpen(call, streamId)) return;
       if (timeout !== undefined) {
