@@ -2,22 +2,22 @@
 import { isAbsolute, relative } from "node:path";
 import { Code, ConnectError } from "@connectrpc/connect";
 
-/** What the kernel's `sockaddr_un` holds, less the final zero. */
+/** Longest path that the kernel's `sockaddr_un` holds, without the final zero. */
 export const PATH_BYTES_MAX = 107;
 
-/** A path is absolute: it means the same file after `process.chdir`. */
+/** The path is absolute, so that it means the same file after `process.chdir`. */
 export type Address =
   | { readonly kind: "unix"; readonly path: string }
   | { readonly kind: "tcp"; readonly host: string; readonly port: number };
 
-/** Where HTTP is spoken instead of our own frames. */
+/** The address of a server of HTTP, instead of our own frames. */
 export interface HttpAddress {
   readonly kind: "http";
   readonly secure: boolean;
   /** Without brackets. */
   readonly host: string;
   readonly port: number;
-  /** What stands before every method's path: nothing, or a path such as `/api`. */
+  /** A prefix of every method's path: empty, or a path such as `/api`. */
   readonly prefix: string;
 }
 
@@ -26,7 +26,7 @@ const EXPECTED = "expected a socket path, unix:PATH, tcp:HOST:PORT, http://HOST:
 const ABSTRACT =
   "this names an abstract socket, which any user of the machine could take, since it has no permissions; use a path, such as unix:/run/app.sock";
 
-/** An IP address with a port, which nobody means for a path: listening would make a file of that name. */
+/** An IP address with a port. It is not meant as a path: listening would create a file of that name. */
 const BARE_PORT = /^(?:\d+\.\d+\.\d+\.\d+|\[[\da-f:.]+\]):\d+$/i;
 
 /** @throws ConnectError `InvalidArgument` that says what an address looks like */
@@ -64,8 +64,8 @@ export function parseAddress(address: string): Address | HttpAddress {
 }
 
 /**
- * The path of a relative one, resolved now. SUBTLE: `..` stays, since what it means behind a symbolic link the system
- * knows.
+ * Makes a relative path absolute. SUBTLE: `..` stays, because only the system knows what it means behind a symbolic
+ * link.
  */
 function fromHere(path: string, invalid: (problem: string) => ConnectError): string {
   let here;
@@ -78,8 +78,8 @@ function fromHere(path: string, invalid: (problem: string) => ConnectError): str
 }
 
 /**
- * A socket's path as system calls take it now: they allow fewer bytes than a relative path may stand for.
- * @throws ConnectError `InvalidArgument` if it cannot be reached by so few
+ * Returns a socket's path in a form short enough for system calls, relative to the working directory if need be.
+ * @throws ConnectError `InvalidArgument` if there is no such form
  */
 export function reachable(path: string): string {
   if (Buffer.byteLength(path) <= PATH_BYTES_MAX) return path;
@@ -91,7 +91,7 @@ export function reachable(path: string): string {
   );
 }
 
-/** Never throws, whatever it was given. */
+/** The error for an address that is not a string. Never throws. */
 function notText(value: unknown): ConnectError {
   const invalid = (name: string, hint: string) =>
     new ConnectError(`address ${name}: ${EXPECTED}${hint}`, Code.InvalidArgument);
@@ -119,12 +119,12 @@ function parseUrl(address: string, invalid: (problem: string) => ConnectError): 
   try {
     url = new URL(address);
   } catch {
-    throw invalid(`this is no URL; ${EXAMPLES}`);
+    throw invalid(`this is not a URL; ${EXAMPLES}`);
   }
   // The URL parser would take http:host:80 too.
   if (!/^https?:\/\//i.test(address)) throw invalid(`two slashes are missing; ${EXAMPLES}`);
   if (url.username !== "" || url.password !== "")
-    throw invalid("a user name or password has no place here; send credentials in a header, with an interceptor");
+    throw invalid("a user name or password is not supported; send credentials in a header, with an interceptor");
   if (url.search !== "" || url.hash !== "") throw invalid(`only a path may follow host and port; ${EXAMPLES}`);
   const secure = url.protocol === "https:";
   return {
@@ -136,7 +136,7 @@ function parseUrl(address: string, invalid: (problem: string) => ConnectError): 
   };
 }
 
-/** The address as `parseAddress` takes it. */
+/** Formats an address so that `parseAddress` accepts it. */
 export function formatAddress(address: Address | HttpAddress): string {
   if (address.kind === "unix") return `unix:${address.path}`;
   const authority = `${address.host.includes(":") ? `[${address.host}]` : address.host}:${address.port}`;
@@ -145,7 +145,7 @@ export function formatAddress(address: Address | HttpAddress): string {
     : `${address.secure ? "https" : "http"}://${authority}${address.prefix}`;
 }
 
-/** As errors name it: a path, `tcp:HOST:PORT`, or a URL. */
+/** The name of an address in errors: a path, `tcp:HOST:PORT`, or a URL. */
 export function nameOf(address: Address | HttpAddress): string {
   return address.kind === "unix" ? address.path : formatAddress(address);
 }

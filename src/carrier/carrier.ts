@@ -1,5 +1,5 @@
 /**
- * What the RPC core sees of a carrier: memory to write frames into, blocks for larger payloads, and frames that arrive.
+ * What send/ and rpc/ see of a carrier: memory to write frames into, memory for large payloads, and frames that arrive.
  */
 
 import type { LeaseHandle, LeaseLifetime } from "../memory/payload/lease.js";
@@ -8,10 +8,13 @@ import type { Receiving } from "../memory/receive/receiving.js";
 import { Violation } from "../memory/shared/violation.js";
 import type { SpanEntry } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
-import type { Blocks } from "./shm/blocks.js";
+import type { SpanMemory } from "./span-memory.js";
+
+// Receiving.
 
 /**
- * One frame that arrived, already checked against its own length; the object and its memory are reused for the next.
+ * One frame that arrived. Its lengths are already checked against each other. The object and its memory are reused for
+ * the next frame.
  */
 export interface ReceivedFrame {
   kind: number;
@@ -27,31 +30,31 @@ export interface ReceivedFrame {
   metadataLength: number;
   /** Bytes of the message that come in fragments: all but its spans. */
   inlineLength: number;
-  /** The first `spanCount` tell which bytes of the message lie elsewhere. */
+  /** The first `spanCount` entries tell which bytes of the message lie elsewhere. */
   readonly spans: readonly SpanEntry[];
   spanCount: number;
-  /** Where the fragment lies: `scratch`, or the peer's arena. Copy from it, once. */
+  /** Memory that holds the fragment: `scratch`, or the peer's arena. Copy from it once; the peer can change an arena. */
   fragmentSource: Uint8Array;
   fragmentOffset: number;
-  /** The fragment is not here yet: the carrier reads it into `destination`, and tells the receiver when it is there. */
+  /** The fragment has not arrived yet. The carrier reads it into `destination`, then calls `onFilled`. */
   following: boolean;
   /**
-   * Set by the receiver of a frame whose fragment follows: `fragmentLength` bytes. Left undefined, the fragment is
-   * dropped.
+   * Memory of `fragmentLength` bytes for a fragment that follows, set by the receiver. If it stays undefined, the
+   * fragment is discarded.
    */
   destination: Uint8Array | undefined;
-  /** What `destination` lies in, if it is to be held until the fragment is there. */
+  /** The memory that contains `destination`, if the carrier has to hold it until the fragment has arrived. */
   destinationMemory: ReceiveMemory | undefined;
 }
 
-/** Where the spans of received frames are taken from, and what messages are received into. */
+/** Where a receiver takes the spans of frames from, and the memory that it receives messages into. */
 export interface SpanSource {
-  /** Undefined: memory of their own. */
+  /** Undefined: each message is received into memory of its own. */
   readonly receiving: Receiving | undefined;
   /**
-   * The bytes of a span of the current frame, leased or copied. Called at most once for each; those that are not taken
-   * when the receiver returns go back by themselves.
-   * @param callLabel the call, for messages
+   * Returns the bytes of a span of the current frame, leased or copied. Called at most once for each span. Spans that
+   * are not taken when the receiver returns are released.
+   * @param callLabel names the call in error texts
    * @param handles a lease is added to them
    * @throws Violation
    */
@@ -63,10 +66,95 @@ export interface FrameReceiver {
   onFrame(frame: ReceivedFrame): void;
   /** The fragment that followed a frame of this stream is in its `destination`. @throws Violation */
   onFilled(streamId: number): void;
-  /** There may be room again for what waits to be sent. Returns true if anything was sent. */
+  /** There may be room again for frames and messages that wait. Returns true if anything was sent. */
   onRoom(): boolean;
   /** The connection is over. Called once, after the last frame. */
   onClosed(reason: CarrierClosed): void;
+}
+
+// Sending.
+
+/** `placeFragment` took nothing: the sender has to wait for room. */
+export const FRAGMENT_WAITS = -1;
+/** `placeFragment` took nothing, and waiting may be in vain: the fragment has to go into the ring itself. */
+export const FRAGMENT_INTO_RING = -2;
+
+/** The memory that frames are written into. */
+export interface FrameSpace {
+  /** The next frame is written here, at `index`. */
+  readonly ringBytes: Uint8Array;
+  /** The same memory as `ringBytes`, in 32-bit words. */
+  readonly ringWords: Int32Array;
+  readonly index: number;
+  /** Bytes that may be written at `index`. */
+  freeBytes(): number;
+  /** The `byteLength` bytes at `index` are a frame to be sent, at the latest at the end of the tick. */
+  commit(byteLength: number): void;
+  /** Shows committed frames to the peer now instead of with the next step of the poller. */
+  publish(): void;
+  /** Wakes a peer that sleeps, because a frame follows after some copying. */
+  prewake(): void;
+}
+
+/** How the fragments of a large message are sent. */
+export interface FragmentSpace {
+  /** Size of the largest fragment, in bytes. */
+  readonly fragmentBytesMax: number;
+  /** The flag of a frame whose fragment `placeFragment` has taken. */
+  readonly fragmentFlag: number;
+  /**
+   * Takes the next `byteLength` bytes of a large message as the fragment of the frame that is committed next.
+   * @param at where in the ring the frame's body starts; there is room for `BLOCK_REFERENCE_BYTES`
+   * @returns bytes of the body that were written into the ring, or `FRAGMENT_WAITS` or `FRAGMENT_INTO_RING`
+   */
+  placeFragment(source: Parts, byteLength: number, at: number): number;
+  /** Why no memory for fragments will ever be had as things are; undefined: waiting may help. */
+  readonly exhausted: string | undefined;
+  /** Sends now, instead of at the end of the tick, if committed fragments lie in borrowed memory. */
+  hurry(): void;
+  /** Sends the source's borrowed bytes now, and copies those that cannot leave (BORROW-1). */
+  keep(source: Parts): void;
+}
+
+/** The sending side of a carrier, as send/ uses it. */
+export interface SendingCarrier extends FrameSpace, FragmentSpace {
+  readonly closed: boolean;
+  /** Memory that moves large values without copying them twice; undefined: whole messages travel in fragments. */
+  readonly blocks: SpanMemory | undefined;
+  /** Reusable memory for copies of large values; undefined: the heap. */
+  readonly receiving: Receiving | undefined;
+  /**
+   * Committed frames would reach the peer even if this process closed the connection now. If it is false, `onRoom`
+   * follows when it becomes true.
+   */
+  readonly idle: boolean;
+  /** Tells what `onRoom` is to wait for: space for frames, or memory for fragments and large values. */
+  setWaitFor(space: boolean, blocks: boolean): void;
+  /** Sends that waited for something else may go on: `onRoom` follows. */
+  requestPump(): void;
+  close(reason: CarrierClosed): void;
+}
+
+export interface Carrier extends SendingCarrier {
+  readonly name: "shm" | "socket";
+  /** Why this carrier is not shared memory; undefined if it is. */
+  readonly reason: string | undefined;
+  readonly spanSource: SpanSource;
+  /**
+   * Starts to deliver frames.
+   * @param servesPeer whether frames may come unasked, as requests do. Otherwise they come only while `keepAlive` says
+   *   that calls are open
+   */
+  start(receiver: FrameReceiver, servesPeer: boolean): void;
+  /** Whether this connection keeps the process alive. */
+  keepAlive(on: boolean): void;
+  /**
+   * Lends memory for a value that is to be sent, now or when there is room.
+   * @param makeSignal called if the loan has to wait; the signal ends the wait
+   * @throws ConnectError `ResourceExhausted` if there is no room before the signal aborts, or can never be
+   */
+  loan(byteLength: number, makeSignal: () => AbortSignal): Promise<Uint8Array>;
+  stats(): CarrierStats;
 }
 
 export interface CarrierClosed {
@@ -83,73 +171,6 @@ export function closedBy(error: unknown): CarrierClosed {
   return { cause: error instanceof Violation ? "violation" : "failure", detail, error };
 }
 
-export interface Carrier {
-  readonly name: "shm" | "socket";
-  /** Why it is not shared memory, if it is not. */
-  readonly reason: string | undefined;
-  /** Frames are written here, at `index`, … */
-  readonly ringBytes: Uint8Array;
-  /** … and the same memory in 32-bit words. */
-  readonly ringWords: Int32Array;
-  readonly index: number;
-  /** Largest fragment of a large message, in bytes. */
-  readonly fragmentBytesMax: number;
-  /** The flag of frames whose fragment `placeFragment` has placed. */
-  readonly fragmentFlag: number;
-  readonly closed: boolean;
-  /**
-   * Starts to deliver frames.
-   * @param servesPeer whether frames may come unasked, as requests do; else only while `keepAlive` says that calls are
-   * open
-   */
-  start(receiver: FrameReceiver, servesPeer: boolean): void;
-  /** Bytes that may be written at `index`. */
-  freeBytes(): number;
-  commit(byteLength: number): void;
-  /**
-   * Takes the next `byteLength` bytes of a large message as the fragment of the frame that is about to be committed.
-   * @param at where in the ring the frame's body starts; there is room for `BLOCK_REFERENCE_BYTES`
-   * @returns bytes of body written in the ring; −1: nothing was taken, and the sender has to wait; −2: waiting may be
-   *   in vain, so the fragment has to go into the ring itself
-   */
-  placeFragment(source: Parts, byteLength: number, at: number): number;
-  /** Sends what was committed now instead of at the end of the tick, where borrowed bytes wait for that. */
-  hurry(): void;
-  /** Sends the source's borrowed bytes now, and copies what does not leave (BORROW-1). */
-  keep(source: Parts): void;
-  /**
-   * The memory in which large values are moved without copying them twice; undefined: all of a message travels in
-   * fragments.
-   */
-  readonly blocks: Blocks | undefined;
-  /**
-   * A loan, now or when there is room.
-   * @param makeSignal called when it has to wait: a signal that gives up
-   * @throws ConnectError `ResourceExhausted` if there is none before that, or can never be
-   */
-  loan(byteLength: number, makeSignal: () => AbortSignal): Promise<Uint8Array>;
-  readonly spanSource: SpanSource | undefined;
-  /** Why no block will ever be had as things are, if so. */
-  readonly exhausted: string | undefined;
-  /** Shows committed frames to the peer now instead of with the next step of the poller. */
-  publish(): void;
-  /** A frame follows after some copying: a peer that sleeps may wake up meanwhile. */
-  prewake(): void;
-  /**
-   * What was committed would reach the peer although this process closed the connection now; `onRoom` tells when that
-   * comes true.
-   */
-  readonly idle: boolean;
-  /** What `onRoom` waits for; zero: nothing. */
-  setWaitFor(space: boolean, blocks: boolean): void;
-  /** What waited may go on: `onRoom` follows. */
-  requestPump(): void;
-  /** Whether this connection keeps the process alive. */
-  keepAlive(on: boolean): void;
-  close(reason: CarrierClosed): void;
-  stats(): CarrierStats;
-}
-
 export interface CarrierStats {
   readonly ringBytes: number;
   readonly arenaBytes: number;
@@ -160,14 +181,16 @@ export interface CarrierStats {
   /** Loans that are neither sent nor returned, and the bytes of their blocks. */
   readonly loans: number;
   readonly loanedBytes: number;
-  /** Blocks of the peer's that are leased here, and their bytes. */
+  /** The peer's blocks that are leased here, and their bytes. */
   readonly leases: number;
   readonly leasedBytes: number;
-  /** Large values that were sent from where they were, those that were copied to be sent, … */
+  /** Large values that were sent from where they lay. */
   readonly spansSentInPlace: number;
+  /** Large values that were copied to be sent. */
   readonly spansCopiedIn: number;
-  /** … those that were leased on arrival, and those that were copied then. */
+  /** Large values that were leased on arrival. */
   readonly spansLeased: number;
+  /** Large values that were copied on arrival. */
   readonly spansCopiedOut: number;
   readonly framesSent: number;
   readonly framesReceived: number;

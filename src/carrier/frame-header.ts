@@ -1,6 +1,6 @@
 /**
- * What every carrier checks of a frame that arrived, before anything else looks at it. Every number in a header is the
- * peer's: it is read once, from private memory, and checked before it is used.
+ * The checks of a frame that arrived, the same for every carrier, before anything else looks at it. The peer chose every
+ * number in a header, so each is read once, from private memory, and checked before it is used.
  */
 import { FRAME_ALIGNMENT } from "../memory/shared/layout.js";
 import { Violation } from "../memory/shared/violation.js";
@@ -18,7 +18,7 @@ import {
 } from "../wire/frame.js";
 import type { ReceivedFrame } from "./carrier.js";
 
-/** A frame that is filled in again and again, for what lies in `scratch`. */
+/** A frame that is filled in again for each header in `scratch`. */
 export function newReceivedFrame(scratch: Uint8Array): ReceivedFrame {
   return {
     kind: 0,
@@ -49,6 +49,14 @@ export function newReceivedFrame(scratch: Uint8Array): ReceivedFrame {
   };
 }
 
+/** What frames may contain on one connection. */
+export interface FrameRules {
+  /** The flag of fragments that are placed in a way that this carrier does not support. */
+  readonly foreignFlag: number;
+  /** Whether frames may have a splice table. */
+  readonly spansAgreed: boolean;
+}
+
 /** The bytes that the frame at `word` takes up, its padding included. @throws Violation */
 export function paddedLength(words: Int32Array, word: number): number {
   const byteLength = words[word + FIELD.byteLength] >>> 0;
@@ -60,8 +68,6 @@ export function paddedLength(words: Int32Array, word: number): number {
 
 /**
  * Fills `frame` in from the header at `word` of `words`; the frame itself starts at `at` of the frame's scratch.
- * @param foreignFlag the flag for a fragment that is elsewhere in a way that this carrier does not have
- * @param spansAgreed whether frames may have a splice table
  * @throws Violation
  */
 export function openHeader(
@@ -69,8 +75,7 @@ export function openHeader(
   words: Int32Array,
   word: number,
   at: number,
-  foreignFlag: number,
-  spansAgreed: boolean,
+  { foreignFlag, spansAgreed }: FrameRules,
 ): void {
   const kindFlagsCode = words[word + FIELD.kindFlagsCode];
   frame.kind = kindFlagsCode & 0xff;
@@ -84,7 +89,7 @@ export function openHeader(
   frame.fragmentLength = words[word + FIELD.fragmentLength] >>> 0;
   const { flags } = frame;
   if ((flags & foreignFlag) !== 0)
-    throw new Violation("FRAME-8", `a fragment placed with flag ${foreignFlag}, which this carrier does not have`);
+    throw new Violation("FRAME-8", `a fragment placed with flag ${foreignFlag}, which this carrier does not support`);
   const byteLength = words[word + FIELD.byteLength] >>> 0;
   const spanCount = words[word + FIELD.spanCount] >>> 0;
   let bodyOffset = frame.metadataOffset + frame.metadataLength;
@@ -120,7 +125,7 @@ export function openHeader(
   frame.destination = undefined;
 }
 
-/** Reads the splice table, and returns the bytes of all spans. @throws Violation */
+/** Reads the splice table, and returns the number of bytes in all spans. @throws Violation */
 function openTable(
   entries: readonly SpanEntry[],
   words: Int32Array,

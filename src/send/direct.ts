@@ -1,13 +1,12 @@
 /**
- * The short ways for large messages that need no waiting: one with a single large value (a loan, bytes of the peer's
- * that go back to it, or bytes on the heap that are copied in one go), and one of ordinary memory that leaves in one
- * fragment. Does at once what `Payload` and `FragmentedSends` do in steps for all others. Code that has not run for a
- * while costs a hundred times what it costs hot, and who has just filled a large value has little else left in the
- * caches; so less of it is worth having.
+ * Shortcuts for large messages that need no waiting: one with a single large value (a loan, a lease that goes back to
+ * the peer, or bytes on the heap that are copied in one go), and one of ordinary memory that leaves in one fragment.
+ * They do at once what `Payload` and `FragmentedSends` do in steps for all others. Code that has not run for a while
+ * costs a hundred times what it costs hot, and a user who has just filled a large value has left little else in the
+ * caches. So a shorter path is worth having.
  */
-import type { Blocks } from "../carrier/shm/blocks.js";
-import type { Carrier } from "../carrier/carrier.js";
-import { SPAN_COPY_BYTES_MIN } from "./payload.js";
+import type { SendingCarrier } from "../carrier/carrier.js";
+import type { SpanMemory } from "../carrier/span-memory.js";
 import type { Rope } from "../codec/rope/rope.js";
 import { Lease } from "../memory/payload/lease.js";
 import { isEphemeral } from "../memory/payload/message-leases.js";
@@ -23,28 +22,40 @@ import {
 } from "../wire/frame.js";
 import type { Part } from "../wire/parts.js";
 import { Borrowed, Parts } from "../wire/parts.js";
-import type { Outgoing } from "./frame-writer.js";
-import { commitFrame } from "./frame-writer.js";
+import { commitFragment } from "./frame-writer.js";
 import { sentBy } from "./loan-tracker.js";
+import type { Outgoing } from "./outgoing.js";
+import { SPAN_COPY_BYTES_MIN } from "./placement.js";
 
 const ALL_SENT = new Parts([]);
 
 /**
- * Sends such a message, if it is one and there is room; then what it refers to is taken from its user. Nothing may wait
- * to be sent.
+ * Sends a message by a shortcut, if it is of such a kind and there is room. What it refers to is then taken from its
+ * user. The caller has made sure that no other message waits.
  * @param copyBytesMax how much may be copied in one go
- * @returns what the carrier has of it; undefined: nothing was done
+ * @returns the parts that the carrier has; undefined: nothing was done
  */
-export function sendAtOnce(carrier: Carrier, first: Outgoing, rope: Rope, copyBytesMax: number): Parts | undefined {
+export function sendAtOnce(
+  carrier: SendingCarrier,
+  first: Outgoing,
+  rope: Rope,
+  copyBytesMax: number,
+): Parts | undefined {
   return sendLoneSpan(carrier, first, rope, copyBytesMax)
     ? ALL_SENT
     : sendInOneFragment(carrier, first, rope, copyBytesMax);
 }
 
 /**
- * Nothing but the message's own bytes and values on the heap: they go into one block, or with the socket as they lie.
+ * Sends a message that consists of its own bytes and values on the heap: in one block, or over the socket from where
+ * they lie.
  */
-function sendInOneFragment(carrier: Carrier, first: Outgoing, rope: Rope, copyBytesMax: number): Parts | undefined {
+function sendInOneFragment(
+  carrier: SendingCarrier,
+  first: Outgoing,
+  rope: Rope,
+  copyBytesMax: number,
+): Parts | undefined {
   const { blocks } = carrier;
   const { byteLength, spans } = rope;
   // Without blocks nothing is copied.
@@ -53,8 +64,8 @@ function sendInOneFragment(carrier: Carrier, first: Outgoing, rope: Rope, copyBy
   for (const { bytes } of spans) {
     if (bytes.length > spanBytesMax || originOf(bytes) !== undefined || isEphemeral(bytes)) return undefined;
   }
-  const parts = new Parts(lent(rope));
-  // A getter of the message may have changed it meanwhile: that is said by who does it in steps.
+  const parts = new Parts(borrowedParts(rope));
+  // A getter may have changed the message while it was encoded. `Payload` reports that.
   if (parts.byteLength !== byteLength) return undefined;
   const { metadata } = first;
   const metadataLength = metadata === undefined ? 0 : metadata.length;
@@ -65,26 +76,20 @@ function sendInOneFragment(carrier: Carrier, first: Outgoing, rope: Rope, copyBy
   if (bodyLength < 0) return undefined;
   if (metadataLength > 0) carrier.ringBytes.set(metadata!, start);
   const { kind, code, streamId, argument } = first;
-  const frameLength = FRAME_HEADER_BYTES + metadataLength + bodyLength;
-  commitFrame(
-    carrier,
-    kind,
-    first.flags | carrier.fragmentFlag,
-    code,
-    streamId,
-    argument,
-    metadataLength,
-    byteLength,
-    byteLength,
-    0,
-    frameLength,
-  );
+  const head = { kind, flags: first.flags | carrier.fragmentFlag, code, streamId, argument };
+  commitFragment(carrier, head, {
+    metadata: metadataLength,
+    message: byteLength,
+    fragment: byteLength,
+    spanCount: 0,
+    frame: FRAME_HEADER_BYTES + metadataLength + bodyLength,
+  });
   carrier.publish();
   return parts;
 }
 
-/** The rope's fragments, of which the spans are its user's. */
-function lent({ inline, spans }: Rope): readonly Part[] {
+/** The rope's parts; its spans are borrowed from its user. */
+function borrowedParts({ inline, spans }: Rope): readonly Part[] {
   const parts: Part[] = [];
   let from = 0;
   let spanBytes = 0;
@@ -98,9 +103,9 @@ function lent({ inline, spans }: Rope): readonly Part[] {
   return parts;
 }
 
-/** A loan or lease stays where it is, a value on the heap gets a block of its own. */
+/** Sends a message with one large value: a loan or lease from where it lies, a value on the heap in a block. */
 function sendLoneSpan(
-  carrier: Carrier,
+  carrier: SendingCarrier,
   first: Outgoing,
   { inline, spans, byteLength }: Rope,
   copyBytesMax: number,
@@ -109,7 +114,7 @@ function sendLoneSpan(
   if (blocks === undefined || spans.length !== 1) return false;
   const { position, bytes } = spans[0];
   const spanBytes = bytes.length;
-  // A getter of the message may have changed it meanwhile: that is said by who does it in steps.
+  // A getter may have changed the message while it was encoded. `Payload` reports that.
   if (
     spanBytes === 0 ||
     inline.length + spanBytes !== byteLength ||
@@ -139,8 +144,7 @@ function sendLoneSpan(
     ({ unit } = loan);
     loan.take(buffer, sentBy(first.label));
     blocks.loanSent(unit);
-    blocks.copies.spansSentInPlace++;
-  } else if (origin instanceof Lease && takeBack(blocks, origin, buffer, first.label)) {
+  } else if (origin instanceof Lease && blocks.takeBack(origin, buffer, sentBy(first.label))) {
     ({ unit } = origin);
     byteOffset += origin.offset;
     flags = SPAN.returned | SPAN.given;
@@ -152,54 +156,32 @@ function sendLoneSpan(
   words[at++] = position;
   words[at++] = spanBytes;
   words[at++] = unit;
-  words[at++] = flags === 0 ? blocks.arena.generationOf(unit) : (origin as Lease).generation;
+  words[at++] = flags === 0 ? blocks.generationOf(unit) : (origin as Lease).generation;
   words[at++] = byteOffset;
   words[at] = flags;
   if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
   carrier.ringBytes.set(inline, body);
   // PAYLOAD-1: our hold on the block passes on with the frame.
-  if (flags === 0) blocks.arena.handOver(unit);
-  commitFrame(
-    carrier,
-    first.kind,
-    first.flags,
-    first.code,
-    first.streamId,
-    first.argument,
-    metadataLength,
-    byteLength,
-    inline.length,
-    1,
-    frameLength,
-  );
+  if (flags === 0) blocks.handOver(unit);
+  commitFragment(carrier, first, {
+    metadata: metadataLength,
+    message: byteLength,
+    fragment: inline.length,
+    spanCount: 1,
+    frame: frameLength,
+  });
   carrier.publish();
-  // After the frame is out: that is worth microseconds to the peer.
+  // After the frame has left, which saves the peer microseconds.
   loan?.emptyViews(buffer);
   return true;
 }
 
-/** The unit of a block that holds a copy from now on; negative: there is none at the moment. */
-function copyToBlock(carrier: Carrier, blocks: Blocks, bytes: Uint8Array): number {
+/** Copies bytes to a block of ours, and returns its unit; negative: there is none now. */
+function copyToBlock(carrier: SendingCarrier, blocks: SpanMemory, bytes: Uint8Array): number {
   const unit = blocks.allocate(bytes.length);
   if (unit < 0) return unit;
   carrier.prewake();
   blocks.bytesOf(unit, bytes.length).set(bytes);
-  blocks.copies.spansCopiedIn++;
+  blocks.counts.spansCopiedIn++;
   return unit;
-}
-
-/**
- * Takes a lease of the peer's block that ends when it is sent. False: it does not, or something else still needs it.
- */
-function takeBack(blocks: Blocks, lease: Lease, buffer: ArrayBuffer, label: string): boolean {
-  if (
-    !lease.endsWhenSent ||
-    lease.retained ||
-    blocks.ownerOf(lease) !== "peer" ||
-    !lease.endByReturning(buffer, sentBy(label))
-  )
-    return false;
-  blocks.leaseEnded(lease);
-  blocks.copies.spansSentInPlace++;
-  return true;
 }

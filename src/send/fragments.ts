@@ -1,110 +1,116 @@
 /**
- * The large messages that one end of a connection has under way: each travels in fragments through arena blocks or
- * behind its frames, in turns with the others. The sendQueue owns them, and says when one may begin.
+ * The large messages that one end of a connection is sending. Each travels in fragments through arena blocks or behind
+ * its frames, in turns with the others. The send queue owns them, and decides when one may begin.
  *
- * OUTBOX-3  A message that is given up half-sent is not left behind without the peer being told.
+ * OUTBOX-3  If a message is canceled when part of it was sent, the peer is told.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { Carrier } from "../carrier/carrier.js";
-import type { Payload } from "./payload.js";
-import { WAITS_FOR_FILE, WAITS_FOR_SOCKET } from "./payload.js";
+import type { SendingCarrier } from "../carrier/carrier.js";
+import { FRAGMENT_INTO_RING, FRAGMENT_WAITS } from "../carrier/carrier.js";
 import { Violation } from "../memory/shared/violation.js";
 import { nowMs } from "../os/timers.js";
-import type { Parts } from "../wire/parts.js";
 import { BLOCK_REFERENCE_BYTES, FLAG, FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, tableOffset } from "../wire/frame.js";
-import type { Outgoing } from "./frame-writer.js";
-import { commitFrame } from "./frame-writer.js";
+import type { Parts } from "../wire/parts.js";
+import type { FrameHead } from "./frame-writer.js";
+import { commitFragment } from "./frame-writer.js";
+import type { Outgoing } from "./outgoing.js";
+import type { Payload } from "./payload.js";
+import { PLACED, WAITS_FOR_OTHER, WAITS_FOR_ROOM } from "./payload.js";
 
 interface FragmentedSend {
   readonly first: Outgoing;
   readonly payload: Payload;
-  /** The place of the last frame that was waiting when it came: those leave before it (OUTBOX-1). */
+  /** The place of the last frame that waited when this message came. Frames up to it leave first (OUTBOX-1). */
   readonly after: number;
   /** Its first frame is written. */
   started: boolean;
 }
 
-/** What the sendQueue is told. */
-export interface BulkEvents {
-  /** The first frame behind which messages wait, as a place in the sendQueue's queue; undefined: nothing waits. */
+/** What the send queue is told. */
+export interface FragmentedSendEvents {
+  /** The place of the first frame in the send queue that messages have to wait for; undefined: none waits. */
   readonly firstWaiting: () => number | undefined;
-  /** All of it is with the carrier, which may still read what it has borrowed. */
+  /** All of the message is with the carrier, which may still read what it has borrowed. */
   readonly onPlaced: (first: Outgoing, parts: Parts, messageLength: number) => void;
   /** @param wasStarted the peer has a part of it */
   readonly onFailed: (first: Outgoing, thrown: unknown, wasStarted: boolean) => void;
 }
 
-/** What `Carrier.placeFragment` answers if a fragment has to go into the ring itself. */
-const RING_FRAGMENT = -2;
-/** Payload bytes copied in one go before the clock is looked at, … */
+/** Payload bytes that are copied before the clock is looked at. */
 export const PUMP_BYTES = 1 << 20;
-/** … and for how long it goes on before others get their turn; each such turn costs what is no longer in the caches. */
+/** How long sending goes on before others get their turn. Each turn costs what is no longer in the caches. */
 const PUMP_MICROS = 100;
 /**
- * A peer that sleeps is rung when this is left to copy: what takes about as long as it takes to wake up, and as it then
- * looks for more.
+ * A peer that sleeps is rung when this much is left to copy. Copying it takes about as long as waking up, and as the
+ * peer then looks for work.
  */
 const PREWAKE_BYTES = 2 << 20;
-/** It is not this message's turn, for whatever reason: others may go on. */
-const NOT_NOW = WAITS_FOR_FILE;
+/** A step found no room. */
+const NO_ROOM = -1;
+/** A step found that the message waits for something other than room, such as a file or its turn. Others may go on. */
+const NOT_NOW = -2;
 
 export class FragmentedSends {
-  private readonly carrier: Carrier;
-  private readonly events: BulkEvents;
+  private readonly carrier: SendingCarrier;
+  private readonly events: FragmentedSendEvents;
   /** The first is next. */
-  private readonly fragmented: FragmentedSend[] = [];
-  /** How many of them wait for something else than memory, if all do. */
-  private idle = 0;
-  /** Whether the last attempt to send failed for want of room in the ring. */
+  private readonly sends: FragmentedSend[] = [];
+  /** Number of sends that wait for something other than memory, if all of them do; otherwise 0. */
+  private notForMemory = 0;
+  /** Whether the last attempt to send failed for lack of room in the ring. */
   ringIsFull = false;
 
-  constructor(carrier: Carrier, events: BulkEvents) {
+  constructor(carrier: SendingCarrier, events: FragmentedSendEvents) {
     this.carrier = carrier;
     this.events = events;
   }
 
   get size(): number {
-    return this.fragmented.length;
+    return this.sends.length;
   }
 
-  /** Who waits for a file only, or for its turn, is not helped by memory. */
+  /** Whether more memory would help. It does not help a message that waits for a file or for its turn. */
   get awaitBlocks(): boolean {
-    return this.fragmented.length > this.idle;
+    return this.sends.length > this.notForMemory;
   }
 
   has(streamId: number): boolean {
-    return this.fragmented.some((fragmentedSend) => fragmentedSend.first.streamId === streamId);
+    return this.indexOf(streamId) >= 0;
+  }
+
+  private indexOf(streamId: number): number {
+    return this.sends.findIndex(({ first }) => first.streamId === streamId);
   }
 
   add(first: Outgoing, payload: Payload, after: number): void {
-    this.fragmented.push({ first, payload, after, started: false });
+    this.sends.push({ first, payload, after, started: false });
   }
 
-  /** Whether none waits for the frames in the queue. */
+  /** Whether no message waits for the frames in the send queue. */
   get allStarted(): boolean {
-    return this.fragmented.every(({ started }) => started);
+    return this.sends.every(({ started }) => started);
   }
 
-  /** Gives a stream's message up, if there is one. */
+  /** Cancels a stream's message, if there is one. */
   drop(streamId: number): "none" | "unsent" | "sent" {
-    const at = this.fragmented.findIndex((fragmentedSend) => fragmentedSend.first.streamId === streamId);
+    const at = this.indexOf(streamId);
     if (at < 0) return "none";
-    const [fragmentedSend] = this.fragmented.splice(at, 1);
-    this.cancel(fragmentedSend);
-    return fragmentedSend.started ? "sent" : "unsent";
+    const [send] = this.sends.splice(at, 1);
+    this.cancel(send);
+    return send.started ? "sent" : "unsent";
   }
 
-  /** A stream's message is its user's again: what of it was not sent yet is copied. */
+  /** A stream's message is released to its user: bytes that were not sent yet are copied. */
   keep(streamId: number): void {
-    const at = this.fragmented.findIndex((fragmentedSend) => fragmentedSend.first.streamId === streamId);
+    const at = this.indexOf(streamId);
     if (at < 0) return;
-    const fragmentedSend = this.fragmented[at];
+    const send = this.sends[at];
     try {
-      fragmentedSend.payload.keep(this.carrier.spanSource?.receiving);
-      if (fragmentedSend.started) this.carrier.keep(fragmentedSend.payload.inline);
+      send.payload.keep(this.carrier.receiving);
+      if (send.started) this.carrier.keep(send.payload.inline);
     } catch (error) {
-      this.fragmented.splice(at, 1);
-      this.fail(fragmentedSend, ConnectError.from(error, Code.Internal));
+      this.sends.splice(at, 1);
+      this.fail(send, ConnectError.from(error, Code.Internal));
     }
   }
 
@@ -114,182 +120,183 @@ export class FragmentedSends {
   }
 
   close(): void {
-    for (const { payload } of this.fragmented.splice(0)) payload.cancel();
+    for (const { payload } of this.sends.splice(0)) payload.cancel();
   }
 
-  /** Moves them on, as far as there is room, and up to a bounded amount of copying. True if anything was sent. */
+  /** Sends on, as far as there is room, and up to a bounded amount of copying. True if anything was sent. */
   pump(): boolean {
-    this.idle = 0;
+    this.notForMemory = 0;
     this.ringIsFull = false;
-    if (this.fragmented.length === 0) return false;
+    if (this.sends.length === 0) return false;
     const until = nowMs() + PUMP_MICROS / 1000;
     let progress = false;
     let moved = 0;
-    let idle = 0;
-    while (this.fragmented.length > 0 && !this.carrier.closed) {
+    let skipped = 0;
+    while (this.sends.length > 0 && !this.carrier.closed) {
       if (moved >= PUMP_BYTES) {
         if (nowMs() >= until) break;
         moved = 0;
       }
-      const fragmentedSend = this.fragmented.shift()!;
-      let step: number;
-      try {
-        step = this.advance(fragmentedSend, PUMP_BYTES - moved);
-      } catch (error) {
-        if (error instanceof Violation) {
-          fragmentedSend.payload.cancel();
-          throw error;
-        }
-        this.fail(fragmentedSend, error);
-        continue;
-      }
+      const send = this.sends.shift()!;
+      const step = this.tryAdvance(send, PUMP_BYTES - moved);
+      if (step === undefined) continue;
       if (step === NOT_NOW) {
-        // Others get their turn; when the read is done there will be room.
-        this.fragmented.push(fragmentedSend);
-        if (++idle >= this.fragmented.length) {
-          this.idle = idle;
-          break;
-        }
-        continue;
+        this.sends.push(send);
+        if (++skipped < this.sends.length) continue;
+        this.notForMemory = skipped;
+        break;
       }
-      idle = 0;
-      if (step < 0) {
-        this.fragmented.unshift(fragmentedSend);
-        if (this.ringIsFull || this.carrier.exhausted === undefined) break;
-        this.fragmented.shift();
-        this.fail(
-          fragmentedSend,
-          new ConnectError(`no shared memory for the message: ${this.carrier.exhausted}`, Code.ResourceExhausted),
-        );
+      skipped = 0;
+      if (step === NO_ROOM) {
+        if (this.waitsForRoom(send)) break;
         continue;
       }
       moved += step;
       progress = true;
-      if (!fragmentedSend.started || fragmentedSend.payload.inline.leftBytes > 0) {
-        this.fragmented.push(fragmentedSend);
-      } else {
-        fragmentedSend.payload.done();
-        this.events.onPlaced(fragmentedSend.first, fragmentedSend.payload.inline, fragmentedSend.payload.byteLength);
-      }
+      if (!send.started || send.payload.inline.leftBytes > 0) this.sends.push(send);
+      else this.placed(send);
     }
     return progress;
   }
 
-  private fail(fragmentedSend: FragmentedSend, error: unknown): void {
-    this.cancel(fragmentedSend);
-    this.events.onFailed(fragmentedSend.first, error, fragmentedSend.started);
-  }
-
-  /** Moves a large message on by a step. Returns about the bytes moved, at least 1; −1: there is no room. */
-  private advance(fragmentedSend: FragmentedSend, bytesMax: number): number {
-    const { payload } = fragmentedSend;
-    if (!fragmentedSend.started) {
-      const waiting = this.events.firstWaiting();
-      if (waiting !== undefined && waiting <= fragmentedSend.after) return NOT_NOW;
-      const left = payload.bytesToCopy;
-      if (left > 0 && left <= PREWAKE_BYTES) this.carrier.prewake();
-      const placed = payload.place(bytesMax);
-      if (placed === -2) return -1;
-      if (placed === WAITS_FOR_FILE) return placed;
-      // What was copied last is announced at once, not in the next step.
-      if (placed >= 0 && payload.place(0) !== -1) return placed + 1;
-      const sent = this.sendFirst(fragmentedSend);
-      return sent < 0 && placed >= 0 ? placed + 1 : sent;
+  /** True: the message is the first of those that wait. False: waiting would be in vain, so it has failed. */
+  private waitsForRoom(send: FragmentedSend): boolean {
+    const { exhausted } = this.carrier;
+    if (this.ringIsFull || exhausted === undefined) {
+      this.sends.unshift(send);
+      return true;
     }
-    return this.sendFragment(fragmentedSend);
+    this.fail(send, new ConnectError(`no shared memory for the message: ${exhausted}`, Code.ResourceExhausted));
+    return false;
   }
 
-  private sendFirst(fragmentedSend: FragmentedSend): number {
-    const { spanCount, inline, tableBytes } = fragmentedSend.payload;
-    if (spanCount === 0) return this.sendFragment(fragmentedSend);
-    return this.sendWithSpans(fragmentedSend, inline.byteLength <= INLINE_BYTES_MAX - tableBytes);
+  private placed({ first, payload }: FragmentedSend): void {
+    payload.done();
+    this.events.onPlaced(first, payload.inline, payload.byteLength);
   }
 
-  private noRoom(): number {
+  private fail(send: FragmentedSend, error: unknown): void {
+    this.cancel(send);
+    this.events.onFailed(send.first, error, send.started);
+  }
+
+  /** As `advance`; undefined: the message has failed. @throws Violation */
+  private tryAdvance(send: FragmentedSend, bytesMax: number): number | undefined {
+    try {
+      return this.advance(send, bytesMax);
+    } catch (error) {
+      if (error instanceof Violation) {
+        send.payload.cancel();
+        throw error;
+      }
+      this.fail(send, error);
+      return undefined;
+    }
+  }
+
+  /** Takes one step with a message. Returns about the bytes moved, at least 1; or `NO_ROOM` or `NOT_NOW`. */
+  private advance(send: FragmentedSend, bytesMax: number): number {
+    if (send.started) return this.sendFragment(send);
+    const { payload } = send;
+    const waiting = this.events.firstWaiting();
+    if (waiting !== undefined && waiting <= send.after) return NOT_NOW;
+    const left = payload.bytesToCopy;
+    if (left > 0 && left <= PREWAKE_BYTES) this.carrier.prewake();
+    const placed = payload.place(bytesMax);
+    if (placed === WAITS_FOR_ROOM) return NO_ROOM;
+    if (placed === WAITS_FOR_OTHER) return NOT_NOW;
+    // If the last bytes were copied now, they are announced now, not in the next step.
+    if (placed >= 0 && payload.place(0) !== PLACED) return placed + 1;
+    const sent = this.sendFirst(send);
+    return sent < 0 && placed >= 0 ? placed + 1 : sent;
+  }
+
+  private sendFirst(send: FragmentedSend): number {
+    const { spanCount, inline, tableBytes } = send.payload;
+    if (spanCount === 0) return this.sendFragment(send);
+    return this.sendWithSpans(send, inline.byteLength <= INLINE_BYTES_MAX - tableBytes);
+  }
+
+  private noRoomInRing(): number {
     this.ringIsFull = true;
-    return -1;
+    return NO_ROOM;
   }
 
   /** Writes the first frame of a message with spans, with all of its inline part or with the first fragment of it. */
-  private sendWithSpans(fragmentedSend: FragmentedSend, isWhole: boolean): number {
-    const carrier = this.carrier;
-    const { first, payload } = fragmentedSend;
+  private sendWithSpans(send: FragmentedSend, isWhole: boolean): number {
+    const { carrier } = this;
+    const { first, payload } = send;
     const { metadata } = first;
-    const { spanCount, inline } = payload;
+    const { inline } = payload;
     const metadataLength = metadata === undefined ? 0 : metadata.length;
     const start = carrier.index;
     const table = tableOffset(start + FRAME_HEADER_BYTES + metadataLength);
     const body = table + payload.tableBytes;
     let fragmentLength = isWhole ? inline.byteLength : Math.min(carrier.fragmentBytesMax, inline.byteLength);
-    if (carrier.freeBytes() < body - start + (isWhole ? fragmentLength : BLOCK_REFERENCE_BYTES)) return this.noRoom();
-    if (!payload.sendDescriptors()) return WAITS_FOR_SOCKET;
-    let bodyLength = isWhole ? RING_FRAGMENT : carrier.placeFragment(inline, fragmentLength, body);
-    if (bodyLength === -1) return -1;
-    const inRing = bodyLength === RING_FRAGMENT;
+    if (carrier.freeBytes() < body - start + (isWhole ? fragmentLength : BLOCK_REFERENCE_BYTES))
+      return this.noRoomInRing();
+    if (!payload.sendDescriptors()) return NOT_NOW;
+    let bodyLength = isWhole ? FRAGMENT_INTO_RING : carrier.placeFragment(inline, fragmentLength, body);
+    if (bodyLength === FRAGMENT_WAITS) return NO_ROOM;
+    const inRing = bodyLength === FRAGMENT_INTO_RING;
     if (inRing) {
       bodyLength = fragmentLength = Math.min(fragmentLength, INLINE_BYTES_MAX - payload.tableBytes);
-      if (carrier.freeBytes() < body - start + bodyLength) return this.noRoom();
+      if (carrier.freeBytes() < body - start + bodyLength) return this.noRoomInRing();
       inline.copyTo(carrier.ringBytes, body, bodyLength);
     }
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
     payload.writeTable(carrier.ringWords, table >> 2);
+    const { spanCount } = payload;
     payload.spansSent();
-    const flags = first.flags | (inRing ? 0 : carrier.fragmentFlag) | (inline.leftBytes > 0 ? FLAG.more : 0);
-    commitFrame(
-      carrier,
-      first.kind,
-      flags,
-      first.code,
-      first.streamId,
-      first.argument,
-      metadataLength,
-      payload.byteLength,
-      fragmentLength,
+    commitFragment(carrier, this.headOf(send, inRing), {
+      metadata: metadataLength,
+      message: payload.byteLength,
+      fragment: fragmentLength,
       spanCount,
-      body - start + bodyLength,
-    );
-    fragmentedSend.started = true;
+      frame: body - start + bodyLength,
+    });
+    send.started = true;
     carrier.publish();
     return fragmentLength + 1;
   }
 
   /** Hands the next fragment to the carrier and announces it. */
-  private sendFragment(fragmentedSend: FragmentedSend): number {
-    const carrier = this.carrier;
-    const { first, payload, started } = fragmentedSend;
+  private sendFragment(send: FragmentedSend): number {
+    const { carrier } = this;
+    const { first, payload, started } = send;
     const parts = payload.inline;
     const metadata = started ? undefined : first.metadata;
     const metadataLength = metadata === undefined ? 0 : metadata.length;
-    if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) return this.noRoom();
+    if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) return this.noRoomInRing();
     let length = parts.nextLength(carrier.fragmentBytesMax);
     const start = carrier.index + FRAME_HEADER_BYTES;
     let bodyLength = carrier.placeFragment(parts, length, start + metadataLength);
-    if (bodyLength === -1) return -1;
-    const inRing = bodyLength === RING_FRAGMENT;
+    if (bodyLength === FRAGMENT_WAITS) return NO_ROOM;
+    const inRing = bodyLength === FRAGMENT_INTO_RING;
     if (inRing) {
       bodyLength = length = Math.min(length, INLINE_BYTES_MAX);
-      if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + bodyLength) return this.noRoom();
+      if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + bodyLength) return this.noRoomInRing();
       parts.copyTo(carrier.ringBytes, start + metadataLength, bodyLength);
     }
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start);
-    const flags =
-      (started ? 0 : first.flags) | (inRing ? 0 : carrier.fragmentFlag) | (parts.leftBytes > 0 ? FLAG.more : 0);
-    commitFrame(
-      carrier,
-      started ? KIND.message : first.kind,
-      flags,
-      started ? 0 : first.code,
-      first.streamId,
-      started ? 0 : first.argument,
-      metadataLength,
-      payload.byteLength,
-      length,
-      0,
-      FRAME_HEADER_BYTES + metadataLength + bodyLength,
-    );
-    fragmentedSend.started = true;
+    commitFragment(carrier, this.headOf(send, inRing), {
+      metadata: metadataLength,
+      message: payload.byteLength,
+      fragment: length,
+      spanCount: 0,
+      frame: FRAME_HEADER_BYTES + metadataLength + bodyLength,
+    });
+    send.started = true;
     // The peer can copy this fragment while the next one is being written.
     carrier.publish();
     return length;
+  }
+
+  /** The head of the frame with the fragment that was just placed. */
+  private headOf({ first, payload, started }: FragmentedSend, inRing: boolean): FrameHead {
+    const { streamId } = first;
+    const flags = (inRing ? 0 : this.carrier.fragmentFlag) | (payload.inline.leftBytes > 0 ? FLAG.more : 0);
+    if (started) return { kind: KIND.message, flags, code: 0, streamId, argument: 0 };
+    return { kind: first.kind, flags: first.flags | flags, code: first.code, streamId, argument: first.argument };
   }
 }

@@ -1,46 +1,57 @@
-/** Writes a frame's header at the carrier's index; what belongs behind it is there already. */
-import type { Carrier } from "../carrier/carrier.js";
-import type { MessageCodec } from "../codec/codec.js";
-import { FIELD, packKindFlagsCode } from "../wire/frame.js";
+/** Writes a frame's header at the carrier's index, in front of what was written before, and commits the frame. */
+import type { FrameSpace } from "../carrier/carrier.js";
+import { FIELD, FRAME_HEADER_BYTES, packKindFlagsCode } from "../wire/frame.js";
 
-/** A message on its way: all that its first frame says. */
-export interface Outgoing {
+/** What the header of a frame says besides lengths. */
+export interface FrameHead {
   readonly kind: number;
   readonly flags: number;
   readonly code: number;
   readonly streamId: number;
   readonly argument: number;
-  readonly metadata: Uint8Array | undefined;
-  readonly codec: MessageCodec | undefined;
-  readonly message: unknown;
-  readonly writeMaxBytes: number;
-  /** The call, for messages about bytes that it took. */
-  readonly label: string;
 }
 
-/** Writes the header, and commits the frame. */
-export function commitFrame(
-  carrier: Carrier,
-  kind: number,
-  flags: number,
-  code: number,
-  streamId: number,
-  argument: number,
-  metadataLength: number,
-  messageLength: number,
-  fragmentLength: number,
-  spanCount: number,
-  byteLength: number,
-): void {
-  const words = carrier.ringWords;
-  const at = carrier.index >> 2;
-  words[at + FIELD.byteLength] = byteLength;
-  words[at + FIELD.kindFlagsCode] = packKindFlagsCode(kind, flags, code);
-  words[at + FIELD.streamId] = streamId;
-  words[at + FIELD.argument] = argument;
+/** The lengths in a frame's header, in bytes. */
+export interface FrameLengths {
+  readonly metadata: number;
+  /** Of the whole message. */
+  readonly message: number;
+  /** Of the part of the message that this frame brings. */
+  readonly fragment: number;
+  /** Entries of the splice table. */
+  readonly spanCount: number;
+  /** Of the whole frame. */
+  readonly frame: number;
+}
+
+/** Commits a frame with a whole message, which lies behind its metadata. */
+export function commitWhole(space: FrameSpace, head: FrameHead, metadataLength: number, messageLength: number): void {
+  const words = space.ringWords;
+  const at = space.index >> 2;
+  const byteLength = FRAME_HEADER_BYTES + metadataLength + messageLength;
+  writeHead(words, at, head, byteLength);
   words[at + FIELD.metadataLength] = metadataLength;
   words[at + FIELD.messageLength] = messageLength;
-  words[at + FIELD.fragmentLength] = fragmentLength;
-  words[at + FIELD.spanCount] = spanCount;
-  carrier.commit(byteLength);
+  words[at + FIELD.fragmentLength] = messageLength;
+  words[at + FIELD.spanCount] = 0;
+  space.commit(byteLength);
+}
+
+/** Commits a frame with one fragment of a large message. */
+export function commitFragment(space: FrameSpace, head: FrameHead, lengths: FrameLengths): void {
+  const words = space.ringWords;
+  const at = space.index >> 2;
+  writeHead(words, at, head, lengths.frame);
+  words[at + FIELD.metadataLength] = lengths.metadata;
+  words[at + FIELD.messageLength] = lengths.message;
+  words[at + FIELD.fragmentLength] = lengths.fragment;
+  words[at + FIELD.spanCount] = lengths.spanCount;
+  space.commit(lengths.frame);
+}
+
+function writeHead(words: Int32Array, at: number, head: FrameHead, byteLength: number): void {
+  words[at + FIELD.byteLength] = byteLength;
+  words[at + FIELD.kindFlagsCode] = packKindFlagsCode(head.kind, head.flags, head.code);
+  words[at + FIELD.streamId] = head.streamId;
+  words[at + FIELD.argument] = head.argument;
 }

@@ -1,6 +1,6 @@
 /**
- * What an encoding meets of memory that is not ordinary: loans of which it copies a small part are tracked, so that
- * they can be taken from their users; mapped files are read.
+ * Special memory that an encoding meets. Loans of which it copies a small part are tracked, so that they can be taken
+ * from their users. Mapped files are read.
  */
 import { bytesHooks } from "../codec/rope/bytes-hooks.js";
 import { Loan } from "../memory/payload/loan.js";
@@ -14,9 +14,9 @@ export function sentBy(label: string): string {
 
 export type TrackedLoans = Map<ArrayBufferLike, Loan>;
 
-/** Not one so far. */
+/** No loan so far. */
 const NONE: TrackedLoans = new Map();
-/** Loans of which the encoding under way wrote bytes; undefined while none can be. */
+/** Loans of which the current encoding wrote bytes; undefined while there can be none. */
 let tracked: TrackedLoans | undefined;
 
 bytesHooks.explainGone = explainGone;
@@ -26,7 +26,7 @@ bytesHooks.note = (bytes) => {
     if (tracked === NONE) tracked = new Map();
     tracked.set(bytes.buffer, origin);
   }
-  // FILE-1: it would be read where it is mapped. A larger one is not copied here.
+  // FILE-1: a small file would be read where it is mapped. A larger one is not copied here.
   if (origin instanceof MappedFile && bytes.length <= INLINE_BYTES_MAX)
     return origin.readNow(bytes.byteOffset, bytes.length);
   return bytes;
@@ -37,7 +37,7 @@ bytesHooks.readable = (bytes) => {
   return origin instanceof MappedFile ? origin.readNow(bytes.byteOffset, bytes.length) : bytes;
 };
 
-/** Returns what is tracked for the encoding around this one: a getter of a message may send one of its own. */
+/** Returns the loans of the encoding around this one, since a getter of a message may send another message. */
 export function startTracking(): TrackedLoans | undefined {
   const outer = tracked;
   tracked = ephemeral.count > 0 ? NONE : undefined;
@@ -45,7 +45,7 @@ export function startTracking(): TrackedLoans | undefined {
   return outer;
 }
 
-/** The loans, if there are any. */
+/** Returns the loans that were tracked, if there are any. */
 export function endTracking(outer: TrackedLoans | undefined): TrackedLoans | undefined {
   const loans = tracked === NONE ? undefined : tracked;
   tracked = outer;
@@ -53,7 +53,7 @@ export function endTracking(outer: TrackedLoans | undefined): TrackedLoans | und
   return loans;
 }
 
-/** Sending a part of a loan takes all of it. */
+/** Takes tracked loans from their users: sending a part of a loan takes all of it. */
 export function releaseTracked(loans: TrackedLoans, why: string): void {
   for (const [buffer, loan] of loans) loan.release(buffer as ArrayBuffer, why);
 }

@@ -1,7 +1,7 @@
 /** The sendQueue over a carrier with little room: everything leaves, as long as what it says it waits for comes. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { Carrier, CarrierStats } from "../carrier/carrier.js";
+import type { SendingCarrier } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
 import { ephemeral } from "../memory/payload/origin.js";
 import {
@@ -29,9 +29,7 @@ interface Sent {
 }
 
 /** A carrier whose room the test gives back frame by frame. */
-class NarrowCarrier implements Carrier {
-  readonly name = "shm";
-  readonly reason = undefined;
+class NarrowCarrier implements SendingCarrier {
   readonly ringBytes = new Uint8Array(2 * FRAME_BYTES_MAX);
   readonly ringWords = new Int32Array(this.ringBytes.buffer);
   readonly index = 0;
@@ -39,7 +37,7 @@ class NarrowCarrier implements Carrier {
   readonly fragmentFlag = FLAG.inBlock;
   readonly closed = false;
   readonly blocks = undefined;
-  readonly spanSource = undefined;
+  readonly receiving = undefined;
   readonly exhausted = undefined;
   readonly idle = true;
   awaits = { space: false, blocks: false };
@@ -90,20 +88,12 @@ class NarrowCarrier implements Carrier {
     this.awaits = { space, blocks };
   }
 
-  start(): void {}
   publish(): void {}
   hurry(): void {}
   keep(): void {}
   prewake(): void {}
   requestPump(): void {}
-  keepAlive(): void {}
   close(): void {}
-  loan(): Promise<Uint8Array> {
-    throw new Error("no loans here");
-  }
-  stats(): CarrierStats {
-    throw new Error("no stats here");
-  }
 }
 
 /** Messages are their lengths. */
@@ -123,7 +113,18 @@ function newOutbox() {
   });
   const send = (streamId: number, byteLength: number) => {
     if (
-      sendQueue.send(KIND.request, FLAG.endStream, 0, streamId, 0, undefined, codec, byteLength, 1 << 30, "") !== KEPT
+      sendQueue.send({
+        kind: KIND.request,
+        flags: FLAG.endStream,
+        code: 0,
+        streamId,
+        argument: 0,
+        metadata: undefined,
+        codec,
+        message: byteLength,
+        writeMaxBytes: 1 << 30,
+        label: "",
+      }) !== KEPT
     )
       left.push(streamId);
   };

@@ -1,49 +1,53 @@
 /**
- * Everything that one end of a connection sends: writes frames into the carrier's ring, and keeps what does not fit
- * yet. Small messages are encoded straight into the ring; a large one is encoded once and travels in fragments
+ * Everything that one end of a connection sends. Writes frames into the carrier's ring, and keeps those that do not fit
+ * yet. A small message is encoded straight into the ring. A large one is encoded once and travels in fragments
  * (`FragmentedSends`), round robin with other large ones, while small ones keep flowing past it.
  *
- * OUTBOX-1  Frames of one stream leave in the order they were given. At most one of a stream is kept here: who has more
- *           to send for it waits for `onSent`. So streams take turns: the next message of one goes behind what waits of
- *           the others.
- * OUTBOX-2  Nothing waits inside a send: what does not fit is kept, bounded by the number of open streams.
+ * OUTBOX-1  Frames of one stream leave in the order in which they were given. At most one of a stream is kept here; a
+ *           caller with more to send for that stream waits for `onSent`. So streams take turns: the next message of one
+ *           goes behind those that wait of the others.
+ * OUTBOX-2  A send never waits. Frames that do not fit are kept, bounded by the number of open streams.
  *
- * A message belongs to its user again (BORROW-1) when `send` returns for an answer, when a message of a stream is out,
+ * A message is released to its user (BORROW-1) when `send` returns for an answer, when a message of a stream has left,
  * and when `drop` or `release` was called for a request.
  */
-import { Code, ConnectError } from "@connectrpc/connect";
-import type { Carrier } from "../carrier/carrier.js";
+import { Code } from "@connectrpc/connect";
+import type { SendingCarrier } from "../carrier/carrier.js";
 import { closedBy } from "../carrier/carrier.js";
-import { Payload } from "./payload.js";
 import type { MessageCodec } from "../codec/codec.js";
 import type { Rope } from "../codec/rope/rope.js";
 import { joinRope } from "../codec/rope/rope.js";
 import { BitSet } from "../memory/shared/bit-set.js";
 import { originOf, ephemeral } from "../memory/payload/origin.js";
 import { Violation } from "../memory/shared/violation.js";
-import { FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, MESSAGE_BYTES_MAX, SLOTS_MAX } from "../wire/frame.js";
+import { FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, SLOTS_MAX } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
 import { copyOf } from "../wire/parts.js";
+import { sendAtOnce } from "./direct.js";
+import { encodedBytes } from "./encoded-bytes.js";
 import { FragmentedSends, PUMP_BYTES } from "./fragments.js";
-import type { Outgoing } from "./frame-writer.js";
-import { commitFrame } from "./frame-writer.js";
+import { commitWhole } from "./frame-writer.js";
 import type { TrackedLoans } from "./loan-tracker.js";
 import { endTracking, releaseTracked, sentBy, startTracking } from "./loan-tracker.js";
-import { sendAtOnce } from "./direct.js";
+import type { Outgoing } from "./outgoing.js";
+import { checkSize, frameOnly } from "./outgoing.js";
+import { Payload } from "./payload.js";
 
-/** What `send` returns for a message that is not out yet. */
+/** What `send` returns for a message that has not left yet. */
 export const KEPT = -1;
-/** Most messages that are encoded before they are sent fit. */
+/** Buffer size for messages that are encoded before they are sent. Most of them fit. */
 const ENCODED_BYTES = 512;
 /** The ring has no room for a frame. */
 const NO_ROOM = -2;
 
-/** What becomes of messages that were kept. */
-export interface OutboxEvents {
-  /** It is out: its stream may send its next one. */
+/** What happens to messages that were kept. */
+export interface SendEvents {
+  /** The message has left: its stream may send the next one. */
   readonly onSent: (streamId: number, messageLength: number) => void;
   /**
-   * It cannot be sent after all. @param thrown by whatever is wrong with it @param wasStarted the peer has a part of it
+   * The message cannot be sent.
+   * @param thrown what is wrong with it
+   * @param wasStarted the peer has a part of it
    */
   readonly onFailed: (first: Outgoing, thrown: unknown, wasStarted: boolean) => void;
 }
@@ -54,93 +58,68 @@ interface Waiting extends Outgoing {
 }
 
 export class SendQueue {
-  private readonly carrier: Carrier;
-  private readonly events: OutboxEvents;
+  private readonly carrier: SendingCarrier;
+  private readonly events: SendEvents;
   /**
-   * Waiting for room in the ring, in order of arrival; by stream, or, for frames of the connection itself, by a
-   * negative number.
+   * Frames that wait for room in the ring, in order of arrival. The key is the stream, or a negative number for frames
+   * of the connection itself.
    */
   private readonly waiting = new Map<number, Waiting>();
   private lastPlace = 0;
   private connectionFrames = 0;
-  /** Credit that is to be granted, by stream: it needs no order, so it goes before everything else. */
+  /** Credit that is to be granted, by stream. It goes before everything else, since it needs no order. */
   private readonly grants = new Map<number, number>();
   /** Slots of the streams that have something in `waiting` or `fragmented`. */
   private readonly heldSlots = new BitSet();
   private encoding = false;
-  /** Whether the last attempt to send failed for want of room in the ring, which then is worth waiting for. */
+  /** The last attempt to send failed for lack of room in the ring. Then room is worth waiting for. */
   private ringIsFull = false;
   private readonly fragmented: FragmentedSends;
-  /** The ring was full when it was their turn. */
-  private bulksGoFirst = false;
-  /** A message that is not out yet, but may be before `send` returns: its sender learns it from that. */
+  /** The ring was full when it was the large messages' turn. */
+  private fragmentedGoFirst = false;
+  /** A message that may leave before `send` returns. Its sender then learns that from the return value. */
   private sending: Outgoing | undefined;
   private sentLength = 0;
-  /** By stream: messages that are with the carrier, which still reads their users' memory. */
+  /** Messages that are with the carrier, which still reads their users' memory, by stream. */
   private readonly borrowed = new Map<number, Parts>();
 
-  constructor(carrier: Carrier, events: OutboxEvents) {
+  constructor(carrier: SendingCarrier, events: SendEvents) {
     this.carrier = carrier;
     this.events = events;
     this.fragmented = new FragmentedSends(carrier, {
       firstWaiting: () => this.firstPlace(),
-      onPlaced: (first, parts, messageLength) => this.onBulkPlaced(first, parts, messageLength),
-      onFailed: (first, error, wasStarted) => this.onBulkFailed(first, error, wasStarted),
+      onPlaced: (first, parts, messageLength) => this.onFragmentedPlaced(first, parts, messageLength),
+      onFailed: (first, error, wasStarted) => this.onFragmentedFailed(first, error, wasStarted),
     });
   }
 
   /**
    * Sends a message, now or when there is room.
-   * @returns the message's length if it is out; else `KEPT`, and `onSent` or `onFailed` follow unless it is dropped
-   * @throws whatever the codec throws; ConnectError `ResourceExhausted` if it is too large. If the peer is found to
-   * have broken a rule, the connection is closed instead
+   * @returns the message's length if it has left. Otherwise `KEPT`, and `onSent` or `onFailed` follow unless it is
+   *   dropped
+   * @throws what the codec throws; ConnectError `ResourceExhausted` if it is too large. If the peer is found to have
+   *   broken a rule, the connection is closed instead
    */
-  send(
-    kind: number,
-    flags: number,
-    code: number,
-    streamId: number,
-    argument: number,
-    metadata: Uint8Array | undefined,
-    codec: MessageCodec | undefined,
-    message: unknown,
-    writeMaxBytes: number,
-    label: string,
-  ): number {
+  send(first: Outgoing): number {
     try {
-      // SUBTLE: encoding can run user code (a getter, a codec of theirs) that makes a call of its own; its frame would
-      // be written over the one under way.
+      // SUBTLE: encoding can run user code (a getter, a user's codec) that makes a call of its own. Its frame would
+      // overwrite the one that is being written.
       if (this.waiting.size === 0 && !this.encoding) {
-        const written = this.tryWrite(
-          kind,
-          flags,
-          code,
-          streamId,
-          argument,
-          metadata,
-          codec,
-          message,
-          writeMaxBytes,
-          label,
-        );
+        const written = this.tryWrite(first);
         if (written !== NO_ROOM) return written;
       }
       if (this.carrier.closed) return KEPT;
-      // Later some of its bytes may be gone, or be others.
-      if (codec !== undefined && (ephemeral.count > 0 || kind === KIND.response)) {
-        return this.startBulk(
-          { kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label },
-          message,
-          this.lastPlace,
-        );
-      }
+      // Later, some of its bytes may be gone or changed.
+      if (first.codec !== undefined && (ephemeral.count > 0 || first.kind === KIND.response))
+        return this.startLarge(first, this.lastPlace);
     } catch (error) {
       if (!(error instanceof Violation)) throw error;
-      // What the peer wrote was looked at for room. It is the connection's end, not this message's fault.
+      // Looking for room reads what the peer wrote. A violation there ends the connection, but is no fault of the
+      // message.
       this.carrier.close(closedBy(error));
       return KEPT;
     }
-    this.wait({ kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label });
+    this.wait(first);
     return KEPT;
   }
 
@@ -153,8 +132,9 @@ export class SendQueue {
   }
 
   /**
-   * A message as bytes, to be sent with `encodedBytes`. Undefined: it is large, or may refer to memory that is taken
-   * when it is sent. @throws what the codec throws
+   * Encodes a message, to be sent with `encodedBytes`. Undefined: it is large, or may refer to memory that is taken
+   * when it is sent.
+   * @throws what the codec throws
    */
   encodeSmall(codec: MessageCodec, message: unknown): Uint8Array | undefined {
     if (ephemeral.count > 0) return undefined;
@@ -173,24 +153,23 @@ export class SendQueue {
 
   /** Sends a frame without a message. */
   sendControl(kind: number, code: number, streamId: number, argument: number, metadata?: Uint8Array): void {
-    this.send(kind, 0, code, streamId, argument, metadata, undefined, undefined, 0, "");
+    this.send(frameOnly(kind, code, streamId, argument, metadata));
   }
 
-  /** Grants a stream's sender more bytes; what could not be sent yet adds up. */
+  /** Grants a stream's sender more bytes. Grants that could not be sent yet add up. */
   grant(streamId: number, bytes: number): void {
     if (this.carrier.closed) return;
-    if (
-      !this.encoding &&
-      this.grants.size === 0 &&
-      this.tryWrite(KIND.credit, 0, 0, streamId, bytes, undefined, undefined, undefined, 0, "") !== NO_ROOM
-    )
-      return;
+    if (!this.encoding && this.grants.size === 0 && this.tryGrant(streamId, bytes)) return;
     this.grants.set(streamId, (this.grants.get(streamId) ?? 0) + bytes);
     this.ringIsFull = true;
     this.declare();
   }
 
-  /** Forgets what is left to send for a stream. Tells whether the peer has seen any of that stream's last message. */
+  private tryGrant(streamId: number, bytes: number): boolean {
+    return this.tryWrite(frameOnly(KIND.credit, 0, streamId, bytes, undefined)) !== NO_ROOM;
+  }
+
+  /** Discards what is left to send for a stream. Tells whether the peer has any part of that stream's last message. */
   drop(streamId: number): "unsent" | "sent" {
     this.heldSlots.delete(streamId & (SLOTS_MAX - 1));
     this.grants.delete(streamId);
@@ -204,7 +183,7 @@ export class SendQueue {
     return this.borrowed.size > 0;
   }
 
-  /** A request is its user's again. */
+  /** Releases a request to its user: what the carrier still borrows of it is copied. */
   release(streamId: number): void {
     const parts = this.borrowed.get(streamId);
     if (parts === undefined) return;
@@ -214,7 +193,7 @@ export class SendQueue {
     this.releaseSlot(streamId);
   }
 
-  /** The connection is over: nothing more is sent. */
+  /** The connection is over. */
   close(): void {
     this.borrowed.clear();
     this.fragmented.close();
@@ -227,32 +206,33 @@ export class SendQueue {
     return this.heldSlots.size > 0 && this.heldSlots.has(slot);
   }
 
-  /** Nothing waits to be sent, here or in the carrier. */
+  /** Whether nothing waits to be sent, here or in the carrier. */
   get idle(): boolean {
     return this.waiting.size === 0 && this.fragmented.size === 0 && this.carrier.idle;
   }
 
-  /** Messages and frames that wait for room. */
+  /** Number of messages and frames that wait for room. */
   get backlog(): number {
     return this.waiting.size + this.fragmented.size;
   }
 
   /**
-   * Sends what waits, as far as there is room, and up to a bounded amount of copying. True if anything was sent.
+   * Sends messages that wait, as far as there is room, and up to a bounded amount of copying. True if anything was
+   * sent.
    * @throws Violation
    */
   pump(): boolean {
     let progress = false;
     this.ringIsFull = false;
     if (this.grants.size > 0 && this.pumpGrants()) progress = true;
-    const bulksFirst = this.bulksGoFirst;
-    if (bulksFirst && this.fragmented.pump()) progress = true;
+    const fragmentedFirst = this.fragmentedGoFirst;
+    if (fragmentedFirst && this.fragmented.pump()) progress = true;
     if (this.pumpWaiting()) progress = true;
-    // SUBTLE: also those that went first, if one of them was behind frames that have left only now: nothing else would
-    // call for it.
-    if ((!bulksFirst || (!this.fragmented.ringIsFull && !this.fragmented.allStarted)) && this.fragmented.pump())
+    // SUBTLE: large messages that went first get another turn if one of them waited for frames that have left only now.
+    // Nothing else would give it one.
+    if ((!fragmentedFirst || (!this.fragmented.ringIsFull && !this.fragmented.allStarted)) && this.fragmented.pump())
       progress = true;
-    this.bulksGoFirst = this.fragmented.ringIsFull && !bulksFirst;
+    this.fragmentedGoFirst = this.fragmented.ringIsFull && !fragmentedFirst;
     this.ringIsFull ||= this.fragmented.ringIsFull || this.waiting.size > 0 || this.grants.size > 0;
     if (this.waiting.size === 0 && this.fragmented.allStarted) this.lastPlace = 0;
     this.declare();
@@ -262,7 +242,7 @@ export class SendQueue {
   private pumpGrants(): boolean {
     let progress = false;
     for (const [streamId, bytes] of this.grants) {
-      if (this.tryWrite(KIND.credit, 0, 0, streamId, bytes, undefined, undefined, undefined, 0, "") === NO_ROOM) break;
+      if (!this.tryGrant(streamId, bytes)) break;
       this.grants.delete(streamId);
       progress = true;
     }
@@ -271,14 +251,13 @@ export class SendQueue {
 
   private pumpWaiting(): boolean {
     let progress = false;
-    for (const [key, { kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label }] of this
-      .waiting) {
+    for (const [key, first] of this.waiting) {
+      const { streamId } = first;
       let written: number;
       try {
-        written = this.tryWrite(kind, flags, code, streamId, argument, metadata, codec, message, writeMaxBytes, label);
+        written = this.tryWrite(first);
       } catch (error) {
         if (error instanceof Violation) throw error;
-        const first = this.waiting.get(key)!;
         this.waiting.delete(key);
         this.releaseSlot(streamId);
         this.events.onFailed(first, error, false);
@@ -312,18 +291,8 @@ export class SendQueue {
   }
 
   /** Writes one frame with a whole small message, or starts a large one. Returns as `send` does, or `NO_ROOM`. */
-  private tryWrite(
-    kind: number,
-    flags: number,
-    code: number,
-    streamId: number,
-    argument: number,
-    metadata: Uint8Array | undefined,
-    codec: MessageCodec | undefined,
-    message: unknown,
-    writeMaxBytes: number,
-    label: string,
-  ): number {
+  private tryWrite(first: Outgoing): number {
+    const { metadata, codec, writeMaxBytes } = first;
     const carrier = this.carrier;
     const metadataLength = metadata === undefined ? 0 : metadata.length;
     const start = carrier.index;
@@ -339,7 +308,7 @@ export class SendQueue {
       this.encoding = true;
       try {
         length = codec.encodeInto(
-          message,
+          first.message,
           carrier.ringBytes,
           bodyStart,
           bodyStart + Math.min(room, INLINE_BYTES_MAX),
@@ -353,55 +322,40 @@ export class SendQueue {
         const needed = -1 - length;
         if (needed > 0) checkSize(needed, writeMaxBytes);
         if (measures && needed <= INLINE_BYTES_MAX) return NO_ROOM;
-        // What waited before it has left.
-        return this.startBulk(
-          { kind, flags, code, streamId, argument, metadata, codec, message: undefined, writeMaxBytes, label },
-          message,
-          0,
-        );
+        // Frames that waited before it have left.
+        return this.startLarge(first, 0);
       }
       if (length > writeMaxBytes) checkSize(length, writeMaxBytes);
     }
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
-    commitFrame(
-      carrier,
-      kind,
-      flags,
-      code,
-      streamId,
-      argument,
-      metadataLength,
-      length,
-      length,
-      0,
-      FRAME_HEADER_BYTES + metadataLength + length,
-    );
-    if (loans !== undefined) releaseTracked(loans, sentBy(label));
+    commitWhole(carrier, first, metadataLength, length);
+    if (loans !== undefined) releaseTracked(loans, sentBy(first.label));
     return length;
   }
 
   /**
    * Encodes a message that is not copied into the ring as a whole, takes what it refers to, and sends what there is
    * room for.
-   * @param after the place of the last frame that is to leave before it
+   * @param after the place of the last frame that has to leave before it
    */
-  private startBulk(first: Outgoing, message: unknown, after: number): number {
-    // A peer that sleeps wakes up meanwhile. Without loans there is something to copy first, and it is rung during
-    // that.
+  private startLarge(outgoing: Outgoing, after: number): number {
+    // A peer that sleeps wakes up meanwhile. Without loans something is copied first, and the peer is rung during that.
     if (ephemeral.count > 0 && this.fragmented.size === 0) this.carrier.prewake();
     const outer = startTracking();
     let loans: TrackedLoans | undefined;
     let rope: Rope;
     try {
-      rope = first.codec!.encode(message);
+      rope = outgoing.codec!.encode(outgoing.message);
     } finally {
       loans = endTracking(outer);
     }
     // Encoding may have run user code, and that may have closed the connection.
     if (this.carrier.closed) return KEPT;
+    // The rope is all that is needed of the message, which is not to be kept alive.
+    const first = { ...outgoing, message: undefined };
     checkSize(rope.byteLength, first.writeMaxBytes);
     const isAnswer = first.kind === KIND.response;
-    // A codec of somebody else's may use its memory again.
+    // A codec that is not ours may reuse its memory.
     if (first.codec!.ownsInline !== true) rope = { ...rope, inline: copyOf(rope.inline) };
     if (isAnswer && this.mustWait(first, rope)) {
       this.wait({ ...first, codec: encodedBytes, message: joinRope(rope) });
@@ -414,12 +368,16 @@ export class SendQueue {
         return this.placed(first, sent, rope.byteLength);
       }
     }
-    // It may have found the connection broken.
+    // The attempt may have found that the connection is broken.
     if (this.carrier.closed) return KEPT;
-    const payload = new Payload(this.carrier.blocks, rope, sentBy(first.label), first.kind !== KIND.message, () =>
-      this.carrier.requestPump(),
-    );
-    // Those of which only small parts are in the message, copied.
+    const payload = new Payload({
+      blocks: this.carrier.blocks,
+      rope,
+      why: sentBy(first.label),
+      sharesLeases: first.kind !== KIND.message,
+      onReady: () => this.carrier.requestPump(),
+    });
+    // Loans of which the message contains copies of small parts only.
     if (loans !== undefined) releaseTracked(loans, sentBy(first.label));
     this.heldSlots.add(first.streamId & (SLOTS_MAX - 1));
     this.fragmented.add(first, payload, after);
@@ -428,7 +386,7 @@ export class SendQueue {
     this.sending = first;
     this.sentLength = KEPT;
     try {
-      // SUBTLE: a call made by a getter of a message that is being written at the ring's tail; then later.
+      // SUBTLE: not if a getter of a message that is being written at the ring's tail has made this call.
       if (!this.encoding) this.fragmented.pump();
       if (isAnswer) this.fragmented.keep(first.streamId);
       this.ringIsFull ||= this.fragmented.ringIsFull;
@@ -455,7 +413,7 @@ export class SendQueue {
     );
   }
 
-  private onBulkPlaced(first: Outgoing, parts: Parts, messageLength: number): void {
+  private onFragmentedPlaced(first: Outgoing, parts: Parts, messageLength: number): void {
     const { streamId } = first;
     this.releaseSlot(streamId);
     const sent = this.placed(first, parts, messageLength);
@@ -464,8 +422,8 @@ export class SendQueue {
   }
 
   /**
-   * The carrier has all of a message. Returns as `send`: a message of which it still reads borrowed bytes is not out
-   * yet.
+   * The carrier has all of a message. Returns as `send`: while the carrier still reads borrowed bytes of it, the
+   * message has not left.
    */
   private placed({ kind, streamId }: Outgoing, parts: Parts, messageLength: number): number {
     if (parts.bytesOnLoan === 0) return messageLength;
@@ -482,33 +440,11 @@ export class SendQueue {
     return KEPT;
   }
 
-  private onBulkFailed(first: Outgoing, thrown: unknown, wasStarted: boolean): void {
+  private onFragmentedFailed(first: Outgoing, thrown: unknown, wasStarted: boolean): void {
     const { streamId, kind } = first;
     this.releaseSlot(streamId);
-    // OUTBOX-3. A stream's owner tells the peer what is wrong.
+    // OUTBOX-3. The owner of a stream tells the peer itself.
     if (wasStarted && kind !== KIND.message) this.sendControl(KIND.reset, Code.Internal, streamId, 0);
     this.events.onFailed(first, thrown, wasStarted);
   }
-}
-
-/** For messages that were encoded before. */
-export const encodedBytes: MessageCodec = {
-  ownsInline: true,
-  encodeInto(message, target, offset, limit) {
-    const bytes = message as Uint8Array;
-    if (bytes.length > limit - offset) return -1 - bytes.length;
-    target.set(bytes, offset);
-    return bytes.length;
-  },
-  encode: (message) => ({ inline: message as Uint8Array, spans: [], byteLength: (message as Uint8Array).length }),
-  decode: (input, offset, byteLength) => input.slice(offset, offset + byteLength),
-};
-
-function checkSize(byteLength: number, writeMaxBytes: number): void {
-  if (byteLength <= writeMaxBytes) return;
-  const limit =
-    writeMaxBytes === MESSAGE_BYTES_MAX
-      ? `the limit of ${MESSAGE_BYTES_MAX} bytes (2 GiB − 1)`
-      : `configured writeMaxBytes ${writeMaxBytes}`;
-  throw new ConnectError(`message size ${byteLength} is larger than ${limit}`, Code.ResourceExhausted);
 }

@@ -95,7 +95,7 @@ describe("a path", () => {
 
   test("of a server that answers in another language", async (context) => {
     const { path } = await serveRaw(context, (socket) => socket.write("220 mail.example.com ESMTP\r\n"));
-    await refused(context, path, Code.Unavailable, /not Isthmus's.*is this the socket of an Isthmus peer/);
+    await refused(context, path, Code.Unavailable, /not an Isthmus handshake.*is this the socket of an Isthmus peer/);
   });
 
   test("of a server that chose a protocol version that this client does not have", async (context) => {
@@ -173,8 +173,8 @@ describe("an address", () => {
   const wrong: [address: unknown, message: RegExp][] = [
     ["", /expected a socket path, unix:PATH/],
     ["unix:", /the path is empty/],
-    ["http://", /this is no URL; for example/],
-    ["http://localhost:99999", /this is no URL/],
+    ["http://", /this is not a URL; for example/],
+    ["http://localhost:99999", /this is not a URL/],
     ["tcp:localhost", /expected tcp:HOST:PORT/],
     ["ftp://x", /unknown scheme "ftp"; expected a socket path, unix:PATH, tcp/],
     ["/tmp/zero\0byte", /zero byte/],
@@ -295,7 +295,7 @@ describe("a client of another user", { skip }, () => {
     );
     const { code, message } = said[0] as Failure;
     assert.equal(code, "PermissionDenied", message);
-    assert.match(message, /no member of group 34567/);
+    assert.match(message, /not a member of group 34567/);
     assert.deepEqual(readdirSync(folder), []);
   });
 

@@ -53,7 +53,7 @@ export interface CarrierParts {
   sleeper: Pick<Sleeper, "park" | "wake" | "asleep" | "sleeps">;
   readonly reader: RingParts;
   awaiting: number;
-  watchStarvation(delayMs: number): void;
+  readonly starvation: { start(): void };
   readonly frameReader: {
     take(index: number, available: number): number;
     snapshot(index: number, to: number, byteLength: number): void;

@@ -75,10 +75,16 @@ export class Side {
       sendDescriptor: () => false,
       fetch: () => false,
     };
-    this.carrier = new ModelCarrier(memoryOf(scenario, copies), line, 0, true, this.words());
+    this.carrier = new ModelCarrier({
+      memory: memoryOf(scenario, copies),
+      line,
+      pollMicros: 0,
+      spans: true,
+      words: this.words(),
+    });
     const inner = this.carrier as unknown as CarrierParts;
     // No outcome may rest on a timer.
-    inner.watchStarvation = () => undefined;
+    inner.starvation.start = () => undefined;
     const { frameReader } = inner;
     assert.equal(typeof frameReader.snapshot, "function", "ring data is read in `snapshot` of the frameReader");
     const snapshot = frameReader.snapshot.bind(frameReader);
@@ -171,18 +177,18 @@ export class Side {
     const streamId = ++this.sent;
     if (what === "frame") this.sendQueue.sendControl(KIND.ping, 0, streamId, markOf(streamId, 0));
     else
-      this.sendQueue.send(
-        KIND.request,
-        0,
-        0,
+      this.sendQueue.send({
+        kind: KIND.request,
+        flags: 0,
+        code: 0,
         streamId,
-        markOf(streamId, 0),
-        undefined,
-        bulkCodec(streamId),
-        undefined,
-        MESSAGE_BYTES_MAX,
-        "",
-      );
+        argument: markOf(streamId, 0),
+        metadata: undefined,
+        codec: bulkCodec(streamId),
+        message: undefined,
+        writeMaxBytes: MESSAGE_BYTES_MAX,
+        label: "",
+      });
   }
 
   private onFrame(frame: ReceivedFrame): void {
@@ -343,17 +349,18 @@ const BOOKS_BYTES_MAX = 4096;
  * All that objects hold, as text: places with the same text have the same future. Left out are functions (they hold
  * nothing but their object here), and memory: copies of segments and the scratch, which are loaded before each use.
  */
-function digestOf(value: unknown, copies: Copies, around: readonly object[] = []): string {
+function digestOf(value: unknown, copies: Copies, seen = new Map<object, number>()): string {
   if (typeof value !== "object" || value === null) return typeof value === "function" ? "" : String(value);
   if (value instanceof ArrayBuffer) return "";
   if (value instanceof Uint8Array || value instanceof Int32Array || value instanceof Uint32Array) {
     const isMemory = value.byteLength > BOOKS_BYTES_MAX || Object.values(copies).includes(value.buffer);
     return isMemory ? "" : value.join();
   }
-  // Back to what it is a part of.
-  if (around.includes(value)) return "";
+  const number = seen.get(value);
+  if (number !== undefined) return `#${number}`;
+  seen.set(value, seen.size);
   let entries: unknown[] = Object.values(value);
   if (value instanceof Map) entries = [...value.entries()].flat();
   else if (value instanceof Set) entries = [...value];
-  return `(${entries.map((entry) => digestOf(entry, copies, [...around, value])).join()})`;
+  return `(${entries.map((entry) => digestOf(entry, copies, seen)).join()})`;
 }

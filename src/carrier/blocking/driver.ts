@@ -1,12 +1,12 @@
 /**
- * Serves one shared-memory connection on a thread that blocks: what the poller does from microtasks for all connections
- * of an event loop, done in place for this one until a call is settled. Nothing else of the thread runs meanwhile: no
- * microtasks, no timers, no finalisers; so what the carrier asks to be done later is done here.
+ * Serves one shared-memory connection on a thread that blocks. The poller does this from microtasks for all connections
+ * of an event loop; here it is done in place for one, until a call is settled. Meanwhile the thread runs no microtasks,
+ * timers or finalisers. So the work that the carrier asks for later is done here.
  *
- * BLOCKING-1  Between calls the connection is awake as far as the peer can see, so nobody rings, and nothing is missed:
- *             `serve` looks at everything before it sleeps, and sleeps only behind `tryPark` (BELL-1).
- * BLOCKING-2  Awake again: the line is read first, then "awake" is stored, then the carrier steps (BELL-3).
- * BLOCKING-3  `serve` looks at the clock each time round, whatever the peer sends.
+ * BLOCKING-1  Between calls the connection looks awake to the peer, so the peer does not ring. Nothing is missed: `serve`
+ *             looks at everything before it sleeps, and sleeps only after `tryPark` (BELL-1).
+ * BLOCKING-2  After waking, the line is read first, then "awake" is stored, then the carrier steps (BELL-3).
+ * BLOCKING-3  `serve` looks at the clock in each round, whatever the peer sends.
  */
 import type { Addon } from "../../os/addon.js";
 import { nowMs } from "../../os/timers.js";
@@ -16,7 +16,7 @@ import { closedBy } from "../carrier.js";
 import type { Delayed, Driver, Pollable } from "../poll/poller.js";
 import type { ShmCarrier } from "../shm/shm.js";
 
-/** What is waited for. */
+/** What the thread waits for. */
 export interface Awaited {
   readonly settled: boolean;
 }
@@ -26,10 +26,10 @@ interface Due extends Delayed {
   readonly act: () => void;
 }
 
-/** Looks between two looks at the clock: about a microsecond, in which a peer that is awake answers a small call. */
+/** Looks for work between two looks at the clock: about a microsecond, in which an awake peer answers a small call. */
 const LOOKS_PER_CLOCK = 64;
 
-/** What empties a ring; a peer that sends on without end does not keep the next call waiting. */
+/** Enough steps to empty a ring. A peer that sends without end does not keep the next call waiting. */
 const STEPS_MAX = 1024;
 
 export class BlockingDriver implements Driver {
@@ -38,7 +38,7 @@ export class BlockingDriver implements Driver {
   private carrier!: ShmCarrier;
   private readonly due = new Set<Due>();
   private requestPosition = 0;
-  /** The connection ended, and the peer had not taken the request: nobody has seen it. */
+  /** The connection ended before the peer had taken the request, so no server has seen it. */
   isUntaken = false;
 
   constructor(addon: Addon, line: BlockingSocket) {
@@ -46,15 +46,15 @@ export class BlockingDriver implements Driver {
     this.line = line;
   }
 
-  /** To be called once, before the first frame. */
+  /** Called once, before the first frame. */
   drive(carrier: ShmCarrier): void {
     this.carrier = carrier;
-    // So that the carrier leaves the line alone.
+    // So that the carrier does not use the line.
     carrier.awake = true;
     if (carrier.blocks !== undefined) carrier.blocks.isBlocking = true;
   }
 
-  // What the carrier asks for.
+  // Called by the carrier.
 
   schedule(pollable: Pollable): void {
     // `serve` looks at everything anyway.
@@ -72,22 +72,22 @@ export class BlockingDriver implements Driver {
     return entry;
   }
 
-  // What the thread waits for.
+  // Called by the client.
 
-  /** Takes what has arrived between calls, which is about the connection itself or late, and does what is due. */
+  /** Takes frames that arrived between calls (late ones, or about the connection itself), and does what is due. */
   catchUp(): void {
     const { carrier } = this;
     for (let steps = 0; steps < STEPS_MAX && carrier.hasWork(); steps++) carrier.step();
     if (this.due.size > 0) this.runDue(nowMs());
   }
 
-  /** From here on a request goes into the ring. */
+  /** A request is written to the ring next. */
   beginRequest(): void {
     this.requestPosition = this.carrier.position;
     this.isUntaken = false;
   }
 
-  /** Serves the connection until `awaited` is settled, or it is over. False: `deadline` has passed. */
+  /** Serves the connection until `awaited` is settled or the connection is over. False: `deadline` has passed. */
   serve(awaited: Awaited, deadline: number): boolean {
     const { carrier } = this;
     while (!awaited.settled && !carrier.closed) {
@@ -108,7 +108,7 @@ export class BlockingDriver implements Driver {
     return true;
   }
 
-  /** Looks for work in place, for as long as that pays. True: there is some. */
+  /** Looks for work in place, for as long as that pays. True: there is work. */
   private look(deadline: number): boolean {
     const { carrier } = this;
     const { idleStrategy } = carrier;
@@ -129,7 +129,7 @@ export class BlockingDriver implements Driver {
     }
   }
 
-  /** The peer cannot answer while we run on its core. True: it has, meanwhile. */
+  /** Yields the core to the peer, which cannot answer while this thread runs on it. True: there is work. */
   private giveWay(): boolean {
     this.addon.yieldThread();
     return this.carrier.hasWork();
@@ -143,7 +143,7 @@ export class BlockingDriver implements Driver {
     let until = deadline;
     for (const { at } of this.due) until = Math.min(until, at);
     const found = this.line.wait(until);
-    // SUBTLE: asked while the rings are still mapped. The peer has hung up, so it takes no more.
+    // SUBTLE: asked while the rings are still mapped. The peer has hung up, so it takes no more frames.
     if ((found & HUNG_UP) !== 0) this.isUntaken = !carrier.wasTaken(this.requestPosition);
     this.line.deliver(found);
     // BLOCKING-2

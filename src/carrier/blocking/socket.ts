@@ -1,22 +1,20 @@
-/**
- * The doorbell line of a connection whose thread blocks: nobody watches it; who waits for the connection looks at it.
- */
+/** The doorbell line of a connection whose thread blocks: not watched, but read by the thread while it waits. */
 import { isMainThread } from "node:worker_threads";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { nowMs } from "../../os/timers.js";
 import type { HandshakeMessage } from "../../wire/hello.js";
+import { HandshakeReader } from "../handshake-reader.js";
+import { withRetryability } from "../retryability.js";
+import type { DoorbellListener } from "../shm/doorbell-line.js";
 import { DoorbellSocket } from "../shm/doorbell-socket.js";
-import { HandshakeReader } from "../handshake/handshake-reader.js";
-import { withRetryability } from "../handshake/retryability.js";
-import type { ShmCarrier } from "../shm/shm.js";
 
 /** What `waitReadable` reports. */
 const READABLE = 1;
 export const HUNG_UP = 2;
 /**
- * SUBTLE: `worker.terminate()` does not interrupt a system call, it waits for the thread; so a worker comes back to
- * JavaScript now and then to be terminated. A main thread is not terminated from outside, but by signals, whose default
- * action needs nothing from us.
+ * SUBTLE: `worker.terminate()` does not interrupt a system call but waits for the thread. So a worker returns to
+ * JavaScript now and then, where it can be terminated. A main thread is terminated by signals, whose default action
+ * needs nothing from us.
  */
 const PORTION_MS = isMainThread ? Infinity : 50;
 
@@ -29,7 +27,7 @@ export class BlockingSocket extends DoorbellSocket {
       if (message !== undefined) return message;
       const found = this.wait(deadline);
       if (found === 0) throw tooLate();
-      // A hang-up alone: there is nothing more to read.
+      // The peer hung up, and nothing is left to read.
       if (found === HUNG_UP)
         throw withRetryability(
           new ConnectError("the peer closed the connection during the handshake", Code.Unavailable),
@@ -38,13 +36,13 @@ export class BlockingSocket extends DoorbellSocket {
     }
   }
 
-  handOver(carrier: ShmCarrier): void {
+  handOver(carrier: DoorbellListener): void {
     this.carrier = carrier;
   }
 
   /**
-   * Sleeps until something is on the line; returns what, as `waitReadable` does.
-   * @param until when to give up, as `performance.now()` has it; then 0
+   * Sleeps until something is on the line, and returns what, as `waitReadable` does.
+   * @param until when to return 0, as `performance.now()` has it
    */
   wait(until: number): number {
     for (;;) {
@@ -61,6 +59,6 @@ export class BlockingSocket extends DoorbellSocket {
   }
 
   keepAlive(): void {
-    // The event loop does not know of it.
+    // The event loop does not watch this socket.
   }
 }

@@ -1,13 +1,13 @@
-/** What keeps this end from sharing memory, and the one warning of it. */
+/** Why this end cannot share memory, and the warning about it. */
 import { refusalOfMemory } from "../../memory/shared/ability.js";
 import { loadAddon } from "../../os/addon.js";
 
-/** What a connection over TCP lacks, at both ends. */
+/** Why connections over TCP do not share memory, at both ends. */
 export const LACK_OVER_TCP = "the connection is over TCP";
-/** What an end lacks that was told to. */
+/** Why an end does not share memory that was told not to. */
 export const LACK_BY_OPTION = 'its option carrier is "socket"';
 
-/** What this process, or its runtime, lacks; undefined: it can share memory. */
+/** Why this process, or its runtime, cannot share memory; undefined: it can. */
 export function lackOfProcess(): string | undefined {
   const { addon, reason } = loadAddon();
   return addon === undefined ? reason : refusalOfMemory(addon);
@@ -15,15 +15,12 @@ export function lackOfProcess(): string | undefined {
 
 let warned = false;
 
-/** Another thread of this process warns. */
+/** Leaves the warning to another thread of this process. */
 export function leaveWarningToOthers(): void {
   warned = true;
 }
 
-/**
- * Warns once (a worker thread that a user made for itself) that something nobody asked for keeps messages off shared
- * memory.
- */
+/** Warns that messages do not travel through shared memory, although nobody asked for that. Once per thread. */
 export function warnOfLack(lack: string): void {
   if (warned) return;
   warned = true;

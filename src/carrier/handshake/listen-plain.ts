@@ -1,13 +1,13 @@
 /**
- * Listening with Node's own means, where there is no addon, and on TCP. A path is owned by the same rules as in
- * `listen.ts`, as far as they can be kept:
+ * Listening with Node's own means: without the addon, and on TCP. A path is owned by the rules of `listen.ts`, as far as
+ * they can be kept:
  *
- * LISTEN-1  holds: the socket is bound in a private directory, given its mode there, and renamed into place.
- * LISTEN-2  The lock is a directory beside the path, since Node cannot lock. The kernel does not remove it when its
- *           holder dies in the milliseconds in which it is held, so a lock that stays for `LOCK_PATIENCE_MS` is broken.
- *           A process that was stopped for that long while it held the lock may then lose its path, and servers with
- *           the addon do not see this lock: of two that start within the same millisecond, one with and one without,
- *           the later one wins.
+ * LISTEN-1  holds: the socket is bound in a private directory, gets its mode there, and is renamed into place.
+ * LISTEN-2  is weaker. The lock is a directory beside the path, since Node cannot lock files. The kernel does not remove
+ *           it if its holder dies in the milliseconds in which it is held, so a lock that stays for `LOCK_PATIENCE_MS`
+ *           is broken. A process that was stopped for that long while it held the lock may lose its path. Servers with
+ *           the addon do not see this lock: if one with and one without start within the same millisecond, the later
+ *           one wins.
  * LISTEN-3  holds.
  */
 import { randomBytes } from "node:crypto";
@@ -34,7 +34,7 @@ import type { Listener, ListenOptions } from "./listen.js";
 import { BACKLOG, directoryTooLong, inUse, isSocketAt, listenError, LOCK_PATIENCE_MS } from "./listen.js";
 import { StreamSocket } from "../socket/stream-socket.js";
 
-/** Serves a path. Every accepted connection goes to `onSocket`. @throws ConnectError that says what is in the way */
+/** Listens on a path. Every connection goes to `onSocket`. @throws ConnectError that says what is in the way */
 export async function listenPlain(
   path: string,
   options: ListenOptions,
@@ -53,7 +53,7 @@ export async function listenPlain(
   }
 }
 
-/** Serves a TCP port; port 0 is one that is free. @throws ConnectError */
+/** Listens on a TCP port; port 0 stands for any free one. @throws ConnectError */
 export async function listenTcp(
   address: Address & { kind: "tcp" },
   onSocket: (socket: StreamSocket) => void,
@@ -80,7 +80,7 @@ export async function listenTcp(
 async function bind(path: string, options: ListenOptions, onSocket: (socket: StreamSocket) => void): Promise<Listener> {
   let closed = false;
   const server = accept((socket) => (closed ? socket.close() : onSocket(socket)));
-  // Mode 0700: nobody else reaches the socket before its rights are set.
+  // Mode 0700: nobody else can reach the socket before its permissions are set.
   const folder = mkdtempSync(join(dirname(path), "."));
   try {
     const temporary = join(folder, "s");
@@ -113,7 +113,7 @@ async function bind(path: string, options: ListenOptions, onSocket: (socket: Str
           release();
         }
       } catch {
-        // Somebody removed the socket, or the directory, already.
+        // The socket, or the directory, was removed already.
       } finally {
         server.close();
       }
@@ -121,7 +121,7 @@ async function bind(path: string, options: ListenOptions, onSocket: (socket: Str
   };
 }
 
-/** SUBTLE: Node would cut off what is too long. */
+/** SUBTLE: Node would truncate a path that is too long. */
 function reachableOf(temporary: string, path: string): string {
   try {
     return reachable(temporary);
@@ -132,7 +132,7 @@ function reachableOf(temporary: string, path: string): string {
 
 function accept(onSocket: (socket: StreamSocket) => void): Server {
   return createServer({ pauseOnConnect: true }, (accepted) => {
-    // It may have gone already.
+    // The client may have gone already.
     if (!accepted.destroyed) onSocket(StreamSocket.accept(accepted));
   });
 }
@@ -141,11 +141,11 @@ async function listening(server: Server, listen: () => void): Promise<void> {
   const ready = once(server, "listening");
   listen();
   await ready;
-  // Out of descriptors: libuv turns the client away, and goes on.
+  // Out of descriptors: libuv closes the connection, and goes on.
   server.on("error", () => {});
 }
 
-/** Whether a live server has the path. */
+/** Whether a live server listens on the path. */
 function isServed(path: string): Promise<boolean> {
   return new Promise((resolve, reject) => {
     const probe = connect({ path: reachable(path) });
@@ -154,7 +154,7 @@ function isServed(path: string): Promise<boolean> {
       resolve(true);
     });
     probe.on("error", (error: NodeJS.ErrnoException) => {
-      // Refused: a socket that nobody listens on, left behind by a server that died. A full backlog is a live server.
+      // Refused: nobody listens on the socket, which a dead server has left behind. A full backlog is a live server.
       if (error.code === "ECONNREFUSED" || error.code === "ENOENT") resolve(false);
       else if (error.code === "EAGAIN") resolve(true);
       else reject(error);
@@ -162,7 +162,7 @@ function isServed(path: string): Promise<boolean> {
   });
 }
 
-/** LISTEN-2. @returns unlocks. @throws the system's error if the directory cannot be written */
+/** LISTEN-2. @returns a function that unlocks. @throws the system's error if the directory cannot be written */
 async function lock(path: string): Promise<() => void> {
   const name = join(dirname(path), `.${basename(path)}.lock`);
   let seen = "";
@@ -190,7 +190,7 @@ function unlock(name: string): void {
   try {
     rmdirSync(name);
   } catch {
-    // Another broke it: this process was stopped for long.
+    // Another process broke it, because this one was stopped for long.
   }
 }
 
@@ -199,13 +199,13 @@ function identityOf(name: string): string {
   return found === undefined ? "" : `${found.ino} ${found.birthtimeMs} ${found.mtimeMs}`;
 }
 
-/** Of several that break it one succeeds. */
+/** If several processes break a lock, one succeeds. */
 function breakLock(name: string): void {
   const broken = `${name}.${randomBytes(4).toString("hex")}`;
   try {
     renameSync(name, broken);
     rmdirSync(broken);
   } catch {
-    // Another was faster.
+    // Another process was faster.
   }
 }

@@ -1,10 +1,10 @@
 /**
- * A server's socket path: who owns it, how it is taken and given back.
+ * A server's socket path: who owns it, how it is taken and released.
  *
- * LISTEN-1  The socket is bound under a temporary name with its mode set, and renamed into place: whoever can see it
- *           can already connect to it, and under the rights that were asked for.
- * LISTEN-2  Whether somebody serves the path is decided under a lock on its directory, so of two servers that start at
- *           once exactly one wins, and a stale socket is replaced. The lock leaves no file behind.
+ * LISTEN-1  The socket is bound under a temporary name with its mode set, then renamed into place. A visible socket can
+ *           already be connected to, with the permissions that were asked for.
+ * LISTEN-2  Whether a server already listens on the path is decided under a lock on its directory. So of two servers
+ *           that start at once exactly one wins, and a stale socket is replaced. The lock leaves no file behind.
  * LISTEN-3  On close the path is removed only if it is still our socket.
  */
 import type cluster from "node:cluster";
@@ -25,30 +25,29 @@ export interface ListenOptions {
   readonly mode?: number;
   /** Group of the socket; the process's own by default. */
   readonly gid?: number;
-  /** Take the path over from a server that is alive: new clients come here, its connections stay with it. */
+  /** Take over the path of a server that is alive: new clients come here, existing connections stay there. */
   readonly takeover?: boolean;
   /**
-   * Key, certificate and what else there is to say, as `http2.createSecureServer` takes it; for `https://` addresses,
-   * which need it.
+   * Key, certificate and other options of `http2.createSecureServer`; required for `https://` addresses.
    */
   readonly tls?: SecureServerOptions;
 }
 
 export interface Listener {
   readonly address: Address;
-  /** Accepts nothing more from now on; resolves when the path is gone too. */
+  /** Stops accepting connections. Resolves when the path is removed too. */
   close(): Promise<void>;
 }
 
 export const BACKLOG = 1024;
 export const LOCK_PATIENCE_MS = 5000;
-/** After running out of descriptors, how long to wait before accepting again. */
+/** How long to wait before accepting again after running out of descriptors. */
 const ACCEPT_PAUSE_MS = 100;
 
-/** Sockets that this thread accepts connections on, by device and inode. */
+/** Device and inode of the sockets that this thread accepts connections on. */
 const servedHere = new Set<string>();
 
-/** Whether connections to `path` are accepted by this very thread. False also if nothing is there. */
+/** Whether this very thread accepts the connections to `path`. False also if nothing is there. */
 export function isServedByThisThread(path: string): boolean {
   if (servedHere.size === 0) return false;
   try {
@@ -60,8 +59,8 @@ export function isServedByThisThread(path: string): boolean {
 }
 
 /**
- * Serves `path`. Every accepted socket's descriptor goes to `onSocket`, which owns it. `onSpare` gets one for which no
- * descriptor was left but the one kept in reserve: to be refused and closed at once.
+ * Listens on `path`. The descriptor of every accepted socket goes to `onSocket`, which owns it. `onSpare` is given one
+ * that was accepted with the descriptor kept in reserve, to be refused and closed at once.
  * @throws ConnectError that says what is in the way
  */
 export async function listen(
@@ -104,12 +103,12 @@ function bind(addon: Addon, temporary: string, path: string, options: ListenOpti
         new ConnectError(`listen on ${path}: ${text}`, code, undefined, undefined, error);
       if (error.code === "EINVAL")
         throw refused(
-          `gid ${options.gid} has no number in this user namespace; use a group that this container has`,
+          `gid ${options.gid} has no number in this user namespace; use a group that exists in this container`,
           Code.InvalidArgument,
         );
       if (error.code === "EPERM")
         throw refused(
-          `this process is no member of group ${options.gid} and cannot give the socket to it`,
+          `this process is not a member of group ${options.gid} and cannot give the socket to it`,
           Code.PermissionDenied,
         );
     }
@@ -128,7 +127,7 @@ function serve(
   const inode = `${dev}:${ino}`;
   let closed = false;
   let watch: WatchHandle;
-  /** Kept so that a client can be told "out of descriptors" instead of waiting in the backlog. */
+  /** A reserve, so that a client can be told "out of descriptors" instead of waiting in the backlog. */
   let spare: number | undefined = addon.openSpare();
   let resuming: NodeJS.Timeout | undefined;
   const accept = () => {
@@ -144,7 +143,7 @@ function serve(
       if (closed) return;
     }
   };
-  /** Out of descriptors: tells all who wait, one after the other on the reserve, and accepts again a little later. */
+  /** Out of descriptors: tells the clients that wait, one after the other on the reserve, and accepts again later. */
   const turnAway = (error: Error) => {
     try {
       for (let told = 0; told < BACKLOG && spare !== undefined && !closed; told++) {
@@ -156,7 +155,7 @@ function serve(
         if (descriptor < 0) break;
       }
     } catch {
-      // Not even the reserve: whoever still waits stays in the backlog.
+      // Not even the reserve is left. Other clients stay in the backlog.
     }
     if (closed) return;
     addon.closeWatch(watch);
@@ -166,7 +165,7 @@ function serve(
     try {
       start();
     } catch {
-      // No memory for a watch now; clients wait in the backlog.
+      // No memory for a watch now. Clients wait in the backlog.
       resuming = setTimeout(resume, ACCEPT_PAUSE_MS);
     }
   };
@@ -175,7 +174,7 @@ function serve(
     try {
       spare ??= addon.openSpare();
     } catch {
-      // Still none; accepting may work all the same.
+      // Still none. Accepting may work all the same.
     }
     watch = addon.watch(socket, accept);
   };
@@ -199,7 +198,7 @@ function serve(
         for (let waitedMs = 0; !removePath(addon, path, ino, dev) && waitedMs < LOCK_PATIENCE_MS; waitedMs += 5)
           await sleep(5);
       } finally {
-        // Only then the inode's number may become another socket's.
+        // Only now may another socket get the number of the inode.
         servedHere.delete(inode);
         addon.closeDescriptor(socket);
       }
@@ -208,7 +207,8 @@ function serve(
 }
 
 /**
- * LISTEN-3. Under the lock, or a server that starts right now could lose its socket. False: another process holds it.
+ * LISTEN-3. Removes the path under the lock, or a server that starts right now could lose its socket. False: another
+ * process holds the lock.
  */
 function removePath(addon: Addon, path: string, ino: number, dev: number): boolean {
   let lock = -1;
@@ -218,7 +218,7 @@ function removePath(addon: Addon, path: string, ino: number, dev: number): boole
     const now = lstatSync(path);
     if (now.ino === ino && now.dev === dev) unlinkSync(path);
   } catch {
-    // Somebody removed the socket, or the directory, already.
+    // The socket, or the directory, was removed already.
   } finally {
     if (lock >= 0) addon.closeDescriptor(lock);
   }
@@ -244,7 +244,7 @@ async function lockDirectoryOf(addon: Addon, path: string): Promise<number> {
   }
 }
 
-/** Makes sure that nothing is at `path` that must not be replaced. */
+/** @throws if something is at `path` that must not be replaced */
 function inspectPath(addon: Addon, path: string, takeover: boolean): void {
   if (!isSocketAt(path)) return;
   if (takeover) return;
@@ -252,7 +252,7 @@ function inspectPath(addon: Addon, path: string, takeover: boolean): void {
   try {
     probe = addon.connectSocket(reachable(path));
   } catch (error) {
-    // Refused: a socket that nobody listens on, left behind by a server that died.
+    // Refused: nobody listens on the socket, which a dead server has left behind.
     if (isSystemError(error) && (error.code === "ECONNREFUSED" || error.code === "ENOENT")) return;
     // A full backlog is a live server.
     if (!isSystemError(error) || error.code !== "EAGAIN") throw error;
@@ -262,7 +262,7 @@ function inspectPath(addon: Addon, path: string, takeover: boolean): void {
   throw inUse(path);
 }
 
-/** False: nothing is there. @throws ConnectError if it is anything but a socket */
+/** Whether there is a socket. @throws ConnectError if there is something else */
 export function isSocketAt(path: string): boolean {
   const found = lstatSync(path, { throwIfNoEntry: false });
   if (found?.isSocket() === false) {
@@ -282,7 +282,7 @@ export function directoryTooLong(path: string): ConnectError {
 }
 
 export function inUse(path: string): ConnectError {
-  // Loaded for this alone: it is not free.
+  // Loaded only here, because it is not free.
   const { isWorker } = createRequire(import.meta.url)("node:cluster") as typeof cluster;
   const advice = isWorker
     ? "perhaps another worker of this cluster: one process listens on a path; let one process listen and use its option `workers`, or give each worker of the cluster a path of its own (docs/cluster.md)"

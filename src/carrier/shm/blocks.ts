@@ -1,93 +1,86 @@
 /**
- * The payload memory of one connection, both directions: blocks of this side's arena on their way to the peer, and
- * blocks of the peer's that are leased here. Who holds what is counted here; what is sent when is the carrier's and the
- * sendQueue's.
+ * The payload memory of one connection, both directions: blocks of this side's arena, and blocks of the peer's arena
+ * that are leased here. This file counts who holds which block. The carrier and send/ decide what is sent when.
  *
- * BLOCKS-1  A block of ours is lent to the peer before the frame that names it is published, and a block that comes
- *           back in a frame is ours again only if the peer had it.
- * BLOCKS-2  A receiver that leases half of the peer's arena, or half as many blocks as may be out, copies what comes,
- *           and gives it back at once: the sender can always go on. The same holds for blocks of its own that came
- *           back.
- * BLOCKS-3  Blocks that are out, and the further times that one of them was lent, are never more than the peer has
- *           slots to release them.
+ * BLOCKS-1  A block is lent to the peer before the frame that names it is published. A block that comes back in a frame
+ *           is ours again only if the peer had it.
+ * BLOCKS-2  A receiver that leases half of the peer's arena, or half as many blocks as may be out, copies new payloads
+ *           and releases their blocks at once. So the sender can always go on. The same limits hold for leases of its
+ *           own blocks that came back.
+ * BLOCKS-3  The number of blocks that are out, plus the further times that one of them was lent, never exceeds the
+ *           number of slots that the peer has to release them.
  */
-import { Arena } from "../../memory/shared/arena.js";
 import type { BlockUser } from "../../memory/payload/block-views.js";
-import { BitSet } from "../../memory/shared/bit-set.js";
 import { BlockViews } from "../../memory/payload/block-views.js";
-import { memoryToFill } from "../../memory/v8/gc.js";
-import { ARENA_UNIT_BYTES, RING_DATA_OFFSET } from "../../memory/shared/layout.js";
-import type { LeaseHandle, LeaseHome, LeaseLifetime } from "../../memory/payload/lease.js";
-import { Lease } from "../../memory/payload/lease.js";
+import type { Lease, LeaseHome } from "../../memory/payload/lease.js";
 import type { LoanHome } from "../../memory/payload/loan.js";
 import { Loan } from "../../memory/payload/loan.js";
+import { Arena } from "../../memory/shared/arena.js";
+import { BitSet } from "../../memory/shared/bit-set.js";
+import { ARENA_UNIT_BYTES, RING_DATA_OFFSET } from "../../memory/shared/layout.js";
 import { ReleaseReader, ReleaseWriter } from "../../memory/shared/releases.js";
 import type { ConnectionMemory } from "../../memory/shared/segment.js";
 import { Violation } from "../../memory/shared/violation.js";
 import type { WordAccess } from "../../memory/shared/words.js";
-import type { Parts } from "../../wire/parts.js";
-import type { RegionExchange } from "./region-exchange.js";
 import type { SpanEntry } from "../../wire/frame.js";
 import { SPAN } from "../../wire/frame.js";
+import type { Parts } from "../../wire/parts.js";
+import { FRAGMENT_INTO_RING, FRAGMENT_WAITS } from "../carrier.js";
+import type { ReadAgain, RegionLine, SentLease, SpanMemory } from "../span-memory.js";
+import { BlockLeases } from "./block-leases.js";
+import type { LeasedBlocks } from "./sent-leases.js";
+import { placeOwnLease, placePeerLease } from "./sent-leases.js";
 
 /** What the blocks ask of their carrier. */
 export interface BlocksPort {
-  /** There may be room now for what waited. */
+  /** There may be room now for sends that waited. */
   onRoom(): void;
   /** Released blocks were published. */
   onReleased(): void;
-  /** Gives back a block of the peer's in the order of the frames, because one on its way names it. */
+  /** Releases a block of the peer in the order of the frames, because a frame on its way names it. */
   sendRelease(unit: number, generation: number): void;
 }
 
 /**
- * Bytes of large messages that are copied to blocks fragment by fragment at once: enough for one side to copy in while
- * the other copies out, little enough that a small message never waits long behind them.
+ * Bytes of fragments that may be in blocks at once: enough for one side to copy in while the other copies out, and
+ * little enough that a small message never waits long behind them.
  */
 const IN_FLIGHT_BYTES_MAX = 2 << 20;
-/**
- * From this size on, in bytes, what arrives in a block is leased; below, copied. Measured (2-core VM, Node 20): a lease
- * costs 3 to 5 µs and a share of a garbage collection, a copy of 32 KiB to new memory about as much.
- */
-export const LEASE_BYTES_MIN = 32 << 10;
 
-const NOBODY: BlocksPort = { onRoom: () => undefined, onReleased: () => undefined, sendRelease: () => undefined };
+const CLOSED_PORT: BlocksPort = { onRoom: () => undefined, onReleased: () => undefined, sendRelease: () => undefined };
 
-export class Blocks {
-  readonly arena: Arena;
-  readonly ownViews: BlockViews;
-  /** The way of values that are in no arena; undefined: there is none. Set by the carrier. */
-  regions: RegionExchange | undefined;
-  /** Whoever sends keeps the event loop from turning until everything is sent. Set by who drives the carrier. */
+export class Blocks implements SpanMemory, LeasedBlocks {
+  regions: RegionLine | undefined;
+  /** Set by the driver of the carrier. */
   isBlocking = false;
+  readonly arena: Arena;
+  readonly counts = { spansLeased: 0, spansCopiedIn: 0, spansCopiedOut: 0, spansSentInPlace: 0 };
+  /** Blocks that the peer has released so far. */
+  releases = 0;
+  readonly ownViews: BlockViews;
+  readonly ownHome: LoanHome & LeaseHome;
+  readonly peerHome: LeaseHome;
+  /** Leases of this side's blocks that came back in messages. */
+  readonly ownLeases: BlockLeases;
+  readonly peerLeases: BlockLeases;
+  /** Blocks that the peer may have out at once. */
+  readonly slotsOfPeer: number;
   private readonly memory: ConnectionMemory;
   private port: BlocksPort;
   private readonly releasesIn: ReleaseReader;
   private readonly releasesOut: ReleaseWriter;
   private readonly releaseSlots: number;
-  private readonly slotsOfPeer: number;
   private readonly peerViews: BlockViews;
   private readonly onRelease = (unit: number, generation: number) => this.released(unit, generation);
-  /** Units of the fragments on their way, … */
+  /** Units of the fragments on their way. */
   private readonly fragments = new BitSet();
-  /** … and the memory that they take. */
+  /** Bytes of the blocks in `fragments`. */
   private fragmentBytes = 0;
   private closed = false;
-  // Of the peer's arena.
-  private leases = 0;
-  private leasedBytes = 0;
-  // Of blocks of ours that came back in messages.
-  private ownLeases = 0;
-  private ownLeasedBytes = 0;
-  /** Leases on blocks of ours that are about to be lent to the peer once more. */
+  /** Leased blocks of this side that are about to be lent to the peer once more. */
   private promisedLends = 0;
   private loans = 0;
   private loanedBytes = 0;
-  /** Blocks that came back so far. */
-  releases = 0;
-  readonly copies = { spansLeased: 0, spansCopiedIn: 0, spansCopiedOut: 0, spansSentInPlace: 0 };
-  private readonly ownHome: LoanHome & LeaseHome;
-  private readonly peerHome: LeaseHome;
 
   constructor(memory: ConnectionMemory, port: BlocksPort, words: WordAccess) {
     const { ownGeometry, peerGeometry, ownRing, peerRing } = memory;
@@ -100,22 +93,23 @@ export class Blocks {
     this.releasesIn = new ReleaseReader(peer, peerGeometry.releaseSlots, words);
     this.releaseSlots = peerGeometry.releaseSlots;
     this.slotsOfPeer = ownGeometry.releaseSlots;
+    this.ownLeases = new BlockLeases(this.releaseSlots, memory.ownArena.byteLength);
+    this.peerLeases = new BlockLeases(this.slotsOfPeer, memory.peerArena.byteLength);
     this.ownViews = new BlockViews(memory.ownArena, ARENA_UNIT_BYTES);
     this.peerViews = new BlockViews(memory.peerArena, ARENA_UNIT_BYTES);
     this.ownHome = {
       views: this.ownViews,
       dropBlock: (unit) => this.freeLoan(unit),
       release: (lease) => {
-        this.ownLeaseEnded(lease);
+        this.ownLeases.ended(lease);
         this.freeOwn(lease.unit);
       },
     };
     this.peerHome = { views: this.peerViews, release: (lease, wasReturned) => this.release(lease, wasReturned) };
   }
 
-  // Blocks of ours.
+  // Blocks of this side's arena.
 
-  /** A block of `byteLength` bytes, held once: its unit, or −1 when there is none at the moment. */
   allocate(byteLength: number): number {
     if (this.closed) return -1;
     if (this.arena.outstanding > 0) this.collectReleases();
@@ -127,7 +121,7 @@ export class Blocks {
       this.memory.ownArena.upTo(unit * ARENA_UNIT_BYTES + byteLength);
       return unit;
     } catch (error) {
-      // No address space or no mapping left: like no memory.
+      // No address space or mapping is left, which has the same effect as no memory.
       this.arena.free(unit, error);
       return -1;
     }
@@ -138,54 +132,35 @@ export class Blocks {
     return this.arena.releasesDue + this.promisedLends < this.releaseSlots;
   }
 
-  /**
-   * Asks whether a block of ours may be lent to the peer once more than it is; if so, one of the three below has to
-   * follow.
-   */
-  promiseLend(): boolean {
-    if (!this.hasSlot) this.collectReleases();
-    if (!this.hasSlot) return false;
-    this.promisedLends++;
-    return true;
-  }
-
-  /** The promised lend is done, … */
-  lendPromised(unit: number): void {
-    this.promisedLends--;
-    this.arena.lend(unit);
-  }
-
-  /** … with a hold of ours that becomes the peer's, … */
-  handOverPromised(unit: number): void {
-    this.promisedLends--;
-    this.arena.handOver(unit);
-  }
-
-  /** … or will not be. */
-  breakPromise(): void {
-    this.promisedLends--;
-  }
-
   /** Size of the largest block that there can be. */
   get blockBytesMax(): number {
     return this.arena.byteLength - ARENA_UNIT_BYTES;
   }
 
-  /** Whether a block that is not to be had now may be had in a later turn of the loop, whatever the peer does. */
-  get mayGrow(): boolean {
+  private get mayGrow(): boolean {
     return this.hasSlot && this.arena.mayGrow;
   }
 
+  mayGrowFor(byteLength: number): boolean {
+    return this.mayGrow && byteLength < this.arena.byteLength / 2;
+  }
+
   /**
-   * Copies the next `byteLength` bytes of a large message to a block that the peer holds from now on: its unit; −1:
-   * there will be room; −2: there may never be, as all memory is in blocks that perhaps nobody gives back (loans,
-   * leases).
+   * Copies the next `byteLength` bytes of a large message to a block, which the peer holds from then on. Returns the
+   * block's unit, or what `Carrier.placeFragment` returns if nothing was taken. `FRAGMENT_INTO_RING` means that all
+   * memory is in blocks that may never be released: loans and leases.
    * @throws Error if the bytes are gone
    */
   placeFragment(source: Parts, byteLength: number): number {
-    if (this.fragmentBytes + byteLength > IN_FLIGHT_BYTES_MAX) return this.wait();
+    if (this.fragmentBytes + byteLength > IN_FLIGHT_BYTES_MAX) {
+      this.collectReleases();
+      return FRAGMENT_WAITS;
+    }
     const unit = this.allocate(byteLength);
-    if (unit < 0) return this.fragments.size > 0 || this.mayGrow || this.arena.exhausted !== undefined ? -1 : -2;
+    if (unit < 0) {
+      const mayHelp = this.fragments.size > 0 || this.mayGrow || this.arena.exhausted !== undefined;
+      return mayHelp ? FRAGMENT_WAITS : FRAGMENT_INTO_RING;
+    }
     try {
       source.copyTo(this.bytesOf(unit, byteLength), 0, byteLength);
     } catch (error) {
@@ -198,34 +173,34 @@ export class Blocks {
     return unit;
   }
 
-  private wait(): number {
-    this.collectReleases();
-    return -1;
-  }
-
-  /** Bytes of a block of ours; valid until the next `allocate`. */
   bytesOf(unit: number, byteLength: number): Uint8Array {
     const from = unit * ARENA_UNIT_BYTES;
     return this.memory.ownArena.upTo(from + byteLength).subarray(from, from + byteLength);
   }
 
-  /**
-   * Memory of a block of ours to be filled in the background: valid until `close`, whatever becomes of the connection.
-   */
   openForReading(unit: number, byteLength: number): { readonly bytes: Uint8Array; readonly close: () => void } {
     const user: BlockUser = { view: undefined, onCollected: () => undefined };
     const buffer = this.ownViews.open(unit, 0, byteLength, user);
     return { bytes: new Uint8Array(buffer), close: () => void this.ownViews.detach(buffer, user) };
   }
 
-  /** One hold of ours on a block ends. */
+  generationOf(unit: number): number {
+    return this.arena.generationOf(unit);
+  }
+
+  handOver(unit: number): void {
+    this.arena.handOver(unit);
+  }
+
   freeOwn(unit: number): void {
     if (this.closed) return;
     this.arena.free(unit);
     this.port.onRoom();
   }
 
-  /** A loan of `byteLength` bytes, or undefined when there is no room at the moment. */
+  // Loans.
+
+  /** A loan of `byteLength` bytes, or undefined if there is no room now. */
   loan(byteLength: number): Uint8Array | undefined {
     const unit = this.allocate(byteLength);
     if (unit < 0) return undefined;
@@ -234,15 +209,19 @@ export class Blocks {
     return Loan.ofBlock(this.ownHome, unit, byteLength);
   }
 
-  /** The loan of a block was sent: the block is no loan any more. */
   loanSent(unit: number): void {
+    this.loanEnded(unit);
+    this.counts.spansSentInPlace++;
+  }
+
+  private loanEnded(unit: number): void {
     this.loans--;
     this.loanedBytes -= this.arena.bytesOf(unit);
   }
 
   private freeLoan(unit: number): void {
     if (this.closed) return;
-    this.loanSent(unit);
+    this.loanEnded(unit);
     this.freeOwn(unit);
   }
 
@@ -250,20 +229,66 @@ export class Blocks {
     return loan.home === this.ownHome && !this.closed;
   }
 
-  /** Whose block a lease is of, if it is one of this connection. */
-  ownerOf(lease: Lease): "own" | "peer" | undefined {
+  // Leases that are sent.
+
+  /** Whose block a lease of this connection is; undefined: it is no lease of this connection. */
+  private ownerOf(lease: Lease): "own" | "peer" | undefined {
     if (this.closed) return undefined;
     if (lease.home === this.peerHome) return "peer";
     return lease.home === this.ownHome ? "own" : undefined;
   }
 
-  /** How the memory of a lease of this connection is read, whoever has its bytes; valid until the next `allocate`. */
-  reader(lease: Lease, owner: "own" | "peer"): (byteOffset: number, byteLength: number) => Uint8Array {
+  /** The result is valid until the next `allocate`. */
+  reader(lease: Lease): ReadAgain | undefined {
+    const owner = this.ownerOf(lease);
+    if (owner === undefined) return undefined;
     const arena = owner === "own" ? this.memory.ownArena : this.memory.peerArena;
     const start = lease.unit * ARENA_UNIT_BYTES + lease.offset;
     return (byteOffset, byteLength) =>
       arena.upTo(start + byteOffset + byteLength).subarray(start + byteOffset, start + byteOffset + byteLength);
   }
+
+  placeLease(lease: Lease, bytes: Uint8Array, why: string): SentLease | undefined {
+    const isOwn = this.ownerOf(lease) === "own";
+    if (isOwn && !this.promiseLend()) return undefined;
+    this.counts.spansSentInPlace++;
+    return isOwn ? placeOwnLease(this, lease, bytes, why) : placePeerLease(this, lease, bytes, why);
+  }
+
+  takeBack(lease: Lease, buffer: ArrayBuffer, why: string): boolean {
+    if (!lease.endsWhenSent || lease.retained || this.ownerOf(lease) !== "peer" || !lease.endByReturning(buffer, why))
+      return false;
+    this.peerLeases.ended(lease);
+    this.counts.spansSentInPlace++;
+    return true;
+  }
+
+  /**
+   * Reserves a slot to lend a block of ours to the peer once more. If it returns true, one of `lendPromised`,
+   * `handOverPromised` and `breakPromise` has to follow.
+   */
+  private promiseLend(): boolean {
+    if (!this.hasSlot) this.collectReleases();
+    if (!this.hasSlot) return false;
+    this.promisedLends++;
+    return true;
+  }
+
+  lendPromised(unit: number): void {
+    this.promisedLends--;
+    this.arena.lend(unit);
+  }
+
+  handOverPromised(unit: number): void {
+    this.promisedLends--;
+    this.arena.handOver(unit);
+  }
+
+  breakPromise(): void {
+    this.promisedLends--;
+  }
+
+  // Releases of blocks of ours.
 
   collectReleases(): void {
     if (this.releasesIn.hasReleases()) this.releasesIn.collect(this.onRelease);
@@ -275,16 +300,32 @@ export class Blocks {
 
   /** The peer released a block of ours. @throws Violation */
   released(unit: number, generation: number): void {
-    // Before it may be joined with its neighbours; of no use if it is not a block, which `release` finds out.
+    // Read before the block may be joined with its neighbours. If it is no block, `release` finds out.
     const blockBytes = this.arena.bytesOf(unit);
     this.arena.release(unit, generation);
     this.releases++;
     if (this.fragments.delete(unit)) this.fragmentBytes -= blockBytes;
   }
 
-  // Blocks of the peer's.
+  /** A block of ours came back in a message: we hold it again, or once more. @throws Violation */
+  takeOwn({ unit, generation, offset, byteLength, flags }: SpanEntry): void {
+    if (!this.arena.isOut(unit, generation, offset + byteLength)) {
+      throw new Violation("SPAN-3", `${byteLength} bytes of block ${unit}, which the peer does not have`);
+    }
+    if ((flags & SPAN.given) !== 0) this.arena.takeOver(unit);
+    else this.arena.hold(unit);
+  }
 
-  /** A block that was copied out goes back. */
+  // Blocks of the peer's arena.
+
+  /** Bytes of a block that a received span names. */
+  receivedBytes({ unit, offset, byteLength, flags }: SpanEntry): Uint8Array {
+    const arena = (flags & SPAN.returned) !== 0 ? this.memory.ownArena : this.memory.peerArena;
+    const from = unit * ARENA_UNIT_BYTES + offset;
+    return arena.upTo(from + byteLength).subarray(from, from + byteLength);
+  }
+
+  /** Releases a block of the peer at once. */
   releaseToPeer(unit: number, generation: number): void {
     if (this.closed) return;
     this.releasesOut.release(unit, generation);
@@ -293,104 +334,25 @@ export class Blocks {
   }
 
   private release(lease: Lease, wasReturned: boolean): void {
-    this.leaseEnded(lease);
+    this.peerLeases.ended(lease);
     if (this.closed) return;
     if (wasReturned) this.port.sendRelease(lease.unit, lease.generation);
     else this.releaseToPeer(lease.unit, lease.generation);
   }
 
-  /** Whether garbage here may hold blocks of ours, … */
+  /** Whether garbage here may hold blocks of this side's arena. */
   get holdsOwn(): boolean {
-    return this.ownLeases > 0 || this.loans > 0;
+    return this.ownLeases.count > 0 || this.loans > 0;
   }
 
-  /** … or of the peer's. */
+  /** Whether garbage here may hold blocks of the peer's arena. */
   get holdsPeers(): boolean {
-    return this.leases > 0;
-  }
-
-  /** A lease on a block of ours is over, and the block is still held. */
-  ownLeaseEnded(lease: Lease): void {
-    this.ownLeases--;
-    this.ownLeasedBytes -= lease.byteLength;
-  }
-
-  /** A lease on a block of the peer's is over. */
-  leaseEnded(lease: Lease): void {
-    this.leases--;
-    this.leasedBytes -= lease.byteLength;
-  }
-
-  /**
-   * The bytes of a span that arrived: leased, or copied to the heap. Called once for each.
-   * @param handles the lease is added to them
-   * @throws Violation if it names a block that this side does not have out, or more than there are slots for
-   */
-  take(entry: SpanEntry, lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[]): Uint8Array {
-    const { unit, generation, offset, byteLength } = entry;
-    const isOwn = (entry.flags & SPAN.returned) !== 0;
-    if (!isOwn && this.leases >= this.slotsOfPeer)
-      throw new Violation("RELEASE-1", `more than ${this.slotsOfPeer} blocks are out`);
-    const wanted = lifetime === "strict" || (lifetime !== "copied" && byteLength >= LEASE_BYTES_MIN);
-    const leases = byteLength > 0 && wanted && this.mayLease(isOwn, byteLength);
-    // Before the block is anybody's: there may be no memory.
-    let copy = leases ? undefined : memoryToFill(byteLength);
-    if (isOwn) this.takeOwn(entry);
-    if (leases) {
-      try {
-        const bytes = Lease.open(isOwn ? this.ownHome : this.peerHome, entry, lifetime, callLabel, handles);
-        if (isOwn) {
-          this.ownLeases++;
-          this.ownLeasedBytes += byteLength;
-        } else {
-          this.leases++;
-          this.leasedBytes += byteLength;
-        }
-        this.copies.spansLeased++;
-        return bytes;
-      } catch (error) {
-        // No mapping or address space left: a copy needs none.
-        if (error instanceof Violation) throw error;
-      }
-    }
-    this.copies.spansCopiedOut++;
-    const arena = isOwn ? this.memory.ownArena : this.memory.peerArena;
-    const from = unit * ARENA_UNIT_BYTES + offset;
-    copy ??= memoryToFill(byteLength);
-    copy.set(arena.upTo(from + byteLength).subarray(from, from + byteLength));
-    if (isOwn) this.freeOwn(unit);
-    else this.releaseToPeer(unit, generation);
-    return copy;
-  }
-
-  /** BLOCKS-2. With isolation, blocks of ours count too: the peer can write to them. */
-  private mayLease(isOwn: boolean, byteLength: number): boolean {
-    const { leasable, ownArena, peerArena } = this.memory;
-    if (!leasable) return false;
-    if (isOwn)
-      return this.ownLeases < this.releaseSlots / 2 && this.ownLeasedBytes + byteLength <= ownArena.byteLength / 2;
-    return this.leases < this.slotsOfPeer / 2 && this.leasedBytes + byteLength <= peerArena.byteLength / 2;
-  }
-
-  /** A span that arrived is not wanted. @throws Violation like `take` */
-  discard(entry: SpanEntry): void {
-    if ((entry.flags & SPAN.returned) === 0) return this.releaseToPeer(entry.unit, entry.generation);
-    this.takeOwn(entry);
-    this.freeOwn(entry.unit);
-  }
-
-  /** A block of ours came back in a message: we hold it (again). */
-  private takeOwn({ unit, generation, offset, byteLength, flags }: SpanEntry): void {
-    if (!this.arena.isOut(unit, generation, offset + byteLength)) {
-      throw new Violation("SPAN-3", `${byteLength} bytes of block ${unit}, which the peer does not have`);
-    }
-    if ((flags & SPAN.given) !== 0) this.arena.takeOver(unit);
-    else this.arena.hold(unit);
+    return this.peerLeases.count > 0;
   }
 
   // Life.
 
-  /** Who has the arena's memory, for an error that says that there is none. */
+  /** Says which side holds the arena's memory, for an error about a lack of it. */
   describe(): string {
     const { arena } = this;
     const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
@@ -405,26 +367,26 @@ export class Blocks {
   }
 
   stats() {
-    const { arena, copies } = this;
+    const { arena, counts } = this;
     return {
       arenaBytes: arena.byteLength,
       arenaCommittedBytes: arena.committedBytes,
       arenaInUseBytes: arena.outstandingBytes,
       loans: this.loans,
       loanedBytes: this.loanedBytes,
-      leases: this.leases,
-      leasedBytes: this.leasedBytes,
-      ...copies,
+      leases: this.peerLeases.count,
+      leasedBytes: this.peerLeases.bytes,
+      ...counts,
       viewsMade: this.ownViews.made + this.peerViews.made,
       viewsReused: this.ownViews.reused + this.peerViews.reused,
     };
   }
 
-  /** The connection is over. What is leased stays readable, and what is loaned writable, until it is garbage. */
+  /** The connection is over. Leases stay readable, and loans writable, until they are garbage. */
   close(): void {
     this.closed = true;
-    // What is leased outlives the connection, and does not keep it in memory.
-    this.port = NOBODY;
+    // Leases outlive the connection, and must not keep it in memory.
+    this.port = CLOSED_PORT;
     this.ownViews.clear();
     this.peerViews.clear();
     this.arena.close();

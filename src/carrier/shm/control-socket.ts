@@ -1,16 +1,14 @@
 /**
- * A Unix socket in the hands of the addon, watched by the event loop: descriptors travel over it with the handshake's
- * messages, and afterwards it is the doorbell line of shared memory.
+ * A Unix socket that the addon holds and the event loop watches. Descriptors travel over it with the handshake's
+ * messages. Afterwards it is the doorbell line of shared memory.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon, WatchHandle } from "../../os/addon.js";
 import { setImmediate } from "../../os/timers.js";
 import type { HandshakeMessage } from "../../wire/hello.js";
+import { HandshakeReader } from "../handshake-reader.js";
+import type { DoorbellListener } from "./doorbell-line.js";
 import { DoorbellSocket } from "./doorbell-socket.js";
-import { HandshakeReader } from "../handshake/handshake-reader.js";
-import { inRootContext } from "../poll/root-context.js";
-import type { ShmCarrier } from "./shm.js";
-import { StreamSocket } from "../socket/stream-socket.js";
 
 export class ControlSocket extends DoorbellSocket {
   private readonly watch: WatchHandle;
@@ -31,7 +29,7 @@ export class ControlSocket extends DoorbellSocket {
     if (hangup) this.hungUp = true;
     if (this.carrier !== undefined) this.onDoorbell(this.carrier, readable, hangup);
     else if (this.waiting !== undefined) this.waiting.onReadable();
-    // Nobody is listening: a level-triggered event would come again at once and for ever.
+    // Nobody listens, and a level-triggered event would come again at once and for ever.
     else if (hangup) this.close();
   }
 
@@ -60,7 +58,7 @@ export class ControlSocket extends DoorbellSocket {
     });
   }
 
-  /** Sends a last message and closes; a peer that is gone already hears nothing. */
+  /** Sends a last message and closes. A peer that is gone already hears nothing. */
   refuse(message: HandshakeMessage): void {
     if (this.closed) return;
     try {
@@ -71,26 +69,18 @@ export class ControlSocket extends DoorbellSocket {
     this.close();
   }
 
-  /**
-   * Frames come on the socket itself: the descriptor is the result's from now on. @throws Error if Node does not take
-   * it
-   */
-  toStream(): StreamSocket {
+  /** Ends the watch. The descriptor belongs to the caller from now on. */
+  release(): number {
     this.closed = true;
     this.addon.closeWatch(this.watch);
-    try {
-      return inRootContext(() => StreamSocket.fromDescriptor(this.addon, this.descriptor));
-    } catch (error) {
-      this.addon.closeDescriptor(this.descriptor);
-      throw error;
-    }
+    return this.descriptor;
   }
 
-  /** From now on events are doorbells of `carrier`. */
-  handOver(carrier: ShmCarrier): void {
+  /** The handshake is over: from now on events are doorbells of `carrier`. */
+  handOver(carrier: DoorbellListener): void {
     this.carrier = carrier;
     this.addon.unrefWatch(this.watch);
-    // The hang-up may have come while nobody listened.
+    // The peer may have hung up while nobody listened.
     if (this.hungUp) setImmediate(() => carrier.onHangup());
   }
 
@@ -102,7 +92,7 @@ export class ControlSocket extends DoorbellSocket {
 
   override close(): void {
     if (this.closed) return;
-    // Before its descriptor, never after.
+    // The watch must be closed before its descriptor.
     this.addon.closeWatch(this.watch);
     super.close();
     this.waiting?.fail(new ConnectError("the connection was closed during the handshake", Code.Unavailable));

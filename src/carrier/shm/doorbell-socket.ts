@@ -1,7 +1,6 @@
 /**
- * A Unix socket in the hands of the addon, as both a connection that the event loop watches (`ControlSocket`) and one
- * that its user waits for (`BlockingSocket`) have it: handshake messages with descriptors, later the doorbell line.
- * Owns the descriptor.
+ * A Unix socket that the addon holds: first for handshake messages with descriptors, later as the doorbell line. The
+ * event loop watches it (`ControlSocket`), or a thread waits for it (`BlockingSocket`). Owns the descriptor.
  */
 import { constants } from "node:os";
 import { getSystemErrorName } from "node:util";
@@ -9,24 +8,24 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon, SystemError } from "../../os/addon.js";
 import type { HandshakeMessage } from "../../wire/hello.js";
 import { encodeHandshake } from "../../wire/hello.js";
-import type { HandshakeReader } from "../handshake/handshake-reader.js";
-import { notIsthmus } from "../handshake/handshake-reader.js";
-import type { DoorbellLine, ShmCarrier } from "./shm.js";
+import type { HandshakeReader } from "../handshake-reader.js";
+import { notIsthmus } from "../handshake-reader.js";
+import type { DoorbellLine, DoorbellListener } from "./doorbell-line.js";
 
-/** A ring's and an arena's. */
+/** One of a ring, one of an arena. */
 const DESCRIPTORS_MAX = 2;
 
 const { EAGAIN, ECONNRESET, ENOBUFS, ENOMEM, EPIPE } = constants.errno;
-/** Linux's; Node does not name it. */
+/** Linux's number, which Node does not name. */
 const ETOOMANYREFS = 109;
-/** Reasons for not sending that pass, or that show as a hang-up. */
+/** Errors of sending that pass, or that show as a hang-up. */
 const PASSING: ReadonlySet<number> = new Set([EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS, EPIPE, ECONNRESET]);
 
 export abstract class DoorbellSocket implements DoorbellLine {
   readonly addon: Addon;
   readonly descriptor: number;
   protected closed = false;
-  protected carrier: ShmCarrier | undefined;
+  protected carrier: DoorbellListener | undefined;
   protected hungUp = false;
   /** Empty between events. */
   private readonly received: number[] = [];
@@ -39,21 +38,21 @@ export abstract class DoorbellSocket implements DoorbellLine {
   abstract keepAlive(on: boolean): void;
 
   /** The socket is readable, or the peer hung up, after the handshake. */
-  protected onDoorbell(carrier: ShmCarrier, readable: boolean, hangup: boolean): void {
-    // What is left is reported again.
+  protected onDoorbell(carrier: DoorbellListener, readable: boolean, hangup: boolean): void {
+    // What is left is reported again later.
     if (readable && !hangup && !carrier.takesDescriptors()) return;
     const taken = readable && !this.closed ? this.clear(carrier) : 0;
     if (taken > 0) carrier.onDoorbell(taken);
     if (taken === -1 || hangup) carrier.onHangup();
   }
 
-  /** Takes what is there, and returns how many bytes were rings; −1: the peer hung up, and nothing is there. */
-  private clear(carrier: ShmCarrier): number {
+  /** Takes what is in the socket, and returns the number of rings; −1: the peer hung up, and nothing is left. */
+  private clear(carrier: DoorbellListener): number {
     let taken: number;
     try {
       taken = this.addon.clearDoorbell(this.descriptor, this.received);
     } catch (error) {
-      // The event loop has called, so nobody would catch it but the process's end.
+      // Called by the event loop: an exception would end the process.
       const { message, syscall } = error as SystemError;
       carrier.close({ cause: "failure", detail: `the control socket failed: ${syscall}: ${message}` });
       return 0;
@@ -64,7 +63,7 @@ export abstract class DoorbellSocket implements DoorbellLine {
     if (taken === -3)
       carrier.close({
         cause: "failure",
-        detail: "a descriptor that the peer sent could not be taken: this process has too many open",
+        detail: "a descriptor that the peer sent could not be received: this process has too many open",
       });
     return taken;
   }
@@ -85,20 +84,20 @@ export abstract class DoorbellSocket implements DoorbellLine {
     return false;
   }
 
-  /** A system call on the socket has failed for good. Not here: something may be being sent. */
+  /** A system call on the socket has failed for good. The connection ends later, because a message may be being sent. */
   private fail(syscall: string, failure: number): void {
     this.carrier?.failSoon(`the control socket failed: ${syscall}: ${getSystemErrorName(-failure)}`);
   }
 
   /**
-   * Takes what is there of a handshake message, and no byte past it. Undefined: there is more to come. @throws
-   * ConnectError
+   * Takes the available bytes of a handshake message, and no byte past it. Undefined: more is to come.
+   * @throws ConnectError
    */
   protected readHandshake(reader: HandshakeReader, descriptors: number[]): HandshakeMessage | undefined {
     for (;;) {
       const got = this.addon.receiveMessage(this.descriptor, reader.space());
       descriptors.push(...got.descriptors);
-      // Each byte could bring more of them.
+      // Each byte of a message could bring more of them.
       if (descriptors.length > DESCRIPTORS_MAX) throw notIsthmus(`the peer sent ${descriptors.length} descriptors`);
       if (got.byteLength < 0) {
         if (this.hungUp)
@@ -136,7 +135,7 @@ export abstract class DoorbellSocket implements DoorbellLine {
     try {
       this.addon.shutdownSocket(this.descriptor);
     } catch {
-      // The peer sees it at the latest when the descriptor is closed.
+      // The peer notices at the latest when the descriptor is closed.
     }
     this.addon.closeDescriptor(this.descriptor);
   }

@@ -1,21 +1,22 @@
 /**
- * What arrives in the peer's ring: frames, copied to private scratch memory (SHM-1), checked, and opened one by one.
- * Every number in them is the peer's: it is read once, and checked before it is used.
+ * Reads the peer's ring. Frames are copied to private scratch memory (SHM-1), checked, and opened one by one. The peer
+ * chose every number in them, so each is read once, and checked before it is used.
  */
 import { ARENA_UNIT_BYTES, RING_DATA_OFFSET } from "../../memory/shared/layout.js";
 import type { ConnectionMemory } from "../../memory/shared/segment.js";
 import { Violation } from "../../memory/shared/violation.js";
 import { BLOCK_FRAGMENT_BYTES_MAX, FIELD, FLAG, FRAME_BYTES_MAX, readUint32, SPAN } from "../../wire/frame.js";
 import type { ReceivedFrame } from "../carrier.js";
+import type { FrameRules } from "../frame-header.js";
 import { newReceivedFrame, openHeader, paddedLength } from "../frame-header.js";
 
-/** The scratch holds what one step takes from the ring. The drain does not re-enter, so all connections share it. */
+/** Holds the frames that one step takes from the ring. The drain does not re-enter, so all connections share it. */
 const scratch = new Uint8Array(FRAME_BYTES_MAX);
 const scratchWords = new Int32Array(scratch.buffer);
 /**
- * Bytes of frames that one step takes, if the first is not longer. Small, so that answers to the first frames are on
- * their way while the rest is still being worked on: with a whole batch per step both ends would take turns. Where they
- * do so anyway, on one core, more at a time is less work.
+ * Bytes of frames that one step takes, unless the first frame is longer. Small, so that answers to the first frames
+ * leave while the rest is still being handled. With a whole batch per step, both ends would take turns. On one core they
+ * do so anyway, and larger steps are less work.
  */
 const STEP_FRAME_BYTES = 1024;
 const STEP_FRAME_BYTES_SHARED = 8 * STEP_FRAME_BYTES;
@@ -24,20 +25,20 @@ const STEP_COPY_BYTES = 1 << 20;
 const COPY_LOOP_BYTES_MAX = 512;
 
 export class FrameReader {
-  /** The frame that was opened last; it and its memory are used again for the next. */
+  /** The frame that was opened last. The object and its memory are reused for the next one. */
   readonly frame: ReceivedFrame = newReceivedFrame(scratch);
-  /** The arena block that holds the frame's fragment, or 0, which is never one, … */
+  /** The arena block that holds the frame's fragment; 0: none. */
   unit = 0;
-  /** … and the generation to release it with. */
+  /** The generation to release `unit` with. */
   generation = 0;
   private readonly ringBytes: Uint8Array;
   private readonly ringWords: Int32Array;
   private readonly arena: ConnectionMemory["peerArena"];
-  private readonly spansAgreed: boolean;
+  private readonly rules: FrameRules;
 
   /** @param spansAgreed whether frames may have a splice table */
   constructor(peerRing: ArrayBuffer, peerArena: ConnectionMemory["peerArena"], spansAgreed: boolean) {
-    this.spansAgreed = spansAgreed;
+    this.rules = { foreignFlag: FLAG.follows, spansAgreed };
     this.ringBytes = new Uint8Array(peerRing, RING_DATA_OFFSET);
     this.ringWords = new Int32Array(peerRing, RING_DATA_OFFSET);
     this.arena = peerArena;
@@ -47,8 +48,8 @@ export class FrameReader {
    * Copies whole frames to the scratch, as many as one step works on, and returns their bytes.
    * @param index where the first one starts in the ring
    * @param available bytes that the peer has published from there on
-   * @param sharesCore whether the peer cannot run meanwhile
-   * @throws Violation if they are no whole frames
+   * @param sharesCore whether the peer cannot run at the same time
+   * @throws Violation if they are not whole frames
    */
   take(index: number, available: number, sharesCore: boolean): number {
     const copied = Math.min(available, sharesCore ? STEP_FRAME_BYTES_SHARED : STEP_FRAME_BYTES);
@@ -60,7 +61,7 @@ export class FrameReader {
       const end = at + paddedLength(scratchWords, word);
       if (end > available) throw new Violation("FRAME-1", "a frame reaches past what was published");
       if (end > copied) {
-        // The first frame is taken whole, whatever its length; a later one waits for the next step.
+        // The first frame is taken as a whole, whatever its length. A later one waits for the next step.
         if (at > 0) break;
         this.snapshot(index + copied, copied, end - copied);
         return end;
@@ -83,18 +84,18 @@ export class FrameReader {
     for (let i = index >> 2, j = to >> 2, end = j + (byteLength >> 2); j < end; i++, j++) scratchWords[j] = from[i];
   }
 
-  /** Makes the frame at `at` of the scratch the current one, and returns where the next one is. @throws Violation */
+  /** Opens the frame at `at` of the scratch, and returns where the next one is. @throws Violation */
   open(at: number): number {
     const word = at >> 2;
     const { frame } = this;
-    openHeader(frame, scratchWords, word, at, FLAG.follows, this.spansAgreed);
+    openHeader(frame, scratchWords, word, at, this.rules);
     if (frame.spanCount > 0) this.checkSpans(frame);
     this.unit = 0;
     if ((frame.flags & FLAG.inBlock) !== 0) this.openBlock(frame);
     return at + paddedLength(scratchWords, word);
   }
 
-  /** Whether the spans lie in blocks that there can be. @throws Violation */
+  /** @throws Violation if a span lies outside of the arena, or its flags make no sense */
   private checkSpans({ spans, spanCount }: ReceivedFrame): void {
     for (let i = 0; i < spanCount; i++) {
       const { unit, offset, byteLength, flags } = spans[i];

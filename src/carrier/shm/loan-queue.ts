@@ -1,4 +1,4 @@
-/** Loans that wait for room in the arena, first come first served. */
+/** Loans that wait for room in the arena, in order of arrival. */
 import { Code, ConnectError } from "@connectrpc/connect";
 import { Violation } from "../../memory/shared/violation.js";
 import type { Blocks } from "./blocks.js";
@@ -14,7 +14,7 @@ export class LoanQueue {
   private readonly waiting = new Set<Waiting>();
   private readonly onHeadGone: () => void;
 
-  /** @param onHeadGone there may be room for those behind one that gave up */
+  /** @param onHeadGone a request was canceled, so there may be room for those behind it */
   constructor(blocks: Blocks, onHeadGone: () => void) {
     this.blocks = blocks;
     this.onHeadGone = onHeadGone;
@@ -24,7 +24,7 @@ export class LoanQueue {
     return this.waiting.size;
   }
 
-  /** @throws ConnectError, see `Carrier.loan` */
+  /** @param onWaiting called if it has to wait. @throws ConnectError, see `Carrier.loan` */
   take(byteLength: number, makeSignal: () => AbortSignal, onWaiting: () => void): Promise<Uint8Array> {
     const { blocks } = this;
     if (byteLength > blocks.blockBytesMax) {
@@ -61,7 +61,7 @@ export class LoanQueue {
     });
   }
 
-  /** Serves those for whom there is room by now. True if there was one. */
+  /** Serves requests for which there is room now. True if there was one. */
   serve(): boolean {
     let served = false;
     for (const entry of this.waiting) {

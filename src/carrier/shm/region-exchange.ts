@@ -1,13 +1,13 @@
 /**
- * RegionExchange on their way over one connection. Their descriptors go over the control socket, numbered from 1 in
- * each direction in the order in which they are sent; a frame's span names one by its number.
+ * Regions on their way over one connection. Their descriptors go over the control socket. Each direction numbers them
+ * from 1 in the order in which they are sent, and a span names a descriptor by its number.
  *
  * REGIONS-1  A descriptor is sent before the frame that names it is published. A receiver that has the frame finds the
- *            descriptor in the socket at the latest.
- * REGIONS-2  Each number is named once: by a span, or, if its message was given up before, by a `dropRegion` frame.
- * REGIONS-3  A sender has at most 64 numbers (those of one message) that no published frame names: it finishes one
- *            message's before it begins with another's. So if more wait at a receiver that has read all frames, the
- *            sender broke the protocol.
+ *            descriptor in the socket, if it has not taken it before.
+ * REGIONS-2  Each number is named once: by a span, or by a `dropRegion` frame if its message was canceled before.
+ * REGIONS-3  A sender has at most 64 numbers (those of one message) that no published frame names, because it finishes
+ *            one message before it begins with another. If a receiver that has read all frames finds more, the sender
+ *            broke the protocol.
  */
 import { readSync } from "node:fs";
 import { memoryToFill } from "../../memory/v8/gc.js";
@@ -21,33 +21,19 @@ import { isSystemError, SEALS } from "../../os/addon.js";
 import type { SpanEntry } from "../../wire/frame.js";
 import { SPANS_MAX } from "../../wire/frame.js";
 import type { Delayed, Driver } from "../poll/poller.js";
-
-/** The control socket, as far as regions need it. */
-export interface DescriptorLine {
-  readonly addon: Addon;
-  /** Sends a descriptor with its byte; never waits. False: not now, or never more. */
-  sendDescriptor(descriptor: number): boolean;
-  /** Takes what is in the socket, descriptors for `RegionExchange.arrived` among it. False if there was nothing. */
-  fetch(): boolean;
-}
+import type { RegionLine, RegionSender } from "../span-memory.js";
+import { wantsLease } from "./block-leases.js";
+import type { DescriptorLine } from "./doorbell-line.js";
 
 /** Most descriptors that one read of the socket brings. */
 const BATCH_MAX = 16;
-/** The peer's socket buffer is full; before it is tried again. */
+/** How long to wait before trying again, if the peer's socket buffer is full. */
 const AGAIN_MS = 1;
 const NUMBER_MAX = 2 ** 32 - 1;
 const REGION_SEALS = SEALS.WRITE | SEALS.SHRINK | SEALS.GROW;
-/** See `LEASE_BYTES_MIN` of blocks.ts: below, a copy costs less. */
-const REGION_LEASE_BYTES_MIN = 32 << 10;
 const READ_BYTES_MAX = 1 << 30;
 
-/** Whoever sends the descriptors of one message. */
-export interface RegionSender {
-  /** It may go on. */
-  onReady(): void;
-}
-
-export class RegionExchange {
+export class RegionExchange implements RegionLine {
   private readonly line: DescriptorLine;
   private readonly driver: Pick<Driver, "after">;
   private closed = false;
@@ -56,7 +42,7 @@ export class RegionExchange {
   private sender: RegionSender | undefined;
   private readonly senders = new Set<RegionSender>();
   private again: Delayed | undefined;
-  /** Numbers that no span will name; whoever publishes frames tells the peer, and takes them out. */
+  /** Numbers that no span will name. The carrier tells the peer, and removes them. */
   readonly dropped: number[] = [];
   private readonly onDropped: () => void;
   // Receiving.
@@ -72,18 +58,13 @@ export class RegionExchange {
 
   // Sending.
 
-  /** Whether there are numbers left; without, regions are copied. */
   get canSend(): boolean {
     return this.sentNumber + SPANS_MAX <= NUMBER_MAX;
   }
 
-  /**
-   * Sends one descriptor of a message of `sender`. Returns its number; 0: `sender.onReady` follows when it is worth
-   * another try.
-   */
   send(sender: RegionSender, descriptor: number): number {
     if (this.closed) return 0;
-    // SUBTLE: numbers that the peer was not told of yet count, too (REGIONS-3).
+    // SUBTLE: numbers that the peer has not been told of count too (REGIONS-3).
     if ((this.sender !== undefined && this.sender !== sender) || this.dropped.length > 0) {
       this.senders.add(sender);
       return 0;
@@ -100,7 +81,6 @@ export class RegionExchange {
     return ++this.sentNumber;
   }
 
-  /** The frame that names all numbers of the sender's message is about to be published, or none ever will. */
   finish(sender: RegionSender, unnamed: readonly number[]): void {
     this.senders.delete(sender);
     if (this.closed || this.sender !== sender) return;
@@ -112,7 +92,7 @@ export class RegionExchange {
     this.goOn();
   }
 
-  /** All of `dropped` was told to the peer. */
+  /** The peer was told all numbers in `dropped`. */
   droppedSent(): void {
     this.goOn();
   }
@@ -125,17 +105,17 @@ export class RegionExchange {
 
   // Receiving.
 
-  /** Whether more may wait than an honest peer would have sent before its next frame. */
+  /** Whether more descriptors wait than an honest peer sends before its next frame. */
   get isCrowded(): boolean {
     return this.waiting.size > SPANS_MAX;
   }
 
-  /** Descriptors that came so far. */
+  /** Number of descriptors that have arrived so far. */
   get arrivals(): number {
     return this.arrivedNumber;
   }
 
-  /** Descriptors came, in order; they belong to this from now on. */
+  /** Takes descriptors that arrived, in order. */
   arrived(descriptors: readonly number[]): void {
     for (const descriptor of descriptors) {
       if (this.closed) this.line.addon.closeDescriptor(descriptor);
@@ -144,8 +124,8 @@ export class RegionExchange {
   }
 
   /**
-   * The bytes of a span, leased or copied. Its descriptor is closed then.
-   * @throws Violation if there is no such descriptor, or it is no region
+   * Returns the bytes of a span, leased or copied, and closes its descriptor.
+   * @throws Violation if there is no such descriptor, or it does not refer to a region
    */
   take(
     entry: SpanEntry,
@@ -159,15 +139,14 @@ export class RegionExchange {
     try {
       this.check(descriptor, entry);
       const { offset, byteLength } = entry;
-      const isWanted = lifetime === "strict" || (lifetime !== "copied" && byteLength >= REGION_LEASE_BYTES_MIN);
-      if (isWanted && byteLength > 0) {
+      if (wantsLease(lifetime, byteLength)) {
         try {
           const range = { unit: 0, generation: 0, offset, byteLength };
           const bytes = Lease.open(homeOf(addon, descriptor), range, lifetime, callLabel, handles);
           onLeased(true);
           return bytes;
         } catch (error) {
-          // No mapping or address space left: a copy needs none.
+          // No mapping or address space is left. A copy needs none.
           if (!isSystemError(error)) throw error;
         }
       }
@@ -178,17 +157,17 @@ export class RegionExchange {
     }
   }
 
-  /** The descriptor of a number is not wanted. @throws Violation if there is none */
+  /** Closes the descriptor of a span that was not taken. @throws Violation if there is no such descriptor */
   discard(number: number): void {
     this.line.addon.closeDescriptor(this.claim(number));
   }
 
   private claim(number: number): number {
-    // REGIONS-1: it is in the socket, if it is not here.
+    // REGIONS-1: if it is not here, it is in the socket.
     while (number > this.arrivedNumber && this.waiting.size <= SPANS_MAX + BATCH_MAX && this.line.fetch());
     const descriptor = this.waiting.get(number);
     if (descriptor === undefined)
-      throw new Violation("SPAN-4", `region ${number}, of which no descriptor came, or which was named before`);
+      throw new Violation("SPAN-4", `region ${number} has no descriptor, or was named before`);
     this.waiting.delete(number);
     return descriptor;
   }
@@ -199,13 +178,13 @@ export class RegionExchange {
     try {
       found = this.line.addon.inspectSegment(descriptor);
     } catch (error) {
-      throw broken(`is no memfd that can be mapped: ${(error as Error).message}`);
+      throw broken(`is not a memfd that can be mapped: ${(error as Error).message}`);
     }
     if ((found.seals & REGION_SEALS) !== REGION_SEALS)
       throw broken(`has seals ${found.seals}, not all of ${REGION_SEALS}`);
     if (offset + byteLength > found.byteLength)
-      throw broken(`has ${found.byteLength} bytes, and ${byteLength} from ${offset} on were announced`);
-    // Reading a page that nobody has written takes memory, on the reader's account.
+      throw broken(`has ${found.byteLength} bytes, but ${byteLength} from ${offset} on were announced`);
+    // Reading a page that was never written allocates memory, which is charged to the reader.
     if (found.allocatedBytes < found.byteLength)
       throw broken(`has memory for ${found.allocatedBytes} of its ${found.byteLength} bytes`);
   }
@@ -223,12 +202,12 @@ export class RegionExchange {
 
 const collected = new FinalizationRegistry<BlockUser>((user) => user.onCollected());
 
-/** A region goes back to nobody: its memory is the peer's, and unmapping it is all there is to do. */
+/** The home of leases of a region. Its memory belongs to the peer, so unmapping it is all there is to do. */
 function homeOf(addon: Addon, descriptor: number): LeaseHome {
   return {
     views: {
       open(_, offset, byteLength, user) {
-        // Copy-on-write: a store here is seen by nobody else, and the sealed memory changes for nobody.
+        // Copy-on-write: a store here does not reach the sealed memory, and is visible only here.
         const buffer = keepNewInThread(addon.mapPrivate(descriptor, offset, byteLength));
         collected.register(buffer, user);
         return buffer;

@@ -2,74 +2,69 @@
  * The shared-memory carrier: one connection's two directions. Ties rings, arenas, releases and sleep words together,
  * and is what the poller serves.
  *
- * SHM-1  The inline part of a frame is copied to private scratch before anything looks at it (`FrameReader`); the read
- *        cursor advances before user code runs.
+ * SHM-1  The inline part of a frame is copied to private scratch memory before anything looks at it (`FrameReader`).
+ *        The read cursor advances before user code runs.
  * SHM-2  A drain never waits for space, so two sides that only send cannot deadlock.
  * SHM-3  The work of one step is bounded (`FrameReader.take`), so POLL-1 holds with large payloads too.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
-import { COMMIT_STEP_BYTES } from "../../memory/shared/arena.js";
-import { collectSoon } from "../../memory/v8/gc.js";
 import { CpuHint } from "../../memory/shared/cpu-hint.js";
 import { AWAIT, Bell, Sleeper } from "../../memory/shared/doorbell.js";
 import { RING_DATA_OFFSET } from "../../memory/shared/layout.js";
-import type { LeaseHandle, LeaseLifetime } from "../../memory/payload/lease.js";
 import { RingReader, RingWriter } from "../../memory/shared/ring.js";
 import type { ConnectionMemory } from "../../memory/shared/segment.js";
-import { Receiving } from "../../memory/receive/receiving.js";
 import { Violation } from "../../memory/shared/violation.js";
 import type { WordAccess } from "../../memory/shared/words.js";
+import { collectSoon } from "../../memory/v8/gc.js";
+import { Receiving } from "../../memory/receive/receiving.js";
 import { setImmediate } from "../../os/timers.js";
 import {
   BLOCK_REFERENCE_BYTES,
-  FIELD,
   FLAG,
   FRAME_BYTES_MAX,
-  FRAME_HEADER_BYTES,
   KIND,
-  packKindFlagsCode,
   readUint32,
-  SPAN,
   SPANS_MAX,
   writeUint32,
 } from "../../wire/frame.js";
 import type { Parts } from "../../wire/parts.js";
+import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, ReceivedFrame } from "../carrier.js";
+import { closedBy, FRAGMENT_WAITS } from "../carrier.js";
+import { IdleStrategy } from "../poll/idle-strategy.js";
+import type { Driver, Pollable } from "../poll/poller.js";
+import { poller } from "../poll/poller.js";
 import { Blocks } from "./blocks.js";
-import { closedBy } from "../carrier.js";
-import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, ReceivedFrame, SpanSource } from "../carrier.js";
+import type { DoorbellLine, DoorbellListener } from "./doorbell-line.js";
 import { FrameReader } from "./frame-reader.js";
 import { LoanQueue } from "./loan-queue.js";
-import { IdleStrategy } from "../poll/idle-strategy.js";
-import type { Delayed, Driver, Pollable } from "../poll/poller.js";
-import { poller } from "../poll/poller.js";
-import type { DescriptorLine } from "./region-exchange.js";
+import { OwnFrames } from "./own-frames.js";
+import { ReceivedSpans } from "./received-spans.js";
 import { RegionExchange } from "./region-exchange.js";
+import { StarvationWatch, Trimming } from "./upkeep.js";
 
-/** The way to wake the peer and to hear from it; the control socket in production. */
-export interface DoorbellLine extends DescriptorLine {
-  /** Wakes the peer; never blocks, never throws. False: it could not be done now and must be tried again. */
-  ring(): boolean;
-  /** Whether the line keeps the event loop alive; it does not at first. */
-  keepAlive(on: boolean): void;
-  close(): void;
-}
-
-/** How long to wait for blocks before the peer is told, at first; then twice as long each time. */
-const STARVED_AFTER_MS = 10;
-const STARVED_AGAIN_MS_MAX = 1000;
 /**
  * Bytes of a large message that go into one block: large enough to copy at full speed, small enough to stay in the
  * caches.
  */
 const FRAGMENT_BYTES_MAX = 128 << 10;
-/** An arena that nobody used for this long gives its memory back. */
-const TRIM_AFTER_MS = 10_000;
-/** After a ring for which the kernel had no memory. */
+/** How long to wait after a ring for which the kernel had no memory. */
 const RING_AGAIN_MS = 1;
-/** Wake-ups in a row without a frame before the peer is told off (BELL-2 bounds them one by one, this in all). */
+/** Wake-ups in a row without a frame before the connection ends. BELL-2 bounds single wake-ups, this bounds their sum. */
 const FRUITLESS_WAKES_MAX = 10_000;
 
-export class ShmCarrier implements Carrier, Pollable {
+export interface ShmCarrierOptions {
+  readonly memory: ConnectionMemory;
+  readonly line: DoorbellLine;
+  readonly pollMicros: number;
+  /** Whether large values may stay where they are, instead of travelling in fragments. */
+  readonly spans: boolean;
+  /** How shared words are read and written; `Atomics` by default. */
+  readonly words?: WordAccess;
+  /** Calls `step` and puts this side to sleep; the poller of this event loop by default. */
+  readonly driver?: Driver;
+}
+
+export class ShmCarrier implements Carrier, Pollable, DoorbellListener {
   readonly name = "shm";
   readonly reason = undefined;
   /** The peer keeps its mapping of what was published. */
@@ -83,6 +78,9 @@ export class ShmCarrier implements Carrier, Pollable {
   idleTurns = 0;
   closed = false;
   readonly idleStrategy: IdleStrategy;
+  readonly blocks: Blocks | undefined;
+  readonly receiving = new Receiving();
+  readonly spanSource: ReceivedSpans;
 
   private readonly driver: Driver;
   private readonly memory: ConnectionMemory;
@@ -90,50 +88,34 @@ export class ShmCarrier implements Carrier, Pollable {
   private receiver: FrameReceiver | undefined;
   private readonly writer: RingWriter;
   private readonly reader: RingReader;
-  readonly blocks: Blocks | undefined;
+  /** The same as `blocks`, which is undefined if large values travel in fragments. */
   private readonly memoryBlocks: Blocks;
   private readonly loans: LoanQueue;
   private readonly regions: RegionExchange;
-  readonly spanSource: SpanSource;
-  /** Releases that have to follow frames on their way, as unit and generation. */
-  private readonly orderedReleases: number[] = [];
+  private readonly ownFrames: OwnFrames;
+  private readonly starvation: StarvationWatch;
+  private readonly trimming: Trimming;
   private readonly sleeper: Sleeper;
   private readonly bell: Bell;
   private readonly cpuHint: CpuHint;
-  /** What the sendQueue waits for. */
-  private outboxAwaits: number = AWAIT.frames;
+  /** What the send queue waits for. */
+  private sendQueueAwaits: number = AWAIT.frames;
   private awaiting: number = AWAIT.frames;
-  /** What the sendQueue waited for besides has come. */
+  /** Something that the send queue waited for, other than space and blocks, has come. */
   private mayGoOn = false;
   private servesPeer = false;
   private kept = false;
   private lineKept = false;
   private readonly frameReader: FrameReader;
-  /** Of the frame that is being delivered: which spans the receiver took. */
-  private readonly spansTaken = new Uint8Array(SPANS_MAX);
-  private starvation: Delayed | undefined;
-  private saysStarved = false;
-  private trimTimer: Delayed | undefined;
   private ringsTaken = 0;
   private fruitlessWakes = 0;
-  /** Frames that came and, as far as one can tell from their number, were not answered yet. */
+  /** Frames that came and, as far as their number tells, were not answered yet. */
   private unanswered = 0;
   private framesSent = 0;
   private framesReceived = 0;
   private rung = 0;
 
-  /**
-   * @param spans whether large values may stay where they are, instead of travelling in fragments
-   * @param driver who calls `step` and puts this side to sleep
-   */
-  constructor(
-    memory: ConnectionMemory,
-    line: DoorbellLine,
-    pollMicros: number,
-    spans: boolean,
-    words: WordAccess = Atomics,
-    driver: Driver = poller,
-  ) {
+  constructor({ memory, line, pollMicros, spans, words = Atomics, driver = poller }: ShmCarrierOptions) {
     const { ownRing, peerRing, ownArena, ownGeometry, peerGeometry } = memory;
     this.driver = driver;
     this.memory = memory;
@@ -150,27 +132,39 @@ export class ShmCarrier implements Carrier, Pollable {
     this.sleeper = new Sleeper(own, words);
     this.bell = new Bell(peer, words);
     this.cpuHint = new CpuHint(own, peer, words);
+    const schedule = () => this.driver.schedule(this);
     const port = {
-      onRoom: () => this.driver.schedule(this),
+      onRoom: schedule,
       // SYNC release.publish, bell.park
       onReleased: () => {
         if (this.bell.mustRing(AWAIT.blocks)) this.ring();
       },
       sendRelease: (unit: number, generation: number) => {
-        this.orderedReleases.push(unit, generation);
+        this.ownFrames.release(unit, generation);
         this.driver.schedule(this);
       },
     };
-    this.memoryBlocks = new Blocks(memory, port, words);
-    this.loans = new LoanQueue(this.memoryBlocks, () => this.driver.schedule(this));
-    this.regions = new RegionExchange(line, driver, () => this.driver.schedule(this));
-    this.memoryBlocks.regions = this.regions;
-    this.blocks = spans ? this.memoryBlocks : undefined;
+    const blocks = new Blocks(memory, port, words);
+    this.memoryBlocks = blocks;
+    this.loans = new LoanQueue(blocks, schedule);
+    this.regions = new RegionExchange(line, driver, schedule);
+    blocks.regions = this.regions;
+    this.blocks = spans ? blocks : undefined;
     this.frameReader = new FrameReader(peerRing, memory.peerArena, spans);
-    this.spanSource = {
-      receiving: new Receiving(),
-      takeSpan: (index, lifetime, callLabel, handles) => this.takeSpan(index, lifetime, callLabel, handles),
-    };
+    this.spanSource = new ReceivedSpans({
+      frame: this.frameReader.frame,
+      blocks,
+      regions: this.regions,
+      receiving: this.receiving,
+      leasable: memory.leasable,
+    });
+    this.ownFrames = new OwnFrames(this, this.regions);
+    const awaitsBlocks = () => !this.closed && (this.awaiting & AWAIT.blocks) !== 0;
+    this.starvation = new StarvationWatch(driver, blocks, awaitsBlocks, () => {
+      this.ownFrames.sayStarved();
+      this.driver.schedule(this);
+    });
+    this.trimming = new Trimming(driver, blocks, (error) => this.close(closedBy(error)));
   }
 
   start(receiver: FrameReceiver, servesPeer: boolean): void {
@@ -207,8 +201,8 @@ export class ShmCarrier implements Carrier, Pollable {
   }
 
   /**
-   * SUBTLE: rings before the store that the peer is to see. It looks for work after it woke, so it sees that, or its
-   * next sleep is rung (BELL-1).
+   * SUBTLE: rings before the store that the peer is to see. The peer looks for work after it woke, so it sees that
+   * store, or its next sleep is rung (BELL-1).
    */
   prewake(): void {
     if (!this.closed && this.bell.mustRing(AWAIT.frames)) this.ring();
@@ -220,23 +214,26 @@ export class ShmCarrier implements Carrier, Pollable {
 
   placeFragment(source: Parts, byteLength: number, at: number): number {
     const unit = this.guarded(() => this.memoryBlocks.placeFragment(source, byteLength));
-    if (unit === undefined) return -1;
+    if (unit === undefined) return FRAGMENT_WAITS;
     if (unit < 0) return unit;
     writeUint32(this.ringBytes, at, unit);
-    writeUint32(this.ringBytes, at + 4, this.memoryBlocks.arena.generationOf(unit));
+    writeUint32(this.ringBytes, at + 4, this.memoryBlocks.generationOf(unit));
     return BLOCK_REFERENCE_BYTES;
   }
 
-  /** Pieces are copied when they are placed: nothing is borrowed. */
+  /** Fragments are copied when they are placed: nothing is borrowed. */
   hurry(): void {}
   keep(): void {}
 
   loan(byteLength: number, makeSignal: () => AbortSignal): Promise<Uint8Array> {
-    const loan = this.guarded(() => this.loans.take(byteLength, makeSignal, () => this.sayAwaited()));
+    const loan = this.guarded(() => this.loans.take(byteLength, makeSignal, () => this.declareWait()));
     return loan ?? Promise.reject(new ConnectError("the connection is over", Code.Unavailable));
   }
 
-  /** For what the user calls: a violation that it comes upon ends the connection. Undefined then, or if it is over. */
+  /**
+   * For functions that users call: a violation that shows here ends the connection instead of reaching the user.
+   * Undefined if the connection is over, or ended by that.
+   */
   private guarded<T>(act: () => T): T | undefined {
     if (this.closed) return undefined;
     try {
@@ -254,8 +251,8 @@ export class ShmCarrier implements Carrier, Pollable {
 
   setWaitFor(space: boolean, blocks: boolean): void {
     if (this.closed) return;
-    this.outboxAwaits = AWAIT.frames | (space ? AWAIT.space : 0) | (blocks ? AWAIT.blocks : 0);
-    this.sayAwaited();
+    this.sendQueueAwaits = AWAIT.frames | (space ? AWAIT.space : 0) | (blocks ? AWAIT.blocks : 0);
+    this.declareWait();
   }
 
   requestPump(): void {
@@ -263,30 +260,14 @@ export class ShmCarrier implements Carrier, Pollable {
     if (!this.closed) this.driver.schedule(this);
   }
 
-  private sayAwaited(): void {
-    const releases = this.hasOwnFrames ? AWAIT.space : 0;
-    const awaiting = this.outboxAwaits | releases | (this.loans.size > 0 ? AWAIT.blocks : 0);
-    if ((awaiting & AWAIT.blocks) !== 0 && this.starvation === undefined) this.watchStarvation(STARVED_AFTER_MS);
+  private declareWait(): void {
+    const forOwnFrames = this.ownFrames.arePending ? AWAIT.space : 0;
+    const awaiting = this.sendQueueAwaits | forOwnFrames | (this.loans.size > 0 ? AWAIT.blocks : 0);
+    if ((awaiting & AWAIT.blocks) !== 0) this.starvation.start();
     const more = (awaiting & ~this.awaiting) !== 0;
     this.awaiting = awaiting;
-    // Asleep, we said what we await; the poller parks again with the new answer.
+    // If this side sleeps, it has published what it waited for before. The poller parks it again with the new answer.
     if (more) this.driver.schedule(this);
-  }
-
-  /** Garbage may hold what this side waits for: then it is collected here, and the peer is told. */
-  private watchStarvation(delayMs: number): void {
-    const { releases } = this.memoryBlocks;
-    this.starvation = this.driver.after(delayMs, () => {
-      this.starvation = undefined;
-      if (this.closed || (this.awaiting & AWAIT.blocks) === 0) return;
-      const isStarving = releases === this.memoryBlocks.releases;
-      if (isStarving) {
-        if (this.memoryBlocks.holdsOwn) collectSoon();
-        this.saysStarved = true;
-        this.driver.schedule(this);
-      }
-      this.watchStarvation(isStarving ? Math.min(delayMs * 2, STARVED_AGAIN_MS_MAX) : STARVED_AFTER_MS);
-    });
   }
 
   // What the poller calls.
@@ -302,7 +283,7 @@ export class ShmCarrier implements Carrier, Pollable {
         this.fruitlessWakes = 0;
         found = true;
       }
-      if (this.hasOwnFrames && !this.closed) this.sendOwnFrames();
+      if (this.ownFrames.arePending && !this.closed) this.sendOwnFrames();
       if (!this.closed) this.publish();
       return found;
     } catch (error) {
@@ -313,8 +294,8 @@ export class ShmCarrier implements Carrier, Pollable {
 
   private useRoom(): boolean {
     const served = this.loans.size > 0 && this.loans.serve();
-    const pumped = (this.mayGoOn || this.outboxAwaits !== AWAIT.frames) && this.pump();
-    this.sayAwaited();
+    const pumped = (this.mayGoOn || this.sendQueueAwaits !== AWAIT.frames) && this.pump();
+    this.declareWait();
     return served || pumped;
   }
 
@@ -323,51 +304,9 @@ export class ShmCarrier implements Carrier, Pollable {
     return this.receiver!.onRoom();
   }
 
-  private get hasOwnFrames(): boolean {
-    return this.saysStarved || this.orderedReleases.length > 0 || this.regions.dropped.length > 0;
-  }
-
-  /** SUBTLE: in a step and not at once: a lease may end while a message is being encoded at the ring's tail. */
   private sendOwnFrames(): void {
-    let sent = 0;
-    for (; sent < this.orderedReleases.length; sent += 2) {
-      if (!this.writeOwnFrame(KIND.release, BLOCK_REFERENCE_BYTES)) break;
-      const at = this.index + FRAME_HEADER_BYTES;
-      writeUint32(this.ringBytes, at, this.orderedReleases[sent]);
-      writeUint32(this.ringBytes, at + 4, this.orderedReleases[sent + 1]);
-      this.commit(FRAME_HEADER_BYTES + BLOCK_REFERENCE_BYTES);
-    }
-    this.orderedReleases.splice(0, sent);
-    this.sendDroppedRegions();
-    if (this.saysStarved && this.writeOwnFrame(KIND.starved, 0)) {
-      this.saysStarved = false;
-      this.commit(FRAME_HEADER_BYTES);
-    }
-    if (!this.closed) this.sayAwaited();
-  }
-
-  private sendDroppedRegions(): void {
-    const { dropped } = this.regions;
-    if (dropped.length === 0) return;
-    while (dropped.length > 0 && this.writeOwnFrame(KIND.dropRegion, 0)) {
-      this.ringWords[(this.index >> 2) + FIELD.argument] = dropped.shift()!;
-      this.commit(FRAME_HEADER_BYTES);
-    }
-    // Before the next descriptor, so that the peer can count (REGIONS-3).
-    if (!this.closed) this.publish();
-    if (dropped.length === 0) this.regions.droppedSent();
-  }
-
-  /** Writes the header of a frame of the connection itself, if there is room. */
-  private writeOwnFrame(kind: number, metadataLength: number): boolean {
-    const byteLength = FRAME_HEADER_BYTES + metadataLength;
-    if (this.freeBytes() < byteLength) return false;
-    const at = this.index >> 2;
-    this.ringWords.fill(0, at, at + FRAME_HEADER_BYTES / 4);
-    this.ringWords[at + FIELD.byteLength] = byteLength;
-    this.ringWords[at + FIELD.kindFlagsCode] = packKindFlagsCode(kind, 0, 0);
-    this.ringWords[at + FIELD.metadataLength] = metadataLength;
-    return true;
+    this.ownFrames.send();
+    if (!this.closed) this.declareWait();
   }
 
   get expecting(): boolean {
@@ -380,42 +319,28 @@ export class ShmCarrier implements Carrier, Pollable {
     );
   }
 
+  private hasRoom(): boolean {
+    if ((this.awaiting & AWAIT.space) !== 0 && this.writer.headMoved()) return true;
+    return (this.awaiting & AWAIT.blocks) !== 0 && this.memoryBlocks.hasReleases();
+  }
+
   get settled(): boolean {
     return this.unanswered === 0;
   }
 
   tryPark(): boolean {
     if (this.closed) return true;
-    // Whoever has not answered by now takes longer, or answers nothing.
+    // A handler that has not answered by now takes longer, or answers nothing.
     this.unanswered = 0;
     this.tellLine();
     this.sleeper.park(this.awaiting);
-    // SYNC bell.park: looked at after the sleep word was stored (BELL-1).
+    // SYNC bell.park: look again after the sleep word was stored (BELL-1).
     if (this.hasWork() || this.writer.hasUnpublished) {
       this.sleeper.wake();
       return false;
     }
-    if (this.memoryBlocks.arena.committedBytes > COMMIT_STEP_BYTES) this.trimLater();
+    this.trimming.start();
     return true;
-  }
-
-  /** Gives the arena's memory back if it is not used for a while. */
-  private trimLater(): void {
-    if (this.trimTimer !== undefined) return;
-    const { arena } = this.memoryBlocks;
-    const { allocations } = arena;
-    this.trimTimer = this.driver.after(TRIM_AFTER_MS, () => {
-      this.trimTimer = undefined;
-      if (this.closed) return;
-      try {
-        // The last blocks may have come back after this side went to sleep.
-        this.memoryBlocks.collectReleases();
-        if (arena.allocations === allocations) arena.trim();
-        if (arena.committedBytes > COMMIT_STEP_BYTES) this.trimLater();
-      } catch (error) {
-        this.close(closedBy(error));
-      }
-    });
   }
 
   wake(): void {
@@ -432,12 +357,12 @@ export class ShmCarrier implements Carrier, Pollable {
     return true;
   }
 
-  /** Where in the ring the next frame goes, … */
+  /** Where in the ring the next frame goes. */
   get position(): number {
     return this.writer.position;
   }
 
-  /** … and whether the peer has taken the frame that went to a position. */
+  /** Whether the peer has taken the frame that went to a position. */
   wasTaken(position: number): boolean {
     return this.writer.wasTaken(position);
   }
@@ -450,12 +375,8 @@ export class ShmCarrier implements Carrier, Pollable {
     return !this.closed && this.cpuHint.sharesCore();
   }
 
-  private hasRoom(): boolean {
-    if ((this.awaiting & AWAIT.space) !== 0 && this.writer.headMoved()) return true;
-    return (this.awaiting & AWAIT.blocks) !== 0 && this.memoryBlocks.hasReleases();
-  }
+  // What the line calls.
 
-  /** The doorbell rang `rings` times since the last call. */
   onDoorbell(rings: number): void {
     if (this.closed) return;
     this.ringsTaken += rings;
@@ -468,7 +389,6 @@ export class ShmCarrier implements Carrier, Pollable {
     }
   }
 
-  /** Whether the socket may be read, which can bring descriptors; if not, frames have to be delivered before. */
   takesDescriptors(): boolean {
     if (this.closed || !this.regions.isCrowded) return true;
     if (this.reader.hasFrames()) {
@@ -479,21 +399,19 @@ export class ShmCarrier implements Carrier, Pollable {
     return true;
   }
 
-  /** Descriptors came over the line; they belong to this carrier from now on. */
   onDescriptors(descriptors: readonly number[]): void {
     this.regions.arrived(descriptors);
     if (descriptors.length > 0 && this.blocks === undefined)
       this.close(closedBy(new Violation("BELL-5", "a descriptor came, which was not agreed on")));
   }
 
-  /** Descriptors that came so far. */
   get arrivals(): number {
     return this.regions.arrivals;
   }
 
   /**
-   * The peer is gone: delivers the answers that it had published before it went, then closes. Requests of the dead
-   * nobody needs.
+   * Delivers the answers that the peer had published before it went, then closes. Requests of a dead peer are
+   * discarded.
    */
   onHangup(): void {
     if (this.closed) return;
@@ -523,7 +441,7 @@ export class ShmCarrier implements Carrier, Pollable {
     return taken;
   }
 
-  /** Hands on the frame at `at`, and returns where the next one is. */
+  /** Delivers the frame at `at` of the scratch memory, and returns where the next one is. */
   private deliver(at: number): number {
     const next = this.frameReader.open(at);
     const { frame, unit, generation } = this.frameReader;
@@ -537,38 +455,10 @@ export class ShmCarrier implements Carrier, Pollable {
       this.receiver!.onFrame(frame);
     }
     if (this.closed) return next;
-    // The receiver has copied what lies in a block, so it can go back at once.
+    // The receiver has copied the fragment, so its block can be released at once.
     if (unit !== 0) this.memoryBlocks.releaseToPeer(unit, generation);
-    if (spanCount > 0) this.discardSpans(frame, spanCount);
+    if (spanCount > 0) this.spanSource.discardRest(spanCount);
     return next;
-  }
-
-  private takeSpan(index: number, lifetime: LeaseLifetime, callLabel: string, handles: LeaseHandle[]): Uint8Array {
-    const entry = this.frameReader.frame.spans[index];
-    const bytes =
-      (entry.flags & SPAN.region) === 0
-        ? this.memoryBlocks.take(entry, lifetime, callLabel, handles)
-        : this.regions.take(
-            entry,
-            lifetime,
-            callLabel,
-            handles,
-            (isLeased) => this.memoryBlocks.copies[isLeased ? "spansLeased" : "spansCopiedOut"]++,
-          );
-    this.spansTaken[index] = 1;
-    return bytes;
-  }
-
-  /** What the receiver did not take goes back. */
-  private discardSpans(frame: ReceivedFrame, spanCount: number): void {
-    for (let i = 0; i < spanCount; i++) {
-      const entry = frame.spans[i];
-      if (this.spansTaken[i] === 0) {
-        if ((entry.flags & SPAN.region) === 0) this.memoryBlocks.discard(entry);
-        else this.regions.discard(entry.unit);
-      }
-      this.spansTaken[i] = 0;
-    }
   }
 
   /** @throws Violation */
@@ -580,7 +470,7 @@ export class ShmCarrier implements Carrier, Pollable {
   }
 
   private onStarved(): void {
-    // Not here: it takes long, and other frames wait.
+    // In a later turn: it takes long, and other frames wait.
     if (this.memoryBlocks.holdsPeers) setImmediate(collectSoon);
   }
 
@@ -588,13 +478,13 @@ export class ShmCarrier implements Carrier, Pollable {
 
   private ring(): void {
     this.rung++;
-    // BELL-1 holds only if the ring arrives: what the kernel had no memory for is rung again.
+    // BELL-1 holds only if the ring arrives. If the kernel had no memory for it, it is repeated.
     if (!this.line.ring()) this.driver.after(RING_AGAIN_MS, () => !this.closed && this.ring());
   }
 
   keepAlive(on: boolean): void {
     this.kept = on;
-    // While awake the poller keeps the loop turning; the line is told when the connection parks.
+    // While this side is awake the poller keeps the event loop turning; the line is told when the connection parks.
     if (!this.awake && !this.closed) this.tellLine();
   }
 
@@ -604,7 +494,6 @@ export class ShmCarrier implements Carrier, Pollable {
     this.line.keepAlive(this.kept);
   }
 
-  /** Ends the connection in a later turn: for what fails while a message is being written. */
   failSoon(detail: string): void {
     this.driver.after(0, () => this.close({ cause: "failure", detail }));
   }
@@ -613,8 +502,8 @@ export class ShmCarrier implements Carrier, Pollable {
     if (this.closed) return;
     this.closed = true;
     this.driver.remove(this);
-    this.trimTimer?.cancel();
-    this.starvation?.cancel();
+    this.trimming.stop();
+    this.starvation.stop();
     this.line.close();
     this.regions.close();
     this.memoryBlocks.close();

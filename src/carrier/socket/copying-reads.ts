@@ -1,19 +1,19 @@
 /**
- * Reads a socket by its "data" events and copies what they bring to where its reader wants it: for runtimes, and
- * sockets, that cannot be told where to read to. The reader is asked, and may pause, exactly as it would be without the
- * copy (STREAM-SOCKET-1).
+ * Reads a socket by its "data" events and copies the bytes to the memory that its reader names: for runtimes and
+ * sockets that cannot be told where to read to. The reader is asked, and may pause, exactly as without the copy
+ * (STREAM-SOCKET-1).
  */
 import type { Socket } from "node:net";
 import { setImmediate } from "../../os/timers.js";
-import type { StreamReader } from "./stream-socket.js";
+import type { StreamReader } from "./stream-reader.js";
 
 export class CopyingReads {
   private readonly socket: Socket;
   private readonly reader: StreamReader;
   private target: Uint8Array;
-  /** What has come and was not taken yet, … */
+  /** Chunks that came and were not taken yet. */
   private readonly held: Uint8Array[] = [];
-  /** … and how much of the first one was. */
+  /** Bytes of the first chunk in `held` that were taken. */
   private taken = 0;
   private paused = false;
   private resuming = false;
@@ -72,13 +72,13 @@ export class CopyingReads {
     });
   }
 
-  /** Calls `act` when the reader has taken all that came: now, or later. */
+  /** Calls `act` when the reader has taken all bytes that came: now, or later. */
   afterDelivery(act: () => void): void {
     if (this.held.length === 0) act();
     else this.afterwards ??= act;
   }
 
-  /** Nobody wants what is held. */
+  /** Discards what is held. */
   close(): void {
     this.held.length = this.taken = 0;
     this.afterwards = undefined;

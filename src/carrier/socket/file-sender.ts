@@ -1,12 +1,12 @@
 /**
- * Sends ranges of files on a stream socket, between what the socket itself is given: by `sendfile`, so that their bytes
- * never enter this process, or, where that cannot be had, through one reused buffer. Owns a duplicate of the socket's
- * descriptor, which is closed with the connection.
+ * Sends ranges of files on a stream socket, between the chunks that the socket itself writes. `sendfile` keeps their
+ * bytes out of this process. Where it cannot be used, they go through one reused buffer. Owns a duplicate of the
+ * socket's descriptor, which is closed with the connection.
  *
- * SENDFILE-1  It sends only while the socket has nothing left to write, and the socket is given nothing meanwhile: the
- *             order is kept.
- * SENDFILE-2  The peer was promised the range's length. What of it cannot be sent is made up for with zeros; the
- *             message then never ends (PARTS-1), and its call fails.
+ * SENDFILE-1  It sends only while the socket has nothing left to write, and the socket is given nothing meanwhile. So
+ *             the order is kept.
+ * SENDFILE-2  If a range cannot be sent in full, the remaining announced bytes are sent as zeros. The message is then
+ *             never completed (PARTS-1), and its call fails.
  */
 import { read } from "node:fs";
 import type { Socket } from "node:net";
@@ -14,8 +14,9 @@ import type { Addon, WatchHandle } from "../../os/addon.js";
 import { isSystemError, loadAddon } from "../../os/addon.js";
 import type { FileRange, Parts } from "../../wire/parts.js";
 import { inRootContext } from "../poll/root-context.js";
+import { descriptorOf } from "./node-handle.js";
 
-/** A range on its way. */
+/** A range that is being sent. */
 export interface FileOnItsWay {
   readonly range: FileRange;
   readonly source: Parts;
@@ -25,14 +26,14 @@ export interface FileOnItsWay {
 const COPY_BYTES = 256 << 10;
 const ZEROS = new Uint8Array(64 << 10);
 
-/** Errors of the socket, not of the file: it is broken, which its own events tell too. */
+/** Errors of the socket, not of the file. The socket is broken, and its own events tell so too. */
 const SOCKET_ERRORS = ["EPIPE", "ECONNRESET", "ENOTCONN", "ETIMEDOUT"];
 
 export class FileSender {
   private readonly socket: Socket;
-  /** Goes on; called in a later turn. */
+  /** Called in a later turn, when `send` is worth calling again. */
   private readonly onReady: () => void;
-  /** Undefined: not looked for yet; −1: there is none. */
+  /** Undefined: not looked for yet; −1: it cannot be had. */
   private descriptor: number | undefined;
   private addon: Addon | undefined;
   private watch: WatchHandle | undefined;
@@ -46,9 +47,9 @@ export class FileSender {
   }
 
   /**
-   * Sends on.
-   * @returns "sent": nothing is left; "waits": `onReady` follows; else what is to be written to the socket next, before
-   * this is called again
+   * Continues to send.
+   * @returns "sent": nothing is left; "waits": `onReady` follows; otherwise chunks to be written to the socket before
+   *   this is called again
    */
   send(file: FileOnItsWay): "sent" | "waits" | readonly Uint8Array[] {
     if (file.sentBytes === file.range.length) return "sent";
@@ -61,12 +62,11 @@ export class FileSender {
     if (this.descriptor !== undefined) return this.descriptor;
     this.descriptor = -1;
     const { addon } = loadAddon();
-    // Not public, and missed if it goes: then files are copied.
-    const { _handle: handle } = this.socket as unknown as { readonly _handle?: { readonly fd?: unknown } | null };
-    if (addon === undefined || typeof handle?.fd !== "number" || handle.fd < 0) return -1;
+    const original = descriptorOf(this.socket);
+    if (addon === undefined || original < 0) return -1;
     try {
-      // The loop watches the socket's own for what arrives, and its number may be another's once the socket is closed.
-      this.descriptor = addon.duplicateDescriptor(handle.fd);
+      // The event loop watches the original for reading, and its number may be reused once the socket is closed.
+      this.descriptor = addon.duplicateDescriptor(original);
       this.addon = addon;
     } catch {
       // No descriptor left.
@@ -105,7 +105,7 @@ export class FileSender {
     const { range } = file;
     const copy = (this.copy ??= Buffer.allocUnsafeSlow(COPY_BYTES));
     const length = Math.min(COPY_BYTES, range.length - file.sentBytes);
-    // The message holds the file until nothing of it is on its way.
+    // The message holds the file until no part of it is being sent.
     range.file.through(range.byteOffset + file.sentBytes, (descriptor, offset) =>
       read(descriptor, copy, 0, length, offset, (error, got) => {
         if (error !== null) file.source.failure = error;

@@ -1,58 +1,62 @@
 /**
- * What arrives on a stream socket: frames, taken whole from a private buffer, and fragments that follow them, read
- * straight into their destination. Counterpart of `FrameReader`, whose checks it shares (`frame-header.ts`).
+ * Reads a stream socket: takes whole frames from a private buffer, and has the fragments that follow them read straight
+ * into their destination. Counterpart of `FrameReader` for shared memory, whose checks it shares (`frame-header.ts`).
  *
- * SOCKET-1  Of what the peer announces nothing is allocated here: a frame fits the read buffer, and a fragment's
- *           destination comes from the receiver, which has checked the message's length against its limits.
- * SOCKET-2  A frame's memory is valid until the receiver returns: nothing is read, and nothing moved, meanwhile.
- * SOCKET-3  One turn of the event loop delivers frames for a bounded time; what is left waits for the next one, and the
- *           socket is not read from meanwhile.
+ * SOCKET-1  Nothing is allocated here for lengths that the peer announces. A frame fits the read buffer, and a
+ *           fragment's destination comes from the receiver, which has checked the message's length against its limits.
+ * SOCKET-2  A frame's memory is valid until the receiver returns. Until then nothing is read or moved.
+ * SOCKET-3  One turn of the event loop delivers frames for a bounded time. The rest waits for the next turn, and the
+ *           socket is not read meanwhile.
  */
 import type { ReceiveMemory } from "../../memory/receive/receive-memory.js";
 import { assertOwn } from "../../memory/shared/violation.js";
 import { nowMs } from "../../os/timers.js";
 import { FLAG, FRAME_HEADER_BYTES } from "../../wire/frame.js";
 import type { FrameReceiver } from "../carrier.js";
+import type { FrameRules } from "../frame-header.js";
 import { newReceivedFrame, openHeader, paddedLength } from "../frame-header.js";
 import { inRootContext } from "../poll/root-context.js";
-import type { StreamReader } from "./stream-socket.js";
+import type { StreamReader } from "./stream-reader.js";
 
-/** A turn of the event loop delivers frames for at most about this long, … */
+/** A turn of the event loop delivers frames for at most about this long. */
 const TURN_MILLIS_MAX = 1;
-/** … and reads at most this many times all that there is room for: what the answers lead to takes time, too. */
+/** A turn of the event loop fills the buffer at most this many times, since the answers take time too. */
 const TURN_FULL_READS_MAX = 4;
 /** Frames between two looks at the clock. */
 const FRAMES_PER_LOOK = 16;
 /**
- * From this many missing bytes on, a fragment is read straight into its destination; below, the frames behind it come
- * along.
+ * Smallest number of missing bytes of a fragment that are read straight into its destination. Fewer are read together
+ * with the frames behind them.
  */
 const DIRECT_BYTES_MIN = 16 << 10;
-/** What the frameReader needs of the carrier. */
-export interface IntakeOwner {
+/** There is no arena for blocks and spans to lie in. */
+const RULES: FrameRules = { foreignFlag: FLAG.inBlock, spansAgreed: false };
+
+/** What the frame reader needs of the carrier. */
+export interface FrameReaderOwner {
   isClosed(): boolean;
-  /** The peer broke a rule, or something of ours failed: it is to be closed. */
+  /** The connection has to be closed: the peer broke a rule, or something of ours failed. */
   onError(error: unknown): void;
-  /** The work of this turn is done, but not all of it: call `goOn` in another turn. */
+  /** The time of this turn is used up, and more is to be done: call `goOn` in another turn. */
   onPause(): void;
 }
 
 export class SocketFrameReader implements StreamReader {
   framesReceived = 0;
-  private readonly owner: IntakeOwner;
+  private readonly owner: FrameReaderOwner;
   private readonly receiver: FrameReceiver;
   private readonly chunk: Buffer;
   private readonly words: Int32Array;
   private readonly frame;
-  /** A header that does not lie at a multiple of four. */
+  /** A copy of a header that does not start at a multiple of four. */
   private readonly header = new Int32Array(FRAME_HEADER_BYTES / 4);
   // Bytes of the chunk that were received but not taken yet.
   private start = 0;
   private end = 0;
-  /** Bytes that are missing of the fragment that is being read, or skipped if it has no destination. */
+  /** Missing bytes of the fragment that is being read, or skipped if it has no destination. */
   private missing = 0;
   private destination: Uint8Array | undefined;
-  /** What it lies in, held until the fragment is there (RECEIVE-1). */
+  /** The memory that contains `destination`, held until the fragment has arrived (RECEIVE-1). */
   private memory: ReceiveMemory | undefined;
   private streamId = 0;
   /** The last target was the destination. */
@@ -65,13 +69,13 @@ export class SocketFrameReader implements StreamReader {
   private delivering = false;
 
   /** @param chunk what it reads into; at least twice as long as the longest frame */
-  constructor(owner: IntakeOwner, receiver: FrameReceiver, chunk: Buffer) {
+  constructor(owner: FrameReaderOwner, receiver: FrameReceiver, chunk: Buffer) {
     this.owner = owner;
     this.receiver = receiver;
     this.chunk = chunk;
     this.words = new Int32Array(chunk.buffer, chunk.byteOffset, chunk.length >> 2);
-    // SUBTLE: not the Buffer, whose `slice` is a view: what receivers copy out of a frame would be overwritten by later
-    // ones.
+    // SUBTLE: not the Buffer, whose `slice` is a view. Bytes that receivers copy out of a frame would be overwritten by
+    // later frames.
     this.frame = newReceivedFrame(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.length));
     this.lastTargetBytes = chunk.length;
   }
@@ -84,7 +88,7 @@ export class SocketFrameReader implements StreamReader {
 
   private nextTarget(): Uint8Array {
     const { destination } = this;
-    // After a pause something else may be due than what is known now (STREAM-SOCKET-1).
+    // During a pause the next bytes may come to be due elsewhere (STREAM-SOCKET-1).
     this.direct = destination !== undefined && this.missing >= DIRECT_BYTES_MIN && !this.paused;
     if (this.direct) return destination!.subarray(destination!.length - this.missing);
     if (this.start === this.end) {
@@ -116,14 +120,14 @@ export class SocketFrameReader implements StreamReader {
     return !this.paused && !this.owner.isClosed();
   }
 
-  /** Delivers what a pause left over. False: there is more to deliver, call it again in another turn. */
+  /** Delivers what a pause left over. False: there is more to deliver; call it again in another turn. */
   goOn(): boolean {
     this.paused = false;
     if (!this.owner.isClosed()) inRootContext(this.deliver);
     return !this.paused;
   }
 
-  /** Delivers all that has arrived: no more comes. */
+  /** No more comes: delivers everything that has arrived. */
   finish(): void {
     if (this.delivering) return;
     for (this.paused = false; !this.owner.isClosed(); ) if (this.goOn()) return;
@@ -152,7 +156,7 @@ export class SocketFrameReader implements StreamReader {
     this.owner.onPause();
   }
 
-  /** Moves bytes of the fragment under way out of the chunk. False: some are missing. */
+  /** Copies bytes of the fragment that is being read out of the chunk. False: some are missing. */
   private takeFragment(): boolean {
     if (this.missing > 0) {
       const taken = Math.min(this.missing, this.end - this.start);
@@ -171,7 +175,7 @@ export class SocketFrameReader implements StreamReader {
     return !this.owner.isClosed();
   }
 
-  /** Delivers the next frame. False: it is not here as a whole. */
+  /** Delivers the next frame. False: it has not arrived as a whole. */
   private takeFrame(): boolean {
     const { start, frame, chunk } = this;
     const available = this.end - start;
@@ -184,7 +188,7 @@ export class SocketFrameReader implements StreamReader {
       new Uint8Array(words.buffer).set(chunk.subarray(start, start + FRAME_HEADER_BYTES));
     }
     const byteLength = paddedLength(words, word);
-    openHeader(frame, words, word, start, FLAG.inBlock, false);
+    openHeader(frame, words, word, start, RULES);
     if (available < byteLength) return false;
     this.start = start + byteLength;
     this.framesReceived++;
@@ -215,7 +219,7 @@ export class SocketFrameReader implements StreamReader {
     this.memory = undefined;
   }
 
-  /** The socket is closed: nothing is read any more. */
+  /** The socket is closed. */
   close(): void {
     this.destination = undefined;
     this.releaseMemory();

@@ -1,11 +1,11 @@
 /**
- * The socket carrier: the frames of the protocol over a Unix or TCP stream socket, for when shared memory cannot be
- * had. Plain TypeScript. Ties what arrives (`SocketFrameReader`) and what leaves (`WriteQueue`) to one connection's
- * life.
+ * The socket carrier: the frames of the protocol over a Unix or TCP stream socket, for connections without shared
+ * memory. Plain TypeScript. Ties the receiving side (`SocketFrameReader`) and the sending side (`WriteQueue`) to the
+ * life of one connection.
  *
- * SOCKET-6  What the receiver does starts in the async context of the module's load, as with the poller (POLL-3): the
- *           socket is made there, and what a user's write leads to later goes back there.
- * SOCKET-7  What arrived before the peer went is delivered before the connection ends.
+ * SOCKET-6  The receiver is called in the async context of the module's load, as by the poller (POLL-3). The socket is
+ *           made there, and callbacks of a user's write return there.
+ * SOCKET-7  Frames that arrived before the peer went are delivered before the connection ends.
  */
 import { Loan } from "../../memory/payload/loan.js";
 import { Receiving } from "../../memory/receive/receiving.js";
@@ -21,12 +21,12 @@ import { WriteQueue } from "./write-queue.js";
 import type { StreamSocket } from "./stream-socket.js";
 
 /**
- * Small messages wait behind at most two of them. At the end of each the socket runs empty: at a quarter of the length,
- * messages of 16 MiB lost a sixth of their throughput. A little more than a power of two, so that a field of 4 MiB is
- * not sent as two fragments for the sake of its tag.
+ * Size of the largest fragment, in bytes. Small messages wait behind at most two of them. At the end of each the socket
+ * runs empty: at a quarter of this size, messages of 16 MiB lost a sixth of their throughput. A little more than a power
+ * of two, so that a field of 4 MiB does not need a second fragment for its tag.
  */
 const FRAGMENT_BYTES_MAX = (4 << 20) + (16 << 10);
-/** Settled for good: going on in the next microtask makes no garbage but the reaction. */
+/** Already resolved: continuing in the next microtask allocates nothing but the reaction. */
 const NEXT_MICROTASK: Promise<void> = Promise.resolve();
 
 export class SocketCarrier implements Carrier {
@@ -36,7 +36,7 @@ export class SocketCarrier implements Carrier {
   readonly fragmentFlag = FLAG.follows;
   readonly exhausted = undefined;
   readonly blocks = undefined;
-  private readonly receiving = new Receiving();
+  readonly receiving = new Receiving();
   readonly spanSource: SpanSource = { receiving: this.receiving, takeSpan: noSpan };
   closed = false;
   private readonly stream: StreamSocket;
@@ -44,18 +44,18 @@ export class SocketCarrier implements Carrier {
   private frameReader: SocketFrameReader | undefined;
   private receiver: FrameReceiver | undefined;
   private awaiting = false;
-  /** Somebody asked whether all has left when it had not. */
+  /** The connection was asked whether it is idle when it was not, so `onRoom` is due when it is. */
   private idleAwaited = false;
   private flushing = false;
   private readonly flush = () => {
     this.flushing = false;
     this.writeQueue.flush();
-    // What waits goes on in another turn, or a peer that reads fast could keep this one from ending.
+    // Sends that wait go on in another turn, or a peer that reads fast could keep this one from ending.
     if ((this.awaiting || this.idleAwaited) && !this.writeQueue.writing && !this.closed) setImmediate(this.onTaken);
   };
   private readonly onTaken = () => inRootContext(() => this.onWritten());
 
-  /** Takes `stream` over. @param reason why there is no shared memory */
+  /** Takes over `stream`. @param reason why there is no shared memory */
   constructor(stream: StreamSocket, reason?: string) {
     this.stream = stream;
     this.reason = reason;
@@ -65,7 +65,7 @@ export class SocketCarrier implements Carrier {
       () => this.onWritten(),
       (error) => inRootContext(() => this.close(closedBy(error))),
     );
-    // Only open calls keep a process alive.
+    // Only open calls keep the process alive.
     stream.socket.unref();
   }
 
@@ -91,15 +91,15 @@ export class SocketCarrier implements Carrier {
   }
 
   get ringBytes(): Uint8Array {
-    return this.writeQueue.current.bytes;
+    return this.writeQueue.staging.current.bytes;
   }
 
   get ringWords(): Int32Array {
-    return this.writeQueue.current.words;
+    return this.writeQueue.staging.current.words;
   }
 
   get index(): number {
-    return this.writeQueue.current.index;
+    return this.writeQueue.staging.current.index;
   }
 
   freeBytes(): number {
@@ -110,17 +110,17 @@ export class SocketCarrier implements Carrier {
     this.writeQueue.commit(byteLength);
     if (this.flushing) return;
     this.flushing = true;
-    // What is sent in one tick shares one system call.
+    // All frames of one tick share one system call.
     void NEXT_MICROTASK.then(this.flush);
   }
 
   placeFragment(source: Parts, byteLength: number): number {
     if (this.closed) return -1;
-    // What throws is this message's matter only: nothing of the fragment is announced yet.
+    // An error concerns only this message, because no part of the fragment is announced yet.
     return this.writeQueue.place(source, byteLength) ? 0 : -1;
   }
 
-  /** Everything leaves at the end of the tick. */
+  /** All frames leave at the end of the tick. */
   publish(): void {}
 
   hurry(): void {

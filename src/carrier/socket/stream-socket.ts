@@ -1,12 +1,10 @@
 /**
- * A `net.Socket` as the handshake and the socket carrier use it: what arrives is read into memory that its reader
- * names, not into a buffer of Node's, or is copied there where a runtime insists on buffers of its own. Owns the
- * socket.
+ * A `net.Socket` as the handshake and the socket carrier use it. Bytes are read straight into memory that the reader
+ * names. Where a runtime insists on buffers of its own, they are copied there. Owns the socket.
  *
- * STREAM-SOCKET-1  A reader is asked where the next bytes are to go right after it took the last ones, and at no other
- *                  time. SUBTLE: so after a pause the first bytes still come where it said before the pause.
- * STREAM-SOCKET-2  What the peer sent before it went is read before the socket is given up, also if a write fails
- *                  first.
+ * STREAM-SOCKET-1  A reader is asked for its next target right after it took bytes, and at no other time. SUBTLE: so
+ *                  after a pause the first bytes still go to the target that it named before the pause.
+ * STREAM-SOCKET-2  What the peer sent before it went is read before the socket is closed, also if a write fails first.
  */
 import type { OnReadOpts, SocketConstructorOpts } from "node:net";
 import { Socket } from "node:net";
@@ -19,29 +17,23 @@ import type { HandshakeMessage } from "../../wire/hello.js";
 import { encodeHandshake } from "../../wire/hello.js";
 import type { Address } from "../address.js";
 import { reachable } from "../address.js";
+import { HandshakeReader } from "../handshake-reader.js";
 import { CopyingReads } from "./copying-reads.js";
-import { HandshakeReader } from "../handshake/handshake-reader.js";
-
-/** Takes what a socket brings. */
-export interface StreamReader {
-  /** Where the next bytes are to go; at least one byte long. */
-  target(): Uint8Array;
-  /** `byteLength` bytes came to the start of the last target. False: read no more until `resume`. */
-  received(byteLength: number): boolean;
-}
+import { takeHandle } from "./node-handle.js";
+import type { StreamReader } from "./stream-reader.js";
 
 /**
- * More than a Unix socket's buffer holds by default, so that one system call reads all that is there; room for a whole
- * frame behind a part of another. What a connection does not use of it takes no memory. Measured at 1 MiB: the
- * beginning of a fragment copied out of it costs less than one more system call for its header.
+ * More than a Unix socket's buffer holds by default, so that one system call reads everything; room for a whole frame
+ * behind a part of another. The unused part takes no memory. Measured at 1 MiB: copying the beginning of a fragment out
+ * of this buffer costs less than another system call for its header.
  */
 const CHUNK_BYTES = 8 * FRAME_BYTES_MAX;
-/** How long a peer that was refused may take to read why. */
+/** How long a refused peer has to read the reason. */
 const LINGER_MS = 200;
-/** After this a vanished host is noticed; only TCP knows it. */
+/** Time after which a vanished host is noticed. Only TCP has this option. */
 const TCP_KEEP_ALIVE_MS = 30_000;
 
-/** Whether sockets can be told where to read to. Others bring memory of their own, which is copied. */
+/** Whether sockets can be told where to read to. If not, they bring memory of their own, which is copied. */
 const READS_IN_PLACE = otherRuntime === undefined;
 
 /**
@@ -60,16 +52,11 @@ function destroyPatiently(socket: Socket): void {
   };
 }
 
-/** How Node's `net.Socket` has what it stands for. Not public: it is looked at before it is used. */
-interface Husk {
-  _handle?: { readonly readStart?: unknown; readonly writev?: unknown } | null;
-}
-
 export class StreamSocket {
   readonly socket: Socket;
-  /** Memory to read into, while nobody has anything better. */
+  /** Memory to read into, unless the reader names other memory. */
   readonly chunk = Buffer.allocUnsafeSlow(CHUNK_BYTES);
-  /** Undefined: the socket reads to where it is told. */
+  /** Undefined: the socket reads straight into its target. */
   private readonly copying: CopyingReads | undefined;
   private reader: StreamReader | undefined;
   private onGone: ((error: Error | undefined) => void) | undefined;
@@ -79,7 +66,10 @@ export class StreamSocket {
   private waiting: { resolve: (message: HandshakeMessage) => void; reject: (error: Error) => void } | undefined;
   private outcome: { message: HandshakeMessage } | { error: Error } | undefined;
 
-  /** @param from what to make the socket of, or one that is read by copying */
+  /**
+   * @param from options to make a socket with, or a socket, which is read by copying
+   * @param shakesHands whether the first bytes are a handshake message
+   */
   private constructor(from: object | Socket, shakesHands: boolean, readsInPlace: boolean) {
     if (shakesHands) this.handshake = new HandshakeReader();
     if (readsInPlace) {
@@ -98,7 +88,7 @@ export class StreamSocket {
     this.socket.on("close", () => this.onEnd(undefined));
   }
 
-  /** Connects. @throws the system's error, or what `signal` was aborted with */
+  /** Connects. @throws the system's error, or the reason of `signal` */
   static connect(address: Address, signal: AbortSignal, readsInPlace = READS_IN_PLACE): Promise<StreamSocket> {
     return new Promise((resolve, reject) => {
       const where = address.kind === "unix" ? { path: reachable(address.path) } : address;
@@ -126,7 +116,7 @@ export class StreamSocket {
         socket.connect(where);
       } else {
         const { host, port } = where;
-        // Given to `connect`, these are ignored: only the maker of a socket, and these, can set them.
+        // `connect` ignores these as options.
         socket.setNoDelay(true);
         socket.setKeepAlive(true, TCP_KEEP_ALIVE_MS);
         socket.connect({ host, port });
@@ -135,22 +125,16 @@ export class StreamSocket {
   }
 
   /**
-   * Takes over a connection that a `net.Server` accepted with `pauseOnConnect`. Node lets only the maker of a socket
-   * say where it reads to, so the accepted socket's handle is given to a new one. Where there is no such handle, what
-   * it reads is copied.
+   * Takes over a connection that a `net.Server` accepted with `pauseOnConnect`. Node takes the memory to read into only
+   * when a socket is made, so the accepted socket's handle goes to a new one. If there is no such handle, bytes are
+   * copied.
    */
   static accept(accepted: Socket, readsInPlace = READS_IN_PLACE): StreamSocket {
-    const husk = accepted as unknown as Husk;
-    const { _handle: handle } = husk;
-    let stream: StreamSocket;
-    if (readsInPlace && typeof handle?.readStart === "function" && typeof handle.writev === "function") {
-      stream = new StreamSocket({ handle, readable: true, writable: true, pauseOnCreate: true }, true, true);
-      // The server counts the husk as gone; the handle lives on.
-      husk._handle = null;
-      accepted.destroy();
-    } else {
-      stream = new StreamSocket(accepted, true, false);
-    }
+    const handle = readsInPlace ? takeHandle(accepted) : undefined;
+    const stream =
+      handle === undefined
+        ? new StreamSocket(accepted, true, false)
+        : new StreamSocket({ handle, readable: true, writable: true, pauseOnCreate: true }, true, true);
     if (stream.socket.remoteAddress !== undefined) {
       stream.socket.setNoDelay(true);
       stream.socket.setKeepAlive(true, TCP_KEEP_ALIVE_MS);
@@ -160,8 +144,8 @@ export class StreamSocket {
   }
 
   /**
-   * Takes over a connected descriptor of the addon's, after a handshake. @throws Error if Node does not take it; then
-   * it is still the caller's
+   * Takes over a connected descriptor of the addon, after a handshake. @throws Error if Node rejects it; then it still
+   * belongs to the caller
    */
   static fromDescriptor(addon: Addon, descriptor: number): StreamSocket {
     return addon.handOverDescriptor(
@@ -243,7 +227,7 @@ export class StreamSocket {
     this.socket.write(encodeHandshake(message));
   }
 
-  /** Sends a last message and closes when the peer has read it, or has had the time to. */
+  /** Sends a last message, and closes when the peer has read it or has had the time to. */
   refuse(message: HandshakeMessage): void {
     this.handshake = undefined;
     this.reader = { target: () => this.chunk, received: () => true };
@@ -259,8 +243,8 @@ export class StreamSocket {
   }
 
   /**
-   * The handshake is over: from now on `reader` takes what comes, and `onGone` is told, possibly more than once, when
-   * no more does.
+   * The handshake is over. From now on `reader` takes what comes. `onGone` is called, possibly more than once, when no
+   * more comes.
    */
   attach(reader: StreamReader, onGone: (error: Error | undefined) => void): void {
     this.reader = reader;
@@ -270,7 +254,7 @@ export class StreamSocket {
     if (gone !== undefined) setImmediate(() => onGone(gone.error));
   }
 
-  /** Reads on after a reader returned false. */
+  /** Continues to read after a reader returned false. */
   resume(): void {
     if (this.copying === undefined) this.socket.resume();
     else this.copying.resume();

@@ -1,18 +1,18 @@
 /**
- * Writes to a socket what the kernel takes at once, and leaves nothing with Node: what is not written is still the
- * caller's. The socket must have nothing left to write.
+ * Writes to a socket what the kernel takes at once, and leaves nothing with Node: bytes that were not written still
+ * belong to the caller. The socket must have nothing left to write.
  */
 import { writevSync } from "node:fs";
 import type { Socket } from "node:net";
-import { otherRuntime } from "../../os/runtime.js";
+import { descriptorOf } from "./node-handle.js";
 
-/** Whether anything can be written this way: else there is no descriptor to be had. */
+/** Whether a socket can be written to this way. It cannot if its descriptor is not to be found. */
 export function writesAtOnce(socket: Socket): boolean {
   return descriptorOf(socket) >= 0;
 }
 
 /**
- * Returns the bytes written, which may be none. Whatever is wrong with the socket shows when it is written to itself.
+ * Returns the bytes written, which may be none. An error of the socket shows when the socket itself is written to.
  */
 export function writeAtOnce(socket: Socket, chunks: readonly Uint8Array[]): number {
   const descriptor = descriptorOf(socket);
@@ -22,12 +22,4 @@ export function writeAtOnce(socket: Socket, chunks: readonly Uint8Array[]): numb
   } catch {
     return 0;
   }
-}
-
-function descriptorOf(socket: Socket): number {
-  // Deno has numbers of its own that look like descriptors.
-  if (otherRuntime !== undefined) return -1;
-  // Not public, and missed where it is not: then bytes are copied for Node to write.
-  const { _handle: handle } = socket as unknown as { readonly _handle?: { readonly fd?: unknown } | null };
-  return typeof handle?.fd === "number" ? handle.fd : -1;
 }

@@ -4,7 +4,7 @@ import type { UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { parseAddress } from "../../carrier/address.js";
 import type { BlockingDriver } from "../../carrier/blocking/driver.js";
-import { connectNow } from "../../carrier/blocking/connect.js";
+import { connectNow } from "../../carrier/handshake/connect-blocking.js";
 import type { Addon } from "../../os/addon.js";
 import { nowMs } from "../../os/timers.js";
 import type { ClientMethod } from "../../rpc/client/client-method.js";

@@ -3,7 +3,7 @@ import { getEventListeners } from "node:events";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { withRetryability } from "../../carrier/handshake/retryability.js";
+import { withRetryability } from "../../carrier/retryability.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
 import type { ReconnectOptions } from "../types/client.js";
 import { Dialer, pauseAfter, reconnectOf } from "./dialer.js";

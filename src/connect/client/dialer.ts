@@ -13,7 +13,7 @@
  */
 import type { ContextKey } from "@connectrpc/connect";
 import { Code, ConnectError, createContextKey } from "@connectrpc/connect";
-import { retryabilityOf } from "../../carrier/handshake/retryability.js";
+import { retryabilityOf } from "../../carrier/retryability.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
 import { onAbortOf } from "../../rpc/abort.js";

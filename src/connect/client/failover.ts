@@ -10,7 +10,7 @@
 import type { DescMessage, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
 import type { ContextValues, StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { retryabilityOf, withRetryability } from "../../carrier/handshake/retryability.js";
+import { retryabilityOf, withRetryability } from "../../carrier/retryability.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
 import { Loan } from "../../memory/payload/loan.js";
 import { nowMs } from "../../os/timers.js";

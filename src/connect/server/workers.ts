@@ -17,7 +17,7 @@ import { isAbsolute } from "node:path";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { nameOf, parseAddress } from "../../carrier/address.js";
 import type { ListenOptions } from "../../carrier/handshake/listen.js";
-import { withRetryability } from "../../carrier/handshake/retryability.js";
+import { withRetryability } from "../../carrier/retryability.js";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
 import { checkOptional, checkOptions } from "../options/check.js";

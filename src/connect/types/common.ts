@@ -1,6 +1,6 @@
 /** Options that clients and servers share. Types only. */
 import type { BinaryReadOptions, BinaryWriteOptions } from "@bufbuild/protobuf";
-import type { Isolation } from "../../carrier/handshake/handshake.js";
+import type { Isolation } from "../../carrier/handshake/link.js";
 import type { MessageCodecFactory } from "../../codec/codec.js";
 import type { LeaseLifetime } from "../../memory/payload/lease.js";
 import type { KeepAliveOptions } from "../../rpc/keepalive.js";

@@ -1,7 +1,7 @@
 /** Interfaces between a client's connection and its owner. */
 import type { StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import type { CarrierClosed } from "../../carrier/carrier.js";
-import type { StreamWindows } from "../../carrier/handshake/handshake.js";
+import type { StreamWindows } from "../../carrier/handshake/link.js";
 import type { KeepAliveOptions } from "../keepalive.js";
 import type { CallRequest, StreamCallRequest } from "./call-request.js";
 

@@ -20,7 +20,7 @@ import type { ClientMethod } from "./client-method.js";
 import { timedOut } from "../deadline.js";
 import { abortError, connectErrorOf, decodeError, noMemory, rememberParts, serializeError } from "../errors.js";
 import { Reassembler, takeMetadata, takeFragment } from "../inbound.js";
-import { encodedBytes } from "../../send/send-queue.js";
+import { encodedBytes } from "../../send/encoded-bytes.js";
 import type { MessageQueueOptions } from "../stream/stream-reader.js";
 import { StreamReader } from "../stream/stream-reader.js";
 import type { MessageSource } from "../stream/stream-writer.js";

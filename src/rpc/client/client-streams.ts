@@ -108,18 +108,18 @@ export class ClientStreams implements ClientStreamHost {
     const flags = codec === undefined ? 0 : FLAG.endStream;
     const isOut =
       KEPT !==
-      this.sendQueue.send(
-        KIND.request,
+      this.sendQueue.send({
+        kind: KIND.request,
         flags,
-        method.id,
+        code: method.id,
         streamId,
         argument,
         metadata,
         codec,
         message,
-        this.limits.writeMaxBytes,
-        method.path,
-      );
+        writeMaxBytes: this.limits.writeMaxBytes,
+        label: method.path,
+      });
     if (isOut) this.slots.requested(streamId);
     return isOut;
   }
@@ -129,22 +129,33 @@ export class ClientStreams implements ClientStreamHost {
   }
 
   sendMessage({ streamId, method }: ClientStream, message: unknown): number {
-    return this.sendQueue.send(
-      KIND.message,
-      0,
-      0,
+    return this.sendQueue.send({
+      kind: KIND.message,
+      flags: 0,
+      code: 0,
       streamId,
-      0,
-      undefined,
-      method.input,
+      argument: 0,
+      metadata: undefined,
+      codec: method.input,
       message,
-      this.limits.writeMaxBytes,
-      method.path,
-    );
+      writeMaxBytes: this.limits.writeMaxBytes,
+      label: method.path,
+    });
   }
 
   sendEnd({ streamId }: ClientStream): void {
-    this.sendQueue.send(KIND.end, FLAG.endStream, 0, streamId, 0, undefined, undefined, undefined, 0, "");
+    this.sendQueue.send({
+      kind: KIND.end,
+      flags: FLAG.endStream,
+      code: 0,
+      streamId,
+      argument: 0,
+      metadata: undefined,
+      codec: undefined,
+      message: undefined,
+      writeMaxBytes: 0,
+      label: "",
+    });
   }
 
   grant({ streamId }: ClientStream, bytes: number): void {

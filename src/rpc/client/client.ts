@@ -26,7 +26,7 @@ import { UnaryResult, nothing } from "./client-call.js";
 import type { ClientConnectionOwner, ClientLimits } from "./client-owner.js";
 import { ClientStreams } from "./client-streams.js";
 import { abortError, decodeError, noMemory, parseError, serializeError, tooLarge } from "../errors.js";
-import type { Outgoing } from "../../send/frame-writer.js";
+import type { Outgoing } from "../../send/outgoing.js";
 import type { KeepAliveOptions } from "../keepalive.js";
 import { hangs, KeepAlive } from "../keepalive.js";
 import { Reassembler, decodeWhole, takeMetadata, takeFragment } from "../inbound.js";
@@ -155,19 +155,19 @@ export class ClientConnection implements FrameReceiver {
       if (!this.defined[method.id]) this.define(method);
       const timeout = boundedTimeout(request.timeoutMs);
       const argument = timeout === undefined ? 0 : Math.ceil(timeout);
-      this.sendQueue.send(
-        KIND.request,
-        FLAG.endStream,
-        method.id,
+      this.sendQueue.send({
+        kind: KIND.request,
+        flags: FLAG.endStream,
+        code: method.id,
         streamId,
         argument,
         metadata,
-        method.input,
-        request.input,
-        this.limits.writeMaxBytes,
-        method.path,
-      );
-      // Sending may have found that the connection is broken, or have run user code that ended the call.
+        codec: method.input,
+        message: request.input,
+        writeMaxBytes: this.limits.writeMaxBytes,
+        label: method.path,
+      });
+      // Sending may have found that the connection is broken, or run code of the user's that ended it.
       if (!isOpen(call, streamId)) return;
       if (timeout !== undefined) this.cancelAfter(call, streamId, timeout);
       if (signal !== undefined) this.cancelOnAbort(call, streamId, signal);

@@ -7,7 +7,7 @@
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ReceivedFrame } from "../../carrier/carrier.js";
-import type { StreamWindows } from "../../carrier/handshake/handshake.js";
+import type { StreamWindows } from "../../carrier/handshake/link.js";
 import { clearTimeout, setTimeout } from "../../os/timers.js";
 import { KIND } from "../../wire/frame.js";
 import { encodeMetadata, metadataComplaint } from "../../wire/metadata.js";

@@ -7,7 +7,7 @@
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../../carrier/carrier.js";
-import type { StreamWindows } from "../../carrier/handshake/handshake.js";
+import type { StreamWindows } from "../../carrier/handshake/link.js";
 import { inOwnContext, inRootContext } from "../../carrier/poll/root-context.js";
 import { isScoped } from "../../memory/payload/lease.js";
 import { leasesOf } from "../../memory/payload/message-leases.js";
@@ -15,11 +15,12 @@ import { Violation } from "../../memory/shared/violation.js";
 import { FLAG, KIND, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX } from "../../wire/frame.js";
 import type { CallContext, Caller } from "./context.js";
 import { noMemory, parseError, serializeError, tooLarge } from "../errors.js";
-import type { Outgoing } from "../../send/frame-writer.js";
+import type { Outgoing } from "../../send/outgoing.js";
 import { Reassembler, decodeWhole, takeMetadata } from "../inbound.js";
 import type { KeepAliveOptions } from "../keepalive.js";
 import { hangs, KeepAlive } from "../keepalive.js";
-import { encodedBytes, SendQueue } from "../../send/send-queue.js";
+import { encodedBytes } from "../../send/encoded-bytes.js";
+import { SendQueue } from "../../send/send-queue.js";
 import { encodeError } from "../outgoing-error.js";
 import type { DrainedConnection } from "./draining.js";
 import { Draining } from "./draining.js";
@@ -335,43 +336,65 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     headerLength: number,
     message: unknown,
   ): void {
-    this.sendQueue.send(
-      KIND.response,
-      FLAG.endStream,
-      0,
-      call.streamId,
-      headerLength,
+    this.sendQueue.send({
+      kind: KIND.response,
+      flags: FLAG.endStream,
+      code: 0,
+      streamId: call.streamId,
+      argument: headerLength,
       metadata,
-      call.served.output,
+      codec: call.served.output,
       message,
-      call.served.options.writeMaxBytes,
-      call.served.path,
-    );
+      writeMaxBytes: call.served.options.writeMaxBytes,
+      label: call.served.path,
+    });
   }
 
   // Called by streams.
 
   sendHeaders({ streamId }: ServerStream, metadata: Uint8Array): number {
-    return this.sendQueue.send(KIND.headers, 0, 0, streamId, 0, metadata, undefined, undefined, 0, "");
+    return this.sendQueue.send({
+      kind: KIND.headers,
+      flags: 0,
+      code: 0,
+      streamId,
+      argument: 0,
+      metadata,
+      codec: undefined,
+      message: undefined,
+      writeMaxBytes: 0,
+      label: "",
+    });
   }
 
   sendMessage({ streamId, served }: ServerStream, message: unknown): number {
-    return this.sendQueue.send(
-      KIND.message,
-      0,
-      0,
+    return this.sendQueue.send({
+      kind: KIND.message,
+      flags: 0,
+      code: 0,
       streamId,
-      0,
-      undefined,
-      served.output,
+      argument: 0,
+      metadata: undefined,
+      codec: served.output,
       message,
-      served.options.writeMaxBytes,
-      served.path,
-    );
+      writeMaxBytes: served.options.writeMaxBytes,
+      label: served.path,
+    });
   }
 
   sendEnd({ streamId }: ServerStream, metadata: Uint8Array | undefined, headerLength: number): void {
-    this.sendQueue.send(KIND.end, FLAG.endStream, 0, streamId, headerLength, metadata, undefined, undefined, 0, "");
+    this.sendQueue.send({
+      kind: KIND.end,
+      flags: FLAG.endStream,
+      code: 0,
+      streamId,
+      argument: headerLength,
+      metadata,
+      codec: undefined,
+      message: undefined,
+      writeMaxBytes: 0,
+      label: "",
+    });
   }
 
   grant({ streamId }: ServerStream, bytes: number): void {
@@ -392,18 +415,18 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
   ): void {
     if (this.closed) return;
     const { code, status, metadata, headerLength } = encodeError(error, context, withHeaders);
-    this.sendQueue.send(
+    this.sendQueue.send({
       kind,
-      FLAG.endStream,
+      flags: FLAG.endStream,
       code,
       streamId,
-      headerLength,
+      argument: headerLength,
       metadata,
-      encodedBytes,
-      status,
-      status.length,
-      "",
-    );
+      codec: encodedBytes,
+      message: status,
+      writeMaxBytes: status.length,
+      label: "",
+    });
   }
 }
 

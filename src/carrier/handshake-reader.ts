@@ -1,7 +1,7 @@
-/** Puts one handshake message together from what a socket brings, and asks for no byte past it. */
+/** Reads one handshake message from a socket, and no byte past it. */
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { HandshakeMessage } from "../../wire/hello.js";
-import { decodeHandshake, handshakeLength, PREFIX_BYTES } from "../../wire/hello.js";
+import type { HandshakeMessage } from "../wire/hello.js";
+import { decodeHandshake, handshakeLength, PREFIX_BYTES } from "../wire/hello.js";
 import { withRetryability } from "./retryability.js";
 
 export class HandshakeReader {
@@ -21,7 +21,7 @@ export class HandshakeReader {
     if (!this.lengthKnown) {
       this.lengthKnown = true;
       const whole = handshakeLength(this.buffer);
-      if (whole === undefined) throw notIsthmus("the peer's first bytes are not Isthmus's");
+      if (whole === undefined) throw notIsthmus("the peer's first bytes are not an Isthmus handshake");
       const longer = new Uint8Array(whole);
       longer.set(this.buffer);
       this.buffer = longer;
@@ -32,7 +32,7 @@ export class HandshakeReader {
     return message;
   }
 
-  /** What it means that the peer sends no more. */
+  /** The error for a peer that sends no more. */
   ended(): ConnectError {
     return withRetryability(
       notIsthmus(

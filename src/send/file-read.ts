@@ -1,12 +1,12 @@
 /**
- * A file as a value of a message, read before the message is sent: to a block of ours, or to the heap; or only its end,
- * where the carrier sends files itself.
+ * A file as a value of a message. It is read before the message is sent, to a block or to the heap. A carrier that
+ * sends files itself needs only its last byte read.
  */
-import type { MappedFile } from "../../memory/payload/mapped-file.js";
-import { FileRange } from "../../wire/parts.js";
-import type { Blocks } from "../shm/blocks.js";
+import type { SpanMemory } from "../carrier/span-memory.js";
+import type { MappedFile } from "../memory/payload/mapped-file.js";
+import { FileRange } from "../wire/parts.js";
 
-/** What of the file is read. */
+/** The part of a file that is a value. */
 export interface FilePart {
   readonly file: MappedFile;
   readonly byteOffset: number;
@@ -14,17 +14,17 @@ export interface FilePart {
   readonly byteLength: number;
 }
 
-/** A file that the carrier sends: all but its last byte by descriptor. */
+/** A file that the carrier sends: its last byte from memory, the bytes before it by descriptor. */
 export interface SendableFile {
   readonly range: FileRange;
   readonly last: Uint8Array;
 }
 
 export class FileRead {
-  /** It is there. */
+  /** It is read. */
   done = false;
   error: Error | undefined;
-  /** The block that it is read to; 0: none. */
+  /** The block that it is read to; 0: it is read to the heap. */
   readonly unit: number;
   private wanted = true;
   private onEnd: (() => void) | undefined;
@@ -35,17 +35,17 @@ export class FileRead {
 
   /**
    * Reads it to the block `unit`, or to the heap.
-   * @param unit negative: none
-   * @param onEnd told in a later turn, with what was read to the heap, if that is it; not if it was given up
+   * @param unit negative: to the heap
+   * @param onEnd called in a later turn, with the bytes if they were read to the heap; not if the read was canceled
    */
   static toMemory(
-    blocks: Blocks,
+    blocks: SpanMemory,
     { file, byteOffset, byteLength }: FilePart,
     unit: number,
     onEnd: (read: FileRead, bytes: Uint8Array | undefined) => void,
   ): FileRead {
     const read = new FileRead(Math.max(unit, 0));
-    // A view of its own: the carrier's own moves when the arena grows, and ends with the connection.
+    // A separate view: the carrier's own moves when the arena grows, and ends with the connection.
     const target = unit < 0 ? undefined : blocks.openForReading(unit, byteLength);
     const bytes = target?.bytes ?? new Uint8Array(byteLength);
     file.readTo(
@@ -62,9 +62,8 @@ export class FileRead {
   }
 
   /**
-   * Where the carrier sends files itself, only the last byte is read before: it says that all of the file is there, and
-   * travels in a last fragment of its own when the rest was sent. So of a file that becomes shorter meanwhile nobody
-   * gets to see a message (PARTS-1).
+   * Reads only the last byte, which shows that the file is complete. It travels in a last fragment of its own, after
+   * the rest was sent. So if a file becomes shorter meanwhile, its message is never completed (PARTS-1).
    */
   static lastByte({ file, byteOffset, byteLength }: FilePart, onEnd: (sendable: SendableFile) => void): FileRead {
     const read = new FileRead(0);
@@ -79,7 +78,7 @@ export class FileRead {
     return read;
   }
 
-  /** Nobody wants it any more. @param onEnd called when nothing is read any more, at once if it has ended */
+  /** Stops reading. @param onEnd called when nothing is read any more; at once if the read has ended */
   cancel(onEnd: () => void): void {
     this.wanted = false;
     if (this.done || this.error !== undefined) onEnd();
