@@ -24,7 +24,7 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 // and processor time.
 const GROUPS = {
   unit: { folders: ["src", "bench", "examples"], concurrency: availableParallelism() },
-  e2e: { folders: ["test/e2e", "test/structure"], concurrency: availableParallelism() },
+  e2e: { folders: ["test/e2e", "test/docs", "test/structure"], concurrency: availableParallelism() },
   conformance: { folders: ["test/conformance"], concurrency: 1 },
   stress: { folders: ["test/fault", "test/fuzz", "test/model", "test/stress"], concurrency: 1 },
 };
