@@ -7,7 +7,8 @@ import { copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } fro
 import { join } from "node:path";
 import { before, describe, test } from "node:test";
 import ts from "typescript";
-import { finished, node, run } from "../support/runtimes.js";
+import { loadAddon } from "../../src/os/addon.js";
+import { finished, node, run, written } from "../support/runtimes.js";
 import { suiteOwner, tempFolder } from "../support/temp.js";
 import type { Block, Page } from "./pages.js";
 import { blocksOf, packageRoot, readPages } from "./pages.js";
@@ -105,6 +106,16 @@ function compile(folder: string, ofPages: readonly Page[]): { snippets: Snippet[
   return { snippets, complaints };
 }
 
+/** Writes a block as a program that Node runs. */
+function writeProgram({ file, block }: Snippet, edit = (code: string) => code): string {
+  const { outputText } = ts.transpileModule(edit(codeOf(block)), {
+    compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ES2022 },
+  });
+  const program = file.replace(/ts$/, "js");
+  writeFileSync(program, outputText);
+  return program;
+}
+
 /** What the comments behind `console.log` say that a program prints. */
 function expectedOutput({ text }: Block): string[] {
   return [...text.matchAll(/console\.log\(.*\);? \/\/ (.*)$/gm)].map(([, expected]) => expected);
@@ -129,12 +140,9 @@ describe("the code of the documentation", () => {
   test("prints what it says, where it is a program", async (context) => {
     const programs = compiled.snippets.filter(({ block }) => block.runs);
     assert.ok(programs.length >= 4, `only ${programs.length} programs`);
-    for (const { page, block, file } of programs) {
-      const { outputText } = ts.transpileModule(codeOf(block), {
-        compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ES2022 },
-      });
-      const program = file.replace(/ts$/, "js");
-      writeFileSync(program, outputText);
+    for (const snippet of programs) {
+      const { page, block } = snippet;
+      const program = writeProgram(snippet);
       const { code, output } = await finished(run(context, node, program));
       assert.equal(code, 0, `${page}:${block.line}: ${output}`);
       const printed = output.split("\n").slice(0, -1);
@@ -143,6 +151,24 @@ describe("the code of the documentation", () => {
       // A comment may explain the value behind it.
       for (const [at, line] of printed.entries())
         assert.equal(expected[at].split(/[:;] /)[0], line, `${page}:${block.line}`);
+    }
+  });
+
+  test("works as README's server with its client, and with the blocking one", async (context) => {
+    const find = (page: string, maker: string) =>
+      compiled.snippets.find((snippet) => snippet.page === page && snippet.block.text.includes(`${maker}(`))!;
+    const here = (code: string) => code.replace("/tmp/echo.sock", join(folder, "echo.sock"));
+    const server = writeProgram(
+      find("README.md", "createIsthmusServer"),
+      (code) => `${here(code)}\nconsole.log("listening");`,
+    );
+    await written(run(context, node, server), "listening");
+    const clients = [find("README.md", "createIsthmusTransport")];
+    if (loadAddon().reason === undefined) clients.push(find("docs/blocking.md", "createBlockingClient"));
+    for (const client of clients) {
+      const { code, output } = await finished(run(context, node, writeProgram(client, here)));
+      assert.equal(code, 0, output);
+      assert.match(output, /^HELLO$/m);
     }
   });
 });
