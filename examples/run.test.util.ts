@@ -1,4 +1,4 @@
-/** Runs an example as its user does. */
+/** Runs an example the way its user does. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -7,7 +7,7 @@ import type { TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import { tempFolder } from "../test/support/temp.js";
 
-/** What the example printed. It must have ended well, said nothing on the standard error, and left nothing behind. */
+/** Returns the example's output. It must exit with 0, write nothing to stderr, and leave no file behind. */
 export async function runExample(context: TestContext, name: string, ...parameters: string[]): Promise<string> {
   const folder = tempFolder(context);
   const child = spawn(process.execPath, [fileURLToPath(new URL("./run.js", import.meta.url)), name, ...parameters], {

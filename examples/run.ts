@@ -1,5 +1,5 @@
 /**
- * Runs an example: its server and its client as processes of their own, with a socket in a new folder.
+ * Runs an example: its server and its client as separate processes, with a socket in a new folder.
  * Usage: node dist/examples/run.js EXAMPLE [ARGUMENTS OF THE CLIENT]
  */
 import { spawn } from "node:child_process";

@@ -1,5 +1,5 @@
 /**
- * The camera: draws 1080p frames into shared memory, and has them looked at by another process without copying them.
+ * The camera: draws 1080p frames into shared memory and has another process look at them without a copy.
  * Usage: node client.js SOCKET [FRAMES]
  */
 import { deepStrictEqual, strictEqual } from "node:assert";

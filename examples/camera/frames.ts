@@ -7,12 +7,12 @@ export interface Rectangle {
 }
 
 export const PIXEL_BYTES = 3;
-/** No rectangle is smaller, so it cannot lie between the pixels that are looked at. */
+/** No rectangle is smaller, so none fits between the sampled pixels. */
 export const SIDE_MIN = 16;
 const STEP = 8;
 const BRIGHT_MIN = 200;
 
-/** Draws over all of `rgb`, whatever was there. */
+/** Draws over all of `rgb`, whatever its content. */
 export function draw(rgb: Uint8Array, frameWidth: number, box: Rectangle): void {
   rgb.fill(40);
   for (let y = box.y; y < box.y + box.height; y++) {
@@ -21,7 +21,7 @@ export function draw(rgb: Uint8Array, frameWidth: number, box: Rectangle): void 
   }
 }
 
-/** Looks at every eighth pixel of every eighth row until one is bright, and from there for the edges. */
+/** Samples every eighth pixel of every eighth row until one is bright, then finds the edges from there. */
 export function findBright(rgb: Uint8Array, width: number, height: number): Rectangle | undefined {
   if (rgb.length !== width * height * PIXEL_BYTES)
     throw new RangeError(`a frame of ${width} × ${height} has not ${rgb.length} bytes`);

@@ -15,7 +15,7 @@ const server = createIsthmusServer({
         } catch (error) {
           throw new ConnectError((error as Error).message, Code.InvalidArgument);
         } finally {
-          // The camera can draw there again at once; without this it could when the frame is garbage.
+          // The camera can reuse the memory at once. Without this, it could only once the frame is garbage.
           release(frame);
         }
       },

@@ -1,4 +1,4 @@
-/** What the command line asks for: pure, no I/O. */
+/** Parses the command line: pure, no I/O. */
 import { parseArgs } from "node:util";
 
 /** Where part 1 takes its lines from. */
@@ -12,7 +12,7 @@ export interface DemoOptions {
   readonly quick: boolean;
 }
 
-/** The command line, or what it names, is wrong: exit code 2. */
+/** The command line is wrong, or the file that it names: exit code 2. */
 export class UsageError extends Error {}
 
 export const HELP = `Usage: npm run demo [-- OPTIONS] [-- FILE]

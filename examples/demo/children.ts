@@ -1,5 +1,5 @@
 /**
- * The processes that the demo starts. Each is ended by its own handle, never by name; none outlives the demo, since
+ * The processes that the demo starts. Each is ended by its own handle, never by name. None outlives the demo, because
  * the forked ones also end when the channel to this process closes.
  */
 import type { ChildProcess } from "node:child_process";
@@ -35,7 +35,7 @@ export class Program {
     });
   }
 
-  /** The next message that it sends. @throws Error that says why there is none */
+  /** The next message from the process. @throws Error that says why there is none */
   async message<T>(): Promise<T> {
     const { child } = this;
     return new Promise((resolve, reject) => {
@@ -62,7 +62,7 @@ export class Program {
     this.child.kill("SIGKILL");
   }
 
-  /** Lets it end by itself, for a while. */
+  /** Waits a while for it to end by itself. */
   async stop(): Promise<void> {
     if (this.child.exitCode !== null || this.child.signalCode !== null || this.pid === 0) return;
     if (this.child.connected) this.child.disconnect();
@@ -112,7 +112,7 @@ export class Children {
     }
   }
 
-  /** Ends everything that still runs; synchronous, so that it also works on the way out. */
+  /** Ends every process that still runs; synchronous, so that it also works during exit. */
   killAll(): void {
     this.closed = true;
     for (const program of this.programs) program.kill();

@@ -10,9 +10,9 @@ import { passed, skipped } from "./part.js";
 import type { Screen } from "./screen.js";
 import { bar, count, figure, padEnd, padStart, rough } from "./text.js";
 
-/** Per transport; less if the parts before took long. */
+/** Per transport; less if the previous parts took long. */
 const MEASURE_MILLIS = { full: 4000, quick: 500 };
-/** What the parts after this one may need. */
+/** Reserved for the parts after this one. */
 const RESERVED_MILLIS = 8000;
 const WARM_UP_MILLIS = { full: 400, quick: 200 };
 /** The two take turns, so that a noisy neighbour disturbs both. */
@@ -42,7 +42,7 @@ export async function runComparison(context: DemoContext): Promise<Verdict> {
     for (const subject of [overGrpc, overIsthmus]) await subject.warmUp(warmUp);
     for (let round = 0; round < rounds; round++) {
       screen.live([screen.dim(`   measuring: ${"●".repeat(round)}${"○".repeat(rounds - round)}`)]);
-      // Who goes first changes, too.
+      // The order changes, too.
       const inTurn = round % 2 === 0 ? [overGrpc, overIsthmus] : [overIsthmus, overGrpc];
       for (const subject of inTurn) await subject.measure(millis / rounds);
     }
@@ -92,7 +92,7 @@ function cpuOfBoth(transport: Transport): CpuMeter {
   };
 }
 
-/** A line per figure: the two values as bars of one scale, and how many times better the second is. */
+/** A line per figure: the two values as bars on one scale, and how many times better the second is. */
 function table(screen: Screen, grpc: Measurement, isthmus: Measurement): string[] {
   const nameWidth = 22;
   const valueWidth = 11;

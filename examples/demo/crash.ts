@@ -1,4 +1,4 @@
-/** Part 4: the server is killed while calls are pending; a new one takes its place, and the client goes on. */
+/** Part 4: kills the server while calls are pending. A new one takes its place, and the client goes on. */
 import { readdirSync, readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
@@ -8,7 +8,7 @@ import type { DemoContext, Verdict } from "./part.js";
 import { failed, passed } from "./part.js";
 import { figure, plural } from "./text.js";
 
-/** What a connection costs this process. */
+/** The resources of this process that a connection uses. */
 export interface Holdings {
   readonly descriptors: number;
   readonly mappings: number;
@@ -84,7 +84,7 @@ export async function runCrash(context: DemoContext): Promise<Verdict> {
   return passed("every call was rejected, the client recovered, nothing leaked");
 }
 
-/** What is held once it no longer changes, or no longer exceeds `wanted`: closing takes a turn of the loop or two. */
+/** Resources in use once they stop changing or do not exceed `wanted`: closing takes a turn of the loop or two. */
 async function settledHoldings(wanted?: Holdings): Promise<Holdings> {
   let last = holdings();
   for (let unchanged = 0, looks = 0; unchanged < 3 && looks < 100; looks++) {

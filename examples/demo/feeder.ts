@@ -3,7 +3,7 @@ import type { Client } from "@connectrpc/connect";
 import type { AnalyticsService } from "./demo_pb.js";
 import { eachLine, WholeLines } from "./lines.js";
 
-/** What went one way. */
+/** Lines that were sent in one of the two ways. */
 export interface Tally {
   lines: number;
   calls: number;
@@ -83,7 +83,7 @@ export class Feeder {
       this.inFlight.delete(call);
       if (this.inFlight.size === 0) this.batches.millis += performance.now() - this.batchStart;
     });
-    // A failure is reported to whoever waits next.
+    // The next caller that waits gets the failure.
     call.catch(() => undefined);
     this.inFlight.add(call);
   }

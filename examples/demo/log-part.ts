@@ -1,5 +1,5 @@
 /**
- * Part 1: log lines go to the analytics process as they are written, and what it counts is checked against wc and grep.
+ * Part 1: log lines go to the analytics process as they are written, and its counts are checked against wc and grep.
  */
 import { stat, writeFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -129,7 +129,7 @@ export async function runLogPart(
   );
 }
 
-/** Starts the web server, sends it requests while anybody reads its log, stops it. @returns how many were answered */
+/** Starts the web server, sends it requests until `over` aborts, then stops it. @returns how many were answered */
 async function makeTraffic(
   { children, screen, analytics, quick }: DemoContext,
   logPath: string,
@@ -154,7 +154,7 @@ async function makeTraffic(
   }
 }
 
-/** Asks the analytics process now and then what it has counted, and shows it. */
+/** Asks the analytics process for its counts now and then, and shows them. */
 function showProgress({ screen }: DemoContext, client: Analytics) {
   const rates: number[] = [];
   const done = new AbortController();

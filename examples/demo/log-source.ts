@@ -1,6 +1,6 @@
 /**
- * Where log lines come from: a file read once, a file followed as it grows, or a stream that is copied to a file on its
- * way. Each ends up as bytes and as a file that the counts can be checked against. No line is looked at here.
+ * The sources of log lines: a file that is read once, a file that is followed as it grows, or a stream that is copied to
+ * a file on its way. Each gives bytes, and a file to check the counts against. Nothing here looks at lines.
  */
 import { randomBytes } from "node:crypto";
 import type { FSWatcher } from "node:fs";
@@ -14,19 +14,19 @@ import { UsageError } from "./arguments.js";
 import type { CheckTarget } from "./verify.js";
 
 export interface LogSource {
-  /** The file that the result is checked against. */
+  /** The file to check the result against. */
   readonly path: string;
-  /** Bytes given out so far. */
+  /** Bytes read so far. */
   readonly bytesRead: number;
-  /** Everything up to the end, or up to where it is when `stop` aborts. The chunks are the reader's to keep. */
+  /** Everything up to the end, or to the position at which `stop` aborts. The reader may keep the chunks. */
   chunks(stop: AbortSignal): AsyncGenerator<Buffer, void>;
-  /** What to check against, once all is read. @throws Error if the file is no longer what was read */
+  /** What to check against, once everything is read. @throws Error if the file has changed since */
   target(): Promise<CheckTarget>;
   close(): Promise<void>;
 }
 
 const CHUNK_BYTES = 256 << 10;
-/** Where no notice of a change comes, as on some network file systems. */
+/** For file systems that do not report changes, such as some network file systems. */
 const POLL_MILLIS = 50;
 
 /** @throws UsageError if there is no such file, or it cannot be read */
@@ -37,7 +37,7 @@ export async function openLog(name: string, follow: boolean): Promise<LogSource>
     handle = await open(path, "r");
     const status = await handle.stat();
     if (status.isDirectory()) throw new UsageError(`${name} is a directory`);
-    // Of the kernel's files some claim to be empty; reading a byte shows which.
+    // Some of the kernel's files claim to be empty; reading a byte shows which.
     const claimsEmpty = status.isFile() && status.size === 0;
     const isStream = !status.isFile() || (claimsEmpty && (await handle.read(Buffer.alloc(1), 0, 1, 0)).bytesRead > 0);
     if (isStream) return await copyStream(handle.createReadStream());
@@ -118,9 +118,9 @@ class FileSource implements LogSource {
   }
 }
 
-/** Tells when a file has changed, or that it is time to look. */
+/** Reports that a file has changed, or that it is time to look. */
 class Changes {
-  /** After the stop, by then at the latest. */
+  /** After the stop, at the latest by then. */
   giveUpAt = Infinity;
   private readonly watcher: FSWatcher | undefined;
   private readonly stop: AbortSignal;
@@ -134,7 +134,7 @@ class Changes {
     try {
       this.watcher = watch(path, this.onChange).on("error", () => undefined);
     } catch {
-      // No watches left: looking now and then is enough.
+      // No watches left; looking now and then is enough.
     }
   }
 
@@ -189,7 +189,7 @@ class CopiedStream implements LogSource {
     try {
       for (;;) {
         const pending = iterator.next();
-        // If the stop comes first, nobody waits for this one any more.
+        // If the stop comes first, nothing waits for this one any more.
         pending.catch(() => undefined);
         const next = await Promise.race([pending, stopped]);
         if (next === undefined || next.done === true) return;

@@ -1,5 +1,5 @@
 /**
- * The demo: starts the analytics process, runs the four parts, says whether all of it holds, and leaves nothing
+ * The demo: starts the analytics process, runs the four parts, reports whether every claim holds, and leaves nothing
  * running.
  */
 import { rmSync } from "node:fs";
@@ -26,12 +26,12 @@ const SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
 const screen = new Screen(process.stdout, process.env);
 const children = new Children();
 let sockets: SocketFolder | undefined;
-/** Where only part 1 is to be ended by Ctrl-C. */
+/** Set while Ctrl-C ends part 1 only. */
 let interruptible: AbortController | undefined;
 /** A log that the demo makes itself, until it is checked; from then on it is the user's. */
 let unfinishedLog: string | undefined;
 
-process.stdout.on("error", () => leave(EXIT.failed)); // nobody reads any more
+process.stdout.on("error", () => leave(EXIT.failed)); // the reader has gone
 for (const [name, number] of Object.entries(SIGNALS)) {
   process.on(name, () => {
     if (name === "SIGINT" && interruptible?.signal.aborted === false) return interruptible.abort();
@@ -135,7 +135,7 @@ function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-/** The one way out: also from a signal's handler, so nothing here waits. */
+/** The only exit, also from a signal handler, so nothing here waits. */
 function leave(exitCode: number): never {
   screen.end();
   children.killAll();

@@ -11,11 +11,11 @@ export interface Measurement {
   /** Many calls at a time. */
   readonly callsPerSecond: number;
   readonly cpuMicrosMany: number;
-  /** All answers, each of which was looked at. */
+  /** The number of answers, each of which was checked. */
   readonly answers: number;
 }
 
-/** Makes a call and looks at its answer. @throws Error if the answer is wrong */
+/** Makes a call and checks its answer. @throws Error if the answer is wrong */
 export type Call = (number: number) => Promise<void>;
 
 interface Slice {
@@ -39,7 +39,7 @@ export class Subject {
     this.cpu = cpu;
   }
 
-  /** Not measured: lets both sides compile what they run often. */
+  /** Not measured: lets both sides compile their hot code. */
   async warmUp(millis: number): Promise<void> {
     await this.runOne(millis / 2, []);
     await this.runMany(millis / 2);
@@ -94,7 +94,7 @@ export class Subject {
   }
 }
 
-/** The smallest value that `share` of the sorted ones do not exceed. */
+/** The smallest value that `share` of the sorted values do not exceed. */
 export function quantile(sorted: Float64Array, share: number): number {
   return sorted.length === 0 ? NaN : sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)];
 }

@@ -1,4 +1,4 @@
-/** What a part of the demo is given and what it hands back. */
+/** The input and the result of a part of the demo. */
 import type { IsthmusTransport } from "../../src/index.js";
 import type { AnalyticsProcess, SocketFolder } from "./analytics-process.js";
 import type { Children } from "./children.js";
@@ -10,16 +10,16 @@ export interface DemoContext {
   readonly sockets: SocketFolder;
   /** The one transport to the analytics process that all parts share. */
   readonly transport: IsthmusTransport;
-  /** The analytics process that runs now; the last part replaces it. */
+  /** The analytics process that is running; the last part replaces it. */
   analytics: AnalyticsProcess;
   readonly quick: boolean;
-  /** When all of it has to be over, on the clock of `performance.now()`. */
+  /** When the demo must be over, on the clock of `performance.now()`. */
   readonly endsAt: number;
 }
 
 export interface Verdict {
   readonly outcome: "PASS" | "FAILED" | "SKIPPED";
-  /** One line: what was compared and found. */
+  /** One line that says what was compared and what was found. */
   readonly summary: string;
 }
 

@@ -1,4 +1,4 @@
-/** What the analytics process serves: one set of routes, the same for Isthmus and for gRPC over HTTP/2. */
+/** The routes of the analytics process, the same for Isthmus and for gRPC over HTTP/2. */
 import { createHash } from "node:crypto";
 import type { ConnectRouter } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";

@@ -1,11 +1,11 @@
 /**
- * The terminal: styles if it has them, a block that is redrawn in place if it can be, plain lines otherwise.
- * Nobody else writes to the standard output.
+ * The terminal: styles if it has them, a block that is redrawn in place if possible, plain lines otherwise. Nothing else
+ * writes to the standard output.
  */
 import { clip } from "./text.js";
 
 const WIDTH_MAX = 100;
-/** In place only where the block surely fits: what scrolled away cannot be redrawn. */
+/** Redraw in place only if the block surely fits: lines that scrolled away cannot be redrawn. */
 const ROWS_MIN = 16;
 
 const HIDE_CURSOR = "\x1b[?25l";
@@ -43,7 +43,7 @@ export class Screen {
     this.out.write(`${this.takeBack()}${lines.join("\n")}\n`);
   }
 
-  /** Shows lines until the next `live`, `print` or `end`; nothing where that cannot be. */
+  /** Shows lines until the next `live`, `print` or `end`; does nothing if that is not possible. */
   live(lines: readonly string[]): void {
     if (!this.inPlace) return;
     const width = Math.max(1, (this.out.columns || WIDTH_MAX) - 1);
@@ -53,12 +53,12 @@ export class Screen {
     this.liveLines = shown.length;
   }
 
-  /** Progress, where `live` shows nothing. */
+  /** Shows progress if `live` shows nothing. */
   note(line: string): void {
     if (!this.inPlace) this.out.write(`${line}\n`);
   }
 
-  /** Takes the live lines away and gives the cursor back. May be called at any time, also twice. */
+  /** Removes the live lines and shows the cursor again. May be called at any time, even twice. */
   end(): void {
     if (this.inPlace) this.out.write(this.takeBack());
   }

@@ -68,8 +68,8 @@ export function clip(text: string, width: number): string {
   if (widthOf(text) <= width) return text;
   let cells = 0;
   let clipped = "";
+  // eslint-disable-next-line no-control-regex -- the same
   for (const part of text.split(/(\x1b\[[0-9;]*m)/)) {
-    // eslint-disable-line no-control-regex
     if (part.startsWith("\x1b")) {
       clipped += part;
     } else {

@@ -1,7 +1,6 @@
 /**
- * Checks what the analytics process counted against `wc` and `grep`, run for real on the same file. The commands are
- * written so that a user can paste them; the bytes rule (`LC_ALL=C`, `-a`) makes them mean exactly what `analytics.ts`
- * counts.
+ * Checks the analytics process's counts against `wc` and `grep`, run on the same file. A user can paste the commands.
+ * Counting bytes (`LC_ALL=C`, `-a`) makes them count exactly what `analytics.ts` counts.
  */
 import type { Stats } from "./demo_pb.js";
 
@@ -13,13 +12,13 @@ export interface Check {
 }
 
 export interface CheckResult extends Check {
-  /** What the command printed; undefined if that was no number. */
+  /** What the command printed; undefined if that was not a number. */
   readonly found: number | undefined;
   /** Why there is no number. */
   readonly problem?: string;
 }
 
-/** What to check against: a file, or only its first bytes where it has grown since or was not read to its end. */
+/** What to check against: a file, or its first bytes if it has grown since or was not read to its end. */
 export interface CheckTarget {
   readonly path: string;
   readonly headBytes?: number;
@@ -68,7 +67,7 @@ export function agrees(result: CheckResult): boolean {
   return result.found === result.counted;
 }
 
-/** What keeps two counts of one log from being the same; undefined if nothing does. */
+/** The difference between two counts of one log; undefined if there is none. */
 export function differenceOf(first: Stats, second: Stats): string | undefined {
   for (const name of ["lines", "newlines", "bytes", "parsed"] as const) {
     if (first[name] !== second[name]) return `${name}: ${first[name]} and ${second[name]}`;

@@ -1,7 +1,7 @@
 /**
- * A small web server with an access log: `node web-server.js LOG`. A process of its own, so that the log is written by
- * somebody else than who follows it. Tells its parent its port; told to stop, answers what is open, writes the rest of
- * the log and tells how many lines it has written.
+ * A small web server with an access log: `node web-server.js LOG`. A separate process, so that the process that follows
+ * the log does not write it. Sends its port to its parent. When told to stop, it answers open requests, writes the rest
+ * of the log, and reports how many lines it has written.
  */
 import { createWriteStream } from "node:fs";
 import type { IncomingMessage, ServerResponse } from "node:http";

@@ -1,5 +1,5 @@
 /**
- * Fills an index with batches of vectors that are built in shared memory, and searches it.
+ * Fills an index with batches of vectors that it builds in shared memory, then searches the index.
  * Usage: node client.js SOCKET [VECTORS]
  */
 import { ok, strictEqual } from "node:assert";
@@ -25,7 +25,7 @@ for (let first = 0; first < count; first += BATCH) {
   addMs += performance.now() - start;
 }
 
-/** By another way than the server's: in double precision, and unscaled vectors. */
+/** Computed differently from the server: in double precision, from unscaled vectors. */
 function cosine(query: Float64Array, id: number): number {
   let [dot, lengthA, lengthB] = [0, 0, 0];
   for (let at = 0; at < DIMENSIONS; at++) {
@@ -38,7 +38,7 @@ function cosine(query: Float64Array, id: number): number {
 }
 
 for (let asked = 0; asked < QUERIES; asked++) {
-  // A vector of the index, a little changed: it must come first.
+  // A slightly changed vector of the index: that vector must come first.
   const wanted = Math.floor(Math.random() * count);
   const query = Float64Array.from({ length: DIMENSIONS }, (_, at) =>
     Math.fround(all[wanted * DIMENSIONS + at] + 0.1 * (Math.random() - 0.5)),

@@ -7,13 +7,13 @@ import { VectorIndex } from "./vectors.js";
 
 let index: VectorIndex | undefined;
 const server = createIsthmusServer({
-  // A batch is read and done with: its memory goes back as soon as the handler returns.
+  // A batch is read once, so its memory can go back as soon as the handler returns.
   leases: "scoped",
   routes: (router) =>
     router.service(EmbeddingIndexService, {
       add(request) {
         index ??= new VectorIndex(request.dimensions);
-        // The floats where the client wrote them, not a list of numbers made of them.
+        // The floats where the client wrote them, not a list of numbers.
         const values = packed(request, VectorsSchema.field.values) as Float32Array;
         if (request.dimensions !== index.dimensions || values.length % index.dimensions !== 0) {
           throw new ConnectError(`expected vectors of ${index.dimensions} dimensions`, Code.InvalidArgument);

@@ -1,4 +1,4 @@
-/** Vectors of one length, scaled to length 1, and the search among them. */
+/** Vectors with the same number of dimensions, scaled to length 1, and a search among them. */
 export class VectorIndex {
   readonly dimensions: number;
   private readonly batches: Float32Array[] = [];
@@ -11,7 +11,7 @@ export class VectorIndex {
     return this.batches.reduce((sum, batch) => sum + batch.length, 0) / this.dimensions;
   }
 
-  /** Reads `values` once and keeps its own, scaled ones. */
+  /** Reads `values` once and keeps scaled copies. */
   add(values: Float32Array): void {
     const batch = new Float32Array(values.length);
     for (let start = 0; start < values.length; start += this.dimensions) {

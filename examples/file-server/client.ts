@@ -1,5 +1,5 @@
 /**
- * Makes a file, has it read by the server in parts, and compares what came with what it wrote.
+ * Writes a file, reads it back from the server in parts, and compares the two.
  * Usage: node client.js SOCKET [MEGABYTES]
  */
 import { rejects, strictEqual } from "node:assert";
@@ -22,7 +22,7 @@ for (let at = 0; at < Number(megabytes); at++) {
   written.update(chunk);
   writeSync(file, chunk);
 }
-// A last part that is not full, and no multiple of anything.
+// The last part is not full, and its size is no round number.
 const rest = randomBytes(12_345);
 written.update(rest);
 writeSync(file, rest);

@@ -1,4 +1,4 @@
-/** Serves the files that lie beside its socket. Usage: node server.js SOCKET */
+/** Serves the files in the folder of its socket. Usage: node server.js SOCKET */
 import { stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -13,7 +13,7 @@ async function sizeOf(path: string): Promise<number> {
     const found = await stat(path);
     if (found.isFile()) return found.size;
   } catch {
-    // The answer is the same.
+    // Answered like a path that is not a file.
   }
   throw new ConnectError(`no such file: ${basename(path)}`, Code.NotFound);
 }
@@ -27,7 +27,7 @@ const server = createIsthmusServer({
         const path = join(folder, name);
         const fileBytes = await sizeOf(path);
         const start = Math.min(Number(offset), fileBytes);
-        // The file's bytes go to where the client reads them; they are at no time on this process's heap.
+        // The file's bytes go straight to where the client reads them, never to this process's heap.
         const data = await mapFile(path, { offset: start, length: Math.min(length, fileBytes - start) });
         return { data, fileBytes: BigInt(fileBytes) };
       },

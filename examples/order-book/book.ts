@@ -1,4 +1,4 @@
-/** An order book, kept up to date order by order: the state of the server. */
+/** The server's state: an order book, updated order by order. */
 import type { OrderUpdate } from "./order_book_pb.js";
 import { Side } from "./order_book_pb.js";
 
@@ -13,7 +13,7 @@ class HalfBook {
   readonly levels: Level[] = [];
   private readonly sign: 1 | -1;
 
-  /** @param side bids are best when they are high, asks when they are low */
+  /** @param side the best bid is the highest, the best ask the lowest */
   constructor(side: typeof Side.BID | typeof Side.ASK) {
     this.sign = side === Side.BID ? -1 : 1;
   }
@@ -27,7 +27,7 @@ class HalfBook {
     if (level.orders === 0) this.levels.splice(at, 1);
   }
 
-  /** Where the price is, or belongs. */
+  /** The index of the price, or where to insert it. */
   private find(priceTicks: number): number {
     let low = 0;
     let high = this.levels.length;

@@ -1,6 +1,6 @@
 /**
- * Sends orders one after the other, as a feed does that waits for the book's answer, and measures how long each takes.
- * In the end the server's book must be the one that follows from all orders that were sent.
+ * Sends orders one after the other, waits for the answer to each, and measures how long each takes. At the end the
+ * server's book must equal the one computed from all orders.
  *
  * Usage: node client.js SOCKET [UPDATES]
  */
@@ -22,7 +22,7 @@ let nextId = 1;
 
 const below = (limit: number) => Math.floor(Math.random() * limit);
 
-/** New orders near the middle, and changes and removals of those of the last thousand that are in the book. */
+/** New orders near the middle, and changes and removals among the last thousand orders. */
 function makeOrder(): Order {
   const known = live.get(nextId - 1 - below(1000));
   if (known !== undefined && Math.random() < 0.8)
@@ -37,7 +37,7 @@ function makeOrder(): Order {
   };
 }
 
-/** The levels that follow from the orders that are live, computed from nothing else. */
+/** The levels, computed from the live orders alone. */
 function levelsOf(side: Side) {
   const levels = new Map<number, { priceTicks: number; quantity: number; orders: number }>();
   for (const order of live.values()) {
@@ -64,7 +64,7 @@ for (let at = 0; at < WARM_UP + Number(updates); at++) {
   if (at >= WARM_UP) latencyNs.record(process.hrtime.bigint() - start);
   if (order.quantity > 0) live.set(order.orderId, order);
   else live.delete(order.orderId);
-  // Rarely, so that the pause after it does not count among the slowest calls.
+  // Rarely, so that the pause after it is not among the slowest calls.
   if (at % 10_000 === 0) {
     const [bid, ask] = [levelsOf(Side.BID)[0], levelsOf(Side.ASK)[0]];
     deepStrictEqual([top.bestBidTicks, top.bidQuantity], [bid?.priceTicks ?? 0, bid?.quantity ?? 0]);
