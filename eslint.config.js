@@ -27,6 +27,8 @@ export default tseslint.config(
         { selector: "TSEnumDeclaration", message: "use a const object: no runtime enums" },
       ],
       eqeqeq: "error",
+      // The formatter breaks lines there, and every statement ends with a semicolon.
+      "no-unexpected-multiline": "off",
     },
   },
   {

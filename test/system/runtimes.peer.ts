@@ -125,12 +125,13 @@ async function call(): Promise<void> {
 async function serve(): Promise<void> {
   const server = createIsthmusServer({ routes });
   const at = await server.listen(address, address.startsWith("/") ? { takeover: true } : {});
-  process.once("SIGTERM", async () => {
+  const end = async () => {
     // The client has ended; that may not have been noticed yet.
     for (let looks = 0; server.stats().connections > 0 && looks < 100; looks++) await sleep(50);
     console.log(`aborted: ${aborted}, connections: ${server.stats().connections}`);
-    void server.close();
-  });
+    await server.close();
+  };
+  process.once("SIGTERM", () => void end());
   console.log(`listening at ${at.address}`);
 }
 

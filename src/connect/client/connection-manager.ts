@@ -10,7 +10,6 @@ import { formatAddress } from "../../carrier/address.js";
 import type { CarrierClosed } from "../../carrier/carrier.js";
 import { connect } from "../../carrier/handshake/connect.js";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
-import type { ClientConnectionOwner } from "../../rpc/client/client-owner.js";
 import { ClientConnection } from "../../rpc/client/client.js";
 import { prepareErrors } from "../../rpc/errors.js";
 import { SLOTS_MAX } from "../../wire/frame.js";
@@ -28,9 +27,6 @@ import {
 } from "../options/options.js";
 import type { ConnectionState, IsthmusTransportOptions } from "../types/client.js";
 
-/** Moves calls to another connection. */
-export type CallReturns = Required<Pick<ClientConnectionOwner, "moveCall" | "moveStream">>;
-
 export class ConnectionManager {
   /** The connection for new calls. */
   ready: ClientConnection | undefined;
@@ -40,7 +36,6 @@ export class ConnectionManager {
   private readonly options: IsthmusTransportOptions;
   private readonly address: Address;
   private readonly limits: CallLimits;
-  private readonly mover: CallReturns;
   private readonly geometry: ReturnType<typeof geometryOf>;
   private readonly keepAlive: ReturnType<typeof keepAliveOf>;
   private readonly dialer: Dialer<ClientConnection>;
@@ -53,18 +48,11 @@ export class ConnectionManager {
   private reason: string | undefined;
 
   /** @throws ConnectError if options contradict each other, or require what is not available */
-  constructor(
-    transport: object,
-    options: IsthmusTransportOptions,
-    address: Address,
-    limits: CallLimits,
-    mover: CallReturns,
-  ) {
+  constructor(transport: object, options: IsthmusTransportOptions, address: Address, limits: CallLimits) {
     this.transport = transport;
     this.options = options;
     this.address = address;
     this.limits = limits;
-    this.mover = mover;
     this.geometry = geometryOf(options);
     this.keepAlive = keepAliveOf(options, address.kind === "tcp");
     checkCarrier(options, address);
@@ -160,7 +148,6 @@ export class ConnectionManager {
       {
         onEnded: (reason) => this.onEnded(connection, reason),
         onLeaving: () => this.onLeaving(connection),
-        ...this.mover,
         keepAlive: this.keepAlive,
       },
     );

@@ -13,7 +13,7 @@ import { formatAddress } from "../../carrier/address.js";
 import type { LeaseLifetime } from "../../memory/payload/lease.js";
 import type { ClientConnection } from "../../rpc/client/client.js";
 import type { CallRequest, StreamCallRequest } from "../../rpc/client/call-request.js";
-import { withTimeout } from "../../rpc/client/call-request.js";
+import { NotTaken, withTimeout } from "../../rpc/client/call-request.js";
 import type { ClientMethod } from "../../rpc/client/client-method.js";
 import { ownSignal } from "../../rpc/abort.js";
 import { boundedTimeout } from "../../rpc/deadline.js";
@@ -55,10 +55,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     const limits = checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes });
     this.interceptors = options.interceptors ?? [];
     this.lifetime = lifetimeOf(options);
-    this.connectionManager = new ConnectionManager(this, options, address, limits, {
-      moveCall: this.startCall,
-      moveStream: this.startStream,
-    });
+    this.connectionManager = new ConnectionManager(this, options, address, limits);
   }
 
   async [LOAN](byteLength: number, makeSignal: () => AbortSignal): Promise<Uint8Array> {
@@ -205,17 +202,33 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
 
   private call(request: CallRequest): Promise<UnaryResponse> {
     const { ready } = this.connectionManager;
-    return ready === undefined ? this.callOnceConnected(request) : ready.call(request);
+    if (ready === undefined) return this.callOnceConnected(request);
+    // A call that has to wait may come back. Others make no further promise.
+    return ready.isFull ? ready.call(request).catch(this.callAgain) : ready.call(request);
   }
+
+  /** LEAVE-2: a connection that goes away does not take the calls that wait for a slot. */
+  private readonly callAgain = (error: unknown): Promise<UnaryResponse> => {
+    if (error instanceof NotTaken) return this.call(error.request as CallRequest);
+    throw error;
+  };
 
   private async callOnceConnected(request: CallRequest): Promise<UnaryResponse> {
     const { connection, leftMs } = await this.connectionFor(request);
-    return connection.call(withTimeout(request, leftMs));
+    return connection.call(withTimeout(request, leftMs)).catch(this.callAgain);
   }
 
   private async openStream(request: StreamCallRequest): Promise<StreamResponse> {
-    const { ready } = this.connectionManager;
-    if (ready !== undefined) return ready.openStream(request);
+    try {
+      const { ready } = this.connectionManager;
+      return await (ready === undefined ? this.openStreamOnceConnected(request) : ready.openStream(request));
+    } catch (error) {
+      if (error instanceof NotTaken) return this.openStream(error.request as StreamCallRequest);
+      throw error;
+    }
+  }
+
+  private async openStreamOnceConnected(request: StreamCallRequest): Promise<StreamResponse> {
     let made: { connection: ClientConnection; leftMs: number | undefined };
     try {
       made = await this.connectionFor(request);

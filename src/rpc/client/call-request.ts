@@ -13,12 +13,22 @@ export interface CallRequest<Input = unknown, Header = Headers> {
   /** Time left for the call, in milliseconds. No deadline if it is undefined or not positive. */
   readonly timeoutMs: number | undefined;
   readonly signal: AbortSignal | undefined;
-  /** Lets the connection's owner move the call to another connection. The connection itself does not read it. */
+  /** For the connection's owner, which may make the call over another connection. The connection does not read it. */
   readonly contextValues: ContextValues | undefined;
 }
 
 /** A streaming call. Its messages are pulled from an iterator. */
 export type StreamCallRequest = CallRequest<AsyncIterator<unknown>>;
+
+/** What a connection rejects a call with that it did not take. Nothing of the call was sent, so its owner makes it anew. */
+export class NotTaken<Input = unknown> {
+  readonly request: CallRequest<Input>;
+
+  /** @param request the call with the time that is left for it */
+  constructor(request: CallRequest<Input>) {
+    this.request = request;
+  }
+}
 
 /** The same request with another timeout, after it has waited. */
 export function withTimeout<Input>(request: CallRequest<Input>, timeoutMs: number | undefined): CallRequest<Input> {

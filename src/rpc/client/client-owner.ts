@@ -1,9 +1,7 @@
 /** Interfaces between a client's connection and its owner. */
-import type { StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import type { CarrierClosed } from "../../carrier/carrier.js";
 import type { StreamWindows } from "../../carrier/handshake/link.js";
 import type { KeepAliveOptions } from "../keepalive.js";
-import type { CallRequest, StreamCallRequest } from "./call-request.js";
 
 export interface ClientLimits {
   readonly readMaxBytes: number;
@@ -18,9 +16,6 @@ export interface ClientConnectionOwner {
   onEnded(reason: CarrierClosed): void;
   /** The server accepts no new calls on this connection. Called at most once, before `onEnded`. */
   onLeaving?(): void;
-  /** These two make a call over another connection if it was not sent over this one. Without them such a call fails. */
-  readonly moveCall?: (request: CallRequest) => Promise<UnaryResponse>;
-  readonly moveStream?: (request: StreamCallRequest) => Promise<StreamResponse>;
   /** Undefined if the connection waits for a server that hangs. */
   readonly keepAlive?: Required<KeepAliveOptions> | undefined;
 }

@@ -17,7 +17,7 @@ import { FLAG, KIND, STATUS_BYTES_MAX } from "../../wire/frame.js";
 import { onAbortOf } from "../abort.js";
 import { CallQueue } from "./call-queue.js";
 import type { CallRequest, StreamCallRequest } from "./call-request.js";
-import { requestMetadata, withTimeout } from "./call-request.js";
+import { NotTaken, requestMetadata, withTimeout } from "./call-request.js";
 import { boundedTimeout, timedOut } from "../deadline.js";
 import type { ClientMethod } from "./client-method.js";
 import { CallTable, isOpen } from "./call-table.js";
@@ -39,8 +39,8 @@ const PONGS_WAITING_MAX = 256;
 
 // All calls share one executor, so a call makes no closure.
 let newResolve: (response: UnaryResponse) => void;
-let newReject: (error: ConnectError) => void;
-const executor = (resolve: (response: UnaryResponse) => void, reject: (error: ConnectError) => void) => {
+let newReject: (error: ConnectError | NotTaken) => void;
+const executor = (resolve: (response: UnaryResponse) => void, reject: (error: ConnectError | NotTaken) => void) => {
   newResolve = resolve;
   newReject = reject;
 };
@@ -100,6 +100,11 @@ export class ClientConnection implements FrameReceiver {
     return this.closedBy === undefined && !this.goingAway;
   }
 
+  /** Whether further calls wait for others to end. */
+  get isFull(): boolean {
+    return this.calls.size >= this.limits.maxStreams;
+  }
+
   get pendingCalls(): number {
     return this.calls.size + this.queue.size;
   }
@@ -111,14 +116,14 @@ export class ClientConnection implements FrameReceiver {
 
   /**
    * Calls a unary method. Waits for a slot if the server takes no more calls at once.
-   * @returns settles exactly once; rejects with a ConnectError
+   * @returns settles exactly once; rejects with a ConnectError, or if the call waited with `NotTaken`
    */
   call(request: CallRequest): Promise<UnaryResponse> {
     const promise = new Promise<UnaryResponse>(executor);
     const resolve = newResolve;
     const reject = newReject;
     newResolve = newReject = nothing;
-    if (this.calls.size >= this.limits.maxStreams) this.callLater(request, resolve, reject);
+    if (this.isFull) this.callLater(request, resolve, reject);
     else this.start(request, resolve, reject);
     return promise;
   }
@@ -127,11 +132,11 @@ export class ClientConnection implements FrameReceiver {
   private callLater(
     request: CallRequest,
     resolve: (response: UnaryResponse) => void,
-    reject: (error: ConnectError) => void,
+    reject: (error: ConnectError | NotTaken) => void,
   ): void {
     const start = (leftMs: number | undefined) => {
       const left = withTimeout(request, leftMs);
-      if (this.moves && this.owner.moveCall !== undefined) this.owner.moveCall(left).then(resolve, reject);
+      if (this.takesNoMore) reject(new NotTaken(left));
       else this.start(left, resolve, reject);
     };
     this.queue.add(boundedTimeout(request.timeoutMs), request.signal, start, reject);
@@ -192,7 +197,8 @@ export class ClientConnection implements FrameReceiver {
   /**
    * Calls a streaming method. Waits for a slot if the server takes no more calls at once. If the stream ends early, so
    * does the iterator of its messages.
-   * @returns resolves with the server's first frame unless that is a refusal; rejects with a ConnectError
+   * @returns resolves with the server's first frame unless that is a refusal; rejects with a ConnectError, or with
+   * `NotTaken`, and then the iterator is left as it is
    */
   openStream(request: StreamCallRequest): Promise<StreamResponse> {
     const { input, signal } = request;
@@ -204,12 +210,12 @@ export class ClientConnection implements FrameReceiver {
       };
       const start = (leftMs: number | undefined) => {
         const left = withTimeout(request, leftMs);
-        if (this.moves && this.owner.moveStream !== undefined) this.owner.moveStream(left).then(resolve, reject);
+        if (this.takesNoMore) reject(new NotTaken(left));
         else if (this.closedBy !== undefined) refuse(lostError(this.closedBy));
         else if (signal !== undefined && signal.aborted) refuse(abortError(signal));
         else this.streams.start(left, resolve, refuse);
       };
-      if (this.calls.size < this.limits.maxStreams) start(timeoutMs);
+      if (!this.isFull) start(timeoutMs);
       // The user's iterable runs in the user's context (STREAM-W).
       else this.queue.add(timeoutMs, signal, AsyncResource.bind(start), refuse);
     });
@@ -285,8 +291,8 @@ export class ClientConnection implements FrameReceiver {
     while (this.queue.size > 0) this.queue.startNext();
   }
 
-  /** Whether calls that have not started move to another connection (LEAVE-2). */
-  private get moves(): boolean {
+  /** Whether calls that have not started are returned to the owner (LEAVE-2). */
+  private get takesNoMore(): boolean {
     return this.goAwayTracker !== undefined || (this.closedBy !== undefined && this.closedBy.cause !== "local");
   }
 
