@@ -36,7 +36,7 @@ async function startKeeper(owner: Owner): Promise<{ path: string; child: Child }
   const path = tempSocket(owner);
   return {
     path,
-    child: await startChild(owner, "./regions.peer.js", { role: "keep", path } satisfies RegionsPeerData),
+    child: await startChild(owner, "../e2e/regions.peer.js", { role: "keep", path } satisfies RegionsPeerData),
   };
 }
 
@@ -129,7 +129,7 @@ describe("a region that is sent", { skip: onlyWithAddon }, () => {
 
   test("stays readable when its sender is killed", async (context) => {
     const keeper = await startKeeper(context);
-    const sender = await startChild(context, "./regions.peer.js", {
+    const sender = await startChild(context, "../e2e/regions.peer.js", {
       role: "send",
       path: keeper.path,
     } satisfies RegionsPeerData);

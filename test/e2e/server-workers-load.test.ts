@@ -59,7 +59,7 @@ async function serve(
 function startClients(owner: Owner, path: string, count = CLIENTS): Promise<Child[]> {
   return Promise.all(
     Array.from({ length: count }, () =>
-      startChild(owner, "./server-workers.peer.js", { path } satisfies WorkersPeerData),
+      startChild(owner, "../e2e/server-workers.peer.js", { path } satisfies WorkersPeerData),
     ),
   );
 }
