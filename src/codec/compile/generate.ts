@@ -49,10 +49,10 @@ export class Scope {
 
   /** Runs the code, and returns its result. */
   evaluate<T>(code: string): T {
+    const text = `"use strict";\n${this.variables.join("\n")}\n${code}`;
     // eslint-disable-next-line @typescript-eslint/no-implied-eval -- the file comment says what the text is made of
-    return (
-      new Function(...this.names, `"use strict";\n${this.variables.join("\n")}\n${code}`) as (...values: unknown[]) => T
-    )(...this.values);
+    const run = new Function(...this.names, text) as (...values: unknown[]) => T;
+    return run(...this.values);
   }
 }
 
