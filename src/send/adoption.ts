@@ -13,7 +13,8 @@ import { Region } from "../memory/payload/region.js";
 import { SPANS_MAX } from "../wire/frame.js";
 import { copyOf } from "../wire/parts.js";
 import type { FileRead } from "./file-read.js";
-import { BlockPlace, CopyPlace, RegionPlace, SPAN_COPY_BYTES_MIN, Value } from "./placement.js";
+import type { Value } from "./placement.js";
+import { BlockPlace, CopyPlace, RegionPlace, SPAN_COPY_BYTES_MIN } from "./placement.js";
 
 /** A value that lies in a file. It is read to a block or to the heap, or sent by a carrier without blocks. */
 export interface FileValue {
@@ -46,8 +47,8 @@ export class Adoption {
   /**
    * @param blocks undefined: all of the message is inline
    * @param why the reason that values are gone, to be read after "its memory is gone: "
-   * @param sharesLeases whether leases that stay with their user are sent from where they lie. He must not write to
-   *   them any more. Otherwise they are sent like any other memory of his
+   * @param sharesLeases whether leases that stay with their user are sent from where they lie. The user must not write to
+   *   them any more. Otherwise they are sent like any other memory of the user
    */
   constructor(values: readonly Value[], blocks: SpanMemory | undefined, why: string, sharesLeases: boolean) {
     this.values = values;
@@ -157,7 +158,7 @@ export class Adoption {
     return true;
   }
 
-  /** Copies a lease's bytes, because its user may end it, or write to it, once the message is released to him. */
+  /** Copies a lease's bytes, because its user may end it, or write to it, once the message is released. */
   private copyLease(value: Value, lease: Lease, read: ReadAgain): void {
     const { byteOffset, byteLength } = value;
     if (byteLength < SPAN_COPY_BYTES_MIN) return value.own(value.bytes);

@@ -20,7 +20,7 @@ export class Value {
   readonly byteLength: number;
   /** Where its bytes are now. */
   bytes: Uint8Array;
-  /** `bytes` is memory that its user may change once the message is released to him (BORROW-1). */
+  /** `bytes` is memory that its user may change once the message is released (BORROW-1). */
   borrowed = true;
   /** How it is sent as a span; undefined: with the inline part. */
   place: SpanPlace | undefined;

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { fstatSync, writeSync } from "node:fs";
-import type { Server, SocketConstructorOpts } from "node:net";
+import type { Server } from "node:net";
 import { connect, createServer, Socket } from "node:net";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
@@ -55,7 +55,7 @@ test("the handle of an accepted socket makes a socket that reads where it is tol
   let received = 0;
   const onread = { buffer: memory, callback: (byteLength: number) => ((received = byteLength), true) };
   const options = { handle, readable: true, writable: true, pauseOnCreate: true, onread };
-  const socket = new Socket(options as SocketConstructorOpts);
+  const socket = new Socket(options);
   context.after(() => socket.destroy());
   assert.ok(fstatSync(descriptorOf(socket)).isSocket());
   raw.write("hello");

@@ -43,7 +43,7 @@ export class QueuedBytes {
     return this.bytes.length !== this.byteLength;
   }
 
-  /** The first `byteLength` bytes were written or copied. True: the source's user has all of his memory back. */
+  /** The first `byteLength` bytes were written or copied. True: the source's user has all of the memory back. */
   advance(byteLength: number): boolean {
     this.bytes = this.bytes.subarray(byteLength);
     this.byteLength -= byteLength;
