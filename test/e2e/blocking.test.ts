@@ -408,7 +408,7 @@ test("a call from within a call of the same client is refused, and of another cl
     },
   });
   assert.equal(client.echo(withGetter(other)).text, "inner");
-  thrown(() => client.echo(withGetter(client)), Code.FailedPrecondition, /under way/);
+  thrown(() => client.echo(withGetter(client)), Code.FailedPrecondition, /in the middle of another call/);
   assert.equal(client.echo({ text: "fine" }).text, "fine");
 });
 

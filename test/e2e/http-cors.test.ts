@@ -195,7 +195,7 @@ test("options of CORS that cannot be are refused, with what was meant", () => {
       /option cors\.origins: expected origins such as "https:\/\/app\.example", not "app\.example"/,
     ],
     [{ origins: ["*"] }, /option cors\.origins/],
-    [{ credentials: true }, /option cors\.credentials: with any origin/],
+    [{ credentials: true }, /option cors\.credentials: with all origins/],
     [{ credentials: "yes" }, /option cors\.credentials: expected (true or false|a boolean)/],
     [{ allowedHeaders: ["a b"] }, /option cors\.allowedHeaders: expected an array of names of headers/],
     [{ exposedHeaders: "x" }, /option cors\.exposedHeaders: expected an array of names of headers/],

@@ -419,7 +419,7 @@ describe("when loans fill the arena", () => {
     await sleep(10);
     controller.abort();
     await waiting;
-    await failure(loan(transport, 900_000, { signal: controller.signal }), Code.Canceled, /given up/);
+    await failure(loan(transport, 900_000, { signal: controller.signal }), Code.Canceled, /canceled/);
     release(bytes);
     await client.echo({});
     assert.equal(waits.length, 1);
@@ -430,7 +430,7 @@ describe("when loans fill the arena", () => {
     const { transport } = await serveOwn(context, {}, small);
     const bytes = await loan(transport, 500_000);
     const controller = new AbortController();
-    const large = failure(loan(transport, 900_000, { signal: controller.signal }), Code.Canceled, /given up/);
+    const large = failure(loan(transport, 900_000, { signal: controller.signal }), Code.Canceled, /canceled/);
     const behind = loan(transport, 100_000);
     await sleep(5);
     controller.abort();
