@@ -180,29 +180,3 @@ test("a circle of imports that spans two folders is found, and one inside a fold
     "src/rpc/a.ts ⇄ src/rpc/b.ts ⇄ src/wire/c.ts",
   ]);
 });
-
-/** The rooms of layers, from the lowest to the highest; "" is the layer's own folder. A room imports none above it. */
-const ROOMS: Readonly<Record<string, readonly string[]>> = {
-  memory: ["v8", "shared", "payload", "receive"],
-  codec: ["rope", "wire", "compile", "view", ""],
-};
-
-/** The room of a file in its layer. */
-function roomOf(path: string): string {
-  return dirname(path).split("/").slice(2).join("/");
-}
-
-test("imports between the rooms of a layer point one way", () => {
-  const complaints: string[] = [];
-  const seen = new Set<string>();
-  for (const { from, to } of readArrows().arrows) {
-    const layer = layerOf(from);
-    if (!(layer in ROOMS) || layerOf(to) !== layer || from.includes(".test.")) continue;
-    const [fromRank, toRank] = [roomOf(from), roomOf(to)].map((room) => ROOMS[layer].indexOf(room));
-    if (fromRank < 0 || toRank < 0) complaints.push(`${from} → ${to}: a folder that is no room of ${layer}`);
-    else if (toRank > fromRank) complaints.push(`${from} → ${to}: ${roomOf(from)} must not know ${roomOf(to)}`);
-    if (fromRank !== toRank) seen.add(layer);
-  }
-  assert.deepEqual(complaints, []);
-  assert.deepEqual([...seen].sort(), Object.keys(ROOMS).sort());
-});

@@ -21,11 +21,12 @@ export interface CallRequest<Input = unknown, Header = Headers> {
 export type StreamCallRequest = CallRequest<AsyncIterator<unknown>>;
 
 /** What a connection rejects a call with that it did not take. Nothing of the call was sent, so its owner makes it anew. */
-export class NotTaken<Input = unknown> {
+export class NotTaken<Input = unknown> extends Error {
   readonly request: CallRequest<Input>;
 
   /** @param request the call with the time that is left for it */
   constructor(request: CallRequest<Input>) {
+    super("the connection takes no more calls");
     this.request = request;
   }
 }
