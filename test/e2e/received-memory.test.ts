@@ -48,6 +48,16 @@ function connect(context: TestContext, path: string, leases: LeaseLifetime) {
   return { transport, client: createClient(TestService, transport as Transport) };
 }
 
+/** The user's try to move a lease's memory; undefined where leased memory cannot be moved (from Node 24 on). */
+function moveAway(buffer: ArrayBuffer): ArrayBuffer | undefined {
+  try {
+    return transferBuffer(buffer);
+  } catch (error) {
+    assert.match((error as Error).message, /not detachable/);
+    return undefined;
+  }
+}
+
 for (const leases of LIFETIMES) {
   describe(`memory of received messages, ${leases}`, () => {
     test("what is kept stays as it was, whatever is received after it", async (context) => {
@@ -80,9 +90,8 @@ for (const leases of LIFETIMES) {
               // Moved away by its user: nobody else may come to have the memory meanwhile.
               const whole =
                 reply.data.byteOffset === 0 && reply.data.buffer.byteLength === length && leases !== "strict";
-              const moved =
-                (whole ? transferBuffer(reply.data.buffer as ArrayBuffer) : undefined) ?? new ArrayBuffer(0);
-              if (moved.byteLength === length) mine.push({ data: new Uint8Array(moved), seed: own });
+              const moved = whole ? moveAway(reply.data.buffer as ArrayBuffer) : undefined;
+              if (moved?.byteLength === length) mine.push({ data: new Uint8Array(moved), seed: own });
             }
           }),
         );
