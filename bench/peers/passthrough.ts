@@ -13,8 +13,8 @@ const idBytes = 8;
 export function createPassthroughCodec(): MessageCodec {
   // Views are made once per buffer: a codec sees few, many times each.
   let viewed: ArrayBufferLike | null = null;
-  let view: DataView<ArrayBufferLike> = new DataView(new ArrayBuffer(0));
-  const viewOf = (bytes: Uint8Array): DataView<ArrayBufferLike> => {
+  let view: DataView = new DataView(new ArrayBuffer(0));
+  const viewOf = (bytes: Uint8Array): DataView => {
     if (bytes.buffer !== viewed) {
       viewed = bytes.buffer;
       view = new DataView(bytes.buffer);

@@ -20,7 +20,9 @@ const routes = createRoutes();
 const server = createIsthmusServer({ routes, allow: ({ uid }) => uid === process.getuid?.() });
 await server.listen(`unix:${isthmusPath}`);
 const problem =
-  grpcPath === undefined ? undefined : await serveGrpc(grpcPath).catch((error: Error) => error.message.split("\n")[0]);
+  grpcPath === undefined
+    ? undefined
+    : await serveGrpc(grpcPath).catch((error: unknown) => (error as Error).message.split("\n")[0]);
 process.send?.({ ...(problem === undefined ? {} : { grpcProblem: problem }) } satisfies ServerReady);
 
 // Ctrl-C in the terminal reaches this process too, but the parent decides when it ends.

@@ -21,7 +21,7 @@ export class Screen {
 
   constructor(out: NodeJS.WriteStream, env: NodeJS.ProcessEnv) {
     this.out = out;
-    const capable = out.isTTY === true && env["TERM"] !== "dumb";
+    const capable = out.isTTY && env["TERM"] !== "dumb";
     this.inPlace = capable && out.rows >= ROWS_MIN;
     this.coloured = capable && (env["NO_COLOR"] ?? "") === "";
   }

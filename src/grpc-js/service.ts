@@ -127,7 +127,7 @@ function give(schema: DescMessage, write: (envelope: Envelope) => Uint8Array, re
   Object.assign(schema, { [OWN_CODEC]: createBytesCodec((message) => write(message as Envelope), read) });
 }
 
-async function* opened(requests: AsyncIterable<unknown>, open: (message: unknown) => unknown): AsyncGenerator<unknown> {
+async function* opened(requests: AsyncIterable<unknown>, open: (message: unknown) => unknown): AsyncGenerator {
   for await (const request of requests) yield open(request);
 }
 

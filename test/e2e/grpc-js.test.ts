@@ -205,7 +205,7 @@ function ask<T>(start: (callback: Callback<T>) => unknown): Promise<T> {
 async function failureOf(call: Promise<unknown>): Promise<ServiceError> {
   return call.then(
     () => assert.fail("it did not fail"),
-    (error: ServiceError) => error,
+    (error: unknown) => error as ServiceError,
   );
 }
 

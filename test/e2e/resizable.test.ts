@@ -64,7 +64,7 @@ for (const [carrier, skip] of [
             };
             const call = client.echo(message).then(
               ({ text }) => text,
-              (error: Error) => error.message,
+              (error: unknown) => (error as Error).message,
             );
             if (when === "right after the call" || when === "while others are sent first") shrink();
             assert.match(

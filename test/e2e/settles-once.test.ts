@@ -326,6 +326,6 @@ for (const [carrier, skip] of Object.entries(CARRIERS) as [Carrier, string | fal
 }
 
 // eslint-disable-next-line @typescript-eslint/require-await
-async function* yieldingOnce(make: () => unknown): AsyncGenerator<unknown> {
+async function* yieldingOnce(make: () => unknown): AsyncGenerator {
   yield make();
 }

@@ -74,6 +74,7 @@ export class StreamSocket {
     if (shakesHands) this.handshake = new HandshakeReader();
     if (readsInPlace) {
       const onread: OnReadOpts = { buffer: () => this.target(), callback: (byteLength) => this.received(byteLength) };
+      // eslint-disable-next-line @typescript-eslint/no-misused-spread -- not a socket here, but options of one
       this.socket = new Socket({ ...from, onread } as SocketConstructorOpts);
     } else {
       this.socket = from instanceof Socket ? from : new Socket(from);

@@ -423,7 +423,7 @@ export function takePackedFixed32(b: Uint8Array, n: number, list: number[]): num
 }
 
 /** Moves past the next `n` bytes and returns a view of them. Returns undefined, and does not move, if they are few. */
-function viewNext(b: Uint8Array, n: number): DataView<ArrayBufferLike> | undefined {
+function viewNext(b: Uint8Array, n: number): DataView | undefined {
   if (n < VIEW_BYTES_MIN) return undefined;
   const view = new DataView(b.buffer, b.byteOffset + R.pos, n);
   R.pos += n;

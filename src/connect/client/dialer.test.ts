@@ -47,7 +47,7 @@ const turn = () => new Promise((resolve) => setImmediate(resolve));
 function outcomeOf(promise: Promise<string>): Promise<string> {
   return promise.then(
     (connection) => `resolved ${connection}`,
-    (error: ConnectError) => `${Code[error.code]}: ${error.rawMessage}`,
+    (error: unknown) => `${Code[(error as ConnectError).code]}: ${(error as ConnectError).rawMessage}`,
   );
 }
 

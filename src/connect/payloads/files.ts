@@ -51,7 +51,8 @@ export async function mapFile(path: string, options?: MapFileOptions): Promise<U
   const range = checkOptional(mapFileTable, options, `map ${path}: `);
   const fail = (text: string, code: Code, cause?: unknown) =>
     new ConnectError(`map ${path}: ${text}`, code, undefined, undefined, cause);
-  const descriptor = await openToRead(path).catch((error: NodeJS.ErrnoException) => {
+  const descriptor = await openToRead(path).catch((thrown: unknown) => {
+    const error = thrown as NodeJS.ErrnoException;
     const code = {
       ENOENT: Code.NotFound,
       ENOTDIR: Code.NotFound,

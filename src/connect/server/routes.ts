@@ -140,6 +140,6 @@ function answerOf(message: AsyncIterable<unknown>): StreamAnswer {
   return { message, trailer: undefined };
 }
 
-async function* once(message: unknown): AsyncGenerator<unknown> {
+async function* once(message: unknown): AsyncGenerator {
   yield await Promise.resolve(message);
 }

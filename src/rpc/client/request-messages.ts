@@ -10,7 +10,7 @@ export function keepsMessages(iterator: AsyncIterator<unknown>): boolean {
 }
 
 /** An iterator from which some values have been pulled, with these values put back. */
-export async function* resumed(values: readonly unknown[], iterator: AsyncIterator<unknown>): AsyncGenerator<unknown> {
+export async function* resumed(values: readonly unknown[], iterator: AsyncIterator<unknown>): AsyncGenerator {
   try {
     yield* values;
     for (let result = await iterator.next(); result.done !== true; result = await iterator.next()) yield result.value;
