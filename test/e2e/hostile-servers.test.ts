@@ -17,7 +17,7 @@ import type { TestClient } from "../support/test-server.js";
 import { connectTo, serveInChild } from "../support/test-server.js";
 import { failure, waitUntil } from "../support/waiting.js";
 
-const welcome = encodeHandshake({ kind: "accepted", version: 1, features: FEATURE.sharedMemory, maxStreams: 100 });
+const accepted = encodeHandshake({ kind: "accepted", version: 1, features: FEATURE.sharedMemory, maxStreams: 100 });
 const reply = toBinary(EchoReplySchema, create(EchoReplySchema, { text: "honest" }));
 
 function acceptedBy(context: TestContext, shakeHands: (peer: RawPeer) => void): TestClient {
@@ -44,24 +44,24 @@ describe("a lying server in the handshake", () => {
   ];
   for (const [what, lies, message] of segments) {
     test(what, async (context) => {
-      const { client, transport } = acceptedBy(context, (peer) => peer.send(welcome, peer.makeSegments(lies)));
+      const { client, transport } = acceptedBy(context, (peer) => peer.send(accepted, peer.makeSegments(lies)));
       await failure(client.echo({}), Code.Unavailable, message);
       assert.equal(transport.state, "idle");
     });
   }
   test("sends one descriptor", async (context) => {
-    const { client } = acceptedBy(context, (peer) => peer.send(welcome, peer.makeSegments().slice(1)));
+    const { client } = acceptedBy(context, (peer) => peer.send(accepted, peer.makeSegments().slice(1)));
     await failure(client.echo({}), Code.Unavailable, /1 descriptors/);
   });
   test("hangs up after any number of its answer's bytes", async (context) => {
     const path = tempSocket(context);
     const listener = rawListener(context, path);
     const { client } = connectTo(context, { path }, { waitForReady: false });
-    for (let byteLength = 0; byteLength < welcome.length; byteLength++) {
+    for (let byteLength = 0; byteLength < accepted.length; byteLength++) {
       const call = failure(client.echo({}), Code.Unavailable, /the peer closed the connection/);
       const peer = await listener.next();
       await peer.join("hello");
-      if (byteLength > 0) peer.send(welcome.subarray(0, byteLength), peer.makeSegments());
+      if (byteLength > 0) peer.send(accepted.subarray(0, byteLength), peer.makeSegments());
       peer.close();
       await call;
     }
@@ -125,7 +125,7 @@ describe("a lying server on a connection", () => {
       const call = failure(here.client.wait({ milliseconds: 1 }), Code.Unavailable, message);
       const peer = await listener.next();
       await peer.join("hello");
-      peer.send(welcome, peer.makeSegments());
+      peer.send(accepted, peer.makeSegments());
       await waitUntil("the client's request", () => peer.read().some(({ kind }) => kind === KIND.request));
       await act(peer, here);
       await call;
@@ -137,7 +137,7 @@ describe("a lying server on a connection", () => {
       const next = here.client.echo({});
       const honest = await listener.next();
       await honest.join("hello");
-      honest.send(welcome, honest.makeSegments());
+      honest.send(accepted, honest.makeSegments());
       let streamId = 0;
       await waitUntil("the request", () =>
         honest.read().some((frame) => frame.kind === KIND.request && ((streamId = frame.streamId), true)),
@@ -215,7 +215,7 @@ describe("a lying server on a connection", () => {
     const call = connectTo(context, { path }).client.echo({});
     const peer = await listener.next();
     await peer.join("hello");
-    peer.send(welcome, peer.makeSegments());
+    peer.send(accepted, peer.makeSegments());
     await waitUntil("the request", () => peer.read().some(({ kind }) => kind === KIND.request));
     for (const streamId of [0, 0x20000, 0x10001, 0xffffffff]) peer.frame({ ...answer, streamId });
     peer.frame({ kind: KIND.ping, argument: 5 });
@@ -237,7 +237,7 @@ describe("a lying server on a connection", () => {
     ];
     const peer = await listener.next();
     await peer.join("hello");
-    peer.send(welcome, peer.makeSegments());
+    peer.send(accepted, peer.makeSegments());
     let requests = 0;
     await waitUntil(
       "both requests",
@@ -256,7 +256,7 @@ describe("a lying server on a connection", () => {
     const call = connectTo(context, { path }).client.echo({}, { onHeader: (value) => (header = value) });
     const peer = await listener.next();
     await peer.join("hello");
-    peer.send(welcome, peer.makeSegments());
+    peer.send(accepted, peer.makeSegments());
     await waitUntil("the request", () => peer.read().some(({ kind }) => kind === KIND.request));
     const metadata = Uint8Array.of(1, 0, 0x61, 1, 0, 0, 0, 0x62, 9, 9);
     peer.frame({ ...answer, metadata, argument: metadata.length });
@@ -271,7 +271,7 @@ describe("a lying server on a connection", () => {
     const call = failure(connectTo(context, { path }).client.echo({}), Code.Unavailable, /connection lost/);
     const peer = await listener.next();
     await peer.join("hello");
-    peer.send(welcome, peer.makeSegments());
+    peer.send(accepted, peer.makeSegments());
     await waitUntil("the request", () => peer.read().some(({ kind }) => kind === KIND.request));
     peer.frame({ ...answer, flags: FLAG.more, messageLength: 1000 });
     peer.publish();
@@ -290,7 +290,7 @@ test("other connections of the client do not notice", async (context) => {
   const call = failure(connectTo(context, { path }).client.echo({}), Code.Unavailable, /RING-1/);
   const peer = await listener.next();
   await peer.join("hello");
-  peer.send(welcome, peer.makeSegments());
+  peer.send(accepted, peer.makeSegments());
   await sleep(5);
   peer.publish(-8);
   await Promise.all([call, honest.client.echo({}), honest.client.echo({ data: new Uint8Array(1_000_000) })]);

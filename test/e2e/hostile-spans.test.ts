@@ -21,7 +21,7 @@ import type { TestClient, TestServerProcess } from "../support/test-server.js";
 import { connectTo, serveInChild } from "../support/test-server.js";
 import { failure, waitUntil, within } from "../support/waiting.js";
 
-const welcome = encodeHandshake({
+const accepted = encodeHandshake({
   kind: "accepted",
   version: 1,
   features: FEATURE.sharedMemory | FEATURE.spans,
@@ -317,7 +317,7 @@ describe("a server that lies about large values", () => {
       const lost = HARMLESS.test(what) ? second.catch(() => undefined) : failure(second, Code.Unavailable, rule);
       const peer = await listener.next();
       await peer.join("hello");
-      peer.send(welcome, peer.makeSegments());
+      peer.send(accepted, peer.makeSegments());
       const requests: ReturnType<RawPeer["read"]> = [];
       await waitUntil(
         "the requests",

@@ -87,8 +87,8 @@ describe("a path", () => {
   });
 
   test("of a server that sends half an answer", async (context) => {
-    const welcome = encodeHandshake({ kind: "accepted", version: 1, features: 0, maxStreams: 1 });
-    const { path } = await serveRaw(context, (socket) => socket.write(welcome.subarray(0, 13)));
+    const accepted = encodeHandshake({ kind: "accepted", version: 1, features: 0, maxStreams: 1 });
+    const { path } = await serveRaw(context, (socket) => socket.write(accepted.subarray(0, 13)));
     const { client } = connectTo(context, { path }, { handshakeTimeoutMs: 100 });
     await failure(client.echo({}), Code.Unavailable, /no answer to the handshake within 100 ms/);
   });

@@ -53,7 +53,7 @@ interface Notes {
   decoded: number;
 }
 
-const noted =
+const recorded =
   (notes: Notes): Interceptor =>
   (next) =>
   (request) => {
@@ -121,7 +121,7 @@ async function serve(
   };
   const { address, client } = CARRIERS[carrier];
   const server = createIsthmusServer({
-    interceptors: [noted(notes)],
+    interceptors: [recorded(notes)],
     codec,
     routes: routesOf(notes, requestGate),
     ...options,

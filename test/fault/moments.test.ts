@@ -58,7 +58,7 @@ test("a client that dies at any point of the handshake leaves nothing in the ser
   await callFrom(await startPeer(t, program), path);
 });
 
-test("a server that dies before its welcome fails the waiting calls at once, not at the handshake's time limit", {
+test("a server that dies before its accepted fails the waiting calls at once, not at the handshake's time limit", {
   skip,
   timeout: 600_000,
 }, async (t) => {

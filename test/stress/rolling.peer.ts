@@ -1,6 +1,6 @@
 /**
  * A server that is replaced while it is called. It notes each call that it runs in a file, before it answers; what is
- * noted survives its death.
+ * recorded there survives its death.
  */
 import { openSync, writeSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";

@@ -232,16 +232,16 @@ export const recordMessages: Interceptor = (next) => async (request) => {
     if (!response.stream) intercepted.answers.push(numberOf(response.message));
     return response;
   }
-  const response = await next({ ...request, message: noted(request.message, intercepted.requests) });
+  const response = await next({ ...request, message: recorded(request.message, intercepted.requests) });
   response.header.set("x-intercepted", "by the server");
-  return response.stream ? { ...response, message: noted(response.message, intercepted.answers) } : response;
+  return response.stream ? { ...response, message: recorded(response.message, intercepted.answers) } : response;
 };
 
 export function numberOf(message: object): number {
   return "number" in message ? Number(message.number) : -1;
 }
 
-export async function* noted<T extends object>(messages: AsyncIterable<T>, into: number[]): AsyncGenerator<T> {
+export async function* recorded<T extends object>(messages: AsyncIterable<T>, into: number[]): AsyncGenerator<T> {
   for await (const message of messages) {
     into.push(numberOf(message));
     yield message;

@@ -74,9 +74,9 @@ async function pair(context: TestContext): Promise<{ carrier: SocketCarrier; rec
   const stream = await StreamSocket.connect({ kind: "unix", path }, new AbortController().signal);
   const [raw] = (await accepted) as [Socket];
   raw.on("error", () => {});
-  const welcome = encodeHandshake({ kind: "accepted", version: 1, features: 0, maxStreams: 1 });
-  raw.write(welcome);
-  assert.deepEqual(await stream.receive([], new AbortController().signal), decodeHandshake(welcome));
+  const answer = encodeHandshake({ kind: "accepted", version: 1, features: 0, maxStreams: 1 });
+  raw.write(answer);
+  assert.deepEqual(await stream.receive([], new AbortController().signal), decodeHandshake(answer));
   const carrier = new SocketCarrier(stream);
   const recorder = new Recorder();
   carrier.start(recorder);

@@ -14,7 +14,7 @@ test("an error that can be sent stays itself", () => {
   }
 });
 
-test("what cannot be sent is left out and noted, and what can is kept", () => {
+test("what cannot be sent is left out and recorded, and what can is kept", () => {
   const error = new ConnectError("far", Code.OutOfRange, { "x-kept": "1", "transfer-encoding": "chunked" }, [
     { desc: StringValueSchema, value: { value: "v" } },
   ]);

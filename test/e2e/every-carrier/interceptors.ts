@@ -7,7 +7,7 @@ import { Code, ConnectError, createClient, createContextKey, createContextValues
 import { StreamService } from "../../proto/streams_pb.js";
 import type { Scene } from "../../support/scenes.js";
 import { connectStreams, scripted } from "../../support/scenes.js";
-import { noted, numberOf } from "../../support/stream-service.js";
+import { recorded, numberOf } from "../../support/stream-service.js";
 import { all, items, numbersOf, upTo } from "../../support/streams.js";
 import { failure, waitUntil } from "../../support/waiting.js";
 
@@ -31,10 +31,10 @@ export function interceptors(scene: Scene): void {
         seen.requests.push(numberOf(request.message));
         return next(request);
       }
-      const response = await next({ ...request, message: noted(request.message, seen.requests) });
+      const response = await next({ ...request, message: recorded(request.message, seen.requests) });
       assert.ok(response.stream);
       seen.headers.push(response.header.get("x-answer"));
-      return { ...response, message: noted(response.message, seen.answers) };
+      return { ...response, message: recorded(response.message, seen.answers) };
     };
     const change: Interceptor = (next) => async (request) => {
       if (!request.stream) return next(request);
