@@ -9,8 +9,8 @@ import type { Message } from "@bufbuild/protobuf";
 /**
  * Describes the file examples/demo/demo.proto.
  */
-export const file_src_cli_demo_demo: GenFile = /*@__PURE__*/
-  fileDesc("ChdzcmMvY2xpL2RlbW8vZGVtby5wcm90bxIMaXN0aG11cy5kZW1vIiQKB0xvZ0xpbmUSCwoDbG9nGAEgASgNEgwKBGxpbmUYAiABKAwiJgoITG9nTGluZXMSCwoDbG9nGAEgASgNEg0KBWxpbmVzGAIgASgMIhkKCEluZ2VzdGVkEg0KBWxpbmVzGAEgASgNIjEKD1NuYXBzaG90UmVxdWVzdBILCgNsb2cYASABKA0SEQoJdG9wX3BhdGhzGAIgASgNIpwBCgVTdGF0cxINCgVsaW5lcxgBIAEoBBIQCghuZXdsaW5lcxgCIAEoBBINCgVieXRlcxgDIAEoBBIOCgZwYXJzZWQYBCABKAQSKwoIc3RhdHVzZXMYBSADKAsyGS5pc3RobXVzLmRlbW8uU3RhdHVzQ291bnQSJgoFcGF0aHMYBiADKAsyFy5pc3RobXVzLmRlbW8uUGF0aENvdW50IiwKC1N0YXR1c0NvdW50Eg4KBnN0YXR1cxgBIAEoDRINCgVjb3VudBgCIAEoBCIoCglQYXRoQ291bnQSDAoEcGF0aBgBIAEoCRINCgVjb3VudBgCIAEoBCIrCgtFY2hvTWVzc2FnZRIMCgR0ZXh0GAEgASgJEg4KBm51bWJlchgCIAEoBCIdCg1EaWdlc3RSZXF1ZXN0EgwKBGRhdGEYASABKAwiQQoLRGlnZXN0UmVwbHkSDgoGc2hhMjU2GAEgASgJEg0KBWJ5dGVzGAIgASgEEhMKC2hhc2hfbWlsbGlzGAMgASgBIg0KC1dhaXRSZXF1ZXN0IgsKCVdhaXRSZXBseSIQCg5JbnNwZWN0UmVxdWVzdCJACgxJbnNwZWN0UmVwbHkSCwoDcGlkGAEgASgNEhIKCmNwdV9taWNyb3MYAiABKAESDwoHd2FpdGluZxgDIAEoDTLKAQoQQW5hbHl0aWNzU2VydmljZRI3CgZJbmdlc3QSFS5pc3RobXVzLmRlbW8uTG9nTGluZRoWLmlzdGhtdXMuZGVtby5Jbmdlc3RlZBI9CgtJbmdlc3RCYXRjaBIWLmlzdGhtdXMuZGVtby5Mb2dMaW5lcxoWLmlzdGhtdXMuZGVtby5Jbmdlc3RlZBI+CghTbmFwc2hvdBIdLmlzdGhtdXMuZGVtby5TbmFwc2hvdFJlcXVlc3QaEy5pc3RobXVzLmRlbW8uU3RhdHMyjwIKDFByb2JlU2VydmljZRI8CgRFY2hvEhkuaXN0aG11cy5kZW1vLkVjaG9NZXNzYWdlGhkuaXN0aG11cy5kZW1vLkVjaG9NZXNzYWdlEkAKBkRpZ2VzdBIbLmlzdGhtdXMuZGVtby5EaWdlc3RSZXF1ZXN0GhkuaXN0aG11cy5kZW1vLkRpZ2VzdFJlcGx5EjoKBFdhaXQSGS5pc3RobXVzLmRlbW8uV2FpdFJlcXVlc3QaFy5pc3RobXVzLmRlbW8uV2FpdFJlcGx5EkMKB0luc3BlY3QSHC5pc3RobXVzLmRlbW8uSW5zcGVjdFJlcXVlc3QaGi5pc3RobXVzLmRlbW8uSW5zcGVjdFJlcGx5YgZwcm90bzM");
+export const file_examples_demo_demo: GenFile = /*@__PURE__*/
+  fileDesc("ChhleGFtcGxlcy9kZW1vL2RlbW8ucHJvdG8SDGlzdGhtdXMuZGVtbyIkCgdMb2dMaW5lEgsKA2xvZxgBIAEoDRIMCgRsaW5lGAIgASgMIiYKCExvZ0xpbmVzEgsKA2xvZxgBIAEoDRINCgVsaW5lcxgCIAEoDCIZCghJbmdlc3RlZBINCgVsaW5lcxgBIAEoDSIxCg9TbmFwc2hvdFJlcXVlc3QSCwoDbG9nGAEgASgNEhEKCXRvcF9wYXRocxgCIAEoDSKcAQoFU3RhdHMSDQoFbGluZXMYASABKAQSEAoIbmV3bGluZXMYAiABKAQSDQoFYnl0ZXMYAyABKAQSDgoGcGFyc2VkGAQgASgEEisKCHN0YXR1c2VzGAUgAygLMhkuaXN0aG11cy5kZW1vLlN0YXR1c0NvdW50EiYKBXBhdGhzGAYgAygLMhcuaXN0aG11cy5kZW1vLlBhdGhDb3VudCIsCgtTdGF0dXNDb3VudBIOCgZzdGF0dXMYASABKA0SDQoFY291bnQYAiABKAQiKAoJUGF0aENvdW50EgwKBHBhdGgYASABKAkSDQoFY291bnQYAiABKAQiKwoLRWNob01lc3NhZ2USDAoEdGV4dBgBIAEoCRIOCgZudW1iZXIYAiABKAQiHQoNRGlnZXN0UmVxdWVzdBIMCgRkYXRhGAEgASgMIkEKC0RpZ2VzdFJlcGx5Eg4KBnNoYTI1NhgBIAEoCRINCgVieXRlcxgCIAEoBBITCgtoYXNoX21pbGxpcxgDIAEoASINCgtXYWl0UmVxdWVzdCILCglXYWl0UmVwbHkiEAoOSW5zcGVjdFJlcXVlc3QiQAoMSW5zcGVjdFJlcGx5EgsKA3BpZBgBIAEoDRISCgpjcHVfbWljcm9zGAIgASgBEg8KB3dhaXRpbmcYAyABKA0yygEKEEFuYWx5dGljc1NlcnZpY2USNwoGSW5nZXN0EhUuaXN0aG11cy5kZW1vLkxvZ0xpbmUaFi5pc3RobXVzLmRlbW8uSW5nZXN0ZWQSPQoLSW5nZXN0QmF0Y2gSFi5pc3RobXVzLmRlbW8uTG9nTGluZXMaFi5pc3RobXVzLmRlbW8uSW5nZXN0ZWQSPgoIU25hcHNob3QSHS5pc3RobXVzLmRlbW8uU25hcHNob3RSZXF1ZXN0GhMuaXN0aG11cy5kZW1vLlN0YXRzMo8CCgxQcm9iZVNlcnZpY2USPAoERWNobxIZLmlzdGhtdXMuZGVtby5FY2hvTWVzc2FnZRoZLmlzdGhtdXMuZGVtby5FY2hvTWVzc2FnZRJACgZEaWdlc3QSGy5pc3RobXVzLmRlbW8uRGlnZXN0UmVxdWVzdBoZLmlzdGhtdXMuZGVtby5EaWdlc3RSZXBseRI6CgRXYWl0EhkuaXN0aG11cy5kZW1vLldhaXRSZXF1ZXN0GhcuaXN0aG11cy5kZW1vLldhaXRSZXBseRJDCgdJbnNwZWN0EhwuaXN0aG11cy5kZW1vLkluc3BlY3RSZXF1ZXN0GhouaXN0aG11cy5kZW1vLkluc3BlY3RSZXBseWIGcHJvdG8z");
 
 /**
  * @generated from message isthmus.demo.LogLine
@@ -36,7 +36,7 @@ export type LogLine = Message<"isthmus.demo.LogLine"> & {
  * Use `create(LogLineSchema)` to create a new message.
  */
 export const LogLineSchema: GenMessage<LogLine> = /*@__PURE__*/
-  messageDesc(file_src_cli_demo_demo, 0);
+  messageDesc(file_examples_demo_demo, 0);
 
 /**
  * @generated from message isthmus.demo.LogLines
@@ -60,7 +60,7 @@ export type LogLines = Message<"isthmus.demo.LogLines"> & {
  * Use `create(LogLinesSchema)` to create a new message.
  */
 export const LogLinesSchema: GenMessage<LogLines> = /*@__PURE__*/
-  messageDesc(file_src_cli_demo_demo, 1);
+  messageDesc(file_examples_demo_demo, 1);
 
 /**
  * @generated from message isthmus.demo.Ingested
@@ -77,7 +77,7 @@ export type Ingested = Message<"isthmus.demo.Ingested"> & {
  * Use `create(IngestedSchema)` to create a new message.
  */
 export const IngestedSchema: GenMessage<Ingested> = /*@__PURE__*/
-  messageDesc(file_src_cli_demo_demo, 2);
+  messageDesc(file_examples_demo_demo, 2);
 
 /**
  * @generated from message isthmus.demo.SnapshotRequest
@@ -101,7 +101,7 @@ export type SnapshotRequest = Message<"isthmus.demo.SnapshotRequest"> & {
  * Use `create(SnapshotRequestSchema)` to create a new message.
  */
 export const SnapshotRequestSchema: GenMessage<SnapshotRequest> = /*@__PURE__*/
-  messageDesc(file_src_cli_demo_demo, 3);
+  messageDesc(file_examples_demo_demo, 3);
 
 /**
  * @generated from message isthmus.demo.Stats
@@ -147,7 +147,7 @@ export type Stats = Message<"isthmus.demo.Stats"> & {
  * Use `create(StatsSchema)` to create a new message.
  */
 export const StatsSchema: GenMessage<Stats> = /*@__PURE__*/
-  messageDesc(file_src_cli_demo_demo, 4);
+  messageDesc(file_examples_demo_demo, 4);
 
 /**
  * @generated from message isthmus.demo.StatusCount
@@ -169,7 +169,7 @@ export type StatusCount = Message<"isthmus.demo.StatusCount"> & {
  * Use `create(StatusCountSchema)` to create a new message.
  */
 export const StatusCountSchema: GenMessage<StatusCount> = /*@__PURE__*/
-  messageDesc(file_src_cli_demo_demo, 5);
+  messageDesc(file_examples_demo_demo, 5);
 
 /**
  * @generated from message isthmus.demo.PathCount
@@ -191,7 +191,7 @@ export type PathCount = Message<"isthmus.demo.PathCount"> & {
  * Use `create(PathCountSchema)` to create a new message.
  */
 export const PathCountSchema: GenMessage<PathCount> = /*@__PURE__*/
-  messageDesc(file_src_cli_demo_demo, 6);
+  messageDesc(file_examples_demo_demo, 6);
 
 /**
  * @generated from message isthmus.demo.EchoMessage
@@ -213,7 +213,7 @@ export type EchoMessage = Message<"isthmus.demo.EchoMessage"> & {
  * Use `create(EchoMessageSchema)` to create a new message.
  */
 export const EchoMessageSchema: GenMessage<EchoMessage> = /*@__PURE__*/
-  messageDesc(file_src_cli_demo_demo, 7);
+  messageDesc(file_examples_demo_demo, 7);
 
 /**
  * @generated from message isthmus.demo.DigestRequest
@@ -230,7 +230,7 @@ export type DigestRequest = Message<"isthmus.demo.DigestRequest"> & {
  * Use `create(DigestRequestSchema)` to create a new message.
  */
 export const DigestRequestSchema: GenMessage<DigestRequest> = /*@__PURE__*/
-  messageDesc(file_src_cli_demo_demo, 8);
+  messageDesc(file_examples_demo_demo, 8);
 
 /**
  * @generated from message isthmus.demo.DigestReply
@@ -259,7 +259,7 @@ export type DigestReply = Message<"isthmus.demo.DigestReply"> & {
  * Use `create(DigestReplySchema)` to create a new message.
  */
 export const DigestReplySchema: GenMessage<DigestReply> = /*@__PURE__*/
-  messageDesc(file_src_cli_demo_demo, 9);
+  messageDesc(file_examples_demo_demo, 9);
 
 /**
  * @generated from message isthmus.demo.WaitRequest
@@ -272,7 +272,7 @@ export type WaitRequest = Message<"isthmus.demo.WaitRequest"> & {
  * Use `create(WaitRequestSchema)` to create a new message.
  */
 export const WaitRequestSchema: GenMessage<WaitRequest> = /*@__PURE__*/
-  messageDesc(file_src_cli_demo_demo, 10);
+  messageDesc(file_examples_demo_demo, 10);
 
 /**
  * @generated from message isthmus.demo.WaitReply
@@ -285,7 +285,7 @@ export type WaitReply = Message<"isthmus.demo.WaitReply"> & {
  * Use `create(WaitReplySchema)` to create a new message.
  */
 export const WaitReplySchema: GenMessage<WaitReply> = /*@__PURE__*/
-  messageDesc(file_src_cli_demo_demo, 11);
+  messageDesc(file_examples_demo_demo, 11);
 
 /**
  * @generated from message isthmus.demo.InspectRequest
@@ -298,7 +298,7 @@ export type InspectRequest = Message<"isthmus.demo.InspectRequest"> & {
  * Use `create(InspectRequestSchema)` to create a new message.
  */
 export const InspectRequestSchema: GenMessage<InspectRequest> = /*@__PURE__*/
-  messageDesc(file_src_cli_demo_demo, 12);
+  messageDesc(file_examples_demo_demo, 12);
 
 /**
  * @generated from message isthmus.demo.InspectReply
@@ -329,7 +329,7 @@ export type InspectReply = Message<"isthmus.demo.InspectReply"> & {
  * Use `create(InspectReplySchema)` to create a new message.
  */
 export const InspectReplySchema: GenMessage<InspectReply> = /*@__PURE__*/
-  messageDesc(file_src_cli_demo_demo, 13);
+  messageDesc(file_examples_demo_demo, 13);
 
 /**
  * Counts the lines of access logs, in the analytics process.
@@ -362,7 +362,7 @@ export const AnalyticsService: GenService<{
     output: typeof StatsSchema;
   },
 }> = /*@__PURE__*/
-  serviceDesc(file_src_cli_demo_demo, 0);
+  serviceDesc(file_examples_demo_demo, 0);
 
 /**
  * What the other parts of the demo call.
@@ -407,5 +407,5 @@ export const ProbeService: GenService<{
     output: typeof InspectReplySchema;
   },
 }> = /*@__PURE__*/
-  serviceDesc(file_src_cli_demo_demo, 1);
+  serviceDesc(file_examples_demo_demo, 1);
 

@@ -13,6 +13,8 @@ export const file_test_docs_reading: GenFile = /*@__PURE__*/
   fileDesc("Chd0ZXN0L2RvY3MvcmVhZGluZy5wcm90bxIHZXhhbXBsZSLEAQoHUmVhZGluZxIOCgZzZW5zb3IYASABKAkSDAoEdGltZRgCIAEoAxIOCgZ2YWx1ZXMYAyADKAESDQoFaW1hZ2UYBCABKAwSLAoGbGFiZWxzGAUgAygLMhwuZXhhbXBsZS5SZWFkaW5nLkxhYmVsc0VudHJ5Eh8KBXBhcnRzGAYgAygLMhAuZXhhbXBsZS5SZWFkaW5nGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFiBnByb3RvMw");
 
 /**
+ * The message of docs/codec.md.
+ *
  * @generated from message example.Reading
  */
 export type Reading = Message<"example.Reading"> & {
