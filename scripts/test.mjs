@@ -26,7 +26,7 @@ const GROUPS = {
   unit: { folders: ["src", "bench", "examples"], concurrency: availableParallelism() },
   e2e: { folders: ["test/e2e", "test/structure", "test/docs"], concurrency: availableParallelism() },
   // Whole systems: many processes or threads, containers, other runtimes, every pair of carriers.
-  system: { folders: ["test/system"], concurrency: 1 },
+  system: { folders: ["test/system"], concurrency: availableParallelism() },
   conformance: { folders: ["test/conformance"], concurrency: 1 },
   stress: { folders: ["test/fault", "test/fuzz", "test/model", "test/stress"], concurrency: 1 },
 };
