@@ -93,9 +93,14 @@ export function decodeError(code: number, status: Uint8Array, metadata: Uint8Arr
  * Marks an error as received. Connect has had this field since version 2.3: a server that passes the error on leaves
  * its metadata out.
  */
-function received(error: ConnectError): ConnectError {
+export function received(error: ConnectError): ConnectError {
   (error as { isWireError?: boolean }).isWireError = true;
   return error;
+}
+
+/** Whether the error was received from another server. Then its metadata were meant for this process only. */
+export function isReceived(error: ConnectError): boolean {
+  return (error as { isWireError?: boolean }).isWireError === true;
 }
 
 const PARTS = Symbol("parts");

@@ -11,7 +11,7 @@ import { METADATA_BYTES_MAX, STATUS_BYTES_MAX } from "../wire/frame.js";
 import { encodeMetadata } from "../wire/metadata.js";
 import type { WireDetail } from "../wire/status.js";
 import { encodeStatus } from "../wire/status.js";
-import { textOf, wireCode } from "./errors.js";
+import { isReceived, textOf, wireCode } from "./errors.js";
 
 /** Headers and trailers that the handler has set. An error is sent together with them. */
 export interface ResponseMetadata {
@@ -50,7 +50,7 @@ export function encodeError(
   if (withHeaders) metadata.add("response headers", () => response?.responseHeaderIfAny);
   const headerLength = metadata.byteLength;
   metadata.add("response trailers", () => response?.responseTrailerIfAny);
-  metadata.add("metadata", () => (isRelayed(error) ? undefined : error.metadata), withoutProtocolNames);
+  metadata.add("metadata", () => (isReceived(error) ? undefined : error.metadata), withoutProtocolNames);
   const code = attempt(() => wireCode(error.code)) ?? wireCode(NaN);
   const details = readDetails(error, omitted);
   return {
@@ -170,14 +170,6 @@ class MetadataParts {
   joined(): Uint8Array | undefined {
     return this.byteLength === 0 ? undefined : Buffer.concat(this.parts);
   }
-}
-
-/**
- * Whether the error was received from another server. Then its metadata were meant for this process only. Connect has
- * had this field since version 2.3.
- */
-function isRelayed(error: ConnectError): boolean {
-  return (error as { isWireError?: boolean }).isWireError === true;
 }
 
 /**

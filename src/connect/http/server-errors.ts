@@ -6,7 +6,7 @@
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { Interceptor, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { wireCode } from "../../rpc/errors.js";
+import { isReceived, received, wireCode } from "../../rpc/errors.js";
 
 type Detail = ConnectError["details"][number];
 
@@ -84,7 +84,7 @@ function rebuilt(error: ConnectError): ConnectError {
     error,
   );
   result.details = sound;
-  return result;
+  return isReceived(error) ? received(result) : result;
 }
 
 function isDetail(detail: unknown): detail is Detail {
