@@ -71,6 +71,9 @@ export default tseslint.config(
         })),
       ],
       "no-restricted-imports": ["error", { paths: ["node:timers", "node:timers/promises", "node:perf_hooks"] }],
+      // Where a value cannot be missing, the type says so, or a comment says what guarantees it.
+      "@typescript-eslint/no-non-null-assertion": "error",
+      "@typescript-eslint/max-params": ["error", { max: 5 }],
     },
   },
   { files: ["src/os/timers.ts"], rules: { "no-restricted-imports": "off", "no-restricted-globals": "off" } },

@@ -61,6 +61,7 @@ export function sizeOf<D extends DescMessage>(schema: D, message: Encodable<D>, 
  * @throws Error that names the field if a value is not of its field's type, if a `bytes` value is a view of detached
  *   memory, or if a required field is missing
  */
+// eslint-disable-next-line @typescript-eslint/max-params -- a public function
 export function encodeInto<D extends DescMessage>(
   schema: D,
   message: Encodable<D>,

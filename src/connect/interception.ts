@@ -53,8 +53,10 @@ export function checkedMessages(messages: AsyncIterable<unknown>, path: string):
     [Symbol.asyncIterator]() {
       const iterator = messages[Symbol.asyncIterator]();
       const checked: AsyncIterator<unknown> = { next: () => Promise.resolve(iterator.next()).then(check) };
+      /* eslint-disable @typescript-eslint/no-non-null-assertion -- an iterator keeps its methods */
       if (iterator.throw !== undefined) checked.throw = (error: unknown) => iterator.throw!(error);
       if (iterator.return !== undefined) checked.return = () => iterator.return!();
+      /* eslint-enable @typescript-eslint/no-non-null-assertion */
       return checked;
     },
   };
@@ -92,8 +94,10 @@ export function mapMessages<D extends DescMessage>(
     [Symbol.asyncIterator]() {
       const iterator = input[Symbol.asyncIterator]();
       const mapped: AsyncIterator<MessageShape<D>> = { next: () => iterator.next().then(transform) };
+      /* eslint-disable @typescript-eslint/no-non-null-assertion -- an iterator keeps its methods */
       if (iterator.throw !== undefined) mapped.throw = (error: unknown) => iterator.throw!(error).then(transform);
       if (iterator.return !== undefined) mapped.return = (value?: unknown) => iterator.return!(value).then(transform);
+      /* eslint-enable @typescript-eslint/no-non-null-assertion */
       return mapped;
     },
   };

@@ -193,6 +193,7 @@ export class GrpcClientCall implements ChannelCall {
     this.fetching = true;
     let result: IteratorResult<unknown>;
     try {
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it is set before the first fetch
       result = await this.iterator!.next();
     } catch (error) {
       return this.fail(error);
@@ -200,6 +201,7 @@ export class GrpcClientCall implements ChannelCall {
       this.fetching = false;
     }
     if (result.done === true)
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it is set with the iterator
       return this.finish({ code: Status.OK, details: "OK", metadata: toMetadata(this.response!.trailer) });
     this.next = { message: result.value as Buffer };
     this.deliver();
@@ -214,6 +216,7 @@ export class GrpcClientCall implements ChannelCall {
     if (this.timer !== undefined) this.timer = void clearTimeout(this.timer);
     // grpc-js asks for the next message inside this call.
     try {
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- grpc-js calls `start` first
       this.listener!.onReceiveMessage(message);
     } catch (error) {
       throwLater(error);
@@ -240,6 +243,7 @@ export class GrpcClientCall implements ChannelCall {
 
   private tellHeader(header: Headers): void {
     try {
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- grpc-js calls `start` first
       this.listener!.onReceiveMetadata(toMetadata(header));
     } catch (error) {
       throwLater(error);

@@ -197,6 +197,7 @@ export class GrpcServerCall extends Duplex {
   // Called by Node's stream.
 
   override _read(): void {
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- without it the stream is not readable
     this.requests!.next().then(
       ({ done, value }) => void this.push(done === true ? null : value),
       (error: unknown) => {

@@ -50,8 +50,10 @@ export function addGrpcService<T extends UntypedServiceImplementation>(
     );
   const registry = new Registry({ "grpc.enable_channelz": 0 });
   registry.addService(definition, implementation);
-  for (const method of Object.values(definition as ServiceDefinition))
+  for (const method of Object.values(definition as ServiceDefinition)) {
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `addService` registered it
     register(router, method, registry.handlerOf(method.path)!);
+  }
   return router;
 }
 

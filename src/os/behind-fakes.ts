@@ -62,7 +62,7 @@ export function sleepOfSocket(
   return new Promise((resolve, reject) => {
     const abort = () => {
       clearTimer(timer);
-      reject(signal!.reason as Error);
+      reject(signal?.reason as Error);
     };
     const timer = setTimeoutOfSocket(() => {
       signal?.removeEventListener("abort", abort);

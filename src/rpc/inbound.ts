@@ -114,6 +114,7 @@ export class ReceivedParts {
     try {
       for (let i = 0; i < frame.spanCount; i++) {
         const { position } = frame.spans[i];
+        // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- only carriers with spans deliver them
         spans.push({ position, bytes: source!.takeSpan(i, receivePolicy.lifetime, receivePolicy.callLabel, handles) });
       }
     } catch (error) {

@@ -153,9 +153,9 @@ class MetadataParts {
    * @throws whatever is wrong with the value
    */
   private headersOf(given: unknown, name: string): Headers {
-    if (typeof given !== "object") throw new TypeError(`expected Headers, not ${typeof given}`);
+    if (typeof given !== "object" || given === null) throw new TypeError(`expected Headers, not ${typeof given}`);
     const headers = new Headers();
-    const entries = Symbol.iterator in given! ? (given as Iterable<unknown>) : Object.entries(given!);
+    const entries = Symbol.iterator in given ? (given as Iterable<unknown>) : Object.entries(given);
     for (const entry of entries) {
       try {
         const [key, value] = entry as [string, string];

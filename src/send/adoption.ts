@@ -79,8 +79,8 @@ export class Adoption {
   }
 
   /** The block to read a file's value to; negative: it is read to the heap. */
-  blockForFile(byteLength: number): number {
-    return byteLength < SPAN_COPY_BYTES_MIN || !this.hasPlace ? -1 : this.blocks!.allocate(byteLength);
+  blockForFile(blocks: SpanMemory, byteLength: number): number {
+    return byteLength < SPAN_COPY_BYTES_MIN || !this.hasPlace ? -1 : blocks.allocate(byteLength);
   }
 
   private take(value: Value): void {

@@ -74,6 +74,7 @@ function sendInOneFragment(
   const start = carrier.index + FRAME_HEADER_BYTES;
   const bodyLength = carrier.placeFragment(parts, byteLength, start + metadataLength);
   if (bodyLength < 0) return undefined;
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `metadataLength` is its length
   if (metadataLength > 0) carrier.ringBytes.set(metadata!, start);
   const { kind, code, streamId, argument } = first;
   const head = { kind, flags: first.flags | carrier.fragmentFlag, code, streamId, argument };
@@ -159,6 +160,7 @@ function sendLoneSpan(
   words[at++] = flags === 0 ? blocks.generationOf(unit) : (origin as Lease).generation;
   words[at++] = byteOffset;
   words[at] = flags;
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `metadataLength` is its length
   if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
   carrier.ringBytes.set(inline, body);
   // PAYLOAD-1: our hold on the block passes on with the frame.

@@ -137,6 +137,7 @@ export class FragmentedSends {
         if (nowMs() >= until) break;
         moved = 0;
       }
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- the loop ends when it is empty
       const send = this.sends.shift()!;
       const step = this.tryAdvance(send, PUMP_BYTES - moved);
       if (step === undefined) continue;
@@ -244,6 +245,7 @@ export class FragmentedSends {
       if (carrier.freeBytes() < body - start + bodyLength) return this.noRoomInRing();
       inline.copyTo(carrier.ringBytes, body, bodyLength);
     }
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `metadataLength` is its length
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
     payload.writeTable(carrier.ringWords, table >> 2);
     const { spanCount } = payload;
@@ -278,6 +280,7 @@ export class FragmentedSends {
       if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + bodyLength) return this.noRoomInRing();
       parts.copyTo(carrier.ringBytes, start + metadataLength, bodyLength);
     }
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `metadataLength` is its length
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start);
     commitFragment(carrier, this.headOf(send, inRing), {
       metadata: metadataLength,

@@ -130,6 +130,7 @@ export class Payload implements RegionSender, PartsOwner {
   private sendInline(blocks: SpanMemory, value: Value, copy: CopyPlace): boolean {
     if (blocks.mayGrowFor(value.byteLength)) return false;
     // A lease may end before it is sent.
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a copy that has not begun has it
     if (value.bytes.length !== value.byteLength || originOf(value.bytes) instanceof Lease) value.own(copy.source!());
     this.adoption.unplace(value);
     return true;
@@ -155,13 +156,13 @@ export class Payload implements RegionSender, PartsOwner {
         this.onReady();
       });
     }
-    const unit = this.adoption.blockForFile(byteLength);
+    const unit = this.adoption.blockForFile(blocks, byteLength);
     return FileRead.toMemory(blocks, part, unit, (read, bytes) => {
-      if (read.done && bytes === undefined) {
+      if (read.done && bytes !== undefined) {
+        value.bytes = bytes;
+      } else if (read.done) {
         this.adoption.place(value, new BlockPlace(blocks, unit, 0));
         blocks.counts.spansCopiedIn++;
-      } else if (read.done) {
-        value.bytes = bytes!;
       }
       this.onReady();
     });
@@ -203,6 +204,7 @@ export class Payload implements RegionSender, PartsOwner {
    */
   sendDescriptors(): boolean {
     for (const place of this.adoption.regions) {
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- without them no region is adopted
       if (place.unit === 0) place.unit = this.blocks!.regions!.send(this, place.descriptor);
       if (place.unit === 0) return false;
     }
@@ -226,6 +228,7 @@ export class Payload implements RegionSender, PartsOwner {
   spansSent(): void {
     this.isSent = true;
     const { adoption } = this;
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- without them no region is adopted
     if (adoption.regions.length > 0) this.blocks!.regions!.finish(this, []);
     adoption.regions.length = 0;
     for (const value of this.values) {
@@ -271,6 +274,7 @@ export class Payload implements RegionSender, PartsOwner {
     }
     const numbers = adoption.regions.splice(0).map(({ unit }) => unit);
     if (numbers.length > 0)
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- without them no region is adopted
       this.blocks!.regions!.finish(
         this,
         numbers.filter((number) => number !== 0),

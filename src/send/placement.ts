@@ -109,6 +109,7 @@ export class CopyPlace implements SpanPlace {
   /** Copies up to `bytesMax` bytes, and returns how many. @throws Error if the value's memory is gone */
   copy(bytesMax: number): number {
     const { unit, byteLength, copiedBytes: from } = this;
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it is there until the copy is complete
     const bytes = this.source!();
     if (bytes.length !== byteLength) throw goneMeanwhile();
     const to = Math.min(byteLength, from + bytesMax);

@@ -327,6 +327,7 @@ export class SendQueue {
       }
       if (length > writeMaxBytes) checkSize(length, writeMaxBytes);
     }
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `metadataLength` is its length
     if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
     commitWhole(carrier, first, metadataLength, length);
     if (loans !== undefined) releaseTracked(loans, sentBy(first.label));
@@ -345,6 +346,7 @@ export class SendQueue {
     let loans: TrackedLoans | undefined;
     let rope: Rope;
     try {
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a frame without a codec is never large
       rope = outgoing.codec!.encode(outgoing.message);
     } finally {
       loans = endTracking(outer);
@@ -356,6 +358,7 @@ export class SendQueue {
     checkSize(rope.byteLength, first.writeMaxBytes);
     const isAnswer = first.kind === KIND.response;
     // A codec that is not ours may reuse its memory.
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a frame without a codec is never large
     if (first.codec!.ownsInline !== true) rope = { ...rope, inline: copyOf(rope.inline) };
     if (isAnswer && this.mustWait(first, rope)) {
       this.wait({ ...first, codec: encodedBytes, message: joinRope(rope) });

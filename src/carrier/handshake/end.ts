@@ -57,6 +57,10 @@ export class HandshakeEnd implements HandshakePort {
     return this.received.length;
   }
 
+  /* eslint-disable @typescript-eslint/no-non-null-assertion --
+     Memory is shared only over a socket that carries descriptors, whose peer the kernel tells, and only after
+     `makeMemory`. Without such a socket there is a stream. */
+
   /**
    * There is no memory if it is refused. A limit is different: it is likely to pass, and sockets meet it too.
    * @throws SystemError for a limit; ConnectError `FailedPrecondition` if the options insist on shared memory
@@ -102,6 +106,8 @@ export class HandshakeEnd implements HandshakePort {
     this.own = undefined;
     for (const descriptor of this.received.splice(0)) this.socket!.addon.closeDescriptor(descriptor);
   }
+
+  /* eslint-enable @typescript-eslint/no-non-null-assertion */
 
   /** Both ends' memory. If the handshake succeeds, it belongs to the carrier. */
   get joinedMemory(): ConnectionMemory {

@@ -69,6 +69,7 @@ export class OwnFrames {
     const { dropped } = this.regions;
     if (dropped.length === 0) return;
     while (dropped.length > 0 && this.writeHeader(KIND.dropRegion, 0)) {
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- the loop ends when it is empty
       carrier.ringWords[(carrier.index >> 2) + FIELD.argument] = dropped.shift()!;
       carrier.commit(FRAME_HEADER_BYTES);
     }

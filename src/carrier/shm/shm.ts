@@ -301,6 +301,7 @@ export class ShmCarrier implements Carrier, Pollable, DoorbellListener {
 
   private pump(): boolean {
     this.mayGoOn = false;
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `start` comes before any frame
     return this.receiver!.onRoom();
   }
 
@@ -452,6 +453,7 @@ export class ShmCarrier implements Carrier, Pollable, DoorbellListener {
     else if (frame.kind === KIND.dropRegion) this.regions.discard(frame.argument);
     else {
       this.unanswered++;
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `start` comes before any frame
       this.receiver!.onFrame(frame);
     }
     if (this.closed) return next;

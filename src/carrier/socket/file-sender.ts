@@ -55,7 +55,8 @@ export class FileSender {
     if (file.sentBytes === file.range.length) return "sent";
     if (file.source.failure !== undefined) return this.zeros(file);
     if (this.copiedBytes > 0) return this.copied(file);
-    return this.descriptorOfSocket() >= 0 ? this.sendFile(file) : this.startCopy(file);
+    const descriptor = this.descriptorOfSocket();
+    return descriptor >= 0 ? this.sendFile(file, descriptor) : this.startCopy(file);
   }
 
   private descriptorOfSocket(): number {
@@ -74,17 +75,18 @@ export class FileSender {
     return this.descriptor;
   }
 
-  private sendFile(file: FileOnItsWay): "sent" | "waits" | readonly Uint8Array[] {
+  private sendFile(file: FileOnItsWay, to: number): "sent" | "waits" | readonly Uint8Array[] {
     const { range } = file;
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it is set with the descriptor
     const addon = this.addon!;
     try {
       while (file.sentBytes < range.length) {
         const left = range.length - file.sentBytes;
         const sent = range.file.through(range.byteOffset + file.sentBytes, (descriptor, offset) =>
-          addon.sendFile(this.descriptor!, descriptor, offset, left),
+          addon.sendFile(to, descriptor, offset, left),
         );
         if (sent < 0) {
-          this.watch = addon.watchWritable(this.descriptor!, () => this.goOn());
+          this.watch = addon.watchWritable(to, () => this.goOn());
           return "waits";
         }
         if (sent === 0) {
@@ -118,6 +120,7 @@ export class FileSender {
   }
 
   private copied(file: FileOnItsWay): readonly Uint8Array[] {
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `startCopy` made it
     const bytes = this.copy!.subarray(0, this.copiedBytes);
     file.sentBytes += this.copiedBytes;
     this.copiedBytes = 0;
@@ -143,8 +146,8 @@ export class FileSender {
   close(): void {
     if (this.closed) return;
     this.closed = true;
-    if (this.watch !== undefined) this.addon!.closeWatch(this.watch);
-    if (this.descriptor !== undefined && this.descriptor >= 0) this.addon!.closeDescriptor(this.descriptor);
+    if (this.watch !== undefined) this.addon?.closeWatch(this.watch);
+    if (this.descriptor !== undefined && this.descriptor >= 0) this.addon?.closeDescriptor(this.descriptor);
   }
 }
 

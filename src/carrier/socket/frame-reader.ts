@@ -89,8 +89,9 @@ export class SocketFrameReader implements StreamReader {
   private nextTarget(): Uint8Array {
     const { destination } = this;
     // During a pause the next bytes may come to be due elsewhere (STREAM-SOCKET-1).
-    this.direct = destination !== undefined && this.missing >= DIRECT_BYTES_MIN && !this.paused;
-    if (this.direct) return destination!.subarray(destination!.length - this.missing);
+    const direct = destination !== undefined && this.missing >= DIRECT_BYTES_MIN && !this.paused;
+    this.direct = direct;
+    if (direct) return destination.subarray(destination.length - this.missing);
     if (this.start === this.end) {
       this.start = this.end = 0;
       return this.chunk;

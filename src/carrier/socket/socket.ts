@@ -163,6 +163,7 @@ export class SocketCarrier implements Carrier {
 
   private goOn(): void {
     if (this.closed) return;
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- only a reader that was started pauses
     if (this.frameReader!.goOn() && !this.closed) this.stream.resume();
   }
 

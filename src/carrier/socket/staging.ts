@@ -98,10 +98,12 @@ export class Staging {
     const { current } = this;
     if (this.otherIs === "with the socket") {
       this.otherIs = "free";
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `turn` set it before its bytes left
       this.other!.reset();
     }
     if (this.isFull && this.otherIs === "free") {
       this.isFull = false;
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `turn` set it before both were used up
       this.current = this.other!;
       this.other = current;
       this.otherIs = isQueueEmpty ? "free" : "queued";

@@ -66,22 +66,21 @@ const readersOf = new WeakMap<Resolve, WeakMap<DescMessage, ClosureReader>>();
 export function closureReader(desc: DescMessage, resolve: Resolve): ClosureReader {
   let readers = readersOf.get(resolve);
   if (readers === undefined) readersOf.set(resolve, (readers = new WeakMap()));
-  let reader = readers.get(desc);
-  if (reader === undefined) {
-    const fields = new Map<number, FieldReader>();
-    reader = {
-      desc,
-      fields,
-      create: () => create(desc),
-      read(message, b, p, end) {
-        R.pos = p;
-        readMessage(message, b, end + R.shift, reader!);
-        return R.pos;
-      },
-    };
-    readers.set(desc, reader);
-    for (const field of desc.fields) fields.set(field.number, fieldReader(field, resolve));
-  }
+  const known = readers.get(desc);
+  if (known !== undefined) return known;
+  const fields = new Map<number, FieldReader>();
+  const reader: ClosureReader = {
+    desc,
+    fields,
+    create: () => create(desc),
+    read(message, b, p, end) {
+      R.pos = p;
+      readMessage(message, b, end + R.shift, reader);
+      return R.pos;
+    },
+  };
+  readers.set(desc, reader);
+  for (const field of desc.fields) fields.set(field.number, fieldReader(field, resolve));
   return reader;
 }
 
@@ -325,9 +324,9 @@ function messageListReader(field: ListField & MessageField, resolve: Resolve): F
   };
 }
 
-function scalarListReader(field: ListField): FieldReader {
+function scalarListReader(field: ListField & { message: undefined }): FieldReader {
   const name = field.localName;
-  const type = scalarOf(field)!;
+  const type = scalarOf(field);
   const read = valueReader(type, field);
   const fromSpan = spanReader(type, field);
   const width = widthOf(type);
@@ -428,7 +427,7 @@ function mapValueReader(field: MapField, resolve: Resolve): MapValueReader {
       wireTypes: LENGTH_DELIMITED,
     };
   }
-  const type = scalarOf(field)!;
+  const type = scalarOf(field);
   const read = valueReader(type, field);
   const zero = field.mapKind === "enum" ? field.enum.values[0].number : scalarZeroValue(type, false);
   return {

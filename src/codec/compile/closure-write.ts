@@ -4,7 +4,7 @@
 import type { DescField, DescMessage } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
 import { bytesHooks } from "../rope/bytes-hooks.js";
-import type { ListField, MapField, MessageField, Values } from "../wire/fields.js";
+import type { ListField, MapField, MessageField, UnknownValue, Values } from "../wire/fields.js";
 import {
   byNumber,
   isJsonField,
@@ -77,8 +77,7 @@ export function checkType(message: Values, desc: DescMessage): void {
 export function unknownSize(message: Values, typeName: string): number {
   if (!writesUnknown(message, typeName)) return 0;
   let n = 0;
-  for (const { no, wireType, data } of message.$unknown!)
-    n += varint32Length(tagOf(no, wireType)) + dataOf(data).length;
+  for (const { no, wireType, data } of message.$unknown) n += varint32Length(tagOf(no, wireType)) + dataOf(data).length;
   return n;
 }
 
@@ -89,13 +88,13 @@ function dataOf(data: Uint8Array): Uint8Array {
 }
 
 /** Whether a message's unknown fields are written. Like for `create`, a plain object has none. */
-function writesUnknown(message: Values, typeName: string): boolean {
+function writesUnknown(message: Values, typeName: string): message is Values & { $unknown: UnknownValue[] } {
   return message.$unknown !== undefined && W.writeUnknown && (!W.lenient || message.$typeName === typeName);
 }
 
 export function putUnknown(message: Values, typeName: string, b: Uint8Array, p: number, limit: number): number {
   if (!writesUnknown(message, typeName)) return p;
-  for (const { no, wireType, data } of message.$unknown!) {
+  for (const { no, wireType, data } of message.$unknown) {
     p = putTag(b, p, limit, tagOf(no, wireType));
     if (p < 0 || p + data.length > limit) return -1;
     putRaw(b, p, W.tracking ? bytesHooks.readable(dataOf(data)) : dataOf(data));
@@ -225,7 +224,7 @@ function listWriter(field: ListField, resolve: Resolve): FieldWriter {
   const name = field.localName;
   const type = scalarOf(field);
   if (type !== undefined && field.packed)
-    return widthOf(type) > 0 ? fixedListWriter(field) : packedListWriter(field, type);
+    return widthOf(type) > 0 ? fixedListWriter(field, type) : packedListWriter(field, type);
   const label = labelOf(field);
   const { size, put } = valueWriter(field, field.number, resolve);
   return {
@@ -295,9 +294,9 @@ function packedListWriter(field: ListField, type: ScalarType): FieldWriter {
   };
 }
 
-function fixedListWriter(field: ListField): FieldWriter {
+function fixedListWriter(field: ListField, type: ScalarType): FieldWriter {
   const name = field.localName;
-  const fixed = fixedFieldOf(field);
+  const fixed = fixedFieldOf(field, type);
   return {
     size: (message) => fixedListSize(keptArray(message, name) ?? listOf(message[name], fixed.label), fixed),
     write: (message, b, p, limit) =>

@@ -2,7 +2,7 @@
  * The decoder as generated code: a function per message type, with a case for each field number that reads the field in
  * its usual form. Other forms, and rare kinds of fields, are left to the closures.
  */
-import type { DescField, DescMessage } from "@bufbuild/protobuf";
+import type { DescField, DescMessage, DescOneof } from "@bufbuild/protobuf";
 import { create, ScalarType } from "@bufbuild/protobuf";
 import type { ClosureReader } from "./closure-read.js";
 import { closureReader, isStrict, readField } from "./closure-read.js";
@@ -167,9 +167,10 @@ function readCode(field: DescField, scope: Scope, resolve: Resolve): string {
   if (field.fieldKind === "list") return listCode(field, type, tag, scope, resolve);
   const target = property("m", field.localName);
   if (type !== undefined) {
-    const set = field.oneof === undefined ? `${target} = v;` : oneofCode(field, "v");
+    const set = field.oneof === undefined ? `${target} = v;` : oneofCode(field.oneof, field.localName);
     return `if (t === ${tag}) { ${scalarCode(type, field, "v", scope)} ${set} continue; }`;
   }
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a field without a scalar type has one
   const child = scope.constant(resolve(field.message!));
   if (field.oneof === undefined) {
     return `if (t === ${tag}) { ${LENGTH}
@@ -183,11 +184,11 @@ function readCode(field: DescField, scope: Scope, resolve: Resolve): string {
     v = ${oneof}.case === ${JSON.stringify(field.localName)} ? ${oneof}.value : undefined;
     if (v === undefined) v = ${child}.create();
     p = ${child}.read(v, b, p, p + n);
-    ${oneofCode(field, "v")} continue; }`;
+    ${oneofCode(field.oneof, field.localName)} continue; }`;
 }
 
-function oneofCode(field: DescField, value: string): string {
-  return `${property("m", field.oneof!.localName)} = { case: ${JSON.stringify(field.localName)}, value: ${value} };`;
+function oneofCode(oneof: DescOneof, name: string): string {
+  return `${property("m", oneof.localName)} = { case: ${JSON.stringify(name)}, value: v };`;
 }
 
 const PACKED_READERS: Partial<Record<ScalarType, (b: Uint8Array, n: number, list: number[]) => number[]>> = {
@@ -200,6 +201,7 @@ const PACKED_READERS: Partial<Record<ScalarType, (b: Uint8Array, n: number, list
 function listCode(field: ListField, type: ScalarType | undefined, tag: number, scope: Scope, resolve: Resolve): string {
   const list = property("m", field.localName);
   if (type === undefined) {
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a field without a scalar type has one
     const child = scope.constant(resolve(field.message!));
     return `if (t === ${tag}) { ${LENGTH} v = ${child}.create(); p = ${child}.read(v, b, p, p + n); ${list}.push(v); continue; }`;
   }
@@ -253,6 +255,7 @@ function mapCode(field: MapField, scope: Scope, resolve: Resolve): string {
   const valueType = scalarOf(field);
   const keyTag = tagOf(1, wireTypeOf(field.mapKey));
   const valueTag = tagOf(2, valueType === undefined ? WIRE.lengthDelimited : wireTypeOf(valueType));
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a field without a scalar type has one
   const child = valueType === undefined ? scope.constant(resolve(field.message!)) : "";
   const readValue =
     valueType === undefined

@@ -181,6 +181,7 @@ interface Value {
 function valueCode(field: DescField, { number, name, isSized }: Value, scope: Scope, resolve: Resolve): Code {
   const type = scalarOf(field);
   if (type !== undefined) return scalarCode(type, number, name, scope.constant(labelOf(field)), scope);
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a field without a scalar type has one
   const childType = resolve(field.message!);
   const child = scope.constant(childType);
   const tag = tagOf(number, WIRE.lengthDelimited);
@@ -295,7 +296,7 @@ function listCode(field: ListField, scope: Scope, resolve: Resolve): Code {
   const label = scope.constant(labelOf(field));
   const name = JSON.stringify(field.localName);
   if (type !== undefined && field.packed && widthOf(type) > 0) {
-    const fixed = scope.constant(fixedFieldOf(field));
+    const fixed = scope.constant(fixedFieldOf(field, type));
     const load = `const list = keptArray(m, ${name}) ?? listOf(m[${name}], ${label});`;
     return {
       size: `{ ${load} n += fixedListSize(list, ${fixed}); }`,

@@ -147,7 +147,7 @@ function scanCode(field: DescField, fields: string, scope: Scope, record: string
         ? PASS_DELIMITED
         : `p += ${wireType === WIRE.bit64 ? 8 : 4};`;
   if (field.fieldKind !== "list" || type === undefined || !isPackable(type)) return `${record} ${pass}`;
-  return `${record} if ((t & 7) === ${WIRE.lengthDelimited}) { R.pos = p; skipPacked(b, ${widthOf(scalarOf(field)!)}); p = R.pos; } else { ${pass} }`;
+  return `${record} if ((t & 7) === ${WIRE.lengthDelimited}) { R.pos = p; skipPacked(b, ${widthOf(type)}); p = R.pos; } else { ${pass} }`;
 }
 
 function holdsCase(member: Member, slot: number): string {

@@ -65,7 +65,7 @@ function fieldMember(field: DescField, model: Values, resolve: ResolveView): Sca
         name,
         field,
         initial: initialValue(model, name),
-        read: readerOf(scalarOf(field)!, field),
+        read: readerOf(scalarOf(field), field),
       };
   }
 }
@@ -97,7 +97,7 @@ function oneofMember(oneof: DescOneof, resolve: ResolveView): OneofMember {
 
 function caseMaker(field: DescField, resolve: ResolveView): Make {
   if (field.message !== undefined) return messageMaker(field, () => skippers(field.parent), resolve);
-  const read = readerOf(scalarOf(field)!, field);
+  const read = readerOf(scalarOf(field), field);
   return ({ b }, position) => {
     R.pos = position;
     R.len = b.length;

@@ -144,6 +144,7 @@ function collect(
   number: number,
   { from, end, lengthMax }: Stretch,
 ): void {
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- the type's skippers have all its fields
   const skipOwn = fields.get(number)!;
   R.pos = from;
   R.len = end;

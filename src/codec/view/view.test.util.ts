@@ -126,7 +126,7 @@ function passField(field: DescField, reader: BinaryReader, wireType: WireType): 
       const [number, entryWireType] = entry.tag();
       if (number > 2) entry.skip(entryWireType, number);
       else if (number === 1) entry.skip(wireTypeOf(field.mapKey));
-      else if (field.message === undefined) entry.skip(wireTypeOf(scalarOf(field)!));
+      else if (field.message === undefined) entry.skip(wireTypeOf(scalarOf(field)));
       else pass(field.message, new BinaryReader(entry.bytes()), undefined);
     }
   } else if (type === undefined) {

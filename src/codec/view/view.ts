@@ -97,5 +97,6 @@ export function isViewFieldSet(view: MessageView, field: DescField): boolean {
   if (field.fieldKind === "list") return (value as ListView<unknown>).length > 0;
   if (field.oneof !== undefined || (field.presence as number) !== PRESENCE.implicit) return true;
   if (field.fieldKind === "enum") return value !== field.enum.values[0].number;
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a message field has presence
   return field.fieldKind === "map" || !isScalarZeroValue(scalarOf(field)!, value);
 }

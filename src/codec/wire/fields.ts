@@ -33,6 +33,8 @@ export function byNumber(desc: DescMessage): DescField[] {
 }
 
 /** The scalar type of a field's single values on the wire; undefined for messages. */
+export function scalarOf(field: DescField & { message: undefined }): ScalarType;
+export function scalarOf(field: DescField): ScalarType | undefined;
 export function scalarOf(field: DescField): ScalarType | undefined {
   if (field.enum !== undefined) return ScalarType.INT32;
   return field.message === undefined ? field.scalar : undefined;

@@ -72,6 +72,7 @@ function propertyOf(field: DescField): PropertyDescriptor {
     enumerable: true,
     configurable: true,
     get(this: object) {
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- the property exists as long as the array
       const values = toValues(keptArray(this, name)!, longAsString);
       settle(this, name, values);
       return values;
@@ -121,6 +122,7 @@ function toValues(array: FixedArray, longAsString: boolean): unknown[] {
  * Views `bytes` as values of a type: in place if aligned, else copied. The length is a multiple of the type's width.
  */
 function fixedView(bytes: Uint8Array, type: ScalarType): FixedArray {
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- only fields of fixed width are kept
   const ArrayType = fixedArrayOf(type)!;
   const width = widthOf(type);
   if (bytes.byteOffset % width === 0) return new ArrayType(bytes.buffer, bytes.byteOffset, bytes.length / width);

@@ -2,7 +2,7 @@
 import type { DescField } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
 import { bytesHooks } from "../rope/bytes-hooks.js";
-import { labelOf, scalarOf, tagOf, widthOf, WIRE } from "./fields.js";
+import { labelOf, tagOf, widthOf, WIRE } from "./fields.js";
 import { varint32Length, putVarint32 } from "./utf8.js";
 import {
   delimitedLength,
@@ -28,8 +28,8 @@ export interface FixedField {
   readonly label: string;
 }
 
-export function fixedFieldOf(field: DescField): FixedField {
-  const type = scalarOf(field)!;
+/** @param type the field's, of a fixed width */
+export function fixedFieldOf(field: DescField, type: ScalarType): FixedField {
   return {
     tag: tagOf(field.number, WIRE.lengthDelimited),
     type,
@@ -95,6 +95,7 @@ function putPackedFixed(b: Uint8Array, p: number, limit: number, list: ArrayLike
   const { type, width } = field;
   const byteLength = list.length * width;
   let bytes =
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- every type of fixed width has one
     list instanceof fixedArrayOf(type)! ? new Uint8Array(list.buffer, list.byteOffset, byteLength) : undefined;
   if (W.tracking && bytes !== undefined) bytes = bytesHooks.note(bytes);
   if (bytes === undefined && W.tracking) list = readableList(list);

@@ -162,6 +162,7 @@ class BlockingCaller {
     const deadline = timeoutMs === undefined ? Infinity : nowMs() + timeoutMs;
     for (let isFirst = true; ; isFirst = false) {
       const connection = this.connected(deadline);
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `connected` sets it
       const driver = this.link.driver!;
       const { outcome } = this;
       outcome.begin();
@@ -194,6 +195,7 @@ class BlockingCaller {
   private connected(deadline: number): ClientConnection {
     if (this.closed) throw new ConnectError("the client is closed", Code.Unavailable);
     const { options, link } = this;
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it is set before the connection
     if (link.connection !== undefined) link.driver!.catchUp();
     if (link.connection?.usable === true) return link.connection;
     const made = connectNow(

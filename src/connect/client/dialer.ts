@@ -154,6 +154,7 @@ export class Dialer<C> {
           reject(error);
         },
       };
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it listens to this signal
       const onAbort = () => this.fail(waiter, abortError(signal!));
       const { giveUpAfterMs } = this.options;
       let timer: NodeJS.Timeout | undefined;

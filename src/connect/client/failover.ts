@@ -91,6 +91,7 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     };
   }
 
+  // eslint-disable-next-line @typescript-eslint/max-params -- the signature of Connect's Transport
   unary<I extends DescMessage, O extends DescMessage>(
     method: DescMethodUnary<I, O>,
     signal: AbortSignal | undefined,
@@ -106,6 +107,7 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
     );
   }
 
+  // eslint-disable-next-line @typescript-eslint/max-params -- the signature of Connect's Transport
   stream<I extends DescMessage, O extends DescMessage>(
     method: DescMethodStreaming<I, O>,
     signal: AbortSignal | undefined,

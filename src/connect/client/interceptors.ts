@@ -157,7 +157,7 @@ class TransportMessages implements AsyncIterableIterator<unknown> {
     this.iterator = iterator;
     this.scope = scope;
     scope.onEnd(() => {
-      if (!this.isRead) void iterator.return!();
+      if (!this.isRead) void iterator.return?.();
     });
   }
 
@@ -245,6 +245,7 @@ class CallScope {
   private readonly outer: AbortSignal | undefined;
   /** Whether the call succeeded. */
   private isFinished = false;
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it listens to this signal
   private readonly onAbort = () => this.controller.abort(abortError(this.outer!));
 
   constructor(timeoutMs: number | undefined, outer: AbortSignal | undefined) {

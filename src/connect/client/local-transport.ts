@@ -86,6 +86,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     return this.connectionManager.ready?.carrier.reason;
   }
 
+  // eslint-disable-next-line @typescript-eslint/max-params -- the signature of Connect's Transport
   unary<I extends DescMessage, O extends DescMessage>(
     method: DescMethodUnary<I, O>,
     signal: AbortSignal | undefined,
@@ -122,6 +123,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     }
   }
 
+  // eslint-disable-next-line @typescript-eslint/max-params -- the signature of Connect's Transport
   stream<I extends DescMessage, O extends DescMessage>(
     method: DescMethodStreaming<I, O>,
     signal: AbortSignal | undefined,

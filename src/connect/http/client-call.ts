@@ -15,6 +15,7 @@ export class HttpCall {
   private readonly controller = new AbortController();
   private readonly outer: AbortSignal | undefined;
   private readonly onEnd: (call: HttpCall) => void;
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it listens to this signal
   private readonly onAbort = () => this.controller.abort(abortError(this.outer!));
 
   constructor(outer: AbortSignal | undefined, onEnd: (call: HttpCall) => void) {

@@ -141,11 +141,11 @@ class Walk {
     for (const member of desc.members) {
       if (member.kind === "oneof") {
         const chosen = message[member.localName] as { case: string | undefined; value?: unknown } | undefined;
-        const field =
-          chosen?.case === undefined ? undefined : member.fields.find(({ localName }) => localName === chosen.case);
+        if (chosen?.case === undefined) continue;
+        const field = member.fields.find(({ localName }) => localName === chosen.case);
         if (field === undefined || !mayHold(field)) continue;
-        const value = this.value(field, chosen!.value);
-        if (value !== chosen!.value) (copy ??= copyOf(message))[member.localName] = { ...chosen, value };
+        const value = this.value(field, chosen.value);
+        if (value !== chosen.value) (copy ??= copyOf(message))[member.localName] = { ...chosen, value };
         continue;
       }
       // An unset field of proto2 is in the prototype.

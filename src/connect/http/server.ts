@@ -318,6 +318,7 @@ export class HttpListener {
   }
 
   private onHttp2(socket: Socket): void {
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- Node emits "session" just before
     const session = this.made!;
     this.made = undefined;
     this.sessions.add(session, socket);
@@ -349,7 +350,7 @@ export class HttpListener {
       response.emit("drain");
       calls?.delete(response);
       // Flushes what was written first (HTTP-3).
-      if (this.closing && calls?.size === 0) socket!.destroySoon();
+      if (this.closing && calls?.size === 0) socket?.destroySoon();
     });
     if ("stream" in request) discardRest(request);
     try {

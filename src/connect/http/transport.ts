@@ -140,6 +140,7 @@ export class HttpTransport implements AddressedTransport {
     };
   }
 
+  // eslint-disable-next-line @typescript-eslint/max-params -- the signature of Connect's Transport
   async unary<I extends DescMessage, O extends DescMessage>(
     method: DescMethodUnary<I, O>,
     signal: AbortSignal | undefined,
@@ -157,6 +158,7 @@ export class HttpTransport implements AddressedTransport {
     }
   }
 
+  // eslint-disable-next-line @typescript-eslint/max-params -- the signature of Connect's Transport
   async stream<I extends DescMessage, O extends DescMessage>(
     method: DescMethodStreaming<I, O>,
     signal: AbortSignal | undefined,

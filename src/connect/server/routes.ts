@@ -84,24 +84,13 @@ function serve(
   const codecOfAll = defaults.codecFor(options);
   const codec: MessageCodecFactory = (schema) =>
     (schema as { [OWN_CODEC]?: MessageCodec })[OWN_CODEC] ?? codecOfAll(schema);
-  const { interceptors } = merged;
-  const handle =
-    spec.kind === "unary"
-      ? interceptors.length === 0
-        ? (spec.impl as Handle)
-        : intercept(spec, path, interceptors)
-      : undefined;
+  const { handle, open } = runnersOf(spec, path, merged.interceptors);
   return {
     method: spec.method,
     path,
     gate: options?.requestGate ?? defaults.requestGate,
     handle,
-    open:
-      spec.kind === "unary"
-        ? openUnary(handle!)
-        : interceptors.length === 0
-          ? openStream(spec)
-          : interceptStream(spec.method, implementationOf(spec), path, interceptors),
+    open,
     answersOnce: spec.kind === "unary" || spec.kind === "client_streaming",
     takesOne: spec.kind === "unary" || spec.kind === "server_streaming",
     input: codec(spec.method.input),
@@ -109,6 +98,21 @@ function serve(
     options: merged,
     receivePolicy: { lifetime: merged.leases, callLabel: path },
   };
+}
+
+/** The functions that run a method, with its interceptors. */
+function runnersOf(
+  spec: MethodImplSpec,
+  path: string,
+  interceptors: readonly Interceptor[],
+): Pick<ServerMethod, "handle" | "open"> {
+  const plain = interceptors.length === 0;
+  if (spec.kind === "unary") {
+    const handle = plain ? (spec.impl as Handle) : intercept(spec, path, interceptors);
+    return { handle, open: openUnary(handle) };
+  }
+  const open = plain ? openStream(spec) : interceptStream(spec.method, implementationOf(spec), path, interceptors);
+  return { handle: undefined, open };
 }
 
 /** A unary method for clients that open it as a stream. */

@@ -81,9 +81,12 @@ function partsOf(module: {
   return { ...options, routes: routes as IsthmusServerOptions["routes"] };
 }
 
-parentPort!.once("message", (setup: WorkerSetup) => {
+// eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- this is the entry point of a worker thread
+const parent = parentPort!;
+
+parent.once("message", (setup: WorkerSetup) => {
   // From now on the port to the parent is for the routes module, and does not keep the thread alive.
-  parentPort!.unref();
+  parent.unref();
   setup.port.ref();
   void (async () => {
     try {

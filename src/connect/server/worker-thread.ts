@@ -118,6 +118,7 @@ export class WorkerThread {
     this.post({
       kind: "take",
       id: client.id,
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- open until a thread took it (HAND-1)
       descriptor: client.descriptor!,
       peer: client.peer,
       leftMs: leftMsOf(client),

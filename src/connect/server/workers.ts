@@ -176,6 +176,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
   }
 
   private turnAway({ addon, descriptor, peer }: WorkerClient, reason: ConnectError): void {
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- open until a thread took it (HAND-1)
     this.door.take({ addon, descriptor: descriptor!, peer, leftMs: handshakeTimeoutOf(this.options) }, reason);
   }
 
@@ -207,6 +208,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
     const thread: WorkerThread = new WorkerThread(setup, {
       onReady: () => this.placeWaiting(),
       onTook: (client) => {
+        // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- open until a thread took it (HAND-1)
         client.addon.closeDescriptor(client.descriptor!);
         client.descriptor = undefined;
       },

@@ -116,9 +116,10 @@ export class BlockViews {
 
   private reuse(unit: number, offset: number, byteLength: number, user: BlockUser): ArrayBuffer | undefined {
     const place = this.places.get(unit);
-    const waiting = place?.waiting;
+    if (place === undefined) return undefined;
+    const { waiting } = place;
     if (waiting === undefined) return undefined;
-    place!.waiting = undefined;
+    place.waiting = undefined;
     this.idle--;
     const { buffer, view } = waiting;
     if (view.offset !== offset || view.byteLength !== byteLength) {
@@ -159,11 +160,11 @@ export class BlockViews {
     letMove(buffer);
     const place = this.over || this.idle === IDLE_MAX ? undefined : this.placeOf(view.unit);
     const moved = place !== undefined && place.waiting === undefined ? transferBuffer(buffer) : undefined;
-    if (moved === undefined) {
+    if (place === undefined || moved === undefined) {
       this.arena.detach(buffer);
     } else {
       keepInThread(moved);
-      place!.waiting = { buffer: moved, view };
+      place.waiting = { buffer: moved, view };
       this.idle++;
     }
     return true;

@@ -70,6 +70,7 @@ class HeapHome implements LeaseHome, LeaseViews {
   }
 
   open(_unit: number, _offset: number, _byteLength: number, user: BlockUser): ArrayBuffer {
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a lease is opened only once
     const buffer = this.buffer!;
     this.buffer = undefined;
     collected.register(buffer, user);
@@ -128,7 +129,7 @@ function takeIdle(byteLength: number): ArrayBuffer {
   // Not filled with zeros: every byte is written before it is read.
   if (buffer === undefined) return Buffer.allocUnsafeSlow(rounded).buffer;
   idleBytes -= rounded;
-  if (waiting!.length === 0) idle.delete(rounded);
+  if (waiting?.length === 0) idle.delete(rounded);
   return buffer;
 }
 

@@ -79,6 +79,7 @@ export function keepInThread(buffer: ArrayBuffer): void {
 export function keepNewInThread(buffer: ArrayBuffer): ArrayBuffer {
   keeper ??= findKeeper();
   if (keeper === false) return buffer;
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it is new, so nothing keeps it in place
   const kept = keeper.locks ? transferBuffer(buffer)! : buffer;
   markAsUntransferable(kept);
   return kept;

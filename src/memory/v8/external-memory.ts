@@ -53,6 +53,8 @@ export function hideFromCount(byteLength: number): boolean {
   return true;
 }
 
+/* eslint-disable @typescript-eslint/no-non-null-assertion -- nothing is hidden or raised without a meter */
+
 /** Call before a garbage collection that will free hidden buffers of about this many bytes. */
 export function expectFreed(byteLength: number): void {
   const more = Math.min(byteLength, hidden ?? 0) - ahead;

@@ -46,6 +46,7 @@ export class CallQueue {
       this.waiting--;
       cancel(error);
     };
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it listens to this signal
     const onAbort = () => leave(abortError(signal!));
     const timer =
       timeoutMs === undefined

@@ -51,6 +51,7 @@ export class CallTable {
       call.timer = undefined;
     }
     if (call.signal !== undefined) {
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it is set with the signal
       call.signal.removeEventListener("abort", call.onAbort!);
       call.signal = undefined;
       call.onAbort = undefined;

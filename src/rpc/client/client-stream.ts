@@ -232,7 +232,7 @@ export class ClientStream implements MessageSource, ResponseStream {
     // stream ended.
     if (this.final !== undefined && !(this.final.isMessage && this.reader.isAssembling)) {
       if (this.finalReassembler === undefined) throw new Violation("STREAM-8", "a message after the stream's end");
-      if (this.finalReassembler.add(frame)) this.onFinalWhole();
+      if (this.finalReassembler.add(frame)) this.finish(this.finalReassembler.bytes);
       return;
     }
     this.onTaken(this.reader.take(frame));
@@ -247,7 +247,7 @@ export class ClientStream implements MessageSource, ResponseStream {
 
   onFilled(): void {
     if (this.finalReassembler !== undefined) {
-      if (this.finalReassembler.filledUp()) this.onFinalWhole();
+      if (this.finalReassembler.filledUp()) this.finish(this.finalReassembler.bytes);
       return;
     }
     this.onTaken(this.reader.onFilled());
@@ -280,20 +280,17 @@ export class ClientStream implements MessageSource, ResponseStream {
         if (error instanceof Violation) throw error;
         return this.cancel(noMemory(frame.messageLength, error));
       }
-      if (this.finalReassembler.add(frame)) this.onFinalWhole();
+      if (this.finalReassembler.add(frame)) this.finish(this.finalReassembler.bytes);
       return;
     }
     this.finish(takeFragment(frame));
   }
 
-  private onFinalWhole(): void {
-    this.finish(this.finalReassembler!.bytes);
-  }
-
   /** Ends the stream as the server says. */
   private finish(status: Uint8Array = NO_BYTES): void {
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- the final frame has set it
     const { code, metadata, headerLength, isMessage, isRefusal } = this.final!;
-    if (headerLength > 0) this.header ??= metadata!.subarray(0, headerLength);
+    if (headerLength > 0) this.header ??= metadata?.subarray(0, headerLength);
     const trailer = metadata?.subarray(headerLength);
     let error: ConnectError | undefined;
     if (code !== 0) {
@@ -308,6 +305,7 @@ export class ClientStream implements MessageSource, ResponseStream {
       undefined,
       !isRefusal && !this.reader.isAtEnd && (this.signal !== undefined || this.timer !== undefined),
     );
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a refusal has a code
     if (isRefusal) this.settleFailed(error!);
     else this.respond();
     this.host.release(this);
@@ -392,7 +390,7 @@ export class ClientStream implements MessageSource, ResponseStream {
   private unlisten(): void {
     this.lingers = false;
     clearTimeout(this.timer);
-    this.signal?.removeEventListener("abort", this.onAbort!);
+    if (this.onAbort !== undefined) this.signal?.removeEventListener("abort", this.onAbort);
     forgotten.unregister(this);
   }
 

@@ -361,6 +361,7 @@ export class ClientConnection implements FrameReceiver {
 
   /** The response has arrived completely. */
   private onWhole(call: ClientCall): void {
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it has just been completed
     const { bytes, received } = call.reassembler!;
     if (call.code !== 0) return this.finish(call, decodeError(call.code, bytes, call.metadata), undefined);
     let message: unknown;
@@ -470,6 +471,7 @@ export class ClientConnection implements FrameReceiver {
     else if (this.sendQueue.borrows) this.sendQueue.release(streamId);
     this.free(call);
     if (response !== undefined) resolve(response);
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a call without a response has an error
     else reject(error!);
     this.closeIfLeft();
   }

@@ -95,6 +95,7 @@ export class ServerCall {
     let promise: Promise<unknown> | undefined;
     let result: unknown;
     try {
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- other methods are served as streams
       result = this.served.handle!(message, this.context);
       promise = adopt(result);
     } catch (error) {

@@ -84,6 +84,7 @@ export class ServerStream implements MessageSource {
     this.served = served;
     this.streamId = streamId;
     this.context = new CallContext(served, connection, metadata, timeoutMs);
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- without windows streams are refused
     const windows = connection.options.windows!;
     const options = {
       codec: served.input,

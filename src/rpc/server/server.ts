@@ -197,6 +197,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     const refusal =
       this.refusal(method) ??
       (typeof method === "string" || method.gate !== undefined ? undefined : excess(method, frame));
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a string is always refused
     if (refusal !== undefined || typeof method === "string") return this.sendError(frame.streamId, refusal!, undefined);
     if (opensStream || method.handle === undefined) return this.openStream(method, frame, opensStream);
     const call = new ServerCall(this, method, frame.streamId, takeMetadata(frame), frame.argument);
@@ -278,6 +279,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
       call.waiting.isWhole = true;
       return;
     }
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it has just been completed
     const { bytes, received } = call.reassembler!;
     call.reassembler = undefined;
     let message: unknown;

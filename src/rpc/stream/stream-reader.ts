@@ -151,6 +151,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   }
 
   private onWhole(): ConnectError | undefined {
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it has just been completed
     const { bytes, received } = this.reassembler!;
     this.reassembler = undefined;
     if (this.held !== undefined) {
@@ -228,6 +229,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     this.error = error;
     this.reassembler?.received.drop();
     this.reassembler = undefined;
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- the loop ends when it is empty
     while (this.waiters.length > 0) this.settleOver(this.waiters.shift()!);
   }
 

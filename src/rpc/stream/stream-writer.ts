@@ -75,6 +75,7 @@ export class StreamWriter {
     let result: IteratorResult<unknown> | Promise<IteratorResult<unknown>>;
     let promise: Promise<IteratorResult<unknown>> | undefined;
     try {
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `start` sets it
       result = this.iterator!.next();
       promise = adopt(result);
     } catch (error) {
