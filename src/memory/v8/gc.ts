@@ -11,6 +11,8 @@ import { isPlain } from "./policy.js";
 
 /** Collections take at most about this share of the time. */
 const SHARE_MAX = 0.1;
+/** The longest pause: on a busy machine a collection seems long that only waits for a core. */
+const PAUSE_MILLIS_MAX = 500;
 
 type Collect = (options?: { type: "minor" }) => void;
 
@@ -28,7 +30,7 @@ export function collectSoon(): boolean {
   if (collect === false) return false;
   collect();
   const end = nowMs();
-  notBefore = end + (end - start) / SHARE_MAX;
+  notBefore = end + Math.min((end - start) / SHARE_MAX, PAUSE_MILLIS_MAX);
   return true;
 }
 
