@@ -4,10 +4,10 @@ const OWN_CARRIERS = "chooses its carriers itself";
 
 export const NEEDS_ADDON = {
   "test/e2e/allow.test.ts": "decides by credentials, which only the addon can ask for",
-  "test/e2e/blocking.test.ts": "blocking calls need shared memory",
+  "test/system/blocking.test.ts": "blocking calls need shared memory",
   "test/system/bytes.test.ts": OWN_CARRIERS,
   "test/e2e/carriers.test.ts": OWN_CARRIERS,
-  "test/e2e/connections.test.ts": OWN_CARRIERS,
+  "test/system/connections.test.ts": OWN_CARRIERS,
   "test/system/containers.test.ts": "is about sharing memory",
   "test/system/demo.test.ts": "the demo compares with shared memory",
   "test/e2e/every-carrier.test.ts": OWN_CARRIERS,

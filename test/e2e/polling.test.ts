@@ -101,8 +101,10 @@ test("polling: false works on both ends, for every size", async (context) => {
     for (let i = 0; i < 200; i++) assert.equal((await client.echo({ number: BigInt(i) })).number, BigInt(i));
     await Promise.all(Array.from({ length: 200 }, (_, i) => client.echo({ data: new Uint8Array(i * 1000) })));
     assert.equal((await client.echo({ data: new Uint8Array(5_000_000) })).data.length, 5_000_000);
+    // A client that waits for longer than a turn of the loop sleeps, and is rung.
+    await client.wait({ milliseconds: 50 });
     if (transport.carrier === "shm")
-      assert.ok(transport.stats().connection!.doorbellsReceived > 0, "it slept between answers");
+      assert.ok(transport.stats().connection!.doorbellsReceived > 0, "it slept while it waited");
   }
 });
 
