@@ -3,7 +3,7 @@
 //
 //   node scripts/test.mjs                          the unit and end-to-end tests
 //   node scripts/test.mjs e2e stress               these groups of unit, e2e, system, conformance and stress, or `all`
-//   node scripts/test.mjs src/memory/shared/ring.test.ts  these files or folders
+//   node scripts/test.mjs src/memory/shm/ring.test.ts  these files or folders
 //   node scripts/test.mjs timing                   the tests of time, *.timing.test.ts: they need a machine that has nothing else to do
 //   node scripts/test.mjs unit --watch             again after each change
 //

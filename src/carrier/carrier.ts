@@ -5,7 +5,7 @@
 import type { LeaseHandle, LeaseLifetime } from "../memory/payload/lease.js";
 import type { ReceiveMemory } from "../memory/receive/receive-memory.js";
 import type { Receiving } from "../memory/receive/receiving.js";
-import { Violation } from "../memory/shared/violation.js";
+import { Violation } from "../memory/shm/violation.js";
 import type { SpanEntry } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
 import type { SpanMemory } from "./span-memory.js";

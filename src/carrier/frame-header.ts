@@ -2,8 +2,8 @@
  * The checks of a frame that arrived, the same for every carrier, before anything else looks at it. The peer chose every
  * number in a header, so each is read once, from private memory, and checked before it is used.
  */
-import { FRAME_ALIGNMENT } from "../memory/shared/layout.js";
-import { Violation } from "../memory/shared/violation.js";
+import { FRAME_ALIGNMENT } from "../memory/shm/layout.js";
+import { Violation } from "../memory/shm/violation.js";
 import type { SpanEntry } from "../wire/frame.js";
 import {
   BLOCK_REFERENCE_BYTES,

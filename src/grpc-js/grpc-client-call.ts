@@ -67,7 +67,7 @@ export class GrpcClientCall implements ChannelCall {
   onEnded: (() => void) | undefined;
 
   /**
-   * @param timeoutMs any number; negative ones and NaN mean that the deadline has passed, `Infinity` that there is none
+   * @param timeoutMs a negative number or NaN means that the deadline has passed; `Infinity` means no deadline
    */
   constructor(transport: IsthmusTransport, methods: PathMethods, path: string, peer: string, timeoutMs: number) {
     this.transport = transport;

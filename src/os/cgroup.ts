@@ -98,7 +98,7 @@ export function parseCpuMax(text: string | undefined): number | undefined {
   return parseCpuQuota(quota, period);
 }
 
-/** Parses cpu.cfs_quota_us and cpu.cfs_period_us. A quota of -1 means that there is none. */
+/** Parses cpu.cfs_quota_us and cpu.cfs_period_us. A quota of -1 means no limit. */
 export function parseCpuQuota(quota: string | undefined, period: string | undefined): number | undefined {
   const quotaMicros = parseNumber(quota);
   const periodMicros = parseNumber(period);

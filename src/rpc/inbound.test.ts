@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { ReceivedFrame } from "../carrier/carrier.js";
-import { Violation } from "../memory/shared/violation.js";
+import { Violation } from "../memory/shm/violation.js";
 import { FLAG } from "../wire/frame.js";
 import { Reassembler, ReceivedParts, takeMetadata } from "./inbound.js";
 

@@ -9,7 +9,7 @@ import { MessageLeases } from "../memory/payload/message-leases.js";
 import type { ReceiveMemory } from "../memory/receive/receive-memory.js";
 import type { Receiving } from "../memory/receive/receiving.js";
 import { KEPT_BYTES_MIN } from "../memory/receive/receive-memory.js";
-import { Violation } from "../memory/shared/violation.js";
+import { Violation } from "../memory/shm/violation.js";
 import { FLAG, KIND } from "../wire/frame.js";
 
 const NO_SPANS: readonly Span[] = [];

@@ -7,7 +7,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { SendingCarrier } from "../carrier/carrier.js";
 import { FRAGMENT_INTO_RING, FRAGMENT_WAITS } from "../carrier/carrier.js";
-import { Violation } from "../memory/shared/violation.js";
+import { Violation } from "../memory/shm/violation.js";
 import { nowMs } from "../os/timers.js";
 import { BLOCK_REFERENCE_BYTES, FLAG, FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, tableOffset } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";

@@ -11,7 +11,7 @@
  */
 import { memoryToFill } from "../memory/v8/gc.js";
 import type { MappedFile } from "../memory/payload/mapped-file.js";
-import { assertOwn } from "../memory/shared/violation.js";
+import { assertOwn } from "../memory/shm/violation.js";
 
 /** Bytes that are sent from a file. */
 export class FileRange {

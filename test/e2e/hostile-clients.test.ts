@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { TestContext } from "node:test";
 import { toBinary, create } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
-import { ARENA_UNIT_BYTES, WORD } from "../../src/memory/shared/layout.js";
+import { ARENA_UNIT_BYTES, WORD } from "../../src/memory/shm/layout.js";
 import { SEALS } from "../../src/os/addon.js";
 import { FLAG, FRAME_BYTES_MAX, KIND, METHODS_MAX } from "../../src/wire/frame.js";
 import { encodeHandshake } from "../../src/wire/hello.js";

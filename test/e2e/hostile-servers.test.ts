@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { TestContext } from "node:test";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
-import { WORD } from "../../src/memory/shared/layout.js";
+import { WORD } from "../../src/memory/shm/layout.js";
 import { SEALS } from "../../src/os/addon.js";
 import { FLAG, KIND } from "../../src/wire/frame.js";
 import { encodeHandshake, FEATURE } from "../../src/wire/hello.js";

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { TestContext } from "node:test";
 import { Code } from "@connectrpc/connect";
 import { createProtobufCodec } from "../../src/codec/codec.js";
-import { ARENA_UNIT_BYTES, WORD } from "../../src/memory/shared/layout.js";
+import { ARENA_UNIT_BYTES, WORD } from "../../src/memory/shm/layout.js";
 import type { SpanEntry } from "../../src/wire/frame.js";
 import { FLAG, KIND, SPAN } from "../../src/wire/frame.js";
 import { encodeHandshake, FEATURE } from "../../src/wire/hello.js";

@@ -8,7 +8,7 @@ import type { LeaseLifetime } from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport, release, retain } from "../../src/index.js";
 import { collectSoon, collectYoung } from "../../src/memory/v8/gc.js";
 import { transferBuffer } from "../../src/memory/v8/array-buffer-transfer.js";
-import { randomOf } from "../../src/memory/shared/random.test.util.js";
+import { randomOf } from "../../src/memory/shm/random.test.util.js";
 import { TestService } from "../proto/test_pb.js";
 import { patternBytes } from "../support/checksum.js";
 import { FLAG, KIND } from "../../src/wire/frame.js";

@@ -1,6 +1,6 @@
 /** A process that begins a handshake and gets no further, so that it can be killed at exactly that point. */
 import { createServer, connect } from "node:net";
-import { createOwnMemory } from "../../src/memory/shared/segment.js";
+import { createOwnMemory } from "../../src/memory/shm/segment.js";
 import { requireAddon } from "../../src/os/addon.js";
 import { encodeHandshake, FEATURE, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN } from "../../src/wire/hello.js";
 import { obey } from "../stress/peer.js";

@@ -16,7 +16,7 @@
 import type { DescMessage, Message } from "@bufbuild/protobuf";
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { Rope } from "../../src/codec/index.js";
-import { ARENA_UNIT_BYTES } from "../../src/memory/shared/layout.js";
+import { ARENA_UNIT_BYTES } from "../../src/memory/shm/layout.js";
 import { randomMessage } from "../fuzz/messages.js";
 import { mutateRope } from "../fuzz/mutate.js";
 import type { Random } from "../fuzz/random.js";

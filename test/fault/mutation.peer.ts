@@ -6,8 +6,8 @@
 import type { DescMessage } from "@bufbuild/protobuf";
 import type { DecodeOptions, Rope, Span } from "../../src/codec/index.js";
 import { decode, decodeRope } from "../../src/codec/index.js";
-import { RING_DATA_OFFSET, WORD } from "../../src/memory/shared/layout.js";
-import { createOwnMemory, joinMemory } from "../../src/memory/shared/segment.js";
+import { RING_DATA_OFFSET, WORD } from "../../src/memory/shm/layout.js";
+import { createOwnMemory, joinMemory } from "../../src/memory/shm/segment.js";
 import { requireAddon } from "../../src/os/addon.js";
 import { Random } from "../fuzz/random.js";
 import { obey } from "../stress/peer.js";

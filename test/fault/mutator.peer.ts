@@ -3,8 +3,8 @@
  * damages it a few times where that matters (text, lengths, tags, the table of spans), and goes on to another slot.
  * What it does follows from the seed; what the other process sees of it does not, that is the point.
  */
-import { ARENA_UNIT_BYTES, RING_DATA_OFFSET, WORD } from "../../src/memory/shared/layout.js";
-import { createOwnMemory, joinMemory } from "../../src/memory/shared/segment.js";
+import { ARENA_UNIT_BYTES, RING_DATA_OFFSET, WORD } from "../../src/memory/shm/layout.js";
+import { createOwnMemory, joinMemory } from "../../src/memory/shm/segment.js";
 import { requireAddon } from "../../src/os/addon.js";
 import { NOT_UTF8 } from "../fuzz/mutate.js";
 import { Random } from "../fuzz/random.js";

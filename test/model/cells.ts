@@ -1,5 +1,5 @@
 /** The shared memory of the model: which cell stands for which word, bytes or block of which side. */
-import { WORD } from "../../src/memory/shared/layout.js";
+import { WORD } from "../../src/memory/shm/layout.js";
 import type { Scenario } from "./scenario.js";
 
 /** Ring data and release entries: this many bytes are a cell. */

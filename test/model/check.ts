@@ -2,7 +2,7 @@
 import { withholdImmediates } from "../../src/os/timers.js";
 import type { Pollable } from "../../src/carrier/poll/poller.js";
 import { poller } from "../../src/carrier/poll/poller.js";
-import { FRAME_ALIGNMENT, RING_DATA_OFFSET } from "../../src/memory/shared/layout.js";
+import { FRAME_ALIGNMENT, RING_DATA_OFFSET } from "../../src/memory/shm/layout.js";
 import type { Program } from "./actor.js";
 import type { Shared } from "./cells.js";
 import { CELL_BYTES, Cells, Octets } from "./cells.js";

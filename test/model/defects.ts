@@ -1,9 +1,9 @@
 /**
  * Carriers that are broken on purpose, one rule each: what the model is worth is what it finds in them.
  */
-import type { Bell, Sleeper } from "../../src/memory/shared/doorbell.js";
-import { AWAIT } from "../../src/memory/shared/doorbell.js";
-import { WORD } from "../../src/memory/shared/layout.js";
+import type { Bell, Sleeper } from "../../src/memory/shm/doorbell.js";
+import { AWAIT } from "../../src/memory/shm/doorbell.js";
+import { WORD } from "../../src/memory/shm/layout.js";
 import type { CarrierParts, Defect, RingParts } from "./scenario.js";
 
 const PARKED = 8;

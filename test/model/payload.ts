@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import type { ReceivedFrame } from "../../src/carrier/carrier.js";
 import type { MessageCodec } from "../../src/codec/codec.js";
-import { ARENA_UNIT_BYTES } from "../../src/memory/shared/layout.js";
+import { ARENA_UNIT_BYTES } from "../../src/memory/shm/layout.js";
 import { FLAG } from "../../src/wire/frame.js";
 import type { Send } from "./scenario.js";
 

@@ -1,8 +1,8 @@
 /**
  * What a run of the model is given: what the two sides do, how much room they have, and what is broken, if anything.
  */
-import type { Bell, Sleeper } from "../../src/memory/shared/doorbell.js";
-import type { WordAccess } from "../../src/memory/shared/words.js";
+import type { Bell, Sleeper } from "../../src/memory/shm/doorbell.js";
+import type { WordAccess } from "../../src/memory/shm/words.js";
 import type { Model } from "./explorer.js";
 import type { ModelCarrier } from "./side.js";
 

@@ -18,7 +18,7 @@ const STANDS_ALONE = new Set(["codec"]);
  * itself and the rooms of earlier rows. Rooms of the same row do not know each other.
  */
 const ROOMS: Readonly<Record<string, readonly (readonly string[])[]>> = {
-  memory: [["v8"], ["shared"], ["payload"], ["receive"]],
+  memory: [["v8"], ["shm"], ["payload"], ["receive"]],
   codec: [["rope"], ["wire"], ["compile"], ["view"], ["."]],
   carrier: [["."], ["poll"], ["shm", "socket"], ["blocking"], ["handshake"]],
   rpc: [["."], ["stream"], ["client", "server"]],
@@ -143,11 +143,11 @@ test("no circle of imports spans two folders", () => {
 
 test("an arrow against the layers is found", () => {
   assert.match(
-    complaint({ from: "src/memory/shared/ring.ts", to: "src/rpc/client/client.ts" }) ?? "",
+    complaint({ from: "src/memory/shm/ring.ts", to: "src/rpc/client/client.ts" }) ?? "",
     /memory must not know rpc/,
   );
   assert.match(
-    complaint({ from: "src/codec/codec.ts", to: "src/memory/shared/ring.ts" }) ?? "",
+    complaint({ from: "src/codec/codec.ts", to: "src/memory/shm/ring.ts" }) ?? "",
     /codec stands on its own/,
   );
   assert.match(complaint({ from: "src/rpc/client/client.ts", to: "test/support/temp.ts" }) ?? "", /outside src/);

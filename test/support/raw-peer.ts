@@ -4,8 +4,8 @@
  */
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
-import { AWAIT, Bell } from "../../src/memory/shared/doorbell.js";
-import { RING_DATA_OFFSET, WORD } from "../../src/memory/shared/layout.js";
+import { AWAIT, Bell } from "../../src/memory/shm/doorbell.js";
+import { RING_DATA_OFFSET, WORD } from "../../src/memory/shm/layout.js";
 import type { Addon } from "../../src/os/addon.js";
 import { isSystemError, SEALS } from "../../src/os/addon.js";
 import { requireAddon } from "../../src/os/addon.js";

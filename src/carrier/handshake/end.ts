@@ -5,10 +5,10 @@
  *              made on the way is closed.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
-import { isLimit, isRefusal } from "../../memory/shared/ability.js";
-import type { ConnectionMemory, OwnMemory } from "../../memory/shared/segment.js";
-import { createOwnMemory, joinMemory } from "../../memory/shared/segment.js";
-import { assertOwn, Violation } from "../../memory/shared/violation.js";
+import { isLimit, isRefusal } from "../../memory/shm/ability.js";
+import type { ConnectionMemory, OwnMemory } from "../../memory/shm/segment.js";
+import { createOwnMemory, joinMemory } from "../../memory/shm/segment.js";
+import { assertOwn, Violation } from "../../memory/shm/violation.js";
 import type { PeerCredentials } from "../../os/addon.js";
 import { isSystemError } from "../../os/addon.js";
 import type { HandshakeMessage } from "../../wire/hello.js";

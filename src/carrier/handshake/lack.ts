@@ -1,5 +1,5 @@
 /** Why this end cannot share memory, and the warning about it. */
-import { refusalOfMemory } from "../../memory/shared/ability.js";
+import { refusalOfMemory } from "../../memory/shm/ability.js";
 import { loadAddon } from "../../os/addon.js";
 
 /** Why connections over TCP do not share memory, at both ends. */

@@ -1,5 +1,5 @@
 /** What a handshake is given, and what it leads to. */
-import type { ArenaGeometry, RingGeometry } from "../../memory/shared/layout.js";
+import type { ArenaGeometry, RingGeometry } from "../../memory/shm/layout.js";
 import type { PeerCredentials } from "../../os/addon.js";
 import type { Carrier } from "../carrier.js";
 

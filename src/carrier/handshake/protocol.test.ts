@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { Violation } from "../../memory/shared/violation.js";
+import { Violation } from "../../memory/shm/violation.js";
 import type { Accepted, HandshakeMessage, Hello } from "../../wire/hello.js";
 import { FEATURE, PROTOCOL_VERSION_MAX } from "../../wire/hello.js";
 import { retryabilityOf, withRetryability } from "../retryability.js";

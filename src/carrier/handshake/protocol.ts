@@ -7,7 +7,7 @@
  * HANDSHAKE-2  A side maps the peer's memory only after version and features are agreed.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
-import { Violation } from "../../memory/shared/violation.js";
+import { Violation } from "../../memory/shm/violation.js";
 import { isSystemError } from "../../os/addon.js";
 import type { Accepted, HandshakeMessage, Hello, Refused } from "../../wire/hello.js";
 import {

@@ -53,7 +53,7 @@ export interface Pollable {
   readonly settled: boolean;
 }
 
-/** Who serves carriers: the poller of this event loop, or whoever blocks the thread meanwhile. */
+/** Steps carriers: the poller of this event loop or, during a blocking call, the thread that waits in it. */
 export interface Driver {
   /**
    * Tells that `pollable` was written to or woken; cheap if it is awake already. @param rung the peer woke it:

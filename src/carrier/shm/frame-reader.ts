@@ -2,9 +2,9 @@
  * Reads the peer's ring. Frames are copied to private scratch memory (SHM-1), checked, and opened one by one. The peer
  * chose every number in them, so each is read once, and checked before it is used.
  */
-import { ARENA_UNIT_BYTES, RING_DATA_OFFSET } from "../../memory/shared/layout.js";
-import type { ConnectionMemory } from "../../memory/shared/segment.js";
-import { Violation } from "../../memory/shared/violation.js";
+import { ARENA_UNIT_BYTES, RING_DATA_OFFSET } from "../../memory/shm/layout.js";
+import type { ConnectionMemory } from "../../memory/shm/segment.js";
+import { Violation } from "../../memory/shm/violation.js";
 import { BLOCK_FRAGMENT_BYTES_MAX, FIELD, FLAG, FRAME_BYTES_MAX, readUint32, SPAN } from "../../wire/frame.js";
 import type { ReceivedFrame } from "../carrier.js";
 import type { FrameRules } from "../frame-header.js";

@@ -1,6 +1,6 @@
 /** Loans that wait for room in the arena, in order of arrival. */
 import { Code, ConnectError } from "@connectrpc/connect";
-import { Violation } from "../../memory/shared/violation.js";
+import { Violation } from "../../memory/shm/violation.js";
 import type { Blocks } from "./blocks.js";
 
 interface Waiting {

@@ -4,7 +4,7 @@
  */
 import type { LeaseHandle, LeaseLifetime } from "../../memory/payload/lease.js";
 import { Lease } from "../../memory/payload/lease.js";
-import { Violation } from "../../memory/shared/violation.js";
+import { Violation } from "../../memory/shm/violation.js";
 import { memoryToFill } from "../../memory/v8/gc.js";
 import type { Receiving } from "../../memory/receive/receiving.js";
 import type { SpanEntry } from "../../wire/frame.js";

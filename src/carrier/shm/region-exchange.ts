@@ -14,7 +14,7 @@ import { memoryToFill } from "../../memory/v8/gc.js";
 import type { LeaseHandle, LeaseHome, LeaseLifetime } from "../../memory/payload/lease.js";
 import { Lease } from "../../memory/payload/lease.js";
 import { keepNewInThread, letMove } from "../../memory/v8/array-buffer-transfer.js";
-import { Violation } from "../../memory/shared/violation.js";
+import { Violation } from "../../memory/shm/violation.js";
 import type { BlockUser } from "../../memory/payload/block-views.js";
 import type { Addon } from "../../os/addon.js";
 import { isSystemError, SEALS } from "../../os/addon.js";

@@ -8,13 +8,13 @@
  * SHM-3  The work of one step is bounded (`FrameReader.take`), so POLL-1 holds with large payloads too.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
-import { CpuHint } from "../../memory/shared/cpu-hint.js";
-import { AWAIT, Bell, Sleeper } from "../../memory/shared/doorbell.js";
-import { RING_DATA_OFFSET } from "../../memory/shared/layout.js";
-import { RingReader, RingWriter } from "../../memory/shared/ring.js";
-import type { ConnectionMemory } from "../../memory/shared/segment.js";
-import { Violation } from "../../memory/shared/violation.js";
-import type { WordAccess } from "../../memory/shared/words.js";
+import { CpuHint } from "../../memory/shm/cpu-hint.js";
+import { AWAIT, Bell, Sleeper } from "../../memory/shm/doorbell.js";
+import { RING_DATA_OFFSET } from "../../memory/shm/layout.js";
+import { RingReader, RingWriter } from "../../memory/shm/ring.js";
+import type { ConnectionMemory } from "../../memory/shm/segment.js";
+import { Violation } from "../../memory/shm/violation.js";
+import type { WordAccess } from "../../memory/shm/words.js";
 import { collectSoon } from "../../memory/v8/gc.js";
 import { Receiving } from "../../memory/receive/receiving.js";
 import { setImmediate } from "../../os/timers.js";

@@ -1,5 +1,5 @@
 /** What happens to an arena's memory in the background: it is freed when sends starve, and returned when it is idle. */
-import { COMMIT_STEP_BYTES } from "../../memory/shared/arena.js";
+import { COMMIT_STEP_BYTES } from "../../memory/shm/arena.js";
 import { collectSoon } from "../../memory/v8/gc.js";
 import type { Delayed, Driver } from "../poll/poller.js";
 import type { Blocks } from "./blocks.js";

@@ -9,7 +9,7 @@
  *           socket is not read meanwhile.
  */
 import type { ReceiveMemory } from "../../memory/receive/receive-memory.js";
-import { assertOwn } from "../../memory/shared/violation.js";
+import { assertOwn } from "../../memory/shm/violation.js";
 import { nowMs } from "../../os/timers.js";
 import { FLAG, FRAME_HEADER_BYTES } from "../../wire/frame.js";
 import type { FrameReceiver } from "../carrier.js";

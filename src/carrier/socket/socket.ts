@@ -9,7 +9,7 @@
  */
 import { Loan } from "../../memory/payload/loan.js";
 import { Receiving } from "../../memory/receive/receiving.js";
-import { Violation } from "../../memory/shared/violation.js";
+import { Violation } from "../../memory/shm/violation.js";
 import { setImmediate } from "../../os/timers.js";
 import { FLAG } from "../../wire/frame.js";
 import type { Parts } from "../../wire/parts.js";

@@ -2,7 +2,7 @@
  * The memory that small frames are gathered in: two buffers, of which one is written to while the socket may still have
  * bytes of the other.
  */
-import { FRAME_ALIGNMENT } from "../../memory/shared/layout.js";
+import { FRAME_ALIGNMENT } from "../../memory/shm/layout.js";
 import { FRAME_BYTES_MAX } from "../../wire/frame.js";
 
 const STAGING_BYTES = 128 << 10;

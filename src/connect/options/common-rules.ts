@@ -1,7 +1,7 @@
 /** Rules for the options that clients and servers share. */
 import { WINDOW_MICROS_DEFAULT, WINDOW_MICROS_MAX } from "../../carrier/poll/idle-strategy.js";
 import { LEASE_LIFETIMES } from "../../memory/payload/lease.js";
-import { arenaComplaint, ringComplaint } from "../../memory/shared/layout.js";
+import { arenaComplaint, ringComplaint } from "../../memory/shm/layout.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
 import type { KeepAliveOptions } from "../../rpc/keepalive.js";
 import { STREAM_WINDOW_BYTES_MAX, STREAM_WINDOW_BYTES_MIN } from "../../wire/frame.js";

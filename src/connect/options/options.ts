@@ -6,7 +6,7 @@ import { WINDOW_MICROS_DEFAULT } from "../../carrier/poll/idle-strategy.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
 import type { MessageCodec, MessageCodecFactory } from "../../codec/codec.js";
 import { createProtobufCodec } from "../../codec/codec.js";
-import type { ArenaGeometry, RingGeometry } from "../../memory/shared/layout.js";
+import type { ArenaGeometry, RingGeometry } from "../../memory/shm/layout.js";
 import type { LeaseLifetime } from "../../memory/payload/lease.js";
 import type { Addon } from "../../os/addon.js";
 import { loadAddon } from "../../os/addon.js";

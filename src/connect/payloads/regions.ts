@@ -2,7 +2,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { lackOfProcess } from "../../carrier/handshake/lack.js";
 import { NoMemoryError, Region } from "../../memory/payload/region.js";
-import { commitBudget } from "../../memory/shared/segment.js";
+import { commitBudget } from "../../memory/shm/segment.js";
 import { isSystemError, loadAddon } from "../../os/addon.js";
 import { PAYLOAD_BYTES_MAX } from "../../wire/frame.js";
 

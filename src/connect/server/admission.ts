@@ -1,5 +1,5 @@
 /**
- * Who may connect: the option `allow`, asked about one client.
+ * Admission of one client: whether the option `allow` lets it connect.
  *
  * ALLOW-2  Only `true`, or a promise of it, admits a client.
  */

@@ -10,7 +10,7 @@
  * ArrayBuffer is moved to a new one, which waits here for the block's next use.
  */
 import { collectYoung, notWhenIdle, whenIdle } from "../v8/gc.js";
-import type { ArenaView } from "../shared/segment.js";
+import type { ArenaView } from "../shm/segment.js";
 import { keepInThread, keepNewInThread, letMove, transferBuffer } from "../v8/array-buffer-transfer.js";
 import { expectFreed, hideFromCount, showToCount } from "../v8/external-memory.js";
 

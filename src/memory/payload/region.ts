@@ -11,8 +11,8 @@
  */
 import type { Addon } from "../../os/addon.js";
 import { setImmediate } from "../../os/timers.js";
-import { COMMIT_STEP_BYTES } from "../shared/arena.js";
-import type { CommitBudget } from "../shared/budget.js";
+import { COMMIT_STEP_BYTES } from "../shm/arena.js";
+import type { CommitBudget } from "../shm/budget.js";
 import type { Origin } from "./origin.js";
 import { ephemeral, setOrigin } from "./origin.js";
 import { keepNewInThread, letMove } from "../v8/array-buffer-transfer.js";

@@ -5,10 +5,10 @@ import { setTimeout } from "../../os/timers.js";
 import { BlockViews } from "../payload/block-views.js";
 import type { LeaseHandle, LeaseHome, LeaseLifetime } from "../payload/lease.js";
 import { Lease } from "../payload/lease.js";
-import { Arena } from "../shared/arena.js";
-import { ARENA_UNIT_BYTES } from "../shared/layout.js";
-import type { ArenaView } from "../shared/segment.js";
-import { commitBudget, listenToFreedViews } from "../shared/segment.js";
+import { Arena } from "../shm/arena.js";
+import { ARENA_UNIT_BYTES } from "../shm/layout.js";
+import type { ArenaView } from "../shm/segment.js";
+import { commitBudget, listenToFreedViews } from "../shm/segment.js";
 import type { LeaseTally, ReceiveMemory } from "./receive-memory.js";
 
 /** Size of a thread's arena, which all its connections share. */

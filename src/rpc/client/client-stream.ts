@@ -10,7 +10,7 @@ import type { StreamResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ReceivedFrame } from "../../carrier/carrier.js";
 import type { MessageCodec } from "../../codec/codec.js";
-import { Violation } from "../../memory/shared/violation.js";
+import { Violation } from "../../memory/shm/violation.js";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
 import { FLAG, KIND, STATUS_BYTES_MAX } from "../../wire/frame.js";
 import { decodeHeaders } from "../../wire/metadata.js";

@@ -11,7 +11,7 @@ import type { StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../../carrier/carrier.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
-import { Violation } from "../../memory/shared/violation.js";
+import { Violation } from "../../memory/shm/violation.js";
 import { setTimeout } from "../../os/timers.js";
 import { FLAG, KIND, STATUS_BYTES_MAX } from "../../wire/frame.js";
 import { onAbortOf } from "../abort.js";

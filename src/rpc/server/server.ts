@@ -11,7 +11,7 @@ import type { StreamWindows } from "../../carrier/handshake/link.js";
 import { inOwnContext, inRootContext } from "../../carrier/poll/root-context.js";
 import { isScoped } from "../../memory/payload/lease.js";
 import { leasesOf } from "../../memory/payload/message-leases.js";
-import { Violation } from "../../memory/shared/violation.js";
+import { Violation } from "../../memory/shm/violation.js";
 import { FLAG, KIND, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX } from "../../wire/frame.js";
 import type { CallContext, Caller } from "./context.js";
 import { noMemory, parseError, serializeError, tooLarge } from "../errors.js";

@@ -13,7 +13,7 @@ import type { MessageCodec } from "../../codec/codec.js";
 import type { MessageLeases } from "../../memory/payload/message-leases.js";
 import { isScoped } from "../../memory/payload/lease.js";
 import { leasesOf } from "../../memory/payload/message-leases.js";
-import { Violation } from "../../memory/shared/violation.js";
+import { Violation } from "../../memory/shm/violation.js";
 import { FLAG, MESSAGE_COST_BYTES } from "../../wire/frame.js";
 import { noMemory, parseError, tooLarge } from "../errors.js";
 import type { ReceivedParts, ReceivePolicy } from "../inbound.js";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
-import { Violation } from "../../memory/shared/violation.js";
+import { Violation } from "../../memory/shm/violation.js";
 import { MESSAGE_COST_BYTES } from "../../wire/frame.js";
 import { KEPT } from "../../send/send-queue.js";
 import { StreamWriter } from "./stream-writer.js";

@@ -10,7 +10,7 @@
  *           closed in a context of the stream's own (CONTEXT-2), because closing runs its `finally`.
  */
 import { AsyncResource } from "node:async_hooks";
-import { Violation } from "../../memory/shared/violation.js";
+import { Violation } from "../../memory/shm/violation.js";
 import { MESSAGE_COST_BYTES } from "../../wire/frame.js";
 import { adopt } from "../foreign.js";
 import { KEPT } from "../../send/send-queue.js";
