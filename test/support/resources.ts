@@ -1,12 +1,13 @@
-/** What a process holds, as the kernel sees it. */
+/**
+ * What a process holds, as the kernel sees it: without the memory that a thread keeps to receive into (RECEIVE-2), which
+ * comes with the first message that needs it and stays.
+ */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { collectSoon } from "../../src/memory/v8/gc.js";
 
+const RECEIVE_MEMORY = "isthmus-receive";
+
 export interface Descriptors {
-  /**
-   * Open descriptors, but for that of the memory that a thread keeps to receive into (RECEIVE-2), which comes with the
-   * first message that needs it.
-   */
   open: number;
   /** Mappings of memfds: own segments and peers'. */
   mappings: number;
@@ -21,17 +22,18 @@ export function ownDescriptors(): Descriptors {
 export function descriptorsOf(pid: number): Descriptors {
   const maps = readFileSync(`/proc/${pid}/maps`, "utf8").split("\n");
   return {
-    open: readdirSync(`/proc/${pid}/fd`).filter((fd) => !isReceiveMemory(`/proc/${pid}/fd/${fd}`)).length,
-    mappings: maps.filter((line) => line.includes("/memfd:")).length,
+    open: readdirSync(`/proc/${pid}/fd`).filter((fd) => !targetOf(`/proc/${pid}/fd/${fd}`).includes(RECEIVE_MEMORY))
+      .length,
+    mappings: maps.filter((line) => line.includes("/memfd:") && !line.includes(RECEIVE_MEMORY)).length,
   };
 }
 
-function isReceiveMemory(descriptor: string): boolean {
+function targetOf(descriptor: string): string {
   try {
-    return readlinkSync(descriptor).includes("isthmus-receive");
+    return readlinkSync(descriptor);
   } catch {
     // That of the listing itself is closed by now, and counts as ever.
-    return false;
+    return "";
   }
 }
 
