@@ -53,8 +53,9 @@ const NOT_NOW = -2;
 export class FragmentedSends {
   private readonly carrier: SendingCarrier;
   private readonly events: FragmentedSendEvents;
-  /** The first is next. */
-  private readonly sends: FragmentedSend[] = [];
+  /** By stream, in the order of their turns. */
+  private readonly sends = new Map<number, FragmentedSend>();
+  private unstarted = 0;
   /** Number of sends that wait for something other than memory, if all of them do; otherwise 0. */
   private notForMemory = 0;
   /** Whether the last attempt to send failed for lack of room in the ring. */
@@ -66,50 +67,65 @@ export class FragmentedSends {
   }
 
   get size(): number {
-    return this.sends.length;
+    return this.sends.size;
   }
 
   /** Whether more memory would help. It does not help a message that waits for a file or for its turn. */
   get awaitBlocks(): boolean {
-    return this.sends.length > this.notForMemory;
+    return this.sends.size > this.notForMemory;
   }
 
   has(streamId: number): boolean {
-    return this.indexOf(streamId) >= 0;
+    return this.sends.has(streamId);
   }
 
-  private indexOf(streamId: number): number {
-    return this.sends.findIndex(({ first }) => first.streamId === streamId);
-  }
-
+  /** At most one message of a stream is sent at a time (OUTBOX-1). */
   add(first: Outgoing, payload: Payload, after: number): void {
-    this.sends.push({ first, payload, after, started: false });
+    this.sends.set(first.streamId, { first, payload, after, started: false });
+    this.unstarted++;
   }
 
   /** Whether no message waits for the frames in the send queue. */
   get allStarted(): boolean {
-    return this.sends.every(({ started }) => started);
+    return this.unstarted === 0;
+  }
+
+  /** False: it is gone already, because the connection was closed meanwhile. */
+  private remove(send: FragmentedSend): boolean {
+    if (!this.sends.delete(send.first.streamId)) return false;
+    if (!send.started) this.unstarted--;
+    return true;
+  }
+
+  /** The message's turn is over. */
+  private goBehind(send: FragmentedSend): void {
+    const { streamId } = send.first;
+    if (this.sends.delete(streamId)) this.sends.set(streamId, send);
+  }
+
+  private hasStarted(send: FragmentedSend): void {
+    if (send.started) return;
+    send.started = true;
+    this.unstarted--;
   }
 
   /** Cancels a stream's message, if there is one. */
   drop(streamId: number): "none" | "unsent" | "sent" {
-    const at = this.indexOf(streamId);
-    if (at < 0) return "none";
-    const [send] = this.sends.splice(at, 1);
+    const send = this.sends.get(streamId);
+    if (send === undefined) return "none";
+    this.remove(send);
     this.cancel(send);
     return send.started ? "sent" : "unsent";
   }
 
   /** A stream's message is released to its user: bytes that were not sent yet are copied. */
   keep(streamId: number): void {
-    const at = this.indexOf(streamId);
-    if (at < 0) return;
-    const send = this.sends[at];
+    const send = this.sends.get(streamId);
+    if (send === undefined) return;
     try {
       send.payload.keep(this.carrier.receiving);
       if (send.started) this.carrier.keep(send.payload.inline);
     } catch (error) {
-      this.sends.splice(at, 1);
       this.fail(send, ConnectError.from(error, Code.Internal));
     }
   }
@@ -120,30 +136,30 @@ export class FragmentedSends {
   }
 
   close(): void {
-    for (const { payload } of this.sends.splice(0)) payload.cancel();
+    for (const { payload } of this.sends.values()) payload.cancel();
+    this.sends.clear();
+    this.unstarted = 0;
   }
 
   /** Sends on, as far as there is room, and up to a bounded amount of copying. True if anything was sent. */
   pump(): boolean {
     this.notForMemory = 0;
     this.ringIsFull = false;
-    if (this.sends.length === 0) return false;
+    if (this.sends.size === 0) return false;
     const until = nowMs() + PUMP_MICROS / 1000;
     let progress = false;
     let moved = 0;
     let skipped = 0;
-    while (this.sends.length > 0 && !this.carrier.closed) {
+    for (let send = this.next(); send !== undefined && !this.carrier.closed; send = this.next()) {
       if (moved >= PUMP_BYTES) {
         if (nowMs() >= until) break;
         moved = 0;
       }
-      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- the loop ends when it is empty
-      const send = this.sends.shift()!;
       const step = this.tryAdvance(send, PUMP_BYTES - moved);
       if (step === undefined) continue;
       if (step === NOT_NOW) {
-        this.sends.push(send);
-        if (++skipped < this.sends.length) continue;
+        this.goBehind(send);
+        if (++skipped < this.sends.size) continue;
         this.notForMemory = skipped;
         break;
       }
@@ -154,29 +170,34 @@ export class FragmentedSends {
       }
       moved += step;
       progress = true;
-      if (!send.started || send.payload.inline.leftBytes > 0) this.sends.push(send);
+      if (!send.started || send.payload.inline.leftBytes > 0) this.goBehind(send);
       else this.placed(send);
     }
     return progress;
   }
 
-  /** True: the message is the first of those that wait. False: waiting would be in vain, so it has failed. */
+  private next(): FragmentedSend | undefined {
+    for (const send of this.sends.values()) return send;
+    return undefined;
+  }
+
+  /** True: the message waits, and keeps its turn. False: waiting would be in vain, so it has failed. */
   private waitsForRoom(send: FragmentedSend): boolean {
     const { exhausted } = this.carrier;
-    if (this.ringIsFull || exhausted === undefined) {
-      this.sends.unshift(send);
-      return true;
-    }
+    if (this.ringIsFull || exhausted === undefined) return true;
     this.fail(send, new ConnectError(`no shared memory for the message: ${exhausted}`, Code.ResourceExhausted));
     return false;
   }
 
-  private placed({ first, payload }: FragmentedSend): void {
+  private placed(send: FragmentedSend): void {
+    const { first, payload } = send;
+    if (!this.remove(send)) return;
     payload.done();
     this.events.onPlaced(first, payload.inline, payload.byteLength);
   }
 
   private fail(send: FragmentedSend, error: unknown): void {
+    this.remove(send);
     this.cancel(send);
     this.events.onFailed(send.first, error, send.started);
   }
@@ -187,6 +208,7 @@ export class FragmentedSends {
       return this.advance(send, bytesMax);
     } catch (error) {
       if (error instanceof Violation) {
+        this.remove(send);
         send.payload.cancel();
         throw error;
       }
@@ -257,7 +279,7 @@ export class FragmentedSends {
       spanCount,
       frame: body - start + bodyLength,
     });
-    send.started = true;
+    this.hasStarted(send);
     carrier.publish();
     return fragmentLength + 1;
   }
@@ -289,7 +311,7 @@ export class FragmentedSends {
       spanCount: 0,
       frame: FRAME_HEADER_BYTES + metadataLength + bodyLength,
     });
-    send.started = true;
+    this.hasStarted(send);
     // The peer can copy this fragment while the next one is being written.
     carrier.publish();
     return length;

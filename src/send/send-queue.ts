@@ -18,7 +18,7 @@ import type { MessageCodec } from "../codec/codec.js";
 import type { Rope } from "../codec/rope/rope.js";
 import { joinRope } from "../codec/rope/rope.js";
 import { BitSet } from "../memory/shm/bit-set.js";
-import { originOf, ephemeral } from "../memory/payload/origin.js";
+import { originOf } from "../memory/payload/origin.js";
 import { Violation } from "../memory/shm/violation.js";
 import { FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, SLOTS_MAX } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
@@ -72,6 +72,8 @@ export class SendQueue {
   /** Slots of the streams that have something in `waiting` or `fragmented`. */
   private readonly heldSlots = new BitSet();
   private encoding = false;
+  /** The type of the last message, if that did not fit the ring as a whole. */
+  private lastLarge: MessageCodec | undefined;
   /** The last attempt to send failed for lack of room in the ring. Then room is worth waiting for. */
   private ringIsFull = false;
   private readonly fragmented: FragmentedSends;
@@ -110,8 +112,7 @@ export class SendQueue {
       }
       if (this.carrier.closed) return KEPT;
       // Later, some of its bytes may be gone or changed.
-      if (first.codec !== undefined && (ephemeral.count > 0 || first.kind === KIND.response))
-        return this.startLarge(first, this.lastPlace);
+      if (first.codec !== undefined) return this.encodeNow(first, this.lastPlace);
     } catch (error) {
       if (!(error instanceof Violation)) throw error;
       // Looking for room reads what the peer wrote. A violation there ends the connection, but is no fault of the
@@ -132,23 +133,26 @@ export class SendQueue {
   }
 
   /**
-   * Encodes a message, to be sent with `encodedBytes`. Undefined: it is large, or may refer to memory that is taken
-   * when it is sent.
+   * Encodes a message, to be sent with `encodedBytes`. Undefined: it is large, or refers to loans, which are taken when
+   * it is sent.
    * @throws what the codec throws
    */
   encodeSmall(codec: MessageCodec, message: unknown): Uint8Array | undefined {
-    if (ephemeral.count > 0) return undefined;
-    const target = Buffer.allocUnsafe(ENCODED_BYTES);
+    let encoded: Uint8Array | undefined = Buffer.allocUnsafe(ENCODED_BYTES);
+    let loans: TrackedLoans | undefined;
     const outer = startTracking();
     try {
-      const length = codec.encodeInto(message, target, 0, target.length, true);
-      if (length >= 0) return target.subarray(0, length);
-      if (-1 - length > INLINE_BYTES_MAX) return undefined;
-      const larger = Buffer.allocUnsafe(-1 - length);
-      return codec.encodeInto(message, larger, 0, larger.length, true) === larger.length ? larger : undefined;
+      const length = codec.encodeInto(message, encoded, 0, encoded.length, true);
+      if (length >= 0) encoded = encoded.subarray(0, length);
+      else if (-1 - length > INLINE_BYTES_MAX) encoded = undefined;
+      else {
+        encoded = Buffer.allocUnsafe(-1 - length);
+        if (codec.encodeInto(message, encoded, 0, encoded.length, true) !== encoded.length) encoded = undefined;
+      }
     } finally {
-      endTracking(outer);
+      loans = endTracking(outer);
     }
+    return loans === undefined ? encoded : undefined;
   }
 
   /** Sends a frame without a message. */
@@ -290,7 +294,7 @@ export class SendQueue {
     return undefined;
   }
 
-  /** Writes one frame with a whole small message, or starts a large one. Returns as `send` does, or `NO_ROOM`. */
+  /** Writes one frame with a whole small message, or encodes a large one. Returns as `send` does, or `NO_ROOM`. */
   private tryWrite(first: Outgoing): number {
     const { metadata, codec, writeMaxBytes } = first;
     const carrier = this.carrier;
@@ -302,8 +306,8 @@ export class SendQueue {
     let length = 0;
     let loans: TrackedLoans | undefined;
     if (codec !== undefined) {
-      // A loan or lease is most of a large message: what is not in place is measured when the rope is made.
-      const measures = room < INLINE_BYTES_MAX || ephemeral.count === 0;
+      // A large message is measured once, when its rope is made. Most messages of a type are like the one before.
+      const measures = room < INLINE_BYTES_MAX || codec !== this.lastLarge;
       const outer = startTracking();
       this.encoding = true;
       try {
@@ -322,9 +326,11 @@ export class SendQueue {
         const needed = -1 - length;
         if (needed > 0) checkSize(needed, writeMaxBytes);
         if (measures && needed <= INLINE_BYTES_MAX) return NO_ROOM;
+        this.lastLarge = codec;
         // Frames that waited before it have left.
-        return this.startLarge(first, 0);
+        return this.encodeNow(first, 0);
       }
+      if (codec === this.lastLarge) this.lastLarge = undefined;
       if (length > writeMaxBytes) checkSize(length, writeMaxBytes);
     }
     // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `metadataLength` is its length
@@ -335,13 +341,11 @@ export class SendQueue {
   }
 
   /**
-   * Encodes a message that is not copied into the ring as a whole, takes what it refers to, and sends what there is
+   * Encodes a message that cannot be encoded straight into the ring, takes what it refers to, and sends what there is
    * room for.
    * @param after the place of the last frame that has to leave before it
    */
-  private startLarge(outgoing: Outgoing, after: number): number {
-    // A peer that sleeps wakes up meanwhile. Without loans something is copied first, and the peer is rung during that.
-    if (ephemeral.count > 0 && this.fragmented.size === 0) this.carrier.prewake();
+  private encodeNow(outgoing: Outgoing, after: number): number {
     const outer = startTracking();
     let loans: TrackedLoans | undefined;
     let rope: Rope;
@@ -356,12 +360,12 @@ export class SendQueue {
     // The rope is all that is needed of the message, which is not to be kept alive.
     const first = { ...outgoing, message: undefined };
     checkSize(rope.byteLength, first.writeMaxBytes);
-    const isAnswer = first.kind === KIND.response;
     // A codec that is not ours may reuse its memory.
     // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a frame without a codec is never large
     if (first.codec!.ownsInline !== true) rope = { ...rope, inline: copyOf(rope.inline) };
-    if (isAnswer && this.mustWait(first, rope)) {
+    if (this.mustWait(first, rope)) {
       this.wait({ ...first, codec: encodedBytes, message: joinRope(rope) });
+      if (loans !== undefined) releaseTracked(loans, sentBy(first.label));
       return KEPT;
     }
     if (this.waiting.size === 0 && this.fragmented.size === 0 && !this.encoding) {
@@ -391,7 +395,7 @@ export class SendQueue {
     try {
       // SUBTLE: not if a getter of a message that is being written at the ring's tail has made this call.
       if (!this.encoding) this.fragmented.pump();
-      if (isAnswer) this.fragmented.keep(first.streamId);
+      if (first.kind === KIND.response) this.fragmented.keep(first.streamId);
       this.ringIsFull ||= this.fragmented.ringIsFull;
     } finally {
       this.sending = around;
@@ -403,12 +407,7 @@ export class SendQueue {
 
   /** Whether a small message of ordinary memory has to wait for room in the ring. */
   private mustWait({ metadata }: Outgoing, { byteLength, spans }: Rope): boolean {
-    if (
-      byteLength > INLINE_BYTES_MAX ||
-      ephemeral.count > 0 ||
-      spans.some(({ bytes }) => originOf(bytes) !== undefined)
-    )
-      return false;
+    if (byteLength > INLINE_BYTES_MAX || spans.some(({ bytes }) => originOf(bytes) !== undefined)) return false;
     return (
       this.encoding ||
       this.waiting.size > 0 ||

@@ -100,8 +100,9 @@ const YIELD_PAUSE_MILLIS_MAX = 256;
 export class Poller implements Driver {
   private readonly addon: Addon | undefined;
   private readonly awakeList: Pollable[] = [];
-  /** Written to since the last step, and not flushed yet. */
-  private readonly written: Pollable[] = [];
+  /** Written to since the last step, and not flushed yet: the first `writtenCount`. */
+  private readonly written: (Pollable | undefined)[] = [];
+  private writtenCount = 0;
   /** Starts `look` in a microtask, in the context of POLL-3. Undefined unless everything is asleep. */
   private resume: (() => void) | undefined;
   /** `look` is queued or runs, and steps everything. */
@@ -131,9 +132,14 @@ export class Poller implements Driver {
   private yieldAgainAt = 0;
   private yieldPauseMillis = YIELD_PAUSE_MILLIS_MIN;
   private readonly flushWritten = () => {
-    const { written } = this;
-    for (let i = 0; i < written.length; i++) if (written[i].awake) written[i].flush();
-    written.length = 0;
+    const { written, writtenCount } = this;
+    this.writtenCount = 0;
+    for (let i = 0; i < writtenCount; i++) {
+      const pollable = written[i];
+      // The array keeps its memory, but nothing that it lists.
+      written[i] = undefined;
+      if (pollable?.awake === true) pollable.flush();
+    }
   };
   private readonly onTurn = () => {
     this.turnOpen = false;
@@ -157,7 +163,8 @@ export class Poller implements Driver {
   private readonly look = () => {
     if (this.awakeList.length === 0) return this.endTurn(this.turnStart);
     if (this.spent) return this.hops++ < HOPS ? this.lookSoon() : this.endTurn(nowMs());
-    const found = this.stepAll();
+    const foundAt = this.stepAll();
+    const found = foundAt >= 0;
     const isQuiet = this.isQuiet && this.awakeList.length <= LOOKED_FOR_MAX;
     if (found) {
       this.brought = true;
@@ -166,7 +173,7 @@ export class Poller implements Driver {
       this.hops++;
       return this.lookSoon();
     }
-    const now = nowMs();
+    const now = found ? foundAt : nowMs();
     const isOver = now - this.turnStart >= BUDGET_MICROS / 1000;
     if (found) {
       if (!isQuiet || isOver) this.leaveRestToContinuations();
@@ -186,8 +193,9 @@ export class Poller implements Driver {
     if (!pollable.awake) this.activate(pollable, rung);
     if (this.looking) return;
     // What is written leaves in this microtask; what arrived waits for the end of the turn.
-    if (this.written.length === 0) void NEXT_MICROTASK.then(this.flushWritten);
-    if (this.written.at(-1) !== pollable) this.written.push(pollable);
+    if (this.writtenCount === 0) void NEXT_MICROTASK.then(this.flushWritten);
+    else if (this.written[this.writtenCount - 1] === pollable) return;
+    this.written[this.writtenCount++] = pollable;
   }
 
   private activate(pollable: Pollable, rung: boolean): void {
@@ -291,7 +299,8 @@ export class Poller implements Driver {
     setImmediate(this.onTurn);
   }
 
-  private stepAll(): boolean {
+  /** Steps everything that is awake. Returns the time if there was work; otherwise −1, without looking at the clock. */
+  private stepAll(): number {
     let now = -1;
     const list = this.awakeList;
     for (let i = 0; i < list.length; i++) {
@@ -302,7 +311,7 @@ export class Poller implements Driver {
       pollable.idleTurns = 0;
       pollable.idleStrategy.work(now);
     }
-    return now >= 0;
+    return now >= 0 && list.length > 1 ? nowMs() : now;
   }
 
   /** Nothing was found: looks in place, gives the core away, or lets connections sleep. False: the turn is over. */
@@ -364,7 +373,7 @@ export class Poller implements Driver {
       }
       list[kept++] = pollable;
     }
-    list.length = kept;
+    if (kept < list.length) list.length = kept;
     if (yielding) this.yieldCore(now);
     return yielding;
   }
@@ -379,7 +388,7 @@ export class Poller implements Driver {
       if (++pollable.idleTurns > IDLE_TURNS_MAX && this.park(pollable, now)) continue;
       list[kept++] = pollable;
     }
-    list.length = kept;
+    if (kept < list.length) list.length = kept;
   }
 
   private park(pollable: Pollable, now: number): boolean {

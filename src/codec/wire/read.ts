@@ -252,6 +252,8 @@ const SLAB_BYTES = 16384;
 const SLAB_SHARE_MAX = 2048;
 const LOOP_BYTES_MAX = 96;
 let slab = new Uint8Array(SLAB_BYTES);
+/** The same memory. Asking an array for its buffer costs as much as a small copy. */
+let slabBuffer = slab.buffer;
 let slabUsed = 0;
 
 /** Returns the `n` bytes at `p` as a view or a copy. */
@@ -275,6 +277,7 @@ export function bytesAt(b: Uint8Array, p: number, n: number): Uint8Array {
   // SUBTLE: `slab.length` and not the constant: a user who transfers the buffer of a small copy detaches the slab.
   if (slabUsed + n > slab.length) {
     slab = new Uint8Array(SLAB_BYTES);
+    slabBuffer = slab.buffer;
     slabUsed = 0;
   }
   const from = slabUsed;
@@ -282,7 +285,7 @@ export function bytesAt(b: Uint8Array, p: number, n: number): Uint8Array {
   slabUsed = (from + n + 7) & -8;
   if (n > LOOP_BYTES_MAX) slab.set(b.subarray(p, p + n), from);
   else for (let i = 0; i < n; i++) slab[from + i] = b[p + i];
-  return new Uint8Array(slab.buffer, from, n);
+  return new Uint8Array(slabBuffer, from, n);
 }
 
 /** Runs a decoding that adds each `bytes` value to `target`, if given. */

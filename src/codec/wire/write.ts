@@ -332,6 +332,8 @@ export function putText(b: Uint8Array, p: number, limit: number, value: unknown)
  * @throws Error that names the field if the value is not bytes, or is a view of memory that is gone
  */
 export function toBytes(value: unknown, label: string): Uint8Array {
+  if (value instanceof Uint8Array && value.length > 0 && !W.tracking) return value;
+  // Bytes of another realm, as in jest, are no `Uint8Array` of this one.
   if (ArrayBuffer.isView(value) && (value as Uint8Array).BYTES_PER_ELEMENT === 1) {
     if (value.byteLength === 0) requireAttached(value as Uint8Array, label);
     return W.tracking ? bytesHooks.note(value as Uint8Array) : (value as Uint8Array);

@@ -37,9 +37,8 @@ class Entry extends Returned {
  * Number of origins in this thread whose bytes a message may lose before it is sent: loans that are neither sent nor
  * returned, regions and files that are not released, and leases that end with a scope.
  *
- * While it is 0, no message of any connection refers to such bytes. Senders then skip work that could find nothing:
- * looking up the origin of each value that they encode, and encoding a message at once that waits for room and whose
- * bytes will still be there later. It decides when a message is encoded, and never what is sent, or in which order.
+ * While it is 0, no message of any connection refers to such bytes, and their origins are not looked up. It saves time,
+ * and decides nothing.
  */
 export const ephemeral = { count: 0 };
 

@@ -91,7 +91,8 @@ export class CallContext implements HandlerContext {
   private readonly deadline: number;
   private controller: AbortController | undefined;
   private unlink: (() => void) | undefined;
-  private ended: { reason: unknown } | undefined;
+  private hasEnded = false;
+  private endReason: unknown;
   private requestHeaderRead: Headers | undefined;
   private valuesMade: ContextValues | undefined;
   responseHeaderIfAny: Headers | undefined;
@@ -124,7 +125,7 @@ export class CallContext implements HandlerContext {
   get signal(): AbortSignal {
     if (this.controller === undefined) {
       this.controller = new AbortController();
-      if (this.ended !== undefined) this.controller.abort(this.ended.reason);
+      if (this.hasEnded) this.controller.abort(this.endReason);
       else this.linkShutdown(this.controller);
     }
     return this.controller.signal;
@@ -162,7 +163,8 @@ export class CallContext implements HandlerContext {
 
   /** Ends the call: the signal aborts, as in Connect. */
   end(reason: unknown): void {
-    this.ended = { reason };
+    this.hasEnded = true;
+    this.endReason = reason;
     this.unlink?.();
     this.controller?.abort(reason);
   }
