@@ -1,8 +1,7 @@
 /** A server of the test services, in this process or in one of its own, and clients of it. */
 import type { Client } from "@connectrpc/connect";
-import { createClient } from "@connectrpc/connect";
 import type { ListenOptions, ServerStats } from "../../src/index.js";
-import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
+import { createClient, createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
 import type { IsthmusServerOptions, IsthmusTransport, IsthmusTransportOptions } from "../../src/index.js";
 import { TestService } from "../proto/test_pb.js";
 import type { Child } from "./processes.js";
