@@ -80,7 +80,8 @@ export class Child {
       channel === "ipc"
         ? spawn(file, args, { stdio: ["ignore", "ignore", "pipe", "ipc"], serialization: "advanced" })
         : spawn(file, args, { stdio: ["pipe", "pipe", "pipe"] });
-    running.add(this.#process);
+    // A child that speaks in lines ends with its standard input, and tidies up.
+    if (channel === "ipc") running.add(this.#process);
     this.failure = new Promise((_, reject) => (this.#fail = reject));
     this.failure.catch(() => undefined);
     this.#exited = new Promise((resolve) => {

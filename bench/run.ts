@@ -65,8 +65,8 @@ async function runGroup(group: readonly Scenario[], cores: Cores, plan: Plan): P
   const { clients, coldCalls } = group[0];
   const players = peers.filter((peer) => canPlay(peer, group[0])).map((peer): Player => ({ peer, cast: null }));
   const notes = new Map<Scenario, Notes>(group.map((scenario) => [scenario, new Map<PeerName, RoundFigures[][]>()]));
-  // What is cold has one round in a start, so there are as many starts as other scenarios have rounds.
-  const starts = coldCalls === null ? plan.starts : plan.starts * pace.rounds;
+  // What is cold has one round in a start.
+  const starts = coldCalls === null ? plan.starts : plan.starts * pace.coldStarts;
   const rows: Row[] = [];
   for (let start = 0; start < starts; start++) {
     await Promise.all(players.map((player) => enter(player, clients, cores, directory)));

@@ -37,7 +37,7 @@ async function buildC(): Promise<string> {
 
 async function buildGo(): Promise<string> {
   const file = join(output, "peers");
-  await run("go", ["build", "-o", file, "."], join(sources, "go"));
+  await run("go", ["build", "-buildvcs=false", "-o", file, "."], join(sources, "go"));
   return file;
 }
 
@@ -50,7 +50,12 @@ function run(command: string, args: readonly string[], cwd: string): Promise<voi
     child.on("error", (error) => reject(new NativeUnavailable(`${command} cannot be started: ${error.message}`)));
     child.on("close", (code, signal) => {
       if (code === 0) resolve();
-      else reject(new NativeUnavailable(`${command} failed (${signal ?? code}): ${stderr.trim()}`));
+      else reject(new NativeUnavailable(`${command} failed (${signal ?? code}): ${firstProblem(stderr)}`));
     });
   });
+}
+
+function firstProblem(stderr: string): string {
+  const lines = stderr.split("\n").filter((line) => line !== "" && !line.startsWith("go: downloading "));
+  return lines.length > 0 ? lines[0] : "no reason given";
 }

@@ -1,7 +1,7 @@
 /** Measures services rather than calls: a gateway, handlers that wait, many connections, and sparse streams. */
 import type { Cores, Placer } from "../machine.js";
 import { median } from "../measure.js";
-import { nativePeerNames, type PeerName } from "../peers/peer.js";
+import type { PeerName } from "../peers/peer.js";
 import { count, formatTable, micros, type Column } from "../report.js";
 import { whyNot } from "../run.js";
 import type { Placement } from "../scenarios.js";
@@ -40,7 +40,9 @@ interface Service {
 
 const nodePeers: readonly PeerName[] = ["isthmus", "isthmus-socket", "grpc-js", "net"];
 /** The C peers serve one connection, and do not wait. */
-const goPeers: readonly PeerName[] = nativePeerNames.filter((name) => !name.startsWith("c-"));
+const goPeers: readonly PeerName[] = ["grpc-go", "grpc-go-tuned", "shmipc-go", "shmipc-go-tuned"];
+/** A session of shmipc-go maps 32 MiB, and names its files by the process. */
+const goPeersWithConnections: readonly PeerName[] = ["grpc-go", "grpc-go-tuned"];
 
 const services: readonly Service[] = [
   {
@@ -73,7 +75,7 @@ const services: readonly Service[] = [
     smokeLevels: [10],
     placement: "two",
     startsPerLevel: true,
-    peers: [...nodePeers, ...goPeers],
+    peers: [...nodePeers, ...goPeersWithConnections],
     open: ({ silenceMs }) => openConnections(silenceMs),
   },
   {
