@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { choose, parts } from "./choice.js";
-import { nativePeerNames, nodePeerNames } from "./peers/peer.js";
+import { canPlay, nativePeerNames, nodePeerNames } from "./peers/peer.js";
 import { nativeScenarios, scenarios } from "./scenarios.js";
 
 describe("choice", () => {
@@ -30,6 +30,15 @@ describe("choice", () => {
     assert.ok(choice.scenarios.every(({ name }) => name.includes("parked")));
     assert.deepEqual(choice.parts, []);
     assert.equal(choose(["net"], "full", false).scenarios, scenarios);
+  });
+
+  test("peers take part where they can", () => {
+    const small = { byteLength: 64, echo: false, clients: 1 };
+    assert.ok(canPlay("c-spin", small) && canPlay("net", small) && !canPlay("isthmus-4-workers", small));
+    assert.ok(!canPlay("grpc-go", { ...small, byteLength: 1 << 20 }));
+    assert.ok(!canPlay("grpc-go", { ...small, echo: true }));
+    assert.ok(!canPlay("grpc-go", { ...small, clients: 4 }));
+    assert.ok(canPlay("isthmus-4-workers", { ...small, clients: 4 }));
   });
 
   test("a name that means nothing is refused", () => {

@@ -120,6 +120,7 @@ async function main(): Promise<void> {
     ? await runServices({ peers, pace: servicePaces[mode], starts, placer, directory })
     : [];
   if (services.length > 0) console.log(`${servicesLegend}\n\n${formatServices(services)}\n`);
+  else if (chosen.parts.includes("services")) console.log("Services: none of the chosen peers takes part in them.");
   const withCodec = chosen.parts.includes("codec");
   const codec = withCodec ? await runCodecs(codecPaces[mode], placer.place("shared")!) : [];
   if (withCodec) console.log(`${scenarios.length > 0 ? "" : "\n"}${codecLegend}\n\n${formatCodecs(codec)}\n`);

@@ -11,6 +11,9 @@ import { linePauseMs, waitMs, type ServiceFigures, type ServiceName, type Servic
 export interface ServicePace {
   /** How many times the processes are started, unless the command line says so. */
   readonly starts: number;
+  /** At the highest level, so that V8 compiles every peer's code. */
+  readonly firstWarmUpMs: number;
+  /** Before each level. */
   readonly warmUpMs: number;
   readonly durationMs: number;
   /** How long the server of many connections is watched after the load. */
@@ -20,9 +23,9 @@ export interface ServicePace {
 }
 
 export const servicePaces = {
-  full: { starts: 3, warmUpMs: 500, durationMs: 1_000, silenceMs: 1_000, isSmoke: false },
-  quick: { starts: 1, warmUpMs: 200, durationMs: 300, silenceMs: 1_000, isSmoke: false },
-  smoke: { starts: 1, warmUpMs: 20, durationMs: 50, silenceMs: 50, isSmoke: true },
+  full: { starts: 3, firstWarmUpMs: 1_000, warmUpMs: 500, durationMs: 1_000, silenceMs: 1_000, isSmoke: false },
+  quick: { starts: 1, firstWarmUpMs: 300, warmUpMs: 200, durationMs: 300, silenceMs: 1_000, isSmoke: false },
+  smoke: { starts: 1, firstWarmUpMs: 20, warmUpMs: 20, durationMs: 50, silenceMs: 50, isSmoke: true },
 } satisfies Record<string, ServicePace>;
 
 interface Service {
@@ -35,7 +38,9 @@ interface Service {
   /** Each level has processes of its own. */
   readonly startsPerLevel: boolean;
   readonly peers: readonly PeerName[];
-  open(pace: ServicePace): OpenStage;
+  /** The server is watched after the load. */
+  readonly watchesSilence: boolean;
+  readonly open: OpenStage;
 }
 
 const nodePeers: readonly PeerName[] = ["isthmus", "isthmus-socket", "grpc-js", "net"];
@@ -54,7 +59,8 @@ const services: readonly Service[] = [
     placement: "shared",
     startsPerLevel: false,
     peers: [...nodePeers, ...goPeers],
-    open: () => openGateway,
+    watchesSilence: false,
+    open: openGateway,
   },
   {
     name: "waits",
@@ -65,7 +71,8 @@ const services: readonly Service[] = [
     placement: "two",
     startsPerLevel: false,
     peers: [...nodePeers, ...goPeers],
-    open: () => openWaits,
+    watchesSilence: false,
+    open: openWaits,
   },
   {
     name: "connections",
@@ -76,7 +83,8 @@ const services: readonly Service[] = [
     placement: "two",
     startsPerLevel: true,
     peers: [...nodePeers, ...goPeersWithConnections],
-    open: ({ silenceMs }) => openConnections(silenceMs),
+    watchesSilence: true,
+    open: openConnections,
   },
   {
     name: "lines",
@@ -87,7 +95,8 @@ const services: readonly Service[] = [
     placement: "two",
     startsPerLevel: false,
     peers: nodePeers,
-    open: () => openLines,
+    watchesSilence: false,
+    open: openLines,
   },
 ];
 
@@ -143,11 +152,14 @@ async function play(
 ): Promise<void> {
   const groups = service.startsPerLevel ? levels.map((level) => [level]) : [levels];
   for (const group of groups) {
-    const stage = await service.open(pace)(peer, group[0], cores, directory);
+    const stage = await service.open(peer, group[0], cores, directory);
     try {
+      await stage.run(Math.max(...group), pace.firstWarmUpMs);
       for (const level of group) {
         await stage.run(level, pace.warmUpMs);
-        figures.get(level)!.push(await stage.run(level, pace.durationMs));
+        const found = await stage.run(level, pace.durationMs);
+        const silentCpuShare = service.watchesSilence ? await stage.watchSilence(pace.silenceMs) : null;
+        figures.get(level)!.push({ ...found, silentCpuShare });
       }
     } finally {
       await stage.stop();
@@ -193,7 +205,7 @@ export function formatServices(rows: readonly ServiceRow[]): string {
     .join("\n\n");
 }
 
-function formatService({ name, title, level }: Service, rows: readonly ServiceRow[]): string {
+function formatService({ name, title, level, watchesSilence }: Service, rows: readonly ServiceRow[]): string {
   if (rows.length === 0) return "";
   const caller = name === "gateway" ? "gateway" : "client";
   const columns: Column<ServiceRow>[] = [
@@ -205,7 +217,7 @@ function formatService({ name, title, level }: Service, rows: readonly ServiceRo
     [`CPU ${caller}`, (row) => micros(row.callerCpuUs)],
     ["CPU server", (row) => micros(row.serverCpuUs)],
   ];
-  if (name === "connections") columns.push(["silent", (row) => share(row.silentCpuShare)]);
+  if (watchesSilence) columns.push(["silent", (row) => share(row.silentCpuShare)]);
   const measured = rows.filter((row) => row.starts > 0);
   const left = new Map(rows.filter((row) => row.starts === 0).map((row) => [row.peer, row]));
   return [

@@ -8,7 +8,7 @@ import { mergeSorted, percentile } from "../measure.js";
 import type { PeerName } from "../peers/peer.js";
 import { programOf } from "../programs.js";
 import type { Load } from "../protocol.js";
-import { callBytes, gatewayBytes, lineBytes, linePauseMs, waitMs, type ServiceFigures } from "./task.js";
+import { callBytes, gatewayBytes, lineBytes, linePauseMs, waitMs, type LoadFigures } from "./task.js";
 
 const answerTimeoutMs = 10_000;
 /** What a stretch may take beyond its duration. */
@@ -16,7 +16,9 @@ const graceMs = 30_000;
 
 export interface Stage {
   /** Works at this level for so long. */
-  run(level: number, durationMs: number): Promise<ServiceFigures>;
+  run(level: number, durationMs: number): Promise<LoadFigures>;
+  /** What the silent server uses of a core, for so long. */
+  watchSilence(silenceMs: number): Promise<number>;
   stop(): Promise<void>;
 }
 
@@ -30,7 +32,7 @@ export const openGateway: OpenStage = (peer, _level, cores, directory) =>
     const gateway = await start(await programOf(peer, "gateway", [path]), cores.client);
     const { port } = await gateway.ask({ type: "port" }, "port", answerTimeoutMs);
     const load = await start(nodeProgram("services/http-load", [peer, String(port)]), cores.client);
-    return async (level, durationMs) => {
+    const run: Stage["run"] = async (level, durationMs) => {
       const [gatewayFrom, backendFrom] = [await cpuOf(gateway), await cpuOf(backend)];
       const working = load.ask(
         { type: "run", load: loadOf(gatewayBytes, level, durationMs) },
@@ -44,31 +46,16 @@ export const openGateway: OpenStage = (peer, _level, cores, directory) =>
         server: backendCpu - backendFrom,
       });
     };
+    return { run, server: backend };
   });
 
 /** A client whose calls wait for the server's handler. */
-export const openWaits: OpenStage = async (peer, _level, cores, directory) => {
-  const cast = await Cast.start(peer, { clients: 1, connections: 1, waitMs }, cores, directory);
-  return { run: (level, durationMs) => runCast(cast, level, durationMs), stop: () => cast.stop() };
-};
+export const openWaits: OpenStage = async (peer, _level, cores, directory) =>
+  stageOf(await Cast.start(peer, { clients: 1, connections: 1, waitMs }, cores, directory));
 
 /** A client with many connections, and a call in flight on each. */
-export const openConnections =
-  (silenceMs: number): OpenStage =>
-  async (peer, level, cores, directory) => {
-    const cast = await Cast.start(peer, { clients: 1, connections: level, waitMs: 0 }, cores, directory);
-    return {
-      async run(_level, durationMs) {
-        const figures = await runCast(cast, level, durationMs);
-        const from = performance.now();
-        const cpuFrom = await cast.serverCpuMicros();
-        await sleep(silenceMs);
-        const cpu = (await cast.serverCpuMicros()) - cpuFrom;
-        return { ...figures, silentCpuShare: cpu / 1_000 / (performance.now() - from) };
-      },
-      stop: () => cast.stop(),
-    };
-  };
+export const openConnections: OpenStage = async (peer, level, cores, directory) =>
+  stageOf(await Cast.start(peer, { clients: 1, connections: level, waitMs: 0 }, cores, directory));
 
 /** A client whose producers write lines to streams. */
 export const openLines: OpenStage = (peer, _level, cores, directory) =>
@@ -76,7 +63,7 @@ export const openLines: OpenStage = (peer, _level, cores, directory) =>
     const path = join(directory, `lines-${peer}.sock`);
     const server = await start(nodeProgram("services/lines-server", [peer, path]), cores.server);
     const client = await start(nodeProgram("services/lines-client", [peer, path]), cores.client);
-    return async (level, durationMs) => {
+    const run: Stage["run"] = async (level, durationMs) => {
       const cpuFrom = await cpuOf(server);
       const load = { ...loadOf(lineBytes, level, durationMs), pauseMs: linePauseMs };
       const working = client.ask({ type: "run", load }, "stretch", durationMs + graceMs);
@@ -86,34 +73,49 @@ export const openLines: OpenStage = (peer, _level, cores, directory) =>
       const cpu = { caller: stretch.cpuMicros, server: serverCpu };
       return figuresOf(lines, stretch.elapsedMs, delaysMs, cpu);
     };
+    return { run, server };
   });
 
 type Start = (program: Program, core: string | null) => Promise<Child>;
 
 /** Starts children, and stops them with the stage, or if one does not start. */
-async function withChildren(open: (start: Start) => Promise<Stage["run"]>): Promise<Stage> {
+async function withChildren(open: (start: Start) => Promise<{ run: Stage["run"]; server: Child }>): Promise<Stage> {
   const started: Child[] = [];
   const stop = async (): Promise<void> => {
     await Promise.all(started.map((child) => child.stop()));
   };
   try {
-    const run = await open(async (program, core) => {
+    const { run, server } = await open(async (program, core) => {
       const child = new Child(program, core);
       started.push(child);
       await child.next("ready", startTimeoutMs);
       return child;
     });
-    return { run, stop };
+    return { run, watchSilence: (silenceMs) => cpuShare(() => cpuOf(server), silenceMs), stop };
   } catch (error) {
     await stop();
     throw error;
   }
 }
 
-async function runCast(cast: Cast, level: number, durationMs: number): Promise<ServiceFigures> {
-  const { stretches, serverCpuMicros } = await cast.run(loadOf(callBytes, level, durationMs));
-  const [{ calls, elapsedMs, callMs, cpuMicros }] = stretches;
-  return figuresOf(calls, elapsedMs, callMs, { caller: cpuMicros, server: serverCpuMicros });
+function stageOf(cast: Cast): Stage {
+  return {
+    async run(level, durationMs) {
+      const { stretches, serverCpuMicros } = await cast.run(loadOf(callBytes, level, durationMs));
+      const [{ calls, elapsedMs, callMs, cpuMicros }] = stretches;
+      return figuresOf(calls, elapsedMs, callMs, { caller: cpuMicros, server: serverCpuMicros });
+    },
+    watchSilence: (silenceMs) => cpuShare(() => cast.serverCpuMicros(), silenceMs),
+    stop: () => cast.stop(),
+  };
+}
+
+async function cpuShare(cpuMicros: () => Promise<number>, durationMs: number): Promise<number> {
+  const from = performance.now();
+  const cpuFrom = await cpuMicros();
+  await sleep(durationMs);
+  const cpu = (await cpuMicros()) - cpuFrom;
+  return cpu / 1_000 / (performance.now() - from);
 }
 
 async function cpuOf(child: Child): Promise<number> {
@@ -129,7 +131,7 @@ function figuresOf(
   elapsedMs: number,
   tookMs: Float64Array,
   cpuMicros: { caller: number; server: number },
-): ServiceFigures {
+): LoadFigures {
   const sorted = mergeSorted([tookMs]);
   return {
     perSecond: (count / elapsedMs) * 1_000,
@@ -137,6 +139,5 @@ function figuresOf(
     p99Us: percentile(sorted, 0.99) * 1_000,
     callerCpuUs: cpuMicros.caller / count,
     serverCpuUs: cpuMicros.server / count,
-    silentCpuShare: null,
   };
 }

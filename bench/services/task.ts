@@ -16,7 +16,7 @@ export interface ServiceRow extends Record<keyof ServiceFigures, number | null> 
   readonly failed?: string;
 }
 
-export interface ServiceFigures {
+export interface LoadFigures {
   /** Requests, calls or lines. */
   readonly perSecond: number;
   readonly p50Us: number;
@@ -25,6 +25,9 @@ export interface ServiceFigures {
   readonly callerCpuUs: number;
   /** The same of the backend or the server. */
   readonly serverCpuUs: number;
+}
+
+export interface ServiceFigures extends LoadFigures {
   /** What the silent server uses of a core after the load; null where it is not measured. */
   readonly silentCpuShare: number | null;
 }

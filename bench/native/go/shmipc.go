@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/cloudwego/shmipc-go"
@@ -181,8 +182,15 @@ func connectShmipc(path string, settings shmipcSettings) client {
 		stream, err := session.GetStream()
 		return &shmipcLane{stream: stream, inPlace: settings.inPlace}, err
 	}
-	// Closing removes the files of shared memory.
-	return client{open: open, close: func() { _ = session.Close() }}
+	return client{open: open, close: func() { removeFiles(settings.session.ShareMemoryPathPrefix) }}
+}
+
+// removeFiles removes this process's files of shared memory. Closing a session does so too, but some time later.
+func removeFiles(prefix string) {
+	files, _ := filepath.Glob(fmt.Sprintf("%s_%d_*", prefix, os.Getpid()))
+	for _, file := range files {
+		_ = os.Remove(file)
+	}
 }
 
 type shmipcLane struct {
