@@ -18,6 +18,7 @@ import { codecLegend, formatCodecs } from "./codec/report.js";
 import { codecPaces, runCodecs } from "./codec/run.js";
 import { describeMachine, packageVersions, Placer } from "./machine.js";
 import { heapMethod } from "./measure.js";
+import { nativeVersions } from "./native/build.js";
 import { nativePeerNames, nodePeerNames } from "./peers/peer.js";
 import { legend } from "./report.js";
 import { formatPayloads, judgePayloads, payloadPaces, payloadsLegend, runPayloads } from "./payloads/run.js";
@@ -33,14 +34,14 @@ const help = `npm run bench -- [options]
 
   --only NAME[,NAME…]  only these peers (${nodePeerNames.join(", ")})
                        and only scenarios whose names contain one of the other names, such as 64B, parked, one-core;
-                       or only these parts: payloads (large ones), streams, blocking (calls that block), services,
-                       codec (without a call)
+                       or only these parts: payloads (large ones), streams, blocking (calls that block), services
+                       (with the peers that are named), codec (without a call)
   --native             scenarios in which peers in C and Go (${nativePeerNames.join(", ")})
                        take part; needs a C compiler with make, and Go
   --starts N           start all processes N times; figures are medians over the starts (default: once, services 3 times)
   --json FILE          write machine, versions and results as JSON
   --svg FILE           write a chart
-  --quick              few scenarios and short rounds: about a minute
+  --quick              few scenarios and short rounds: about three minutes
   --smoke              every peer works, and says nothing about speed: seconds
   --strict             a missed bar makes the exit code 1
   --list               name the scenarios and leave
@@ -75,7 +76,7 @@ async function main(): Promise<void> {
   }
 
   const machine = describeMachine();
-  const versions = packageVersions();
+  const versions = { ...packageVersions(), ...(values.native ? nativeVersions() : {}) };
   const placer = new Placer();
   const [loadAverage] = os.loadavg();
   const machineLine = `${machine.cpu}, ${machine.cores} cores, ${(machine.memoryBytes / 2 ** 30).toFixed(0)} GiB, ${machine.kernel}, Node ${process.versions.node}`;

@@ -1,6 +1,6 @@
 /** Builds the native peers' programs into `build/bench`, each once in a run. */
-import { spawn } from "node:child_process";
-import { mkdirSync } from "node:fs";
+import { spawn, spawnSync } from "node:child_process";
+import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { NativePeerName } from "../peers/peer.js";
@@ -39,6 +39,23 @@ async function buildGo(): Promise<string> {
   const file = join(output, "peers");
   await run("go", ["build", "-buildvcs=false", "-o", file, "."], join(sources, "go"));
   return file;
+}
+
+/** Of the compilers and of Go's modules; null for what is not there. */
+export function nativeVersions(): Record<string, string | null> {
+  const modules = readFileSync(join(sources, "go", "go.mod"), "utf8");
+  const moduleVersion = (path: string) => new RegExp(`^\\s*${path} v(\\S+)$`, "m").exec(modules)?.[1] ?? null;
+  return {
+    cc: firstLineOf(process.env["CC"] ?? "cc", "--version")?.replace(/^cc /, "") ?? null,
+    go: firstLineOf("go", "version")?.replace(/^go version /, "") ?? null,
+    "grpc-go": moduleVersion("google.golang.org/grpc"),
+    "shmipc-go": moduleVersion("github.com/cloudwego/shmipc-go"),
+  };
+}
+
+function firstLineOf(command: string, argument: string): string | null {
+  const { status, stdout } = spawnSync(command, [argument], { encoding: "utf8" });
+  return status === 0 ? stdout.split("\n", 1)[0] : null;
 }
 
 /** Resolves when the command has succeeded. */
