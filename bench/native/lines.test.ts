@@ -25,6 +25,8 @@ describe("lines of native peers", () => {
         payloadMs: Float64Array.of(1, 2),
       },
     });
+    const delays = decodeMessage('{"type":"delays","lines":2,"delaysMs":[0.5,2]}');
+    assert.deepEqual(delays, { type: "delays", lines: 2, delaysMs: Float64Array.of(0.5, 2) });
     assert.deepEqual(decodeMessage('{"type":"ready"}'), { type: "ready" });
   });
 

@@ -3,7 +3,7 @@
  *
  * ```
  * to the child      run BYTES IN_FLIGHT PAUSE_MS CALLS_MAX DURATION_MS     (CALLS_MAX 0: no limit)
- *                   usage · port · stop
+ *                   usage · port · delays · stop
  * from the child    {"type":"ready"}    messages of protocol.ts as JSON
  * ```
  *
@@ -20,6 +20,7 @@ export function encodeMessage(message: ToChild): string {
     }
     case "usage":
     case "port":
+    case "delays":
     case "stop":
       return `${message.type}\n`;
     default:
@@ -29,9 +30,10 @@ export function encodeMessage(message: ToChild): string {
 
 export function decodeMessage(line: string): FromChild {
   const message = JSON.parse(line) as FromChild;
+  // JSON has arrays of numbers.
+  if (message.type === "delays") return { ...message, delaysMs: Float64Array.from(message.delaysMs) };
   if (message.type !== "stretch") return message;
   const { stretch } = message;
-  // JSON has arrays of numbers.
   const [callMs, payloadMs] = [Float64Array.from(stretch.callMs), Float64Array.from(stretch.payloadMs)];
   return { type: "stretch", stretch: { ...stretch, callMs, payloadMs } };
 }

@@ -46,8 +46,8 @@ interface Service {
 const nodePeers: readonly PeerName[] = ["isthmus", "isthmus-socket", "grpc-js", "net"];
 /** The C peers serve one connection, and do not wait. */
 const goPeers: readonly PeerName[] = ["grpc-go", "grpc-go-tuned", "shmipc-go", "shmipc-go-tuned"];
-/** A session of shmipc-go maps 32 MiB, and names its files by the process. */
-const goPeersWithConnections: readonly PeerName[] = ["grpc-go", "grpc-go-tuned"];
+/** shmipc-go is left out: a session maps 32 MiB and names its files by the process, and streams are of bytes. */
+const grpcGoPeers: readonly PeerName[] = ["grpc-go", "grpc-go-tuned"];
 
 const services: readonly Service[] = [
   {
@@ -82,7 +82,7 @@ const services: readonly Service[] = [
     smokeLevels: [10],
     placement: "two",
     startsPerLevel: true,
-    peers: [...nodePeers, ...goPeersWithConnections],
+    peers: [...nodePeers, ...grpcGoPeers],
     watchesSilence: true,
     open: openConnections,
   },
@@ -94,7 +94,7 @@ const services: readonly Service[] = [
     smokeLevels: [4],
     placement: "two",
     startsPerLevel: false,
-    peers: nodePeers,
+    peers: [...nodePeers, ...grpcGoPeers],
     watchesSilence: false,
     open: openLines,
   },

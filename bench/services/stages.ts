@@ -61,8 +61,8 @@ export const openConnections: OpenStage = async (peer, level, cores, directory) 
 export const openLines: OpenStage = (peer, _level, cores, directory) =>
   withChildren(async (start) => {
     const path = join(directory, `lines-${peer}.sock`);
-    const server = await start(nodeProgram("services/lines-server", [peer, path]), cores.server);
-    const client = await start(nodeProgram("services/lines-client", [peer, path]), cores.client);
+    const server = await start(await programOf(peer, "lines-server", [path]), cores.server);
+    const client = await start(await programOf(peer, "lines-client", [path]), cores.client);
     const run: Stage["run"] = async (level, durationMs) => {
       const cpuFrom = await cpuOf(server);
       const load = { ...loadOf(lineBytes, level, durationMs), pauseMs: linePauseMs };

@@ -23,6 +23,13 @@ type grpcSettings struct {
 
 var grpcDefaults = grpcSettings{}
 
+func grpcSettingsOf(peer string) grpcSettings {
+	if peer == "grpc-go-tuned" {
+		return grpcTuned
+	}
+	return grpcDefaults
+}
+
 const (
 	windowBytes = 16 << 20
 	bufferBytes = 256 << 10
@@ -85,16 +92,20 @@ func serveGrpc(path string, wait time.Duration, settings grpcSettings) {
 func connectGrpc(path string, connections int, settings grpcSettings) client {
 	opened := make([]*grpc.ClientConn, connections)
 	for i := range opened {
-		options := append(settings.client, grpc.WithTransportCredentials(insecure.NewCredentials()))
-		connection, err := grpc.NewClient("unix:"+path, options...)
-		check(err)
-		connection.Connect()
-		opened[i] = connection
+		opened[i] = dialGrpc(path, settings)
 	}
 	open := func(number int) (lane, error) {
 		return &grpcLane{connection: opened[number%connections]}, nil
 	}
 	return client{open: open, close: func() {}}
+}
+
+func dialGrpc(path string, settings grpcSettings) *grpc.ClientConn {
+	options := append(settings.client, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	connection, err := grpc.NewClient("unix:"+path, options...)
+	check(err)
+	connection.Connect()
+	return connection
 }
 
 type grpcLane struct {

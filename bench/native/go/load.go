@@ -53,14 +53,18 @@ func (g *generator) run(load load) {
 		working.Go(func() { check(g.drive(number, load, from.Add(load.duration))) })
 	}
 	working.Wait()
-	elapsed := time.Since(from)
+	elapsed, cpu := time.Since(from), cpuMicros()-cpuFrom
+	sayStretch(g.calls, elapsed, cpu, g.callMs, g.payloadMs)
+}
+
+func sayStretch(calls int, elapsed time.Duration, cpuMicros int64, callMs, payloadMs samples) {
 	say(map[string]any{"type": "stretch", "stretch": map[string]any{
-		"calls":     g.calls,
+		"calls":     calls,
 		"elapsedMs": milliseconds(elapsed),
-		"cpuMicros": cpuMicros() - cpuFrom,
+		"cpuMicros": cpuMicros,
 		"heapBytes": nil,
-		"callMs":    samples(g.callMs),
-		"payloadMs": samples(g.payloadMs),
+		"callMs":    callMs,
+		"payloadMs": payloadMs,
 	}})
 }
 

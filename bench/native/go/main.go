@@ -3,6 +3,8 @@
 //	peers server PEER PATH WAIT_MS
 //	peers client PEER PATH NUMBER CONNECTIONS
 //	peers gateway PEER PATH
+//	peers lines-server PEER PATH
+//	peers lines-client PEER PATH
 //
 // It takes commands in lines, and ends when they end: see lines.ts.
 package main
@@ -38,6 +40,12 @@ func main() {
 		shut = client.close
 		port := startGateway(client.open)
 		handlers["port"] = func([]int) { say(map[string]any{"type": "port", "port": port}) }
+	case "lines-server":
+		reader := serveLines(path, grpcSettingsOf(peer))
+		handlers["delays"] = func([]int) { reader.sayDelays() }
+	case "lines-client":
+		connection := dialGrpc(path, grpcSettingsOf(peer))
+		handlers["run"] = func(words []int) { go writeLines(connection, loadOf(words)) }
 	}
 	say(map[string]any{"type": "ready"})
 	commands := bufio.NewScanner(os.Stdin)
@@ -57,10 +65,8 @@ func main() {
 
 func startServer(peer, path string, wait time.Duration) {
 	switch peer {
-	case "grpc-go":
-		serveGrpc(path, wait, grpcDefaults)
-	case "grpc-go-tuned":
-		serveGrpc(path, wait, grpcTuned)
+	case "grpc-go", "grpc-go-tuned":
+		serveGrpc(path, wait, grpcSettingsOf(peer))
 	case "shmipc-go":
 		serveShmipc(path, wait)
 	case "shmipc-go-tuned":
@@ -90,10 +96,8 @@ func connect(peer, path string, connections int) client {
 		fail(fmt.Errorf("%s has one connection", peer))
 	}
 	switch peer {
-	case "grpc-go":
-		return connectGrpc(path, connections, grpcDefaults)
-	case "grpc-go-tuned":
-		return connectGrpc(path, connections, grpcTuned)
+	case "grpc-go", "grpc-go-tuned":
+		return connectGrpc(path, connections, grpcSettingsOf(peer))
 	case "shmipc-go":
 		return connectShmipc(path, shmipcDefaults())
 	default:
