@@ -11,17 +11,18 @@ import { PayloadPattern } from "./payload.js";
 import type { Answer } from "./peers/peer.js";
 import type { Payload } from "./proto/bench_pb.js";
 
-export const clientsMax = 8;
-export const lanesMax = 128;
+const clientsMax = 8;
+const lanesMax = 128;
 const slots = clientsMax * lanesMax;
 
 /** In a call's id: the server is to hand the request's bytes back as they are. */
 export const echoBit = 1n << 32n;
 
-/** The id of a lane's first call. */
+/** The id of a lane's first call. A client that is alone may have more lanes: it takes those of the next clients. */
 export function firstId(client: number, lane: number): number {
-  if (client >= clientsMax || lane >= lanesMax) throw new RangeError(`no lane ${lane} of client ${client}`);
-  return client * lanesMax + lane;
+  const id = client * lanesMax + lane;
+  if (id >= slots) throw new RangeError(`no lane ${lane} of client ${client}`);
+  return id;
 }
 
 /** The id of the call after `id`; wraps after four million calls. */

@@ -41,6 +41,13 @@ const names: Record<PeerName, string> = {
   net: "net (raw socket)",
   zeromq: "ZeroMQ",
   worker: "worker_threads",
+  "c-spin": "C, shared memory, spinning",
+  "c-futex": "C, shared memory, futex",
+  "c-eventfd": "C, shared memory, eventfd",
+  "grpc-go": "grpc-go",
+  "grpc-go-tuned": "grpc-go, tuned",
+  "shmipc-go": "shmipc-go",
+  "shmipc-go-tuned": "shmipc-go, tuned",
 };
 
 const width = 760;

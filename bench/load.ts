@@ -10,20 +10,24 @@ import type { Load, Stretch } from "./protocol.js";
 const loanBytesMin = 4096;
 
 interface Lane {
+  readonly connection: Connection;
   id: number;
   readonly request: Payload;
 }
 
 export class LoadGenerator {
-  readonly #connection: Connection;
+  readonly #connections: readonly Connection[];
   readonly #client: number;
   readonly #recorder = new Recorder();
   #lanes: Lane[] = [];
   #pattern = new PayloadPattern(0);
 
-  /** @param client this client's number among those of one server */
-  constructor(connection: Connection, client: number) {
-    this.#connection = connection;
+  /**
+   * @param connections the lanes take them in turn
+   * @param client this client's number among those of one server
+   */
+  constructor(connections: readonly Connection[], client: number) {
+    this.#connections = connections;
     this.#client = client;
   }
 
@@ -59,12 +63,17 @@ export class LoadGenerator {
 
   #createLane(lane: number, byteLength: number): Lane {
     const id = firstId(this.#client, lane);
-    return { id, request: { $typeName: "isthmus.bench.Payload", id: BigInt(id), data: new Uint8Array(byteLength) } };
+    const connection = this.#connections[lane % this.#connections.length];
+    return {
+      connection,
+      id,
+      request: { $typeName: "isthmus.bench.Payload", id: BigInt(id), data: new Uint8Array(byteLength) },
+    };
   }
 
-  async #drive(lane: Lane, { byteLength, echo, pauseMs }: Load, until: number): Promise<void> {
-    const { request } = lane;
-    const connection = this.#connection;
+  async #drive(lane: Lane, { byteLength, echo, pauseMs, callsMax }: Load, until: number): Promise<void> {
+    const { connection, request } = lane;
+    const calls = callsMax ?? Infinity;
     const pattern = this.#pattern;
     let producing: number;
     do {
@@ -84,6 +93,6 @@ export class LoadGenerator {
       const read = performance.now();
       connection.free?.(reply);
       this.#recorder.add(replied - called, read - producing);
-    } while (producing < until);
+    } while (producing < until && this.#recorder.count < calls);
   }
 }

@@ -11,31 +11,37 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { formatVerdicts, judge } from "./bars.js";
 import { drawChart } from "./chart.js";
+import { choose } from "./choice.js";
 import { blockingLegend, blockingPaces, formatBlocking, judgeBlocking, runBlocking } from "./blocking/run.js";
 import { judgeCodecs } from "./codec/bars.js";
 import { codecLegend, formatCodecs } from "./codec/report.js";
 import { codecPaces, runCodecs } from "./codec/run.js";
 import { describeMachine, packageVersions, Placer } from "./machine.js";
 import { heapMethod } from "./measure.js";
-import { peerNames, type PeerName } from "./peers/peer.js";
+import { nativeVersions } from "./native/build.js";
+import { nativePeerNames, nodePeerNames } from "./peers/peer.js";
 import { legend } from "./report.js";
 import { formatPayloads, judgePayloads, payloadPaces, payloadsLegend, runPayloads } from "./payloads/run.js";
 import { runScenarios } from "./run.js";
 import { formatStreams, judgeStreams, runStreams, streamPaces, streamsLegend } from "./streams/run.js";
-import { paces, quickScenarios, scenarios as fullScenarios, smokeScenarios, type Scenario } from "./scenarios.js";
+import { paces } from "./scenarios.js";
+import { formatServices, runServices, servicePaces, servicesLegend } from "./services/run.js";
 
 /** Processes that were running before the benchmark, on average; more than this disturbs what is measured. */
 const busyLoad = 0.7;
 
 const help = `npm run bench -- [options]
 
-  --only NAME[,NAME…]  only these peers (${peerNames.join(", ")})
+  --only NAME[,NAME…]  only these peers (${nodePeerNames.join(", ")})
                        and only scenarios whose names contain one of the other names, such as 64B, parked, one-core;
-                       codec is the codec's part, without a call; payloads is the large payloads' part, streams the streams',
-                       blocking that of calls that block
+                       or only these parts: payloads (large ones), streams, blocking (calls that block), services
+                       (with the peers that are named), codec (without a call)
+  --native             scenarios in which peers in C and Go (${nativePeerNames.join(", ")})
+                       take part; needs a C compiler with make, and Go
+  --starts N           start all processes N times; figures are medians over the starts (default: once, services 3 times)
   --json FILE          write machine, versions and results as JSON
   --svg FILE           write a chart
-  --quick              few scenarios and short rounds: about a minute
+  --quick              few scenarios and short rounds: about three minutes
   --smoke              every peer works, and says nothing about speed: seconds
   --strict             a missed bar makes the exit code 1
   --list               name the scenarios and leave
@@ -47,6 +53,8 @@ async function main(): Promise<void> {
       only: { type: "string", multiple: true },
       json: { type: "string" },
       svg: { type: "string" },
+      native: { type: "boolean", default: false },
+      starts: { type: "string" },
       quick: { type: "boolean", default: false },
       smoke: { type: "boolean", default: false },
       strict: { type: "boolean", default: false },
@@ -59,15 +67,16 @@ async function main(): Promise<void> {
     return;
   }
   const mode = values.smoke ? "smoke" : values.quick ? "quick" : "full";
-  const all = { full: fullScenarios, quick: quickScenarios, smoke: smokeScenarios }[mode];
-  const chosen = choose((values.only ?? []).flatMap((names) => names.split(",")).filter(Boolean), all);
+  const only = (values.only ?? []).flatMap((names) => names.split(",")).filter(Boolean);
+  const chosen = choose(only, mode, values.native);
+  const starts = countOf(values.starts);
   if (values.list) {
     console.log([...chosen.scenarios.map(({ name }) => name), ...chosen.parts].join("\n"));
     return;
   }
 
   const machine = describeMachine();
-  const versions = packageVersions();
+  const versions = { ...packageVersions(), ...(values.native ? nativeVersions() : {}) };
   const placer = new Placer();
   const [loadAverage] = os.loadavg();
   const machineLine = `${machine.cpu}, ${machine.cores} cores, ${(machine.memoryBytes / 2 ** 30).toFixed(0)} GiB, ${machine.kernel}, Node ${process.versions.node}`;
@@ -91,6 +100,7 @@ async function main(): Promise<void> {
     peers,
     scenarios,
     pace: paces[mode],
+    starts: starts ?? 1,
     placer,
     directory,
     print: (text) => console.log(`${text}\n`),
@@ -107,6 +117,11 @@ async function main(): Promise<void> {
     ? await runBlocking(blockingPaces[mode], placer.place("two")!, directory)
     : [];
   if (blocking.length > 0) console.log(`${blockingLegend}\n\n${formatBlocking(blocking)}\n`);
+  const services = chosen.parts.includes("services")
+    ? await runServices({ peers, pace: servicePaces[mode], starts, placer, directory })
+    : [];
+  if (services.length > 0) console.log(`${servicesLegend}\n\n${formatServices(services)}\n`);
+  else if (chosen.parts.includes("services")) console.log("Services: none of the chosen peers takes part in them.");
   const withCodec = chosen.parts.includes("codec");
   const codec = withCodec ? await runCodecs(codecPaces[mode], placer.place("shared")!) : [];
   if (withCodec) console.log(`${scenarios.length > 0 ? "" : "\n"}${codecLegend}\n\n${formatCodecs(codec)}\n`);
@@ -117,7 +132,7 @@ async function main(): Promise<void> {
     ...(blocking.length > 0 ? judgeBlocking(blocking) : []),
     ...(withCodec ? judgeCodecs(codec) : []),
   ];
-  if (mode !== "smoke") console.log(formatVerdicts(verdicts));
+  if (mode !== "smoke" && verdicts.length > 0) console.log(formatVerdicts(verdicts));
 
   if (values.json !== undefined) {
     const taken = new Date().toISOString();
@@ -127,12 +142,14 @@ async function main(): Promise<void> {
       versions,
       taken,
       mode,
+      starts: starts ?? null,
       loadAverage,
       heapMethod,
       results: rows,
       payloads,
       streams,
       blocking,
+      services,
       codec,
       bars: verdicts,
     };
@@ -144,41 +161,17 @@ async function main(): Promise<void> {
       console.error("There is nothing to draw: the chart needs hot-64B-x1-two-cores or hot-1MiB-x1-two-cores.");
     else writeFileSync(values.svg, chart);
   }
-  const failed = [...rows, ...codec].filter((row) => row.failed !== undefined);
-  if (failed.length > 0) console.error(`${failed.length} of ${rows.length + codec.length} measurements failed.`);
+  const measurements = [...rows, ...services, ...codec];
+  const failed = measurements.filter((row) => row.failed !== undefined);
+  if (failed.length > 0) console.error(`${failed.length} of ${measurements.length} measurements failed.`);
   if (failed.length > 0 || (values.strict && verdicts.some(({ holds }) => holds === false))) process.exitCode = 1;
 }
 
-interface Choice {
-  peers: PeerName[];
-  scenarios: Scenario[];
-  parts: Part[];
-}
-
-/** What is measured besides peers. */
-const parts = ["payloads", "streams", "blocking", "codec"] as const;
-type Part = (typeof parts)[number];
-
-function choose(given: readonly string[], all: readonly Scenario[]): Choice {
-  const isPart = (name: string): name is Part => (parts as readonly string[]).includes(name);
-  const names = given.filter((name) => !isPart(name));
-  const chosenParts = given.length === 0 ? [...parts] : given.filter(isPart);
-  if (chosenParts.length > 0 && given.length > 0 && names.length === 0)
-    return { peers: [], scenarios: [], parts: chosenParts };
-  const isPeer = (name: string): name is PeerName => (peerNames as readonly string[]).includes(name);
-  const peers = names.filter(isPeer);
-  const scenarioParts = names.filter((name) => !isPeer(name));
-  const unknown = scenarioParts.find((part) => !all.some(({ name }) => name.includes(part)));
-  if (unknown !== undefined)
-    throw new Error(
-      `--only ${unknown}: neither payloads, streams, blocking or codec, nor a peer, nor part of a scenario's name (see --list)`,
-    );
-  return {
-    peers: peers.length > 0 ? peerNames.filter((name) => peers.includes(name)) : [...peerNames],
-    scenarios:
-      scenarioParts.length > 0 ? all.filter(({ name }) => scenarioParts.some((part) => name.includes(part))) : [...all],
-    parts: chosenParts,
-  };
+/** Undefined if it was not given. */
+function countOf(given: string | undefined): number | undefined {
+  if (given === undefined) return undefined;
+  if (!/^[1-9]\d*$/.test(given)) throw new Error(`--starts ${given}: not a number from 1 on`);
+  return Number(given);
 }
 
 main().catch((error: unknown) => {

@@ -83,7 +83,7 @@ export const heapMethod =
  * Bytes allocated on this thread's V8 heap between `start` and `stop`.
  *
  * Where V8 counts allocations (`total_allocated_bytes` in the heap statistics of newer Node), it is that counter's
- * difference. ConnectionSink `v8.GCProfiler` gives the used heap just before and after each collection, and what was
+ * difference. Elsewhere, `v8.GCProfiler` gives the used heap just before and after each collection, and what was
  * allocated is the sum of what the heap grew by between collections: exact, whatever the collections freed. Memory
  * outside the heap (the backing stores of array buffers) is in neither.
  */

@@ -12,6 +12,8 @@ export interface Load {
   echo: boolean;
   /** A pause before each call, so that the peers go to sleep; 0 for back to back. */
   pauseMs: number;
+  /** No new calls are made after so many; null: no limit. */
+  callsMax: number | null;
   /** New calls are made for this long. */
   durationMs: number;
 }
@@ -34,8 +36,12 @@ export interface Stretch {
 export type ToChild =
   /** To a client: make calls. Answered with `stretch`. */
   | { type: "run"; load: Load }
-  /** To a server: how much processor time have you used? Answered with `usage`. */
+  /** To a server or a gateway: how much processor time have you used? Answered with `usage`. */
   | { type: "usage" }
+  /** To a gateway: where do you listen? Answered with `port`. */
+  | { type: "port" }
+  /** To a server of lines: how long did they take, since the question before? Answered with `delays`. */
+  | { type: "delays" }
   /** To a contestant of the codec's part. Answered with `codec`. */
   | { type: "codec"; task: CodecTask }
   /** To the client of the payloads' part. Answered with `payloads`. */
@@ -53,6 +59,9 @@ export type FromChild =
   | { type: "unavailable"; reason: string }
   | { type: "stretch"; stretch: Stretch }
   | { type: "usage"; cpuMicros: number }
+  | { type: "port"; port: number }
+  /** `delaysMs`: a fair sample of those of all lines. */
+  | { type: "delays"; lines: number; delaysMs: Float64Array }
   | { type: "codec"; answer: CodecAnswer }
   | { type: "payloads"; results: PayloadResults }
   | { type: "feed"; result: FeedResult }

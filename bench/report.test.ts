@@ -6,7 +6,15 @@ import { parseCoreList } from "./machine.js";
 import type { PeerName } from "./peers/peer.js";
 import { count, formatScenario, micros, times } from "./report.js";
 import { figuresOfRound, rowOf, timesFaster, type Row } from "./results.js";
-import { scenarios, quickScenarios, smokeScenarios, type Scenario } from "./scenarios.js";
+import {
+  nativeScenarios,
+  quickNativeScenarios,
+  quickScenarios,
+  scenarios,
+  smokeNativeScenarios,
+  smokeScenarios,
+  type Scenario,
+} from "./scenarios.js";
 
 const scenarioNamed = (name: string): Scenario => scenarios.find((scenario) => scenario.name === name)!;
 
@@ -14,7 +22,7 @@ function row(peer: PeerName, scenario: string, p50Us: number, calls: number): Ro
   const ms = Float64Array.from({ length: 100 }, () => p50Us / 1_000);
   const stretch = { calls, elapsedMs: 1_000, cpuMicros: calls * 3, heapBytes: calls * 10, callMs: ms, payloadMs: ms };
   const { byteLength } = scenarioNamed(scenario);
-  return rowOf(peer, scenarioNamed(scenario), "two", [figuresOfRound(byteLength, [stretch], calls)]);
+  return rowOf(peer, scenarioNamed(scenario), "two", [[figuresOfRound(byteLength, [stretch], calls)]]);
 }
 
 const small = "hot-64B-x1-two-cores";
@@ -59,11 +67,29 @@ describe("report", () => {
         0,
       ),
     );
-    const found = rowOf("net", scenarioNamed(small), "two", rounds);
+    const found = rowOf("net", scenarioNamed(small), "two", [rounds]);
     assert.equal(found.p50Us, 3_000);
     assert.equal(found.cpuUsPerCall, 3);
     assert.equal(found.heapBytesPerCall, null);
     assert.equal(found.rounds, 3);
+  });
+
+  test("with several starts, a figure is the median of the starts' medians", () => {
+    const round = (p50Ms: number) => {
+      const ms = Float64Array.of(p50Ms);
+      const stretch = { calls: 1, elapsedMs: 1, cpuMicros: 4, heapBytes: null, callMs: ms, payloadMs: ms };
+      return figuresOfRound(64, [stretch], 2);
+    };
+    const starts = [
+      [1, 2, 3],
+      [7, 8, 900],
+      [4, 5, 6],
+    ].map((start) => start.map(round));
+    const found = rowOf("net", scenarioNamed(small), "two", starts);
+    assert.deepEqual(found.p50UsByStart, [2_000, 8_000, 5_000]);
+    assert.equal(found.p50Us, 5_000);
+    assert.deepEqual([found.starts, found.rounds, found.calls], [3, 9, 9]);
+    assert.deepEqual([found.clientCpuUsPerCall, found.serverCpuUsPerCall], [4, 2]);
   });
 
   test("lower latency and higher throughput are both faster", () => {
@@ -116,7 +142,8 @@ describe("report", () => {
   });
 
   test("scenarios have distinct names", () => {
-    for (const list of [scenarios, quickScenarios, smokeScenarios]) {
+    const lists = [scenarios, quickScenarios, smokeScenarios];
+    for (const list of [...lists, nativeScenarios, quickNativeScenarios, smokeNativeScenarios]) {
       assert.equal(new Set(list.map(({ name }) => name)).size, list.length);
     }
   });

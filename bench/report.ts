@@ -3,8 +3,8 @@ import { timesFaster, type Row } from "./results.js";
 
 export const legend = [
   "call: µs from the call to its promise. +payload: the same with writing every byte before and reading every byte after.",
-  "calls/s and MB/s include that work; MB are 10⁶ bytes of payload, requests and replies counted. Figures are medians over the rounds.",
-  "CPU: µs per call of client and server together. heap: bytes per call on the client's V8 heap, without array buffers' memory.",
+  "calls/s and MB/s include that work; MB are 10⁶ bytes of payload, requests and replies counted. Figures are medians over the rounds, then over the starts.",
+  "CPU: µs per call of client and server together, and of each. heap: bytes per call on the client's V8 heap, without array buffers' memory.",
   "÷net, ÷isthmus: how many times faster than that peer, by call p50 and by calls/s.",
 ].join("\n");
 
@@ -26,6 +26,8 @@ export function formatScenario(title: string, rows: readonly Row[]): string {
     ["calls/s", (row) => count(row.callsPerSecond)],
     ["MB/s", (row) => micros(row.megabytesPerSecond)],
     ["CPU", (row) => micros(row.cpuUsPerCall)],
+    ["client", (row) => micros(row.clientCpuUsPerCall)],
+    ["server", (row) => micros(row.serverCpuUsPerCall)],
     ["heap", (row) => count(row.heapBytesPerCall)],
     ["÷net", (row) => against(row, "net")],
     ["÷isthmus", (row) => against(row, "isthmus")],

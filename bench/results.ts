@@ -1,4 +1,4 @@
-/** One row of the results: what a peer did in a scenario. Figures are medians over the rounds. */
+/** One row of the results: what a peer did in a scenario. Figures are medians over the rounds, then over the starts. */
 import { median, mergeSorted, percentile } from "./measure.js";
 import type { PeerName } from "./peers/peer.js";
 import type { Stretch } from "./protocol.js";
@@ -20,6 +20,9 @@ export interface Figures {
   megabytesPerSecond: number | null;
   /** Processor time of all processes of the peer, clients and server with all their threads. */
   cpuUsPerCall: number | null;
+  /** The clients' share of it, and the server's. */
+  clientCpuUsPerCall: number | null;
+  serverCpuUsPerCall: number | null;
   /** Allocated on the client's V8 heap, the benchmark's own share included. */
   heapBytesPerCall: number | null;
 }
@@ -30,11 +33,16 @@ export interface Row extends Figures {
   bytes: number;
   inFlight: number;
   clients: number;
-  mode: "hot" | "parked" | "echo";
+  mode: "hot" | "parked" | "parked-cold" | "echo";
   cores: string;
+  /** How many times the processes were started. */
+  starts: number;
+  /** In all starts together. */
   rounds: number;
   /** In all rounds together. */
   calls: number;
+  /** Of each start, by the median of its rounds: how much the figures depend on the start. */
+  p50UsByStart: readonly (number | null)[];
   /** Why there are no figures; absent otherwise. */
   skipped?: string;
   failed?: string;
@@ -55,6 +63,7 @@ export function figuresOfRound(
   const payloadMs = mergeSorted(stretches.map((stretch) => stretch.payloadMs));
   const callsPerSecond = sum(stretches.map((stretch) => (stretch.calls / stretch.elapsedMs) * 1_000));
   const heap = stretches.map((stretch) => stretch.heapBytes);
+  const clientCpuMicros = sum(stretches.map((stretch) => stretch.cpuMicros));
   return {
     calls,
     p50Us: percentile(callMs, 0.5) * 1_000,
@@ -66,23 +75,30 @@ export function figuresOfRound(
     withPayloadP999Us: percentile(payloadMs, 0.999) * 1_000,
     callsPerSecond,
     megabytesPerSecond: (callsPerSecond * byteLength * 2) / 1e6,
-    cpuUsPerCall: (sum(stretches.map((stretch) => stretch.cpuMicros)) + serverCpuMicros) / calls,
+    cpuUsPerCall: (clientCpuMicros + serverCpuMicros) / calls,
+    clientCpuUsPerCall: clientCpuMicros / calls,
+    serverCpuUsPerCall: serverCpuMicros / calls,
     heapBytesPerCall: heap.some((bytes) => bytes === null) ? null : sum(heap as number[]) / calls,
   };
 }
 
-export function rowOf(peer: PeerName, scenario: Scenario, cores: string, rounds: readonly RoundFigures[]): Row {
-  const middle = (name: keyof Figures): number | null => median(rounds.map((round) => round[name]));
+/** @param starts the rounds of each start of the peer's processes */
+export function rowOf(peer: PeerName, scenario: Scenario, cores: string, starts: readonly RoundFigures[][]): Row {
+  const byStart = (name: keyof Figures) => starts.map((rounds) => median(rounds.map((round) => round[name])));
+  const middle = (name: keyof Figures): number | null => median(byStart(name));
+  const rounds = starts.flat();
   return {
     peer,
     scenario: scenario.name,
     bytes: scenario.byteLength,
     inFlight: scenario.inFlight,
     clients: scenario.clients,
-    mode: scenario.echo ? "echo" : scenario.pauseMs > 0 ? "parked" : "hot",
+    mode: modeOf(scenario),
     cores,
+    starts: starts.length,
     rounds: rounds.length,
     calls: sum(rounds.map((round) => round.calls)),
+    p50UsByStart: byStart("p50Us"),
     p50Us: middle("p50Us"),
     meanUs: middle("meanUs"),
     p99Us: middle("p99Us"),
@@ -93,8 +109,16 @@ export function rowOf(peer: PeerName, scenario: Scenario, cores: string, rounds:
     callsPerSecond: middle("callsPerSecond"),
     megabytesPerSecond: middle("megabytesPerSecond"),
     cpuUsPerCall: middle("cpuUsPerCall"),
+    clientCpuUsPerCall: middle("clientCpuUsPerCall"),
+    serverCpuUsPerCall: middle("serverCpuUsPerCall"),
     heapBytesPerCall: middle("heapBytesPerCall"),
   };
+}
+
+function modeOf({ echo, pauseMs, coldCalls }: Scenario): Row["mode"] {
+  if (echo) return "echo";
+  if (pauseMs === 0) return "hot";
+  return coldCalls === null ? "parked" : "parked-cold";
 }
 
 /** How many times the first peer is faster than the second, by a figure; null if either has none. */

@@ -14,6 +14,8 @@ export interface Scenario {
   /** The server hands the request's bytes back without looking at them, so that the call is all that is timed. */
   readonly echo: boolean;
   readonly pauseMs: number;
+  /** The first calls of fresh processes, so many, without a warm-up; null: what comes after one. */
+  readonly coldCalls: number | null;
   readonly placement: Placement;
   /** Client processes. */
   readonly clients: number;
@@ -21,6 +23,8 @@ export interface Scenario {
 
 export interface Pace {
   readonly rounds: number;
+  /** In place of them, starts of cold processes. */
+  readonly coldStarts: number;
   /** Before a scenario's first round, without pauses. */
   readonly firstWarmUpMs: number;
   /** Before each round. */
@@ -36,11 +40,12 @@ const kib = 1024;
 const mib = 1024 * kib;
 /** Long enough for every peer to go to sleep. */
 const parkMs = 2;
+const coldCalls = 1_000;
 
 export const paces = {
-  full: { rounds: 5, firstWarmUpMs: 1_000, warmUpMs: 100, durationMs: 1_000, reuseProcesses: false },
-  quick: { rounds: 2, firstWarmUpMs: 150, warmUpMs: 50, durationMs: 200, reuseProcesses: true },
-  smoke: { rounds: 1, firstWarmUpMs: 20, warmUpMs: 20, durationMs: 100, reuseProcesses: true },
+  full: { rounds: 5, coldStarts: 3, firstWarmUpMs: 1_000, warmUpMs: 100, durationMs: 1_000, reuseProcesses: false },
+  quick: { rounds: 2, coldStarts: 2, firstWarmUpMs: 150, warmUpMs: 50, durationMs: 200, reuseProcesses: true },
+  smoke: { rounds: 1, coldStarts: 1, firstWarmUpMs: 20, warmUpMs: 20, durationMs: 100, reuseProcesses: true },
 } satisfies Record<string, Pace>;
 
 const echoes = [echo(64), echo(mib), echo(16 * mib), echo(64 * mib)];
@@ -54,8 +59,35 @@ export const scenarios: readonly Scenario[] = [
   hot(64, 1, "one"),
   hot(64, 64, "one"),
   parked(64, "one"),
+  parkedCold(64, "two"),
+  parkedCold(64, "one"),
   hot(64, 1, "shared", 4),
   hot(64, 16, "shared", 4),
+];
+
+/** With the native peers, whose payloads are of up to 64 KiB. */
+export const nativeScenarios: readonly Scenario[] = [64, 4 * kib, 64 * kib].flatMap((byteLength) =>
+  (["two", "one"] as const).flatMap((placement) => [
+    hot(byteLength, 1, placement),
+    hot(byteLength, 64, placement),
+    parked(byteLength, placement),
+    parkedCold(byteLength, placement),
+  ]),
+);
+
+export const quickNativeScenarios: readonly Scenario[] = [
+  hot(64, 1),
+  hot(64, 64),
+  parked(64, "two"),
+  parkedCold(64, "two"),
+  hot(64, 1, "one"),
+];
+
+export const smokeNativeScenarios: readonly Scenario[] = [
+  hot(0, 1, "shared"),
+  hot(1_001, 16, "shared"),
+  hot(64 * kib, 64, "shared"),
+  { ...parkedCold(1_001, "shared"), coldCalls: 20 },
 ];
 
 /** The scenarios that the bars are about. */
@@ -76,46 +108,30 @@ export const smokeScenarios: readonly Scenario[] = [
   hot(1_001, 16, "shared"),
   hot(mib + 13, 4, "shared"),
   { ...echo(mib), placement: "shared" },
+  { ...parkedCold(1_001, "shared"), coldCalls: 20 },
 ];
 
 function hot(byteLength: number, inFlight: number, placement: Placement = "two", clients = 1): Scenario {
-  return {
-    name: nameOf("hot", byteLength, inFlight, placement, clients),
-    byteLength,
-    inFlight,
-    echo: false,
-    pauseMs: 0,
-    placement,
-    clients,
-  };
+  const name = nameOf("hot", byteLength, inFlight, placement, clients);
+  return { name, byteLength, inFlight, echo: false, pauseMs: 0, coldCalls: null, placement, clients };
 }
 
 function parked(byteLength: number, placement: Placement): Scenario {
-  return {
-    name: nameOf("parked", byteLength, 1, placement, 1),
-    byteLength,
-    inFlight: 1,
-    echo: false,
-    pauseMs: parkMs,
-    placement,
-    clients: 1,
-  };
+  const name = nameOf("parked", byteLength, 1, placement, 1);
+  return { ...hot(byteLength, 1, placement), name, pauseMs: parkMs };
+}
+
+function parkedCold(byteLength: number, placement: Placement): Scenario {
+  const name = nameOf("parked-cold", byteLength, 1, placement, 1);
+  return { ...parked(byteLength, placement), name, coldCalls };
 }
 
 function echo(byteLength: number): Scenario {
-  return {
-    name: nameOf("echo", byteLength, 1, "two", 1),
-    byteLength,
-    inFlight: 1,
-    echo: true,
-    pauseMs: 0,
-    placement: "two",
-    clients: 1,
-  };
+  return { ...hot(byteLength, 1), name: nameOf("echo", byteLength, 1, "two", 1), echo: true };
 }
 
 function nameOf(
-  mode: "hot" | "parked" | "echo",
+  mode: "hot" | "parked" | "parked-cold" | "echo",
   byteLength: number,
   inFlight: number,
   placement: Placement,

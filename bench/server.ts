@@ -1,12 +1,13 @@
-/** A server's process: `server.js PEER PATH`. */
+/** A server's process: `server.js PEER PATH WAIT_MS`. */
+import { setTimeout as sleep } from "node:timers/promises";
 import { createAnswer } from "./answer.js";
 import { fail, runChild, send } from "./child.js";
-import { loadPeer, type PeerName } from "./peers/peer.js";
+import { loadPeer, type Answer, type Handler, type NodePeerName } from "./peers/peer.js";
 
-runChild(async ([name, path]) => {
-  const peer = await loadPeer(name as PeerName);
+runChild(async ([name, path, waitMs]) => {
+  const peer = await loadPeer(name as NodePeerName);
   const answer = createAnswer();
-  const server = await peer.startServer(path, (request) => {
+  const orFail: Answer = (request) => {
     try {
       return answer(request);
     } catch (error) {
@@ -14,7 +15,8 @@ runChild(async ([name, path]) => {
       fail(error);
       throw error;
     }
-  });
+  };
+  const server = await peer.startServer(path, waitMs === "0" ? orFail : waiting(orFail, Number(waitMs)));
   return async (message) => {
     if (message.type === "usage") {
       const { user, system } = process.cpuUsage();
@@ -25,3 +27,11 @@ runChild(async ([name, path]) => {
     }
   };
 });
+
+function waiting(answer: Answer, waitMs: number): Handler {
+  return async (request) => {
+    const reply = answer(request);
+    await sleep(waitMs);
+    return reply;
+  };
+}

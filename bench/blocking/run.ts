@@ -4,7 +4,7 @@
  */
 import { join } from "node:path";
 import type { Verdict } from "../bars.js";
-import { Child, startTimeoutMs } from "../cast.js";
+import { Child, nodeProgram, startTimeoutMs } from "../child-process.js";
 import type { Cores } from "../machine.js";
 import { median, percentile } from "../measure.js";
 import { micros } from "../report.js";
@@ -34,7 +34,7 @@ export async function runBlocking(
   const path = join(directory, "blocking.sock");
   const started: Child[] = [];
   const start = async (role: "server" | "client" | "blocking/client", args: string[], core: string | null) => {
-    const child = new Child(role, ["isthmus", path, ...args], core);
+    const child = new Child(nodeProgram(role, ["isthmus", path, ...args]), core);
     started.push(child);
     await child.next("ready", startTimeoutMs);
     return child;
@@ -46,7 +46,7 @@ export async function runBlocking(
       blocking: await start("blocking/client", ["1"], cores.client),
     };
     const run = async (client: BlockingClientName, byteLength: number, ms: number) => {
-      const load = { byteLength, inFlight: 1, echo: false, pauseMs: 0, durationMs: ms };
+      const load = { byteLength, inFlight: 1, echo: false, pauseMs: 0, callsMax: null, durationMs: ms };
       return (await clients[client].ask({ type: "run", load }, "stretch", ms + graceMs)).stretch;
     };
     const rows: BlockingRow[] = [];

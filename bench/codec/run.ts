@@ -2,7 +2,7 @@
  * Measures codecs: each contestant in a process of its own, with all shapes, one at a time. Their stretches are
  * interleaved, A B C A B C, so what disturbs the machine disturbs all alike.
  */
-import { Child, PeerFailure, PeerSkipped, startTimeoutMs } from "../cast.js";
+import { Child, nodeProgram, PeerFailure, PeerSkipped, startTimeoutMs } from "../child-process.js";
 import type { Cores } from "../machine.js";
 import { median } from "../measure.js";
 import { codecNames, kinds, type CodecName, type CodecRow, type Kind } from "./rows.js";
@@ -72,7 +72,7 @@ export async function runCodecs(pace: CodecPace, cores: Cores): Promise<CodecRow
 }
 
 async function enter(codec: CodecName, core: string | null): Promise<Player> {
-  const player: Player = { codec, child: new Child("codec/contestant", [codec], core), rows: new Map() };
+  const player: Player = { codec, child: new Child(nodeProgram("codec/contestant", [codec]), core), rows: new Map() };
   try {
     await player.child!.next("ready", startTimeoutMs);
     const { answer } = await player.child!.ask({ type: "codec", task: { do: "prepare" } }, "codec", graceMs);

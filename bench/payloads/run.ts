@@ -1,7 +1,7 @@
 /** Measures what large payloads cost: loaned ones against small ones, and heap ones against a plain copy. */
 import { join } from "node:path";
 import type { Verdict } from "../bars.js";
-import { Child, startTimeoutMs } from "../cast.js";
+import { Child, nodeProgram, startTimeoutMs } from "../child-process.js";
 import type { Cores } from "../machine.js";
 import type { PayloadResults } from "./task.js";
 
@@ -21,11 +21,11 @@ const timeoutMs = 300_000;
 /** Rejects if a process breaks, or a payload is not what was sent. */
 export async function runPayloads(pace: PayloadPace, cores: Cores, directory: string): Promise<PayloadResults> {
   const path = join(directory, "payloads.sock");
-  const server = new Child("payloads/server", [path], cores.server);
+  const server = new Child(nodeProgram("payloads/server", [path]), cores.server);
   let client: Child | undefined;
   try {
     await server.next("ready", startTimeoutMs);
-    client = new Child("payloads/client", [path], cores.client);
+    client = new Child(nodeProgram("payloads/client", [path]), cores.client);
     await client.next("ready", startTimeoutMs);
     const { results } = await client.ask({ type: "payloads", ...pace }, "payloads", timeoutMs);
     return results;

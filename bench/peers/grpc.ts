@@ -8,33 +8,43 @@ import {
   Server,
   ServerCredentials,
   credentials,
+  type MethodDefinition,
   type ServiceDefinition,
   type handleUnaryCall,
 } from "@grpc/grpc-js";
 import { addGrpcService, createIsthmusChannel } from "../../src/grpc-js/index.js";
 import { createIsthmusServer } from "../../src/index.js";
-import { EchoService, PayloadSchema, type Payload } from "../proto/bench_pb.js";
-import { messageBytesMax, type Answer, type Connection, type Peer } from "./peer.js";
+import { EchoService, LineService, PayloadSchema, type Payload } from "../proto/bench_pb.js";
+import { messageBytesMax, type Connection, type Handler, type Peer } from "./peer.js";
 
 const path = `/${EchoService.typeName}/${EchoService.method.echo.name}`;
 
 /** The flow-control window is raised as for Connect: with 64 KiB, large messages wait for a round trip per window. */
-const options = {
+export const grpcOptions = {
   "grpc.max_send_message_length": messageBytesMax,
   "grpc.max_receive_message_length": messageBytesMax,
   "grpc-node.flow_control_window": 16 << 20,
+  // Clients of one process would share a connection.
+  "grpc.use_local_subchannel_pool": 1,
+};
+
+const serialization = {
+  requestSerialize: serialize,
+  requestDeserialize: deserialize,
+  responseSerialize: serialize,
+  responseDeserialize: deserialize,
 };
 
 const definition: ServiceDefinition = {
-  echo: {
-    path,
-    requestStream: false,
-    responseStream: false,
-    requestSerialize: serialize,
-    requestDeserialize: deserialize,
-    responseSerialize: serialize,
-    responseDeserialize: deserialize,
-  },
+  echo: { path, requestStream: false, responseStream: false, ...serialization },
+};
+
+/** What the lines of the services' part use. */
+export const gatherDefinition: MethodDefinition<Payload, Payload> = {
+  path: `/${LineService.typeName}/${LineService.method.gather.name}`,
+  requestStream: true,
+  responseStream: false,
+  ...serialization,
 };
 
 export const grpc: Peer = {
@@ -42,13 +52,9 @@ export const grpc: Peer = {
   servesInClient: false,
 
   async startServer(socketPath, answer) {
-    const server = new Server(options);
+    const server = new Server(grpcOptions);
     server.addService(definition, { echo: handlerOf(answer) });
-    await new Promise<void>((resolve, reject) => {
-      server.bindAsync(`unix:${socketPath}`, ServerCredentials.createInsecure(), (error) =>
-        error ? reject(error) : resolve(),
-      );
-    });
+    await listen(server, socketPath);
     return {
       close: () => {
         server.forceShutdown();
@@ -58,10 +64,8 @@ export const grpc: Peer = {
   },
 
   async connect(socketPath) {
-    const client = new Client(`unix:${socketPath}`, credentials.createInsecure(), options);
-    await new Promise<void>((resolve, reject) => {
-      client.waitForReady(Date.now() + 10_000, (error) => (error ? reject(error) : resolve()));
-    });
+    const client = new Client(`unix:${socketPath}`, credentials.createInsecure(), grpcOptions);
+    await ready(client);
     return connectionOf(client);
   },
 };
@@ -85,16 +89,31 @@ export const isthmusGrpc: Peer = {
   },
 };
 
-function handlerOf(answer: Answer): handleUnaryCall<Payload, Payload> {
+export function listen(server: Server, socketPath: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.bindAsync(`unix:${socketPath}`, ServerCredentials.createInsecure(), (error) =>
+      error ? reject(error) : resolve(),
+    );
+  });
+}
+
+export function ready(client: Client): Promise<void> {
+  return new Promise((resolve, reject) => {
+    client.waitForReady(Date.now() + 10_000, (error) => (error ? reject(error) : resolve()));
+  });
+}
+
+function handlerOf(answer: Handler): handleUnaryCall<Payload, Payload> {
   return (call, callback) => {
-    let reply: Payload;
+    let reply: Payload | Promise<Payload>;
     try {
       reply = answer(call.request);
     } catch (error) {
       callback(error as Error);
       return;
     }
-    callback(null, reply);
+    if (reply instanceof Promise) reply.then((late) => callback(null, late), callback);
+    else callback(null, reply);
   };
 }
 

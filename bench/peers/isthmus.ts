@@ -7,7 +7,7 @@ import { createClient, type ConnectRouter } from "@connectrpc/connect";
 import { createIsthmusServer, createIsthmusTransport, loan, release, type CommonOptions } from "../../src/index.js";
 import { EchoService, type Payload } from "../proto/bench_pb.js";
 import { createPassthroughCodec } from "./passthrough.js";
-import type { Peer, PeerName } from "./peer.js";
+import type { Peer, NodePeerName } from "./peer.js";
 
 export const isthmus: Peer = createPeer("isthmus", {});
 export const isthmusLoans: Peer = createPeer("isthmus-loans", { leases: "scoped" });
@@ -20,7 +20,7 @@ export const isthmusOneWorker: Peer = createWorkersPeer("isthmus-1-worker", 1);
 export const isthmusFourWorkers: Peer = createWorkersPeer("isthmus-4-workers", 4);
 
 /** The server spreads its connections over threads. */
-function createWorkersPeer(name: PeerName, count: number): Peer {
+function createWorkersPeer(name: NodePeerName, count: number): Peer {
   return {
     ...createPeer(name, {}),
     async startServer(path) {
@@ -35,7 +35,7 @@ function createWorkersPeer(name: PeerName, count: number): Peer {
 }
 
 /** Nothing but shared memory, unless `own` says otherwise: another carrier would measure something else. */
-function createPeer(name: PeerName, own: CommonOptions): Peer {
+function createPeer(name: NodePeerName, own: CommonOptions): Peer {
   const options: CommonOptions = { carrier: "shm", ...own };
   return {
     name,

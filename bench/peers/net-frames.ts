@@ -1,7 +1,7 @@
 /**
  * Frames on a stream socket, with as few copies and system calls as plain Node allows.
  *
- * Reading: into one static buffer, so nothing is allocated per read; a frame that arrived whole is handed out where it
+ * Reading: into one static buffer of the process, so nothing is allocated per read or connection; a frame that arrived whole is handed out where it
  * lies. A frame that did not is put together in one reused buffer of its size, and the socket reads the rest of a large
  * one straight into it. There are two such buffers, because the microtasks that read a frame run after the read's
  * callback, when the next frame may have begun.
@@ -27,11 +27,13 @@ const stagingBytes = 128 * 1024;
 
 export type OnFrame = (id: bigint, data: Uint8Array) => void;
 
+/** What a read has put here is taken before the next read begins, of whichever socket. */
+const chunk = Buffer.allocUnsafeSlow(chunkBytes);
+
 /** Cuts what a socket receives into frames. */
 export class FrameReader {
   readonly #onFrame: OnFrame;
   readonly #dataBytesMax: number;
-  readonly #chunk = Buffer.allocUnsafeSlow(chunkBytes);
   readonly #header = Buffer.allocUnsafeSlow(headerBytes);
   /** Bytes of an unfinished header; 0 within data. */
   #headerFilled = 0;
@@ -49,13 +51,13 @@ export class FrameReader {
   /** Where the next read goes. */
   target(): Buffer {
     const partial = this.#partial;
-    if (partial === null || partial.length - this.#partialFilled < directBytesMin) return this.#chunk;
+    if (partial === null || partial.length - this.#partialFilled < directBytesMin) return chunk;
     return partial.subarray(this.#partialFilled);
   }
 
   /** `byteLength` bytes were read into what `target` gave before, which is `bytes`. */
   received(byteLength: number, bytes: Buffer): void {
-    if (bytes !== this.#chunk) {
+    if (bytes !== chunk) {
       this.#partialFilled += byteLength;
       this.#finishPartial();
       return;

@@ -1,8 +1,8 @@
 /** What a peer of the benchmark offers: a server that answers, a client that calls. */
 import type { Payload } from "../proto/bench_pb.js";
 
-/** The names of the peers, in the order of the reports and of the rounds. */
-export const peerNames = [
+/** The names of the peers, in the order of the reports and of the rounds: those in Node, then the native ones. */
+export const nodePeerNames = [
   "isthmus",
   "isthmus-loans",
   "isthmus-passthrough",
@@ -16,10 +16,39 @@ export const peerNames = [
   "zeromq",
   "worker",
 ] as const;
+export type NodePeerName = (typeof nodePeerNames)[number];
+
+/** In C over shared memory, and in Go: `native/`. */
+export const nativePeerNames = [
+  "c-spin",
+  "c-futex",
+  "c-eventfd",
+  "grpc-go",
+  "grpc-go-tuned",
+  "shmipc-go",
+  "shmipc-go-tuned",
+] as const;
+export type NativePeerName = (typeof nativePeerNames)[number];
+
+export const peerNames = [...nodePeerNames, ...nativePeerNames] as const;
 export type PeerName = (typeof peerNames)[number];
 
+export function isNative(name: PeerName): name is NativePeerName {
+  return (nativePeerNames as readonly string[]).includes(name);
+}
+
+/** The largest payload of native peers. */
+const nativeBytesMax = 64 << 10;
+
+/** Whether a peer can take part in a scenario. */
+export function canPlay(name: PeerName, scenario: { byteLength: number; echo: boolean; clients: number }): boolean {
+  if (needsClients(name)) return scenario.clients > 1;
+  if (isNative(name)) return scenario.byteLength <= nativeBytesMax && !scenario.echo && scenario.clients === 1;
+  return true;
+}
+
 /** Whether a peer is about servers with several clients, and left out where there is one. */
-export function needsClients(name: PeerName): boolean {
+function needsClients(name: PeerName): boolean {
   return name.endsWith("-worker") || name.endsWith("-workers");
 }
 
@@ -29,12 +58,15 @@ export function needsClients(name: PeerName): boolean {
  */
 export type Answer = (request: Payload) => Payload;
 
+/** An answer that may have to be waited for. The request's data is read before the handler returns. */
+export type Handler = (request: Payload) => Payload | Promise<Payload>;
+
 export interface Peer {
-  readonly name: PeerName;
+  readonly name: NodePeerName;
   /** True if the server is a thread of the client's own process; then `startServer` is not called. */
   readonly servesInClient: boolean;
   /** @param path where the Unix socket goes. Resolves when clients may connect. */
-  startServer(path: string, answer: Answer): Promise<Closable>;
+  startServer(path: string, answer: Handler): Promise<Closable>;
   /** Resolves when calls may be made. */
   connect(path: string): Promise<Connection>;
 }
@@ -66,7 +98,7 @@ export class PeerUnavailable extends Error {
 export const messageBytesMax = 65 << 20;
 
 /** Loads one peer only, so that a process carries no code of another. */
-export async function loadPeer(name: PeerName): Promise<Peer> {
+export async function loadPeer(name: NodePeerName): Promise<Peer> {
   switch (name) {
     case "isthmus":
       return (await import("./isthmus.js")).isthmus;

@@ -16,7 +16,8 @@ export const zeromq: Peer = {
     await router.bind(`ipc://${path}`);
     const serving = (async () => {
       for await (const [identity, id, data] of router) {
-        const reply = answer({ $typeName: "isthmus.bench.Payload", id: id.readBigUInt64LE(0), data });
+        const answered = answer({ $typeName: "isthmus.bench.Payload", id: id.readBigUInt64LE(0), data });
+        const reply = answered instanceof Promise ? await answered : answered;
         await router.send([identity, idFrame(reply.id), reply.data]);
       }
     })();

@@ -10,7 +10,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file bench/proto/bench.proto.
  */
 export const file_bench_proto_bench: GenFile = /*@__PURE__*/
-  fileDesc("ChdiZW5jaC9wcm90by9iZW5jaC5wcm90bxINaXN0aG11cy5iZW5jaCJVCgtGZWVkUmVxdWVzdBIQCghtZXNzYWdlcxgBIAEoDRINCgVieXRlcxgCIAEoDRIlCgZzb3VyY2UYAyABKA4yFS5pc3RobXVzLmJlbmNoLlNvdXJjZSIjCgdQYXlsb2FkEgoKAmlkGAEgASgEEgwKBGRhdGEYAiABKAwqSAoGU291cmNlEhYKElNPVVJDRV9VTlNQRUNJRklFRBAAEhMKD1NPVVJDRV9QUkVQQVJFRBABEhEKDVNPVVJDRV9MT0FORUQQAjJFCgtFY2hvU2VydmljZRI2CgRFY2hvEhYuaXN0aG11cy5iZW5jaC5QYXlsb2FkGhYuaXN0aG11cy5iZW5jaC5QYXlsb2FkMksKC0ZlZWRTZXJ2aWNlEjwKBEZlZWQSGi5pc3RobXVzLmJlbmNoLkZlZWRSZXF1ZXN0GhYuaXN0aG11cy5iZW5jaC5QYXlsb2FkMAFiBnByb3RvMw");
+  fileDesc("ChdiZW5jaC9wcm90by9iZW5jaC5wcm90bxINaXN0aG11cy5iZW5jaCJVCgtGZWVkUmVxdWVzdBIQCghtZXNzYWdlcxgBIAEoDRINCgVieXRlcxgCIAEoDRIlCgZzb3VyY2UYAyABKA4yFS5pc3RobXVzLmJlbmNoLlNvdXJjZSIjCgdQYXlsb2FkEgoKAmlkGAEgASgEEgwKBGRhdGEYAiABKAwqSAoGU291cmNlEhYKElNPVVJDRV9VTlNQRUNJRklFRBAAEhMKD1NPVVJDRV9QUkVQQVJFRBABEhEKDVNPVVJDRV9MT0FORUQQAjJFCgtFY2hvU2VydmljZRI2CgRFY2hvEhYuaXN0aG11cy5iZW5jaC5QYXlsb2FkGhYuaXN0aG11cy5iZW5jaC5QYXlsb2FkMksKC0ZlZWRTZXJ2aWNlEjwKBEZlZWQSGi5pc3RobXVzLmJlbmNoLkZlZWRSZXF1ZXN0GhYuaXN0aG11cy5iZW5jaC5QYXlsb2FkMAEySQoLTGluZVNlcnZpY2USOgoGR2F0aGVyEhYuaXN0aG11cy5iZW5jaC5QYXlsb2FkGhYuaXN0aG11cy5iZW5jaC5QYXlsb2FkKAFiBnByb3RvMw");
 
 /**
  * @generated from message isthmus.bench.FeedRequest
@@ -135,4 +135,23 @@ export const FeedService: GenService<{
   },
 }> = /*@__PURE__*/
   serviceDesc(file_bench_proto_bench, 1);
+
+/**
+ * What the services' part measures with lines.
+ *
+ * @generated from service isthmus.bench.LineService
+ */
+export const LineService: GenService<{
+  /**
+   * Takes lines, and answers with how many came as the id.
+   *
+   * @generated from rpc isthmus.bench.LineService.Gather
+   */
+  gather: {
+    methodKind: "client_streaming";
+    input: typeof PayloadSchema;
+    output: typeof PayloadSchema;
+  },
+}> = /*@__PURE__*/
+  serviceDesc(file_bench_proto_bench, 2);
 

@@ -4,7 +4,7 @@
  */
 import { join } from "node:path";
 import type { Verdict } from "../bars.js";
-import { Child, startTimeoutMs } from "../cast.js";
+import { Child, nodeProgram, startTimeoutMs } from "../child-process.js";
 import type { Cores } from "../machine.js";
 import { median } from "../measure.js";
 import { Source } from "../proto/bench_pb.js";
@@ -77,7 +77,7 @@ export async function runStreams(
 ): Promise<StreamResults> {
   const started: Child[] = [];
   const start = async (role: "streams/server" | "streams/client", peer: StreamPeerName, core: string | null) => {
-    const child = new Child(role, [peer, join(directory, `streams-${peer}.sock`)], core);
+    const child = new Child(nodeProgram(role, [peer, join(directory, `streams-${peer}.sock`)]), core);
     started.push(child);
     await child.next("ready", startTimeoutMs);
     return child;
