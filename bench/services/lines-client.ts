@@ -1,8 +1,7 @@
 /** Producers that write a line every so often, each to a stream of its own: `lines-client.js PEER PATH`. */
 import { setInterval as every } from "node:timers/promises";
-import { createClient } from "@connectrpc/connect";
 import { Client, credentials } from "@grpc/grpc-js";
-import { createIsthmusTransport } from "../../src/index.js";
+import { createClient, createIsthmusTransport } from "../../src/index.js";
 import { runChild, send } from "../child.js";
 import { PayloadMismatch, PayloadPattern } from "../payload.js";
 import { gatherDefinition, grpcOptions, ready } from "../peers/grpc.js";
