@@ -23,6 +23,7 @@ export type {
   TransportStats,
 } from "./connect/types/client.js";
 export type { CorsOptions, HttpServerOptions, HttpTransportOptions } from "./connect/types/http.js";
+export { createClient } from "./connect/client/create-client.js";
 export { createBlockingClient } from "./connect/client/blocking.js";
 export { waitForReady } from "./connect/client/dialer.js";
 export type { KeepAliveOptions } from "./rpc/keepalive.js";

@@ -174,6 +174,7 @@ class BlockingCaller {
         timeoutMs: timeoutMs === undefined ? undefined : Math.max(deadline - nowMs(), 1),
         signal: timeoutMs === undefined ? undefined : this.givingUp.signal,
         contextValues: undefined,
+        wantsMessage: false,
       };
       connection.start(request, outcome.resolve, outcome.reject);
       if (!driver.serve(outcome, deadline)) this.abandon(connection);
@@ -271,9 +272,9 @@ class Outcome {
   settled = false;
   response: UnaryResponse | undefined;
   error: ConnectError | undefined;
-  readonly resolve = (response: UnaryResponse) => {
+  readonly resolve = (response: unknown) => {
     this.settled = true;
-    this.response = response;
+    this.response = response as UnaryResponse;
   };
   readonly reject = (error: ConnectError) => {
     this.settled = true;

@@ -104,7 +104,7 @@ function startedWith<Input>(
   { header, signal, contextValues }: UnaryRequest | StreamRequest,
   timeoutMs: number | undefined,
 ): CallRequest<Input> {
-  return { method, input, header, timeoutMs, signal, contextValues };
+  return { method, input, header, timeoutMs, signal, contextValues, wantsMessage: false };
 }
 
 function requestOf(

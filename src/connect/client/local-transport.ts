@@ -6,7 +6,7 @@ import type {
   DescMethodUnary,
   MessageInitShape,
 } from "@bufbuild/protobuf";
-import type { ContextValues, Interceptor, StreamResponse, UnaryResponse } from "@connectrpc/connect";
+import type { ContextValues, Interceptor, StreamResponse, Transport, UnaryResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Address } from "../../carrier/address.js";
 import { formatAddress } from "../../carrier/address.js";
@@ -39,14 +39,22 @@ import type {
   TransportStats,
 } from "../types/client.js";
 
+/** A method of a client. Its `ClientMethod` is looked up once. */
+export interface CalledMethod {
+  readonly descriptor: DescMethodUnary;
+  /** Set by the first call: only methods that are called count against the transport's limit. */
+  clientMethod: ClientMethod | undefined;
+}
+
 export class LocalTransport implements AddressedTransport, LoanOwner {
+  readonly #isLocal = true;
   private readonly options: IsthmusTransportOptions;
   private readonly address: string;
   private readonly interceptors: readonly Interceptor[];
   private readonly lifetime: LeaseLifetime;
   private readonly methods = new Map<DescMethod, ClientMethod>();
   private readonly connectionManager: ConnectionManager;
-  private readonly startCall: Start<unknown, UnaryResponse> = (request) => this.call(request);
+  private readonly startCall: Start<unknown, UnaryResponse> = (request) => this.call(request) as Promise<UnaryResponse>;
   private readonly startStream: Start<AsyncIterator<unknown>, StreamResponse> = (request) => this.openStream(request);
 
   constructor(options: IsthmusTransportOptions, address: Address) {
@@ -56,6 +64,11 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     this.interceptors = options.interceptors ?? [];
     this.lifetime = lifetimeOf(options);
     this.connectionManager = new ConnectionManager(this, options, address, limits);
+  }
+
+  /** Whether `transport` is one of these, and neither an object that inherits from one nor a proxy of one. */
+  static isLocal(transport: Transport): transport is LocalTransport {
+    return transport instanceof LocalTransport && #isLocal in transport;
   }
 
   async [LOAN](byteLength: number, makeSignal: () => AbortSignal): Promise<Uint8Array> {
@@ -97,7 +110,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
   ): Promise<UnaryResponse<I, O>> {
     try {
       const timeout = callTimeout(timeoutMs, this.options.defaultTimeoutMs);
-      const clientMethod = this.methods.get(method) ?? this.addMethod(method);
+      const clientMethod = this.clientMethod(method);
       const own = signal === undefined ? undefined : ownSignal(signal);
       const response =
         this.interceptors.length === 0
@@ -108,6 +121,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
               timeoutMs: timeout,
               signal: own,
               contextValues,
+              wantsMessage: false,
             })
           : callIntercepted(this.interceptors, this.startCall, {
               method: clientMethod,
@@ -116,8 +130,46 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
               timeoutMs: timeout,
               signal: own,
               contextValues,
+              wantsMessage: false,
             });
       return response as Promise<UnaryResponse<I, O>>;
+    } catch (error) {
+      return Promise.reject(connectErrorOf(error, Code.Internal));
+    }
+  }
+
+  /** Whether `unaryMessage` does what `unary` would: there are no interceptors, and nobody has wrapped `unary`. */
+  get hasPlainUnary(): boolean {
+    return this.interceptors.length === 0 && this.unary === plainUnary;
+  }
+
+  /** Calls as `unary` does if `hasPlainUnary`, but resolves with the message. Does not throw. */
+  // eslint-disable-next-line @typescript-eslint/max-params -- as `unary`
+  unaryMessage(
+    called: CalledMethod,
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+    header: HeadersInit | undefined,
+    input: unknown,
+    contextValues: ContextValues | undefined,
+  ): Promise<unknown> {
+    try {
+      const timeout = callTimeout(timeoutMs, this.options.defaultTimeoutMs);
+      const method = (called.clientMethod ??= this.clientMethod(called.descriptor));
+      const own = signal === undefined ? undefined : ownSignal(signal);
+      const hasOwnCodec = this.options.codec === undefined;
+      const result = this.call({
+        method,
+        input,
+        header: header === undefined ? undefined : new Headers(header),
+        timeoutMs: timeout,
+        signal: own,
+        contextValues,
+        wantsMessage: hasOwnCodec,
+      });
+      // Resolving with a message reads its property `then`. If that is the user's code, it must not run in our loop
+      // (CONTEXT-2).
+      return hasOwnCodec ? result : (result as Promise<UnaryResponse>).then(messageOf);
     } catch (error) {
       return Promise.reject(connectErrorOf(error, Code.Internal));
     }
@@ -134,7 +186,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
   ): Promise<StreamResponse<I, O>> {
     try {
       const timeout = callTimeout(timeoutMs, this.options.defaultTimeoutMs);
-      const clientMethod = this.methods.get(method) ?? this.addMethod(method);
+      const clientMethod = this.clientMethod(method);
       const own = signal === undefined ? undefined : ownSignal(signal);
       const headers = header === undefined ? undefined : new Headers(header);
       const request: StreamCallRequest = {
@@ -144,6 +196,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
         timeoutMs: timeout,
         signal: own,
         contextValues,
+        wantsMessage: false,
       };
       const response =
         this.interceptors.length === 0
@@ -180,6 +233,10 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     return this.close();
   }
 
+  private clientMethod(method: DescMethod): ClientMethod {
+    return this.methods.get(method) ?? this.addMethod(method);
+  }
+
   private addMethod(method: DescMethod): ClientMethod {
     const codec = codecOf(this.options);
     const path = methodPath(method);
@@ -202,7 +259,8 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     return added;
   }
 
-  private call(request: CallRequest): Promise<UnaryResponse> {
+  /** Resolves as `ClientConnection.call` does. */
+  private call(request: CallRequest): Promise<unknown> {
     const { ready } = this.connectionManager;
     if (ready === undefined) return this.callOnceConnected(request);
     // A call that has to wait may come back. Others make no further promise.
@@ -210,12 +268,12 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
   }
 
   /** LEAVE-2: a connection that goes away does not take the calls that wait for a slot. */
-  private readonly callAgain = (error: unknown): Promise<UnaryResponse> => {
+  private readonly callAgain = (error: unknown): Promise<unknown> => {
     if (error instanceof NotTaken) return this.call(error.request as CallRequest);
     throw error;
   };
 
-  private async callOnceConnected(request: CallRequest): Promise<UnaryResponse> {
+  private async callOnceConnected(request: CallRequest): Promise<unknown> {
     const { connection, leftMs } = await this.connectionFor(request);
     return connection.call(withTimeout(request, leftMs)).catch(this.callAgain);
   }
@@ -245,3 +303,7 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
     return this.connectionManager.connection(boundedTimeout(timeoutMs), signal, contextValues?.get(waitForReady));
   }
 }
+
+// eslint-disable-next-line @typescript-eslint/unbound-method -- it is compared, not called
+const plainUnary = LocalTransport.prototype.unary;
+const messageOf = (response: UnaryResponse): unknown => response.message;

@@ -15,6 +15,8 @@ export interface CallRequest<Input = unknown, Header = Headers> {
   readonly signal: AbortSignal | undefined;
   /** For the connection's owner, which may make the call over another connection. The connection does not read it. */
   readonly contextValues: ContextValues | undefined;
+  /** Whether a unary call resolves with the message alone, not with a response. Streams do not read it. */
+  readonly wantsMessage: boolean;
 }
 
 /** A streaming call. Its messages are pulled from an iterator. */
@@ -33,8 +35,8 @@ export class NotTaken<Input = unknown> extends Error {
 
 /** The same request with another timeout, after it has waited. */
 export function withTimeout<Input>(request: CallRequest<Input>, timeoutMs: number | undefined): CallRequest<Input> {
-  const { method, input, header, signal, contextValues } = request;
-  return { method, input, header, timeoutMs, signal, contextValues };
+  const { method, input, header, signal, contextValues, wantsMessage } = request;
+  return { method, input, header, timeoutMs, signal, contextValues, wantsMessage };
 }
 
 /** Encodes a request's headers. @throws ConnectError `ResourceExhausted` if they are too large */

@@ -19,8 +19,10 @@ export class ClientCall {
   /** Set if the call is a stream, which then handles all of its frames. */
   stream: ClientStream | undefined;
   method!: ClientMethod;
-  resolve: (response: UnaryResponse) => void = nothing;
+  /** Takes the message if `wantsMessage`, otherwise a `UnaryResult`. */
+  resolve: (result: unknown) => void = nothing;
   reject: (error: ConnectError) => void = nothing;
+  wantsMessage = false;
   timer: NodeJS.Timeout | undefined;
   signal: AbortSignal | undefined;
   onAbort: (() => void) | undefined;

@@ -7,7 +7,7 @@
  */
 import { AsyncResource } from "node:async_hooks";
 import type { DescMethodUnary } from "@bufbuild/protobuf";
-import type { StreamResponse, UnaryResponse } from "@connectrpc/connect";
+import type { StreamResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../../carrier/carrier.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
@@ -38,9 +38,9 @@ import { closeIterator } from "../stream/stream-writer.js";
 const PONGS_WAITING_MAX = 256;
 
 // All calls share one executor, so a call makes no closure.
-let newResolve: (response: UnaryResponse) => void;
+let newResolve: (result: unknown) => void;
 let newReject: (error: ConnectError | NotTaken) => void;
-const executor = (resolve: (response: UnaryResponse) => void, reject: (error: ConnectError | NotTaken) => void) => {
+const executor = (resolve: (result: unknown) => void, reject: (error: ConnectError | NotTaken) => void) => {
   newResolve = resolve;
   newReject = reject;
 };
@@ -116,10 +116,11 @@ export class ClientConnection implements FrameReceiver {
 
   /**
    * Calls a unary method. Waits for a slot if the server takes no more calls at once.
-   * @returns settles exactly once; rejects with a ConnectError, or if the call waited with `NotTaken`
+   * @returns settles exactly once: resolves with a `UnaryResponse`, or with the message if the request wants only that;
+   * rejects with a ConnectError, or if the call waited with `NotTaken`
    */
-  call(request: CallRequest): Promise<UnaryResponse> {
-    const promise = new Promise<UnaryResponse>(executor);
+  call(request: CallRequest): Promise<unknown> {
+    const promise = new Promise<unknown>(executor);
     const resolve = newResolve;
     const reject = newReject;
     newResolve = newReject = nothing;
@@ -131,7 +132,7 @@ export class ClientConnection implements FrameReceiver {
   // A function of its own, so that a call that starts at once makes no closure.
   private callLater(
     request: CallRequest,
-    resolve: (response: UnaryResponse) => void,
+    resolve: (result: unknown) => void,
     reject: (error: ConnectError | NotTaken) => void,
   ): void {
     const start = (leftMs: number | undefined) => {
@@ -146,7 +147,7 @@ export class ClientConnection implements FrameReceiver {
    * Starts a call. There must be a free slot. For callers without promises, who make one call at a time: `resolve` or
    * `reject` is called exactly once, perhaps before this returns.
    */
-  start(request: CallRequest, resolve: (response: UnaryResponse) => void, reject: (error: ConnectError) => void): void {
+  start(request: CallRequest, resolve: (result: unknown) => void, reject: (error: ConnectError) => void): void {
     const { method, header, signal } = request;
     if (this.closedBy !== undefined) return reject(lostError(this.closedBy));
     if (signal !== undefined && signal.aborted) return reject(abortError(signal));
@@ -155,6 +156,7 @@ export class ClientConnection implements FrameReceiver {
     call.method = method;
     call.resolve = resolve;
     call.reject = reject;
+    call.wantsMessage = request.wantsMessage;
     try {
       const metadata = header === undefined ? undefined : requestMetadata(header);
       if (!this.defined[method.id]) this.define(method);
@@ -316,7 +318,7 @@ export class ClientConnection implements FrameReceiver {
     if (call === undefined) return;
     if (call.stream !== undefined) return call.stream.onFinal(frame);
     if (call.reassembler !== undefined) throw new Violation("STREAM-2", "a second response to one call");
-    const metadata = takeMetadata(frame);
+    const metadata = call.wantsMessage && frame.code === 0 ? undefined : takeMetadata(frame);
     const headerLength = frame.argument;
     if (headerLength > frame.metadataLength) throw new Violation("FRAME-7", "headers reach past the metadata");
     if (frame.code === 0 && frame.messageLength > this.limits.readMaxBytes) {
@@ -335,18 +337,14 @@ export class ClientConnection implements FrameReceiver {
     let message: unknown;
     try {
       if (frame.code !== 0) {
-        return this.finish(call, decodeError(frame.code, takeFragment(frame), metadata), undefined);
+        return this.fail(call, decodeError(frame.code, takeFragment(frame), metadata));
       }
       message = decodeWhole(call.method.output, frame, this.carrier.spanSource, call.method.receivePolicy);
     } catch (error) {
       if (error instanceof Violation) throw error;
-      return this.finish(call, parseError(error, "response", call.method.path), undefined);
+      return this.fail(call, parseError(error, "response", call.method.path));
     }
-    this.finish(
-      call,
-      undefined,
-      new UnaryResult(call.method.method as DescMethodUnary, message, metadata, headerLength),
-    );
+    this.succeed(call, message, metadata, headerLength);
   }
 
   private onMessage(frame: ReceivedFrame): void {
@@ -363,19 +361,15 @@ export class ClientConnection implements FrameReceiver {
   private onWhole(call: ClientCall): void {
     // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it has just been completed
     const { bytes, received } = call.reassembler!;
-    if (call.code !== 0) return this.finish(call, decodeError(call.code, bytes, call.metadata), undefined);
+    if (call.code !== 0) return this.fail(call, decodeError(call.code, bytes, call.metadata));
     let message: unknown;
     try {
       message = received.decode(call.method.output, bytes, 0, bytes.length, true);
       call.reassembler = undefined;
     } catch (error) {
-      return this.finish(call, parseError(error, "response", call.method.path), undefined);
+      return this.fail(call, parseError(error, "response", call.method.path));
     }
-    this.finish(
-      call,
-      undefined,
-      new UnaryResult(call.method.method as DescMethodUnary, message, call.metadata, call.headerLength),
-    );
+    this.succeed(call, message, call.metadata, call.headerLength);
   }
 
   private assemble(call: ClientCall, frame: ReceivedFrame): void {
@@ -394,7 +388,7 @@ export class ClientConnection implements FrameReceiver {
     if (call === undefined) return;
     const error = new ConnectError("the server could not send all of its answer", Code.Internal);
     if (call.stream !== undefined) call.stream.onReset(error);
-    else this.finish(call, error, undefined);
+    else this.fail(call, error);
   }
 
   /** Starts no new calls, and ends the connection once the open and the queued ones are over. */
@@ -464,15 +458,22 @@ export class ClientConnection implements FrameReceiver {
     this.startingQueued = false;
   }
 
-  private finish(call: ClientCall, error: ConnectError | undefined, response: UnaryResponse | undefined): void {
-    const { resolve, reject, streamId } = call;
-    // The server refused the call, or it timed out, before it had read the whole request. The rest need not be sent.
-    if (error !== undefined) this.sendQueue.drop(streamId);
-    else if (this.sendQueue.borrows) this.sendQueue.release(streamId);
+  private succeed(call: ClientCall, message: unknown, metadata: Uint8Array | undefined, headerLength: number): void {
+    const { resolve, streamId, wantsMessage, method } = call;
+    if (this.sendQueue.borrows) this.sendQueue.release(streamId);
     this.free(call);
-    if (response !== undefined) resolve(response);
-    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a call without a response has an error
-    else reject(error!);
+    // SUBTLE: the slot may belong to the next call by now.
+    if (wantsMessage) resolve(message);
+    else resolve(new UnaryResult(method.method as DescMethodUnary, message, metadata, headerLength));
+    this.closeIfLeft();
+  }
+
+  private fail(call: ClientCall, error: ConnectError): void {
+    const { reject, streamId } = call;
+    // The server refused the call, or it timed out, before it had read the whole request. The rest need not be sent.
+    this.sendQueue.drop(streamId);
+    this.free(call);
+    reject(error);
     this.closeIfLeft();
   }
 
@@ -480,7 +481,7 @@ export class ClientConnection implements FrameReceiver {
   private onFailed({ streamId }: Outgoing, error: ConnectError): void {
     const call = this.calls.find(streamId);
     if (call?.stream !== undefined) call.stream.cancel(error);
-    else if (call !== undefined) this.finish(call, error, undefined);
+    else if (call !== undefined) this.fail(call, error);
   }
 
   /** Ends a call from this side. Tells the server unless the request has not been sent. */
@@ -490,7 +491,7 @@ export class ClientConnection implements FrameReceiver {
     if (this.sendQueue.drop(streamId) === "sent") {
       this.sendQueue.sendControl(KIND.reset, error.code, streamId, 0);
     }
-    this.finish(call, error, undefined);
+    this.fail(call, error);
   }
 }
 
