@@ -3,8 +3,15 @@
  * by the receiver; with a codec that only copies bytes, which shows what the path itself costs; and over the socket,
  * which is what remains where shared memory cannot be had.
  */
-import { createClient, type ConnectRouter } from "@connectrpc/connect";
-import { createIsthmusServer, createIsthmusTransport, loan, release, type CommonOptions } from "../../src/index.js";
+import type { ConnectRouter } from "@connectrpc/connect";
+import {
+  createClient,
+  createIsthmusServer,
+  createIsthmusTransport,
+  loan,
+  release,
+  type CommonOptions,
+} from "../../src/index.js";
 import { EchoService, type Payload } from "../proto/bench_pb.js";
 import { createPassthroughCodec } from "./passthrough.js";
 import type { Peer, PeerName } from "./peer.js";

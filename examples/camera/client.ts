@@ -4,8 +4,7 @@
  */
 import { deepStrictEqual, strictEqual } from "node:assert";
 import { createHistogram } from "node:perf_hooks";
-import { createClient } from "@connectrpc/connect";
-import { createIsthmusTransport, loan } from "../../src/index.js";
+import { createClient, createIsthmusTransport, loan } from "../../src/index.js";
 import { DetectorService } from "./camera_pb.js";
 import type { Rectangle } from "./frames.js";
 import { draw, PIXEL_BYTES, SIDE_MIN } from "./frames.js";

@@ -3,9 +3,8 @@
  * Usage: node client.js SOCKET [VECTORS]
  */
 import { ok, strictEqual } from "node:assert";
-import { createClient } from "@connectrpc/connect";
 import { typedList } from "../../src/codec/index.js";
-import { createIsthmusTransport, loan } from "../../src/index.js";
+import { createClient, createIsthmusTransport, loan } from "../../src/index.js";
 import { EmbeddingIndexService } from "./embeddings_pb.js";
 
 const [, , address, vectors = "8192"] = process.argv;

@@ -6,8 +6,7 @@ import { rejects, strictEqual } from "node:assert";
 import { createHash, randomBytes } from "node:crypto";
 import { closeSync, openSync, rmSync, writeSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { createClient } from "@connectrpc/connect";
-import { createIsthmusTransport, release } from "../../src/index.js";
+import { createClient, createIsthmusTransport, release } from "../../src/index.js";
 import { FileService } from "./file_server_pb.js";
 
 const [, , address, megabytes = "64"] = process.argv;

@@ -7,8 +7,7 @@
 import { deepStrictEqual } from "node:assert";
 import { createHistogram } from "node:perf_hooks";
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { createClient } from "@connectrpc/connect";
-import { createIsthmusTransport } from "../../src/index.js";
+import { createClient, createIsthmusTransport } from "../../src/index.js";
 import type { OrderUpdateSchema } from "./order_book_pb.js";
 import { OrderBookService, Side } from "./order_book_pb.js";
 
