@@ -1,7 +1,8 @@
 /** Part 4: kills the server while calls are pending. A new one takes its place, and the client goes on. */
 import { readdirSync, readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Code, ConnectError, createClient } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { createClient } from "../../src/index.js";
 import { startAnalytics } from "./analytics-process.js";
 import { ProbeService } from "./demo_pb.js";
 import type { DemoContext, Verdict } from "./part.js";

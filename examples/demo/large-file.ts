@@ -1,6 +1,6 @@
 /** Part 3: a large real file in one call; the other process returns its SHA-256, and sha256sum computes it too. */
 import { readFile } from "node:fs/promises";
-import { createClient } from "@connectrpc/connect";
+import { createClient } from "../../src/index.js";
 import { ProbeService } from "./demo_pb.js";
 import type { DemoContext, Verdict } from "./part.js";
 import { failed, passed } from "./part.js";

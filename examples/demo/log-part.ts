@@ -4,7 +4,7 @@
 import { stat, writeFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Client } from "@connectrpc/connect";
-import { createClient } from "@connectrpc/connect";
+import { createClient } from "../../src/index.js";
 import type { LogRequest } from "./arguments.js";
 import type { Stats } from "./demo_pb.js";
 import { AnalyticsService } from "./demo_pb.js";

@@ -1,301 +1,529 @@
-/** The package's `createClient` beside Connect's: the same calls, the same results, over every carrier. */
+/** `createClient` of Isthmus: calls end as through Connect's client, over every kind of transport. */
 import assert from "node:assert/strict";
 import { AsyncLocalStorage } from "node:async_hooks";
-import { before, describe, test } from "node:test";
-import type { Client, Transport } from "@connectrpc/connect";
+import { getEventListeners } from "node:events";
+import { before, describe, mock, test } from "node:test";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { create } from "@bufbuild/protobuf";
+import type { CallOptions, Client, Transport } from "@connectrpc/connect";
 import {
   Code,
   ConnectError,
   createClient as createConnectClient,
-  createContextKey,
   createContextValues,
+  createRouterTransport,
 } from "@connectrpc/connect";
 import type { IsthmusTransport, IsthmusTransportOptions } from "../../src/index.js";
-import { createClient, createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
-import { createProtobufCodec } from "../../src/codec/codec.js";
+import { createClient, createIsthmusServer, createIsthmusTransport, waitForReady } from "../../src/index.js";
 import { StreamService } from "../proto/streams_pb.js";
-import { EchoReplySchema, TestService } from "../proto/test_pb.js";
-import { CARRIER } from "../support/carriers.js";
-import { serveOwn } from "../support/own-routes.js";
+import { EchoReplySchema, EchoRequestSchema, TestService } from "../proto/test_pb.js";
+import { onlyWithAddon } from "../support/carriers.js";
+import { ODD_VALUES } from "../support/odd-values.js";
+import { serveSilently } from "../support/other-servers.js";
+import type { Owner } from "../support/temp.js";
 import { suiteOwner, tempSocket } from "../support/temp.js";
-import type { TestServer } from "../support/test-server.js";
-import { startServer } from "../support/test-server.js";
+import type { TestServerProcess } from "../support/test-server.js";
+import { serveInChild } from "../support/test-server.js";
+import { testRoutes } from "../support/test-service.js";
 import { FAIL_FAST, failure, waitUntil } from "../support/waiting.js";
-
-const CARRIERS = CARRIER === "shm" ? (["shm", "socket"] as const) : (["socket"] as const);
 
 type TestClient = Client<typeof TestService>;
 
-/** What became of a call, in a form that can be compared. */
-async function outcomeOf(promise: Promise<unknown>): Promise<unknown> {
+function transportTo(owner: Owner, path: string, options: Partial<IsthmusTransportOptions> = {}): IsthmusTransport {
+  const transport = createIsthmusTransport({ ...options, address: path });
+  owner.after(() => transport.close());
+  return transport;
+}
+
+/** How many unary calls of a local transport made a response object, as those of Connect's client do. */
+function countResponses(transport: IsthmusTransport): () => number {
+  const prototype = Object.getPrototypeOf(transport) as { call: (request: { wantsMessage: boolean }) => unknown };
+  const { call } = prototype;
+  let count = 0;
+  Object.defineProperty(transport, "call", {
+    value(request: { wantsMessage: boolean }) {
+      if (!request.wantsMessage) count++;
+      return call.call(this, request);
+    },
+  });
+  return () => count;
+}
+
+async function* items(...numbers: number[]) {
+  for (const number of numbers) yield await Promise.resolve({ number: BigInt(number) });
+}
+
+async function all<T>(messages: AsyncIterable<T>): Promise<T[]> {
+  const read: T[] = [];
+  for await (const message of messages) read.push(message);
+  return read;
+}
+
+/** What is visible of a call's end. Texts lose what differs between any two calls. */
+async function endOf(call: () => unknown): Promise<unknown> {
   try {
-    return { message: await promise };
+    return { message: await call() };
   } catch (error) {
-    if (!(error instanceof ConnectError)) return { thrown: error };
-    const { code, rawMessage, details, metadata } = error;
-    return { code: Code[code], rawMessage, details, metadata: [...metadata], cause: error.cause !== undefined };
+    if (!(error instanceof ConnectError)) return { thrown: String(error), name: (error as Error).constructor.name };
+    const { code, message, rawMessage, details } = error;
+    const metadata = [...error.metadata].filter(([name]) => name.startsWith("x-"));
+    const cause = error.cause instanceof Error ? `${error.cause.name}: ${error.cause.message}` : typeof error.cause;
+    return { code: Code[code], message, rawMessage, details, metadata, cause };
   }
 }
 
-const throwing = <T>(name: string): T =>
+interface Situation {
+  readonly call: (client: TestClient) => unknown;
+  /** That the situation is what its name says. */
+  readonly ends: RegExp;
+}
+
+const unreadable = (name: string) =>
   Object.defineProperty({}, name, {
     get() {
-      throw new Error(`${name} cannot be read`);
+      throw new RangeError(`${name} cannot be read`);
     },
-  }) as T;
+  }) as CallOptions;
 
-const calls: [what: string, call: (client: TestClient) => Promise<unknown>][] = [
-  ["a call", (client) => client.echo({ text: "hi", number: 5n, data: Uint8Array.of(1, 2) })],
-  ["an empty request", (client) => client.echo({})],
-  ["200 kB each way", async (client) => (await client.echo({ data: new Uint8Array(200_000).fill(3) })).data.length],
-  ["headers", (client) => client.echo({ text: "h" }, { headers: { "x-a": "1" } })],
-  ["headers as a list", (client) => client.echo({ text: "h" }, { headers: [["x-a", "1"]] })],
-  ["a header that is none", (client) => client.echo({}, { headers: { "x a": "1" } })],
-  ["an error with metadata and details", (client) => client.fail({ code: 5, message: "no", details: ["d"] })],
-  ["an error that is none of Connect's", (client) => client.fail({ message: "plain", plain: true })],
-  ["a deadline that passes", (client) => client.wait({ milliseconds: 60_000 }, { timeoutMs: 30 })],
-  ["a deadline that does not pass", (client) => client.echo({ text: "t" }, { timeoutMs: 60_000 })],
-  ["a deadline of NaN", (client) => client.echo({ text: "t" }, { timeoutMs: NaN })],
-  ["a deadline that is no number", (client) => client.echo({}, { timeoutMs: "5s" as unknown as number })],
-  ["a signal that has aborted", (client) => client.echo({}, { signal: AbortSignal.abort(new Error("mine")) })],
-  [
-    "a signal that aborts later",
-    (client) => client.wait({ milliseconds: 60_000 }, { signal: AbortSignal.timeout(20) }),
-  ],
-  ["a signal that is none", (client) => client.echo({}, { signal: {} as AbortSignal })],
-  ["a value of the wrong type", (client) => client.echo({ text: 5 as unknown as string })],
-  ["a request that is null", (client) => client.echo(null as never)],
-  ["a request that throws", (client) => client.echo(throwing("text"))],
-  ["options that throw", (client) => client.echo({ text: "o" }, throwing("signal"))],
-  ["options of null", (client) => client.echo({ text: "o" }, null as never)],
-  ["a method without a handler", (client) => client.unfinished({})],
-];
+const SITUATIONS: Readonly<Record<string, Situation>> = {
+  "an answer": { call: (client) => client.echo({ text: "a", number: 7n, data: Uint8Array.of(1) }), ends: /"a"/ },
+  "a message that is made already": {
+    call: (client) => client.echo(create(EchoRequestSchema, { text: "made" })),
+    ends: /made/,
+  },
+  "an empty answer": { call: (client) => client.echo({}), ends: /EchoReply/ },
+  "an answer of many fragments": {
+    call: async (client) => (await client.echo({ data: new Uint8Array(1_000_000).fill(7) })).data.length,
+    ends: /1000000/,
+  },
+  "options without any option": { call: (client) => client.echo({ text: "a" }, {}), ends: /"a"/ },
+  "options that are null": {
+    call: (client) => client.echo({ text: "a" }, null as unknown as CallOptions),
+    ends: /"a"/,
+  },
+  "options that are undefined each": {
+    call: (client) =>
+      client.echo({ text: "a" }, {
+        signal: undefined,
+        timeoutMs: undefined,
+        headers: undefined,
+        contextValues: undefined,
+        onHeader: undefined,
+        onTrailer: null,
+      } as unknown as CallOptions),
+    ends: /"a"/,
+  },
+  "headers that nobody reads": {
+    call: (client) => client.echo({ text: "a" }, { headers: { "x-a": "b" } }),
+    ends: /"a"/,
+  },
+  "an error with metadata and details": {
+    call: (client) =>
+      client.fail(
+        { code: Code.NotFound, message: "gone", details: ["d"] },
+        { headers: [["x-sent", "along"]], timeoutMs: 60_000 },
+      ),
+    ends: /NotFound.*x-detail-bin.*x-sent/,
+  },
+  "a plain error of the handler": { call: (client) => client.fail({ plain: true }), ends: /Internal.*internal error/ },
+  "a method without a handler": { call: (client) => client.unfinished({}), ends: /Unimplemented/ },
+  "a deadline": {
+    call: (client) => client.wait({ milliseconds: 60_000 }, { timeoutMs: 20 }),
+    ends: /DeadlineExceeded/,
+  },
+  "a deadline that is lifted": { call: (client) => client.echo({ text: "a" }, { timeoutMs: 0 }), ends: /"a"/ },
+  "a timeout that is no number": {
+    call: (client) => client.echo({}, { timeoutMs: "10" as unknown as number }),
+    ends: /InvalidArgument.*timeoutMs/,
+  },
+  "a signal that has aborted": {
+    call: (client) => client.echo({}, { signal: AbortSignal.abort() }),
+    ends: /Canceled/,
+  },
+  "a signal that aborts": {
+    call(client) {
+      const controller = new AbortController();
+      const call = client.wait({ milliseconds: 60_000 }, { signal: controller.signal });
+      controller.abort();
+      return call;
+    },
+    ends: /Canceled/,
+  },
+  "a signal that aborts with a ConnectError": {
+    call(client) {
+      const controller = new AbortController();
+      const call = client.wait({ milliseconds: 60_000 }, { signal: controller.signal });
+      setImmediate(() => controller.abort(new ConnectError("no longer", Code.Aborted, { "x-own": "yes" })));
+      return call;
+    },
+    ends: /Aborted.*no longer.*x-own/,
+  },
+  "a signal that is none": {
+    call: (client) => client.echo({}, { signal: {} as AbortSignal }),
+    ends: /InvalidArgument.*AbortSignal/,
+  },
+  "headers that cannot be": {
+    call: (client) => client.echo({}, { headers: { "no name": "b" } }),
+    ends: /Internal/,
+  },
+  "headers that are too large": {
+    call: (client) => client.echo({}, { headers: { "x-a": "a".repeat(100_000) } }),
+    ends: /ResourceExhausted/,
+  },
+  "a field of the wrong type": {
+    call: (client) => client.echo({ number: "seven" } as unknown as object),
+    ends: /Internal.*serialize/,
+  },
+  "a detached payload": {
+    call(client) {
+      const data = Uint8Array.of(1);
+      structuredClone(data.buffer, { transfer: [data.buffer] });
+      return client.echo({ data });
+    },
+    ends: /data/,
+  },
+  "a context value": {
+    call: (client) => client.echo({ text: "a" }, { contextValues: createContextValues().set(waitForReady, true) }),
+    ends: /"a"/,
+  },
+  ...Object.fromEntries(
+    ["signal", "timeoutMs", "headers", "contextValues", "onHeader", "onTrailer"].map((name) => [
+      `${name} that cannot be read`,
+      { call: (client: TestClient) => client.echo({}, unreadable(name)), ends: /RangeError/ },
+    ]),
+  ),
+  "onHeader that throws": {
+    call: (client) =>
+      client.echo(
+        {},
+        {
+          onHeader() {
+            throw new RangeError("onHeader");
+          },
+        },
+      ),
+    ends: /RangeError/,
+  },
+  ...Object.fromEntries(
+    Object.entries(ODD_VALUES).map(([name, make]) => [
+      `${name} as the message`,
+      { call: (client: TestClient) => client.echo(make() as object), ends: /./ },
+    ]),
+  ),
+};
 
-for (const carrier of CARRIERS) {
-  describe(`createClient, over ${carrier}`, () => {
+for (const carrier of ["shm", "socket"] as const) {
+  describe(`createClient over ${carrier}`, { skip: carrier === "shm" && onlyWithAddon }, () => {
     const owner = suiteOwner();
-    let server: TestServer;
+    let server: TestServerProcess;
     let transport: IsthmusTransport;
-    let ours: TestClient;
-    let connects: TestClient;
-    const connect = (options: Partial<IsthmusTransportOptions> = {}) => {
-      const made = createIsthmusTransport({ carrier, ...options, address: server.path });
-      owner.after(() => made.close());
-      return made;
-    };
+    let client: TestClient;
     before(async () => {
-      server = await startServer(owner, "two processes");
-      transport = connect();
-      ours = createClient(TestService, transport);
-      connects = createConnectClient(TestService, transport);
-      await ours.echo({});
-      assert.equal(transport.carrier, carrier);
+      server = await serveInChild(owner);
+      transport = transportTo(owner, server.path, { carrier });
+      client = createClient(TestService, transport);
     });
 
-    for (const [what, call] of calls) {
-      test(`as with Connect's client: ${what}`, async () => {
-        const [mine, theirs] = [await outcomeOf(call(ours)), await outcomeOf(call(connects))];
-        assert.deepEqual(mine, theirs);
+    for (const [name, { call, ends }] of Object.entries(SITUATIONS)) {
+      test(`a call ends as through Connect's client: ${name}`, async () => {
+        const connects = await endOf(() => call(createConnectClient(TestService, transport)));
+        const visible = JSON.stringify(connects, (_, value: unknown) =>
+          typeof value === "bigint" ? String(value) : value instanceof Uint8Array ? [...value] : value,
+        );
+        assert.match(visible, ends);
+        assert.deepEqual(await endOf(() => call(client)), connects);
       });
     }
 
-    test("a call is one promise, made in its turn, and is sent before the next line runs", async (context) => {
-      const { transport: own } = await serveOwn(context, { echo: ({ text }) => ({ text }) }, { client: { carrier } });
+    test("calls that want no headers take the short way, others do not", async () => {
+      const own = transportTo(owner, server.path, { carrier });
       const client = createClient(TestService, own);
+      const count = countResponses(own);
       await client.echo({});
-      const request = { text: "first" };
-      const promise = client.echo(request);
-      assert.ok(promise instanceof Promise);
-      request.text = "second";
-      assert.equal((await promise).text, "first");
+      await client.echo({}, { timeoutMs: 1000, headers: { "x-a": "b" }, signal: new AbortController().signal });
+      assert.equal(count(), 0);
+      await client.echo({}, { onHeader: () => {} });
+      await client.echo({}, { onTrailer: () => {} });
+      assert.equal(count(), 2);
     });
 
-    test("methods can be taken out of their client, listed and replaced", async () => {
-      const { echo } = ours;
-      assert.equal((await echo({ text: "alone" })).text, "alone");
-      assert.deepEqual(Object.keys(ours), Object.keys(connects));
-      const patched = createClient(TestService, transport);
-      patched.echo = () => Promise.resolve({ text: "patched" } as never);
-      assert.equal((await patched.echo({})).text, "patched");
-    });
-
-    test("onHeader and onTrailer are called, and headers arrive", async () => {
+    test("headers reach the handler, and come back to onHeader and onTrailer", async () => {
       const seen: (string | null)[] = [];
-      await ours.echo(
-        {},
+      const reply = await client.echo(
+        { text: "a" },
         {
-          headers: { "x-a": "1" },
+          headers: { "x-a": "b" },
           onHeader: (headers) => seen.push(headers.get("x-a")),
           onTrailer: (trailers) => seen.push(trailers.get("x-trailer-a")),
         },
       );
-      assert.deepEqual(seen, ["1", "1"]);
+      assert.deepEqual([reply.text, seen], ["a", ["b", "b"]]);
     });
 
-    test("the three kinds of streams", async () => {
-      const streams = createClient(StreamService, transport);
-      const numbers: bigint[] = [];
-      for await (const { number } of streams.count({ count: 3n })) numbers.push(number);
-      assert.deepEqual(numbers, [0n, 1n, 2n]);
-      const items = async function* () {
-        for (const number of [1n, 2n, 3n]) yield await Promise.resolve({ number });
-      };
-      assert.equal((await streams.sum(items())).sum, 6n);
-      const back: bigint[] = [];
-      for await (const { number } of streams.chat(items())) back.push(number);
-      assert.deepEqual(back, [1n, 2n, 3n]);
-      assert.equal((await streams.echo({ number: 7n })).number, 7n);
+    test("the timeout reaches the handler", async () => {
+      await client.wait({ milliseconds: 3 }, { timeoutMs: 54_321 });
+      const seen = (await server.observations()).find(({ milliseconds }) => milliseconds === 3);
+      assert.ok(seen!.timeoutMs! > 0 && seen!.timeoutMs! <= 54_321);
     });
 
-    test("a thousand calls at once each get their own answer", async () => {
-      const replies = await Promise.all(Array.from({ length: 1000 }, (_, i) => ours.echo({ number: BigInt(i) })));
+    test("the default timeout holds, and a call lifts it", async () => {
+      const own = createClient(TestService, transportTo(owner, server.path, { carrier, defaultTimeoutMs: 50 }));
+      await failure(own.wait({ milliseconds: 60_000 }), Code.DeadlineExceeded, /timed out/);
+      assert.equal((await own.wait({ milliseconds: 100 }, { timeoutMs: 0 })).text, "waited");
+    });
+
+    test("an abort reaches the handler, and a call leaves no listener on its signal", async () => {
+      const controller = new AbortController();
+      const { signal } = controller;
+      for (let i = 0; i < 20; i++) await client.echo({}, { signal });
+      assert.equal(getEventListeners(signal, "abort").length, 0);
+      const call = client.wait({ milliseconds: 50_001 }, { signal });
+      const seen = async () => (await server.observations()).find(({ milliseconds }) => milliseconds === 50_001);
+      await waitUntil("the handler to run", async () => (await seen()) !== undefined);
+      controller.abort();
+      await failure(call, Code.Canceled, /abort/i);
+      await waitUntil("the handler's signal to abort", async () => (await seen())!.aborted);
+    });
+
+    test("the methods are the object's own properties and need no receiver", async () => {
+      const connects = createConnectClient(TestService, transport);
+      assert.deepEqual(Object.keys(client), Object.keys(connects));
+      assert.equal(Object.getPrototypeOf(client), Object.getPrototypeOf(connects));
       assert.deepEqual(
-        replies.map(({ number }) => Number(number)),
-        Array.from({ length: 1000 }, (_, i) => i),
+        Object.values(Object.getOwnPropertyDescriptors(client)).map(({ value, ...flags }) => [typeof value, flags]),
+        Object.values(Object.getOwnPropertyDescriptors(connects)).map(({ value, ...flags }) => [typeof value, flags]),
       );
+      const { echo, count } = client;
+      assert.equal((await echo({ text: "a" })).text, "a");
+      assert.equal((await all(count({ number: 3n }))).length, 3);
     });
 
-    test("calls of both clients at once do not mix up what they resolve with", async () => {
-      const mixed = await Promise.all(
-        Array.from({ length: 400 }, async (_, i) => {
-          const message = await (i % 2 === 0 ? ours : connects).echo({ number: BigInt(i) });
-          return message.$typeName === EchoReplySchema.typeName && message.number === BigInt(i);
-        }),
-      );
-      assert.ok(mixed.every(Boolean));
-    });
-
-    test("more calls than the server takes at once", async (context) => {
-      const { transport: own } = await serveOwn(
-        context,
-        {
-          echo: async ({ number }) => {
-            await new Promise((resolve) => setImmediate(resolve));
-            return { number };
-          },
-        },
-        { server: { maxStreams: 4 }, client: { carrier } },
-      );
-      const client = createClient(TestService, own);
-      const replies = await Promise.all(Array.from({ length: 100 }, (_, i) => client.echo({ number: BigInt(i) })));
+    test("a thousand calls at once get each its own answer", async () => {
+      const replies = await Promise.all(Array.from({ length: 1000 }, (_, i) => client.echo({ number: BigInt(i) })));
       assert.ok(replies.every(({ number }, i) => number === BigInt(i)));
     });
 
-    test("the caller's store of AsyncLocalStorage is there after the call", async () => {
-      const store = new AsyncLocalStorage<number>();
-      const seen = await Promise.all(
+    test("calls that wait for a slot start in turn, time out and are canceled as others", async () => {
+      const small = await serveInChild(owner, { maxStreams: 2 });
+      const own = createClient(TestService, transportTo(owner, small.path, { carrier }));
+      const controller = new AbortController();
+      await own.echo({});
+      const waits = [own.wait({ milliseconds: 200 }), own.wait({ milliseconds: 200 })];
+      const late = failure(own.echo({}, { timeoutMs: 10 }), Code.DeadlineExceeded, /waited for other calls/);
+      const canceled = failure(own.echo({}, { signal: controller.signal }), Code.Canceled, /abort/i);
+      const queued = Array.from({ length: 100 }, (_, i) => own.echo({ number: BigInt(i) }));
+      controller.abort();
+      await Promise.all([late, canceled, ...waits]);
+      assert.ok((await Promise.all(queued)).every(({ number }, i) => number === BigInt(i)));
+    });
+
+    test("calls that wait for a slot when the server closes move to the next one", async () => {
+      const old = await serveInChild(owner, { maxStreams: 1 });
+      const own = createClient(TestService, transportTo(owner, old.path, { carrier }));
+      await own.echo({});
+      const held = own.wait({ milliseconds: 300 });
+      const queued = Array.from({ length: 20 }, (_, i) => own.echo({ number: BigInt(i) }));
+      await waitUntil("the call to be there", async () => (await old.observations()).length === 1);
+      const closing = old.close(10_000);
+      const next = createIsthmusServer({ routes: testRoutes });
+      owner.after(() => next.close({ timeoutMs: 0 }));
+      await waitUntil("the path to be free", () =>
+        next.listen(old.path, { takeover: true }).then(
+          () => true,
+          () => false,
+        ),
+      );
+      assert.equal((await held).text, "waited");
+      assert.ok((await Promise.all(queued)).every(({ number }, i) => number === BigInt(i)));
+      await closing;
+    });
+
+    test("calls in flight and calls after them fail when the server is killed", async () => {
+      const mortal = await serveInChild(owner);
+      const own = createClient(TestService, transportTo(owner, mortal.path, { carrier }));
+      const call = failure(own.wait({ milliseconds: 60_000 }), Code.Unavailable, /connection lost/);
+      await waitUntil("the call to be there", async () => (await mortal.observations()).length === 1);
+      await mortal.child.kill("SIGKILL");
+      await call;
+      await failure(own.echo({}, FAIL_FAST), Code.Unavailable, /./);
+    });
+
+    test("an awaiting caller keeps its async context", async () => {
+      const storage = new AsyncLocalStorage<number>();
+      await client.echo({});
+      await Promise.all(
         Array.from({ length: 20 }, (_, i) =>
-          store.run(i, async () => {
-            await ours.echo({});
-            return store.getStore();
+          storage.run(i, async () => {
+            await client.echo({});
+            assert.equal(storage.getStore(), i);
+            await client.echo({}).then(() => assert.equal(storage.getStore(), i));
+            await client.fail({ code: Code.NotFound }).catch(() => assert.equal(storage.getStore(), i));
           }),
         ),
       );
-      assert.deepEqual(
-        seen,
-        Array.from({ length: 20 }, (_, i) => i),
-      );
-      store.disable();
     });
 
-    test("interceptors are called, with the context values of the call", async () => {
-      const key = createContextKey("nobody");
-      const seen: string[] = [];
-      const intercepted = connect({
-        interceptors: [
-          (next) => (request) => {
-            seen.push(request.contextValues.get(key));
-            return next(request);
-          },
-        ],
-      });
-      const client = createClient(TestService, intercepted);
-      assert.equal(
-        (await client.echo({ text: "i" }, { contextValues: createContextValues().set(key, "me") })).text,
-        "i",
-      );
-      assert.deepEqual(seen, ["me"]);
-    });
-
-    test("a transport whose `unary` was wrapped is called through the wrapper", async () => {
-      const wrapped = connect();
-      const unary = wrapped.unary.bind(wrapped);
-      let count = 0;
-      wrapped.unary = ((...parameters: Parameters<Transport["unary"]>) => {
-        count++;
-        return unary(...parameters);
-      }) as Transport["unary"];
-      const client = createClient(TestService, wrapped);
-      assert.equal((await client.echo({ text: "w" })).text, "w");
-      const derived = createClient(TestService, Object.create(wrapped) as Transport);
-      assert.equal((await derived.echo({ text: "d" })).text, "d");
-      assert.equal(count, 2);
-    });
-
-    test("a codec of the user's own", async () => {
-      const coded = connect({ codec: createProtobufCodec() });
-      assert.equal((await createClient(TestService, coded).echo({ text: "c" })).text, "c");
-    });
-
-    test("what waits for a connection can be canceled, fails fast if it asks to, and is sent when a server comes", async (context) => {
-      const path = tempSocket(context);
-      const alone = createIsthmusTransport({ address: path, carrier, waitForReady: true });
-      context.after(() => alone.close());
-      const client = createClient(TestService, alone);
-      const controller = new AbortController();
-      const canceled = client.echo({}, { signal: controller.signal });
-      const sent = client.echo({ text: "at last" });
-      await failure(client.echo({}, FAIL_FAST), Code.Unavailable, /(?:)/);
-      controller.abort(new Error("not any more"));
-      await failure(canceled, Code.Canceled, /not any more/);
-      const late = createIsthmusServer({
-        routes: ({ service }) => service(TestService, { echo: ({ text }) => ({ text }) }),
-      });
-      context.after(() => late.close({ timeoutMs: 0 }));
-      await late.listen(path);
-      assert.equal((await sent).text, "at last");
-    });
-
-    test("calls end with Unavailable when the server ends, and later ones find the next server", async (context) => {
-      const path = tempSocket(context);
-      const serve = async () => {
-        const made = createIsthmusServer({
-          routes: ({ service }) =>
-            service(TestService, { echo: ({ text }) => ({ text }), wait: () => new Promise(() => undefined) }),
-        });
-        await made.listen(path);
-        context.after(() => made.close({ timeoutMs: 0 }));
-        return made;
+    test("streams of every kind work", async () => {
+      const streams = createClient(StreamService, transport);
+      const headers: (string | null)[] = [];
+      const options: CallOptions = {
+        headers: { "x-a": "b" },
+        onHeader: (header) => headers.push(header.get("x-a")),
+        onTrailer: (trailer) => headers.push(trailer.get("x-trailer-a")),
       };
-      const first = await serve();
-      const own = createIsthmusTransport({ address: path, carrier });
-      context.after(() => own.close());
-      const client = createClient(TestService, own);
-      await client.echo({});
-      const lost = failure(client.wait({ milliseconds: 60_000 }), Code.Unavailable, /(?:)/);
-      await waitUntil("the call to arrive", () => first.stats().pendingCalls === 1);
-      await first.close({ timeoutMs: 0 });
-      await lost;
-      await serve();
-      assert.equal((await client.echo({ text: "again" })).text, "again");
+      assert.equal((await all(streams.count({ count: 5n }, options))).length, 5);
+      assert.equal((await streams.sum(items(1, 2, 3), options)).sum, 6n);
+      const chat = await all(streams.chat(items(1, 2, 3), options));
+      assert.deepEqual(
+        chat.map(({ number }) => number),
+        [1n, 2n, 3n],
+      );
+      assert.deepEqual(
+        headers,
+        Array.from({ length: 6 }, () => "b"),
+      );
+      const failing = streams.count({ count: 1n, failCode: Code.DataLoss, failMessage: "lost" });
+      await failure(all(failing), Code.DataLoss, /lost/);
     });
   });
 }
 
-test("over other transports it is Connect's client", async (context) => {
-  const { path, server } = await serveOwn(context, { echo: ({ text }) => ({ text }) });
-  const { address } = await server.listen("http://127.0.0.1:0");
-  for (const [what, given] of [
-    ["http", address],
-    ["several addresses", [path, address]],
-  ] as const) {
-    const transport = createIsthmusTransport({ address: given });
-    context.after(() => transport.close());
-    assert.equal((await createClient(TestService, transport).echo({ text: what })).text, what);
-  }
-  const foreign: Transport = {
-    unary: () => Promise.reject(new ConnectError("foreign", Code.Aborted)),
-    stream: () => Promise.reject(new ConnectError("foreign", Code.Aborted)),
+describe("createClient before there is a connection", () => {
+  const owner = suiteOwner();
+
+  test("fails with the attempt, as Connect's does", async () => {
+    const path = tempSocket(owner);
+    const [ours, connects] = [createClient, createConnectClient].map((make) =>
+      endOf(() => make(TestService, transportTo(owner, path)).echo({})),
+    );
+    const end = (await ours) as { code: string };
+    assert.deepEqual(end, await connects);
+    assert.equal(end.code, "Unavailable");
+  });
+
+  test("a call that waits for the server starts when it is there", async () => {
+    const path = tempSocket(owner);
+    const client = createClient(TestService, transportTo(owner, path));
+    const contextValues = createContextValues().set(waitForReady, true);
+    const call = client.echo({ text: "waited" }, { contextValues });
+    await nextTurn();
+    await serveInChild(owner, {}, { address: path });
+    assert.equal((await call).text, "waited");
+  });
+
+  test("a call that waits can be canceled, and times out", async () => {
+    const { path } = await serveSilently(owner);
+    const client = createClient(TestService, transportTo(owner, path));
+    const controller = new AbortController();
+    const call = failure(client.echo({}, { signal: controller.signal }), Code.Canceled, /abort/i);
+    await nextTurn();
+    controller.abort();
+    await call;
+    await failure(client.echo({}, { timeoutMs: 20 }), Code.DeadlineExceeded, /timed out/);
+  });
+
+  test("a call over a closed transport fails", async () => {
+    const transport = transportTo(owner, tempSocket(owner));
+    await transport.close();
+    await failure(createClient(TestService, transport).echo({}), Code.Unavailable, /closed/);
+  });
+});
+
+describe("createClient over transports that it leaves to Connect's client", () => {
+  const owner = suiteOwner();
+  let server: TestServerProcess;
+  before(async () => {
+    server = await serveInChild(owner);
+  });
+
+  const check = async (transport: Transport) => {
+    const client = createClient(TestService, transport);
+    assert.equal((await client.echo({ text: "a" })).text, "a");
+    assert.equal((await all(client.count({ number: 2n }))).length, 2);
+    await failure(client.fail({ code: Code.NotFound, message: "gone" }), Code.NotFound, /gone/);
   };
-  await failure(createClient(TestService, foreign).echo({}), Code.Aborted, /foreign/);
+
+  test("Connect's own", () => check(createRouterTransport(testRoutes)));
+
+  test("a list of addresses", () =>
+    check(createIsthmusTransport({ address: [tempSocket(owner), server.path] }) satisfies IsthmusTransport));
+
+  test("HTTP", async () => {
+    const http = createIsthmusServer({ routes: testRoutes });
+    owner.after(() => http.close({ timeoutMs: 0 }));
+    await check(transportTo(owner, (await http.listen("http://127.0.0.1:0")).address));
+  });
+
+  test("interceptors see every call", async () => {
+    let count = 0;
+    await check(
+      transportTo(owner, server.path, {
+        interceptors: [
+          (next) => (request) => {
+            count++;
+            return next(request);
+          },
+        ],
+      }),
+    );
+    assert.equal(count, 3);
+  });
+
+  test("wrappers of a transport see every call, whether they are objects, proxies or mocks", async () => {
+    const local = transportTo(owner, server.path);
+    let count = 0;
+    const unary: Transport["unary"] = (...input) => {
+      count++;
+      return local.unary(...input);
+    };
+    await check({ unary, stream: local.stream.bind(local) });
+    await check(Object.assign(Object.create(local) as Transport, { unary }));
+    await check(
+      new Proxy(local, { get: (target, name) => (name === "unary" ? unary : (Reflect.get(target, name) as unknown)) }),
+    );
+    assert.equal(count, 6);
+    const own = transportTo(owner, server.path);
+    const client = createClient(TestService, own);
+    await client.echo({});
+    const mocked = mock.method(own, "unary");
+    await client.echo({});
+    assert.equal(mocked.mock.callCount(), 1);
+  });
+
+  test("what is no transport fails with the call, as with Connect's", async () => {
+    const [ours, connects] = [createClient, createConnectClient].map((make) =>
+      endOf(() => make(TestService, undefined as unknown as Transport).echo({})),
+    );
+    assert.deepEqual(await ours, await connects);
+  });
+});
+
+test("a message of a user's codec is looked at where the caller's code runs", async (t) => {
+  const server = await serveInChild(t);
+  const storage = new AsyncLocalStorage<string>();
+  const stores: (string | undefined)[] = [];
+  const reply = {
+    get then() {
+      stores.push(storage.getStore());
+      storage.enterWith("of the message");
+      return undefined;
+    },
+  };
+  const transport = transportTo(t, server.path, {
+    codec: () => ({
+      encodeInto: () => 0,
+      encode: () => assert.fail("an empty message fits"),
+      decode: () => reply,
+    }),
+  });
+  const client = createClient(TestService, transport);
+  await storage.run("of the caller", async () => assert.equal(await client.echo({}), reply));
+  assert.ok(stores.length > 0 && stores.every((store) => store?.startsWith("of")), String(stores));
+  assert.equal(storage.getStore(), undefined);
+});
+
+test("a reply is the message that its schema makes", async (t) => {
+  const server = await serveInChild(t);
+  const client = createClient(TestService, transportTo(t, server.path));
+  assert.deepEqual(await client.echo({ text: "a" }), create(EchoReplySchema, { text: "a" }));
 });

@@ -9,7 +9,8 @@ type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ?
 
 const transport = createIsthmusTransport({ address: "/run/test.sock" });
 const ours = createClient(StreamService, transport);
-export const isTypeOfConnect: Equal<typeof ours, Client<typeof StreamService>> = true;
+export const isConnectsType: Equal<typeof ours, Client<typeof StreamService>> = true;
+export const isConnectsFunction: Equal<typeof createClient, typeof createConnectClient> = true;
 
 // Each may stand for the other.
 const interchangeable: { create: typeof createConnectClient }[] = [
@@ -20,7 +21,7 @@ export const made: Client<typeof TestService>[] = interchangeable.map(({ create 
 
 // What is wrong does not compile.
 // @ts-expect-error -- no such method
-export type NoSuchMethod = (typeof ours)["eco"];
+export const { eco } = ours;
 // @ts-expect-error -- no such field
 void ours.echo({ numbr: 1n });
 // @ts-expect-error -- no such option

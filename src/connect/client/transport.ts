@@ -8,7 +8,7 @@ import { FailoverTransport } from "./failover.js";
 import { LocalTransport } from "./local-transport.js";
 
 /**
- * Creates a transport for Connect's `createClient`.
+ * Creates a transport for `createClient`, of this package or of Connect.
  *
  * The first call makes the connection. If it is lost, the next call makes a new one and waits for it as the option
  * `waitForReady` says. Calls that were in flight on the lost connection fail with `Unavailable`. The process stays

@@ -95,7 +95,7 @@ export interface ConnectOptions {
   readonly waitForReady?: boolean;
 }
 
-/** A transport for Connect's `createClient`, made by `createIsthmusTransport`. */
+/** A transport for `createClient`, of this package or of Connect. Made by `createIsthmusTransport`. */
 export interface IsthmusTransport extends Transport, AsyncDisposable {
   readonly state: ConnectionState;
   /** What the current connection runs over; undefined if there is none. */
