@@ -4,6 +4,7 @@
  * the runtimes have.
  */
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { existsSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ConnectRouter } from "@connectrpc/connect";
@@ -189,6 +190,7 @@ async function edges(): Promise<void> {
   const other = spawn(program, [...parameters, process.argv[1], "serve", address], {
     stdio: ["ignore", "pipe", "ignore"],
   });
+  const ended = once(other, "exit");
   await new Promise((resolve) => other.stdout.once("data", resolve));
   await client.echo({});
   const open = client.count({ count: 1_000_000n, pauseMs: 10 })[Symbol.asyncIterator]();
@@ -197,6 +199,8 @@ async function edges(): Promise<void> {
   await checkFailure("a stream whose server is killed", Code.Unavailable, /connection lost/, async () => {
     while ((await open.next()).done !== true);
   });
+  // The kernel closes a dead process's sockets one by one: its path may be served a little longer than its connection.
+  await ended;
   const next = createIsthmusServer({ routes });
   await next.listen(address);
   check("the next server is connected to", (await client.echo({ text: "again" })).text === "again");
