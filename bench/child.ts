@@ -41,3 +41,10 @@ export function fail(error: unknown): void {
   }
   process.send(message, () => process.exit(1));
 }
+
+/** A number among a program's arguments. @throws Error if it is missing, or is none */
+export function numberOf(argument: string | undefined, name: string): number {
+  const number = argument === undefined || argument === "" ? NaN : Number(argument);
+  if (Number.isNaN(number)) throw new Error(`${name}: expected a number, not ${argument}`);
+  return number;
+}

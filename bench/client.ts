@@ -1,13 +1,14 @@
 /** A client's process: `client.js PEER PATH NUMBER CONNECTIONS`. */
 import { firstId } from "./answer.js";
-import { runChild, send } from "./child.js";
+import { numberOf, runChild, send } from "./child.js";
 import { LoadGenerator } from "./load.js";
 import { loadPeer, type Connection, type NodePeerName, type Peer } from "./peers/peer.js";
 
 runChild(async ([name, path, number, count]) => {
   const peer = await loadPeer(name as NodePeerName);
-  const connections = count === "1" ? [await peer.connect(path)] : await connectMany(peer, path, Number(count));
-  const generator = new LoadGenerator(connections, Number(number));
+  const wanted = numberOf(count, "CONNECTIONS");
+  const connections = wanted === 1 ? [await peer.connect(path)] : await connectMany(peer, path, wanted);
+  const generator = new LoadGenerator(connections, numberOf(number, "NUMBER"));
   return async (message) => {
     if (message.type === "run") {
       send({ type: "stretch", stretch: await generator.run(message.load) });

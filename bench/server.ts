@@ -1,7 +1,7 @@
 /** A server's process: `server.js PEER PATH WAIT_MS`. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { createAnswer } from "./answer.js";
-import { fail, runChild, send } from "./child.js";
+import { fail, numberOf, runChild, send } from "./child.js";
 import { loadPeer, type Answer, type Handler, type NodePeerName } from "./peers/peer.js";
 
 runChild(async ([name, path, waitMs]) => {
@@ -16,7 +16,8 @@ runChild(async ([name, path, waitMs]) => {
       throw error;
     }
   };
-  const server = await peer.startServer(path, waitMs === "0" ? orFail : waiting(orFail, Number(waitMs)));
+  const wait = numberOf(waitMs, "WAIT_MS");
+  const server = await peer.startServer(path, wait === 0 ? orFail : waiting(orFail, wait));
   return async (message) => {
     if (message.type === "usage") {
       const { user, system } = process.cpuUsage();

@@ -40,9 +40,9 @@ export async function runBlocking(
     return child;
   };
   try {
-    await start("server", [], cores.server);
+    await start("server", ["0"], cores.server);
     const clients = {
-      asynchronous: await start("client", ["0"], cores.client),
+      asynchronous: await start("client", ["0", "1"], cores.client),
       blocking: await start("blocking/client", ["1"], cores.client),
     };
     const run = async (client: BlockingClientName, byteLength: number, ms: number) => {
