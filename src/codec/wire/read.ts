@@ -252,7 +252,7 @@ const SLAB_BYTES = 16384;
 const SLAB_SHARE_MAX = 2048;
 const LOOP_BYTES_MAX = 96;
 let slab = new Uint8Array(SLAB_BYTES);
-/** The same memory. Asking an array for its buffer costs as much as a small copy. */
+/** The same memory: an array's `buffer` is a getter, which every copy would call. */
 let slabBuffer = slab.buffer;
 let slabUsed = 0;
 
