@@ -218,6 +218,32 @@ test("so does one that came later, and is behind small ones", () => {
   assert.deepEqual(left, [1, 2, 3, 4, 5]);
 });
 
+test("a message that waits for room leaves as it was when it was sent", () => {
+  const { carrier, sendQueue, send, goOn } = newOutbox();
+  send(1, INLINE_BYTES_MAX);
+  send(2, RING_BYTES - INLINE_BYTES_MAX - 3 * FRAME_HEADER_BYTES);
+  const bytes = Uint8Array.of(1, 2, 3);
+  const copying: MessageCodec = {
+    encodeInto(message, target, offset, limit) {
+      const { length } = message as Uint8Array;
+      if (length > limit - offset) return -1 - length;
+      target.set(message as Uint8Array, offset);
+      return length;
+    },
+    encode: (message) => ({ inline: Uint8Array.from(message as Uint8Array), spans: [], byteLength: 3 }),
+    decode: () => undefined,
+  };
+  const head = { kind: KIND.request, flags: FLAG.endStream, code: 0, streamId: 3, argument: 0, metadata: undefined };
+  assert.equal(sendQueue.send({ ...head, codec: copying, message: bytes, writeMaxBytes: 1 << 30, label: "" }), KEPT);
+  bytes.fill(9);
+  for (; carrier.frames.length > 0; goOn()) carrier.take();
+  assert.deepEqual(
+    carrier.sent.map(({ streamId }) => streamId),
+    [1, 2, 3],
+  );
+  assert.deepEqual([...carrier.ringBytes.subarray(FRAME_HEADER_BYTES, FRAME_HEADER_BYTES + 3)], [1, 2, 3]);
+});
+
 test("large messages take turns fragment by fragment, and small ones pass them", () => {
   const { carrier, send, goOn } = newOutbox();
   send(1, 6 * FRAGMENT_BYTES);

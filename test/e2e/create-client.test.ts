@@ -158,7 +158,7 @@ const SITUATIONS: Readonly<Record<string, Situation>> = {
     },
     ends: /Aborted.*no longer.*x-own/,
   },
-  "a signal that is none": {
+  "a signal that is not an AbortSignal": {
     call: (client) => client.echo({}, { signal: {} as AbortSignal }),
     ends: /InvalidArgument.*AbortSignal/,
   },
