@@ -139,14 +139,16 @@ test("a side is settled when it has answered what came, and not before", { skip:
   const seen = new Set<Pollable>();
   const unsettled = () => [...seen].filter((pollable) => !pollable.settled);
   const settledWhenTouched: boolean[] = [];
-  const schedule = poller.schedule.bind(poller);
   // A carrier schedules a step when a frame of its own is complete, and when it is woken.
-  poller.schedule = (pollable, rung) => {
-    seen.add(pollable);
-    settledWhenTouched.push(pollable.settled);
-    schedule(pollable, rung);
-  };
-  context.after(() => Reflect.deleteProperty(poller, "schedule"));
+  for (const name of ["schedule", "wrote", "rang"] as const) {
+    const touched = poller[name].bind(poller);
+    poller[name] = (pollable) => {
+      seen.add(pollable);
+      settledWhenTouched.push(pollable.settled);
+      touched(pollable);
+    };
+    context.after(() => Reflect.deleteProperty(poller, name));
+  }
 
   const inHandler: Pollable[][] = [];
   const path = tempSocket(context);

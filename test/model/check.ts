@@ -11,16 +11,23 @@ import { explore } from "./explorer.js";
 import { FRAGMENT_BYTES } from "./payload.js";
 import type { Scenario } from "./scenario.js";
 import { SERVER } from "./scenario.js";
+import type { ModelCarrier } from "./side.js";
 import { Side } from "./side.js";
 
 /** Runs a scenario through the explorer. */
 export function exploreScenario(scenario: Scenario): Exploration {
   const { stackTraceLimit } = Error;
-  poller.schedule = (pollable: Pollable) => {
+  const wake = (pollable: Pollable) => {
     if (pollable.awake) return;
     pollable.awake = true;
     pollable.wake();
   };
+  poller.schedule = (pollable: Pollable) => {
+    const carrier = pollable as ModelCarrier;
+    if (carrier.serving === true) carrier.servesAgain = true;
+    else wake(carrier);
+  };
+  poller.rang = poller.wrote = scenario.servesAsleep === true ? () => undefined : wake;
   poller.remove = (pollable: Pollable) => void (pollable.awake = false);
   // An arena here grows once, to its limit: there is nothing to tell in a later turn.
   const goOn = withholdImmediates();
@@ -28,7 +35,7 @@ export function exploreScenario(scenario: Scenario): Exploration {
   try {
     return explore(modelOf(scenario));
   } finally {
-    Reflect.deleteProperty(poller, "schedule");
+    for (const name of ["schedule", "wrote", "rang"]) Reflect.deleteProperty(poller, name);
     Reflect.deleteProperty(poller, "remove");
     goOn();
     Error.stackTraceLimit = stackTraceLimit;

@@ -61,6 +61,14 @@ export const consumesBeforeReading: Defect = {
 /** BELL-3: the doorbell's bytes are taken after waking and draining. */
 export const takesDoorbellLate: Defect = { takesLate: true };
 
+/** POLL-6: a side that is served asleep sleeps on with the word of before, whatever it waits for by then. */
+export const keepsItsSleepWord: Defect = {
+  patch(carrier, inner) {
+    Object.assign(inner, { declareWait: () => (inner.awaiting = inner.sendQueueAwaits) });
+    carrier.requestPump = () => undefined;
+  },
+};
+
 export const neverRingsForSpace: Defect = { patch: (_carrier, inner) => neverRingsFor(inner, AWAIT.space) };
 
 export const neverRingsForBlocks: Defect = { patch: (_carrier, inner) => neverRingsFor(inner, AWAIT.blocks) };

@@ -69,6 +69,21 @@ const scenarios: readonly Scenario[] = [
     ringBytes: ONE_FRAME,
     sends: [[FRAME, FRAME], []],
   },
+  { ...usual, name: "a frame each way, served asleep", servesAsleep: true, sends: [[FRAME], [FRAME]] },
+  {
+    ...usual,
+    name: "room for one frame, served asleep",
+    servesAsleep: true,
+    ringBytes: ONE_FRAME,
+    sends: [[FRAME, FRAME], []],
+  },
+  {
+    ...usual,
+    name: "a message through the only block, served asleep",
+    servesAsleep: true,
+    blocks: 1,
+    sends: [[MESSAGE], []],
+  },
 ];
 
 const deepScenarios: readonly Scenario[] = [
@@ -167,6 +182,18 @@ const broken: readonly [what: string, scenario: Scenario, kind: Failure["kind"],
     { ...crowded, defect: defects.consumesBeforeReading },
     "actor failed",
     /modified|arrived/,
+  ],
+  [
+    "POLL-6: waiting for room with a sleep word that does not say so",
+    { ...crowded, sends: [[THREE], []], servesAsleep: true, defect: defects.keepsItsSleepWord },
+    "lost wake-up",
+    /A sleeps for ever/,
+  ],
+  [
+    "POLL-6: looking before parking instead of after, served asleep",
+    { ...frames, servesAsleep: true, defect: defects.looksBeforeParking },
+    "lost wake-up",
+    /B sleeps for ever/,
   ],
   ["no ring for space", { ...crowded, defect: defects.neverRingsForSpace }, "lost wake-up", /A sleeps for ever/],
   ["no ring for blocks", { ...blocks, defect: defects.neverRingsForBlocks }, "lost wake-up", /A sleeps for ever/],

@@ -22,6 +22,8 @@ export interface Scenario {
   readonly blocks: number;
   /** The users send their first burst before anything else happens. */
   readonly eager: boolean;
+  /** Whether sleeping sides are served without waking them (POLL-6). */
+  readonly servesAsleep?: boolean;
   /** In how many steps a frame's bytes are stored, and loaded. */
   readonly frameSteps: number;
   readonly deaths: boolean;
@@ -53,6 +55,7 @@ export interface CarrierParts {
   sleeper: Pick<Sleeper, "park" | "wake" | "asleep" | "sleeps">;
   readonly reader: RingParts;
   awaiting: number;
+  readonly sendQueueAwaits: number;
   readonly starvation: { start(): void };
   readonly frameReader: {
     take(index: number, available: number): number;

@@ -8,7 +8,8 @@
  *   blocks       one step to fill a block, one to copy it out
  *   doorbell     a counter: ringing is a step, taking is a step
  *   poller       its `schedule` marks a connection awake at once; `live` below is its loop: step while something is found,
- *                then park; asleep, only a doorbell, the hang-up or the user's next message goes on
+ *                then park; asleep, only a doorbell, the hang-up or the user's next message goes on; in a scenario that
+ *                serves sides asleep, `serveAsleep` does what the poller does then, and what is sent is shown at once
  *
  * Each actor has private copies of all segments, brought up to date by its own loads: it sees nothing else.
  */
@@ -31,6 +32,9 @@ import { SERVER } from "./scenario.js";
 
 /** The shipped carrier; its frames reach the shared memory when they are committed. */
 export class ModelCarrier extends ShmCarrier {
+  /** While `serveAsleep` steps it, and whether it is to be stepped again. */
+  serving = false;
+  servesAgain = false;
   onCommit: ((byteLength: number) => void) | undefined;
   afterPublish: (() => void) | undefined;
 
@@ -127,10 +131,12 @@ export class Side {
             port.take();
           } else {
             carrier.onDoorbell(port.take());
+            if (!carrier.awake && !carrier.closed) this.serveAsleep();
           }
           break;
         case EVENT.send:
           this.sendBurst();
+          if (!carrier.awake) carrier.flush();
           break;
         case EVENT.hangup:
           carrier.onHangup();
@@ -166,6 +172,18 @@ export class Side {
     // Another connection's step comes in between, and its handler sends here.
     if (turn.maySend && port.turn(turn, () => `parking ${this.digest()}`) === EVENT.send) this.sendBurst();
     if (carrier.tryPark()) carrier.awake = false;
+  }
+
+  private serveAsleep(): void {
+    const { carrier, port } = this;
+    carrier.serving = true;
+    carrier.servesAgain = false;
+    const found = carrier.step();
+    carrier.serving = false;
+    port.unwind();
+    const parked = found && !carrier.servesAgain && carrier.tryPark();
+    carrier.servesAgain = false;
+    if (!parked && !carrier.closed) poller.schedule(carrier);
   }
 
   private sendBurst(): void {

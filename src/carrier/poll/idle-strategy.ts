@@ -60,6 +60,19 @@ export class IdleStrategy {
     this.works++;
   }
 
+  /** Whether work comes so rarely that staying awake after it does not pay. */
+  isSparse(now: number): boolean {
+    return this.works < DENSE_WORKS || now - this.lastWork >= SPARSE_MILLIS;
+  }
+
+  /** Work that is done without waking. */
+  sparseWork(now: number): void {
+    if (now - this.lastWork >= SPARSE_MILLIS) this.works = 0;
+    this.works++;
+    this.lastWork = now;
+    this.expecting = false;
+  }
+
   /** The peer rang: if nothing is there yet, it comes soon. */
   announced(now: number): void {
     this.announcedUntil = now + this.allowedMillis;

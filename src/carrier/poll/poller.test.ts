@@ -288,3 +288,52 @@ test("a connection that has no work for many turns sleeps, though others have wo
   assert.equal(busy.awake, true);
   poller.remove(busy);
 });
+
+test("what comes now and then is served without waking, until it comes often (POLL-6)", async () => {
+  const poller = new Poller();
+  const storage = new AsyncLocalStorage<string>();
+  const connection = new FakeConnection(200);
+  const stores = new Set<string | undefined>();
+  connection.onStep = () => stores.add(storage.getStore());
+  for (let i = 0; i < 10; i++) {
+    await sleep(3);
+    storage.run("a user's", () => poller.wrote(connection));
+    connection.work = 1;
+    storage.run("a user's", () => poller.rang(connection));
+    assert.deepEqual([connection.flushes, connection.steps], [i, i], "nothing is done at once");
+    await Promise.resolve();
+    await Promise.resolve();
+    assert.deepEqual([connection.flushes, connection.steps, connection.parks], [i + 1, i + 1, i + 1]);
+  }
+  assert.deepEqual([connection.awake, connection.wakes], [false, 0]);
+  assert.deepEqual([...stores], [undefined]);
+  for (let i = 0; i < 10; i++) poller.wrote(connection);
+  assert.equal(connection.awake, true);
+  await asleep(connection);
+});
+
+test("a connection that is served asleep is woken if there is more to do for it", async () => {
+  const poller = new Poller();
+  const connection = new FakeConnection(200);
+  const served = async (work: number, onStep: () => void): Promise<number> => {
+    await sleep(3);
+    connection.work = work;
+    connection.onStep = onStep;
+    const { wakes } = connection;
+    poller.rang(connection);
+    await turn();
+    await asleep(connection);
+    assert.equal(connection.work, 0);
+    return connection.wakes - wakes;
+  };
+  assert.equal(await served(1, () => {}), 0);
+  assert.equal(await served(1, () => poller.wrote(connection)), 0, "its step shows what it writes");
+  assert.equal(await served(0, () => {}), 1, "rung for nothing: there will be something soon");
+  assert.equal(await served(2, () => {}), 1, "more than one step takes");
+  let isFirst = true;
+  const scheduleOnce = () => {
+    if (isFirst) poller.schedule(connection);
+    isFirst = false;
+  };
+  assert.equal(await served(1, scheduleOnce), 1, "something else to do");
+});

@@ -2,7 +2,7 @@
  * The one poller of this event loop. It serves every awake connection: shows what was written, drains what arrived, and
  * puts to sleep what has nothing to do. Decision 0015 has the reasons.
  *
- *   asleep       in libuv, until a doorbell rings or somebody sends
+ *   asleep       in libuv, until a doorbell rings or somebody sends; work that comes now and then is served asleep
  *   by the turn  awake: stepped once at the end of each turn of the event loop
  *   looking      awake, and looked for in microtasks, while the event loop has nothing else to run
  *
@@ -18,8 +18,11 @@
  * POLL-4  While anything is awake, a turn is open or `look` is queued. A turn that brings nothing puts everything to
  *         sleep that is not looked for.
  * POLL-5  Nothing is looked for while the loop has callbacks of its own: those would wait for the look to end.
+ * POLL-6  A connection that is served asleep has a sleep word that was stored after its last step, and looked again
+ *         after that (`tryPark`). What it sends is shown without a new word; whatever else it comes to wait for wakes it
+ *         (`schedule`).
  */
-import { useIdleTime } from "../../memory/v8/gc.js";
+import { isIdleTimeWanted, useIdleTime } from "../../memory/v8/gc.js";
 import type { Addon } from "../../os/addon.js";
 import { loadAddon } from "../../os/addon.js";
 import { clearTimeout, nowMs, setImmediate, setTimeout } from "../../os/timers.js";
@@ -55,11 +58,12 @@ export interface Pollable {
 
 /** Steps carriers: the poller of this event loop or, during a blocking call, the thread that waits in it. */
 export interface Driver {
-  /**
-   * Tells that `pollable` was written to or woken; cheap if it is awake already. @param rung the peer woke it:
-   * something is there, or comes soon
-   */
-  schedule(pollable: Pollable, rung?: boolean): void;
+  /** There is something to do for `pollable`. Cheap if it is awake already. */
+  schedule(pollable: Pollable): void;
+  /** Frames were written to `pollable`, and are to be shown soon. Cheap if it is awake already. */
+  wrote(pollable: Pollable): void;
+  /** The peer woke `pollable`: something is there, or comes soon. */
+  rang(pollable: Pollable): void;
   /** Forgets a connection that is closed. */
   remove(pollable: Pollable): void;
   /** Calls `act` once, about `delayMs` from now. Does not keep the process alive. */
@@ -105,6 +109,13 @@ export class Poller implements Driver {
   private writtenCount = 0;
   /** Starts `look` in a microtask, in the context of POLL-3. Undefined unless everything is asleep. */
   private resume: (() => void) | undefined;
+  /** Sleeping connections that were rung, to be served asleep. */
+  private readonly rung: Pollable[] = [];
+  /** Starts `serveRung` in a microtask, in the context of POLL-3. */
+  private resumeRung: () => void = () => {};
+  /** What `serveRung` steps just now, and whether there is more to do for it. */
+  private serving: Pollable | undefined;
+  private servesAgain = false;
   /** `look` is queued or runs, and steps everything. */
   private looking = false;
   /** `look` is queued only to let continuations run; it does not step any more in this turn. */
@@ -138,7 +149,19 @@ export class Poller implements Driver {
       const pollable = written[i];
       // The array keeps its memory, but nothing that it lists.
       written[i] = undefined;
-      if (pollable?.awake === true) pollable.flush();
+      pollable?.flush();
+    }
+  };
+  private readonly serveRung = () => {
+    this.expectRings();
+    for (const pollable of this.rung.splice(0)) {
+      if (pollable.awake) continue;
+      this.serving = pollable;
+      this.servesAgain = false;
+      const found = pollable.step();
+      this.serving = undefined;
+      if (!found || this.servesAgain || isIdleTimeWanted() || !pollable.tryPark())
+        this.activate(pollable, !found, nowMs());
     }
   };
   private readonly onTurn = () => {
@@ -187,19 +210,55 @@ export class Poller implements Driver {
     // Without the addon there is nothing to poll for.
     this.addon = loadAddon().addon;
     this.sleep();
+    this.expectRings();
   }
 
-  schedule(pollable: Pollable, rung = false): void {
-    if (!pollable.awake) this.activate(pollable, rung);
+  schedule(pollable: Pollable): void {
+    if (pollable === this.serving) this.servesAgain = true;
+    else if (!pollable.awake) this.activate(pollable, false, nowMs());
+    this.flushSoon(pollable);
+  }
+
+  wrote(pollable: Pollable): void {
+    if (!pollable.awake) {
+      // Its step shows what it writes.
+      if (pollable === this.serving) return;
+      const now = nowMs();
+      if (this.servesAsleep(pollable, now)) pollable.idleStrategy.sparseWork(now);
+      else this.activate(pollable, false, now);
+    }
+    this.flushSoon(pollable);
+  }
+
+  rang(pollable: Pollable): void {
+    if (pollable.awake) return this.flushSoon(pollable);
+    const now = nowMs();
+    if (!this.servesAsleep(pollable, now)) return this.activate(pollable, true, now);
+    pollable.idleStrategy.sparseWork(now);
+    if (this.rung.push(pollable) === 1) this.resumeRung();
+  }
+
+  /** What is written leaves in this microtask; what arrived waits for the end of the turn. */
+  private flushSoon(pollable: Pollable): void {
     if (this.looking) return;
-    // What is written leaves in this microtask; what arrived waits for the end of the turn.
     if (this.writtenCount === 0) void NEXT_MICROTASK.then(this.flushWritten);
     else if (this.written[this.writtenCount - 1] === pollable) return;
     this.written[this.writtenCount++] = pollable;
   }
 
-  private activate(pollable: Pollable, rung: boolean): void {
-    const now = nowMs();
+  /** Whether a sleeping connection is served without waking it. */
+  private servesAsleep(pollable: Pollable, now: number): boolean {
+    return this.resume !== undefined && pollable.idleStrategy.isSparse(now);
+  }
+
+  private expectRings(): void {
+    const rung = new Promise<void>((resolve) => {
+      this.resumeRung = resolve;
+    });
+    void rung.then(this.serveRung);
+  }
+
+  private activate(pollable: Pollable, rung: boolean, now: number): void {
     pollable.awake = true;
     pollable.idleTurns = 0;
     pollable.wake();

@@ -193,7 +193,7 @@ export class ShmCarrier implements Carrier, Pollable, DoorbellListener {
     this.writer.commit(byteLength);
     this.framesSent++;
     if (this.unanswered > 0) this.unanswered--;
-    this.driver.schedule(this);
+    this.driver.wrote(this);
   }
 
   publish(): void {
@@ -386,7 +386,7 @@ export class ShmCarrier implements Carrier, Pollable, DoorbellListener {
     } else if (++this.fruitlessWakes > FRUITLESS_WAKES_MAX) {
       this.close(closedBy(new Violation("BELL-4", `woken ${this.fruitlessWakes} times in a row without a frame`)));
     } else {
-      this.driver.schedule(this, true);
+      this.driver.rang(this);
     }
   }
 

@@ -72,6 +72,11 @@ export function notWhenIdle(act: () => void): void {
   if (at >= 0) forIdleTime.splice(at, 1);
 }
 
+/** Whether `useIdleTime` would do something. */
+export function isIdleTimeWanted(): boolean {
+  return forIdleTime.length > 0;
+}
+
 /** Call when this thread would wait now. Returns whether there was something to do. */
 export function useIdleTime(): boolean {
   if (forIdleTime.length === 0) return false;
