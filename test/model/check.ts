@@ -24,7 +24,7 @@ export function exploreScenario(scenario: Scenario): Exploration {
   };
   poller.schedule = (pollable: Pollable) => {
     const carrier = pollable as ModelCarrier;
-    if (carrier.serving === true) carrier.servesAgain = true;
+    if (carrier.serving) carrier.servesAgain = true;
     else wake(carrier);
   };
   poller.rang = poller.wrote = scenario.servesAsleep === true ? () => undefined : wake;

@@ -26,7 +26,9 @@ import { isIdleTimeWanted, useIdleTime } from "../../memory/v8/gc.js";
 import type { Addon } from "../../os/addon.js";
 import { loadAddon } from "../../os/addon.js";
 import { clearTimeout, nowMs, setImmediate, setTimeout } from "../../os/timers.js";
+import { CoreYield } from "./core-yield.js";
 import type { IdleStrategy } from "./idle-strategy.js";
+import { QuietTurns } from "./quiet-turns.js";
 
 export interface Pollable {
   /** Set by the poller. */
@@ -83,24 +85,12 @@ const HOPS = 12;
 const LOOKS_PER_BURST = 24;
 /** With more connections awake than this, none is looked for: looking round them all would take too long. */
 const LOOKED_FOR_MAX = 8;
-/** A loop that takes longer to come round has run callbacks of its own. */
-const QUIET_MILLIS_MAX = 0.05;
-/** How often looking may keep callbacks waiting before there is a pause; quiet turns make up for it. */
-const STRIKES_MAX = 3;
-const STRIKES_PER_QUIET_TURN = -0.25;
-const PAUSE_MILLIS_MIN = 1;
-const PAUSE_MILLIS_MAX = 64;
 /** Work that follows on a sleep of at least this comes so rarely that waiting for the turn's end costs more. */
 const LONG_SLEEP_MILLIS = 0.2;
 /** Shorter sleeps in a row before the turn's end is waited for. */
 const SHORT_SLEEPS_MIN = 4;
 /** Turns without work after which a connection is put to sleep although others have work. */
 const IDLE_TURNS_MAX = 32;
-/** A peer with an answer gives the core back sooner than this. */
-const YIELD_MILLIS_MAX = 0.5;
-const YIELD_PAUSE_MILLIS_MIN = 1;
-const YIELD_PAUSE_MILLIS_MAX = 256;
-
 export class Poller implements Driver {
   private readonly addon: Addon | undefined;
   private readonly awakeList: Pollable[] = [];
@@ -130,18 +120,12 @@ export class Poller implements Driver {
   private cameRound = false;
   /** Whether there was work since the last turn's end. */
   private brought = false;
-  /** Whether the loop had nothing else to run in its last turn. */
-  private isQuiet = true;
-  private lookedInPlace = false;
+  private readonly quietTurns = new QuietTurns();
   /** When everything went to sleep. */
   private sleptFrom = 0;
   /** Sleeps in a row that were short. */
   private shortSleeps = 0;
-  private strikes = 0;
-  private pausedUntil = 0;
-  private pauseMillis = PAUSE_MILLIS_MIN;
-  private yieldAgainAt = 0;
-  private yieldPauseMillis = YIELD_PAUSE_MILLIS_MIN;
+  private readonly coreYield: CoreYield;
   private readonly flushWritten = () => {
     const { written, writtenCount } = this;
     this.writtenCount = 0;
@@ -168,7 +152,9 @@ export class Poller implements Driver {
     this.turnOpen = false;
     if (this.awakeList.length === 0) return this.sleep();
     const now = nowMs();
-    this.judgeTurn(now, now - this.turnEnd);
+    const gapMs = now - this.turnEnd;
+    for (const pollable of this.awakeList) pollable.idleStrategy.away(gapMs);
+    this.quietTurns.judge(now, gapMs);
     this.startTurn(now);
     this.cameRound = true;
     this.beginLooking();
@@ -188,7 +174,7 @@ export class Poller implements Driver {
     if (this.spent) return this.hops++ < HOPS ? this.lookSoon() : this.endTurn(nowMs());
     const foundAt = this.stepAll();
     const found = foundAt >= 0;
-    const isQuiet = this.isQuiet && this.awakeList.length <= LOOKED_FOR_MAX;
+    const isQuiet = this.quietTurns.isQuiet && this.awakeList.length <= LOOKED_FOR_MAX;
     if (found) {
       this.brought = true;
       this.hops = 0;
@@ -209,6 +195,7 @@ export class Poller implements Driver {
   constructor() {
     // Without the addon there is nothing to poll for.
     this.addon = loadAddon().addon;
+    this.coreYield = new CoreYield(this.addon);
     this.sleep();
     this.expectRings();
   }
@@ -311,27 +298,6 @@ export class Poller implements Driver {
     this.hops = 0;
   }
 
-  /**
-   * POLL-5. One late turn may be the scheduler's doing, so looking pauses only if it keeps happening.
-   *
-   * @param gapMs what the loop took to come round, without the poller and what it set off
-   */
-  private judgeTurn(now: number, gapMs: number): void {
-    for (const pollable of this.awakeList) pollable.idleStrategy.away(gapMs);
-    this.isQuiet = gapMs <= QUIET_MILLIS_MAX;
-    if (this.lookedInPlace) {
-      this.strikes = Math.max(0, this.strikes + (this.isQuiet ? STRIKES_PER_QUIET_TURN : 1));
-      if (this.strikes >= STRIKES_MAX) {
-        this.strikes = 0;
-        this.pausedUntil = now + this.pauseMillis;
-        this.pauseMillis = Math.min(this.pauseMillis * 2, PAUSE_MILLIS_MAX);
-      } else if (this.strikes === 0) {
-        this.pauseMillis = Math.max(this.pauseMillis * 0.95, PAUSE_MILLIS_MIN);
-      }
-    }
-    this.lookedInPlace = false;
-  }
-
   private startTurn(now: number): void {
     this.turnStart = now;
     if (this.addon === undefined) return;
@@ -378,7 +344,7 @@ export class Poller implements Driver {
     const turnBroughtNothing = this.cameRound && !this.brought;
     if ((isQuiet || turnBroughtNothing) && this.useIdleTime()) return true;
     if (isQuiet && this.isLookedFor(now)) {
-      this.lookedInPlace = true;
+      this.quietTurns.looks();
       this.lookInPlace();
       return true;
     }
@@ -389,7 +355,7 @@ export class Poller implements Driver {
 
   /** Whether work for any connection is worth looking for. */
   private isLookedFor(now: number): boolean {
-    if (now < this.pausedUntil) return false;
+    if (this.quietTurns.isPaused(now)) return false;
     const list = this.awakeList;
     for (let i = 0; i < list.length; i++) {
       if (list[i].expecting && list[i].idleStrategy.lasts(now) && !list[i].sharesCore()) return true;
@@ -422,7 +388,7 @@ export class Poller implements Driver {
     let yielding = false;
     for (let i = 0; i < list.length; i++) {
       const pollable = list[i];
-      if (isQuiet && !pollable.yielded && now >= this.yieldAgainAt && pollable.sharesCore()) {
+      if (isQuiet && !pollable.yielded && this.coreYield.isDue(now) && pollable.sharesCore()) {
         // The peer cannot answer while we run; often it has by the time we run again, and then neither side had to
         // sleep and be woken.
         pollable.yielded = true;
@@ -433,7 +399,7 @@ export class Poller implements Driver {
       list[kept++] = pollable;
     }
     if (kept < list.length) list.length = kept;
-    if (yielding) this.yieldCore(now);
+    if (yielding) this.coreYield.yield(now);
     return yielding;
   }
 
@@ -455,17 +421,6 @@ export class Poller implements Driver {
     pollable.awake = false;
     pollable.idleStrategy.sleep(now, pollable.expecting);
     return true;
-  }
-
-  private yieldCore(now: number): void {
-    this.addon?.yieldThread();
-    if (nowMs() - now <= YIELD_MILLIS_MAX) {
-      this.yieldPauseMillis = Math.max(this.yieldPauseMillis * 0.9, YIELD_PAUSE_MILLIS_MIN);
-      return;
-    }
-    // The core went to somebody who kept it: not tried again for a while, and longer if that goes on.
-    this.yieldPauseMillis = Math.min(this.yieldPauseMillis * 4, YIELD_PAUSE_MILLIS_MAX);
-    this.yieldAgainAt = now + this.yieldPauseMillis;
   }
 
   private lookInPlace(): void {
