@@ -6,33 +6,30 @@
  *          move to the next connection.
  */
 import { AsyncResource } from "node:async_hooks";
-import type { DescMethodUnary } from "@bufbuild/protobuf";
 import type { StreamResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../../carrier/carrier.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
 import { Violation } from "../../memory/shm/violation.js";
-import { setTimeout } from "../../os/timers.js";
-import { FLAG, KIND, STATUS_BYTES_MAX } from "../../wire/frame.js";
-import { onAbortOf } from "../abort.js";
+import { KIND } from "../../wire/frame.js";
 import { CallQueue } from "./call-queue.js";
 import type { CallRequest, StreamCallRequest } from "./call-request.js";
-import { NotTaken, requestMetadata, withTimeout } from "./call-request.js";
-import { boundedTimeout, timedOut } from "../deadline.js";
+import { NotTaken, withTimeout } from "./call-request.js";
+import { boundedTimeout } from "../deadline.js";
 import type { ClientMethod } from "./client-method.js";
-import { CallTable, isOpen } from "./call-table.js";
+import { CallTable } from "./call-table.js";
 import type { ClientCall } from "./client-call.js";
-import { UnaryResult, nothing } from "./client-call.js";
+import { nothing } from "./client-call.js";
 import type { ClientConnectionOwner, ClientLimits } from "./client-owner.js";
 import { ClientStreams } from "./client-streams.js";
-import { abortError, decodeError, noMemory, parseError, serializeError, tooLarge } from "../errors.js";
-import type { Outgoing } from "../../send/outgoing.js";
+import { abortError, serializeError } from "../errors.js";
 import type { KeepAliveOptions } from "../keepalive.js";
 import { hangs, KeepAlive } from "../keepalive.js";
-import { Reassembler, decodeWhole, takeMetadata, takeFragment } from "../inbound.js";
 import { GoAwayTracker } from "./goaway-tracker.js";
 import { SendQueue } from "../../send/send-queue.js";
 import { closeIterator } from "../stream/stream-writer.js";
+import type { UnaryCallHost } from "./unary-calls.js";
+import { UnaryCalls } from "./unary-calls.js";
 
 /** Most pongs that may wait to be sent. */
 const PONGS_WAITING_MAX = 256;
@@ -45,17 +42,18 @@ const executor = (resolve: (result: unknown) => void, reject: (error: ConnectErr
   newReject = reject;
 };
 
-export class ClientConnection implements FrameReceiver {
+export class ClientConnection implements FrameReceiver, UnaryCallHost {
   readonly carrier: Carrier;
   private readonly limits: ClientLimits;
   private readonly sendQueue: SendQueue;
   private readonly owner: ClientConnectionOwner;
   private readonly keepAlive: KeepAlive | undefined;
-  private readonly calls = new CallTable();
+  readonly calls = new CallTable();
   /** Calls that wait for a slot. */
   private readonly queue = new CallQueue();
   private startingQueued = false;
   private readonly defined: boolean[] = [];
+  private readonly unary: UnaryCalls;
   private readonly streams: ClientStreams;
   private closedBy: CarrierClosed | undefined;
   /** No new calls start on this connection: the server takes none, or the owner retired the connection. */
@@ -74,14 +72,19 @@ export class ClientConnection implements FrameReceiver {
         this.calls.find(streamId)?.stream?.onSent(messageLength);
         if (this.goAwayTracker !== undefined) this.goAwayTracker.left(streamId);
       },
-      onFailed: (first, thrown) => this.onFailed(first, serializeError(thrown, "request", first.label)),
+      onFailed: ({ streamId, label }, thrown) => {
+        const call = this.calls.find(streamId);
+        if (call === undefined) return;
+        const error = serializeError(thrown, "request", label);
+        if (call.stream !== undefined) call.stream.cancel(error);
+        else this.unary.fail(call, error);
+      },
     });
+    this.unary = new UnaryCalls(carrier, this.sendQueue, limits, this);
     this.streams = new ClientStreams(carrier, this.sendQueue, limits, {
       take: () => this.take(),
       release: (streamId) => this.releaseStream(streamId),
-      define: (method) => {
-        if (!this.defined[method.id]) this.define(method);
-      },
+      define: (method) => this.define(method),
       requested: (streamId) => this.goAwayTracker?.left(streamId),
     });
     if (owner.keepAlive !== undefined) this.keepAlive = this.watch(owner.keepAlive);
@@ -144,59 +147,6 @@ export class ClientConnection implements FrameReceiver {
   }
 
   /**
-   * Starts a call. There must be a free slot. For callers without promises, who make one call at a time: `resolve` or
-   * `reject` is called exactly once, perhaps before this returns.
-   */
-  start(request: CallRequest, resolve: (result: unknown) => void, reject: (error: ConnectError) => void): void {
-    const { method, header, signal } = request;
-    if (this.closedBy !== undefined) return reject(lostError(this.closedBy));
-    if (signal !== undefined && signal.aborted) return reject(abortError(signal));
-    const call = this.take();
-    const { streamId } = call;
-    call.method = method;
-    call.resolve = resolve;
-    call.reject = reject;
-    call.wantsMessage = request.wantsMessage;
-    try {
-      const metadata = header === undefined ? undefined : requestMetadata(header);
-      if (!this.defined[method.id]) this.define(method);
-      const timeout = boundedTimeout(request.timeoutMs);
-      const argument = timeout === undefined ? 0 : Math.ceil(timeout);
-      this.sendQueue.send({
-        kind: KIND.request,
-        flags: FLAG.endStream,
-        code: method.id,
-        streamId,
-        argument,
-        metadata,
-        codec: method.input,
-        message: request.input,
-        writeMaxBytes: this.limits.writeMaxBytes,
-        label: method.path,
-      });
-      // Sending may have found that the connection is broken, or run code of the user's that ended it.
-      if (!isOpen(call, streamId)) return;
-      if (timeout !== undefined) this.cancelAfter(call, streamId, timeout);
-      if (signal !== undefined) this.cancelOnAbort(call, streamId, signal);
-    } catch (error) {
-      // SUBTLE: the code that threw may have ended the connection before, and with it this call, whose slot may belong
-      // to another call by now.
-      if (isOpen(call, streamId)) this.free(call);
-      reject(serializeError(error, "request", method.path));
-    }
-  }
-
-  private cancelAfter(call: ClientCall, streamId: number, timeoutMs: number): void {
-    call.timer = setTimeout(() => this.cancel(streamId, timedOut()), timeoutMs);
-  }
-
-  private cancelOnAbort(call: ClientCall, streamId: number, signal: AbortSignal): void {
-    call.signal = signal;
-    call.onAbort = () => this.cancel(streamId, abortError(signal));
-    onAbortOf(signal, call.onAbort);
-  }
-
-  /**
    * Calls a streaming method. Waits for a slot if the server takes no more calls at once. If the stream ends early, so
    * does the iterator of its messages.
    * @returns resolves with the server's first frame unless that is a refusal; rejects with a ConnectError, or with
@@ -223,7 +173,17 @@ export class ClientConnection implements FrameReceiver {
     });
   }
 
-  private define(method: ClientMethod): void {
+  /**
+   * Starts a unary call. There must be a free slot. For callers without promises, who make one call at a time:
+   * `resolve` or `reject` is called exactly once, perhaps before this returns.
+   */
+  start(request: CallRequest, resolve: (result: unknown) => void, reject: (error: ConnectError) => void): void {
+    if (this.closedBy !== undefined) reject(lostError(this.closedBy));
+    else this.unary.start(request, resolve, reject);
+  }
+
+  define(method: ClientMethod): void {
+    if (this.defined[method.id]) return;
     this.defined[method.id] = true;
     this.sendQueue.sendControl(KIND.method, method.id, 0, 0, Buffer.from(method.path, "latin1"));
   }
@@ -260,14 +220,14 @@ export class ClientConnection implements FrameReceiver {
     const call = this.calls.find(frame.streamId);
     if (call === undefined) return;
     const { stream } = call;
-    if (stream === undefined) return this.cancel(frame.streamId, streamAnswer(call.method.path));
+    if (stream === undefined) return this.unary.refuseStream(call);
     this.streams.onFrame(stream, frame);
   }
 
   onFilled(streamId: number): void {
     const call = this.calls.find(streamId);
     if (call?.stream !== undefined) return call.stream.onFilled();
-    if (call?.reassembler?.filledUp() === true) this.onWhole(call);
+    if (call !== undefined) this.unary.onFilled(call);
   }
 
   onRoom(): boolean {
@@ -316,70 +276,15 @@ export class ClientConnection implements FrameReceiver {
     const call = this.calls.find(frame.streamId);
     // CALL-1: a response to a call that has been given up.
     if (call === undefined) return;
-    if (call.stream !== undefined) return call.stream.onFinal(frame);
-    if (call.reassembler !== undefined) throw new Violation("STREAM-2", "a second response to one call");
-    const metadata = call.wantsMessage && frame.code === 0 ? undefined : takeMetadata(frame);
-    const headerLength = frame.argument;
-    if (headerLength > frame.metadataLength) throw new Violation("FRAME-7", "headers reach past the metadata");
-    if (frame.code === 0 && frame.messageLength > this.limits.readMaxBytes) {
-      return this.cancel(frame.streamId, tooLarge(frame.messageLength, this.limits.readMaxBytes));
-    }
-    if (frame.code !== 0 && frame.messageLength > STATUS_BYTES_MAX) {
-      throw new Violation("STATUS-1", `an error of ${frame.messageLength} bytes`);
-    }
-    if ((frame.flags & FLAG.more) !== 0 || frame.following) {
-      call.code = frame.code;
-      call.metadata = metadata;
-      call.headerLength = headerLength;
-      this.assemble(call, frame);
-      return;
-    }
-    let message: unknown;
-    try {
-      if (frame.code !== 0) {
-        return this.fail(call, decodeError(frame.code, takeFragment(frame), metadata));
-      }
-      message = decodeWhole(call.method.output, frame, this.carrier.spanSource, call.method.receivePolicy);
-    } catch (error) {
-      if (error instanceof Violation) throw error;
-      return this.fail(call, parseError(error, "response", call.method.path));
-    }
-    this.succeed(call, message, metadata, headerLength);
+    if (call.stream !== undefined) call.stream.onFinal(frame);
+    else this.unary.onResponse(call, frame);
   }
 
   private onMessage(frame: ReceivedFrame): void {
     const call = this.calls.find(frame.streamId);
     if (call === undefined) return;
-    if (call.stream !== undefined) return call.stream.onMessage(frame);
-    if (call.reassembler === undefined && this.limits.windows !== undefined)
-      return this.cancel(frame.streamId, streamAnswer(call.method.path));
-    if (call.reassembler === undefined) throw new Violation("STREAM-3", "a fragment without its message's first frame");
-    if (call.reassembler.add(frame)) this.onWhole(call);
-  }
-
-  /** The response has arrived completely. */
-  private onWhole(call: ClientCall): void {
-    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it has just been completed
-    const { bytes, received } = call.reassembler!;
-    if (call.code !== 0) return this.fail(call, decodeError(call.code, bytes, call.metadata));
-    let message: unknown;
-    try {
-      message = received.decode(call.method.output, bytes, 0, bytes.length, true);
-      call.reassembler = undefined;
-    } catch (error) {
-      return this.fail(call, parseError(error, "response", call.method.path));
-    }
-    this.succeed(call, message, call.metadata, call.headerLength);
-  }
-
-  private assemble(call: ClientCall, frame: ReceivedFrame): void {
-    try {
-      call.reassembler = Reassembler.start(frame, this.carrier.spanSource, call.method.receivePolicy);
-    } catch (error) {
-      if (error instanceof Violation) throw error;
-      return this.cancel(call.streamId, noMemory(frame.messageLength, error));
-    }
-    call.reassembler.add(frame);
+    if (call.stream !== undefined) call.stream.onMessage(frame);
+    else this.unary.onFragment(call, frame);
   }
 
   /** The server cannot send the rest of a response. */
@@ -388,7 +293,7 @@ export class ClientConnection implements FrameReceiver {
     if (call === undefined) return;
     const error = new ConnectError("the server could not send all of its answer", Code.Internal);
     if (call.stream !== undefined) call.stream.onReset(error);
-    else this.fail(call, error);
+    else this.unary.fail(call, error);
   }
 
   /** Starts no new calls, and ends the connection once the open and the queued ones are over. */
@@ -415,14 +320,14 @@ export class ClientConnection implements FrameReceiver {
     this.closeIfLeft();
   }
 
-  private closeIfLeft(): void {
+  closeIfLeft(): void {
     if (this.goingAway && this.pendingCalls === 0)
       this.close(this.goAwayTracker === undefined ? "the connection was retired" : "the server is shutting down");
   }
 
   // The table of calls.
 
-  private take(): ClientCall {
+  take(): ClientCall {
     const call = this.calls.take();
     if (this.calls.size === 1) {
       this.carrier.keepAlive(true);
@@ -431,7 +336,7 @@ export class ClientConnection implements FrameReceiver {
     return call;
   }
 
-  private free(call: ClientCall): void {
+  free(call: ClientCall): void {
     this.calls.release(call);
     if (this.calls.size === 0) this.carrier.keepAlive(false);
     if (this.goAwayTracker !== undefined) this.goAwayTracker.left(call.streamId);
@@ -457,50 +362,6 @@ export class ClientConnection implements FrameReceiver {
     while (this.queue.size > 0 && this.calls.size < this.limits.maxStreams) this.queue.startNext();
     this.startingQueued = false;
   }
-
-  private succeed(call: ClientCall, message: unknown, metadata: Uint8Array | undefined, headerLength: number): void {
-    const { resolve, streamId, wantsMessage, method } = call;
-    if (this.sendQueue.borrows) this.sendQueue.release(streamId);
-    this.free(call);
-    // SUBTLE: the slot may belong to the next call by now.
-    if (wantsMessage) resolve(message);
-    else resolve(new UnaryResult(method.method as DescMethodUnary, message, metadata, headerLength));
-    this.closeIfLeft();
-  }
-
-  private fail(call: ClientCall, error: ConnectError): void {
-    const { reject, streamId } = call;
-    // The server refused the call, or it timed out, before it had read the whole request. The rest need not be sent.
-    this.sendQueue.drop(streamId);
-    this.free(call);
-    reject(error);
-    this.closeIfLeft();
-  }
-
-  /** A message that waited for room cannot be sent. */
-  private onFailed({ streamId }: Outgoing, error: ConnectError): void {
-    const call = this.calls.find(streamId);
-    if (call?.stream !== undefined) call.stream.cancel(error);
-    else if (call !== undefined) this.fail(call, error);
-  }
-
-  /** Ends a call from this side. Tells the server unless the request has not been sent. */
-  private cancel(streamId: number, error: ConnectError): void {
-    const call = this.calls.find(streamId);
-    if (call === undefined) return;
-    if (this.sendQueue.drop(streamId) === "sent") {
-      this.sendQueue.sendControl(KIND.reset, error.code, streamId, 0);
-    }
-    this.fail(call, error);
-  }
-}
-
-/** Client and server disagree about the kind of the method. */
-function streamAnswer(path: string): ConnectError {
-  return new ConnectError(
-    `protocol error: the server answers ${path} with a stream, and this client called it as a unary method`,
-    Code.Unimplemented,
-  );
 }
 
 function lostError(reason: CarrierClosed): ConnectError {
