@@ -14,7 +14,6 @@
 import { Code } from "@connectrpc/connect";
 import type { SendingCarrier } from "../carrier/carrier.js";
 import { closedBy } from "../carrier/carrier.js";
-import type { MessageCodec } from "../codec/codec.js";
 import type { Rope } from "../codec/rope/rope.js";
 import { joinRope } from "../codec/rope/rope.js";
 import { BitSet } from "../memory/shm/bit-set.js";
@@ -22,23 +21,17 @@ import { originOf } from "../memory/payload/origin.js";
 import { Violation } from "../memory/shm/violation.js";
 import { FRAME_HEADER_BYTES, INLINE_BYTES_MAX, KIND, SLOTS_MAX } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
-import { copyOf } from "../wire/parts.js";
 import { sendAtOnce } from "./direct.js";
 import { encodedBytes } from "./encoded-bytes.js";
 import { FragmentedSends, PUMP_BYTES } from "./fragments.js";
-import { commitWhole } from "./frame-writer.js";
-import type { TrackedLoans } from "./loan-tracker.js";
-import { endTracking, releaseTracked, sentBy, startTracking } from "./loan-tracker.js";
+import { releaseTracked, sentBy } from "./loan-tracker.js";
+import { LARGE, MessageEncoder, NO_ROOM } from "./message-encoder.js";
 import type { Outgoing } from "./outgoing.js";
 import { checkSize, frameOnly } from "./outgoing.js";
 import { Payload } from "./payload.js";
 
 /** What `send` returns for a message that has not left yet. */
 export const KEPT = -1;
-/** Buffer size for messages that are encoded before they are sent. Most of them fit. */
-const ENCODED_BYTES = 512;
-/** The ring has no room for a frame. */
-const NO_ROOM = -2;
 
 /** What happens to messages that were kept. */
 export interface SendEvents {
@@ -60,6 +53,7 @@ interface Waiting extends Outgoing {
 export class SendQueue {
   private readonly carrier: SendingCarrier;
   private readonly events: SendEvents;
+  private readonly encoder: MessageEncoder;
   /**
    * Frames that wait for room in the ring, in order of arrival. The key is the stream, or a negative number for frames
    * of the connection itself.
@@ -71,9 +65,6 @@ export class SendQueue {
   private readonly grants = new Map<number, number>();
   /** Slots of the streams that have something in `waiting` or `fragmented`. */
   private readonly heldSlots = new BitSet();
-  private encoding = false;
-  /** The type of the last message, if that did not fit the ring as a whole. */
-  private lastLarge: MessageCodec | undefined;
   /** The last attempt to send failed for lack of room in the ring. Then room is worth waiting for. */
   private ringIsFull = false;
   private readonly fragmented: FragmentedSends;
@@ -88,6 +79,7 @@ export class SendQueue {
   constructor(carrier: SendingCarrier, events: SendEvents) {
     this.carrier = carrier;
     this.events = events;
+    this.encoder = new MessageEncoder(carrier);
     this.fragmented = new FragmentedSends(carrier, {
       firstWaiting: () => this.firstPlace(),
       onPlaced: (first, parts, messageLength) => this.onFragmentedPlaced(first, parts, messageLength),
@@ -104,9 +96,7 @@ export class SendQueue {
    */
   send(first: Outgoing): number {
     try {
-      // SUBTLE: encoding can run user code (a getter, a user's codec) that makes a call of its own. Its frame would
-      // overwrite the one that is being written.
-      if (this.waiting.size === 0 && !this.encoding) {
+      if (this.waiting.size === 0 && !this.encoder.isEncoding) {
         const written = this.tryWrite(first);
         if (written !== NO_ROOM) return written;
       }
@@ -132,29 +122,6 @@ export class SendQueue {
     this.declare();
   }
 
-  /**
-   * Encodes a message, to be sent with `encodedBytes`. Undefined: it is large, or refers to loans, which are taken when
-   * it is sent.
-   * @throws what the codec throws
-   */
-  encodeSmall(codec: MessageCodec, message: unknown): Uint8Array | undefined {
-    let encoded: Uint8Array | undefined = Buffer.allocUnsafe(ENCODED_BYTES);
-    let loans: TrackedLoans | undefined;
-    const outer = startTracking();
-    try {
-      const length = codec.encodeInto(message, encoded, 0, encoded.length, true);
-      if (length >= 0) encoded = encoded.subarray(0, length);
-      else if (-1 - length > INLINE_BYTES_MAX) encoded = undefined;
-      else {
-        encoded = Buffer.allocUnsafe(-1 - length);
-        if (codec.encodeInto(message, encoded, 0, encoded.length, true) !== encoded.length) encoded = undefined;
-      }
-    } finally {
-      loans = endTracking(outer);
-    }
-    return loans === undefined ? encoded : undefined;
-  }
-
   /** Sends a frame without a message. */
   sendControl(kind: number, code: number, streamId: number, argument: number, metadata?: Uint8Array): void {
     this.send(frameOnly(kind, code, streamId, argument, metadata));
@@ -163,7 +130,7 @@ export class SendQueue {
   /** Grants a stream's sender more bytes. Grants that could not be sent yet add up. */
   grant(streamId: number, bytes: number): void {
     if (this.carrier.closed) return;
-    if (!this.encoding && this.grants.size === 0 && this.tryGrant(streamId, bytes)) return;
+    if (!this.encoder.isEncoding && this.grants.size === 0 && this.tryGrant(streamId, bytes)) return;
     this.grants.set(streamId, (this.grants.get(streamId) ?? 0) + bytes);
     this.ringIsFull = true;
     this.declare();
@@ -288,56 +255,17 @@ export class SendQueue {
     this.carrier.setWaitFor(this.ringIsFull, this.fragmented.awaitBlocks);
   }
 
+  /** Writes one frame with a whole small message, or encodes a large one. Returns as `send` does, or `NO_ROOM`. */
+  private tryWrite(first: Outgoing): number {
+    const written = this.encoder.intoRing(first);
+    // Frames that waited before it have left.
+    return written === LARGE ? this.encodeNow(first, 0) : written;
+  }
+
   private firstPlace(): number | undefined {
     if (this.waiting.size === 0) return undefined;
     for (const { place } of this.waiting.values()) return place;
     return undefined;
-  }
-
-  /** Writes one frame with a whole small message, or encodes a large one. Returns as `send` does, or `NO_ROOM`. */
-  private tryWrite(first: Outgoing): number {
-    const { metadata, codec, writeMaxBytes } = first;
-    const carrier = this.carrier;
-    const metadataLength = metadata === undefined ? 0 : metadata.length;
-    const start = carrier.index;
-    const bodyStart = start + FRAME_HEADER_BYTES + metadataLength;
-    const room = carrier.freeBytes() - FRAME_HEADER_BYTES - metadataLength;
-    if (room < 0) return NO_ROOM;
-    let length = 0;
-    let loans: TrackedLoans | undefined;
-    if (codec !== undefined) {
-      // A large message is measured once, when its rope is made. Most messages of a type are like the one before.
-      const measures = room < INLINE_BYTES_MAX || codec !== this.lastLarge;
-      const outer = startTracking();
-      this.encoding = true;
-      try {
-        length = codec.encodeInto(
-          first.message,
-          carrier.ringBytes,
-          bodyStart,
-          bodyStart + Math.min(room, INLINE_BYTES_MAX),
-          measures,
-        );
-      } finally {
-        this.encoding = false;
-        loans = endTracking(outer);
-      }
-      if (length < 0) {
-        const needed = -1 - length;
-        if (needed > 0) checkSize(needed, writeMaxBytes);
-        if (measures && needed <= INLINE_BYTES_MAX) return NO_ROOM;
-        this.lastLarge = codec;
-        // Frames that waited before it have left.
-        return this.encodeNow(first, 0);
-      }
-      if (codec === this.lastLarge) this.lastLarge = undefined;
-      if (length > writeMaxBytes) checkSize(length, writeMaxBytes);
-    }
-    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `metadataLength` is its length
-    if (metadataLength > 0) carrier.ringBytes.set(metadata!, start + FRAME_HEADER_BYTES);
-    commitWhole(carrier, first, metadataLength, length);
-    if (loans !== undefined) releaseTracked(loans, sentBy(first.label));
-    return length;
   }
 
   /**
@@ -346,29 +274,18 @@ export class SendQueue {
    * @param after the place of the last frame that has to leave before it
    */
   private encodeNow(outgoing: Outgoing, after: number): number {
-    const outer = startTracking();
-    let loans: TrackedLoans | undefined;
-    let rope: Rope;
-    try {
-      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a frame without a codec is never large
-      rope = outgoing.codec!.encode(outgoing.message);
-    } finally {
-      loans = endTracking(outer);
-    }
+    const { rope, loans } = this.encoder.toRope(outgoing);
     // Encoding may have run user code, and that may have closed the connection.
     if (this.carrier.closed) return KEPT;
     // The rope is all that is needed of the message, which is not to be kept alive.
     const first = { ...outgoing, message: undefined };
     checkSize(rope.byteLength, first.writeMaxBytes);
-    // A codec that is not ours may reuse its memory.
-    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a frame without a codec is never large
-    if (first.codec!.ownsInline !== true) rope = { ...rope, inline: copyOf(rope.inline) };
     if (this.mustWait(first, rope)) {
       this.wait({ ...first, codec: encodedBytes, message: joinRope(rope) });
       if (loans !== undefined) releaseTracked(loans, sentBy(first.label));
       return KEPT;
     }
-    if (this.waiting.size === 0 && this.fragmented.size === 0 && !this.encoding) {
+    if (this.waiting.size === 0 && this.fragmented.size === 0 && !this.encoder.isEncoding) {
       const sent = sendAtOnce(this.carrier, first, rope, PUMP_BYTES);
       if (sent !== undefined) {
         if (loans !== undefined) releaseTracked(loans, sentBy(first.label));
@@ -394,7 +311,7 @@ export class SendQueue {
     this.sentLength = KEPT;
     try {
       // SUBTLE: not if a getter of a message that is being written at the ring's tail has made this call.
-      if (!this.encoding) this.fragmented.pump();
+      if (!this.encoder.isEncoding) this.fragmented.pump();
       if (first.kind === KIND.response) this.fragmented.keep(first.streamId);
       this.ringIsFull ||= this.fragmented.ringIsFull;
     } finally {
@@ -409,7 +326,7 @@ export class SendQueue {
   private mustWait({ metadata }: Outgoing, { byteLength, spans }: Rope): boolean {
     if (byteLength > INLINE_BYTES_MAX || spans.some(({ bytes }) => originOf(bytes) !== undefined)) return false;
     return (
-      this.encoding ||
+      this.encoder.isEncoding ||
       this.waiting.size > 0 ||
       this.carrier.freeBytes() < FRAME_HEADER_BYTES + (metadata?.length ?? 0) + byteLength
     );

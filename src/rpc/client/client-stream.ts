@@ -42,7 +42,7 @@ export interface ClientStreamHost {
     message: unknown,
     timeoutMs: number | undefined,
   ): boolean;
-  /** As `SendQueue.encodeSmall`. */
+  /** As `encodeSmall` of `send/`. */
   encodeSmall(stream: ClientStream, message: unknown): Uint8Array | undefined;
   /** As `SendQueue.send`. */
   sendMessage(stream: ClientStream, message: unknown): number;

@@ -16,6 +16,7 @@ import type { ClientLimits } from "./client-owner.js";
 import type { ClientStreamHost } from "./client-stream.js";
 import { ClientStream } from "./client-stream.js";
 import { serializeError } from "../errors.js";
+import { encodeSmall } from "../../send/message-encoder.js";
 import type { SendQueue } from "../../send/send-queue.js";
 import { KEPT } from "../../send/send-queue.js";
 
@@ -125,7 +126,7 @@ export class ClientStreams implements ClientStreamHost {
   }
 
   encodeSmall({ method }: ClientStream, message: unknown): Uint8Array | undefined {
-    return this.sendQueue.encodeSmall(method.input, message);
+    return encodeSmall(method.input, message);
   }
 
   sendMessage({ streamId, method }: ClientStream, message: unknown): number {
