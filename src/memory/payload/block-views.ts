@@ -12,7 +12,7 @@
 import { collectYoung, notWhenIdle, whenIdle } from "../v8/gc.js";
 import type { ArenaView } from "../shm/segment.js";
 import { keepInThread, keepNewInThread, letMove, transferBuffer } from "../v8/array-buffer-transfer.js";
-import { expectFreed, hideFromCount, showToCount } from "../v8/external-memory.js";
+import { hiddenWasFreed, hideFromCount } from "../v8/external-memory.js";
 
 /** The user of a block through an ArrayBuffer. It must not refer to the ArrayBuffer, or that is never collected. */
 export interface BlockUser {
@@ -109,7 +109,6 @@ export class BlockViews {
   }
 
   private collect(): void {
-    expectFreed(this.unreturnedBytes);
     this.unreturnedBytes = 0;
     collectYoung();
   }
@@ -222,7 +221,7 @@ function onViewFreed(token: number): void {
   if (view === undefined) return;
   views[token - 1] = undefined;
   freeTokens.push(token);
-  if (view.isHidden) showToCount(view.byteLength);
+  if (view.isHidden) hiddenWasFreed(view.byteLength);
   const { user } = view;
   if (user === undefined) return;
   user.view = undefined;

@@ -23,52 +23,53 @@ export function useExternalMemoryMeter(adjust: Meter): void {
 // Hiding leases.
 
 /**
- * Most bytes of leases that are hidden from V8's count. Counted, they would make V8 mark its whole heap every 15 to 30
- * MiB (measured: 0.8 ms per lease of 1 MiB). The count is raised by this many bytes from the start, so that it never
- * becomes negative when V8 frees hidden buffers.
+ * V8 adds a buffer's length to its count when the buffer is made, and takes it off when it frees the buffer, perhaps in
+ * the middle of a collection and long before anybody is told. So a lease is hidden by taking its length off right after
+ * it was made, and the count sinks by that length again when V8 frees it. A count that sinks does no harm, as V8
+ * collects by how far it is above its lowest value. But it must not become negative, so it is raised first, by a
+ * reserve for what is hidden now and for what was freed. When half of the reserve is used up, it is filled again. That
+ * looks like new memory, so V8 marks its heap once.
+ *
+ * SUBTLE: raising the count again at every buffer that was freed would look like new memory too (measured: with leases
+ * of 1 MiB, three calls in a hundred took more than 10 ms; with leases of 16 MiB that nobody releases, V8 collected the
+ * old generation at every third).
  */
-const HIDDEN_BYTES_MAX = 128 << 20;
-let hidden: number | undefined;
-/**
- * Bytes of hidden leases that are counted again before V8 frees them. SUBTLE: V8 takes a buffer's length off its count
- * when it frees the buffer, and reports that only afterwards. In between, the count is lower than ever, and whatever is
- * added next looks like new memory, for which V8 marks: with leases of 1 MiB all the time (measured: three calls in a
- * hundred took more than 10 ms).
- */
-let ahead = 0;
+const RESERVE_BYTES = 512 << 20;
+const HIDDEN_BYTES_MAX = RESERVE_BYTES / 2;
+let hiddenBytes: number | undefined;
+/** Bytes of the reserve that are used up. */
+let freedBytes = 0;
 
 /**
  * Hides a new buffer over memory that is bounded elsewhere from V8's count.
- * @returns whether it is hidden; only then `showToCount` has to follow
+ * @returns whether it is hidden; only then `hiddenWasFreed` has to follow
  */
 export function hideFromCount(byteLength: number): boolean {
   if (meter === undefined) return false;
-  if (hidden === undefined) {
-    meter(HIDDEN_BYTES_MAX);
-    hidden = 0;
+  if (hiddenBytes === undefined) {
+    meter(RESERVE_BYTES);
+    hiddenBytes = 0;
   }
-  if (hidden + byteLength > HIDDEN_BYTES_MAX) return false;
+  if (hiddenBytes + byteLength > HIDDEN_BYTES_MAX) return false;
   meter(-byteLength);
-  hidden += byteLength;
+  hiddenBytes += byteLength;
   return true;
 }
 
-/* eslint-disable @typescript-eslint/no-non-null-assertion -- nothing is hidden or raised without a meter */
-
-/** Call before a garbage collection that will free hidden buffers of about this many bytes. */
-export function expectFreed(byteLength: number): void {
-  const more = Math.min(byteLength, hidden ?? 0) - ahead;
-  if (more <= 0) return;
-  meter!(more);
-  ahead += more;
+/** Call after V8 has freed a hidden buffer. */
+export function hiddenWasFreed(byteLength: number): void {
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it was hidden
+  hiddenBytes! -= byteLength;
+  freedBytes += byteLength;
+  if (freedBytes > RESERVE_BYTES / 2) fillReserve();
 }
 
-/** Call after V8 has freed a hidden buffer. */
-export function showToCount(byteLength: number): void {
-  const expected = Math.min(byteLength, ahead);
-  ahead -= expected;
-  if (expected < byteLength) meter!(byteLength - expected);
-  hidden! -= byteLength;
+/** Call before a collection of all generations, which makes any count the lowest one. */
+export function fillReserve(): void {
+  if (freedBytes === 0) return;
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- something was hidden
+  meter!(freedBytes);
+  freedBytes = 0;
 }
 
 // Moving large buffers.
@@ -85,6 +86,7 @@ const RAISED_BYTES_MAX = 64 << 20;
 let lowest: number | undefined;
 /** Notices full collections: no other collection clears weak references. */
 const canaries = new FinalizationRegistry<undefined>(() => {
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- registered once there is one
   lowest = meter!(0);
   canaries.register({}, undefined);
 });
@@ -102,5 +104,6 @@ export function raiseForMove(byteLength: number): number {
 }
 
 export function lowerAfterMove(raised: number): void {
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it was raised
   if (raised !== 0) meter!(-raised);
 }

@@ -7,6 +7,7 @@ import { getHeapStatistics, setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { otherRuntime } from "../../os/runtime.js";
 import { nowMs } from "../../os/timers.js";
+import { fillReserve } from "./external-memory.js";
 import { isPlain } from "./policy.js";
 
 /** Collections take at most about this share of the time. */
@@ -28,6 +29,7 @@ export function collectSoon(): boolean {
   if (start < notBefore) return false;
   collect ??= find();
   if (collect === false) return false;
+  fillReserve();
   collect();
   const end = nowMs();
   notBefore = end + Math.min((end - start) / SHARE_MAX, PAUSE_MILLIS_MAX);
