@@ -22,6 +22,7 @@ export type {
   ReconnectOptions,
   TransportStats,
 } from "./connect/types/client.js";
+export type { HealthStatus, ServerHealth } from "./connect/types/health.js";
 export type { CorsOptions, HttpServerOptions, HttpTransportOptions } from "./connect/types/http.js";
 export { createClient } from "./connect/client/create-client.js";
 export { createBlockingClient } from "./connect/client/blocking.js";

@@ -22,7 +22,7 @@ const ROOMS: Readonly<Record<string, readonly (readonly string[])[]>> = {
   codec: [["rope"], ["wire"], ["compile"], ["view"], ["."]],
   carrier: [["."], ["poll"], ["shm", "socket"], ["blocking"], ["handshake"]],
   rpc: [["."], ["stream"], ["client", "server"]],
-  connect: [["types"], ["options"], ["."], ["payloads", "http"], ["client", "server"]],
+  connect: [["types"], ["options"], ["."], ["payloads", "http", "services"], ["client", "server"]],
 };
 
 const root = fileURLToPath(new URL("../../../", import.meta.url));

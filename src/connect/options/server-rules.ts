@@ -107,6 +107,18 @@ export const serverRules = {
     meaning:
       "Decides by a call's context whether it is admitted, before anything else happens with it; the option of a service or method replaces it",
   },
+  health: {
+    kind: boolean,
+    byDefault: "off",
+    meaning:
+      "Serves `grpc.health.v1.Health`; `requestGate` and interceptors do not apply to it: [health](operations.md#health)",
+  },
+  reflection: {
+    kind: boolean,
+    byDefault: "off",
+    meaning:
+      "Serves gRPC's server reflection (v1 and v1alpha), for tools such as grpcurl: [reflection](operations.md#reflection)",
+  },
   maxTimeoutMs,
   shutdownSignal,
   contextValues: {

@@ -39,11 +39,14 @@ import {
 } from "../options/options.js";
 import { DEFAULTS } from "../options/defaults.js";
 import { listenTable, serverCloseTable, serverTable } from "../options/table.js";
+import type { HealthRegistry } from "../services/health.js";
+import { StandardServices } from "../services/standard-services.js";
 import type { ServerConnectionEvent } from "../types/events.js";
 import type { IsthmusServer, IsthmusServerOptions, ListeningAt, ServerStats } from "../types/server.js";
 import type { Verdict } from "./admission.js";
 import { verdictOn } from "./admission.js";
 import { openListener } from "./listening.js";
+import type { RouteDefaults } from "./routes.js";
 import { collectRoutes } from "./routes.js";
 
 /** Options of `listen` that do not apply to an address of this kind. */
@@ -79,6 +82,7 @@ export interface ConnectionSink {
 }
 
 export class LocalServer implements IsthmusServer {
+  readonly health: HealthRegistry | undefined;
   private readonly sink: ConnectionSink | undefined;
   private readonly options: IsthmusServerOptions;
   private readonly methods: ReadonlyMap<string, ServerMethod>;
@@ -94,9 +98,8 @@ export class LocalServer implements IsthmusServer {
 
   constructor(given: IsthmusServerOptions, sink?: ConnectionSink) {
     const options = checkOptions(serverTable, given);
-    this.options = options;
     this.sink = sink;
-    this.methods = collectRoutes(options.routes, {
+    const defaults: RouteDefaults = {
       ...checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes }),
       interceptors: options.interceptors ?? [],
       requestGate: options.requestGate,
@@ -107,7 +110,18 @@ export class LocalServer implements IsthmusServer {
         route?.binaryOptions === undefined || options.codec !== undefined
           ? codecOf(options)
           : createProtobufCodec(route.binaryOptions),
-    });
+    };
+    const methods = collectRoutes(options.routes, defaults);
+    const services = new StandardServices(options, new Set([...methods.values()].map(({ method }) => method.parent)));
+    this.health = services.health;
+    this.methods = new Map([...methods, ...collectRoutes((router) => services.register(router), defaults)]);
+    this.options = {
+      ...options,
+      routes: (router) => {
+        options.routes(router);
+        services.register(router);
+      },
+    };
     this.geometry = geometryOf(options);
     http1OptionsOf(options.http);
     corsOf(options.cors);
@@ -161,6 +175,7 @@ export class LocalServer implements IsthmusServer {
   async close(options?: { timeoutMs?: number }): Promise<void> {
     const { timeoutMs = DEFAULTS.closeTimeoutMs } = checkOptional(serverCloseTable, options);
     this.closing = true;
+    this.health?.shutDown();
     const stopped = this.stopListening();
     for (const handshake of this.handshakes)
       handshake.abort(withRetryability(new ConnectError("the server is shutting down", Code.Unavailable), "draining"));

@@ -41,6 +41,7 @@ function serve({ port, options }: WorkerSetup, module: Partial<IsthmusServerOpti
       void server.close({ timeoutMs: message.timeoutMs }).finally(() => tell({ kind: "closed" }));
       return;
     }
+    if (message.kind === "health") return server.health?.set(message.service, message.status);
     const { id, descriptor, peer, leftMs } = message;
     let own: number;
     try {

@@ -1,6 +1,7 @@
 /** The messages between a server's main thread and its workers. */
 import type { MessagePort } from "node:worker_threads";
 import type { PeerCredentials } from "../../os/addon.js";
+import type { HealthStatus } from "../types/health.js";
 import type { ServerStats } from "../types/server.js";
 
 /** The first message to a worker, before the routes module runs. */
@@ -21,6 +22,7 @@ export type ToWorker =
       readonly peer: PeerCredentials;
       readonly leftMs: number;
     }
+  | { readonly kind: "health"; readonly service: string; readonly status: HealthStatus }
   | { readonly kind: "close"; readonly timeoutMs: number };
 
 export type FromWorker =

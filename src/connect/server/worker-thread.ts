@@ -11,6 +11,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon, PeerCredentials } from "../../os/addon.js";
 import { clearTimeout, nowMs, setTimeout, sleep } from "../../os/timers.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
+import type { HealthStatus } from "../types/health.js";
 import type { ServerStats } from "../types/server.js";
 import type { FromWorker, ToWorker, WorkerSetup } from "./worker-link.js";
 import type { WorkersOptions } from "../types/workers.js";
@@ -154,6 +155,11 @@ export class WorkerThread {
       if (on) handle.ref();
       else handle.unref();
     }
+  }
+
+  /** Once it is ready. */
+  setHealth(service: string, status: HealthStatus): void {
+    this.post({ kind: "health", service, status });
   }
 
   private post(message: ToWorker): void {

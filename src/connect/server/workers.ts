@@ -25,6 +25,7 @@ import { isUrl } from "../options/kinds.js";
 import { DEFAULTS } from "../options/defaults.js";
 import { listenTable, MODULE_OPTIONS, serverCloseTable, workerServerTable } from "../options/table.js";
 import { handshakeTimeoutOf, requireAddon } from "../options/options.js";
+import type { HealthStatus, ServerHealth } from "../types/health.js";
 import type { IsthmusServer, ListeningAt, ServerStats } from "../types/server.js";
 import type { IsthmusWorkerServerOptions } from "../types/workers.js";
 import type { AcceptedClient, ConnectionSink } from "./local-server.js";
@@ -45,6 +46,9 @@ interface Slot {
 }
 
 export class WorkerServer implements IsthmusServer, ConnectionSink {
+  readonly health: ServerHealth | undefined;
+  /** Statuses that were set, for threads that are started later. */
+  private readonly statuses = new Map<string, HealthStatus>();
   private readonly options: IsthmusWorkerServerOptions;
   private readonly routes: string;
   /** Listens, and tells refused clients why they are refused. */
@@ -76,6 +80,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
     this.loadTimeoutMs = Math.min(loadTimeoutMs, TIMER_MS_MAX);
     this.restartDelayMsMax = Math.min(restartDelayMsMax, TIMER_MS_MAX);
     this.door = new LocalServer({ ...options, workers: undefined, routes: () => undefined }, this);
+    if (options.health === true) this.health = this.healthOfThreads(this.door.health);
     requireAddon();
     this.slots = Array.from({ length: count }, () => ({ thread: undefined, deaths: 0, restart: undefined }));
   }
@@ -206,7 +211,10 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       loadTimeoutMs: this.loadTimeoutMs,
     };
     const thread: WorkerThread = new WorkerThread(setup, {
-      onReady: () => this.placeWaiting(),
+      onReady: () => {
+        for (const [service, status] of this.statuses) thread.setHealth(service, status);
+        this.placeWaiting();
+      },
       onTook: (client) => {
         // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- open until a thread took it (HAND-1)
         client.addon.closeDescriptor(client.descriptor!);
@@ -221,6 +229,18 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
     });
     slot.thread = thread;
     return thread;
+  }
+
+  /** @param door where a status is checked first */
+  private healthOfThreads(door: ServerHealth | undefined): ServerHealth {
+    return {
+      set: (service, status) => {
+        door?.set(service, status);
+        this.statuses.set(service, status);
+        for (const thread of this.threads()) if (thread.isReady) thread.setHealth(service, status);
+      },
+      get: (service) => door?.get(service),
+    };
   }
 
   private placeWaiting(): void {

@@ -4,6 +4,7 @@ import type { ListenOptions } from "../../carrier/handshake/listen.js";
 import type { PeerCredentials } from "../../os/addon.js";
 import type { RequestGate } from "../../rpc/server/gate.js";
 import type { CommonOptions } from "./common.js";
+import type { ServerHealth } from "./health.js";
 import type { CorsOptions, HttpServerOptions } from "./http.js";
 import type { IsthmusRouter } from "./routes.js";
 
@@ -56,6 +57,17 @@ export interface IsthmusServerOptions extends CommonOptions {
    * Lets web pages of other origins call over HTTP; off by default. `true` allows all pages, without credentials.
    */
   readonly cors?: boolean | CorsOptions;
+  /**
+   * Serves gRPC's health checking protocol, `grpc.health.v1.Health`, for probes and load balancers; off by default.
+   * Every service is serving until `server.health.set` or `close` says otherwise. `requestGate` and interceptors do not
+   * apply to it.
+   */
+  readonly health?: boolean;
+  /**
+   * Serves gRPC's server reflection (v1 and v1alpha), with which tools such as grpcurl find services and their
+   * messages; off by default. `requestGate` and interceptors apply to it.
+   */
+  readonly reflection?: boolean;
   /** Most open calls of one connection; 65,536 by default. Clients hold further ones back. */
   readonly maxStreams?: number;
 }
@@ -98,6 +110,8 @@ export interface ListeningAt {
 
 /** A server, made by `createIsthmusServer`. */
 export interface IsthmusServer extends AsyncDisposable {
+  /** The statuses that health checks report; undefined without the option `health`. */
+  readonly health: ServerHealth | undefined;
   /**
    * Listens on a socket path (or `unix:PATH`), or on `tcp:HOST:PORT`; port 0 takes a free one. May be called for
    * several addresses. The process stays alive while it listens.
