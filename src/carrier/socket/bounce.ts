@@ -1,15 +1,16 @@
 /**
- * What a full socket is given to write later: the bytes that Node may keep, and copies of the first borrowed ones. When
- * they are written, there is room for the others. Owns the memory of the copies, which is in use until then.
+ * What a full socket is given to write later: the bytes that Node may keep, and copies of borrowed ones. When they are
+ * written, there is room for the others. Holds the memory of the copies until then; large ones share a pool.
  */
-import type { Batch } from "./queued.js";
+import type { Batch, QueuedFile } from "./queued.js";
 import { borrowedBytes, QueuedBytes, QueuedHead, restOfFragment } from "./queued.js";
-import type { QueuedFile } from "./queued.js";
 
-/** When the socket is full, this many borrowed bytes are copied. */
+/** When the socket is full, this many borrowed bytes are copied, or the rest of a fragment that completes a message. */
 const BOUNCE_BYTES = 64;
 /** Where nothing can be written at once, all borrowed bytes are copied, in portions of this size. */
 const PORTION_BYTES = 256 << 10;
+/** Number of unused portions that a thread keeps. */
+const PORTIONS_MAX = 16;
 
 /** Chunks for the socket, from the first entry of a batch on. They complete the entries before `end`. */
 export interface Given {
@@ -18,8 +19,11 @@ export interface Given {
   readonly end: number;
 }
 
+const portions: Buffer[] = [];
+
 export class Bounce {
-  private memory: Buffer | undefined;
+  private small: Buffer | undefined;
+  private portion: Buffer | undefined;
 
   /**
    * @param end the batch has memory up to here
@@ -32,7 +36,8 @@ export class Bounce {
     atOnce: boolean,
     onCopied: (entry: QueuedBytes, byteLength: number) => void,
   ): Given {
-    const copies = this.copies(borrowedBytes(entries.slice(next, end)), atOnce);
+    const most = Math.max(atOnce ? BOUNCE_BYTES : PORTION_BYTES, bytesToEnd(entries, next));
+    const copies = this.memoryFor(Math.min(borrowedBytes(entries.slice(next, end)), most));
     const chunks: Uint8Array[] = [];
     let byteLength = 0;
     let copiedBytes = 0;
@@ -59,10 +64,29 @@ export class Bounce {
     return { chunks, byteLength, end: given };
   }
 
-  private copies(borrowed: number, atOnce: boolean): Uint8Array {
-    const most = atOnce ? BOUNCE_BYTES : PORTION_BYTES;
-    const byteLength = Math.min(borrowed, most);
-    if (this.memory === undefined || this.memory.length < byteLength) this.memory = Buffer.allocUnsafeSlow(most);
-    return this.memory.subarray(0, byteLength);
+  private memoryFor(byteLength: number): Uint8Array {
+    if (byteLength <= BOUNCE_BYTES)
+      return (this.small ??= Buffer.allocUnsafeSlow(BOUNCE_BYTES)).subarray(0, byteLength);
+    if (byteLength > PORTION_BYTES) return Buffer.allocUnsafeSlow(byteLength);
+    this.portion ??= portions.pop() ?? Buffer.allocUnsafeSlow(PORTION_BYTES);
+    return this.portion.subarray(0, byteLength);
   }
+
+  /** The socket has taken all copies. */
+  taken(): void {
+    if (this.portion === undefined) return;
+    if (portions.length < PORTIONS_MAX) portions.push(this.portion);
+    this.portion = undefined;
+  }
+}
+
+/**
+ * How many borrowed bytes leave now at the latest, because the fragment that is next completes its message and begins
+ * now, if it has not begun (SOCKET-9).
+ */
+function bytesToEnd(entries: Batch["entries"], next: number): number {
+  const first = entries[next];
+  if (first instanceof Uint8Array) return 0;
+  const head = first instanceof QueuedHead ? first : first.head;
+  return head.isFinal ? borrowedBytes(restOfFragment(entries, next)) : 0;
 }

@@ -91,15 +91,14 @@ export class QueuedBytes {
     return this.source.bytesOnLoan === 0;
   }
 
-  /** The rest of the bytes was copied to `copy`, in `memory`. Returns as `advance` does. */
-  moveTo(copy: Uint8Array, memory: ReceiveMemory): boolean {
+  /** Copies the rest of the bytes to `copy`, in `memory`. */
+  moveTo(copy: Uint8Array, memory: ReceiveMemory): void {
     copy.set(this.bytes);
     this.bytes = copy;
     this.borrowed = false;
     this.memory = memory;
     memory.hold();
     this.source.bytesOnLoan -= this.byteLength;
-    return this.source.bytesOnLoan === 0;
   }
 }
 

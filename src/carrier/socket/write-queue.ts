@@ -20,16 +20,7 @@ import { inRootContext } from "../poll/root-context.js";
 import { Bounce } from "./bounce.js";
 import { FileSender } from "./file-sender.js";
 import type { Batch, Entry } from "./queued.js";
-import {
-  borrowedBytes,
-  discard,
-  QueuedBytes,
-  QueuedFile,
-  QueuedHead,
-  queuedPart,
-  restOfFragment,
-  takeBack,
-} from "./queued.js";
+import { borrowedBytes, discard, QueuedBytes, QueuedFile, QueuedHead, queuedPart, takeBack } from "./queued.js";
 import { JOINED_BYTES_MAX, PlacedFragment } from "./placed-fragment.js";
 import { Staging } from "./staging.js";
 import { writeAtOnce, writesAtOnce } from "./write-at-once.js";
@@ -202,6 +193,7 @@ export class WriteQueue {
   /** Gives the socket as much of the batch as it takes. It has taken all that it was given before. */
   private handOn(batch: Batch): void {
     this.awaitsSocket = false;
+    this.bounce.taken();
     this.taken(batch, batch.given);
     while (batch.next < batch.entries.length) {
       const entry = batch.entries[batch.next];
@@ -263,11 +255,6 @@ export class WriteQueue {
 
   /** The socket is full: it is given what it may keep. */
   private giveRest(batch: Batch, end: number): boolean {
-    const first = batch.entries[batch.next] as Uint8Array | QueuedHead | QueuedBytes;
-    // SOCKET-9. What completes a message leaves whole once it has begun, and it begins now at the latest.
-    if (!(first instanceof Uint8Array) && (first instanceof QueuedHead ? first : first.head).isFinal)
-      this.copy(restOfFragment(batch.entries, batch.next));
-    if (this.closed) return false;
     const given = this.bounce.take(batch, end, writesAtOnce(this.socket), this.advance);
     return this.give(batch, given.end, given.chunks, given.byteLength);
   }
@@ -337,18 +324,12 @@ export class WriteQueue {
 
   private copyBorrowed(source: Parts): void {
     const { batch } = this;
-    const waiting = [...(batch?.entries.slice(batch.given) ?? []), ...this.queue];
-    // An entry whose memory is gone fails its message when its turn comes.
-    this.copy(
-      waiting.filter(
-        (entry): entry is QueuedBytes => entry instanceof QueuedBytes && entry.source === source && !entry.isGone,
-      ),
+    const waiting = [...(batch?.entries.slice(batch.given) ?? []), ...this.queue].filter(
+      // An entry whose memory is gone fails its message when its turn comes.
+      (entry): entry is QueuedBytes =>
+        entry instanceof QueuedBytes && entry.borrowed && entry.source === source && !entry.isGone,
     );
-  }
-
-  /** Copies bytes that are still borrowed. */
-  private copy(entries: readonly QueuedBytes[]): void {
-    const byteLength = borrowedBytes(entries);
+    const byteLength = borrowedBytes(waiting);
     if (byteLength === 0) return;
     let memory: ReceiveMemory;
     try {
@@ -357,12 +338,7 @@ export class WriteQueue {
       return this.onFailed(error as Error);
     }
     let at = 0;
-    for (const entry of entries) {
-      if (!entry.borrowed) continue;
-      const { byteLength: length } = entry;
-      if (entry.moveTo(memory.bytes.subarray(at, at + length), memory)) this.returned.push(entry.source);
-      at += length;
-    }
+    for (const entry of waiting) entry.moveTo(memory.bytes.subarray(at, (at += entry.byteLength)), memory);
     memory.unhold();
   }
 
