@@ -33,8 +33,16 @@ const SUITES = [
 // What suites need besides, in the versions of the checkout; `--all` needs the others.
 const TOOLS = ["@connectrpc/validate", "@bufbuild/protovalidate"];
 const TOOLS_OF_ALL = ["typescript", "fast-check", "@types/node", "node-api-headers", "yaml"];
-// The same of files, besides the built tree: some suites run the examples, or compile C.
-const FILES_OF_ALL = ["docs", "examples", "README.md", "native", join("test", "support", "native")];
+// The same of files, besides the built tree: some suites run the examples, or compile TypeScript and C.
+const FILES_OF_ALL = [
+  "docs",
+  "examples",
+  "README.md",
+  "native",
+  "tsconfig.json",
+  join("test", "proto"),
+  join("test", "support", "native"),
+];
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const { peerDependencies, devDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
