@@ -1,6 +1,7 @@
 // Tests that are not run without the addon, each with the reason.
 
 const OWN_CARRIERS = "chooses its carriers itself";
+const DOCUMENTS = "is about the documents";
 
 export const NEEDS_ADDON = {
   "test/e2e/allow.test.ts": "decides by credentials, which only the addon can ask for",
@@ -9,6 +10,11 @@ export const NEEDS_ADDON = {
   "test/e2e/carriers.test.ts": OWN_CARRIERS,
   "test/system/connections.test.ts": OWN_CARRIERS,
   "test/system/containers.test.ts": "is about sharing memory",
+  "test/e2e/detached.test.ts": OWN_CARRIERS,
+  "test/docs/errors.test.ts": DOCUMENTS,
+  "test/docs/links.test.ts": DOCUMENTS,
+  "test/docs/rules.test.ts": DOCUMENTS,
+  "test/docs/snippets.test.ts": DOCUMENTS,
   "test/system/demo.test.ts": "the demo compares with shared memory",
   "test/e2e/every-carrier.test.ts": OWN_CARRIERS,
   "test/system/fallback.test.ts": OWN_CARRIERS,
@@ -16,6 +22,7 @@ export const NEEDS_ADDON = {
   "test/e2e/grpc-js-bytes.test.ts": OWN_CARRIERS,
   "test/e2e/grpc-js-given.test.ts": OWN_CARRIERS,
   "test/e2e/hostile-clients.test.ts": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
+  "test/e2e/hostile-http.test.ts": "is about requests of HTTP, where the addon has no part",
   "test/e2e/hostile-http1.test.ts": "is about connections of HTTP, where the addon has no part",
   "test/e2e/hostile-http2.test.ts": "is about connections of HTTP, where the addon has no part",
   "test/e2e/hostile-regions.test.ts": "lies about shared memory",
@@ -31,6 +38,7 @@ export const NEEDS_ADDON = {
   "test/system/server-workers.test.ts": "connections are handed to threads by the addon",
   "test/system/server-workers-load.test.ts": "connections are handed to threads by the addon",
   "test/e2e/settles-once.test.ts": OWN_CARRIERS,
+  "test/structure/layers.test.ts": "is about the sources",
   "test/system/thread-descriptors.test.ts": OWN_CARRIERS,
   "test/system/thread-memory.test.ts": OWN_CARRIERS,
 };

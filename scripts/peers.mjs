@@ -32,7 +32,17 @@ const SUITES = [
 ];
 // What suites need besides, in the versions of the checkout; `--all` needs the others.
 const TOOLS = ["@connectrpc/validate", "@bufbuild/protovalidate"];
-const TOOLS_OF_ALL = ["typescript", "fast-check", "@types/node"];
+const TOOLS_OF_ALL = ["typescript", "fast-check", "@types/node", "node-api-headers", "yaml"];
+// The same of files, besides the built tree: some suites run the examples, or compile TypeScript and C.
+const FILES_OF_ALL = [
+  "docs",
+  "examples",
+  "README.md",
+  "native",
+  "tsconfig.json",
+  join("test", "proto"),
+  join("test", "support", "native"),
+];
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const { peerDependencies, devDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
@@ -72,7 +82,7 @@ function run(title, versions) {
   const started = Date.now();
   const { stdout, stderr } = spawnSync(
     node.path,
-    ["--test", "--test-reporter=tap", `--test-concurrency=${availableParallelism()}`, ...tests],
+    ["--test", "--test-reporter=tap", `--test-concurrency=${availableParallelism() + 1}`, ...tests],
     {
       cwd: folder,
       encoding: "utf8",
@@ -120,9 +130,7 @@ function install(title, versions) {
   cpSync(join(root, "dist"), join(folder, "dist"), { recursive: true });
   const addon = join("build", "isthmus.node");
   if (existsSync(join(root, addon))) cpSync(join(root, addon), join(folder, addon));
-  if (runsAll)
-    for (const extra of ["docs", "examples", "README.md"])
-      cpSync(join(root, extra), join(folder, extra), { recursive: true });
+  if (runsAll) for (const extra of FILES_OF_ALL) cpSync(join(root, extra), join(folder, extra), { recursive: true });
   return folder;
 }
 

@@ -20,15 +20,21 @@ import { NEEDS_ADDON } from "./needs-addon.mjs";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
-// Folders, and how many files of them run at once. The stress tests start many processes each, and watch their memory
-// and processor time.
+// One more than there are cores, because many tests wait for a process or a deadline.
+const AT_ONCE = availableParallelism() + 1;
+// Folders, and how many files of them run at once: batches, one after the other.
 const GROUPS = {
-  unit: { folders: ["src", "bench", "examples"], concurrency: availableParallelism() },
-  e2e: { folders: ["test/e2e", "test/structure", "test/docs"], concurrency: availableParallelism() },
+  unit: [{ folders: ["src", "bench", "examples"], concurrency: AT_ONCE }],
+  e2e: [{ folders: ["test/e2e", "test/structure", "test/docs"], concurrency: AT_ONCE }],
   // Whole systems: many processes or threads, containers, other runtimes, every pair of carriers.
-  system: { folders: ["test/system"], concurrency: availableParallelism() },
-  conformance: { folders: ["test/conformance"], concurrency: 1 },
-  stress: { folders: ["test/fault", "test/fuzz", "test/model", "test/stress"], concurrency: 1 },
+  system: [{ folders: ["test/system"], concurrency: AT_ONCE }],
+  conformance: [{ folders: ["test/conformance"], concurrency: 1 }],
+  stress: [
+    // Half of them compute on one core, the others mostly wait for processes to end.
+    { folders: ["test/fault", "test/fuzz", "test/model"], concurrency: availableParallelism() },
+    // They start many processes each, and watch their memory and processor time.
+    { folders: ["test/stress"], concurrency: 1 },
+  ],
 };
 
 const parameters = process.argv.slice(2);
@@ -44,11 +50,20 @@ function testsIn(path) {
 }
 
 function batches() {
-  if (timing) return [{ concurrency: 1, files: Object.values(GROUPS).flatMap(({ folders }) => filesIn(folders)) }];
+  if (timing)
+    return [
+      {
+        concurrency: 1,
+        files: Object.values(GROUPS)
+          .flat()
+          .flatMap(({ folders }) => filesIn(folders)),
+      },
+    ];
   const names = chosen.length === 0 ? ["unit", "e2e"] : chosen.includes("all") ? Object.keys(GROUPS) : chosen;
   const groups = names
     .filter((name) => name in GROUPS)
-    .map((name) => ({ concurrency: GROUPS[name].concurrency, files: filesIn(GROUPS[name].folders) }));
+    .flatMap((name) => GROUPS[name])
+    .map(({ concurrency, folders }) => ({ concurrency, files: filesIn(folders) }));
   const paths = names.filter((name) => !(name in GROUPS));
   return paths.length === 0
     ? groups

@@ -100,6 +100,8 @@ export interface FrameSpace {
 export interface FragmentSpace {
   /** Size of the largest fragment, in bytes. */
   readonly fragmentBytesMax: number;
+  /** Size of the largest fragment, in bytes, that completes a message and has borrowed bytes. */
+  readonly borrowedEndBytesMax: number;
   /** The flag of a frame whose fragment `placeFragment` has taken. */
   readonly fragmentFlag: number;
   /**

@@ -171,8 +171,10 @@ export class Adoption {
     const pinned = lease.gone === undefined ? lease.home.readPinned?.(lease, value.bytes) : undefined;
     if (pinned === undefined) return false;
     this.pin(lease);
+    const lentBuffer = value.bytes.buffer;
     value.bytes = pinned;
-    value.borrowed = !this.sharesLeases;
+    // A lease on the heap shows its user the ArrayBuffer itself, which can be detached.
+    value.borrowed = !this.sharesLeases || pinned.buffer === lentBuffer;
     return true;
   }
 

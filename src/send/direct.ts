@@ -16,6 +16,7 @@ import {
   BLOCK_REFERENCE_BYTES,
   FRAME_HEADER_BYTES,
   INLINE_BYTES_MAX,
+  KIND,
   SPAN,
   SPAN_ENTRY_BYTES,
   tableOffset,
@@ -60,6 +61,8 @@ function sendInOneFragment(
   const { byteLength, spans } = rope;
   // Without blocks nothing is copied.
   if (byteLength > carrier.fragmentBytesMax || (blocks !== undefined && byteLength > copyBytesMax)) return undefined;
+  // Borrowed bytes of a response have left, or are copied, when `SendQueue.send` returns.
+  if (spans.length > 0 && byteLength > carrier.borrowedEndBytesMax && first.kind !== KIND.response) return undefined;
   const spanBytesMax = blocks === undefined ? byteLength : SPAN_COPY_BYTES_MIN - 1;
   for (const { bytes } of spans) {
     if (bytes.length > spanBytesMax || originOf(bytes) !== undefined || isEphemeral(bytes)) return undefined;

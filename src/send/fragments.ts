@@ -292,7 +292,7 @@ export class FragmentedSends {
     const metadata = started ? undefined : first.metadata;
     const metadataLength = metadata === undefined ? 0 : metadata.length;
     if (carrier.freeBytes() < FRAME_HEADER_BYTES + metadataLength + BLOCK_REFERENCE_BYTES) return this.noRoomInRing();
-    let length = parts.nextLength(carrier.fragmentBytesMax);
+    let length = parts.nextLength(carrier.fragmentBytesMax, carrier.borrowedEndBytesMax);
     const start = carrier.index + FRAME_HEADER_BYTES;
     let bodyLength = carrier.placeFragment(parts, length, start + metadataLength);
     if (bodyLength === FRAGMENT_WAITS) return NO_ROOM;

@@ -33,6 +33,7 @@ class NarrowCarrier implements SendingCarrier {
   readonly ringWords = new Int32Array(this.ringBytes.buffer);
   readonly index = 0;
   readonly fragmentBytesMax = FRAGMENT_BYTES;
+  readonly borrowedEndBytesMax = FRAGMENT_BYTES;
   readonly fragmentFlag = FLAG.inBlock;
   readonly closed = false;
   readonly blocks = undefined;

@@ -344,15 +344,22 @@ export class SendQueue {
    * The carrier has all of a message. Returns as `send`: while the carrier still reads borrowed bytes of it, the
    * message has not left.
    */
-  private placed({ kind, streamId }: Outgoing, parts: Parts, messageLength: number): number {
+  private placed(first: Outgoing, parts: Parts, messageLength: number): number {
     if (parts.bytesOnLoan === 0) return messageLength;
+    const { kind, streamId } = first;
     if (kind === KIND.response) this.carrier.keep(parts);
     // Requests have time until they are answered.
     else if (kind === KIND.message) this.carrier.hurry();
-    if (parts.bytesOnLoan === 0 || this.carrier.closed) return messageLength;
+    if (this.carrier.closed) return messageLength;
+    if (parts.failure !== undefined) {
+      this.onFragmentedFailed(first, parts.failure, true);
+      return KEPT;
+    }
+    if (parts.bytesOnLoan === 0) return messageLength;
     this.borrowed.set(streamId, parts);
     parts.onReturned = () => {
       this.borrowed.delete(streamId);
+      if (parts.failure !== undefined) return this.onFragmentedFailed(first, parts.failure, true);
       this.releaseSlot(streamId);
       this.events.onSent(streamId, messageLength);
     };

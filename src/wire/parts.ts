@@ -3,7 +3,8 @@
  *
  * PARTS-1  A file may turn out to be shorter after its bytes were announced. So no message ends with bytes of a file,
  *          and the last fragment of a message has none. The last fragment is taken only when all bytes of files were
- *          sent, and without it the receiver has no message.
+ *          sent, and without it the receiver has no message. It borrows no more than a carrier may have to copy
+ *          (SOCKET-9).
  * BORROW-1  A user's memory is read only until its user may change it again: for a request, until its call has settled;
  *           for a message of a stream, until the next message is pulled or the iterable ends; for an answer, until
  *           `send` returns. Bytes that were not sent by then are copied. Memory that the kernel is given to write later
@@ -12,6 +13,9 @@
 import { memoryToFill } from "../memory/v8/gc.js";
 import type { MappedFile } from "../memory/payload/mapped-file.js";
 import { assertOwn } from "../memory/shm/violation.js";
+
+/** What is left of a message, in bytes, when its last fragment would be too long for borrowed bytes. */
+const END_BYTES = 64;
 
 /** Bytes that are sent from a file. */
 export class FileRange {
@@ -73,11 +77,11 @@ export class Parts {
   private readonly filesEnd: number;
   /** Number of file ranges that were taken and are not sent yet. */
   filesUnderWay = 0;
-  /** Why a file range could not be sent. Then the rest need not be sent. */
+  /** Why a file range, or borrowed memory that is gone, could not be sent. Then the rest need not be sent. */
   failure: Error | undefined;
   /** Number of borrowed bytes that the carrier has taken and still reads (BORROW-1). */
   bytesOnLoan = 0;
-  /** Called once, in a later turn, when `bytesOnLoan` has reached 0. */
+  /** Called once, in a later turn, when `bytesOnLoan` has reached 0, or when `failure` is set because memory is gone. */
   onReturned: (() => void) | undefined;
 
   constructor(parts: readonly Part[], owner: PartsOwner = nobody) {
@@ -103,15 +107,25 @@ export class Parts {
     return this.byteLength - this.taken;
   }
 
-  /** The length of the next fragment, at most `bytesMax`. The last one has no bytes of a file (PARTS-1). */
-  nextLength(bytesMax: number): number {
-    return Math.min(bytesMax, this.taken < this.filesEnd ? this.filesEnd - this.taken : this.leftBytes);
+  /**
+   * The length of the next fragment, at most `bytesMax`. The last one has no bytes of a file (PARTS-1), and no borrowed
+   * bytes if it is longer than `borrowedEndMax`.
+   */
+  nextLength(bytesMax: number, borrowedEndMax: number): number {
+    const length = Math.min(bytesMax, this.taken < this.filesEnd ? this.filesEnd - this.taken : this.leftBytes);
+    if (length <= borrowedEndMax || length < this.leftBytes || !this.borrows) return length;
+    return length - END_BYTES;
+  }
+
+  /** Whether any part is borrowed that was not taken completely. */
+  private get borrows(): boolean {
+    return this.parts.some((part, i) => i >= this.part && part instanceof Borrowed);
   }
 
   /**
    * Whether the next `byteLength` bytes may be taken now. The last bytes may be taken only when all file ranges before
    * them were sent.
-   * @throws Error if a file range could not be sent
+   * @throws Error if a file range could not be sent, or borrowed memory is gone
    */
   mayTake(byteLength: number): boolean {
     if (this.failure !== undefined) throw this.failure;
@@ -180,6 +194,6 @@ export function copyOf(bytes: Uint8Array): Uint8Array {
 /** The error for bytes that were detached before they were sent. */
 export function goneMeanwhile(): Error {
   return new Error(
-    "bytes that were being sent lost their memory: their ArrayBuffer was detached or became shorter before the call was over (a lease that ended, a transfer, or a resize)",
+    "bytes that were being sent lost their memory: their ArrayBuffer was detached or became shorter before they had left (a transfer, a resize, or a lease that ended); send a copy, or keep it until the call has settled or, in a stream, the next message is asked for",
   );
 }

@@ -5,6 +5,7 @@ import { getEventListeners } from "node:events";
 import { before, describe, mock, test } from "node:test";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { create } from "@bufbuild/protobuf";
+import type { DescService } from "@bufbuild/protobuf";
 import type { CallOptions, Client, Transport } from "@connectrpc/connect";
 import {
   Code,
@@ -489,13 +490,6 @@ describe("createClient over transports that it leaves to Connect's client", () =
     await client.echo({});
     assert.equal(mocked.mock.callCount(), 1);
   });
-
-  test("what is no transport fails with the call, as with Connect's", async () => {
-    const [ours, connects] = [createClient, createConnectClient].map((make) =>
-      endOf(() => make(TestService, undefined as unknown as Transport).echo({})),
-    );
-    assert.deepEqual(await ours, await connects);
-  });
 });
 
 test("a message of a user's codec is looked at where the caller's code runs", async (t) => {
@@ -526,4 +520,52 @@ test("a reply is the message that its schema makes", async (t) => {
   const server = await serveInChild(t);
   const client = createClient(TestService, transportTo(t, server.path));
   assert.deepEqual(await client.echo({ text: "a" }), create(EchoReplySchema, { text: "a" }));
+});
+
+describe("arguments of createClient that are wrong", () => {
+  const transport = createRouterTransport(testRoutes);
+  const WRONG: readonly [name: string, service: unknown, transport: unknown, message: RegExp][] = [
+    [
+      "swapped",
+      transport,
+      TestService,
+      /^createClient: the arguments are swapped; write createClient\(service, transport\)$/,
+    ],
+    [
+      "no transport",
+      TestService,
+      undefined,
+      /second argument must be a transport, but is undefined; write .*createIsthmusTransport/,
+    ],
+    ["an address for a transport", TestService, "/run/echo.sock", /must be a transport, but is a string; write/],
+    [
+      "options for a transport",
+      TestService,
+      { address: "/run/echo.sock" },
+      /must be a transport, but is another object/,
+    ],
+    ["two services", TestService, StreamService, /must be a transport, but is a service/],
+    ["nothing at all", undefined, undefined, /first argument must be a service, but is undefined; write .*_pb/],
+    ["no service", null, transport, /must be a service, but is null/],
+    ["a name for a service", "TestService", transport, /must be a service, but is a string/],
+    [
+      "a message for a service",
+      EchoRequestSchema,
+      transport,
+      /must be a service, but is a descriptor of kind "message"/,
+    ],
+    ["a method for a service", TestService.method.echo, transport, /but is a descriptor of kind "rpc"/],
+    ["a function for a service", () => TestService, transport, /must be a service, but is a function/],
+    ["two transports", transport, transport, /must be a service, but is another object/],
+  ];
+  for (const [name, service, given, message] of WRONG) {
+    test(name, () => {
+      assert.throws(() => createClient(service as DescService, given as Transport), { name: "TypeError", message });
+    });
+  }
+
+  test("a transport that has unary calls only is one", async () => {
+    const client = createClient(TestService, { unary: transport.unary.bind(transport) } as unknown as Transport);
+    assert.equal((await client.echo({ text: "hi" })).text, "hi");
+  });
 });

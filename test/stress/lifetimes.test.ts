@@ -10,7 +10,7 @@ import { scratchFolder, startPeer } from "./processes.js";
 import { scaled, skip } from "./settings.js";
 
 const program = new URL("./lifetimes.peer.js", import.meta.url);
-const CALLS = scaled(3000, 100_000);
+const CALLS = scaled(1500, 100_000);
 const GROWTH_MIB_MAX = 48;
 
 for (const leases of ["collected", "scoped", "copied", "strict"] as const) {

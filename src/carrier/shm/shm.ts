@@ -72,6 +72,7 @@ export class ShmCarrier implements Carrier, Pollable, DoorbellListener {
   readonly ringBytes: Uint8Array;
   readonly ringWords: Int32Array;
   readonly fragmentBytesMax: number;
+  readonly borrowedEndBytesMax: number;
   readonly fragmentFlag = FLAG.inBlock;
   awake = false;
   yielded = false;
@@ -125,6 +126,8 @@ export class ShmCarrier implements Carrier, Pollable, DoorbellListener {
     this.ringWords = new Int32Array(ownRing, RING_DATA_OFFSET);
     // A small arena still holds several fragments at once.
     this.fragmentBytesMax = Math.min(FRAGMENT_BYTES_MAX, Math.floor(ownArena.byteLength / 4));
+    // Every fragment is a copy.
+    this.borrowedEndBytesMax = this.fragmentBytesMax;
     const own = new Int32Array(ownRing, 0, RING_DATA_OFFSET / 4);
     const peer = new Int32Array(peerRing, 0, RING_DATA_OFFSET / 4);
     this.writer = new RingWriter(own, peer, ownGeometry.ringBytes, words);

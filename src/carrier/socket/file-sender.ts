@@ -15,6 +15,7 @@ import { isSystemError, loadAddon } from "../../os/addon.js";
 import type { FileRange, Parts } from "../../wire/parts.js";
 import { inRootContext } from "../poll/root-context.js";
 import { descriptorOf } from "./node-handle.js";
+import { zeroChunks } from "./zeros.js";
 
 /** A range that is being sent. */
 export interface FileOnItsWay {
@@ -24,7 +25,6 @@ export interface FileOnItsWay {
 }
 
 const COPY_BYTES = 256 << 10;
-const ZEROS = new Uint8Array(64 << 10);
 
 /** Errors of the socket, not of the file. The socket is broken, and its own events tell so too. */
 const SOCKET_ERRORS = ["EPIPE", "ECONNRESET", "ENOTCONN", "ETIMEDOUT"];
@@ -129,13 +129,9 @@ export class FileSender {
 
   /** SENDFILE-2 */
   private zeros(file: FileOnItsWay): readonly Uint8Array[] {
-    const parts: Uint8Array[] = [];
-    for (const { length } = file.range; file.sentBytes < length; ) {
-      const part = ZEROS.subarray(0, length - file.sentBytes);
-      parts.push(part);
-      file.sentBytes += part.length;
-    }
-    return parts;
+    const left = file.range.length - file.sentBytes;
+    file.sentBytes = file.range.length;
+    return zeroChunks(left);
   }
 
   private goOn(): void {

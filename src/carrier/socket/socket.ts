@@ -26,6 +26,11 @@ import type { StreamSocket } from "./stream-socket.js";
  * of two, so that a field of 4 MiB does not need a second fragment for its tag.
  */
 const FRAGMENT_BYTES_MAX = (4 << 20) + (16 << 10);
+/**
+ * Such fragments are copied if the socket does not take all of them at once (SOCKET-9). Longer ones leave their last
+ * bytes to another fragment, which costs less.
+ */
+const BORROWED_END_BYTES_MAX = 256 << 10;
 /** Already resolved: continuing in the next microtask allocates nothing but the reaction. */
 const NEXT_MICROTASK: Promise<void> = Promise.resolve();
 
@@ -33,6 +38,7 @@ export class SocketCarrier implements Carrier {
   readonly name = "socket";
   readonly reason: string | undefined;
   readonly fragmentBytesMax = FRAGMENT_BYTES_MAX;
+  readonly borrowedEndBytesMax = BORROWED_END_BYTES_MAX;
   readonly fragmentFlag = FLAG.follows;
   readonly exhausted = undefined;
   readonly blocks = undefined;

@@ -63,13 +63,16 @@ export class Staging {
     return this.current.index - this.current.start;
   }
 
-  /** Takes the bytes that were written since the last call; undefined: none were. They are in the queue from now on. */
-  take(): Uint8Array | undefined {
+  /**
+   * Takes the bytes before `end` that were written since the last call; undefined: none were. They are in the queue from
+   * now on.
+   */
+  take(end = this.current.index): Uint8Array | undefined {
     const { current } = this;
-    const { start, index } = current;
-    if (start === index) return undefined;
-    current.start = index;
-    return current.bytes.subarray(start, index);
+    const { start } = current;
+    if (start === end) return undefined;
+    current.start = end;
+    return current.bytes.subarray(start, end);
   }
 
   /** The next frame starts at the next multiple of `FRAME_ALIGNMENT`. All bytes before it were taken. */

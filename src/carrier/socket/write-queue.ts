@@ -7,38 +7,26 @@
  * SOCKET-5  The bytes that wait are bounded: two staging buffers, and `FRAGMENT_BYTES_MAX` of fragments, of which the
  *           last may reach past it.
  * SOCKET-8  Node and the kernel are given only memory of ours to write later. Borrowed bytes (BORROW-1) are written at
- *           once or not at all. So a user can have them back at any time, at the price of copying what is left.
+ *           once or not at all. So a user can have them back at any time, at the price of copying what is left. If a
+ *           user takes them away before they have left, their message fails (SOCKET-9, in `queued.ts`).
  */
 import type { Socket } from "node:net";
 import type { ReceiveMemory } from "../../memory/receive/receive-memory.js";
 import type { Receiving } from "../../memory/receive/receiving.js";
 import { FRAME_BYTES_MAX } from "../../wire/frame.js";
-import type { Borrowed, Part, Parts } from "../../wire/parts.js";
-import { FileRange } from "../../wire/parts.js";
+import type { Parts } from "../../wire/parts.js";
+import { FileRange, goneMeanwhile } from "../../wire/parts.js";
 import { inRootContext } from "../poll/root-context.js";
+import { Bounce } from "./bounce.js";
 import { FileSender } from "./file-sender.js";
 import type { Batch, Entry } from "./queued.js";
-import { discard, QueuedBytes, QueuedFile, queuedPart } from "./queued.js";
+import { borrowedBytes, discard, QueuedBytes, QueuedFile, QueuedHead, queuedPart, takeBack } from "./queued.js";
+import { JOINED_BYTES_MAX, PlacedFragment } from "./placed-fragment.js";
 import { Staging } from "./staging.js";
 import { writeAtOnce, writesAtOnce } from "./write-at-once.js";
 
 /** Bytes of large messages that wait for the socket. */
 const FRAGMENT_BYTES_MAX = 1 << 20;
-/**
- * Up to this size, in bytes, the beginning of a fragment is copied behind its frame. That costs less than an entry of
- * its own.
- */
-const JOINED_BYTES_MAX = 512;
-/** Up to this size, in bytes, a whole fragment is copied. Then nobody has to wait until the socket has taken it. */
-const COPIED_BYTES_MAX = 32 << 10;
-/**
- * When the socket is full, this many borrowed bytes are copied for Node to write. When Node has written them, there is
- * room for the others.
- */
-const BOUNCE_BYTES = 64;
-/** Where nothing can be written at once, all borrowed bytes go that way, in portions of this size. */
-const PORTION_BYTES = 256 << 10;
-
 export class WriteQueue {
   readonly staging = new Staging();
   framesSent = 0;
@@ -53,20 +41,20 @@ export class WriteQueue {
   /** The entries of the next batch. */
   private queue: Entry[] = [];
   private queuedBytes = 0;
-  /** The fragment of the frame that is about to be committed. */
-  private placing: Parts | undefined;
-  private readonly placed: Part[] = [];
-  private placedBytes = 0;
+  private readonly placed = new PlacedFragment();
   private readonly fileSender: FileSender;
   /** Bytes of fragments that wait where they lie. */
   private fragmentBytes = 0;
   private fragmentBytesInBatch = 0;
-  private bounce: Buffer | undefined;
+  private readonly bounce = new Bounce();
   /** The message whose borrowed bytes are copied if they cannot leave now. */
   private keeping: Parts | undefined;
-  /** Messages of which no byte is borrowed any more. Their users are not told yet. */
+  /** Messages of which no byte is borrowed any more, because all have left or some are gone. Nobody is told yet. */
   private returned: Parts[] = [];
   private closed = false;
+  private readonly advance = (entry: QueuedBytes, byteLength: number) => {
+    if (entry.advance(byteLength)) this.returned.push(entry.source);
+  };
   private readonly onWrite = () => {
     if (this.awaitsSocket && !this.closed && this.socket.writableLength === 0) inRootContext(this.goOn);
   };
@@ -117,69 +105,62 @@ export class WriteQueue {
    * @throws Error as `Parts`
    */
   place(source: Parts, byteLength: number): boolean {
-    if (!source.mayTake(byteLength) || this.fragmentBytes >= FRAGMENT_BYTES_MAX) return false;
-    try {
-      source.takeTo(this.placed, byteLength);
-    } catch (error) {
-      // Nothing of it is announced yet.
-      this.placed.length = 0;
-      throw error;
-    }
-    this.placedBytes += byteLength;
-    this.placing = source;
+    if (!source.mayTake(byteLength)) return false;
+    if (this.fragmentBytes >= FRAGMENT_BYTES_MAX && !this.isShortEnd(source, byteLength)) return false;
+    // An error concerns only this message, because nothing of the fragment is announced yet.
+    this.placed.place(source, byteLength);
     return true;
+  }
+
+  /** The last bytes of a message, which are copied. They need not wait for the fragment before them. */
+  private isShortEnd({ leftBytes }: Parts, byteLength: number): boolean {
+    return byteLength === leftBytes && byteLength <= JOINED_BYTES_MAX && this.staging.hasRoomToCopy(byteLength);
   }
 
   commit(byteLength: number): void {
     const { staging } = this;
+    const frameStart = staging.current.index;
     staging.commit(byteLength);
     this.framesSent++;
-    if (this.placing !== undefined) this.queueFragment(this.placing);
+    if (this.placed.source !== undefined) this.queueFragment(this.placed.source, frameStart);
     if (staging.isUsedUp) this.turnStaging();
   }
 
-  private queueFragment(source: Parts): void {
+  private queueFragment(source: Parts, frameStart: number): void {
     const { staging, placed } = this;
-    const copied = this.partsToCopy();
-    for (let i = 0; i < copied; i++) {
-      const part = placed[i] as Uint8Array | Borrowed;
-      staging.append(part instanceof Uint8Array ? part : part.bytes);
-    }
-    this.queueStaged();
+    const copied = placed.partsToCopy(staging);
+    // A fragment that was copied need not be taken back, unless it is of no use without others of its message.
+    const isSafe = copied === placed.parts.length && source.bytesOnLoan === 0;
+    if (!isSafe) this.queueStaged(frameStart);
+    placed.copy(staging, copied);
+    if (isSafe) this.queueStaged();
+    else this.queueParts(source, copied);
     staging.align();
+    placed.clear();
+  }
+
+  /** Queues the frame that was staged last, and the parts of its fragment from `from` on. */
+  private queueParts(source: Parts, from: number): void {
+    const { parts } = this.placed;
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a frame was staged right before
+    const head = new QueuedHead(this.staging.take()!, source, source.leftBytes === 0);
+    this.queue.push(head);
+    this.queuedBytes += head.bytes.length;
     let last: QueuedBytes | QueuedFile | undefined;
-    for (let i = copied; i < placed.length; i++) {
-      const part = placed[i];
-      last = part instanceof FileRange ? new QueuedFile(part, source) : queuedPart(part, source);
+    for (let i = from; i < parts.length; i++) {
+      const part = parts[i];
+      last = part instanceof FileRange ? new QueuedFile(part, head) : queuedPart(part, head);
       this.queue.push(last);
       this.queuedBytes += part.length;
       this.fragmentBytes += part.length;
     }
-    if (last !== undefined) {
-      last.isLast = true;
-      source.owner.use();
-    }
-    placed.length = 0;
-    this.placedBytes = 0;
-    this.placing = undefined;
+    if (last === undefined) return;
+    last.isLast = true;
+    source.owner.use();
   }
 
-  /** How many parts of the placed fragment are copied behind its frame: all of a small one, or a short beginning. */
-  private partsToCopy(): number {
-    const { staging, placed, placedBytes } = this;
-    if (
-      placedBytes <= COPIED_BYTES_MAX &&
-      staging.hasRoomToCopy(placedBytes) &&
-      !placed.some((part) => part instanceof FileRange)
-    )
-      return placed.length;
-    const [first] = placed;
-    const joins = !(first instanceof FileRange) && first.length <= JOINED_BYTES_MAX && staging.hasRoomFor(first.length);
-    return joins ? 1 : 0;
-  }
-
-  private queueStaged(): void {
-    const bytes = this.staging.take();
+  private queueStaged(end?: number): void {
+    const bytes = this.staging.take(end);
     if (bytes === undefined) return;
     this.queue.push(bytes);
     this.queuedBytes += bytes.length;
@@ -212,6 +193,7 @@ export class WriteQueue {
   /** Gives the socket as much of the batch as it takes. It has taken all that it was given before. */
   private handOn(batch: Batch): void {
     this.awaitsSocket = false;
+    this.bounce.taken();
     this.taken(batch, batch.given);
     while (batch.next < batch.entries.length) {
       const entry = batch.entries[batch.next];
@@ -242,10 +224,12 @@ export class WriteQueue {
     for (let i = next; i < entries.length; i++) {
       const entry = entries[i];
       if (entry instanceof QueuedFile) break;
-      const bytes = entry instanceof QueuedBytes ? entry.bytes : entry;
-      // Otherwise the peer would take the next bytes for the rest of the fragment.
-      if (entry instanceof QueuedBytes && entry.isGone) return this.failDetached(bytes.length, entry.byteLength);
-      if (entry instanceof QueuedBytes && entry.borrowed) borrows = true;
+      if (entry instanceof QueuedBytes && entry.borrowed) {
+        // Otherwise the peer would take the next bytes for the rest of the fragment.
+        if (entry.isGone) return this.fail(batch, entry.source);
+        borrows = true;
+      }
+      const bytes = entry instanceof Uint8Array ? entry : entry.bytes;
       chunks.push(bytes);
       byteLength += bytes.length;
     }
@@ -257,55 +241,22 @@ export class WriteQueue {
     return this.giveRest(batch, end);
   }
 
-  private failDetached(byteLength: number, expected: number): false {
-    this.onFailed(
-      new Error(
-        `memory of a message was detached while it waited to be sent: ${byteLength} of ${expected} bytes are left`,
-      ),
-    );
-    return false;
+  /** Some memory of a message is gone (SOCKET-9). True: the rest of the batch can go on. */
+  private fail(batch: Batch, source: Parts): true {
+    source.failure ??= goneMeanwhile();
+    batch.bytesLeft -= takeBack(batch.entries, batch.given, source).all;
+    const { all, ofFragments } = takeBack(this.queue, 0, source);
+    this.queuedBytes -= all;
+    this.fragmentBytes -= ofFragments;
+    source.bytesOnLoan = 0;
+    this.returned.push(source);
+    return true;
   }
 
-  /**
-   * The socket is full. It is given the bytes that it may keep, and a copy of the first borrowed ones. When they are
-   * written, there is room.
-   */
+  /** The socket is full: it is given what it may keep. */
   private giveRest(batch: Batch, end: number): boolean {
-    const { entries } = batch;
-    const bounce = this.bounceFor(batch, end);
-    const chunks: Uint8Array[] = [];
-    let byteLength = 0;
-    let bounced = 0;
-    let given = batch.next;
-    for (; given < end; given++) {
-      const entry = entries[given] as Uint8Array | QueuedBytes;
-      let chunk = entry instanceof QueuedBytes ? entry.bytes : entry;
-      if (entry instanceof QueuedBytes && entry.borrowed) {
-        const copied = Math.min(chunk.length, bounce.length - bounced);
-        if (copied === 0) break;
-        bounce.set(copied < chunk.length ? chunk.subarray(0, copied) : chunk, bounced);
-        chunk = bounce.subarray(bounced, bounced + copied);
-        bounced += copied;
-        this.advance(entry, copied);
-      }
-      chunks.push(chunk);
-      byteLength += chunk.length;
-      if (entry instanceof QueuedBytes && entry.borrowed && entry.byteLength > 0) break;
-    }
-    return this.give(batch, given, chunks, byteLength);
-  }
-
-  /** Memory for copies of borrowed bytes; in use until the socket has taken it. */
-  private bounceFor({ entries, next }: Batch, end: number): Uint8Array {
-    let borrowedBytes = 0;
-    for (let i = next; i < end; i++) {
-      const entry = entries[i];
-      if (entry instanceof QueuedBytes && entry.borrowed) borrowedBytes += entry.byteLength;
-    }
-    const most = writesAtOnce(this.socket) ? BOUNCE_BYTES : PORTION_BYTES;
-    const byteLength = Math.min(borrowedBytes, most);
-    if (this.bounce === undefined || this.bounce.length < byteLength) this.bounce = Buffer.allocUnsafeSlow(most);
-    return this.bounce.subarray(0, byteLength);
+    const given = this.bounce.take(batch, end, writesAtOnce(this.socket), this.advance);
+    return this.give(batch, given.end, given.chunks, given.byteLength);
   }
 
   /**
@@ -331,18 +282,15 @@ export class WriteQueue {
   private written(batch: Batch, byteLength: number): void {
     batch.bytesLeft -= byteLength;
     for (let left = byteLength; left > 0; ) {
-      const entry = batch.entries[batch.next] as Uint8Array | QueuedBytes;
-      const length = Math.min(entry instanceof QueuedBytes ? entry.byteLength : entry.length, left);
+      const entry = batch.entries[batch.next] as Uint8Array | QueuedHead | QueuedBytes;
+      const bytes = entry instanceof Uint8Array ? entry : entry.bytes;
+      const length = Math.min(bytes.length, left);
       left -= length;
       if (entry instanceof QueuedBytes) this.advance(entry, length);
-      if (entry instanceof QueuedBytes ? entry.byteLength === 0 : length === entry.length)
-        this.taken(batch, batch.next + 1);
-      else if (!(entry instanceof QueuedBytes)) batch.entries[batch.next] = entry.subarray(length);
+      if (length === bytes.length) this.taken(batch, batch.next + 1);
+      else if (entry instanceof Uint8Array) batch.entries[batch.next] = entry.subarray(length);
+      else if (entry instanceof QueuedHead) entry.begin(length);
     }
-  }
-
-  private advance(entry: QueuedBytes, byteLength: number): void {
-    if (entry.advance(byteLength)) this.returned.push(entry.source);
   }
 
   /** Nothing reads the entries before `end` any more. */
@@ -359,7 +307,9 @@ export class WriteQueue {
       const { onReturned } = source;
       if (source.bytesOnLoan > 0 || onReturned === undefined) continue;
       source.onReturned = undefined;
-      onReturned();
+      if (source.failure === undefined) onReturned();
+      // Code of the user's may learn of it.
+      else inRootContext(onReturned);
     }
   }
 
@@ -375,11 +325,11 @@ export class WriteQueue {
   private copyBorrowed(source: Parts): void {
     const { batch } = this;
     const waiting = [...(batch?.entries.slice(batch.given) ?? []), ...this.queue].filter(
-      // An entry whose memory is gone fails when its turn comes.
+      // An entry whose memory is gone fails its message when its turn comes.
       (entry): entry is QueuedBytes =>
         entry instanceof QueuedBytes && entry.borrowed && entry.source === source && !entry.isGone,
     );
-    const byteLength = waiting.reduce((sum, entry) => sum + entry.byteLength, 0);
+    const byteLength = borrowedBytes(waiting);
     if (byteLength === 0) return;
     let memory: ReceiveMemory;
     try {
@@ -388,16 +338,8 @@ export class WriteQueue {
       return this.onFailed(error as Error);
     }
     let at = 0;
-    for (const entry of waiting) {
-      const copy = memory.bytes.subarray(at, (at += entry.byteLength));
-      copy.set(entry.bytes);
-      entry.bytes = copy;
-      entry.borrowed = false;
-      entry.memory = memory;
-      memory.hold();
-    }
+    for (const entry of waiting) entry.moveTo(memory.bytes.subarray(at, (at += entry.byteLength)), memory);
     memory.unhold();
-    source.bytesOnLoan -= byteLength;
   }
 
   private batchTaken(): void {
@@ -415,7 +357,7 @@ export class WriteQueue {
     const waiting = [...(batch?.entries.slice(batch.next) ?? []), ...this.queue];
     this.batch = undefined;
     this.queue = [];
-    this.placed.length = 0;
+    this.placed.clear();
     waiting.forEach(discard);
   }
 }

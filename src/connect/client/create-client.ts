@@ -19,8 +19,10 @@ import { LocalTransport } from "./local-transport.js";
  * const client = createClient(EchoService, transport);
  * const { text } = await client.echo({ text: "hi" }, { timeoutMs: 1000 });
  * ```
+ * @throws TypeError if an argument is missing or is not what it should be
  */
 export function createClient<S extends DescService>(service: S, transport: Transport): Client<S> {
+  checkArguments(service, transport);
   const client = createConnectClient(service, transport);
   if (!LocalTransport.isLocal(transport)) return client;
   const methods = client as Record<string, UnaryFunction>;
@@ -30,6 +32,42 @@ export function createClient<S extends DescService>(service: S, transport: Trans
     methods[localName] = unaryFunction(transport, method as DescMethodUnary, methods[localName]);
   }
   return client;
+}
+
+/** @throws TypeError that says what to write */
+function checkArguments(service: unknown, transport: unknown): void {
+  if (isService(service) && isTransport(transport)) return;
+  if (isTransport(service) && isService(transport))
+    throw new TypeError("createClient: the arguments are swapped; write createClient(service, transport)");
+  if (!isService(service))
+    throw new TypeError(
+      `createClient: the first argument must be a service, but is ${nameOf(service)}; write createClient(service, transport), with the service from your generated code (a file that ends with _pb)`,
+    );
+  throw new TypeError(
+    `createClient: the second argument must be a transport, but is ${nameOf(transport)}; write createClient(service, createIsthmusTransport({ address }))`,
+  );
+}
+
+function isService(value: unknown): boolean {
+  return Array.isArray(fieldsOf(value).methods);
+}
+
+function isTransport(value: unknown): boolean {
+  const { unary, stream } = fieldsOf(value);
+  return typeof unary === "function" || typeof stream === "function";
+}
+
+function fieldsOf(value: unknown): { readonly [name in "kind" | "methods" | "unary" | "stream"]?: unknown } {
+  return typeof value === "object" && value !== null ? value : {};
+}
+
+/** What a value is, for errors. */
+function nameOf(value: unknown): string {
+  if (value === undefined || value === null) return String(value);
+  const { kind } = fieldsOf(value);
+  if (isService(value)) return "a service";
+  if (typeof kind === "string") return `a descriptor of kind "${kind}"`;
+  return typeof value === "object" ? "another object" : `a ${typeof value}`;
 }
 
 type UnaryFunction = (input: unknown, options?: CallOptions) => Promise<unknown>;
