@@ -1,5 +1,6 @@
 // The entry point: makes an object of functions for each environment. The main thread and each worker load the addon
-// for themselves. Environments share nothing except the reserve in headroom.c. No state belongs to a thread, because a
+// for themselves. Environments share nothing except the reserve in headroom.c and
+// the threads in closing.c. No state belongs to a thread, because a
 // thread may have several environments.
 
 #include "descriptors.h"
@@ -36,6 +37,8 @@ NAPI_MODULE_INIT() {
       {"shutdownSocket", shutdown_socket},
       {"duplicateDescriptor", duplicate_descriptor},
       {"closeDescriptor", close_descriptor},
+      {"closesUnderWay", count_closes},
+      {"refuseDescriptors", refuse_descriptors},
       {"handOverDescriptor", hand_over_descriptor},
       {"sendMessage", send_message},
       {"receiveMessage", receive_message},

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "closing.h"
 #include "environment.h"
 #include "errors.h"
 
@@ -44,7 +45,11 @@ void drop_part(napi_env env, struct mapping *mapping) {
   if (--mapping->parts > 0) return;
   // Removed before it is unmapped, because another thread may map the same address right afterwards.
   remove_mapping(env, mapping);
-  munmap(mapping->address, mapping->mapped_bytes);
+  if (mapping->is_large) {
+    unmap_apart(mapping->address, mapping->mapped_bytes);
+  } else {
+    munmap(mapping->address, mapping->mapped_bytes);
+  }
   free(mapping);
 }
 

@@ -30,6 +30,7 @@ struct mapping {
   dev_t device;
   ino_t inode;
   bool is_whole_segment;  // shared, writable, without mirror
+  bool is_large;          // of a memfd whose pages take long to free
   struct mapping *next;   // with the same hash
 };
 

@@ -37,6 +37,8 @@ napi_value peer_credentials(napi_env env, napi_callback_info info);
 napi_value shutdown_socket(napi_env env, napi_callback_info info);
 napi_value duplicate_descriptor(napi_env env, napi_callback_info info);
 napi_value close_descriptor(napi_env env, napi_callback_info info);
+napi_value count_closes(napi_env env, napi_callback_info info);
+napi_value refuse_descriptors(napi_env env, napi_callback_info info);
 
 // descriptors.c
 napi_value hand_over_descriptor(napi_env env, napi_callback_info info);

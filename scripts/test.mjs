@@ -28,6 +28,7 @@ const GROUPS = {
   // Whole systems: many processes or threads, containers, other runtimes, every pair of carriers.
   system: { folders: ["test/system"], concurrency: availableParallelism() },
   conformance: { folders: ["test/conformance"], concurrency: 1 },
+  hostile: { folders: ["test/hostile"], concurrency: 1 },
   stress: { folders: ["test/fault", "test/fuzz", "test/model", "test/stress"], concurrency: 1 },
 };
 

@@ -153,7 +153,8 @@ export interface Addon {
   sealRegion(fd: number, mapping: ArrayBuffer): void;
 
   /**
-   * Detaches the buffer: all views on it become empty, and its memory is unmapped in a later turn of the event loop.
+   * Detaches the buffer: all views on it become empty, and its memory is unmapped in a later turn of the event loop, or,
+   * if it is of a large memfd, soon after that turn by a thread of the addon, because that may free many pages.
    * Does nothing if it is detached already. Works on any ArrayBuffer. SUBTLE: a loop that maps and detaches without a
    * turn of the event loop accumulates mappings, up to vm.max_map_count.
    */
@@ -203,15 +204,15 @@ export interface Addon {
    * Sends at least one byte and at most 16 descriptors, without waiting. Returns the number of bytes taken, which may
    * be fewer than given, or -1 if the peer's buffer is full. The descriptors go with the first byte, so send the
    * remaining bytes without them. The kernel holds copies of them, so the caller may close its own at once. EPIPE: the
-   * peer has gone.
+   * peer has gone. EPERM: the peer refuses descriptors (`refuseDescriptors`).
    */
   sendMessage(fd: number, bytes: Uint8Array, descriptors: readonly number[]): number;
 
   /**
    * Reads available bytes into `into` (at least one byte long), and the descriptors that came with them. One read never
    * joins the descriptors of two messages. EMSGSIZE: more than 16 descriptors came. EMFILE: this process's table had no
-   * room for them. After either, all descriptors of the read are closed and the bytes are lost, so the connection has
-   * to end. ECONNRESET: the peer closed without reading everything.
+   * room for them. After either, all descriptors of the read are closed, and the connection has to end. ECONNRESET: the
+   * peer closed without reading everything.
    */
   receiveMessage(fd: number, into: Uint8Array): ReceivedMessage;
 
@@ -266,8 +267,21 @@ export interface Addon {
   /**
    * Closes a descriptor that this thread got from here. EBADF: this thread did not get it from here, or has closed or
    * handed it over already. The number may belong to another file by then, so nothing is closed.
+   *
+   * Never waits. Closing what a peer sent, a socket in which something that a peer sent may be queued, or a large memfd
+   * can take long, so a thread of the addon does it, soon afterwards. All others are closed when this returns.
    */
   closeDescriptor(fd: number): void;
+
+  /** How many descriptors and mappings of this process threads of the addon have yet to close. */
+  closesUnderWay(): number;
+
+  /**
+   * Sets whether the kernel refuses descriptors that a peer sends to this socket: its `sendMessage` throws EPERM then.
+   * Sockets that a listener accepts take it over from the listener. Returns false, and nothing is set, if the kernel
+   * does not have the option (before Linux 6.16).
+   */
+  refuseDescriptors(fd: number, refuses: boolean): boolean;
 
   /**
    * Calls `take` with a descriptor that this thread got from here, to give it to Node, as with `new Socket({ fd })`,

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { requireAddon } from "./addon.js";
 import {
+  closeAll,
   descriptorCount,
   moduleText,
   runChild,
@@ -19,10 +20,6 @@ const EAGAIN = -11;
 const EBADF = -9;
 const EINVAL = -22;
 const EPIPE = -32;
-
-function closeAll(...descriptors: number[]): void {
-  for (const fd of descriptors) requireAddon().closeDescriptor(fd);
-}
 
 /** Calls clearDoorbell until the socket is empty. Returns all results, and the descriptors that it returned. */
 function clearAll(fd: number): { answers: number[]; descriptors: number[] } {

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import test from "node:test";
 import { requireAddon } from "./addon.js";
 import {
+  closeAll,
   descriptorCount,
   runChild,
   runChildOk,
@@ -16,10 +17,6 @@ import {
 
 const EAGAIN = -11;
 const EPIPE = -32;
-
-function closeAll(...descriptors: number[]): void {
-  for (const fd of descriptors) requireAddon().closeDescriptor(fd);
-}
 
 test("a bound path has the mode that was asked for, whatever the umask", { skip }, (context) => {
   const addon = requireAddon();

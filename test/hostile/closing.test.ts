@@ -1,0 +1,73 @@
+/** Peers that send descriptors whose close waits or takes long: no event loop waits for it. */
+import assert from "node:assert/strict";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { before, describe, test } from "node:test";
+import type { TestContext } from "node:test";
+import { fileURLToPath } from "node:url";
+import type { Owner } from "../support/temp.js";
+import { suiteOwner } from "../support/temp.js";
+import type { TestClient, TestServerProcess } from "../support/test-server.js";
+import { connectTo, serveInChild, warmUp } from "../support/test-server.js";
+import { waitUntil, within } from "../support/waiting.js";
+
+const script = fileURLToPath(new URL("../../../test/hostile/linger.py", import.meta.url));
+const skip = spawnSync("python3", ["-c", ""]).status === 0 ? false : "there is no python3";
+/** Far less than the ten minutes for which the sockets linger. */
+const PATIENCE_MS = 30_000;
+
+/** Sends lingering sockets to the server, and stays connected until the test ends. Returns what it reports. */
+async function sendLingering(owner: Owner, path: string, way: string): Promise<string> {
+  const child = spawn("python3", [script, path, way], { stdio: ["pipe", "pipe", "inherit"] });
+  owner.after(async () => {
+    const exit = once(child, "exit");
+    child.kill("SIGKILL");
+    await exit;
+  });
+  const [report] = (await once(child.stdout, "data")) as [Buffer];
+  return report.toString().trim();
+}
+
+describe("descriptors whose close waits", { skip }, () => {
+  const owner = suiteOwner();
+  let server: TestServerProcess;
+  let honest: TestClient;
+
+  before(async () => {
+    server = await serveInChild(owner, { handshakeTimeoutMs: 3000 });
+    await warmUp(server);
+    honest = connectTo(owner, server);
+    await honest.client.echo({});
+  });
+
+  const stillServes = async () => {
+    for (let call = 0; call < 20; call++) {
+      await within(PATIENCE_MS, "an honest call", honest.client.echo({ text: "honest" }));
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  };
+
+  for (const way of [
+    "with the greeting",
+    "late in the greeting",
+    "with bytes that are no greeting",
+    "without their byte",
+    "two with one byte",
+    "more than a control buffer holds",
+    "behind a violation",
+    "as a region",
+    "out of band",
+  ]) {
+    test(`sent ${way}, they do not stop the server`, async (context: TestContext) => {
+      const report = await sendLingering(context, server.path, way);
+      assert.match(report, /^(sent|Operation not permitted|Broken pipe|Connection reset by peer)$/);
+      await stillServes();
+      // The attacker's connection ends, and a new client is served as before.
+      await waitUntil("only the honest connection to be left", async () => {
+        const { connections } = await server.stats();
+        return connections === 1 || way === "as a region";
+      });
+      await within(PATIENCE_MS, "a new client", connectTo(context, server).client.echo({}));
+    });
+  }
+});
