@@ -52,7 +52,7 @@ NAPI_MODULE_INIT() {
       {"unrefWatch", unref_watch},
       {"closeWatch", close_watch},
       {"waitReadable", wait_readable},
-      {"lockDirectory", lock_directory},
+      {"lockFile", lock_file},
       {"yieldThread", yield_thread},
       {"currentCpu", current_cpu},
       {"openSpare", open_spare},

@@ -68,7 +68,7 @@ _Bool set_up_watches(napi_env env);
 napi_value wait_readable(napi_env env, napi_callback_info info);
 
 // host.c
-napi_value lock_directory(napi_env env, napi_callback_info info);
+napi_value lock_file(napi_env env, napi_callback_info info);
 napi_value yield_thread(napi_env env, napi_callback_info info);
 napi_value current_cpu(napi_env env, napi_callback_info info);
 napi_value open_spare(napi_env env, napi_callback_info info);

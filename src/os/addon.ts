@@ -331,10 +331,12 @@ export interface Addon {
   waitReadable(fd: number, timeoutMs: number): number;
 
   /**
-   * Locks a folder against every other `lockDirectory`, including those of this process. Returns a descriptor, or -1 if
-   * the folder is locked. Closing the descriptor, or the end of the process, unlocks it. ENOENT, ENOTDIR.
+   * Locks a file against every other `lockFile`, including those of this process, after creating it with mode 0600 if
+   * there is none. Returns a descriptor, or -1 if it is locked, or was removed meanwhile. Closing the descriptor, or the
+   * end of the process, unlocks it. Unlink the file before that. EACCES: it belongs to another user. EISDIR, ELOOP: it is
+   * a directory or a symbolic link.
    */
-  lockDirectory(path: string): number;
+  lockFile(path: string): number;
 
   /**
    * Lets another thread that is ready to run on this core run first (sched_yield). Returns at once if there is none.
