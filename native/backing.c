@@ -83,6 +83,10 @@ napi_value make_mapping_buffer(napi_env env, struct mapping *mapping, size_t byt
     mapping->next = *bucket;
     *bucket = mapping;
   }
+  return show_mapping(env, mapping, byte_length);
+}
+
+napi_value show_mapping(napi_env env, struct mapping *mapping, size_t byte_length) {
   bool will_finalise;
   napi_value buffer =
       make_part_buffer(env, mapping, mapping->start, byte_length, on_whole_freed, mapping, &will_finalise);

@@ -107,6 +107,45 @@ napi_value map_segment(napi_env env, napi_callback_info info) {
   return make_mapping_buffer(env, mapping, (size_t)whole);
 }
 
+napi_value map_in_advance(napi_env env, napi_callback_info info) {
+  napi_value values[3];
+  int fd;
+  int64_t byte_length, shown_bytes;
+  if (!read_arguments(env, info, 3, values) || !read_descriptor(env, values[0], &fd) ||
+      !read_integer_up_to(env, values[1], "byteLength", MAPPED_BYTES_MAX, &byte_length) ||
+      !read_integer_up_to(env, values[2], "shownBytes", byte_length, &shown_bytes)) {
+    return NULL;
+  }
+  if (shown_bytes == 0) return throw_range_error(env, "shownBytes must not be 0");
+  struct mapping *mapping = calloc(1, sizeof *mapping);
+  if (mapping == NULL) return throw_system_error(env, ENOMEM, "calloc", "map descriptor %d", fd);
+  void *address = MAP_FAILED;
+  if (hold_headroom()) address = mmap(NULL, (size_t)byte_length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (address == MAP_FAILED) {
+    int error = errno;
+    free(mapping);
+    if (error == ENOMEM) give_headroom();
+    return throw_system_error(env, error, "mmap", "map %lld bytes of descriptor %d writable", (long long)byte_length,
+                              fd);
+  }
+  *mapping = (struct mapping){
+      .address = address, .start = address, .mapped_bytes = (size_t)byte_length, .is_large = frees_much(fd)};
+  return make_mapping_buffer(env, mapping, (size_t)shown_bytes);
+}
+
+napi_value show_more(napi_env env, napi_callback_info info) {
+  napi_value values[2];
+  size_t shown_bytes;
+  int64_t byte_length;
+  if (!read_arguments(env, info, 2, values)) return NULL;
+  struct mapping *mapping = find_mapping(env, values[0], &shown_bytes);
+  if (mapping == NULL) return NULL;
+  int64_t maximum = (int64_t)mapping->mapped_bytes - (mapping->start - mapping->address);
+  if (!read_integer_up_to(env, values[1], "byteLength", maximum, &byte_length)) return NULL;
+  if (byte_length == 0) return throw_range_error(env, "byteLength must not be 0");
+  return show_mapping(env, mapping, (size_t)byte_length);
+}
+
 napi_value map_private(napi_env env, napi_callback_info info) {
   napi_value values[3];
   int fd;

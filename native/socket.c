@@ -126,28 +126,6 @@ napi_value accept_socket(napi_env env, napi_callback_info info) {
   return throw_system_error(env, errno, "accept", "accept a connection on descriptor %d", fd);
 }
 
-napi_value peer_credentials(napi_env env, napi_callback_info info) {
-  napi_value value;
-  int fd;
-  if (!read_arguments(env, info, 1, &value) || !read_descriptor(env, value, &fd)) return NULL;
-  struct ucred peer;
-  socklen_t peer_bytes = sizeof peer;
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_bytes) != 0) {
-    return throw_system_error(env, errno, "getsockopt", "read the peer of descriptor %d", fd);
-  }
-  // For a socket without a peer, the kernel returns the uid -1, which must not be used as an identity.
-  if (peer_bytes != sizeof peer || peer.uid == (uid_t)-1) {
-    return throw_system_error(env, ENOTCONN, "getsockopt", "read the peer of descriptor %d", fd);
-  }
-  napi_value result;
-  if (napi_create_object(env, &result) != napi_ok) return throw_napi_failure(env, "napi_create_object");
-  if (!set_integer(env, result, "pid", peer.pid) || !set_integer(env, result, "uid", peer.uid) ||
-      !set_integer(env, result, "gid", peer.gid)) {
-    return NULL;
-  }
-  return result;
-}
-
 napi_value shutdown_socket(napi_env env, napi_callback_info info) {
   napi_value value;
   int fd;

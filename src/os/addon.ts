@@ -62,6 +62,13 @@ export interface PeerCredentials {
   gid: number;
 }
 
+/** The namespaces of a process, as the inodes of /proc/PID/ns; 0: not known. */
+export interface Namespaces {
+  readonly user: number;
+  readonly pid: number;
+  readonly mnt: number;
+}
+
 export interface Addon {
   /**
    * Creates a segment of `byteLength` zero bytes: a memfd of mode 0600, close-on-exec, and not executable if the kernel
@@ -96,6 +103,19 @@ export interface Addon {
    * foreign memory.
    */
   mapSegment(fd: number, byteLength: number, mirrorByteLength: number, writable: boolean): ArrayBuffer;
+
+  /**
+   * Maps bytes [0, byteLength) of the segment for writing, and returns an ArrayBuffer over the first `shownBytes` of
+   * them. So a segment that is sealed with `FUTURE_WRITE` afterwards can still be used as a whole (`showMore`), although
+   * V8 counts only what is shown as external memory. Everything else is as for `mapSegment`.
+   */
+  mapInAdvance(fd: number, byteLength: number, shownBytes: number): ArrayBuffer;
+
+  /**
+   * Creates another ArrayBuffer over the first `byteLength` bytes of the mapping that `mapping` starts at. The caller may
+   * detach `mapping`. RangeError: the mapping is shorter. TypeError as for `viewMapping`.
+   */
+  showMore(mapping: ArrayBuffer, byteLength: number): ArrayBuffer;
 
   /**
    * Creates an ArrayBuffer over bytes [offset, offset + byteLength) of a buffer made by `mapSegment` or `mapPrivate`.
@@ -218,6 +238,16 @@ export interface Addon {
 
   /** The process at the other end when the connection was made. ENOTCONN: there is no connection. */
   peerCredentials(fd: number): PeerCredentials;
+
+  /**
+   * The namespaces of that process. What cannot be known is 0: the process has ended, this process may not inspect it
+   * (as `ptrace` would need for reading), or /proc has the numbers of another namespace. Before Linux 6.5, a process
+   * that ended and whose number was used again is not noticed. ENOTCONN: there is no connection.
+   */
+  peerNamespaces(fd: number): Namespaces;
+
+  /** The namespaces of this process. */
+  ownNamespaces(): Namespaces;
 
   /**
    * Sends one zero byte. Never throws and never waits. Returns 0 or a negative errno. -EAGAIN (-11): the peer's buffer

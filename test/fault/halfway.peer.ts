@@ -19,7 +19,7 @@ obey({
   hello({ path, byteLength }: { path: string; byteLength?: number }) {
     const addon = requireAddon();
     const socket = addon.connectSocket(path);
-    const own = createOwnMemory(addon, GEOMETRY);
+    const own = createOwnMemory(addon, GEOMETRY, false);
     const bytes = encodeHandshake({
       kind: "hello",
       minVersion: PROTOCOL_VERSION_MIN,

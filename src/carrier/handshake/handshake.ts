@@ -77,7 +77,7 @@ function linkOn(agreement: Agreement, socket: HandshakeSocket, end: HandshakeEnd
   const { peer } = end;
   if (reason !== undefined) return { carrier: new SocketCarrier(streamOf(socket), reason), peer, maxStreams, windows };
   const line = socket as ControlSocket;
-  const carrier = new ShmCarrier({ memory: end.joinedMemory, line, pollMicros: options.pollMicros, spans });
+  const carrier = new ShmCarrier({ ...end.joined, line, pollMicros: options.pollMicros, spans });
   line.handOver(carrier);
   return { carrier, peer, maxStreams, windows };
 }
