@@ -5,10 +5,12 @@ import { once } from "node:events";
 import { before, describe, test } from "node:test";
 import type { TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
+import { createIsthmusServer } from "../../src/index.js";
 import type { Owner } from "../support/temp.js";
-import { suiteOwner } from "../support/temp.js";
+import { suiteOwner, tempSocket } from "../support/temp.js";
 import type { TestClient, TestServerProcess } from "../support/test-server.js";
 import { connectTo, serveInChild, warmUp } from "../support/test-server.js";
+import { testRoutes } from "../support/test-service.js";
 import { waitUntil, within } from "../support/waiting.js";
 
 const script = fileURLToPath(new URL("../../../test/hostile/linger.py", import.meta.url));
@@ -49,7 +51,7 @@ describe("descriptors whose close waits", { skip }, () => {
 
   for (const way of [
     "with the greeting",
-    "late in the greeting",
+    "as the memory that was asked for",
     "with bytes that are no greeting",
     "without their byte",
     "two with one byte",
@@ -70,4 +72,24 @@ describe("descriptors whose close waits", { skip }, () => {
       await within(PATIENCE_MS, "a new client", connectTo(context, server).client.echo({}));
     });
   }
+
+  /** The library reads such a socket by means of Node, which cannot tell the kernel to be careful. */
+  test("sent as frames of a socket, they are refused by the kernel", async (context) => {
+    const report = await sendLingering(context, server.path, "as frames of a socket");
+    if (report === "sent") return context.skip("this kernel cannot refuse descriptors (before Linux 6.16)");
+    assert.equal(report, "Operation not permitted");
+    await stillServes();
+  });
+});
+
+test("a user who is refused cannot send any", { skip }, async (context) => {
+  const path = tempSocket(context);
+  let refusals = 0;
+  const server = createIsthmusServer({ routes: testRoutes, allow: () => refusals++ < 0 });
+  await server.listen(path);
+  context.after(() => server.close({ timeoutMs: 0 }));
+  // If the close of what they sent were waited for, this test would be, too.
+  const report = await sendLingering(context, path, "with the greeting");
+  assert.match(report, /^(sent|Operation not permitted|Broken pipe|Connection reset by peer)$/);
+  await waitUntil("the refusal", () => server.stats().refused === 1);
 });

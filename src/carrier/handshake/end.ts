@@ -93,11 +93,13 @@ export class HandshakeEnd implements HandshakePort {
     const { own, socket } = this;
     if (socket === undefined) return this.stream!.send(message);
     if (!withMemory) return socket.send(message);
-    try {
-      socket.send(message, [own!.ringDescriptor, own!.arenaDescriptor]);
-    } finally {
-      own!.descriptorsSent();
-    }
+    socket.send(message, [own!.ringDescriptor, own!.arenaDescriptor]);
+    own!.descriptorsSent();
+  }
+
+  takeDescriptors(): boolean {
+    const { addon, descriptor } = this.socket!;
+    return addon.refuseDescriptors(descriptor, false);
   }
 
   joinMemory(): void {

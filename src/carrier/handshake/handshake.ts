@@ -87,6 +87,8 @@ function streamOf(socket: HandshakeSocket): StreamSocket {
   if (!(socket instanceof ControlSocket)) return socket;
   const { addon } = socket;
   const descriptor = socket.release();
+  // Node would let the kernel close them within a read, which can take as long as their sender likes.
+  addon.refuseDescriptors(descriptor, true);
   try {
     return inRootContext(() => StreamSocket.fromDescriptor(addon, descriptor));
   } catch (error) {

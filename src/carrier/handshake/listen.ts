@@ -6,6 +6,8 @@
  * LISTEN-2  Whether a server already listens on the path is decided under a lock beside it (`path-lock.ts`). So of two
  *           servers that start at once exactly one wins, and a stale socket is replaced. The lock leaves no file behind.
  * LISTEN-3  On close the path is removed only if it is still our socket.
+ * LISTEN-4  From Linux 6.16 on, a socket takes descriptors only from a peer that was admitted and with which this side
+ *           shares memory.
  */
 import type cluster from "node:cluster";
 import { randomBytes } from "node:crypto";
@@ -79,6 +81,8 @@ export async function listen(
     const temporary = join(dirname(path), `.${randomBytes(4).toString("hex")}`);
     socket = bind(addon, temporary, path, options);
     try {
+      // Where the kernel can, nobody sends descriptors before the server has looked at his credentials (LISTEN-4).
+      addon.refuseDescriptors(socket, true);
       addon.listenSocket(socket, BACKLOG);
       renameSync(temporary, path);
     } catch (error) {
