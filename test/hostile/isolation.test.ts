@@ -15,7 +15,9 @@ import type { Trusted } from "../system/containers.peer.js";
 import { connectionOf, fillPattern, patternFault, serveOwn } from "../support/own-routes.js";
 import { HELLO, RawPeer } from "../support/raw-peer.js";
 import { tempSocket } from "../support/temp.js";
+import { connectTo } from "../support/test-server.js";
 import { testRoutes } from "../support/test-service.js";
+import { noPython, runPython } from "./python.js";
 
 const program = new URL("../system/containers.peer.js", import.meta.url);
 const mayUnshare = (...namespaces: string[]) =>
@@ -134,4 +136,16 @@ test("a part of a region is copied for a peer that is not trusted, because the r
   assert.deepEqual([spansCopiedIn, spansSentInPlace], [1, 0]);
   assert.equal((await client.echo({ data: bytes })).text, "-1");
   assert.equal(connectionOf(transport).spansSentInPlace, 1);
+});
+
+test("text that a handler makes of bytes that the peer changes meanwhile does not crash a server that isolates", {
+  skip: noPython,
+}, async (context) => {
+  const path = tempSocket(context);
+  const server = await startPeer(context, new URL("./text.peer.js", import.meta.url));
+  await server.ask("listen", path);
+  const attack = runPython(context, "text.py", path);
+  assert.equal(await attack.report, "sent");
+  const { client } = connectTo(context, { path });
+  assert.equal((await client.echo({ data: Buffer.alloc(100_000, "a") })).text, "200000");
 });

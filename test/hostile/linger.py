@@ -3,18 +3,14 @@
 usage: python3 linger.py PATH WAY, where WAY says how they are sent. Prints "sent" or why they could not be.
 """
 
-import fcntl
-import mmap
-import os
 import signal
 import socket
 import struct
 import sys
 
+from peer import READY, SHARED_MEMORY, STREAMS, Peer, hello, memory, receive_message
+
 LINGER_SECONDS = 600
-SHARED_MEMORY, SPANS, STREAMS = 1, 2, 4
-ADD_SEALS = 1033
-SEGMENT_MAGIC = 0x48545349
 # What the sockets are connected to, so that it stays open.
 kept = []
 
@@ -42,50 +38,6 @@ def send(connection, data, count, flags=0):
         one.close()
 
 
-def hello(features):
-    return struct.pack("<IIHHHHIIII", 0x4D545349, 32, 1, 0, 1, 1, features, 0, 64, 1 << 20)
-
-
-def segment(size, header, seals):
-    descriptor = os.memfd_create("hostile", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(descriptor, size)
-    memory = mmap.mmap(descriptor, size)
-    memory[0 : len(header)] = header
-    fcntl.fcntl(descriptor, ADD_SEALS, seals)
-    kept.append(memory)
-    return descriptor
-
-
-ACCEPTED, READY = 2, 4
-
-
-def receive_kind(connection):
-    """Receives a message of the handshake, and returns its kind."""
-    prefix, _, _, _ = socket.recv_fds(connection, 8, 4, socket.MSG_WAITALL)
-    length = struct.unpack("<4xI", prefix)[0]
-    rest, _, _, _ = socket.recv_fds(connection, length - 8, 4, socket.MSG_WAITALL)
-    return rest[0]
-
-
-def memory():
-    return struct.pack("<IIHHI", 0x4D545349, 16, 5, 0, 0)
-
-
-def open_honestly(connection):
-    ring = segment(65536 + 65536, struct.pack("<6I", SEGMENT_MAGIC, 1, 1, 65536 + 65536, 65536, 4096), 23)
-    arena = segment(1 << 20, struct.pack("<4I", SEGMENT_MAGIC, 1, 2, 1 << 20), 7)
-    greeting = hello(SHARED_MEMORY | SPANS | STREAMS)
-    try:
-        socket.send_fds(connection, [greeting], [ring, arena])
-    except PermissionError:
-        connection.send(greeting)
-    kind = receive_kind(connection)
-    if kind == READY:
-        socket.send_fds(connection, [memory()], [ring, arena])
-        kind = receive_kind(connection)
-    assert kind == ACCEPTED, kind
-
-
 def main(path, way):
     signal.alarm(120)
     connection = socket.socket(socket.AF_UNIX)
@@ -97,14 +49,14 @@ def main(path, way):
         send(connection, b"x", 1)
     elif way == "as frames of a socket":
         connection.send(hello(STREAMS))
-        receive_kind(connection)
+        receive_message(connection)
         send(connection, bytes(64), 1)
     elif way == "as the memory that was asked for":
         connection.send(hello(SHARED_MEMORY))
-        if receive_kind(connection) == READY:
+        if receive_message(connection)[0] == READY:
             send(connection, memory(), 2)
     else:
-        open_honestly(connection)
+        kept.append(Peer(connection))
         if way == "without their byte":
             send(connection, b"\0", 1)
         elif way == "two with one byte":
