@@ -1,5 +1,6 @@
 // The entry point: makes an object of functions for each environment. The main thread and each worker load the addon
-// for themselves. Environments share nothing except the reserve in headroom.c. No state belongs to a thread, because a
+// for themselves. Environments share nothing except the reserve in headroom.c and
+// the threads in closing.c. No state belongs to a thread, because a
 // thread may have several environments.
 
 #include "descriptors.h"
@@ -22,6 +23,8 @@ NAPI_MODULE_INIT() {
       {"commitPages", commit_pages},
       {"returnPages", return_pages},
       {"mapSegment", map_segment},
+      {"mapInAdvance", map_in_advance},
+      {"showMore", show_more},
       {"mapPrivate", map_private},
       {"sealRegion", seal_region},
       {"detachMapping", detach_mapping},
@@ -33,9 +36,13 @@ NAPI_MODULE_INIT() {
       {"listenSocket", listen_socket},
       {"acceptSocket", accept_socket},
       {"peerCredentials", peer_credentials},
+      {"peerNamespaces", peer_namespaces},
+      {"ownNamespaces", own_namespaces},
       {"shutdownSocket", shutdown_socket},
       {"duplicateDescriptor", duplicate_descriptor},
       {"closeDescriptor", close_descriptor},
+      {"closesUnderWay", count_closes},
+      {"refuseDescriptors", refuse_descriptors},
       {"handOverDescriptor", hand_over_descriptor},
       {"sendMessage", send_message},
       {"receiveMessage", receive_message},
@@ -49,7 +56,7 @@ NAPI_MODULE_INIT() {
       {"unrefWatch", unref_watch},
       {"closeWatch", close_watch},
       {"waitReadable", wait_readable},
-      {"lockDirectory", lock_directory},
+      {"lockFile", lock_file},
       {"yieldThread", yield_thread},
       {"currentCpu", current_cpu},
       {"openSpare", open_spare},

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "closing.h"
 #include "environment.h"
 #include "errors.h"
 
@@ -44,7 +45,11 @@ void drop_part(napi_env env, struct mapping *mapping) {
   if (--mapping->parts > 0) return;
   // Removed before it is unmapped, because another thread may map the same address right afterwards.
   remove_mapping(env, mapping);
-  munmap(mapping->address, mapping->mapped_bytes);
+  if (mapping->is_large) {
+    unmap_apart(mapping->address, mapping->mapped_bytes);
+  } else {
+    munmap(mapping->address, mapping->mapped_bytes);
+  }
   free(mapping);
 }
 
@@ -78,6 +83,10 @@ napi_value make_mapping_buffer(napi_env env, struct mapping *mapping, size_t byt
     mapping->next = *bucket;
     *bucket = mapping;
   }
+  return show_mapping(env, mapping, byte_length);
+}
+
+napi_value show_mapping(napi_env env, struct mapping *mapping, size_t byte_length) {
   bool will_finalise;
   napi_value buffer =
       make_part_buffer(env, mapping, mapping->start, byte_length, on_whole_freed, mapping, &will_finalise);

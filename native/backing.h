@@ -30,12 +30,16 @@ struct mapping {
   dev_t device;
   ino_t inode;
   bool is_whole_segment;  // shared, writable, without mirror
+  bool is_large;          // of a memfd whose pages take long to free
   struct mapping *next;   // with the same hash
 };
 
-// Makes the ArrayBuffer of a mapping, from `start` to its end. `mapping` (from malloc) and its memory belong to the
+// Makes the ArrayBuffer of a mapping, over `byte_length` bytes from `start`. `mapping` (from malloc) and its memory belong to the
 // ArrayBuffer from now on. If this fails, it frees both, throws and returns NULL.
 napi_value make_mapping_buffer(napi_env env, struct mapping *mapping, size_t byte_length);
+
+// Makes another ArrayBuffer over the first bytes of a mapping. If this fails, it throws and returns NULL.
+napi_value show_mapping(napi_env env, struct mapping *mapping, size_t byte_length);
 
 // Makes an ArrayBuffer over a part of a mapping. This adds a part, which `finalise` has to drop with drop_part. If it
 // fails, it throws and returns NULL. If `will_finalise` is false then, the caller drops the part and frees `hint`.

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "arguments.h"
+#include "closing.h"
 #include "environment.h"
 #include "errors.h"
 #include "functions.h"
@@ -17,17 +18,24 @@ static struct ledger *ledger_of(napi_env env) {
   return environment == NULL ? NULL : &environment->descriptors;
 }
 
-static bool hold(struct ledger *ledger, int fd) {
+static bool grow(uint64_t **bits, size_t words, size_t wanted) {
+  uint64_t *grown = realloc(*bits, wanted * sizeof *grown);
+  if (grown == NULL) return false;
+  memset(grown + words, 0, (wanted - words) * sizeof *grown);
+  *bits = grown;
+  return true;
+}
+
+static bool hold(struct ledger *ledger, int fd, bool foreign) {
   size_t word = (size_t)fd / 64;
   if (word >= ledger->words) {
     size_t wanted = (word + 1) * 2;
-    uint64_t *grown = realloc(ledger->held, wanted * sizeof *grown);
-    if (grown == NULL) return false;
-    memset(grown + ledger->words, 0, (wanted - ledger->words) * sizeof *grown);
-    ledger->held = grown;
+    if (!grow(&ledger->held, ledger->words, wanted) || !grow(&ledger->foreign, ledger->words, wanted)) return false;
     ledger->words = wanted;
   }
-  ledger->held[word] |= UINT64_C(1) << (fd % 64);
+  uint64_t bit = UINT64_C(1) << (fd % 64);
+  ledger->held[word] |= bit;
+  ledger->foreign[word] = foreign ? ledger->foreign[word] | bit : ledger->foreign[word] & ~bit;
   return true;
 }
 
@@ -42,18 +50,31 @@ static void remove_from_ledger(struct ledger *ledger, int fd) {
   if (ledger->leaving.fd == fd) ledger->leaving.fd = -1;
 }
 
-napi_value hand_out_descriptor(napi_env env, int fd) {
+static bool is_foreign(const struct ledger *ledger, int fd) {
+  return (ledger->foreign[(size_t)fd / 64] & UINT64_C(1) << (fd % 64)) != 0;
+}
+
+static napi_value hand_out(napi_env env, int fd, bool foreign) {
   struct ledger *ledger = ledger_of(env);
-  if (ledger == NULL || !hold(ledger, fd)) {
-    close(fd);
+  if (ledger == NULL || !hold(ledger, fd, foreign)) {
+    close_apart(fd, foreign);
     return throw_system_error(env, ENOMEM, "realloc", "record descriptor %d", fd);
   }
   napi_value number = make_integer(env, fd);
   if (number == NULL) {
     remove_from_ledger(ledger, fd);
-    close(fd);
+    close_apart(fd, foreign);
   }
   return number;
+}
+
+napi_value hand_out_descriptor(napi_env env, int fd) { return hand_out(env, fd, false); }
+
+napi_value hand_out_foreign(napi_env env, int fd) { return hand_out(env, fd, true); }
+
+bool is_foreign_descriptor(napi_env env, int fd) {
+  struct ledger *ledger = ledger_of(env);
+  return ledger != NULL && is_held(ledger, fd) && is_foreign(ledger, fd);
 }
 
 bool take_back_descriptor(napi_env env, int fd) {
@@ -112,10 +133,11 @@ static void close_held(void *data) {
   for (size_t word = 0; word < ledger->words; word++) {
     for (uint64_t bits = ledger->held[word]; bits != 0; bits &= bits - 1) {
       int fd = (int)(word * 64) + __builtin_ctzll(bits);
-      if (is_ours(ledger, fd)) close(fd);
+      if (is_ours(ledger, fd)) close_apart(fd, is_foreign(ledger, fd));
     }
   }
   free(ledger->held);
+  free(ledger->foreign);
   *ledger = (struct ledger){.held = NULL, .words = 0};
 }
 

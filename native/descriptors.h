@@ -15,7 +15,8 @@
 #include <sys/types.h>
 
 struct ledger {
-  uint64_t *held;  // one bit per number
+  uint64_t *held;     // one bit per number
+  uint64_t *foreign;  // of those that are held: a peer sent it
   size_t words;
   // The descriptor that is being handed over, and the file that it refers to. Not valid if its bit in `held` is clear.
   struct {
@@ -31,7 +32,12 @@ bool set_up_descriptors(napi_env env);
 
 // Gives `fd` to JavaScript. If this fails, it closes `fd`, throws and returns NULL.
 napi_value hand_out_descriptor(napi_env env, int fd);
+// The same for a descriptor that a peer sent.
+napi_value hand_out_foreign(napi_env env, int fd);
 
 // Takes `fd` back from JavaScript, for the caller to close. Returns false if this environment does not hold it; then it
 // must not be closed.
 bool take_back_descriptor(napi_env env, int fd);
+
+// Whether a peer sent `fd`, which this environment holds.
+bool is_foreign_descriptor(napi_env env, int fd);

@@ -3,16 +3,17 @@
 // One end of a socket belongs to this process alone, and MSG_DONTWAIT holds for a call whatever the peer does.
 
 #include "arguments.h"
+#include "closing.h"
 #include "descriptors.h"
 #include "errors.h"
 #include "functions.h"
+#include "receiving.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
 enum { RING = 0, DESCRIPTOR = 1 };
 
@@ -77,26 +78,22 @@ struct cleared {
   uint32_t count;
 };
 
-// Processes the result of one read. Returns 0, VIOLATION or NO_ROOM. A received descriptor is in `cleared` in any case.
-static int take(struct cleared *cleared, const unsigned char *bytes, size_t received, struct msghdr *message) {
-  uint32_t came = 0;
-  struct cmsghdr *header = CMSG_FIRSTHDR(message);
-  if (header != NULL && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
-    // There is exactly one, because the control buffer has no room for more.
-    memcpy(&cleared->descriptors[cleared->count++], CMSG_DATA(header), sizeof(int));
-    came = 1;
-  }
-  // The kernel does not report why it dropped descriptors. If none came although there was room for one, it could not
-  // install the first one. Otherwise there was a second one.
-  if (message->msg_flags & MSG_CTRUNC) return came == 0 ? NO_ROOM : VIOLATION;
-  uint32_t announced = 0;
-  for (size_t i = 0; i < received; i++) {
-    if (bytes[i] > DESCRIPTOR) return VIOLATION;
+// Processes the result of one read. Returns 0, VIOLATION or NO_ROOM. Descriptors that are not in `cleared` are closed.
+static int take(struct cleared *cleared, const unsigned char *bytes, const struct received *received) {
+  if (received->lost) return NO_ROOM;
+  ssize_t announced = 0;
+  bool known = true;
+  for (ssize_t i = 0; i < received->byte_length; i++) {
+    if (bytes[i] > DESCRIPTOR) known = false;
     announced += bytes[i];
   }
-  // A read ends after the bytes that descriptors were sent with, so a read never has two of them.
-  if (announced != came) return VIOLATION;
-  cleared->rings += (int)(received - announced);
+  // A read ends after the bytes that descriptors were sent with, so a read never has those of two messages.
+  if (!known || announced != received->count || announced > 1) {
+    close_received(received->descriptors, received->count);
+    return VIOLATION;
+  }
+  if (announced == 1) cleared->descriptors[cleared->count++] = received->descriptors[0];
+  cleared->rings += (int)(received->byte_length - announced);
   return 0;
 }
 
@@ -105,32 +102,26 @@ static bool clear(int fd, struct cleared *cleared) {
   // Bounded, so that a peer that rings all the time cannot block the loop. The poll reports remaining bytes again.
   for (int round = 0; round < ROUNDS_MAX; round++) {
     unsigned char bytes[ROUND_BYTES];
-    union control control;
-    struct iovec iov = {.iov_base = bytes, .iov_len = sizeof bytes};
-    // SUBTLE: the length is not the buffer's size, which is rounded up. That would leave room for a second descriptor,
-    // which would never be closed.
-    struct msghdr message = {
-        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = CMSG_LEN(sizeof(int))};
-    ssize_t received = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    if (received < 0) {
-      if (errno == EINTR) continue;
+    struct received received;
+    receive_with_descriptors(fd, bytes, sizeof bytes, &received);
+    if (received.byte_length < 0) {
       if (errno == EAGAIN) return true;
       if (errno != ECONNRESET) return false;
     }
-    if (received <= 0) {
+    if (received.byte_length <= 0) {
       // Bytes that came before are reported first. The poll reports the hang-up again.
       if (cleared->rings == 0 && cleared->count == 0) cleared->rings = HUNG_UP;
       return true;
     }
     uint32_t before = cleared->count;
-    int broken = take(cleared, bytes, (size_t)received, &message);
+    int broken = take(cleared, bytes, &received);
     if (broken != 0) {
       cleared->rings = broken;
       return true;
     }
     // A short read has emptied the socket, unless it ended at a descriptor. If more bytes came meanwhile, the poll
     // reports them.
-    if (received < ROUND_BYTES && cleared->count == before) return true;
+    if (received.byte_length < ROUND_BYTES && cleared->count == before) return true;
   }
   return true;
 }
@@ -139,7 +130,7 @@ static bool clear(int fd, struct cleared *cleared) {
 static void close_cleared(napi_env env, const struct cleared *cleared, uint32_t given) {
   for (uint32_t i = 0; i < cleared->count; i++) {
     if (i < given) take_back_descriptor(env, cleared->descriptors[i]);
-    close(cleared->descriptors[i]);
+    close_apart(cleared->descriptors[i], true);
   }
 }
 
@@ -150,7 +141,7 @@ static napi_value append(napi_env env, napi_value list, const struct cleared *cl
     return throw_napi_failure(env, "napi_get_array_length");
   }
   for (uint32_t i = 0; i < cleared->count; i++) {
-    napi_value number = hand_out_descriptor(env, cleared->descriptors[i]);
+    napi_value number = hand_out_foreign(env, cleared->descriptors[i]);
     bool is_set = number != NULL && napi_set_element(env, list, length + i, number) == napi_ok;
     if (is_set) continue;
     // A descriptor that could not be handed out is closed already.

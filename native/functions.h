@@ -17,6 +17,8 @@ napi_value return_pages(napi_env env, napi_callback_info info);
 
 // mapping.c
 napi_value map_segment(napi_env env, napi_callback_info info);
+napi_value map_in_advance(napi_env env, napi_callback_info info);
+napi_value show_more(napi_env env, napi_callback_info info);
 napi_value map_private(napi_env env, napi_callback_info info);
 napi_value seal_region(napi_env env, napi_callback_info info);
 napi_value detach_mapping(napi_env env, napi_callback_info info);
@@ -33,10 +35,16 @@ napi_value connect_socket(napi_env env, napi_callback_info info);
 napi_value bind_socket(napi_env env, napi_callback_info info);
 napi_value listen_socket(napi_env env, napi_callback_info info);
 napi_value accept_socket(napi_env env, napi_callback_info info);
-napi_value peer_credentials(napi_env env, napi_callback_info info);
 napi_value shutdown_socket(napi_env env, napi_callback_info info);
 napi_value duplicate_descriptor(napi_env env, napi_callback_info info);
 napi_value close_descriptor(napi_env env, napi_callback_info info);
+napi_value count_closes(napi_env env, napi_callback_info info);
+napi_value refuse_descriptors(napi_env env, napi_callback_info info);
+
+// peer.c
+napi_value peer_credentials(napi_env env, napi_callback_info info);
+napi_value peer_namespaces(napi_env env, napi_callback_info info);
+napi_value own_namespaces(napi_env env, napi_callback_info info);
 
 // descriptors.c
 napi_value hand_over_descriptor(napi_env env, napi_callback_info info);
@@ -66,7 +74,7 @@ _Bool set_up_watches(napi_env env);
 napi_value wait_readable(napi_env env, napi_callback_info info);
 
 // host.c
-napi_value lock_directory(napi_env env, napi_callback_info info);
+napi_value lock_file(napi_env env, napi_callback_info info);
 napi_value yield_thread(napi_env env, napi_callback_info info);
 napi_value current_cpu(napi_env env, napi_callback_info info);
 napi_value open_spare(napi_env env, napi_callback_info info);

@@ -10,27 +10,36 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
-napi_value lock_directory(napi_env env, napi_callback_info info) {
+// Whether `path` is still the file that `fd` refers to. Its previous holder may have removed it.
+static bool is_at(const char *path, int fd) {
+  struct stat open_file, named;
+  return syscall(SYS_fstat, fd, &open_file) == 0 && syscall(SYS_newfstatat, AT_FDCWD, path, &named, 0) == 0 &&
+         open_file.st_dev == named.st_dev && open_file.st_ino == named.st_ino;
+}
+
+napi_value lock_file(napi_env env, napi_callback_info info) {
   napi_value value;
   char path[PATH_BYTES];
   size_t byte_length;
   if (!read_arguments(env, info, 1, &value) || !read_path(env, value, "open", path, &byte_length)) return NULL;
 
-  int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return throw_system_error(env, errno, "open", "open directory %s", path);
+  int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+  if (fd < 0) return throw_system_error(env, errno, "open", "open the lock %s", path);
+  // The umask may have taken the owner's rights too. It fails for the file of another user.
+  (void)fchmod(fd, 0600);
   int failed;
   do {
     failed = flock(fd, LOCK_EX | LOCK_NB);
   } while (failed != 0 && errno == EINTR);
-  if (failed != 0) {
-    int error = errno;
-    close(fd);
-    if (error == EWOULDBLOCK) return make_integer(env, -1);
-    return throw_system_error(env, error, "flock", "lock directory %s", path);
-  }
-  return hand_out_descriptor(env, fd);
+  if (failed == 0 && is_at(path, fd)) return hand_out_descriptor(env, fd);
+  int error = failed == 0 ? EWOULDBLOCK : errno;
+  close(fd);
+  if (error == EWOULDBLOCK) return make_integer(env, -1);
+  return throw_system_error(env, error, "flock", "lock %s", path);
 }
 
 napi_value yield_thread(napi_env env, napi_callback_info info) {

@@ -8,6 +8,7 @@
 
 #include "arguments.h"
 #include "backing.h"
+#include "closing.h"
 #include "errors.h"
 #include "functions.h"
 #include "headroom.h"
@@ -34,6 +35,13 @@ static const int64_t MAPPED_BYTES_MAX = UINT32_MAX;
 
 // Called by number, because the C library's fstat is newer than GLIBC_2.17 if compiled on a recent system.
 static int status_of(int fd, struct stat *status) { return (int)syscall(SYS_fstat, fd, status); }
+
+// Whether unmapping the file may free a large memfd, because it is the last reference to it.
+static bool frees_much(int fd) {
+  int seals;
+  struct stat status;
+  return is_memory_file(fd, &seals) && status_of(fd, &status) == 0 && status.st_size > LARGE_FILE_BYTES;
+}
 
 // Maps both parts. Returns MAP_FAILED, with errno set and nothing left mapped, if that fails.
 static void *map_with_mirror(int fd, size_t byte_length, size_t mirror_byte_length, int protection) {
@@ -89,7 +97,7 @@ napi_value map_segment(napi_env env, napi_callback_info info) {
     return throw_system_error(env, error, "mmap", "map %lld bytes of descriptor %d %s", (long long)whole, fd,
                               writable ? "writable" : "read-only");
   }
-  *mapping = (struct mapping){.address = address, .start = address, .mapped_bytes = (size_t)whole};
+  *mapping = (struct mapping){.address = address, .start = address, .mapped_bytes = (size_t)whole, .is_large = frees_much(fd)};
   struct stat status;
   if (writable && mirror_byte_length == 0 && status_of(fd, &status) == 0 && status.st_size == byte_length) {
     mapping->is_whole_segment = true;
@@ -97,6 +105,45 @@ napi_value map_segment(napi_env env, napi_callback_info info) {
     mapping->inode = status.st_ino;
   }
   return make_mapping_buffer(env, mapping, (size_t)whole);
+}
+
+napi_value map_in_advance(napi_env env, napi_callback_info info) {
+  napi_value values[3];
+  int fd;
+  int64_t byte_length, shown_bytes;
+  if (!read_arguments(env, info, 3, values) || !read_descriptor(env, values[0], &fd) ||
+      !read_integer_up_to(env, values[1], "byteLength", MAPPED_BYTES_MAX, &byte_length) ||
+      !read_integer_up_to(env, values[2], "shownBytes", byte_length, &shown_bytes)) {
+    return NULL;
+  }
+  if (shown_bytes == 0) return throw_range_error(env, "shownBytes must not be 0");
+  struct mapping *mapping = calloc(1, sizeof *mapping);
+  if (mapping == NULL) return throw_system_error(env, ENOMEM, "calloc", "map descriptor %d", fd);
+  void *address = MAP_FAILED;
+  if (hold_headroom()) address = mmap(NULL, (size_t)byte_length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (address == MAP_FAILED) {
+    int error = errno;
+    free(mapping);
+    if (error == ENOMEM) give_headroom();
+    return throw_system_error(env, error, "mmap", "map %lld bytes of descriptor %d writable", (long long)byte_length,
+                              fd);
+  }
+  *mapping = (struct mapping){
+      .address = address, .start = address, .mapped_bytes = (size_t)byte_length, .is_large = frees_much(fd)};
+  return make_mapping_buffer(env, mapping, (size_t)shown_bytes);
+}
+
+napi_value show_more(napi_env env, napi_callback_info info) {
+  napi_value values[2];
+  size_t shown_bytes;
+  int64_t byte_length;
+  if (!read_arguments(env, info, 2, values)) return NULL;
+  struct mapping *mapping = find_mapping(env, values[0], &shown_bytes);
+  if (mapping == NULL) return NULL;
+  int64_t maximum = (int64_t)mapping->mapped_bytes - (mapping->start - mapping->address);
+  if (!read_integer_up_to(env, values[1], "byteLength", maximum, &byte_length)) return NULL;
+  if (byte_length == 0) return throw_range_error(env, "byteLength must not be 0");
+  return show_mapping(env, mapping, (size_t)byte_length);
 }
 
 napi_value map_private(napi_env env, napi_callback_info info) {
@@ -135,7 +182,8 @@ napi_value map_private(napi_env env, napi_callback_info info) {
     return throw_system_error(env, error, "mmap", "map %lld bytes at %lld of descriptor %d privately",
                               (long long)byte_length, (long long)offset, fd);
   }
-  *mapping = (struct mapping){.address = address, .start = address + skipped, .mapped_bytes = mapped_bytes};
+  *mapping = (struct mapping){
+      .address = address, .start = address + skipped, .mapped_bytes = mapped_bytes, .is_large = frees_much(fd)};
   return make_mapping_buffer(env, mapping, (size_t)byte_length);
 }
 

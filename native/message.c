@@ -1,16 +1,16 @@
 // Sends and receives bytes with descriptors over a connected Unix stream socket. Received descriptors belong to the
-// caller if receive_message succeeds. If it fails, they are closed here.
+// caller if receive_message succeeds. If it fails, they are closed here, apart from this thread.
 
 #include "arguments.h"
 #include "descriptors.h"
 #include "errors.h"
 #include "functions.h"
+#include "receiving.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
 enum { DESCRIPTORS_MAX = 16 };
 
@@ -81,23 +81,6 @@ napi_value send_message(napi_env env, napi_callback_info info) {
                             count, fd);
 }
 
-static uint32_t take_descriptors(struct msghdr *message, int *descriptors) {
-  uint32_t count = 0;
-  for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header != NULL; header = CMSG_NXTHDR(message, header)) {
-    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-    // At most DESCRIPTORS_MAX in total, because the control buffer has no room for more.
-    size_t received = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    memcpy(descriptors + count, CMSG_DATA(header), received * sizeof(int));
-    count += (uint32_t)received;
-  }
-  return count;
-}
-
-static napi_value close_all(const int *descriptors, uint32_t count) {
-  for (uint32_t i = 0; i < count; i++) close(descriptors[i]);
-  return NULL;
-}
-
 static napi_value make_message(napi_env env, ssize_t byte_length, const int *descriptors, uint32_t count) {
   napi_value result, list;
   if (napi_create_object(env, &result) != napi_ok || napi_create_array_with_length(env, count, &list) != napi_ok) {
@@ -127,38 +110,30 @@ napi_value receive_message(napi_env env, napi_callback_info info) {
   // Without room, the kernel would read 0 bytes, which would look as if the peer had closed.
   if (capacity == 0) return throw_range_error(env, "into must have room for at least one byte");
 
-  struct iovec iov = {.iov_base = into, .iov_len = capacity};
-  union control control;
-  struct msghdr message = {
-      .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
-  ssize_t received;
-  do {
-    received = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-  } while (received < 0 && errno == EINTR);
-  int descriptors[DESCRIPTORS_MAX] = {0};
-  if (received < 0) {
+  struct received received;
+  receive_with_descriptors(fd, into, capacity, &received);
+  const int *descriptors = received.descriptors;
+  const uint32_t count = received.count;
+  if (received.byte_length < 0) {
     if (errno == EAGAIN) return make_message(env, -1, descriptors, 0);
     return throw_system_error(env, errno, "recvmsg", "receive on descriptor %d", fd);
   }
-
-  uint32_t count = take_descriptors(&message, descriptors);
-  if (message.msg_flags & MSG_CTRUNC) {
-    close_all(descriptors, count);
-    // The kernel does not report why it dropped descriptors. If the control buffer had room, it could not install them.
-    if (count < DESCRIPTORS_MAX) {
-      return throw_system_error(env, EMFILE, "recvmsg", "receive descriptors on descriptor %d", fd);
-    }
-    return throw_explained_error(env, EMSGSIZE, "recvmsg",
-                                 "receive on descriptor %d: the peer sent more than %d descriptors", fd,
-                                 DESCRIPTORS_MAX);
+  // The kernel does not report why it could not deliver descriptors. There was room for as many as there can be.
+  if (received.lost) return throw_system_error(env, EMFILE, "recvmsg", "receive descriptors on descriptor %d", fd);
+  napi_value result = NULL;
+  if (count > DESCRIPTORS_MAX) {
+    throw_explained_error(env, EMSGSIZE, "recvmsg", "receive on descriptor %d: the peer sent more than %d descriptors",
+                          fd, DESCRIPTORS_MAX);
+  } else {
+    result = make_message(env, received.byte_length, descriptors, count);
   }
-  napi_value result = make_message(env, received, descriptors, count);
-  if (result == NULL) return close_all(descriptors, count);
-  for (uint32_t i = 0; i < count; i++) {
-    if (hand_out_descriptor(env, descriptors[i]) != NULL) continue;
-    for (uint32_t j = 0; j < i; j++) take_back_descriptor(env, descriptors[j]);
-    close_all(descriptors, i);
-    return close_all(descriptors + i + 1, count - i - 1);
-  }
-  return result;
+  uint32_t given = 0;
+  while (result != NULL && given < count && hand_out_foreign(env, descriptors[given]) != NULL) given++;
+  if (result != NULL && given == count) return result;
+  for (uint32_t i = 0; i < given; i++) take_back_descriptor(env, descriptors[i]);
+  // One that could not be handed out is closed already.
+  close_received(descriptors, given);
+  uint32_t rest = result == NULL ? given : given + 1;
+  close_received(descriptors + rest, count - rest);
+  return NULL;
 }

@@ -1,9 +1,11 @@
 // Creates, connects and closes Unix stream sockets. All are created non-blocking and close-on-exec.
 
 #include "arguments.h"
+#include "closing.h"
 #include "descriptors.h"
 #include "errors.h"
 #include "functions.h"
+#include "receiving.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -47,6 +49,7 @@ napi_value connect_socket(napi_env env, napi_callback_info info) {
     close(fd);
     return throw_system_error(env, error, "connect", "connect to %s", address.sun_path);
   }
+  deliver_in_line(fd);
   return hand_out_descriptor(env, fd);
 }
 
@@ -115,31 +118,12 @@ napi_value accept_socket(napi_env env, napi_callback_info info) {
   do {
     accepted = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
   } while (accepted < 0 && errno == EINTR);
-  if (accepted >= 0) return hand_out_descriptor(env, accepted);
+  if (accepted >= 0) {
+    deliver_in_line(accepted);
+    return hand_out_descriptor(env, accepted);
+  }
   if (errno == EAGAIN || errno == ECONNABORTED) return make_integer(env, -1);
   return throw_system_error(env, errno, "accept", "accept a connection on descriptor %d", fd);
-}
-
-napi_value peer_credentials(napi_env env, napi_callback_info info) {
-  napi_value value;
-  int fd;
-  if (!read_arguments(env, info, 1, &value) || !read_descriptor(env, value, &fd)) return NULL;
-  struct ucred peer;
-  socklen_t peer_bytes = sizeof peer;
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_bytes) != 0) {
-    return throw_system_error(env, errno, "getsockopt", "read the peer of descriptor %d", fd);
-  }
-  // For a socket without a peer, the kernel returns the uid -1, which must not be used as an identity.
-  if (peer_bytes != sizeof peer || peer.uid == (uid_t)-1) {
-    return throw_system_error(env, ENOTCONN, "getsockopt", "read the peer of descriptor %d", fd);
-  }
-  napi_value result;
-  if (napi_create_object(env, &result) != napi_ok) return throw_napi_failure(env, "napi_create_object");
-  if (!set_integer(env, result, "pid", peer.pid) || !set_integer(env, result, "uid", peer.uid) ||
-      !set_integer(env, result, "gid", peer.gid)) {
-    return NULL;
-  }
-  return result;
 }
 
 napi_value shutdown_socket(napi_env env, napi_callback_info info) {
@@ -165,11 +149,28 @@ napi_value close_descriptor(napi_env env, napi_callback_info info) {
   napi_value value;
   int fd;
   if (!read_arguments(env, info, 1, &value) || !read_descriptor(env, value, &fd)) return NULL;
+  bool foreign = is_foreign_descriptor(env, fd);
   // This includes a descriptor that was closed before: its number may belong to another thread's file by now.
   if (!take_back_descriptor(env, fd)) {
     return throw_explained_error(env, EBADF, "close", "close descriptor %d: this thread does not hold it", fd);
   }
-  // Linux has closed it even if interrupted. A second close could hit a descriptor that another thread has just got.
-  if (close(fd) != 0 && errno != EINTR) return throw_system_error(env, errno, "close", "close descriptor %d", fd);
+  if (!close_apart(fd, foreign)) return throw_system_error(env, errno, "close", "close descriptor %d", fd);
   return NULL;
+}
+
+napi_value count_closes(napi_env env, napi_callback_info info) {
+  (void)info;
+  return make_integer(env, closes_under_way());
+}
+
+napi_value refuse_descriptors(napi_env env, napi_callback_info info) {
+  napi_value values[2], result;
+  int fd;
+  bool refuses;
+  if (!read_arguments(env, info, 2, values) || !read_descriptor(env, values[0], &fd) ||
+      !read_boolean(env, values[1], "refuses", &refuses)) {
+    return NULL;
+  }
+  bool is_set = set_refuses_descriptors(fd, refuses);
+  return napi_get_boolean(env, is_set, &result) == napi_ok ? result : NULL;
 }

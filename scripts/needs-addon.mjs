@@ -25,6 +25,8 @@ export const NEEDS_ADDON = {
   "test/e2e/hostile-http.test.ts": "is about requests of HTTP, where the addon has no part",
   "test/e2e/hostile-http1.test.ts": "is about connections of HTTP, where the addon has no part",
   "test/e2e/hostile-http2.test.ts": "is about connections of HTTP, where the addon has no part",
+  "test/hostile/isolation.test.ts": "is about shared memory",
+  "test/hostile/closing.test.ts": "is about descriptors, which only the addon receives",
   "test/e2e/hostile-regions.test.ts": "lies about shared memory",
   "test/e2e/hostile-servers.test.ts": "lies in shared memory; lies on a socket are in hostile-streams.test.ts",
   "test/e2e/hostile-spans.test.ts": "lies in shared memory",

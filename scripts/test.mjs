@@ -29,6 +29,8 @@ const GROUPS = {
   // Whole systems: many processes or threads, containers, other runtimes, every pair of carriers.
   system: [{ folders: ["test/system"], concurrency: AT_ONCE }],
   conformance: [{ folders: ["test/conformance"], concurrency: 1 }],
+  // Attacks by raw peers; they watch how long the event loop stops.
+  hostile: [{ folders: ["test/hostile"], concurrency: 1 }],
   stress: [
     // Half of them compute on one core, the others mostly wait for processes to end.
     { folders: ["test/fault", "test/fuzz", "test/model"], concurrency: availableParallelism() },

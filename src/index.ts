@@ -35,7 +35,7 @@ export { region } from "./connect/payloads/regions.js";
 export { leaseOf, loan, release, retain } from "./connect/payloads/payloads.js";
 export type { LoanOptions, MapFileOptions, PayloadLease } from "./connect/types/payloads.js";
 export type { LeaseLifetime } from "./memory/payload/lease.js";
-export type { Isolation } from "./carrier/handshake/link.js";
+export type { Isolation } from "./carrier/trust.js";
 export type { ListenOptions } from "./carrier/handshake/listen.js";
 export { peerCredentials } from "./rpc/server/context.js";
 export type { PeerCredentials } from "./os/addon.js";

@@ -9,6 +9,7 @@ import { Violation } from "../memory/shm/violation.js";
 import type { SpanEntry } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
 import type { SpanMemory } from "./span-memory.js";
+import type { Trust } from "./trust.js";
 
 // Receiving.
 
@@ -141,6 +142,8 @@ export interface Carrier extends SendingCarrier {
   readonly name: "shm" | "socket";
   /** Why this carrier is not shared memory; undefined if it is. */
   readonly reason: string | undefined;
+  /** How far the peer is trusted with shared memory; undefined if there is none. */
+  readonly trust: Trust | undefined;
   readonly spanSource: SpanSource;
   /**
    * Starts to deliver frames.

@@ -35,6 +35,8 @@ export interface SpanMemory {
   readonly isBlocking: boolean;
   /** The way for values that lie in a region; undefined: they are copied. */
   readonly regions: RegionLine | undefined;
+  /** This side isolates itself from the peer: what a message does not contain is not shown to it. */
+  readonly isIsolated: boolean;
   readonly counts: SpanCounts;
 
   // Blocks of this side's arena.

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { copyFileSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, statSync, symlinkSync, unlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
 import { isSystemError, loadAddon, requireAddon, type Addon } from "./addon.js";
@@ -109,27 +109,39 @@ test("arguments that make no sense throw before any system call", { skip }, () =
   assert.equal(descriptorCount(), before);
 });
 
-test("a folder is locked once, within a process and across processes", { skip }, async (context) => {
+test("a file is locked once, within a process and across processes, and only its owner can open it", {
+  skip,
+}, async (context) => {
   const addon = requireAddon();
-  const folder = scratchFolder(context);
-  const tryInChild = `console.log(addon.lockDirectory(${JSON.stringify(folder)}) >= 0 ? "locked" : "held")`;
-  const lock = addon.lockDirectory(folder);
+  const file = join(scratchFolder(context), "lock");
+  const tryInChild = `console.log(addon.lockFile(${JSON.stringify(file)}) >= 0 ? "locked" : "held")`;
+  const umask = process.umask(0o777);
+  const lock = addon.lockFile(file);
+  process.umask(umask);
   assert.ok(lock >= 0);
+  assert.equal(statSync(file).mode & 0o777, 0o600);
   const before = descriptorCount();
-  assert.equal(addon.lockDirectory(folder), -1);
+  assert.equal(addon.lockFile(file), -1);
   assert.equal(descriptorCount(), before);
   assert.equal(await runChildOk(tryInChild), "held");
   addon.closeDescriptor(lock);
-  assert.equal(await runChildOk(tryInChild), "locked");
-  const again = addon.lockDirectory(folder);
+  assert.equal(await runChildOk(tryInChild), "locked", "it was left behind");
+  const again = addon.lockFile(file);
   assert.ok(again >= 0);
+  unlinkSync(file);
+  const next = addon.lockFile(file);
+  assert.ok(next >= 0, "the file of the next holder is another one");
   addon.closeDescriptor(again);
+  addon.closeDescriptor(next);
 });
 
-test("locking what is no folder says what is wrong", { skip }, () => {
+test("locking what cannot be a lock says what is wrong", { skip }, (context) => {
   const addon = requireAddon();
-  assert.throws(() => addon.lockDirectory("/nowhere"), systemError("ENOENT", /^open directory \/nowhere: /));
-  assert.throws(() => addon.lockDirectory("/proc/self/maps"), systemError("ENOTDIR"));
+  const folder = scratchFolder(context);
+  assert.throws(() => addon.lockFile("/nowhere/lock"), systemError("ENOENT", /^open the lock \/nowhere\/lock: /));
+  assert.throws(() => addon.lockFile(folder), systemError("EISDIR"));
+  symlinkSync("target", join(folder, "link"));
+  assert.throws(() => addon.lockFile(join(folder, "link")), systemError("ELOOP"));
 });
 
 test("affinity is that of this thread", { skip }, async (context) => {

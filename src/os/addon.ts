@@ -62,6 +62,13 @@ export interface PeerCredentials {
   gid: number;
 }
 
+/** The namespaces of a process, as the inodes of /proc/PID/ns; 0: not known. */
+export interface Namespaces {
+  readonly user: number;
+  readonly pid: number;
+  readonly mnt: number;
+}
+
 export interface Addon {
   /**
    * Creates a segment of `byteLength` zero bytes: a memfd of mode 0600, close-on-exec, and not executable if the kernel
@@ -96,6 +103,19 @@ export interface Addon {
    * foreign memory.
    */
   mapSegment(fd: number, byteLength: number, mirrorByteLength: number, writable: boolean): ArrayBuffer;
+
+  /**
+   * Maps bytes [0, byteLength) of the segment for writing, and returns an ArrayBuffer over the first `shownBytes` of
+   * them. So a segment that is sealed with `FUTURE_WRITE` afterwards can still be used as a whole (`showMore`), although
+   * V8 counts only what is shown as external memory. Everything else is as for `mapSegment`.
+   */
+  mapInAdvance(fd: number, byteLength: number, shownBytes: number): ArrayBuffer;
+
+  /**
+   * Creates another ArrayBuffer over the first `byteLength` bytes of the mapping that `mapping` starts at. The caller may
+   * detach `mapping`. RangeError: the mapping is shorter. TypeError as for `viewMapping`.
+   */
+  showMore(mapping: ArrayBuffer, byteLength: number): ArrayBuffer;
 
   /**
    * Creates an ArrayBuffer over bytes [offset, offset + byteLength) of a buffer made by `mapSegment` or `mapPrivate`.
@@ -153,7 +173,8 @@ export interface Addon {
   sealRegion(fd: number, mapping: ArrayBuffer): void;
 
   /**
-   * Detaches the buffer: all views on it become empty, and its memory is unmapped in a later turn of the event loop.
+   * Detaches the buffer: all views on it become empty, and its memory is unmapped in a later turn of the event loop, or,
+   * if it is of a large memfd, soon after that turn by a thread of the addon, because that may free many pages.
    * Does nothing if it is detached already. Works on any ArrayBuffer. SUBTLE: a loop that maps and detaches without a
    * turn of the event loop accumulates mappings, up to vm.max_map_count.
    */
@@ -203,20 +224,30 @@ export interface Addon {
    * Sends at least one byte and at most 16 descriptors, without waiting. Returns the number of bytes taken, which may
    * be fewer than given, or -1 if the peer's buffer is full. The descriptors go with the first byte, so send the
    * remaining bytes without them. The kernel holds copies of them, so the caller may close its own at once. EPIPE: the
-   * peer has gone.
+   * peer has gone. EPERM: the peer refuses descriptors (`refuseDescriptors`).
    */
   sendMessage(fd: number, bytes: Uint8Array, descriptors: readonly number[]): number;
 
   /**
    * Reads available bytes into `into` (at least one byte long), and the descriptors that came with them. One read never
    * joins the descriptors of two messages. EMSGSIZE: more than 16 descriptors came. EMFILE: this process's table had no
-   * room for them. After either, all descriptors of the read are closed and the bytes are lost, so the connection has
-   * to end. ECONNRESET: the peer closed without reading everything.
+   * room for them. After either, all descriptors of the read are closed, and the connection has to end. ECONNRESET: the
+   * peer closed without reading everything.
    */
   receiveMessage(fd: number, into: Uint8Array): ReceivedMessage;
 
   /** The process at the other end when the connection was made. ENOTCONN: there is no connection. */
   peerCredentials(fd: number): PeerCredentials;
+
+  /**
+   * The namespaces of that process. What cannot be known is 0: the process has ended, this process may not inspect it
+   * (as `ptrace` would need for reading), or /proc has the numbers of another namespace. Before Linux 6.5, a process
+   * that ended and whose number was used again is not noticed. ENOTCONN: there is no connection.
+   */
+  peerNamespaces(fd: number): Namespaces;
+
+  /** The namespaces of this process. */
+  ownNamespaces(): Namespaces;
 
   /**
    * Sends one zero byte. Never throws and never waits. Returns 0 or a negative errno. -EAGAIN (-11): the peer's buffer
@@ -266,8 +297,21 @@ export interface Addon {
   /**
    * Closes a descriptor that this thread got from here. EBADF: this thread did not get it from here, or has closed or
    * handed it over already. The number may belong to another file by then, so nothing is closed.
+   *
+   * Never waits. Closing what a peer sent, a socket in which something that a peer sent may be queued, or a large memfd
+   * can take long, so a thread of the addon does it, soon afterwards. All others are closed when this returns.
    */
   closeDescriptor(fd: number): void;
+
+  /** How many descriptors and mappings of this process threads of the addon have yet to close. */
+  closesUnderWay(): number;
+
+  /**
+   * Sets whether the kernel refuses descriptors that a peer sends to this socket: its `sendMessage` throws EPERM then.
+   * Sockets that a listener accepts take it over from the listener. Returns false, and nothing is set, if the kernel
+   * does not have the option (before Linux 6.16).
+   */
+  refuseDescriptors(fd: number, refuses: boolean): boolean;
 
   /**
    * Calls `take` with a descriptor that this thread got from here, to give it to Node, as with `new Socket({ fd })`,
@@ -317,10 +361,12 @@ export interface Addon {
   waitReadable(fd: number, timeoutMs: number): number;
 
   /**
-   * Locks a folder against every other `lockDirectory`, including those of this process. Returns a descriptor, or -1 if
-   * the folder is locked. Closing the descriptor, or the end of the process, unlocks it. ENOENT, ENOTDIR.
+   * Locks a file against every other `lockFile`, including those of this process, after creating it with mode 0600 if
+   * there is none. Returns a descriptor, or -1 if it is locked, or was removed meanwhile. Closing the descriptor, or the
+   * end of the process, unlocks it. Unlink the file before that. EACCES: it belongs to another user. EISDIR, ELOOP: it is
+   * a directory or a symbolic link.
    */
-  lockDirectory(path: string): number;
+  lockFile(path: string): number;
 
   /**
    * Lets another thread that is ready to run on this core run first (sched_yield). Returns at once if there is none.

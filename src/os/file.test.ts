@@ -5,11 +5,16 @@ import net from "node:net";
 import { join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { requireAddon } from "./addon.js";
-import { runChild, runChildOk, scratchFolder, skip, socketPair, systemError, waitUntil } from "./fixture.test.util.js";
-
-function closeAll(...descriptors: number[]): void {
-  for (const fd of descriptors) requireAddon().closeDescriptor(fd);
-}
+import {
+  closeAll,
+  runChild,
+  runChildOk,
+  scratchFolder,
+  skip,
+  socketPair,
+  systemError,
+  waitUntil,
+} from "./fixture.test.util.js";
 
 /** Creates a file of this many bytes in which no two blocks of 4 KiB are equal. */
 function file(context: TestContext, byteLength: number): { path: string; fd: number; content: Buffer } {
@@ -145,7 +150,9 @@ test("sending to a peer that has gone is EPIPE and kills nobody, also where SIGP
     const listener = addon.bindSocket(${JSON.stringify(path)}, 0o600, -1);
     addon.listenSocket(listener, 1);
     const client = addon.connectSocket(${JSON.stringify(path)});
-    addon.closeDescriptor(addon.acceptSocket(listener));
+    const server = addon.acceptSocket(listener);
+    addon.shutdownSocket(server);
+    addon.closeDescriptor(server);
     const file = openSync(process.execPath, "r");
     for (let i = 0; i < 3; i++) try { ${attempt} } catch (error) { console.log(error.code, error.syscall); }
     process.kill(process.pid, 0);

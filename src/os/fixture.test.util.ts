@@ -28,11 +28,24 @@ export function socketPair(context: TestContext): [client: number, server: numbe
   addon.listenSocket(listener, 1);
   const client = addon.connectSocket(path);
   const server = addon.acceptSocket(listener);
-  addon.closeDescriptor(listener);
+  closeAll(listener);
   return [client, server];
 }
 
+export function closeAll(...descriptors: number[]): void {
+  for (const fd of descriptors) requireAddon().closeDescriptor(fd);
+  waitForCloses();
+}
+
+/** Blocks until the addon's threads have closed what they were given. */
+export function waitForCloses(): void {
+  const never = new Int32Array(new SharedArrayBuffer(4));
+  for (let round = 0; round < 60_000 && requireAddon().closesUnderWay() > 0; round++) Atomics.wait(never, 0, 0, 1);
+}
+
+/** Open descriptors of this process, once those that are being closed are closed. */
 export function descriptorCount(): number {
+  waitForCloses();
   return readdirSync("/proc/self/fd").length;
 }
 

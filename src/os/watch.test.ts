@@ -6,6 +6,7 @@ import test from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { requireAddon, type WatchHandle } from "./addon.js";
 import {
+  closeAll,
   collectUntil,
   descriptorCount,
   moduleText,
@@ -17,10 +18,6 @@ import {
   systemError,
   waitUntil,
 } from "./fixture.test.util.js";
-
-function closeAll(...descriptors: number[]): void {
-  for (const fd of descriptors) requireAddon().closeDescriptor(fd);
-}
 
 test("a watch reports bytes until they are read, and the hang-up", { skip }, async (context) => {
   const addon = requireAddon();

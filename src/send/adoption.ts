@@ -187,6 +187,8 @@ export class Adoption {
   private takeRegion(value: Value, region: Region): boolean {
     const { blocks } = this;
     if (blocks?.regions?.canSend !== true || value.byteLength < SPAN_COPY_BYTES_MIN || !this.hasPlace) return false;
+    // The peer can map all of the memory that a descriptor refers to.
+    if (blocks.isIsolated && value.byteLength < region.byteLength) return false;
     const descriptor = region.use(value.bytes.buffer as ArrayBuffer);
     if (descriptor === undefined) return false;
     blocks.counts.spansSentInPlace++;

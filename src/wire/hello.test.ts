@@ -31,6 +31,8 @@ const messages: HandshakeMessage[] = [
   { kind: "refused", code: 14, retryability: "permanent", message: "never" },
   { kind: "refused", code: 14, retryability: "draining", message: "not here" },
   { kind: "refused", code: 0, message: "" },
+  { kind: "ready" },
+  { kind: "memory" },
 ];
 
 test("every message is read as it was written", () => {
@@ -82,7 +84,7 @@ test("a wrong magic number, kind or length, or no streams, make no message", () 
     spoil(4, 29),
     spoil(4, 0xffffffff),
     spoil(8, 0),
-    spoil(8, 4),
+    spoil(8, 6),
     spoil(8, 0xffff),
     spoil(24, 0),
   ]) {

@@ -2,8 +2,15 @@
  * The messages of the handshake, exchanged over the socket before anything else. Afterwards the socket carries doorbell
  * bytes (zeros) if both sides agreed on shared memory, and frames otherwise.
  *
- *   client → server  HELLO    (with the client's two descriptors if it offers shared memory)
+ *   client → server  HELLO     (with the client's two descriptors if it offers shared memory)
  *   server → client  ACCEPTED  (with the server's two descriptors if both have it)   or   REFUSED
+ *
+ * If the server's socket refuses descriptors until their sender is admitted, HELLO comes without them:
+ *
+ *   client → server  HELLO
+ *   server → client  READY     (if both have shared memory)   or   ACCEPTED   or   REFUSED
+ *   client → server  MEMORY    (with the client's two descriptors)
+ *   server → client  ACCEPTED  (with the server's two descriptors)   or   REFUSED
  *
  *    0 magic "ISTM" u32 · 4 byteLength u32, all of it · 8 kind u16 · 10 reserved u16
  *   HELLO:    12 minVersion u16 · 14 maxVersion u16 · 16 features supported u32 · 20 features required u32
@@ -11,6 +18,7 @@
  *   ACCEPTED: 12 version u16 · 14 reserved u16 · 16 features in use u32 · 20 reserved u32
  *             24 maxStreams u32 · 28 streamWindowBytes u32 · 32 lack length u16 · 34 reserved u16 · 36 lack, UTF-8
  *   REFUSED:  12 status code u16 (gRPC's numbers) · 14 retryability u16 · 16 message, UTF-8
+ *   READY and MEMORY: 12 reserved u32
  *
  * A receiver ignores bytes of HELLO and ACCEPTED past those it knows, so later versions can append fields. Fields that
  * a shorter message leaves out count as 0.
@@ -44,7 +52,9 @@ const LACK_TEXT_OFFSET = 36;
 const LACK_BYTES_MAX = 1024;
 const REFUSED_TEXT_OFFSET = 16;
 const BYTES_MAX = 4096;
-const KIND = { hello: 1, accepted: 2, refused: 3 } as const;
+const KIND = { hello: 1, accepted: 2, refused: 3, ready: 4, memory: 5 } as const;
+/** The length of READY and of MEMORY. */
+const BARE_BYTES = 16;
 
 export interface Hello {
   readonly kind: "hello";
@@ -89,9 +99,20 @@ export interface Refused {
   readonly message: string;
 }
 
-export type HandshakeMessage = Hello | Accepted | Refused;
+/** The server's socket takes descriptors now. */
+export interface Ready {
+  readonly kind: "ready";
+}
+
+/** The client's descriptors come with this message. */
+export interface Memory {
+  readonly kind: "memory";
+}
+
+export type HandshakeMessage = Hello | Accepted | Refused | Ready | Memory;
 
 export function encodeHandshake(message: HandshakeMessage): Uint8Array {
+  if (message.kind === "ready" || message.kind === "memory") return encodeBare(message.kind);
   const isRefusal = message.kind === "refused";
   const text = isRefusal
     ? textBytes(message.message, BYTES_MAX - REFUSED_TEXT_OFFSET)
@@ -128,6 +149,15 @@ export function encodeHandshake(message: HandshakeMessage): Uint8Array {
   return bytes;
 }
 
+function encodeBare(kind: "ready" | "memory"): Uint8Array {
+  const bytes = new Uint8Array(BARE_BYTES);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, MAGIC, true);
+  view.setUint32(4, BARE_BYTES, true);
+  view.setUint16(8, KIND[kind], true);
+  return bytes;
+}
+
 /** Encodes as much of a text as fits into `bytesMax` bytes, without splitting a character. */
 function textBytes(text: string, bytesMax: number): Uint8Array {
   const bytes = new Uint8Array(bytesMax);
@@ -156,6 +186,8 @@ export function decodeHandshake(bytes: Uint8Array): HandshakeMessage | undefined
       message: textOf(bytes, REFUSED_TEXT_OFFSET, bytes.length),
     };
   }
+  if (kind === KIND.ready) return { kind: "ready" };
+  if (kind === KIND.memory) return { kind: "memory" };
   if (bytes.length < HELLO_BYTES_MIN) return undefined;
   const maxStreams = Math.min(view.getUint32(24, true), SLOTS_MAX);
   if (maxStreams === 0) return undefined;

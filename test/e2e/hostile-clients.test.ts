@@ -147,7 +147,7 @@ describe("a lying client", () => {
       return isRefused(context, /./, (peer) => {
         const file = openSync("/dev/null", "r");
         peer.send(hello, [file, file]);
-        closeSync(file);
+        context.after(() => closeSync(file));
       });
     });
     test("that accepts no streams", (context) =>

@@ -1,5 +1,6 @@
 /** A process that begins a handshake and gets no further, so that it can be killed at exactly that point. */
 import { createServer, connect } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createOwnMemory } from "../../src/memory/shm/segment.js";
 import { requireAddon } from "../../src/os/addon.js";
 import { encodeHandshake, FEATURE, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN } from "../../src/wire/hello.js";
@@ -16,10 +17,10 @@ obey({
         .on("error", reject);
     }),
   /** Sends the first `byteLength` bytes of HELLO, with the descriptors; all of it by default. */
-  hello({ path, byteLength }: { path: string; byteLength?: number }) {
+  async hello({ path, byteLength }: { path: string; byteLength?: number }) {
     const addon = requireAddon();
     const socket = addon.connectSocket(path);
-    const own = createOwnMemory(addon, GEOMETRY);
+    const own = createOwnMemory(addon, GEOMETRY, false);
     const bytes = encodeHandshake({
       kind: "hello",
       minVersion: PROTOCOL_VERSION_MIN,
@@ -28,7 +29,16 @@ obey({
       featuresRequired: 0,
       maxStreams: 100,
     });
-    addon.sendMessage(socket, bytes.subarray(0, byteLength ?? bytes.length), [own.ringDescriptor, own.arenaDescriptor]);
+    const start = bytes.subarray(0, byteLength ?? bytes.length);
+    try {
+      addon.sendMessage(socket, start, [own.ringDescriptor, own.arenaDescriptor]);
+    } catch {
+      // The server takes no descriptors before it asks for them (LISTEN-4).
+      addon.sendMessage(socket, start, []);
+      if (byteLength !== undefined) return;
+      while (addon.receiveMessage(socket, new Uint8Array(16)).byteLength < 0) await sleep(1);
+      addon.sendMessage(socket, encodeHandshake({ kind: "memory" }), [own.ringDescriptor, own.arenaDescriptor]);
+    }
   },
   /** A server that accepts and never answers. */
   acceptOnly: (path: string) =>

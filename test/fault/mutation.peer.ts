@@ -107,11 +107,11 @@ obey({
   join() {
     const socket = addon.acceptSocket(listener);
     const { descriptors } = addon.receiveMessage(socket, new Uint8Array(1));
-    const own = createOwnMemory(addon, GEOMETRY);
+    const own = createOwnMemory(addon, GEOMETRY, true);
     addon.sendMessage(socket, new Uint8Array(1), [own.ringDescriptor, own.arenaDescriptor]);
     addon.closeDescriptor(socket);
     addon.closeDescriptor(listener);
-    const memory = joinMemory(addon, own, descriptors, false);
+    const memory = joinMemory(addon, own, descriptors);
     ownWords = new Int32Array(memory.ownRing, 0, RING_DATA_OFFSET / 4);
     ringBytes = new Uint8Array(memory.peerRing, RING_DATA_OFFSET);
     ringWords = new Uint32Array(memory.peerRing, RING_DATA_OFFSET);

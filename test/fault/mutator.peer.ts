@@ -33,7 +33,7 @@ const TOGGLES = 40;
 const ROUNDS_MAX = 30;
 
 const addon = requireAddon();
-const own = createOwnMemory(addon, GEOMETRY);
+const own = createOwnMemory(addon, GEOMETRY, false);
 addon.commitPages(own.arenaDescriptor, ARENA_UNIT_BYTES, GEOMETRY.arenaBytes - ARENA_UNIT_BYTES);
 const ringBytes = new Uint8Array(own.ring, RING_DATA_OFFSET, GEOMETRY.ringBytes);
 const ringWords = new Uint32Array(own.ring, RING_DATA_OFFSET, GEOMETRY.ringBytes / 4);
@@ -57,7 +57,7 @@ obey({
   join() {
     const { descriptors } = addon.receiveMessage(socket, new Uint8Array(1));
     addon.closeDescriptor(socket);
-    const { peerRing } = joinMemory(addon, own, descriptors, false);
+    const { peerRing } = joinMemory(addon, own, descriptors);
     peerWords = new Int32Array(peerRing, 0, RING_DATA_OFFSET / 4);
   },
   start(seed: number) {

@@ -84,6 +84,7 @@ export class Side {
       line,
       pollMicros: 0,
       spans: true,
+      trust: { isolation: "shared", reason: "a model" },
       words: this.words(),
     });
     const inner = this.carrier as unknown as CarrierParts;
@@ -344,6 +345,8 @@ function memoryOf({ ringBytes, releaseSlots, blocks }: Scenario, copies: Copies)
     },
     budget: { take: () => true, give: () => undefined, explanation: "" },
     leasable: false,
+    isIsolated: false,
+    isPeerIsolated: false,
     close: () => undefined,
   };
 }

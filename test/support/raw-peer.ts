@@ -92,6 +92,8 @@ export class RawPeer {
   /** What arrived with the handshake and is not closed yet. */
   private descriptors: number[] = [];
   private mappings: ArrayBuffer[] = [];
+  /** What the server did not take with the first message. */
+  private readonly refused: number[] = [];
   ring!: ArrayBuffer;
   arena!: ArrayBuffer;
   /** The first pages of the own ring segment, with the shared words. */
@@ -150,12 +152,19 @@ export class RawPeer {
     return [ring, arena];
   }
 
-  /** False if the other side has gone. */
+  /**
+   * Descriptors that the server does not take yet go with the message that it asks for (`receiveHandshake`). False if the
+   * other side has gone.
+   */
   send(bytes: Uint8Array, descriptors: readonly number[] = []): boolean {
     try {
       this.addon.sendMessage(this.descriptor, bytes, descriptors);
       return true;
     } catch (error) {
+      if (isSystemError(error) && error.code === "EPERM" && descriptors.length > 0) {
+        this.refused.push(...descriptors);
+        return this.send(bytes);
+      }
       if (isSystemError(error) && (error.code === "EPIPE" || error.code === "ECONNRESET")) return false;
       throw error;
     }
@@ -189,8 +198,13 @@ export class RawPeer {
     const prefix = await this.receive(8);
     if (prefix.bytes.length < 8) return { message: undefined, descriptors: [] };
     const rest = await this.receive(new DataView(prefix.bytes.buffer).getUint32(4, true) - 8);
+    const message = decodeHandshake(Buffer.concat([prefix.bytes, rest.bytes]));
+    if (message?.kind === "ready") {
+      this.send(encodeHandshake({ kind: "memory" }), this.refused.splice(0));
+      return this.receiveHandshake();
+    }
     return {
-      message: decodeHandshake(Buffer.concat([prefix.bytes, rest.bytes])),
+      message,
       descriptors: [...prefix.descriptors, ...rest.descriptors],
     };
   }

@@ -4,7 +4,9 @@
  */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { collectSoon } from "../../src/memory/v8/gc.js";
+import { loadAddon } from "../../src/os/addon.js";
 
+const never = new Int32Array(new SharedArrayBuffer(4));
 const RECEIVE_MEMORY = "isthmus-receive";
 
 export interface Descriptors {
@@ -16,6 +18,9 @@ export interface Descriptors {
 /** Of this process, when garbage does not count: leased payloads keep their mapping until they are collected. */
 export function ownDescriptors(): Descriptors {
   collectSoon();
+  // What the addon's threads are closing does not count.
+  const { addon } = loadAddon();
+  for (let round = 0; round < 10_000 && (addon?.closesUnderWay() ?? 0) > 0; round++) Atomics.wait(never, 0, 0, 1);
   return descriptorsOf(process.pid);
 }
 

@@ -159,8 +159,8 @@ const setups = [onePod, twoPods, compose].map((make) => make());
 
 test("the guide has the examples that are checked here, and no others", () => {
   assert.equal(blocks("yaml").length, 3);
-  assert.equal(blocks("ts").length, 3);
-  assert.equal(guide.match(/^```\w+$/gm)?.length, 6);
+  assert.equal(blocks("ts").length, 4);
+  assert.equal(guide.match(/^```\w+$/gm)?.length, 7);
 });
 
 for (const { title, containers } of setups) {

@@ -1,8 +1,18 @@
 /** Server and client in containers. A container sees the shared folder as /shared and nothing else of the other one. */
+import { subscribe } from "node:diagnostics_channel";
 import { once } from "node:events";
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { createClient } from "@connectrpc/connect";
-import type { IsthmusServer, IsthmusTransport, ListenOptions, PeerCredentials, ServerStats } from "../../src/index.js";
+import type {
+  Isolation,
+  IsthmusServer,
+  IsthmusTransport,
+  ListenOptions,
+  PeerCredentials,
+  ServerConnectionEvent,
+  ServerStats,
+  TransportStats,
+} from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport, loan, peerCredentials } from "../../src/index.js";
 import { TestService } from "../proto/test_pb.js";
 import type { Failure } from "../stress/peer.js";
@@ -47,12 +57,22 @@ export interface Listening {
   readonly options?: ListenOptions;
   /** Lets everybody in who reaches the socket. */
   readonly allowAll?: boolean;
+  readonly isolation?: Isolation;
 }
+
+export interface Connecting {
+  readonly path: string;
+  readonly isolation?: Isolation;
+}
+
+/** How far the other end is trusted, and why. */
+export type Trusted = Pick<TransportStats, "isolation" | "isolationReason">;
 
 const NAMESPACES = ["user", "pid", "mnt", "net", "ipc"];
 
 let server: IsthmusServer;
 const asked: PeerCredentials[] = [];
+const clients: Trusted[] = [];
 let aborted = 0;
 
 let transport: IsthmusTransport;
@@ -68,9 +88,14 @@ obey({
     shared: readdirSync("/shared"),
   }),
 
-  async listen({ path, options, allowAll }: Listening): Promise<Outcome<undefined>> {
+  async listen({ path, options, allowAll, isolation }: Listening): Promise<Outcome<undefined>> {
+    subscribe("isthmus:server:connection", (message) => {
+      const { isolation, isolationReason } = message as ServerConnectionEvent;
+      clients.push({ isolation, isolationReason });
+    });
     server = createIsthmusServer({
       carrier: "shm",
+      ...(isolation === undefined ? {} : { isolation }),
       ...(allowAll === true ? { allow: (peer: PeerCredentials) => asked.push(peer) > 0 } : {}),
       routes: ({ service }) =>
         service(TestService, {
@@ -97,9 +122,21 @@ obey({
   serverState: (): ServerStats & { aborted: number } => ({ ...server.stats(), aborted }),
   closeServer: () => server.close({ timeoutMs: 1000 }),
 
-  connect(path: string) {
-    transport = createIsthmusTransport({ address: path, carrier: "shm" });
+  connect({ path, isolation }: Connecting) {
+    transport = createIsthmusTransport({
+      address: path,
+      carrier: "shm",
+      ...(isolation === undefined ? {} : { isolation }),
+    });
   },
+  /** How far this client trusts the server, once it is connected. */
+  async trusted(): Promise<Trusted> {
+    await transport.connect();
+    const { isolation, isolationReason } = transport.stats();
+    return { isolation, isolationReason };
+  },
+  /** How far the server trusts the clients that have connected. */
+  clients: () => clients,
   whoami: () =>
     outcomeOf(
       createClient(TestService, transport)

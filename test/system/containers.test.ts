@@ -15,7 +15,7 @@ import { seedOf, skip as noSharedMemory } from "../stress/settings.js";
 import type { ContainerOptions } from "../support/containers.js";
 import { containerCommand, containerRefusal, SHARED, sharedFolder } from "../support/containers.js";
 import { waitUntil } from "../support/waiting.js";
-import type { Exchange, Exchanged, Listening, Outcome, Surroundings } from "./containers.peer.js";
+import type { Exchange, Exchanged, Listening, Outcome, Surroundings, Trusted } from "./containers.peer.js";
 
 const program = new URL("./containers.peer.js", import.meta.url);
 const SOCKET = `${SHARED}/server.sock`;
@@ -40,12 +40,12 @@ async function serve(peer: Peer, listening: Partial<Listening> = {}): Promise<vo
 
 /**
  * Small and large calls, built in loans at both ends; all bytes are compared at both ends.
- * @param trusted whether the peer is of the same user: then what is large is leased, else copied
+ * @param shared whether both ends use what is large where it lies. By default, containers copy it
  */
-async function assertExchange(client: Peer, seed: number, trusted = true): Promise<void> {
+async function assertExchange(client: Peer, seed: number, shared = false): Promise<void> {
   const total = SIZES.reduce((sum, size) => sum + size);
   const loansSent = SIZES.filter((size) => size >= 16_384).length;
-  const leases = trusted ? SIZES.filter((size) => size >= 32_768).length : 0;
+  const leases = shared ? SIZES.filter((size) => size >= 32_768).length : 0;
   const exchanged = await client.ask<Exchanged>("exchange", { seed, sizes: SIZES } satisfies Exchange);
   assert.deepEqual(exchanged, { carrier: "shm", requestBytes: total, replyBytes: total, loansSent, copies: 0, leases });
 }
@@ -62,7 +62,7 @@ describe("two containers", { skip }, () => {
     const shared = sharedFolder(context);
     const [server, client] = await Promise.all([inContainer(context, shared), inContainer(context, shared)]);
     await serve(server);
-    await client.ask("connect", SOCKET);
+    await client.ask("connect", { path: SOCKET });
 
     const [there, here] = await Promise.all([
       server.ask<Surroundings>("surroundings"),
@@ -85,11 +85,32 @@ describe("two containers", { skip }, () => {
     await assertExchange(client, seedOf(context));
   });
 
+  test("do not trust each other with memory unless both say so, and say why", async (context) => {
+    const shared = sharedFolder(context);
+    const start = () => inContainer(context, shared);
+    const [server, wary, trusting] = await Promise.all([start(), start(), start()]);
+    await serve(server, { isolation: "shared" });
+    await wary.ask("connect", { path: SOCKET });
+    const [here, there] = [await wary.ask<Trusted>("trusted"), await server.ask<Trusted[]>("clients")];
+    assert.equal(here.isolation, "snapshot");
+    assert.match(here.isolationReason ?? "", /namespaces of the peer's process cannot be read/);
+    assert.equal(there[0].isolation, "snapshot");
+    assert.match(there[0].isolationReason ?? "", /^the peer isolates itself/);
+    assert.equal((await server.ask<ServerStats>("serverState")).isolated, 1);
+    await assertExchange(wary, seedOf(context));
+
+    await trusting.ask("connect", { path: SOCKET, isolation: "shared" });
+    assert.equal((await trusting.ask<Trusted>("trusted")).isolation, "shared");
+    assert.equal((await server.ask<Trusted[]>("clients"))[1].isolation, "shared");
+    assert.equal((await server.ask<ServerStats>("serverState")).isolated, 1);
+    await assertExchange(trusting, seedOf(context), true);
+  });
+
   test("of one user on the host let each other in by default, and see no process ids", async (context) => {
     const shared = sharedFolder(context);
     const [server, client] = await Promise.all([inContainer(context, shared), inContainer(context, shared)]);
     await serve(server);
-    await client.ask("connect", SOCKET);
+    await client.ask("connect", { path: SOCKET });
     const { value, failure } = await client.ask<Whoami>("whoami");
     assert.equal(failure, undefined);
     assert.deepEqual(value, { pid: 0, uid: 0, gid: 0 });
@@ -102,7 +123,7 @@ describe("two containers", { skip }, () => {
       inContainer(context, shared, { readOnly: true }),
     ]);
     await serve(server);
-    await client.ask("connect", SOCKET);
+    await client.ask("connect", { path: SOCKET });
     await assertExchange(client, seedOf(context));
     const { failure } = await client.ask<Outcome<undefined>>("listen", {
       path: SOCKET,
@@ -118,7 +139,7 @@ describe("two containers", { skip }, () => {
     const [server, survivor, victim] = await Promise.all([start(), start(), start()]);
     await serve(server);
     for (const client of [survivor, victim]) {
-      await client.ask("connect", SOCKET);
+      await client.ask("connect", { path: SOCKET });
       await assertExchange(client, 5);
       await client.ask("hold", 16);
     }
@@ -165,7 +186,7 @@ describe("a client from a container of another user", { skip: skipOther }, () =>
       inContainer(context, shared, { hostUid: OTHER_UID }),
     ]);
     await serve(server, { options: { mode: 0o666 } });
-    await client.ask("connect", SOCKET);
+    await client.ask("connect", { path: SOCKET });
     const { message } = assertRefused(
       await client.ask<Whoami>("whoami"),
       /^connect to \/shared\/server\.sock: user 65534 may not connect/,
@@ -181,7 +202,7 @@ describe("a client from a container of another user", { skip: skipOther }, () =>
       inContainer(context, shared, { hostUid: OTHER_UID }),
     ]);
     await serve(server, { allowAll: true });
-    await client.ask("connect", SOCKET);
+    await client.ask("connect", { path: SOCKET });
     assertRefused(
       await client.ask<Whoami>("whoami"),
       /permission denied; the server decides by the socket's mode and gid who may connect/,
@@ -196,10 +217,10 @@ describe("a client from a container of another user", { skip: skipOther }, () =>
       inContainer(context, shared, { hostUid: OTHER_UID }),
     ]);
     await serve(server, { options: { mode: 0o666 }, allowAll: true });
-    await client.ask("connect", SOCKET);
+    await client.ask("connect", { path: SOCKET });
     assert.deepEqual((await client.ask<Whoami>("whoami")).value, { pid: 0, uid: OVERFLOW_UID, gid: OVERFLOW_UID });
     assert.deepEqual(await server.ask<PeerCredentials[]>("asked"), [{ pid: 0, uid: OVERFLOW_UID, gid: OVERFLOW_UID }]);
-    await assertExchange(client, seedOf(context), false);
+    await assertExchange(client, seedOf(context));
   });
 
   test("has its number and process id for a server on the host", async (context) => {
@@ -209,11 +230,11 @@ describe("a client from a container of another user", { skip: skipOther }, () =>
       inContainer(context, shared, { hostUid: OTHER_UID }),
     ]);
     await serve(server, { path: join(shared, "server.sock"), options: { mode: 0o666 }, allowAll: true });
-    await client.ask("connect", SOCKET);
+    await client.ask("connect", { path: SOCKET });
     const { value } = await client.ask<Whoami>("whoami");
     assert.deepEqual({ uid: value?.uid, gid: value?.gid }, { uid: OTHER_UID, gid: OTHER_UID });
     assert.ok(value!.pid > 1);
-    await assertExchange(client, seedOf(context), false);
+    await assertExchange(client, seedOf(context));
   });
 });
 
@@ -227,6 +248,6 @@ test("without numbers for users nobody is let in by default, not even the same u
   ]);
   assert.equal((await server.ask<Surroundings>("surroundings")).uid, OVERFLOW_UID);
   await serve(server, { options: { mode: 0o666 } });
-  await client.ask("connect", SOCKET);
+  await client.ask("connect", { path: SOCKET });
   assertRefused(await client.ask<Whoami>("whoami"), /user 65534 may not connect.*user namespace/);
 });

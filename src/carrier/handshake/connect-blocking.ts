@@ -108,8 +108,7 @@ function shakeHands(socket: BlockingSocket, options: LinkOptions, { until, tooLa
     while (step.done !== true) step = handshake.next(socket.receive(end.received, until, silence));
     const { spans, maxStreams } = step.value;
     const driver = new BlockingDriver(addon, socket);
-    const memory = end.joinedMemory;
-    const carrier = new ShmCarrier({ memory, line: socket, pollMicros: options.pollMicros, spans, driver });
+    const carrier = new ShmCarrier({ ...end.joined, line: socket, pollMicros: options.pollMicros, spans, driver });
     driver.drive(carrier);
     socket.handOver(carrier);
     return { carrier, driver, maxStreams };

@@ -15,9 +15,10 @@ import type { HandshakeMessage } from "../../wire/hello.js";
 import { isPeerGone, withRetryability } from "../retryability.js";
 import { DoorbellSocket } from "../shm/doorbell-socket.js";
 import type { StreamSocket } from "../socket/stream-socket.js";
+import type { Trust } from "../trust.js";
+import { PEER_ISOLATES, trustIn } from "../trust.js";
 import { warnOfLack } from "./lack.js";
 import type { LinkOptions } from "./link.js";
-import { isSameUser } from "./link.js";
 import type { HandshakePort } from "./protocol.js";
 
 /** For error texts: it must be plain whose limit was reached. */
@@ -34,6 +35,8 @@ export class HandshakeEnd implements HandshakePort {
   private readonly stream: StreamSocket | undefined;
   private readonly options: LinkOptions;
   private own: OwnMemory | undefined;
+  /** Set with `own`. */
+  private trust: Trust | undefined;
   private memory: ConnectionMemory | undefined;
 
   constructor(
@@ -67,7 +70,9 @@ export class HandshakeEnd implements HandshakePort {
    */
   makeMemory(): string | undefined {
     try {
-      this.own = createOwnMemory(this.socket!.addon, this.options.geometry);
+      const { addon, descriptor } = this.socket!;
+      this.trust = trustIn(addon, descriptor, this.peer!, this.options.isolation);
+      this.own = createOwnMemory(addon, this.options.geometry, this.trust.isolation === "snapshot");
       return undefined;
     } catch (error) {
       if (!isRefusal(error)) throw error;
@@ -88,17 +93,18 @@ export class HandshakeEnd implements HandshakePort {
     const { own, socket } = this;
     if (socket === undefined) return this.stream!.send(message);
     if (!withMemory) return socket.send(message);
-    try {
-      socket.send(message, [own!.ringDescriptor, own!.arenaDescriptor]);
-    } finally {
-      own!.descriptorsSent();
-    }
+    socket.send(message, [own!.ringDescriptor, own!.arenaDescriptor]);
+    own!.descriptorsSent();
+  }
+
+  takeDescriptors(): boolean {
+    const { addon, descriptor } = this.socket!;
+    return addon.refuseDescriptors(descriptor, false);
   }
 
   joinMemory(): void {
-    const { own, socket, options, peer } = this;
-    const isShared = options.isolation === undefined ? isSameUser(peer!) : options.isolation === "shared";
-    this.memory = joinMemory(socket!.addon, own!, this.received.splice(0), isShared);
+    this.memory = joinMemory(this.socket!.addon, this.own!, this.received.splice(0));
+    if (!this.memory.isIsolated && this.memory.isPeerIsolated) this.trust = PEER_ISOLATES;
   }
 
   dropMemory(): void {
@@ -109,11 +115,11 @@ export class HandshakeEnd implements HandshakePort {
 
   /* eslint-enable @typescript-eslint/no-non-null-assertion */
 
-  /** Both ends' memory. If the handshake succeeds, it belongs to the carrier. */
-  get joinedMemory(): ConnectionMemory {
-    const { memory } = this;
-    assertOwn(memory !== undefined, "memory is used after it was joined");
-    return memory;
+  /** Both ends' memory, and how far they trust each other with it. If the handshake succeeds, it belongs to the carrier. */
+  get joined(): { readonly memory: ConnectionMemory; readonly trust: Trust } {
+    const { memory, trust } = this;
+    assertOwn(memory !== undefined && trust !== undefined, "memory is used after it was joined");
+    return { memory, trust };
   }
 
   /** The handshake has failed (HANDSHAKE-1). The socket stays open. */

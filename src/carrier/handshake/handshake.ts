@@ -77,7 +77,7 @@ function linkOn(agreement: Agreement, socket: HandshakeSocket, end: HandshakeEnd
   const { peer } = end;
   if (reason !== undefined) return { carrier: new SocketCarrier(streamOf(socket), reason), peer, maxStreams, windows };
   const line = socket as ControlSocket;
-  const carrier = new ShmCarrier({ memory: end.joinedMemory, line, pollMicros: options.pollMicros, spans });
+  const carrier = new ShmCarrier({ ...end.joined, line, pollMicros: options.pollMicros, spans });
   line.handOver(carrier);
   return { carrier, peer, maxStreams, windows };
 }
@@ -87,6 +87,8 @@ function streamOf(socket: HandshakeSocket): StreamSocket {
   if (!(socket instanceof ControlSocket)) return socket;
   const { addon } = socket;
   const descriptor = socket.release();
+  // Node would let the kernel close them within a read, which can take as long as their sender likes.
+  addon.refuseDescriptors(descriptor, true);
   try {
     return inRootContext(() => StreamSocket.fromDescriptor(addon, descriptor));
   } catch (error) {

@@ -2,6 +2,7 @@
 import type { ArenaGeometry, RingGeometry } from "../../memory/shm/layout.js";
 import type { PeerCredentials } from "../../os/addon.js";
 import type { Carrier } from "../carrier.js";
+import type { Isolation } from "../trust.js";
 
 export interface LinkOptions {
   /** "shm": shared memory or nothing; "socket": never shared memory. */
@@ -15,17 +16,9 @@ export interface LinkOptions {
   readonly maxStreams: number;
   /** Bytes that each stream may send to this side before it is granted more. */
   readonly streamWindowBytes: number;
+  /** Undefined: the kernel decides (`trust.ts`). */
   readonly isolation: Isolation | undefined;
 }
-
-/**
- * How far the peer is trusted with memory that both have mapped.
- *
- * - "shared": large values are used where the peer wrote them. The peer could change them while they are read, so a
- *   value can change after it was checked. Only these values are exposed to that.
- * - "snapshot": each large value is copied once to private memory before anything looks at it.
- */
-export type Isolation = "shared" | "snapshot";
 
 export interface Link {
   readonly carrier: Carrier;
@@ -41,12 +34,4 @@ export interface Link {
 export interface StreamWindows {
   readonly own: number;
   readonly peer: number;
-}
-
-/** The uid that stands for users who have no number in this user namespace. */
-export const OVERFLOW_UID = 65534;
-
-/** Whether the kernel says that the peer's process belongs to this process's user. */
-export function isSameUser(peer: PeerCredentials): boolean {
-  return peer.uid === process.getuid?.() && peer.uid !== OVERFLOW_UID;
 }

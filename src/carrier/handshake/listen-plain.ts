@@ -3,35 +3,20 @@
  * they can be kept:
  *
  * LISTEN-1  holds: the socket is bound in a private directory, gets its mode there, and is renamed into place.
- * LISTEN-2  is weaker. The lock is a directory beside the path, since Node cannot lock files. The kernel does not remove
- *           it if its holder dies in the milliseconds in which it is held, so a lock that stays for `LOCK_PATIENCE_MS`
- *           is broken. A process that was stopped for that long while it held the lock may lose its path. Servers with
- *           the addon do not see this lock: if one with and one without start within the same millisecond, the later
- *           one wins.
+ * LISTEN-2  is weaker, because the lock is: the kernel does not remove it if its holder dies (`path-lock.ts`).
  * LISTEN-3  holds.
  */
-import { randomBytes } from "node:crypto";
-import {
-  chmodSync,
-  lchownSync,
-  lstatSync,
-  mkdirSync,
-  mkdtempSync,
-  renameSync,
-  rmdirSync,
-  rmSync,
-  unlinkSync,
-} from "node:fs";
+import { chmodSync, lchownSync, lstatSync, mkdtempSync, renameSync, rmSync, unlinkSync } from "node:fs";
 import { once } from "node:events";
 import type { AddressInfo, Server } from "node:net";
 import { connect, createServer } from "node:net";
-import { basename, dirname, join } from "node:path";
+import { dirname, join } from "node:path";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { nowMs, sleep } from "../../os/timers.js";
 import type { Address } from "../address.js";
 import { formatAddress, reachable } from "../address.js";
 import type { Listener, ListenOptions } from "./listen.js";
-import { BACKLOG, directoryTooLong, inUse, isSocketAt, listenError, LOCK_PATIENCE_MS } from "./listen.js";
+import { BACKLOG, directoryTooLong, inUse, isSocketAt, listenError } from "./listen.js";
+import { lockPath } from "./path-lock.js";
 import { StreamSocket } from "../socket/stream-socket.js";
 
 /** Listens on a path. Every connection goes to `onSocket`. @throws ConnectError that says what is in the way */
@@ -41,7 +26,7 @@ export async function listenPlain(
   onSocket: (socket: StreamSocket) => void,
 ): Promise<Listener> {
   try {
-    const release = await lock(path);
+    const release = await lockPath(undefined, path);
     try {
       if (isSocketAt(path) && options.takeover !== true && (await isServed(path))) throw inUse(path);
       return await bind(path, options, onSocket);
@@ -104,7 +89,7 @@ async function bind(path: string, options: ListenOptions, onSocket: (socket: Str
       if (closed) return;
       closed = true;
       try {
-        const release = await lock(path);
+        const release = await lockPath(undefined, path);
         try {
           // While our socket is open no other can have its inode number, so what is removed is ours.
           const now = lstatSync(path);
@@ -160,52 +145,4 @@ function isServed(path: string): Promise<boolean> {
       else reject(error);
     });
   });
-}
-
-/** LISTEN-2. @returns a function that unlocks. @throws the system's error if the directory cannot be written */
-async function lock(path: string): Promise<() => void> {
-  const name = join(dirname(path), `.${basename(path)}.lock`);
-  let seen = "";
-  let seenAt = 0;
-  for (;;) {
-    try {
-      mkdirSync(name, { mode: 0o700 });
-      return () => unlock(name);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-    }
-    const holder = identityOf(name);
-    if (holder !== seen) {
-      seen = holder;
-      seenAt = nowMs();
-    } else if (nowMs() - seenAt > LOCK_PATIENCE_MS) {
-      breakLock(name);
-      continue;
-    }
-    await sleep(5);
-  }
-}
-
-function unlock(name: string): void {
-  try {
-    rmdirSync(name);
-  } catch {
-    // Another process broke it, because this one was stopped for long.
-  }
-}
-
-function identityOf(name: string): string {
-  const found = lstatSync(name, { throwIfNoEntry: false });
-  return found === undefined ? "" : `${found.ino} ${found.birthtimeMs} ${found.mtimeMs}`;
-}
-
-/** If several processes break a lock, one succeeds. */
-function breakLock(name: string): void {
-  const broken = `${name}.${randomBytes(4).toString("hex")}`;
-  try {
-    renameSync(name, broken);
-    rmdirSync(broken);
-  } catch {
-    // Another process was faster.
-  }
 }

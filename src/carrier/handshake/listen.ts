@@ -3,9 +3,11 @@
  *
  * LISTEN-1  The socket is bound under a temporary name with its mode set, then renamed into place. A visible socket can
  *           already be connected to, with the permissions that were asked for.
- * LISTEN-2  Whether a server already listens on the path is decided under a lock on its directory. So of two servers
- *           that start at once exactly one wins, and a stale socket is replaced. The lock leaves no file behind.
+ * LISTEN-2  Whether a server already listens on the path is decided under a lock beside it (`path-lock.ts`). So of two
+ *           servers that start at once exactly one wins, and a stale socket is replaced. The lock leaves no file behind.
  * LISTEN-3  On close the path is removed only if it is still our socket.
+ * LISTEN-4  From Linux 6.16 on, a socket takes descriptors only from a peer that was admitted and with which this side
+ *           shares memory.
  */
 import type cluster from "node:cluster";
 import { randomBytes } from "node:crypto";
@@ -16,9 +18,11 @@ import { dirname, join } from "node:path";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon, WatchHandle } from "../../os/addon.js";
 import { isSystemError } from "../../os/addon.js";
-import { clearTimeout, setTimeout, sleep } from "../../os/timers.js";
+import { clearTimeout, setTimeout } from "../../os/timers.js";
 import type { Address } from "../address.js";
 import { reachable } from "../address.js";
+import type { Unlock } from "./path-lock.js";
+import { lockPath } from "./path-lock.js";
 
 export interface ListenOptions {
   /** Permission bits of the socket; 0o600 by default. */
@@ -40,7 +44,6 @@ export interface Listener {
 }
 
 export const BACKLOG = 1024;
-export const LOCK_PATIENCE_MS = 5000;
 /** How long to wait before accepting again after running out of descriptors. */
 const ACCEPT_PAUSE_MS = 100;
 
@@ -70,7 +73,7 @@ export async function listen(
   onSocket: (descriptor: number) => void,
   onSpare: (descriptor: number, error: Error) => void,
 ): Promise<Listener> {
-  const lock = await lockDirectoryOf(addon, path);
+  const unlock = await lockToListen(addon, path);
   let socket = -1;
   try {
     inspectPath(addon, path, options.takeover === true);
@@ -78,6 +81,8 @@ export async function listen(
     const temporary = join(dirname(path), `.${randomBytes(4).toString("hex")}`);
     socket = bind(addon, temporary, path, options);
     try {
+      // Where the kernel can, nobody sends descriptors before the server has looked at his credentials (LISTEN-4).
+      addon.refuseDescriptors(socket, true);
       addon.listenSocket(socket, BACKLOG);
       renameSync(temporary, path);
     } catch (error) {
@@ -89,7 +94,16 @@ export async function listen(
     if (socket >= 0) addon.closeDescriptor(socket);
     throw listenError(path, error);
   } finally {
-    addon.closeDescriptor(lock);
+    unlock();
+  }
+}
+
+/** @throws ConnectError */
+async function lockToListen(addon: Addon, path: string): Promise<Unlock> {
+  try {
+    return await lockPath(addon, path);
+  } catch (error) {
+    throw listenError(path, error);
   }
 }
 
@@ -194,9 +208,7 @@ function serve(
       else clearTimeout(resuming);
       if (spare !== undefined) addon.closeDescriptor(spare);
       try {
-        // While our socket is open no other can have its inode number, so what is removed is ours.
-        for (let waitedMs = 0; !removePath(addon, path, ino, dev) && waitedMs < LOCK_PATIENCE_MS; waitedMs += 5)
-          await sleep(5);
+        await removePath(addon, path, ino, dev);
       } finally {
         // Only now may another socket get the number of the inode.
         servedHere.delete(inode);
@@ -207,40 +219,19 @@ function serve(
 }
 
 /**
- * LISTEN-3. Removes the path under the lock, or a server that starts right now could lose its socket. False: another
- * process holds the lock.
+ * LISTEN-3. Removes the path under the lock, or a server that starts right now could lose its socket. While our socket is
+ * open no other can have its inode number, so what is removed is ours.
  */
-function removePath(addon: Addon, path: string, ino: number, dev: number): boolean {
-  let lock = -1;
+async function removePath(addon: Addon, path: string, ino: number, dev: number): Promise<void> {
+  let unlock: Unlock | undefined;
   try {
-    lock = addon.lockDirectory(dirname(path));
-    if (lock < 0) return false;
+    unlock = await lockPath(addon, path);
     const now = lstatSync(path);
     if (now.ino === ino && now.dev === dev) unlinkSync(path);
   } catch {
-    // The socket, or the directory, was removed already.
+    // The socket, or the directory, was removed already, or another process keeps the lock.
   } finally {
-    if (lock >= 0) addon.closeDescriptor(lock);
-  }
-  return true;
-}
-
-async function lockDirectoryOf(addon: Addon, path: string): Promise<number> {
-  const directory = dirname(path);
-  for (let waitedMs = 0; ; waitedMs += 5) {
-    try {
-      const lock = addon.lockDirectory(directory);
-      if (lock >= 0) return lock;
-    } catch (error) {
-      throw listenError(path, error);
-    }
-    if (waitedMs >= LOCK_PATIENCE_MS) {
-      throw new ConnectError(
-        `listen on ${path}: another process has held the lock on ${directory} for ${LOCK_PATIENCE_MS} ms`,
-        Code.Unavailable,
-      );
-    }
-    await sleep(5);
+    unlock?.();
   }
 }
 

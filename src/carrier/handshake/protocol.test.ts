@@ -22,6 +22,10 @@ class FakePort implements HandshakePort {
   /** What `makeMemory` returns. */
   lack: string | undefined;
   failures: { readonly send?: Error; readonly join?: Error } = {};
+  /** What `takeDescriptors` returns. */
+  refusing = false;
+  /** How many messages with memory the peer's socket refuses. */
+  refusals = 0;
 
   constructor(carriesDescriptors = true) {
     this.carriesDescriptors = carriesDescriptors;
@@ -36,6 +40,13 @@ class FakePort implements HandshakePort {
     this.steps.push(`send ${message.kind}${withMemory ? " with memory" : ""}`);
     this.sent.push({ message, withMemory });
     if (this.failures.send !== undefined) throw this.failures.send;
+    if (withMemory && this.refusals-- > 0)
+      throw Object.assign(new Error("refused"), { code: "EPERM", errno: -1, syscall: "sendmsg" });
+  }
+
+  takeDescriptors(): boolean {
+    this.steps.push("take descriptors");
+    return this.refusing;
   }
 
   joinMemory(): void {
@@ -101,6 +112,32 @@ test("two ends with memory share it, and map the peer's only after they have agr
   const windows = { own: 4096, peer: 8192 };
   assert.deepEqual(agreed.client, { reason: undefined, spans: true, maxStreams: 7, windows });
   assert.deepEqual(agreed.server, { ...agreed.client, windows: { own: 8192, peer: 4096 } });
+});
+
+test("if the server's socket refuses descriptors, they come once it has asked for them", () => {
+  const [client, server] = [new FakePort(), new FakePort()];
+  client.refusals = 1;
+  server.refusing = true;
+  const [asked, answering] = [clientEnd(client, TERMS, true), serverEnd(server, TERMS)];
+  asked.next();
+  answering.next();
+  assert.equal(answering.next(client.sent.at(-1)!.message).value, "receive");
+  assert.equal(asked.next(server.sent.at(-1)!.message).value, "receive");
+  server.descriptorsReceived = 2;
+  assert.deepEqual(endOf(answering, client.sent.at(-1)!.message).spans, true);
+  assert.deepEqual(endOf(asked, server.sent.at(-1)!.message).spans, true);
+  assert.deepEqual(client.steps, ["make", "send hello with memory", "send hello", "send memory with memory", "join"]);
+  assert.deepEqual(server.steps, ["make", "take descriptors", "send ready", "join", "send accepted with memory"]);
+});
+
+test("who was asked for memory and says something else is refused", () => {
+  const server = new FakePort();
+  server.refusing = true;
+  const machine = serverEnd(server, TERMS);
+  machine.next();
+  const { hello } = startedClient();
+  machine.next(hello);
+  assert.throws(() => machine.next(hello), /the client did not send its memory/);
 });
 
 test("a client's HELLO says what it offers and needs", () => {
@@ -268,6 +305,7 @@ test("descriptors without shared memory break the protocol, except a client's th
 
 test("a client whose memory cannot be mapped is not accepted", () => {
   const port = new FakePort();
+  port.descriptorsReceived = 2;
   port.failures = { join: new Violation("SEGMENT-1", "no seals") };
   const machine = serverEnd(port, TERMS);
   machine.next();

@@ -32,8 +32,13 @@ export interface HandshakePort {
    * @throws an error that ends the handshake
    */
   makeMemory(): string | undefined;
-  /** @param withMemory whether the descriptors of this end's memory go along */
+  /**
+   * @param withMemory whether the descriptors of this end's memory go along
+   * @throws SystemError EPERM if the peer's socket refuses them
+   */
   send(message: HandshakeMessage, withMemory: boolean): void;
+  /** Lets the peer send descriptors. False: it could do so before. */
+  takeDescriptors(): boolean;
   /** Checks and maps the peer's memory, whose descriptors came with its message. */
   joinMemory(): void;
   /** Closes this end's memory and the peer's descriptors: frames will travel on the socket. */
@@ -74,13 +79,13 @@ export function* clientEnd(port: HandshakePort, terms: Terms, streams: boolean):
     streamWindowBytes: terms.streamWindowBytes,
     lack,
   };
-  try {
-    port.send(hello, hasSharedMemory(features));
-  } catch (error) {
-    // A server that refuses this peer does not wait for its HELLO. The refusal can still be read.
-    if (!isSystemError(error) || error.code !== "EPIPE") throw error;
+  sendHello(port, hello, hasSharedMemory(features));
+  let received = yield "receive";
+  if (received.kind === "ready" && hasSharedMemory(features)) {
+    port.send({ kind: "memory" }, true);
+    received = yield "receive";
   }
-  const answer = checkAnswer(yield "receive", hello);
+  const answer = checkAnswer(received, hello);
   const agreed = (reason: string | undefined) => agreementOn(terms, answer.features, answer, reason);
   if (hasSharedMemory(answer.features)) {
     port.joinMemory();
@@ -105,6 +110,11 @@ export function* serverEnd(port: HandshakePort, terms: Terms): Handshake {
     lack = port.makeMemory();
     if (lack !== undefined) ({ version, features } = agree(hello, port, terms, lack));
   }
+  if (hasSharedMemory(features) && port.descriptorsReceived === 0 && port.takeDescriptors()) {
+    port.send({ kind: "ready" }, false);
+    const { kind } = yield "receive";
+    if (kind !== "memory") throw new ConnectError("the client did not send its memory", Code.InvalidArgument);
+  }
   const { maxStreams, streamWindowBytes } = terms;
   const answer: Accepted = { kind: "accepted", version, features, maxStreams, streamWindowBytes, lack };
   if (hasSharedMemory(features)) {
@@ -119,6 +129,17 @@ export function* serverEnd(port: HandshakePort, terms: Terms): Handshake {
   port.send(answer, false);
   const reason = reasonWithoutMemory(hello.lack ?? (isOffered ? undefined : LACK_UNSAID), lack);
   return agreementOn(terms, features, hello, reason);
+}
+
+/** With the descriptors, or without them if the server takes none yet. It says so when it does. */
+function sendHello(port: HandshakePort, hello: Hello, withMemory: boolean): void {
+  try {
+    port.send(hello, withMemory);
+  } catch (error) {
+    if (isSystemError(error) && error.code === "EPERM" && withMemory) return sendHello(port, hello, false);
+    // A server that refuses this peer does not wait for its HELLO. The refusal can still be read.
+    if (!isSystemError(error) || error.code !== "EPIPE") throw error;
+  }
 }
 
 /**

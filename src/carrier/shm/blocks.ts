@@ -53,6 +53,7 @@ export class Blocks implements SpanMemory, LeasedBlocks {
   regions: RegionLine | undefined;
   /** Set by the driver of the carrier. */
   isBlocking = false;
+  readonly isIsolated: boolean;
   readonly arena: Arena;
   readonly counts = { spansLeased: 0, spansCopiedIn: 0, spansCopiedOut: 0, spansSentInPlace: 0 };
   /** Blocks that the peer has released so far. */
@@ -85,6 +86,7 @@ export class Blocks implements SpanMemory, LeasedBlocks {
   constructor(memory: ConnectionMemory, port: BlocksPort, words: WordAccess) {
     const { ownGeometry, peerGeometry, ownRing, peerRing } = memory;
     this.memory = memory;
+    this.isIsolated = memory.isIsolated;
     this.port = port;
     const own = new Int32Array(ownRing, 0, RING_DATA_OFFSET / 4);
     const peer = new Int32Array(peerRing, 0, RING_DATA_OFFSET / 4);

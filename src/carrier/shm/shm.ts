@@ -30,6 +30,7 @@ import {
 import type { Parts } from "../../wire/parts.js";
 import type { Carrier, CarrierClosed, CarrierStats, FrameReceiver, ReceivedFrame } from "../carrier.js";
 import { closedBy, FRAGMENT_WAITS } from "../carrier.js";
+import type { Trust } from "../trust.js";
 import { IdleStrategy } from "../poll/idle-strategy.js";
 import type { Driver, Pollable } from "../poll/poller.js";
 import { poller } from "../poll/poller.js";
@@ -54,6 +55,7 @@ const FRUITLESS_WAKES_MAX = 10_000;
 
 export interface ShmCarrierOptions {
   readonly memory: ConnectionMemory;
+  readonly trust: Trust;
   readonly line: DoorbellLine;
   readonly pollMicros: number;
   /** Whether large values may stay where they are, instead of travelling in fragments. */
@@ -67,6 +69,7 @@ export interface ShmCarrierOptions {
 export class ShmCarrier implements Carrier, Pollable, DoorbellListener {
   readonly name = "shm";
   readonly reason = undefined;
+  readonly trust: Trust;
   /** The peer keeps its mapping of what was published. */
   readonly idle = true;
   readonly ringBytes: Uint8Array;
@@ -116,10 +119,11 @@ export class ShmCarrier implements Carrier, Pollable, DoorbellListener {
   private framesReceived = 0;
   private rung = 0;
 
-  constructor({ memory, line, pollMicros, spans, words = Atomics, driver = poller }: ShmCarrierOptions) {
+  constructor({ memory, trust, line, pollMicros, spans, words = Atomics, driver = poller }: ShmCarrierOptions) {
     const { ownRing, peerRing, ownArena, ownGeometry, peerGeometry } = memory;
     this.driver = driver;
     this.memory = memory;
+    this.trust = trust;
     this.line = line;
     this.idleStrategy = new IdleStrategy(pollMicros);
     this.ringBytes = new Uint8Array(ownRing, RING_DATA_OFFSET);

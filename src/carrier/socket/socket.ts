@@ -37,6 +37,7 @@ const NEXT_MICROTASK: Promise<void> = Promise.resolve();
 export class SocketCarrier implements Carrier {
   readonly name = "socket";
   readonly reason: string | undefined;
+  readonly trust = undefined;
   readonly fragmentBytesMax = FRAGMENT_BYTES_MAX;
   readonly borrowedEndBytesMax = BORROWED_END_BYTES_MAX;
   readonly fragmentFlag = FLAG.follows;

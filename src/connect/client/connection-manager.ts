@@ -186,7 +186,7 @@ export class ConnectionManager {
     if (!transportState.hasSubscribers) return;
     const reason =
       state === "ready" || state === "closed" ? undefined : (this.dialer.failure?.rawMessage ?? this.reason);
-    const { name: carrier, reason: carrierReason } = this.ready?.carrier ?? {};
+    const { name: carrier, reason: carrierReason, trust } = this.ready?.carrier ?? {};
     tell(transportState, {
       transport: this.transport,
       address: formatAddress(this.address),
@@ -195,6 +195,8 @@ export class ConnectionManager {
       reason,
       carrier,
       carrierReason,
+      isolation: trust?.isolation,
+      isolationReason: trust?.reason,
     });
   }
 }

@@ -81,13 +81,16 @@ export class FailoverTransport implements IsthmusTransport, LoanOwner {
       pendingCalls += stats.pendingCalls;
       connections += stats.connections;
     }
+    const { isolation, isolationReason, connection } = this.current?.stats() ?? {};
     return {
       state: this.state,
       carrier: this.carrier,
       carrierReason: this.carrierReason,
+      isolation,
+      isolationReason,
       pendingCalls,
       connections,
-      connection: this.current?.stats().connection,
+      connection,
     };
   }
 

@@ -214,6 +214,8 @@ export class LocalTransport implements AddressedTransport, LoanOwner {
       state,
       carrier: this.carrier,
       carrierReason: this.carrierReason,
+      isolation: ready?.carrier.trust?.isolation,
+      isolationReason: ready?.carrier.trust?.reason,
       pendingCalls,
       connections,
       connection: ready?.stats(),

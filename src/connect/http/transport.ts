@@ -134,6 +134,8 @@ export class HttpTransport implements AddressedTransport {
       state: this.state,
       carrier: this.carrier,
       carrierReason: this.carrierReason,
+      isolation: undefined,
+      isolationReason: undefined,
       pendingCalls: this.calls.size,
       connections: this.connections,
       connection: undefined,

@@ -94,9 +94,9 @@ export const basic = {
   },
   isolation: {
     kind: oneOf("shared", "snapshot"),
-    byDefault: "by user",
+    byDefault: "by peer",
     meaning:
-      "`shared` uses the peer's large values in place, `snapshot` copies them first; by default `shared` for processes of the same user",
+      "`shared` uses the peer's large values in place, `snapshot` copies them first; by default `shared` for processes of the same user in the same namespaces",
   },
   memory: {
     kind: groupOf(

@@ -4,7 +4,7 @@
  * ALLOW-2  Only `true`, or a promise of it, admits a client.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
-import { OVERFLOW_UID } from "../../carrier/handshake/link.js";
+import { OVERFLOW_UID } from "../../carrier/trust.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
 import type { PeerCredentials } from "../../os/addon.js";
 

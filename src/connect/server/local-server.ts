@@ -5,7 +5,7 @@ import { formatAddress, nameOf, parseAddress } from "../../carrier/address.js";
 import type { CarrierClosed } from "../../carrier/carrier.js";
 import type { HandshakeSocket } from "../../carrier/handshake/handshake.js";
 import { serverHandshake } from "../../carrier/handshake/handshake.js";
-import { isSameUser } from "../../carrier/handshake/link.js";
+import { isSameUser } from "../../carrier/trust.js";
 import type { Listener, ListenOptions } from "../../carrier/handshake/listen.js";
 import { withRetryability } from "../../carrier/retryability.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
@@ -205,10 +205,12 @@ export class LocalServer implements IsthmusServer {
   stats(): ServerStats {
     let pendingCalls = 0;
     let openStreams = 0;
+    let isolated = 0;
     const carriers = { shm: 0, socket: 0, http: 0 };
     for (const connection of this.connections) {
       pendingCalls += connection.pendingCalls;
       openStreams += connection.openStreams;
+      if (connection.carrier.trust?.isolation === "snapshot") isolated++;
       carriers[connection.carrier.name]++;
     }
     for (const listener of this.httpListeners) {
@@ -219,6 +221,7 @@ export class LocalServer implements IsthmusServer {
       connections: this.connections.size + carriers.http,
       carriers,
       carrierReason: this.carrierReason,
+      isolated,
       pendingCalls,
       openStreams,
       refused: this.refused,
@@ -399,6 +402,8 @@ export class LocalServer implements IsthmusServer {
       event,
       carrier: carrier.name,
       carrierReason: carrier.reason,
+      isolation: carrier.trust?.isolation,
+      isolationReason: carrier.trust?.reason,
       peer: options.peer,
       reason,
     } satisfies ServerConnectionEvent);

@@ -20,6 +20,7 @@ export const NO_STATS: ServerStats = {
   connections: 0,
   carriers: { shm: 0, socket: 0, http: 0 },
   carrierReason: undefined,
+  isolated: 0,
   pendingCalls: 0,
   openStreams: 0,
   refused: 0,

@@ -119,6 +119,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       connections: 0,
       carriers: { shm: 0, socket: 0, http: 0 },
       carrierReason,
+      isolated: 0,
       pendingCalls: 0,
       openStreams: 0,
       refused: refused + this.past.refused,
@@ -128,6 +129,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       sum.connections += stats.connections;
       sum.carriers.shm += stats.carriers.shm;
       sum.carriers.socket += stats.carriers.socket;
+      sum.isolated += stats.isolated;
       sum.pendingCalls += stats.pendingCalls;
       sum.openStreams += stats.openStreams;
       sum.refused += stats.refused;

@@ -1,6 +1,7 @@
 /** What users see of clients: transports, blocking clients, and their options. Types only. */
 import type { DescMethodUnary, DescService, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import type { Interceptor, Transport } from "@connectrpc/connect";
+import type { Isolation } from "../../carrier/trust.js";
 import type { ClientConnection } from "../../rpc/client/client.js";
 import type { CommonOptions } from "./common.js";
 import type { HttpTransportOptions } from "./http.js";
@@ -77,6 +78,13 @@ export interface TransportStats {
   readonly carrier: "shm" | "socket" | "http" | undefined;
   /** Same as the transport's `carrierReason`. */
   readonly carrierReason: string | undefined;
+  /**
+   * How far the current connection's peer is trusted with shared memory; undefined if there is no connection, or no
+   * shared memory. See {@link Isolation}.
+   */
+  readonly isolation: Isolation | undefined;
+  /** Why, as readable text: for example "the peer is in another mount namespace". */
+  readonly isolationReason: string | undefined;
   /** Number of calls that have not settled. */
   readonly pendingCalls: number;
   /** Number of connections made so far. */

@@ -1,6 +1,6 @@
 /** Options that clients and servers share. Types only. */
 import type { BinaryReadOptions, BinaryWriteOptions } from "@bufbuild/protobuf";
-import type { Isolation } from "../../carrier/handshake/link.js";
+import type { Isolation } from "../../carrier/trust.js";
 import type { MessageCodecFactory } from "../../codec/codec.js";
 import type { LeaseLifetime } from "../../memory/payload/lease.js";
 import type { KeepAliveOptions } from "../../rpc/keepalive.js";
@@ -37,8 +37,9 @@ export interface CommonOptions {
    */
   readonly leases?: LeaseLifetime;
   /**
-   * How far the peer is trusted with shared memory. By default "shared" for processes of the same user, otherwise
-   * "snapshot": large values are copied before anything reads them, so there are no leases. See {@link Isolation}.
+   * How far the peer is trusted with shared memory. By default "shared" for processes of the same user in the same user,
+   * process id and mount namespaces, otherwise "snapshot": large values are copied before anything reads them, so there
+   * are no leases. `stats()` and the connection events say which it is, and why. See {@link Isolation}.
    */
   readonly isolation?: Isolation;
   /** Sizes of the shared memory that this side creates for each connection, in bytes. */

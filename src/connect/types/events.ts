@@ -1,4 +1,5 @@
 /** Connection events that are published on channels of `node:diagnostics_channel`. Types only. */
+import type { Isolation } from "../../carrier/trust.js";
 import type { PeerCredentials } from "../../os/addon.js";
 import type { ConnectionState } from "./client.js";
 import type { IsthmusServer } from "./server.js";
@@ -29,6 +30,10 @@ export interface TransportStateEvent {
   readonly carrier: "shm" | "socket" | undefined;
   /** Why the connection does not use shared memory; undefined if it does, and if there is none. */
   readonly carrierReason: string | undefined;
+  /** How far the peer is trusted with shared memory; undefined if there is none. See {@link Isolation}. */
+  readonly isolation: Isolation | undefined;
+  /** Why, as readable text: for example "the peer is in another mount namespace". */
+  readonly isolationReason: string | undefined;
 }
 
 /**
@@ -41,6 +46,10 @@ export interface ServerConnectionEvent {
   readonly carrier: "shm" | "socket";
   /** Why the connection does not use shared memory: which end lacks it, and what is missing; undefined if it does. */
   readonly carrierReason: string | undefined;
+  /** How far the peer is trusted with shared memory; undefined if there is none. See {@link Isolation}. */
+  readonly isolation: Isolation | undefined;
+  /** Why, as readable text: for example "the peer is in another mount namespace". */
+  readonly isolationReason: string | undefined;
   /** Credentials of the client's process; undefined over TCP and without the addon. */
   readonly peer: PeerCredentials | undefined;
   /** Why the connection closed; undefined if it opened. */

@@ -83,6 +83,11 @@ export interface ServerStats {
    * `isthmus:server:connection` says what a client lacks.
    */
   readonly carrierReason: string | undefined;
+  /**
+   * The open connections whose client is not trusted with shared memory (isolation "snapshot"). The event
+   * `isthmus:server:connection` says why for each.
+   */
+  readonly isolated: number;
   /** Number of calls that have not been answered, including streams. */
   readonly pendingCalls: number;
   /** Number of pending calls that are streams over shared memory or sockets. */

@@ -26,12 +26,15 @@ export class NoMemoryError extends Error {
 export class Region implements Origin {
   readonly kind = "region";
   gone: string | undefined;
+  /** The size that its user asked for; its memory is a whole number of pages. */
+  readonly byteLength: number;
   private readonly addon: Addon;
   private readonly memory: RegionMemory;
   private state: "open" | "sealed" | "unsealable" = "open";
   private live = true;
 
-  private constructor(addon: Addon, memory: RegionMemory) {
+  private constructor(addon: Addon, memory: RegionMemory, byteLength: number) {
+    this.byteLength = byteLength;
     this.addon = addon;
     this.memory = memory;
     // A message that is kept to be encoded later would lose the region's bytes if the region is released before.
@@ -47,7 +50,7 @@ export class Region implements Origin {
     const memory = await RegionMemory.commit(addon, budget, Math.ceil(byteLength / pageBytes) * pageBytes);
     try {
       const buffer = keepNewInThread(addon.mapSegment(memory.descriptor, memory.byteLength, 0, true));
-      const region = new Region(addon, memory);
+      const region = new Region(addon, memory, byteLength);
       setOrigin(buffer, region);
       collected.register(buffer, region);
       return new Uint8Array(buffer, 0, byteLength);

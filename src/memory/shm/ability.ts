@@ -40,12 +40,12 @@ export function refusalOfMemory(addon: Addon): string | undefined {
 /** @throws the error that a connection would fail with */
 function tryAll(addon: Addon): void {
   const geometry = { ringBytes: RING_DATA_OFFSET, arenaBytes: 2 * RING_DATA_OFFSET, releaseSlots: 1 };
-  const peer = createOwnMemory(addon, geometry);
+  const peer = createOwnMemory(addon, geometry, false);
   const descriptors: number[] = [];
   try {
     descriptors.push(addon.duplicateDescriptor(peer.ringDescriptor));
     descriptors.push(addon.duplicateDescriptor(peer.arenaDescriptor));
-    joinMemory(addon, createOwnMemory(addon, geometry), descriptors.splice(0), true).close();
+    joinMemory(addon, createOwnMemory(addon, geometry, false), descriptors.splice(0)).close();
   } finally {
     for (const descriptor of descriptors) addon.closeDescriptor(descriptor);
     peer.close();

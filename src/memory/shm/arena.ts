@@ -22,8 +22,8 @@ export interface ArenaPages {
   readonly byteLength: number;
   /** Reserves memory for these bytes. @throws SystemError ENOSPC or ENOMEM if there is none */
   commit(offset: number, byteLength: number): void;
-  /** Returns the memory of these bytes to the kernel. */
-  decommit(offset: number, byteLength: number): void;
+  /** Returns the memory of these bytes to the kernel. Undefined: it stays until the connection ends. */
+  readonly decommit: ((offset: number, byteLength: number) => void) | undefined;
 }
 
 export const COMMIT_STEP_BYTES = 2 << 20;
@@ -283,7 +283,9 @@ export class Arena {
 
   /** The bytes that `trim` would return now. */
   get trimmableBytes(): number {
-    return this.blocksOut > 0 || this.closed ? 0 : Math.max(0, this.committedBytes - COMMIT_STEP_BYTES);
+    return this.blocksOut > 0 || this.closed || this.pages.decommit === undefined
+      ? 0
+      : Math.max(0, this.committedBytes - COMMIT_STEP_BYTES);
   }
 
   /** Returns all memory but the first step to the kernel, if no block is out. @returns the number of bytes */
@@ -292,7 +294,7 @@ export class Arena {
     if (bytes === 0) return 0;
     const offset = COMMIT_STEP_BYTES;
     const keepUnits = COMMIT_STEP_BYTES / ARENA_UNIT_BYTES;
-    this.pages.decommit(offset, bytes);
+    this.pages.decommit?.(offset, bytes);
     this.budget.give(bytes);
     this.committedUnits = keepUnits;
     this.firstFree.fill(NONE);

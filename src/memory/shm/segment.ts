@@ -3,14 +3,18 @@
  * its descriptor, so nothing is left behind when a process dies.
  *
  * SEGMENT-1  A ring segment is sealed SHRINK|GROW|FUTURE_WRITE|SEAL: its owner has the only writable mapping, and no
- *            process can make another. An arena is sealed SHRINK|GROW|SEAL. Neither can be truncated under a reader.
+ *            process can make another. An arena is sealed SHRINK|GROW|SEAL, and FUTURE_WRITE too if its owner isolates
+ *            itself from the peer. Neither can be truncated under a reader.
  * SEGMENT-2  Before a peer's descriptor is mapped, the kernel is asked for its seals and its real size. The header is
  *            copied once, checked, and never read again.
  * SEGMENT-3  No view of a ring or of a read-only mapping is given to user code, where a stray store would raise
  *            SIGSEGV. The peer's ring is mapped read-only, and so is its arena unless blocks of it are leased to user
  *            code. The exception is a user's codec, which gets the part of our own ring that it writes to.
+ * SEGMENT-6  If a side isolates itself, its user code sees no byte of shared memory that the peer can change: it copies
+ *            what it receives, and has sealed its arena before the peer got it. The peer sees the seal, maps that arena
+ *            read-only and copies too.
  */
-import type { Addon } from "../../os/addon.js";
+import type { Addon, SegmentInfo } from "../../os/addon.js";
 import { SEALS } from "../../os/addon.js";
 import { memoryLimitBytes } from "../../os/cgroup.js";
 import type { ArenaPages } from "./arena.js";
@@ -33,7 +37,8 @@ import { assertOwn, Violation } from "./violation.js";
 /** A multiple of every page size. */
 const MAPPED_BYTES_MIN = 2 << 20;
 const ARENA_SEALS = SEALS.SHRINK | SEALS.GROW | SEALS.SEAL;
-const RING_SEALS = ARENA_SEALS | SEALS.FUTURE_WRITE;
+/** Of a ring, and of the arena of a side that isolates itself. */
+const ISOLATED_SEALS = ARENA_SEALS | SEALS.FUTURE_WRITE;
 
 /** All memory of one connection, as the carrier uses it. */
 export interface ConnectionMemory {
@@ -47,6 +52,10 @@ export interface ConnectionMemory {
   readonly budget: CommitBudget;
   /** Whether blocks of the peer's arena may be shown to user code. */
   readonly leasable: boolean;
+  /** Whether this side isolates itself from the peer (SEGMENT-6). */
+  readonly isIsolated: boolean;
+  /** Whether the peer isolates itself from this side. */
+  readonly isPeerIsolated: boolean;
   /** Detaches every view and unmaps. The kernel frees the pages when the peer has unmapped them too. */
   close(): void;
 }
@@ -72,26 +81,34 @@ export interface ArenaView {
   listenToFreedViews(onFreed: (token: number) => void): void;
 }
 
+/** How an arena is mapped. "to be sealed": writable, before it gets a seal against that. */
+type ArenaAccess = "read-only" | "writable" | "to be sealed";
+
 /**
  * SEGMENT-4  Only the part of an arena that has been used is mapped, in doubling steps. V8 counts a mapping's whole
- *            length as external memory: mapping 64 MiB twice per connection cost 20 to 45 ms of garbage collection.
+ *            length as external memory: mapping 64 MiB twice per connection cost 20 to 45 ms of garbage collection. An
+ *            arena that its owner will seal is mapped as a whole, because the seal refuses further writable mappings to
+ *            its owner too, and shown to V8 in the same steps.
  */
 class ArenaMapping implements ArenaView {
   readonly byteLength: number;
   private readonly addon: Addon;
   private readonly descriptor: number;
-  private readonly writable: boolean;
+  private readonly access: ArenaAccess;
   buffer: ArrayBuffer;
   private bytes: Uint8Array;
   private mappedBytes: number;
 
-  constructor(addon: Addon, descriptor: number, byteLength: number, writable: boolean) {
+  constructor(addon: Addon, descriptor: number, byteLength: number, access: ArenaAccess) {
     this.addon = addon;
     this.descriptor = descriptor;
     this.byteLength = byteLength;
-    this.writable = writable;
+    this.access = access;
     this.mappedBytes = Math.min(byteLength, MAPPED_BYTES_MIN);
-    this.buffer = addon.mapSegment(descriptor, this.mappedBytes, 0, writable);
+    this.buffer =
+      access === "to be sealed"
+        ? addon.mapInAdvance(descriptor, byteLength, this.mappedBytes)
+        : addon.mapSegment(descriptor, this.mappedBytes, 0, access === "writable");
     this.bytes = new Uint8Array(this.buffer);
   }
 
@@ -101,7 +118,10 @@ class ArenaMapping implements ArenaView {
       while (byteLength < end) byteLength *= 2;
       byteLength = Math.min(byteLength, this.byteLength);
       assertOwn(end <= byteLength, "SEGMENT-4: a byte past the end of an arena was requested");
-      const buffer = this.addon.mapSegment(this.descriptor, byteLength, 0, this.writable);
+      const buffer =
+        this.access === "to be sealed"
+          ? this.addon.showMore(this.buffer, byteLength)
+          : this.addon.mapSegment(this.descriptor, byteLength, 0, this.access === "writable");
       this.addon.detachMapping(this.buffer);
       this.buffer = buffer;
       this.bytes = new Uint8Array(buffer);
@@ -147,6 +167,8 @@ export interface OwnMemory {
   readonly ring: ArrayBuffer;
   readonly arena: ArenaView;
   readonly geometry: RingGeometry & ArenaGeometry;
+  /** Whether the arena is sealed against the peer's writing. */
+  readonly isIsolated: boolean;
   /**
    * Call when the peer has them. Closes the ring's descriptor; the arena's is still needed to commit and return pages.
    */
@@ -161,8 +183,11 @@ export function commitBudget(): CommitBudget {
   return (sharedBudget ??= createCommitBudget(memoryLimitBytes()));
 }
 
-/** @throws SystemError if the kernel refuses memory, descriptors or mappings; then nothing is left open */
-export function createOwnMemory(addon: Addon, geometry: RingGeometry & ArenaGeometry): OwnMemory {
+/**
+ * @param isIsolated whether this side isolates itself from the peer (SEGMENT-6)
+ * @throws SystemError if the kernel refuses memory, descriptors or mappings; then nothing is left open
+ */
+export function createOwnMemory(addon: Addon, geometry: RingGeometry & ArenaGeometry, isIsolated: boolean): OwnMemory {
   /** The ring's, then the arena's. */
   const descriptors: number[] = [];
   const mappings: ArrayBuffer[] = [];
@@ -183,15 +208,15 @@ export function createOwnMemory(addon: Addon, geometry: RingGeometry & ArenaGeom
     const ring = addon.mapSegment(ringDescriptor, ringBytes, geometry.ringBytes, true);
     mappings.push(ring);
     writeRingHeader(ring, geometry);
-    addon.sealSegment(ringDescriptor, RING_SEALS);
+    addon.sealSegment(ringDescriptor, ISOLATED_SEALS);
 
     const arenaDescriptor = addon.createSegment("isthmus-arena", geometry.arenaBytes);
     descriptors.push(arenaDescriptor);
     addon.commitPages(arenaDescriptor, 0, ARENA_UNIT_BYTES);
-    arena = new ArenaMapping(addon, arenaDescriptor, geometry.arenaBytes, true);
+    arena = new ArenaMapping(addon, arenaDescriptor, geometry.arenaBytes, isIsolated ? "to be sealed" : "writable");
     writeArenaHeader(arena.buffer, geometry);
-    addon.sealSegment(arenaDescriptor, ARENA_SEALS);
-    return { ringDescriptor, arenaDescriptor, ring, arena, geometry, descriptorsSent, close };
+    addon.sealSegment(arenaDescriptor, isIsolated ? ISOLATED_SEALS : ARENA_SEALS);
+    return { ringDescriptor, arenaDescriptor, ring, arena, geometry, isIsolated, descriptorsSent, close };
   } catch (error) {
     close();
     throw error;
@@ -200,16 +225,11 @@ export function createOwnMemory(addon: Addon, geometry: RingGeometry & ArenaGeom
 
 /**
  * Maps the peer's segments. From now on `own` and the peer's descriptors belong to the result. If this throws, they are
- * closed.
- * @param leasing whether user code will access blocks of the peer's arena, which is then mapped writable (SEGMENT-3)
+ * closed. Unless one of the sides isolates itself, user code will access blocks of the peer's arena, which is then mapped
+ * writable (SEGMENT-3).
  * @throws Violation if the segments break the protocol; SystemError if they cannot be mapped
  */
-export function joinMemory(
-  addon: Addon,
-  own: OwnMemory,
-  peerDescriptors: readonly number[],
-  leasing: boolean,
-): ConnectionMemory {
+export function joinMemory(addon: Addon, own: OwnMemory, peerDescriptors: readonly number[]): ConnectionMemory {
   const open = [...peerDescriptors];
   let peerRing: ArrayBuffer | undefined;
   let peerArena: ArenaMapping | undefined;
@@ -224,12 +244,14 @@ export function joinMemory(
       throw new Violation("SEGMENT-5", `${peerDescriptors.length} descriptors came with the handshake instead of 2`);
     }
     const [ringDescriptor, arenaDescriptor] = peerDescriptors;
-    const ringSize = checkSegment(addon, ringDescriptor, RING_SEALS, "ring");
-    const arenaSize = checkSegment(addon, arenaDescriptor, ARENA_SEALS, "arena");
+    const { byteLength: ringSize } = checkSegment(addon, ringDescriptor, ISOLATED_SEALS, "ring");
+    const { byteLength: arenaSize, seals } = checkSegment(addon, arenaDescriptor, ARENA_SEALS, "arena");
+    const isPeerIsolated = (seals & (SEALS.FUTURE_WRITE | SEALS.WRITE)) !== 0;
+    const leasable = !own.isIsolated && !isPeerIsolated;
     const peerGeometry = readRingHeader(peekHeader(addon, ringDescriptor), ringSize);
     peerRing = addon.mapSegment(ringDescriptor, ringSize, peerGeometry.ringBytes, false);
     readArenaHeader(peekHeader(addon, arenaDescriptor), arenaSize);
-    peerArena = new ArenaMapping(addon, arenaDescriptor, arenaSize, leasing);
+    peerArena = new ArenaMapping(addon, arenaDescriptor, arenaSize, leasable ? "writable" : "read-only");
     // The arena's descriptor is still needed to map more of the arena.
     for (const descriptor of open.splice(0, 1)) addon.closeDescriptor(descriptor);
     return {
@@ -239,13 +261,18 @@ export function joinMemory(
       ownPages: {
         byteLength: own.geometry.arenaBytes,
         commit: (offset, byteLength) => addon.commitPages(own.arenaDescriptor, offset, byteLength),
-        decommit: (offset, byteLength) => addon.returnPages(own.arenaDescriptor, offset, byteLength),
+        // The seal refuses this to its owner too.
+        decommit: own.isIsolated
+          ? undefined
+          : (offset, byteLength) => addon.returnPages(own.arenaDescriptor, offset, byteLength),
       },
       peerRing,
       peerArena,
       peerGeometry,
       budget: commitBudget(),
-      leasable: leasing,
+      leasable,
+      isIsolated: own.isIsolated,
+      isPeerIsolated,
       close,
     };
   } catch (error) {
@@ -254,7 +281,7 @@ export function joinMemory(
   }
 }
 
-function checkSegment(addon: Addon, descriptor: number, seals: number, what: string): number {
+function checkSegment(addon: Addon, descriptor: number, seals: number, what: string): SegmentInfo {
   const found = addon.inspectSegment(descriptor);
   // Compared with a mask, because newer kernels add NOEXEC.
   if ((found.seals & seals) !== seals) {
@@ -267,7 +294,7 @@ function checkSegment(addon: Addon, descriptor: number, seals: number, what: str
       `the peer's ${what} has ${found.byteLength} bytes, which is not a valid size of a segment`,
     );
   }
-  return found.byteLength;
+  return found;
 }
 
 /** Copies the header of a segment to private memory. Its geometry tells how to map the segment. */
