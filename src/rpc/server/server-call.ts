@@ -8,6 +8,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { MessageLeases } from "../../memory/payload/message-leases.js";
 import { clearTimeout, setTimeout } from "../../os/timers.js";
 import { encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
+import type { Answers } from "./answers.js";
 import type { CallerConnection } from "./context.js";
 import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "../deadline.js";
@@ -29,17 +30,11 @@ interface WaitingRequest {
 /** What a connection does for its unary calls. */
 export interface ServerCallHost extends CallerConnection {
   readonly closed: boolean;
-  /** The request has arrived completely, and its gate has let it in. */
-  onWhole(call: ServerCall): void;
-  /** Sends the response. @throws what the codec throws */
-  send(
-    call: { readonly streamId: number; readonly served: ServerMethod },
-    metadata: Uint8Array | undefined,
-    headerLength: number,
-    message: unknown,
-  ): void;
-  /** Sends an error as the response. Never throws. */
-  sendError(streamId: number, error: ConnectError, context: CallContext): void;
+  readonly answers: Answers;
+  readonly unary: {
+    /** The request has arrived completely, and its gate has let it in. */
+    onWhole(call: ServerCall): void;
+  };
   /** Frees the slot of a call that is over. */
   remove(call: ServerCall): void;
 }
@@ -84,7 +79,7 @@ export class ServerCall {
       if (this.done) return;
       const reason = error ?? refusal;
       if (reason !== undefined) this.fail(reason);
-      else if (waiting.isWhole) this.connection.onWhole(this);
+      else if (waiting.isWhole) this.connection.unary.onWhole(this);
     });
     if (!isAnswered) this.waiting = waiting;
     return isAnswered && !this.done;
@@ -128,7 +123,7 @@ export class ServerCall {
     const { connection } = this;
     try {
       const { metadata, headerLength } = responseMetadata(this.context, true);
-      connection.send(this, metadata, headerLength, message);
+      connection.answers.send(this, metadata, headerLength, message);
     } catch (error) {
       return this.fail(serializeError(error, "response", this.served.path));
     }
@@ -138,7 +133,7 @@ export class ServerCall {
   /** Responds with an error. */
   fail(error: ConnectError): void {
     if (this.done) return;
-    this.connection.sendError(this.streamId, error, this.context);
+    this.connection.answers.sendError(this.streamId, error, this.context);
     this.finish(error);
   }
 

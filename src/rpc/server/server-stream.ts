@@ -6,11 +6,12 @@
  *           end when the handler has settled, which may be later.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { ReceivedFrame } from "../../carrier/carrier.js";
+import type { Carrier, ReceivedFrame } from "../../carrier/carrier.js";
 import type { StreamWindows } from "../../carrier/handshake/link.js";
 import { clearTimeout, setTimeout } from "../../os/timers.js";
 import { KIND } from "../../wire/frame.js";
 import { encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
+import type { Answers } from "./answers.js";
 import type { Caller } from "./context.js";
 import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "../deadline.js";
@@ -19,7 +20,6 @@ import { adopt } from "../foreign.js";
 import type { RequestGate } from "./gate.js";
 import { askGate } from "./gate.js";
 import { KEPT } from "../../send/send-queue.js";
-import type { ServerCallHost } from "./server-call.js";
 import { responseMetadata } from "./server-call.js";
 import type { ServerMethod, StreamAnswer } from "./server-method.js";
 import { StreamReader } from "../stream/stream-reader.js";
@@ -27,28 +27,13 @@ import type { MessageSource } from "../stream/stream-writer.js";
 import { closeIterator, StreamWriter } from "../stream/stream-writer.js";
 
 /** What a connection does for its streams. */
-export interface ServerStreamHost extends Pick<ServerCallHost, "carrier" | "send"> {
+export interface ServerStreamHost {
+  readonly carrier: Carrier;
   readonly options: Caller & {
     /** Defined if the connection has streams. */
     readonly windows: StreamWindows | undefined;
   };
-  /** Sends the response headers. Returns as `SendQueue.send` does. */
-  sendHeaders(stream: ServerStream, metadata: Uint8Array): number;
-  /** As `SendQueue.send`. */
-  sendMessage(stream: ServerStream, message: unknown): number;
-  /** Sends the end of the stream with status OK. */
-  sendEnd(stream: ServerStream, metadata: Uint8Array | undefined, headerLength: number): void;
-  /** Sends an error as a frame of this kind. Never throws. */
-  sendError(
-    streamId: number,
-    error: ConnectError,
-    context: CallContext | undefined,
-    kind: number,
-    withHeaders: boolean,
-  ): void;
-  grant(stream: ServerStream, bytes: number): void;
-  /** As `SendQueue.drop`. */
-  drop(stream: ServerStream): "unsent" | "sent";
+  readonly answers: Answers;
   /** Frees the slot of a stream that is over. */
   remove(stream: ServerStream): void;
 }
@@ -95,7 +80,7 @@ export class ServerStream implements MessageSource {
       isSingle: served.takesOne,
       statusFollows: false,
     };
-    this.reader = new StreamReader(options, (bytes) => connection.grant(this, bytes));
+    this.reader = new StreamReader(options, (bytes) => connection.answers.grant(this, bytes));
     this.writer = new StreamWriter(this, windows.peer);
     const timeout = boundedTimeout(timeoutMs);
     if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
@@ -191,7 +176,7 @@ export class ServerStream implements MessageSource {
     try {
       this.addTrailers();
       const { metadata, headerLength } = responseMetadata(this.context, true);
-      this.connection.send(this, metadata, headerLength, message);
+      this.connection.answers.send(this, metadata, headerLength, message);
     } catch (error) {
       return this.fail(this.unsendable(error));
     }
@@ -212,13 +197,13 @@ export class ServerStream implements MessageSource {
       if (metadata !== undefined && metadata.length > 0) {
         const complaint = metadataComplaint(metadata.length);
         if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
-        if (this.connection.sendHeaders(this, metadata) === KEPT) {
+        if (this.connection.answers.sendHeaders(this, metadata) === KEPT) {
           this.behindHeaders = { message };
           return KEPT;
         }
       }
     }
-    return this.connection.sendMessage(this, message);
+    return this.connection.answers.sendMessage(this, message);
   }
 
   onDrained(): void {
@@ -226,7 +211,7 @@ export class ServerStream implements MessageSource {
     try {
       this.addTrailers();
       const { metadata, headerLength } = responseMetadata(this.context, !this.headersSent);
-      this.connection.sendEnd(this, metadata, headerLength);
+      this.connection.answers.sendEnd(this, metadata, headerLength);
     } catch (error) {
       return this.fail(this.unsendable(error));
     }
@@ -283,7 +268,7 @@ export class ServerStream implements MessageSource {
     this.behindHeaders = undefined;
     let length: number;
     try {
-      length = this.connection.sendMessage(this, behind.message);
+      length = this.connection.answers.sendMessage(this, behind.message);
     } catch (error) {
       return this.fail(this.unsendable(error));
     }
@@ -294,20 +279,20 @@ export class ServerStream implements MessageSource {
   fail(error: ConnectError): void {
     if (this.done) return;
     // Headers that are dropped here are sent with the error.
-    if (this.connection.drop(this) === "unsent" && this.behindHeaders !== undefined) this.headersSent = false;
+    if (this.connection.answers.drop(this) === "unsent" && this.behindHeaders !== undefined) this.headersSent = false;
     try {
       this.addTrailers();
     } catch {
       // The interceptor's trailers are invalid. The call fails for another reason anyway.
     }
-    this.connection.sendError(this.streamId, error, this.context, KIND.end, !this.headersSent);
+    this.connection.answers.sendError(this.streamId, error, this.context, KIND.end, !this.headersSent);
     this.finish(error);
   }
 
   /** Ends the call without a response: the client does not wait for one. */
   abandon(reason: ConnectError): void {
     if (this.done) return;
-    this.connection.drop(this);
+    this.connection.answers.drop(this);
     this.finish(reason);
   }
 

@@ -9,19 +9,16 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../../carrier/carrier.js";
 import type { StreamWindows } from "../../carrier/handshake/link.js";
 import { inOwnContext, inRootContext } from "../../carrier/poll/root-context.js";
-import { isScoped } from "../../memory/payload/lease.js";
-import { leasesOf } from "../../memory/payload/message-leases.js";
 import { Violation } from "../../memory/shm/violation.js";
 import { FLAG, KIND, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX } from "../../wire/frame.js";
-import type { CallContext, Caller } from "./context.js";
-import { noMemory, parseError, serializeError, tooLarge } from "../errors.js";
+import type { Caller } from "./context.js";
+import { serializeError } from "../errors.js";
 import type { Outgoing } from "../../send/outgoing.js";
-import { Reassembler, decodeWhole, takeMetadata } from "../inbound.js";
+import { takeMetadata } from "../inbound.js";
 import type { KeepAliveOptions } from "../keepalive.js";
 import { hangs, KeepAlive } from "../keepalive.js";
-import { encodedBytes } from "../../send/encoded-bytes.js";
 import { SendQueue } from "../../send/send-queue.js";
-import { encodeError } from "../outgoing-error.js";
+import { Answers } from "./answers.js";
 import type { DrainedConnection } from "./draining.js";
 import { Draining } from "./draining.js";
 import type { ServerCallHost } from "./server-call.js";
@@ -29,6 +26,7 @@ import { ServerCall } from "./server-call.js";
 import type { ServerMethod } from "./server-method.js";
 import type { ServerStreamHost } from "./server-stream.js";
 import { ServerStream } from "./server-stream.js";
+import { excessOf, UnaryCalls } from "./unary-calls.js";
 
 export interface ServerConnectionOptions extends Caller {
   /** The served methods by path. */
@@ -42,9 +40,12 @@ export interface ServerConnectionOptions extends Caller {
 
 /** Most frames of the connection itself that may wait to be sent, in addition to responses. */
 const BACKLOG_SLACK = 256;
+
 export class ServerConnection implements FrameReceiver, ServerCallHost, ServerStreamHost, DrainedConnection {
   readonly carrier: Carrier;
   readonly options: ServerConnectionOptions;
+  readonly answers: Answers;
+  readonly unary: UnaryCalls;
   private readonly sendQueue: SendQueue;
   private readonly onEnded: (reason: CarrierClosed) => void;
   private readonly methods: (ServerMethod | string | undefined)[] = [];
@@ -67,6 +68,8 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
       onFailed: (first, thrown, wasStarted) =>
         this.onFailed(first, serializeError(thrown, "response", first.label), wasStarted),
     });
+    this.answers = new Answers(this.sendQueue, () => this.closed);
+    this.unary = new UnaryCalls(carrier.spanSource);
     if (options.keepAlive === undefined) return;
     this.keepAlive = new KeepAlive(options.keepAlive, {
       framesReceived: () => this.framesReceived,
@@ -145,7 +148,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
   onFilled(streamId: number): void {
     const call = this.find(streamId);
     if (call instanceof ServerStream) return call.onFilled();
-    if (call?.reassembler?.filledUp() === true) inOwnContext(this.onWhole, call);
+    if (call !== undefined) this.unary.onFilled(call);
   }
 
   onRoom(): boolean {
@@ -194,43 +197,16 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     const opensStream = (frame.flags & FLAG.endStream) === 0 && this.options.windows !== undefined;
     if (opensStream && frame.messageLength > 0)
       throw new Violation("STREAM-7", "a request that opens a stream brings a message");
-    const refusal =
-      this.refusal(method) ??
-      (typeof method === "string" || method.gate !== undefined ? undefined : excess(method, frame));
-    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a string is always refused
-    if (refusal !== undefined || typeof method === "string") return this.sendError(frame.streamId, refusal!, undefined);
+    if (typeof method === "string")
+      return this.answers.sendError(frame.streamId, new ConnectError(method, Code.Unimplemented), undefined);
+    const refusal = this.refusal(method) ?? (method.gate === undefined ? excessOf(method, frame) : undefined);
+    if (refusal !== undefined) return this.answers.sendError(frame.streamId, refusal, undefined);
     if (opensStream || method.handle === undefined) return this.openStream(method, frame, opensStream);
     const call = new ServerCall(this, method, frame.streamId, takeMetadata(frame), frame.argument);
     this.calls[slot] = call;
     this.countCall();
-    if (method.gate !== undefined && !call.ask(method.gate, excess(method, frame))) {
-      if (call.waiting !== undefined && call.waiting.refusal === undefined) this.assemble(call, frame);
-      return;
-    }
-    if ((frame.flags & FLAG.more) !== 0 || frame.following) return this.assemble(call, frame);
-    const scoped =
-      isScoped(method.receivePolicy.lifetime) && (frame.spanCount > 0 || method.receivePolicy.lifetime === "strict");
-    let message: unknown;
-    try {
-      message = decodeWhole(method.input, frame, this.carrier.spanSource, method.receivePolicy);
-    } catch (error) {
-      if (error instanceof Violation) throw error;
-      return call.fail(parseError(error, "request", method.path));
-    }
-    if (scoped) call.scope = leasesOf(message as object);
-    call.run(message);
+    this.unary.begin(call, frame, method.gate === undefined ? undefined : excessOf(method, frame));
   };
-
-  /** Keeps the bytes of a request that this frame begins. */
-  private assemble(call: ServerCall, frame: ReceivedFrame): void {
-    try {
-      call.reassembler = Reassembler.start(frame, this.carrier.spanSource, call.served.receivePolicy);
-    } catch (error) {
-      if (error instanceof Violation) throw error;
-      return call.fail(noMemory(frame.messageLength, error));
-    }
-    if (call.reassembler.add(frame)) this.onWhole(call);
-  }
 
   /** @param isOpen whether messages follow; otherwise the frame brings the only one */
   private openStream(method: ServerMethod, frame: ReceivedFrame, isOpen: boolean): void {
@@ -238,7 +214,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     this.calls[frame.streamId & (SLOTS_MAX - 1)] = stream;
     this.countCall();
     this.streams++;
-    if (method.gate !== undefined) stream.ask(method.gate, excess(method, frame));
+    if (method.gate !== undefined) stream.ask(method.gate, excessOf(method, frame));
     if (!isOpen && !stream.isOver) stream.onOnly(frame);
     stream.run();
   }
@@ -249,8 +225,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     this.draining?.stayOpen();
   }
 
-  private refusal(method: ServerMethod | string): ConnectError | undefined {
-    if (typeof method === "string") return new ConnectError(method, Code.Unimplemented);
+  private refusal(method: ServerMethod): ConnectError | undefined {
     if (this.draining?.clientLeft === true)
       return new ConnectError("the server is shutting down, and this client had acknowledged that", Code.Unavailable);
     if (method.handle === undefined && this.options.windows === undefined) {
@@ -267,30 +242,8 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     // The rest of a request that was refused or given up.
     if (call === undefined) return;
     if (call instanceof ServerStream) return call.onMessage(frame);
-    if (call.waiting?.refusal !== undefined) return;
-    if (call.reassembler === undefined || call.waiting?.isWhole === true)
-      throw new Violation("STREAM-3", "a fragment without its message's first frame");
-    if (call.reassembler.add(frame)) inOwnContext(this.onWhole, call);
+    this.unary.onMessage(call, frame);
   }
-
-  /** The request has arrived completely, or its gate has admitted it. */
-  readonly onWhole = (call: ServerCall): void => {
-    if (call.waiting !== undefined) {
-      call.waiting.isWhole = true;
-      return;
-    }
-    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it has just been completed
-    const { bytes, received } = call.reassembler!;
-    call.reassembler = undefined;
-    let message: unknown;
-    try {
-      message = received.decode(call.served.input, bytes, 0, bytes.length, true);
-    } catch (error) {
-      return call.fail(parseError(error, "request", call.served.path));
-    }
-    if (isScoped(call.served.receivePolicy.lifetime)) call.scope = leasesOf(message as object);
-    call.run(message);
-  };
 
   private onReset(frame: ReceivedFrame): void {
     const call = this.find(frame.streamId);
@@ -310,7 +263,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
   private onFailed({ streamId }: Outgoing, error: ConnectError, wasStarted: boolean): void {
     const stream = this.findStream(streamId);
     if (stream !== undefined) stream.fail(error);
-    else if (!wasStarted) this.sendError(streamId, error, undefined);
+    else if (!wasStarted) this.answers.sendError(streamId, error, undefined);
   }
 
   private findStream(streamId: number): ServerStream | undefined {
@@ -331,112 +284,4 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     if (call instanceof ServerStream) this.streams--;
     this.draining?.closeIfIdle();
   }
-
-  send(
-    call: ServerCall | ServerStream,
-    metadata: Uint8Array | undefined,
-    headerLength: number,
-    message: unknown,
-  ): void {
-    this.sendQueue.send({
-      kind: KIND.response,
-      flags: FLAG.endStream,
-      code: 0,
-      streamId: call.streamId,
-      argument: headerLength,
-      metadata,
-      codec: call.served.output,
-      message,
-      writeMaxBytes: call.served.options.writeMaxBytes,
-      label: call.served.path,
-    });
-  }
-
-  // Called by streams.
-
-  sendHeaders({ streamId }: ServerStream, metadata: Uint8Array): number {
-    return this.sendQueue.send({
-      kind: KIND.headers,
-      flags: 0,
-      code: 0,
-      streamId,
-      argument: 0,
-      metadata,
-      codec: undefined,
-      message: undefined,
-      writeMaxBytes: 0,
-      label: "",
-    });
-  }
-
-  sendMessage({ streamId, served }: ServerStream, message: unknown): number {
-    return this.sendQueue.send({
-      kind: KIND.message,
-      flags: 0,
-      code: 0,
-      streamId,
-      argument: 0,
-      metadata: undefined,
-      codec: served.output,
-      message,
-      writeMaxBytes: served.options.writeMaxBytes,
-      label: served.path,
-    });
-  }
-
-  sendEnd({ streamId }: ServerStream, metadata: Uint8Array | undefined, headerLength: number): void {
-    this.sendQueue.send({
-      kind: KIND.end,
-      flags: FLAG.endStream,
-      code: 0,
-      streamId,
-      argument: headerLength,
-      metadata,
-      codec: undefined,
-      message: undefined,
-      writeMaxBytes: 0,
-      label: "",
-    });
-  }
-
-  grant({ streamId }: ServerStream, bytes: number): void {
-    this.sendQueue.grant(streamId, bytes);
-  }
-
-  drop({ streamId }: ServerStream): "unsent" | "sent" {
-    return this.sendQueue.drop(streamId);
-  }
-
-  /** Never throws, whatever the error is. @param kind of the frame that the client expects */
-  sendError(
-    streamId: number,
-    error: ConnectError,
-    context: CallContext | undefined,
-    kind: number = KIND.response,
-    withHeaders = true,
-  ): void {
-    if (this.closed) return;
-    const { code, status, metadata, headerLength } = encodeError(error, context, withHeaders);
-    this.sendQueue.send({
-      kind,
-      flags: FLAG.endStream,
-      code,
-      streamId,
-      argument: headerLength,
-      metadata,
-      codec: encodedBytes,
-      message: status,
-      writeMaxBytes: status.length,
-      label: "",
-    });
-  }
-}
-
-/** The error of a request that exceeds its method's limits. */
-function excess({ options }: ServerMethod, { messageLength, argument }: ReceivedFrame): ConnectError | undefined {
-  const { readMaxBytes, maxTimeoutMs } = options;
-  if (messageLength > readMaxBytes) return tooLarge(messageLength, readMaxBytes);
-  if (argument > maxTimeoutMs)
-    return new ConnectError(`timeout ${argument}ms must be <= ${maxTimeoutMs}`, Code.InvalidArgument);
-  return undefined;
 }
