@@ -24,7 +24,7 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 // and processor time.
 const GROUPS = {
   unit: { folders: ["src", "bench", "examples"], concurrency: availableParallelism() },
-  e2e: { folders: ["test/e2e", "test/structure", "test/docs"], concurrency: availableParallelism() },
+  e2e: { folders: ["test/e2e", "test/hostile", "test/structure", "test/docs"], concurrency: availableParallelism() },
   // Whole systems: many processes or threads, containers, other runtimes, every pair of carriers.
   system: { folders: ["test/system"], concurrency: availableParallelism() },
   conformance: { folders: ["test/conformance"], concurrency: 1 },

@@ -34,6 +34,7 @@ import {
   keepAliveOf,
   lackOf,
   lifetimeOf,
+  limitsOf,
   pollMicrosOf,
   streamWindowOf,
 } from "../options/options.js";
@@ -83,6 +84,7 @@ export class LocalServer implements IsthmusServer {
   private readonly options: IsthmusServerOptions;
   private readonly methods: ReadonlyMap<string, ServerMethod>;
   private readonly geometry: ReturnType<typeof geometryOf>;
+  private readonly limits: ReturnType<typeof limitsOf>;
   private readonly listeners: Listener[] = [];
   private readonly httpListeners: HttpListener[] = [];
   private readonly connections = new Set<ServerConnection>();
@@ -109,6 +111,7 @@ export class LocalServer implements IsthmusServer {
           : createProtobufCodec(route.binaryOptions),
     });
     this.geometry = geometryOf(options);
+    this.limits = limitsOf(options);
     http1OptionsOf(options.http);
     corsOf(options.cors);
     checkCarrier(options);
@@ -190,10 +193,12 @@ export class LocalServer implements IsthmusServer {
   stats(): ServerStats {
     let pendingCalls = 0;
     let openStreams = 0;
+    let handlers = 0;
     const carriers = { shm: 0, socket: 0, http: 0 };
     for (const connection of this.connections) {
       pendingCalls += connection.pendingCalls;
       openStreams += connection.openStreams;
+      handlers += connection.handlers.running;
       carriers[connection.carrier.name]++;
     }
     for (const listener of this.httpListeners) {
@@ -206,6 +211,7 @@ export class LocalServer implements IsthmusServer {
       carrierReason: this.carrierReason,
       pendingCalls,
       openStreams,
+      handlers,
       refused: this.refused,
       violations: this.violations,
     };
@@ -325,6 +331,7 @@ export class LocalServer implements IsthmusServer {
           peer,
           peerAddress,
           maxStreams: link.maxStreams,
+          limits: this.limits,
           windows: link.windows,
           contextValues: options.contextValues ?? createContextValues,
           keepAlive: keepAliveOf(options, peerAddress !== undefined),

@@ -116,6 +116,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       carrierReason,
       pendingCalls: 0,
       openStreams: 0,
+      handlers: 0,
       refused: refused + this.past.refused,
       violations: violations + this.past.violations,
     };
@@ -125,6 +126,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       sum.carriers.socket += stats.carriers.socket;
       sum.pendingCalls += stats.pendingCalls;
       sum.openStreams += stats.openStreams;
+      sum.handlers += stats.handlers;
       sum.refused += stats.refused;
       sum.violations += stats.violations;
     }

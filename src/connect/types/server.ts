@@ -5,6 +5,7 @@ import type { PeerCredentials } from "../../os/addon.js";
 import type { RequestGate } from "../../rpc/server/gate.js";
 import type { CommonOptions } from "./common.js";
 import type { CorsOptions, HttpServerOptions } from "./http.js";
+import type { ServerLimits } from "./limits.js";
 import type { IsthmusRouter } from "./routes.js";
 
 /** Options of `createIsthmusServer` for a server in the calling thread. All but `routes` may be omitted. */
@@ -56,8 +57,13 @@ export interface IsthmusServerOptions extends CommonOptions {
    * Lets web pages of other origins call over HTTP; off by default. `true` allows all pages, without credentials.
    */
   readonly cors?: boolean | CorsOptions;
-  /** Most open calls of one connection; 65,536 by default. Clients hold further ones back. */
+  /**
+   * Most open calls of one connection, and most handlers that run for it; 65,536 by default. Clients hold further ones
+   * back. A handler counts until it has settled, even if its client has given the call up.
+   */
   readonly maxStreams?: number;
+  /** What one client may use of the server. */
+  readonly limits?: ServerLimits;
 }
 
 /** A snapshot of a server, from `stats()`. */
@@ -75,6 +81,11 @@ export interface ServerStats {
   readonly pendingCalls: number;
   /** Number of pending calls that are streams over shared memory or sockets. */
   readonly openStreams: number;
+  /**
+   * Number of handlers that run over shared memory and sockets, including those whose client has given the call up.
+   * Each connection has at most `maxStreams` of them.
+   */
+  readonly handlers: number;
   /** Number of connections that were refused or failed in the handshake. */
   readonly refused: number;
   /** Number of connections that ended because the client violated the protocol. */

@@ -22,6 +22,7 @@ import { askGate } from "./gate.js";
 import { KEPT } from "../../send/send-queue.js";
 import { responseMetadata } from "./server-call.js";
 import type { ServerMethod, StreamAnswer } from "./server-method.js";
+import type { Handlers, WaitingCall } from "./handlers.js";
 import { StreamReader } from "../stream/stream-reader.js";
 import type { MessageSource } from "../stream/stream-writer.js";
 import { closeIterator, StreamWriter } from "../stream/stream-writer.js";
@@ -34,11 +35,12 @@ export interface ServerStreamHost {
     readonly windows: StreamWindows | undefined;
   };
   readonly answers: Answers;
+  readonly handlers: Handlers;
   /** Frees the slot of a stream that is over. */
   remove(stream: ServerStream): void;
 }
 
-export class ServerStream implements MessageSource {
+export class ServerStream implements MessageSource, WaitingCall {
   private readonly connection: ServerStreamHost;
   readonly served: ServerMethod;
   readonly streamId: number;
@@ -51,8 +53,12 @@ export class ServerStream implements MessageSource {
   /** A message that waits until the headers have left. */
   private behindHeaders: { readonly message: unknown } | undefined;
   private done = false;
-  /** Whether the method's gate has not decided yet. */
+  /** Whether the call waits for a place, or the method's gate has not decided yet. */
   private isWaiting = false;
+  /** The error that the call fails with even if its gate admits it. */
+  private refusal: ConnectError | undefined;
+  /** Whether the call has a place (HANDLER-1). */
+  hasPlace = false;
   /** Whether a message could not be received. Later frames are ignored. */
   private isBroken = false;
   /** Whether the handler has settled. */
@@ -84,6 +90,23 @@ export class ServerStream implements MessageSource {
     this.writer = new StreamWriter(this, windows.peer);
     const timeout = boundedTimeout(timeoutMs);
     if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
+  }
+
+  /** The call waits for a place. @param refusal the error that the call fails with even if the gate admits it */
+  wait(refusal: ConnectError | undefined): void {
+    this.refusal = refusal;
+    this.isWaiting = true;
+    this.reader.hold();
+  }
+
+  onPlace(): void {
+    this.hasPlace = true;
+    this.isWaiting = false;
+    const { gate } = this.served;
+    if (gate !== undefined) this.ask(gate, this.refusal);
+    if (this.isWaiting || this.done) return;
+    this.onBadMessage(this.reader.release());
+    this.run();
   }
 
   /**
@@ -167,7 +190,16 @@ export class ServerStream implements MessageSource {
   /** The handler has settled, perhaps long after the call has ended. */
   private settle(): void {
     this.settled = true;
-    if (this.done) this.reader.endScope();
+    if (!this.done) return;
+    this.reader.endScope();
+    this.leavePlace();
+  }
+
+  /** Gives the place up, if the call is over and its handler has settled (HANDLER-1). */
+  private leavePlace(): void {
+    if (!this.hasPlace) return;
+    this.hasPlace = false;
+    this.connection.handlers.leave();
   }
 
   /** Responds with the only message. */
@@ -306,6 +338,9 @@ export class ServerStream implements MessageSource {
     void this.writer.stop(undefined)?.then(() => this.settle());
     this.reader.drop(reason);
     this.context.end(reason);
-    if (this.settled) this.reader.endScope();
+    if (!this.hasPlace) this.connection.handlers.forget(this);
+    if (!this.settled) return;
+    this.reader.endScope();
+    this.leavePlace();
   }
 }

@@ -21,6 +21,7 @@ import { SendQueue } from "../../send/send-queue.js";
 import { Answers } from "./answers.js";
 import type { DrainedConnection } from "./draining.js";
 import { Draining } from "./draining.js";
+import { Handlers, Rate } from "./handlers.js";
 import type { ServerCallHost } from "./server-call.js";
 import { ServerCall } from "./server-call.js";
 import type { ServerMethod } from "./server-method.js";
@@ -28,10 +29,17 @@ import type { ServerStreamHost } from "./server-stream.js";
 import { ServerStream } from "./server-stream.js";
 import { excessOf, UnaryCalls } from "./unary-calls.js";
 
+/** What a client may use of a server. */
+export interface ServerConnectionLimits {
+  /** Calls that a client may give up per second while they run. */
+  readonly resetsPerSecond: number;
+}
+
 export interface ServerConnectionOptions extends Caller {
   /** The served methods by path. */
   readonly methods: ReadonlyMap<string, ServerMethod>;
   readonly maxStreams: number;
+  readonly limits: ServerConnectionLimits;
   /** Undefined if the client knows unary calls only. */
   readonly windows: StreamWindows | undefined;
   /** Undefined if the connection waits for a client that hangs. */
@@ -45,7 +53,9 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
   readonly carrier: Carrier;
   readonly options: ServerConnectionOptions;
   readonly answers: Answers;
+  readonly handlers: Handlers;
   readonly unary: UnaryCalls;
+  private readonly resets: Rate;
   private readonly sendQueue: SendQueue;
   private readonly onEnded: (reason: CarrierClosed) => void;
   private readonly methods: (ServerMethod | string | undefined)[] = [];
@@ -69,7 +79,10 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
         this.onFailed(first, serializeError(thrown, "response", first.label), wasStarted),
     });
     this.answers = new Answers(this.sendQueue, () => this.closed);
-    this.unary = new UnaryCalls(carrier.spanSource);
+    this.handlers = new Handlers(options.maxStreams);
+    this.unary = new UnaryCalls(carrier.spanSource, this.handlers);
+    const { resetsPerSecond } = options.limits;
+    this.resets = new Rate(resetsPerSecond, Math.max(resetsPerSecond, options.maxStreams));
     if (options.keepAlive === undefined) return;
     this.keepAlive = new KeepAlive(options.keepAlive, {
       framesReceived: () => this.framesReceived,
@@ -214,7 +227,11 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     this.calls[frame.streamId & (SLOTS_MAX - 1)] = stream;
     this.countCall();
     this.streams++;
-    if (method.gate !== undefined) stream.ask(method.gate, excessOf(method, frame));
+    if (!this.handlers.enter(stream)) stream.wait(excessOf(method, frame));
+    else {
+      stream.hasPlace = true;
+      if (method.gate !== undefined) stream.ask(method.gate, excessOf(method, frame));
+    }
     if (!isOpen && !stream.isOver) stream.onOnly(frame);
     stream.run();
   }
@@ -251,6 +268,11 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
       this.sendQueue.drop(frame.streamId);
       return this.draining?.closeIfIdle();
     }
+    if (!this.resets.take())
+      throw new Violation(
+        "STREAM-10",
+        `the client gives up more than ${this.options.limits.resetsPerSecond} calls per second (limits.resetsPerSecond)`,
+      );
     const code = (frame.code as Code) === Code.DeadlineExceeded ? Code.DeadlineExceeded : Code.Canceled;
     inRootContext(() =>
       call.abandon(

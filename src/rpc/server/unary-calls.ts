@@ -8,14 +8,17 @@ import { Violation } from "../../memory/shm/violation.js";
 import { FLAG } from "../../wire/frame.js";
 import { noMemory, parseError, tooLarge } from "../errors.js";
 import { decodeWhole, Reassembler } from "../inbound.js";
+import type { Handlers } from "./handlers.js";
 import type { ServerCall } from "./server-call.js";
 import type { ServerMethod } from "./server-method.js";
 
 export class UnaryCalls {
   private readonly spanSource: SpanSource;
+  private readonly handlers: Handlers;
 
-  constructor(spanSource: SpanSource) {
+  constructor(spanSource: SpanSource, handlers: Handlers) {
     this.spanSource = spanSource;
+    this.handlers = handlers;
   }
 
   /**
@@ -25,7 +28,9 @@ export class UnaryCalls {
    */
   begin(call: ServerCall, frame: ReceivedFrame, excess: ConnectError | undefined): void {
     const { served } = call;
-    if (served.gate !== undefined && !call.ask(served.gate, excess)) {
+    if (this.handlers.enter(call)) call.hasPlace = true;
+    else call.wait(excess);
+    if (!call.hasPlace || (served.gate !== undefined && !call.ask(served.gate, excess))) {
       if (call.waiting !== undefined && call.waiting.refusal === undefined) this.assemble(call, frame);
       return;
     }

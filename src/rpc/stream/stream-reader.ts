@@ -174,7 +174,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
 
   /** Keeps messages as they arrive, undecoded, until `release`. */
   hold(): void {
-    this.held = [];
+    this.held ??= [];
   }
 
   /** Decodes the messages that were kept. @returns why the call fails, if it does */
