@@ -9,7 +9,7 @@
 // Enough for V8 and malloc to go on for a while. This is 0.2 % of the usual limit of 65530.
 enum { RESERVED_MAPPINGS = 128 };
 
-// The only mutable globals of the addon. The limit is per process, so all threads share one reserve.
+// The limit is per process, so all threads share one reserve. (The addon's only other mutable global is in backing.c.)
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char *reserve = NULL;
 

@@ -34,7 +34,7 @@ async function serveStubborn(
   where: "handlers" | "gates" = "handlers",
 ): Promise<Stubborn> {
   const counts = { running: 0, peak: 0, started: 0 };
-  let release = () => undefined as void;
+  let release!: () => void;
   const released = new Promise<void>((resolve) => (release = resolve));
   const linger = async () => {
     counts.started++;
