@@ -123,6 +123,11 @@ export function partsOf(error: ConnectError): ResponseParts | undefined {
   return (error as { readonly [PARTS]?: ResponseParts })[PARTS];
 }
 
+/** The error of a call for which nothing more is kept (KEPT-1). */
+export function exhausted(kept: { explain(): string }): ConnectError {
+  return new ConnectError(kept.explain(), Code.ResourceExhausted);
+}
+
 export function tooLarge(byteLength: number, readMaxBytes: number): ConnectError {
   return new ConnectError(
     `message size ${byteLength} is larger than configured readMaxBytes ${readMaxBytes}`,

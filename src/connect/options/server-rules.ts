@@ -96,7 +96,7 @@ const limits = {
   keptBytes: {
     kind: numberOf({ unit: "bytes", min: 1 << 16 }),
     byDefault: DEFAULTS.keptBytes,
-    meaning: "Private memory that a connection may make the server keep: [limits](limits.md#per-client)",
+    meaning: "Private memory that a connection may make the server keep",
   },
   valuesPerMessage: {
     kind: numberOf({ min: 1 }),

@@ -13,6 +13,7 @@ import { ControlSocket } from "../../carrier/shm/control-socket.js";
 import { createProtobufCodec } from "../../codec/codec.js";
 import type { Addon, PeerCredentials } from "../../os/addon.js";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
+import { keptPool } from "./kept-pool.js";
 import { ownSignal } from "../../rpc/abort.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
 import { prepareErrors } from "../../rpc/errors.js";
@@ -194,11 +195,13 @@ export class LocalServer implements IsthmusServer {
     let pendingCalls = 0;
     let openStreams = 0;
     let handlers = 0;
+    let keptBytes = 0;
     const carriers = { shm: 0, socket: 0, http: 0 };
     for (const connection of this.connections) {
       pendingCalls += connection.pendingCalls;
       openStreams += connection.openStreams;
       handlers += connection.handlers.running;
+      keptBytes += connection.kept.used;
       carriers[connection.carrier.name]++;
     }
     for (const listener of this.httpListeners) {
@@ -212,6 +215,7 @@ export class LocalServer implements IsthmusServer {
       pendingCalls,
       openStreams,
       handlers,
+      keptBytes,
       refused: this.refused,
       violations: this.violations,
     };
@@ -332,6 +336,7 @@ export class LocalServer implements IsthmusServer {
           peerAddress,
           maxStreams: link.maxStreams,
           limits: this.limits,
+          keptPool: keptPool(),
           windows: link.windows,
           contextValues: options.contextValues ?? createContextValues,
           keepAlive: keepAliveOf(options, peerAddress !== undefined),

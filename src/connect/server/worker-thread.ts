@@ -22,6 +22,7 @@ export const NO_STATS: ServerStats = {
   pendingCalls: 0,
   openStreams: 0,
   handlers: 0,
+  keptBytes: 0,
   refused: 0,
   violations: 0,
 };

@@ -117,6 +117,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       pendingCalls: 0,
       openStreams: 0,
       handlers: 0,
+      keptBytes: 0,
       refused: refused + this.past.refused,
       violations: violations + this.past.violations,
     };
@@ -127,6 +128,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       sum.pendingCalls += stats.pendingCalls;
       sum.openStreams += stats.openStreams;
       sum.handlers += stats.handlers;
+      sum.keptBytes += stats.keptBytes;
       sum.refused += stats.refused;
       sum.violations += stats.violations;
     }

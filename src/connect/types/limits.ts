@@ -6,9 +6,12 @@
  */
 export interface ServerLimits {
   /**
-   * Bytes that a connection may make the server keep in private memory; 256 MiB by default. Counted are messages of
-   * streams until they are pulled, requests until their handler has settled unless they are leased, headers, and names
-   * of methods that are not served.
+   * Private memory that a connection may make the server keep, in bytes; 1 GiB by default. Counted are messages of
+   * streams until they are pulled, requests until their handler has settled, headers, and answers that wait for the
+   * client to read. Memory that is shared is not counted. One message may exceed it.
+   *
+   * A connection also never has more than half of what is left of half of the process's memory: the smallest of the
+   * cgroup's limit, the machine's memory, and twice V8's heap limit.
    */
   readonly keptBytes?: number;
   /**

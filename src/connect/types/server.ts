@@ -86,6 +86,11 @@ export interface ServerStats {
    * Each connection has at most `maxStreams` of them.
    */
   readonly handlers: number;
+  /**
+   * Private memory that clients make the server keep over shared memory and sockets, in bytes. See
+   * {@link ServerLimits.keptBytes}, which bounds it per connection.
+   */
+  readonly keptBytes: number;
   /** Number of connections that were refused or failed in the handshake. */
   readonly refused: number;
   /** Number of connections that ended because the client violated the protocol. */

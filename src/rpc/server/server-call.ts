@@ -5,6 +5,7 @@
  *         exactly one response is sent. Making an error's response cannot fail (ERROR-1).
  */
 import { Code, ConnectError } from "@connectrpc/connect";
+import type { KeptBytes } from "../../memory/kept/kept-bytes.js";
 import type { MessageLeases } from "../../memory/payload/message-leases.js";
 import { clearTimeout, setTimeout } from "../../os/timers.js";
 import { encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
@@ -33,6 +34,7 @@ export interface ServerCallHost extends CallerConnection {
   readonly closed: boolean;
   readonly answers: Answers;
   readonly handlers: Handlers;
+  readonly kept: KeptBytes;
   readonly unary: {
     /** The request has arrived completely, and its gate has let it in. */
     onWhole(call: ServerCall): void;
@@ -55,6 +57,8 @@ export class ServerCall implements WaitingCall {
   private readonly timer: NodeJS.Timeout | undefined;
   /** Whether the call has a place (HANDLER-1). */
   hasPlace = false;
+  /** Private memory of the request, in bytes (KEPT-1). */
+  private keptBytes = 0;
   private done = false;
   /** Whether the method's gate or handler runs. */
   private isRunning = false;
@@ -70,6 +74,7 @@ export class ServerCall implements WaitingCall {
     this.served = served;
     this.streamId = streamId;
     this.context = new CallContext(served, connection, metadata, timeoutMs);
+    if (metadata !== undefined) this.keep(metadata.length);
     const timeout = boundedTimeout(timeoutMs);
     if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
   }
@@ -175,14 +180,24 @@ export class ServerCall implements WaitingCall {
     if (this.timer !== undefined) clearTimeout(this.timer);
     this.context.end(reason);
     if (this.hasPlace) this.leavePlace();
-    else this.connection.handlers.forget(this);
+    else {
+      this.connection.handlers.forget(this);
+      this.connection.kept.give(this.keptBytes);
+    }
   }
 
   /** Gives the place up, if the call is over and its handler has settled (HANDLER-1). */
   private leavePlace(): void {
     if (!this.hasPlace || this.isRunning || !this.done) return;
     this.hasPlace = false;
+    this.connection.kept.give(this.keptBytes);
     this.connection.handlers.leave();
+  }
+
+  /** Counts memory that is kept until the call is over and its handler has settled. */
+  keep(byteLength: number): void {
+    this.keptBytes += byteLength;
+    this.connection.kept.take(byteLength);
   }
 }
 

@@ -8,6 +8,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, ReceivedFrame } from "../../carrier/carrier.js";
 import type { StreamWindows } from "../../carrier/handshake/link.js";
+import type { KeptBytes } from "../../memory/kept/kept-bytes.js";
 import { clearTimeout, setTimeout } from "../../os/timers.js";
 import { KIND } from "../../wire/frame.js";
 import { encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
@@ -15,7 +16,7 @@ import type { Answers } from "./answers.js";
 import type { Caller } from "./context.js";
 import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "../deadline.js";
-import { handlerError, serializeError } from "../errors.js";
+import { exhausted, handlerError, serializeError } from "../errors.js";
 import { adopt } from "../foreign.js";
 import type { RequestGate } from "./gate.js";
 import { askGate } from "./gate.js";
@@ -23,6 +24,7 @@ import { KEPT } from "../../send/send-queue.js";
 import { responseMetadata } from "./server-call.js";
 import type { ServerMethod, StreamAnswer } from "./server-method.js";
 import type { Handlers, WaitingCall } from "./handlers.js";
+import type { StreamReaderOwner } from "../stream/stream-reader.js";
 import { StreamReader } from "../stream/stream-reader.js";
 import type { MessageSource } from "../stream/stream-writer.js";
 import { closeIterator, StreamWriter } from "../stream/stream-writer.js";
@@ -36,11 +38,12 @@ export interface ServerStreamHost {
   };
   readonly answers: Answers;
   readonly handlers: Handlers;
+  readonly kept: KeptBytes;
   /** Frees the slot of a stream that is over. */
   remove(stream: ServerStream): void;
 }
 
-export class ServerStream implements MessageSource, WaitingCall {
+export class ServerStream implements MessageSource, StreamReaderOwner, WaitingCall {
   private readonly connection: ServerStreamHost;
   readonly served: ServerMethod;
   readonly streamId: number;
@@ -59,6 +62,8 @@ export class ServerStream implements MessageSource, WaitingCall {
   private refusal: ConnectError | undefined;
   /** Whether the call has a place (HANDLER-1). */
   hasPlace = false;
+  /** Length of the request's headers, in bytes (KEPT-1). */
+  private readonly metadataBytes: number;
   /** Whether a message could not be received. Later frames are ignored. */
   private isBroken = false;
   /** Whether the handler has settled. */
@@ -75,6 +80,8 @@ export class ServerStream implements MessageSource, WaitingCall {
     this.served = served;
     this.streamId = streamId;
     this.context = new CallContext(served, connection, metadata, timeoutMs);
+    this.metadataBytes = metadata?.length ?? 0;
+    connection.kept.take(this.metadataBytes);
     // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- without windows streams are refused
     const windows = connection.options.windows!;
     const options = {
@@ -85,8 +92,9 @@ export class ServerStream implements MessageSource, WaitingCall {
       spanSource: connection.carrier.spanSource,
       isSingle: served.takesOne,
       statusFollows: false,
+      kept: connection.kept,
     };
-    this.reader = new StreamReader(options, (bytes) => connection.answers.grant(this, bytes));
+    this.reader = new StreamReader(options, this);
     this.writer = new StreamWriter(this, windows.peer);
     const timeout = boundedTimeout(timeoutMs);
     if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
@@ -96,7 +104,6 @@ export class ServerStream implements MessageSource, WaitingCall {
   wait(refusal: ConnectError | undefined): void {
     this.refusal = refusal;
     this.isWaiting = true;
-    this.reader.hold();
   }
 
   onPlace(): void {
@@ -104,8 +111,6 @@ export class ServerStream implements MessageSource, WaitingCall {
     this.isWaiting = false;
     const { gate } = this.served;
     if (gate !== undefined) this.ask(gate, this.refusal);
-    if (this.isWaiting || this.done) return;
-    this.onBadMessage(this.reader.release());
     this.run();
   }
 
@@ -122,12 +127,9 @@ export class ServerStream implements MessageSource, WaitingCall {
       if (!this.isWaiting) return;
       this.isWaiting = false;
       if (this.done) return this.settle();
-      this.onBadMessage(this.reader.release());
       this.run();
     });
-    if (isAnswered) return;
-    this.isWaiting = true;
-    this.reader.hold();
+    this.isWaiting = !isAnswered;
   }
 
   get isOver(): boolean {
@@ -199,6 +201,7 @@ export class ServerStream implements MessageSource, WaitingCall {
   private leavePlace(): void {
     if (!this.hasPlace) return;
     this.hasPlace = false;
+    this.connection.kept.give(this.metadataBytes);
     this.connection.handlers.leave();
   }
 
@@ -270,11 +273,25 @@ export class ServerStream implements MessageSource, WaitingCall {
   }
 
   onMessage(frame: ReceivedFrame): void {
-    if (!this.isBroken) this.onBadMessage(this.reader.take(frame));
+    if (this.isBroken) return;
+    const { kept } = this.connection;
+    // The messages that wait here are what is too much, so they are not left to a handler that does not read them.
+    if (kept.isFull && !this.reader.isAssembling) return this.fail(exhausted(kept));
+    this.onBadMessage(this.reader.take(frame));
   }
 
   onFilled(): void {
     if (!this.isBroken) this.onBadMessage(this.reader.onFilled());
+  }
+
+  // Called by the reader.
+
+  grant(bytes: number): void {
+    this.connection.answers.grant(this, bytes);
+  }
+
+  onUnreadable(): void {
+    this.isBroken = true;
   }
 
   /** The handler gets the error after the messages that arrived before. Later frames are ignored. */
@@ -338,7 +355,10 @@ export class ServerStream implements MessageSource, WaitingCall {
     void this.writer.stop(undefined)?.then(() => this.settle());
     this.reader.drop(reason);
     this.context.end(reason);
-    if (!this.hasPlace) this.connection.handlers.forget(this);
+    if (!this.hasPlace) {
+      this.connection.handlers.forget(this);
+      this.connection.kept.give(this.metadataBytes);
+    }
     if (!this.settled) return;
     this.reader.endScope();
     this.leavePlace();

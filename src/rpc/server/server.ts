@@ -9,10 +9,12 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../../carrier/carrier.js";
 import type { StreamWindows } from "../../carrier/handshake/link.js";
 import { inOwnContext, inRootContext } from "../../carrier/poll/root-context.js";
+import type { KeptPool } from "../../memory/kept/kept-bytes.js";
+import { KeptBytes } from "../../memory/kept/kept-bytes.js";
 import { Violation } from "../../memory/shm/violation.js";
-import { FLAG, KIND, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX } from "../../wire/frame.js";
+import { FLAG, KIND, MESSAGE_COST_BYTES, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX } from "../../wire/frame.js";
 import type { Caller } from "./context.js";
-import { serializeError } from "../errors.js";
+import { exhausted, serializeError } from "../errors.js";
 import type { Outgoing } from "../../send/outgoing.js";
 import { takeMetadata } from "../inbound.js";
 import type { KeepAliveOptions } from "../keepalive.js";
@@ -33,6 +35,8 @@ import { excessOf, UnaryCalls } from "./unary-calls.js";
 export interface ServerConnectionLimits {
   /** Calls that a client may give up per second while they run. */
   readonly resetsPerSecond: number;
+  /** See `KeptBytes`. */
+  readonly keptBytes: number;
 }
 
 export interface ServerConnectionOptions extends Caller {
@@ -40,6 +44,7 @@ export interface ServerConnectionOptions extends Caller {
   readonly methods: ReadonlyMap<string, ServerMethod>;
   readonly maxStreams: number;
   readonly limits: ServerConnectionLimits;
+  readonly keptPool: KeptPool;
   /** Undefined if the client knows unary calls only. */
   readonly windows: StreamWindows | undefined;
   /** Undefined if the connection waits for a client that hangs. */
@@ -48,12 +53,15 @@ export interface ServerConnectionOptions extends Caller {
 
 /** Most frames of the connection itself that may wait to be sent, in addition to responses. */
 const BACKLOG_SLACK = 256;
+/** Characters that are kept of the name of a method that is not served. */
+const UNKNOWN_PATH_CHARS_MAX = 256;
 
 export class ServerConnection implements FrameReceiver, ServerCallHost, ServerStreamHost, DrainedConnection {
   readonly carrier: Carrier;
   readonly options: ServerConnectionOptions;
   readonly answers: Answers;
   readonly handlers: Handlers;
+  readonly kept: KeptBytes;
   readonly unary: UnaryCalls;
   private readonly resets: Rate;
   private readonly sendQueue: SendQueue;
@@ -73,15 +81,20 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     this.carrier = carrier;
     this.options = options;
     this.onEnded = onEnded;
-    this.sendQueue = new SendQueue(carrier, {
-      onSent: (streamId, messageLength) => this.findStream(streamId)?.onSent(messageLength),
-      onFailed: (first, thrown, wasStarted) =>
-        this.onFailed(first, serializeError(thrown, "response", first.label), wasStarted),
-    });
+    const { resetsPerSecond, keptBytes } = options.limits;
+    this.kept = new KeptBytes(keptBytes, options.keptPool);
+    this.sendQueue = new SendQueue(
+      carrier,
+      {
+        onSent: (streamId, messageLength) => this.findStream(streamId)?.onSent(messageLength),
+        onFailed: (first, thrown, wasStarted) =>
+          this.onFailed(first, serializeError(thrown, "response", first.label), wasStarted),
+      },
+      this.kept,
+    );
     this.answers = new Answers(this.sendQueue, () => this.closed);
     this.handlers = new Handlers(options.maxStreams);
-    this.unary = new UnaryCalls(carrier.spanSource, this.handlers);
-    const { resetsPerSecond } = options.limits;
+    this.unary = new UnaryCalls(carrier.spanSource, this.handlers, this.kept);
     this.resets = new Rate(resetsPerSecond, Math.max(resetsPerSecond, options.maxStreams));
     if (options.keepAlive === undefined) return;
     this.keepAlive = new KeepAlive(options.keepAlive, {
@@ -191,9 +204,16 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     if (frame.metadataLength > PATH_BYTES_MAX)
       throw new Violation("METHOD-3", `a method's path of ${frame.metadataLength} bytes`);
     const path = Buffer.from(takeMetadata(frame) ?? []).toString("latin1");
-    this.methods[frame.code] =
-      this.options.methods.get(path) ??
-      `${path} is not served here; check the service and method name, and that the server registers it`;
+    this.kept.give(this.pathBytes(frame.code));
+    // Cut off, because names that are not served are kept for their error.
+    this.methods[frame.code] = this.options.methods.get(path) ?? path.slice(0, UNKNOWN_PATH_CHARS_MAX);
+    this.kept.take(this.pathBytes(frame.code));
+  }
+
+  /** What an unknown method's name counts (KEPT-1). */
+  private pathBytes(code: number): number {
+    const method = this.methods[code];
+    return typeof method === "string" ? method.length + MESSAGE_COST_BYTES : 0;
   }
 
   private readonly onRequest = (frame: ReceivedFrame): void => {
@@ -210,10 +230,10 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     const opensStream = (frame.flags & FLAG.endStream) === 0 && this.options.windows !== undefined;
     if (opensStream && frame.messageLength > 0)
       throw new Violation("STREAM-7", "a request that opens a stream brings a message");
-    if (typeof method === "string")
-      return this.answers.sendError(frame.streamId, new ConnectError(method, Code.Unimplemented), undefined);
+    if (typeof method === "string") return this.answers.sendError(frame.streamId, unknownMethod(method), undefined);
     const refusal = this.refusal(method) ?? (method.gate === undefined ? excessOf(method, frame) : undefined);
     if (refusal !== undefined) return this.answers.sendError(frame.streamId, refusal, undefined);
+    if (this.kept.isFull) return this.answers.sendError(frame.streamId, exhausted(this.kept), undefined);
     if (opensStream || method.handle === undefined) return this.openStream(method, frame, opensStream);
     const call = new ServerCall(this, method, frame.streamId, takeMetadata(frame), frame.argument);
     this.calls[slot] = call;
@@ -306,4 +326,11 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     if (call instanceof ServerStream) this.streams--;
     this.draining?.closeIfIdle();
   }
+}
+
+function unknownMethod(path: string): ConnectError {
+  return new ConnectError(
+    `${path} is not served here; check the service and method name, and that the server registers it`,
+    Code.Unimplemented,
+  );
 }

@@ -2,12 +2,13 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ReceivedFrame, SpanSource } from "../../carrier/carrier.js";
 import { inOwnContext } from "../../carrier/poll/root-context.js";
+import type { KeptBytes } from "../../memory/kept/kept-bytes.js";
 import { isScoped } from "../../memory/payload/lease.js";
 import { leasesOf } from "../../memory/payload/message-leases.js";
 import { Violation } from "../../memory/shm/violation.js";
 import { FLAG } from "../../wire/frame.js";
 import { noMemory, parseError, tooLarge } from "../errors.js";
-import { decodeWhole, Reassembler } from "../inbound.js";
+import { decodeWhole, lastDecoded, Reassembler } from "../inbound.js";
 import type { Handlers } from "./handlers.js";
 import type { ServerCall } from "./server-call.js";
 import type { ServerMethod } from "./server-method.js";
@@ -15,10 +16,12 @@ import type { ServerMethod } from "./server-method.js";
 export class UnaryCalls {
   private readonly spanSource: SpanSource;
   private readonly handlers: Handlers;
+  private readonly kept: KeptBytes;
 
-  constructor(spanSource: SpanSource, handlers: Handlers) {
+  constructor(spanSource: SpanSource, handlers: Handlers, kept: KeptBytes) {
     this.spanSource = spanSource;
     this.handlers = handlers;
+    this.kept = kept;
   }
 
   /**
@@ -44,6 +47,7 @@ export class UnaryCalls {
       if (error instanceof Violation) throw error;
       return call.fail(parseError(error, "request", path));
     }
+    call.keep(lastDecoded.bytes);
     if (scoped) call.scope = leasesOf(message as object);
     call.run(message);
   }
@@ -77,6 +81,7 @@ export class UnaryCalls {
     } catch (error) {
       return call.fail(parseError(error, "request", path));
     }
+    call.keep(lastDecoded.bytes);
     if (isScoped(receivePolicy.lifetime)) call.scope = leasesOf(message as object);
     call.run(message);
   };
@@ -84,7 +89,7 @@ export class UnaryCalls {
   /** Keeps the bytes of a request that this frame begins. */
   private assemble(call: ServerCall, frame: ReceivedFrame): void {
     try {
-      call.reassembler = Reassembler.start(frame, this.spanSource, call.served.receivePolicy);
+      call.reassembler = Reassembler.start(frame, this.spanSource, call.served.receivePolicy, this.kept);
     } catch (error) {
       if (error instanceof Violation) throw error;
       return call.fail(noMemory(frame.messageLength, error));
