@@ -2,6 +2,7 @@
 import type { ReceivedFrame, SpanSource } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
 import { collectingBytes, lending } from "../codec/wire/read.js";
+import { work } from "../codec/wire/work.js";
 import type { Span } from "../codec/rope/rope.js";
 import type { KeptBytes } from "../memory/kept/kept-bytes.js";
 import { countCopied, memoryToFill } from "../memory/v8/gc.js";
@@ -103,6 +104,9 @@ export interface ReceivePolicy {
   readonly callLabel: string;
 }
 
+/** Bytes of a unit of decoding, about (WORK-1). A user's codec counts none. */
+const UNIT_BYTES = 4;
+
 /** Private memory of the message that was decoded last, in bytes. To be read right after decoding. */
 export const lastDecoded = { bytes: 0 };
 
@@ -174,13 +178,14 @@ export class ReceivedParts {
     const { lifetime, callLabel } = this.receivePolicy;
     const strict: Uint8Array[] | undefined = lifetime === "strict" ? [] : undefined;
     this.uncount();
+    work.units = 0;
     try {
       const message = collectingBytes(strict, () =>
         this.memory === undefined
           ? codec.decode(input, offset, byteLength, isOwned && strict === undefined, this.spans)
           : this.decodeLent(this.memory, codec),
       );
-      lastDecoded.bytes = byteLength + this.copiedBytes;
+      lastDecoded.bytes = byteLength + this.copiedBytes + work.units * UNIT_BYTES;
       strict?.push(...this.spans.map(({ bytes }) => bytes));
       if (this.handles.length > 0 || strict !== undefined)
         MessageLeases.of(message as object, this.handles, strict ?? [], callLabel);
@@ -238,7 +243,6 @@ export function decodeWhole(
       `${fragmentLength} of ${frame.inlineLength} bytes arrived, and no more are announced`,
     );
   const isPrivate = fragmentSource === frame.scratch;
-  lastDecoded.bytes = fragmentLength;
   // The codec copies whatever outlives the call.
   if (isPrivate) countCopied(fragmentLength);
   if (spanCount > 0 || receivePolicy.lifetime === "strict") {
@@ -246,9 +250,13 @@ export function decodeWhole(
     if (isPrivate) return received.decode(codec, fragmentSource, fragmentOffset, fragmentLength, false);
     return received.decode(codec, copyOf(fragmentSource, fragmentOffset, fragmentLength), 0, fragmentLength, true);
   }
-  if (isPrivate) return codec.decode(fragmentSource, fragmentOffset, fragmentLength, false, NO_SPANS);
   // A block is the peer's memory, which the peer can change while it is read.
-  return codec.decode(copyOf(fragmentSource, fragmentOffset, fragmentLength), 0, fragmentLength, true, NO_SPANS);
+  work.units = 0;
+  const message = isPrivate
+    ? codec.decode(fragmentSource, fragmentOffset, fragmentLength, false, NO_SPANS)
+    : codec.decode(copyOf(fragmentSource, fragmentOffset, fragmentLength), 0, fragmentLength, true, NO_SPANS);
+  lastDecoded.bytes = fragmentLength + work.units * UNIT_BYTES;
+  return message;
 }
 
 /** A copy of the frame's fragment. */

@@ -99,8 +99,17 @@ export function pollMicrosOf(options: CommonOptions): number {
   return options.polling?.maxMicros ?? WINDOW_MICROS_DEFAULT;
 }
 
-export function codecOf({ codec, binaryOptions }: CommonOptions): MessageCodecFactory {
-  return codec === undefined ? createProtobufCodec(binaryOptions) : (schema) => confined(codec(schema));
+/** @param valuesMax undefined: no limit */
+export function codecOf({ codec, binaryOptions }: CommonOptions, valuesMax?: number): MessageCodecFactory {
+  return codec === undefined ? protobufCodecOf(binaryOptions, valuesMax) : (schema) => confined(codec(schema));
+}
+
+/** @param valuesMax undefined: no limit */
+export function protobufCodecOf(
+  binaryOptions: CommonOptions["binaryOptions"],
+  valuesMax: number | undefined,
+): MessageCodecFactory {
+  return createProtobufCodec({ ...binaryOptions, ...(valuesMax === undefined ? {} : { valuesMax }) });
 }
 
 /**

@@ -10,7 +10,6 @@ import type { Listener, ListenOptions } from "../../carrier/handshake/listen.js"
 import { withRetryability } from "../../carrier/retryability.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
 import { ControlSocket } from "../../carrier/shm/control-socket.js";
-import { createProtobufCodec } from "../../codec/codec.js";
 import type { Addon, PeerCredentials } from "../../os/addon.js";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
 import { keptPool } from "./kept-pool.js";
@@ -37,6 +36,7 @@ import {
   lifetimeOf,
   limitsOf,
   pollMicrosOf,
+  protobufCodecOf,
   streamWindowOf,
 } from "../options/options.js";
 import { DEFAULTS } from "../options/defaults.js";
@@ -99,6 +99,7 @@ export class LocalServer implements IsthmusServer {
     const options = checkOptions(serverTable, given);
     this.options = options;
     this.sink = sink;
+    this.limits = limitsOf(options);
     this.methods = collectRoutes(options.routes, {
       ...checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes }),
       interceptors: options.interceptors ?? [],
@@ -108,11 +109,10 @@ export class LocalServer implements IsthmusServer {
       leases: lifetimeOf(options),
       codecFor: (route) =>
         route?.binaryOptions === undefined || options.codec !== undefined
-          ? codecOf(options)
-          : createProtobufCodec(route.binaryOptions),
+          ? codecOf(options, this.limits.valuesPerMessage)
+          : protobufCodecOf(route.binaryOptions, this.limits.valuesPerMessage),
     });
     this.geometry = geometryOf(options);
-    this.limits = limitsOf(options);
     http1OptionsOf(options.http);
     corsOf(options.cors);
     checkCarrier(options);
