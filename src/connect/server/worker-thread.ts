@@ -21,6 +21,7 @@ export const NO_STATS: ServerStats = {
   carrierReason: undefined,
   pendingCalls: 0,
   openStreams: 0,
+  handshakes: 0,
   handlers: 0,
   keptBytes: 0,
   refused: 0,

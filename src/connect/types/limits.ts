@@ -26,8 +26,8 @@ export interface ServerLimits {
    */
   readonly resetsPerSecond?: number;
   /**
-   * Clients that may be in the handshake at once; 256 by default. `maxConnections` does not count them. If there are
-   * more, the one that has been in it for longest is refused.
+   * Clients that may be in the handshake at once; 256 by default. They have places among `maxConnections` only until
+   * somebody else needs them. If there are more, the process with the most handshakes loses its oldest one.
    */
   readonly handshakes?: number;
   /**

@@ -38,7 +38,7 @@ export interface IsthmusServerOptions extends CommonOptions {
    * namespace and is never admitted by default. `listen` fails with `FailedPrecondition` if this option is given for an
    * address without credentials: TCP, HTTP, or a server without the addon.
    *
-   * The time that a promise takes counts towards the handshake's timeout. The client counts as a connection meanwhile.
+   * The time that a promise takes counts towards the handshake's timeout. The client counts as one in the handshake.
    */
   readonly allow?: (peer: PeerCredentials) => boolean | Promise<boolean>;
   /**
@@ -81,6 +81,8 @@ export interface ServerStats {
   readonly pendingCalls: number;
   /** Number of pending calls that are streams over shared memory or sockets. */
   readonly openStreams: number;
+  /** Number of clients in the handshake over shared memory and sockets. `connections` does not count them. */
+  readonly handshakes: number;
   /**
    * Number of handlers that run over shared memory and sockets, including those whose client has given the call up.
    * Each connection has at most `maxStreams` of them.
