@@ -176,10 +176,7 @@ export class FragmentedSends {
         break;
       }
       skipped = 0;
-      if (step === NO_ROOM) {
-        if (this.waitsForRoom(send)) break;
-        continue;
-      }
+      if (step === NO_ROOM) break;
       moved += step;
       progress = true;
       if (!send.started || send.payload.inline.leftBytes > 0) this.goBehind(send);
@@ -191,14 +188,6 @@ export class FragmentedSends {
   private next(): FragmentedSend | undefined {
     for (const send of this.sends.values()) return send;
     return undefined;
-  }
-
-  /** True: the message waits, and keeps its turn. False: waiting would be in vain, so it has failed. */
-  private waitsForRoom(send: FragmentedSend): boolean {
-    const { exhausted } = this.carrier;
-    if (this.ringIsFull || exhausted === undefined) return true;
-    this.fail(send, new ConnectError(`no shared memory for the message: ${exhausted}`, Code.ResourceExhausted));
-    return false;
   }
 
   private placed(send: FragmentedSend): void {

@@ -34,7 +34,6 @@ export class SocketCarrier implements Carrier {
   readonly reason: string | undefined;
   readonly fragmentBytesMax = FRAGMENT_BYTES_MAX;
   readonly fragmentFlag = FLAG.follows;
-  readonly exhausted = undefined;
   readonly blocks = undefined;
   readonly receiving = new Receiving();
   readonly spanSource: SpanSource = { receiving: this.receiving, takeSpan: noSpan };

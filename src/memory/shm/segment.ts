@@ -14,7 +14,7 @@ import type { Addon } from "../../os/addon.js";
 import { SEALS } from "../../os/addon.js";
 import { memoryLimitBytes } from "../../os/cgroup.js";
 import type { ArenaPages } from "./arena.js";
-import type { CommitBudget } from "./budget.js";
+import type { CommitShare, ProcessBudget } from "./budget.js";
 import { createCommitBudget } from "./budget.js";
 import type { ArenaGeometry, RingGeometry } from "./layout.js";
 import {
@@ -44,7 +44,7 @@ export interface ConnectionMemory {
   readonly peerRing: ArrayBuffer;
   readonly peerArena: ArenaView;
   readonly peerGeometry: RingGeometry;
-  readonly budget: CommitBudget;
+  readonly budget: CommitShare;
   /** Whether blocks of the peer's arena may be shown to user code. */
   readonly leasable: boolean;
   /** Detaches every view and unmaps. The kernel frees the pages when the peer has unmapped them too. */
@@ -154,10 +154,10 @@ export interface OwnMemory {
   close(): void;
 }
 
-let sharedBudget: CommitBudget | undefined;
+let sharedBudget: ProcessBudget | undefined;
 
 /** What this process may commit, for all connections and regions. */
-export function commitBudget(): CommitBudget {
+export function commitBudget(): ProcessBudget {
   return (sharedBudget ??= createCommitBudget(memoryLimitBytes()));
 }
 
@@ -211,9 +211,11 @@ export function joinMemory(
   leasing: boolean,
 ): ConnectionMemory {
   const open = [...peerDescriptors];
+  const budget = commitBudget().share();
   let peerRing: ArrayBuffer | undefined;
   let peerArena: ArenaMapping | undefined;
   const close = () => {
+    budget.close();
     if (peerRing !== undefined) addon.detachMapping(peerRing);
     peerArena?.close();
     for (const descriptor of open.splice(0)) addon.closeDescriptor(descriptor);
@@ -244,7 +246,7 @@ export function joinMemory(
       peerRing,
       peerArena,
       peerGeometry,
-      budget: commitBudget(),
+      budget,
       leasable: leasing,
       close,
     };
