@@ -18,7 +18,9 @@ export interface WholeMessage {
 }
 
 /** Size of the array for small messages at first, and up to which it is kept while it is empty. */
-const LOG_BYTES_MIN = 1024;
+const LOG_BYTES_MIN = 512;
+/** Up to this size, Node's pool is cheaper than memory of its own. */
+const POOLED_BYTES_MAX = 2048;
 const LOG_BYTES_IDLE_MAX = 32 << 10;
 /** Entries of pulled messages are removed in batches of at least this size. */
 const CLEAR_MIN = 1024;
@@ -75,7 +77,7 @@ export class PendingMessages {
     const used = end - begin;
     let target = log;
     if (used + byteLength > log.length / 2)
-      target = new Uint8Array(Math.max(LOG_BYTES_MIN, 1 << (32 - Math.clz32(used + byteLength))) * 2);
+      target = makeLog(Math.max(LOG_BYTES_MIN, 1 << (33 - Math.clz32(used + byteLength))));
     target.set(log.subarray(begin, end));
     this.log = target;
     this.begin = 0;
@@ -119,4 +121,11 @@ export class PendingMessages {
     this.begin = this.end = 0;
     this.log = NO_BYTES;
   }
+}
+
+function makeLog(byteLength: number): Uint8Array {
+  if (byteLength > POOLED_BYTES_MAX) return new Uint8Array(byteLength);
+  const { buffer, byteOffset } = Buffer.allocUnsafe(byteLength);
+  // Not a Buffer: the decoder is faster if all its inputs are of one class.
+  return new Uint8Array(buffer, byteOffset, byteLength);
 }
