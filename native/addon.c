@@ -28,6 +28,7 @@ NAPI_MODULE_INIT() {
       {"mapPrivate", map_private},
       {"sealRegion", seal_region},
       {"detachMapping", detach_mapping},
+      {"mappingCount", mapping_count},
       {"pageSize", page_size},
       {"viewMapping", view_mapping},
       {"onViewFreed", set_view_listener},

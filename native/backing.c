@@ -1,12 +1,18 @@
 #include "backing.h"
 
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "arguments.h"
 #include "closing.h"
 #include "environment.h"
 #include "errors.h"
+#include "functions.h"
+
+// All threads of the process together, because the kernel's limit is per process.
+static atomic_int live_mappings = 0;
 
 // Fibonacci hashing. Mappings of one size lie at multiples of that size, so the low bits would collide.
 static struct mapping **bucket_of(struct environment *environment, const char *start) {
@@ -51,6 +57,12 @@ void drop_part(napi_env env, struct mapping *mapping) {
     munmap(mapping->address, mapping->mapped_bytes);
   }
   free(mapping);
+  atomic_fetch_sub_explicit(&live_mappings, 1, memory_order_relaxed);
+}
+
+napi_value mapping_count(napi_env env, napi_callback_info info) {
+  (void)info;
+  return make_integer(env, atomic_load_explicit(&live_mappings, memory_order_relaxed));
 }
 
 napi_value make_part_buffer(napi_env env, struct mapping *mapping, char *start, size_t byte_length,
@@ -76,6 +88,7 @@ static void on_whole_freed(napi_env env, void *data, void *hint) {
 
 napi_value make_mapping_buffer(napi_env env, struct mapping *mapping, size_t byte_length) {
   struct environment *environment = environment_of(env);
+  atomic_fetch_add_explicit(&live_mappings, 1, memory_order_relaxed);
   mapping->parts = 0;
   mapping->next = NULL;
   if (environment != NULL) {

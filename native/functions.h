@@ -22,6 +22,7 @@ napi_value show_more(napi_env env, napi_callback_info info);
 napi_value map_private(napi_env env, napi_callback_info info);
 napi_value seal_region(napi_env env, napi_callback_info info);
 napi_value detach_mapping(napi_env env, napi_callback_info info);
+napi_value mapping_count(napi_env env, napi_callback_info info);
 napi_value page_size(napi_env env, napi_callback_info info);
 
 // view.c

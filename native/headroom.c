@@ -9,7 +9,8 @@
 // Enough for V8 and malloc to go on for a while. This is 0.2 % of the usual limit of 65530.
 enum { RESERVED_MAPPINGS = 128 };
 
-// Together with the lanes in closing.c, the only mutable globals of the addon. The limit is per process, so all threads share one reserve.
+// The limit is per process, so all threads share one reserve. (The addon's other mutable globals are in backing.c and
+// closing.c.)
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char *reserve = NULL;
 

@@ -7,6 +7,7 @@ export type {
   ServerStats,
   WorkerStats,
 } from "./connect/types/server.js";
+export type { ServerLimits } from "./connect/types/limits.js";
 export type { IsthmusRouteOptions, IsthmusRouter } from "./connect/types/routes.js";
 export type { RequestGate } from "./rpc/server/gate.js";
 export type { IsthmusWorkerServerOptions, RoutesModuleOptions, WorkersOptions } from "./connect/types/workers.js";

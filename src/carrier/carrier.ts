@@ -111,8 +111,6 @@ export interface FragmentSpace {
    * @returns bytes of the body that were written into the ring, or `FRAGMENT_WAITS` or `FRAGMENT_INTO_RING`
    */
   placeFragment(source: Parts, byteLength: number, at: number): number;
-  /** Why no memory for fragments will ever be had as things are; undefined: waiting may help. */
-  readonly exhausted: string | undefined;
   /** Sends now, instead of at the end of the tick, if committed fragments lie in borrowed memory. */
   hurry(): void;
   /** Sends the source's borrowed bytes now, and copies those that cannot leave (BORROW-1). */

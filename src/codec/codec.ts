@@ -50,7 +50,9 @@ export type MessageCodecFactory = (schema: DescMessage) => MessageCodec;
 const NOTHING_SET: unknown = Object.freeze({});
 
 /** Protobuf, with functions compiled from the descriptors of protobuf-es. */
-export function createProtobufCodec(options?: Partial<BinaryReadOptions & BinaryWriteOptions>): MessageCodecFactory {
+export function createProtobufCodec(
+  options?: Partial<BinaryReadOptions & BinaryWriteOptions> & Pick<DecodeOptions, "valuesMax">,
+): MessageCodecFactory {
   const writeUnknown = options?.writeUnknownFields ?? true;
   const copying: DecodeOptions = { ...options, bytes: "copy" };
   const viewing: DecodeOptions = { ...options, bytes: "view" };

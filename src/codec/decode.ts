@@ -8,6 +8,7 @@ import { R, setViews } from "./wire/read.js";
 import type { Rope, Span } from "./rope/rope.js";
 import { checkSpans, joinRope, RopeViolation } from "./rope/rope.js";
 import { expectSpan } from "./wire/read-span.js";
+import { startWork, TooManyValuesError } from "./wire/work.js";
 
 export interface DecodeOptions extends Partial<BinaryReadOptions> {
   /**
@@ -16,6 +17,12 @@ export interface DecodeOptions extends Partial<BinaryReadOptions> {
    * `byteOffset`.
    */
   readonly bytes?: "copy" | "view";
+  /**
+   * Most values that the message may consist of: nested messages, and elements of lists and maps. Default: no limit. A
+   * nested message with many fields counts more than once, and numbers of a list count a sixteenth. Decoding cannot be
+   * interrupted, so this bounds how long input from others can keep the thread busy: about 100 ms for 262,144.
+   */
+  readonly valuesMax?: number;
 }
 
 /** The default of `BinaryReadOptions.recursionLimit` in protobuf-es. */
@@ -25,7 +32,7 @@ const NO_SPANS: readonly Span[] = [];
 /**
  * Decodes contiguous wire bytes to what protobuf-es's `fromBinary` returns.
  * The input must not change meanwhile, so it must not be memory that another process writes to.
- * @throws Error or RangeError if the input is malformed
+ * @throws Error or RangeError if the input is malformed; Error if it consists of more values than `valuesMax`
  */
 export function decode<D extends DescMessage>(schema: D, input: Uint8Array, options?: DecodeOptions): MessageShape<D> {
   return decodeType(messageType(schema), input, 0, input.length, options) as MessageShape<D>;
@@ -52,6 +59,7 @@ export function decodeType(
   options: DecodeOptions | undefined,
 ): Values {
   const end = offset + byteLength;
+  startWork(options?.valuesMax);
   R.len = end;
   R.depth = 0;
   R.depthMax = options?.recursionLimit ?? RECURSION_LIMIT_DEFAULT;
@@ -72,6 +80,7 @@ export function decodeRopeOfType(
   const { inline, spans, byteLength } = rope;
   if (spans.length === 0 && inline.length === byteLength) return decodeType(type, inline, 0, inline.length, options);
   checkSpans(rope);
+  startWork(options?.valuesMax);
   R.len = inline.length;
   R.depth = 0;
   R.depthMax = options?.recursionLimit ?? RECURSION_LIMIT_DEFAULT;
@@ -92,7 +101,8 @@ export function decodeRopeOfType(
   } catch (error) {
     // These errors would come with the joined message too (TypeError: a text that is not UTF-8). Any other error may
     // come from a value that is read in another form than it was written and ran into the place of a span.
-    if (error instanceof RopeViolation || error instanceof TypeError) throw error;
+    if (error instanceof RopeViolation || error instanceof TypeError || error instanceof TooManyValuesError)
+      throw error;
   } finally {
     R.spans = NO_SPANS;
     R.nextSpan = 0;

@@ -194,6 +194,9 @@ export interface Addon {
    */
   returnPages(fd: number, offset: number, byteLength: number): void;
 
+  /** Number of mappings that the addon has now, in all threads of the process. The kernel may count some twice. */
+  mappingCount(): number;
+
   /** The size of a memory page. */
   pageSize(): number;
 

@@ -3,6 +3,7 @@
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import { FileTooShort } from "../memory/payload/mapped-file.js";
+import { TooManyValuesError } from "../codec/wire/work.js";
 import { decodeHeaders } from "../wire/metadata.js";
 import { decodeStatus } from "../wire/status.js";
 
@@ -123,6 +124,11 @@ export function partsOf(error: ConnectError): ResponseParts | undefined {
   return (error as { readonly [PARTS]?: ResponseParts })[PARTS];
 }
 
+/** The error of a call for which nothing more is kept (KEPT-1). */
+export function exhausted(kept: { explain(): string }): ConnectError {
+  return new ConnectError(kept.explain(), Code.ResourceExhausted);
+}
+
 export function tooLarge(byteLength: number, readMaxBytes: number): ConnectError {
   return new ConnectError(
     `message size ${byteLength} is larger than configured readMaxBytes ${readMaxBytes}`,
@@ -136,6 +142,11 @@ export type MessageRole = "request" | "response";
 /** The error for a message that arrived and cannot be decoded. @param path of the method */
 export function parseError(thrown: unknown, role: MessageRole, path: string): ConnectError {
   const side = role === "request" ? "server" : "client";
+  if (thrown instanceof TooManyValuesError)
+    return new ConnectError(
+      `the ${role} of ${path} consists of more than ${thrown.valuesMax} values, the ${side}'s limit (limits.valuesPerMessage); send less in one message`,
+      Code.ResourceExhausted,
+    );
   return new ConnectError(
     `parse binary: ${textOf(thrown)} (the ${role} of ${path}, as the ${side} reads it)`,
     Code.Internal,

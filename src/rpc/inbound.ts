@@ -2,7 +2,9 @@
 import type { ReceivedFrame, SpanSource } from "../carrier/carrier.js";
 import type { MessageCodec } from "../codec/codec.js";
 import { collectingBytes, lending } from "../codec/wire/read.js";
+import { work } from "../codec/wire/work.js";
 import type { Span } from "../codec/rope/rope.js";
+import type { KeptBytes } from "../memory/kept/kept-bytes.js";
 import { countCopied, memoryToFill } from "../memory/v8/gc.js";
 import type { LeaseHandle, LeaseLifetime } from "../memory/payload/lease.js";
 import { MessageLeases } from "../memory/payload/message-leases.js";
@@ -10,9 +12,9 @@ import type { ReceiveMemory } from "../memory/receive/receive-memory.js";
 import type { Receiving } from "../memory/receive/receiving.js";
 import { KEPT_BYTES_MIN } from "../memory/receive/receive-memory.js";
 import { Violation } from "../memory/shm/violation.js";
-import { FLAG, KIND } from "../wire/frame.js";
+import { FLAG, KIND, MESSAGE_COST_BYTES } from "../wire/frame.js";
 
-const NO_SPANS: readonly Span[] = [];
+export const NO_SPANS: readonly Span[] = [];
 
 /** A message that arrives in several fragments, in private memory that fills up. The memory belongs to `received`. */
 export class Reassembler {
@@ -25,12 +27,22 @@ export class Reassembler {
   private readonly messageLength: number;
   readonly received: ReceivedParts;
 
-  /** @throws RangeError if there is no memory, then nothing is leased; Violation */
-  static start(frame: ReceivedFrame, source: SpanSource | undefined, receivePolicy: ReceivePolicy): Reassembler {
+  /**
+   * @param kept counts the memory until the message is decoded or dropped (KEPT-1)
+   * @throws RangeError if there is no memory, then nothing is leased; Violation
+   */
+  static start(
+    frame: ReceivedFrame,
+    source: SpanSource | undefined,
+    receivePolicy: ReceivePolicy,
+    kept?: KeptBytes,
+  ): Reassembler {
     const received = ReceivedParts.of(frame, source, receivePolicy);
     try {
       received.takeMemory(frame, source?.receiving);
-      return new Reassembler(frame, received);
+      const reassembler = new Reassembler(frame, received);
+      received.count(kept, frame.inlineLength + MESSAGE_COST_BYTES);
+      return reassembler;
     } catch (error) {
       received.drop();
       throw error;
@@ -92,6 +104,12 @@ export interface ReceivePolicy {
   readonly callLabel: string;
 }
 
+/** Bytes of a unit of decoding, about (WORK-1). A user's codec counts none. */
+const UNIT_BYTES = 4;
+
+/** Private memory of the message that was decoded last, in bytes. To be read right after decoding. */
+export const lastDecoded = { bytes: 0 };
+
 /** The memory and the spans of a received message. */
 export class ReceivedParts {
   readonly spans: readonly Span[];
@@ -99,6 +117,10 @@ export class ReceivedParts {
   memory: ReceiveMemory | undefined;
   private readonly handles: LeaseHandle[];
   private readonly receivePolicy: ReceivePolicy;
+  /** Bytes of spans that were copied. */
+  copiedBytes = 0;
+  private kept: KeptBytes | undefined;
+  private keptBytes = 0;
 
   private constructor(spans: readonly Span[], handles: LeaseHandle[], receivePolicy: ReceivePolicy) {
     this.spans = spans;
@@ -114,14 +136,29 @@ export class ReceivedParts {
     try {
       for (let i = 0; i < frame.spanCount; i++) {
         const { position } = frame.spans[i];
+        const leases = handles.length;
         // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- only carriers with spans deliver them
-        spans.push({ position, bytes: source!.takeSpan(i, receivePolicy.lifetime, receivePolicy.callLabel, handles) });
+        const bytes = source!.takeSpan(i, receivePolicy.lifetime, receivePolicy.callLabel, handles);
+        if (handles.length === leases) received.copiedBytes += bytes.length;
+        spans.push({ position, bytes });
       }
     } catch (error) {
       received.drop();
       throw error;
     }
     return received;
+  }
+
+  /** Counts the message's private memory until it is decoded or dropped. */
+  count(kept: KeptBytes | undefined, inlineBytes: number): void {
+    this.kept = kept;
+    this.keptBytes = inlineBytes + this.copiedBytes;
+    kept?.take(this.keptBytes);
+  }
+
+  private uncount(): void {
+    this.kept?.give(this.keptBytes);
+    this.kept = undefined;
   }
 
   /** @throws RangeError if there is no memory */
@@ -140,12 +177,15 @@ export class ReceivedParts {
   decode(codec: MessageCodec, input: Uint8Array, offset: number, byteLength: number, isOwned: boolean): unknown {
     const { lifetime, callLabel } = this.receivePolicy;
     const strict: Uint8Array[] | undefined = lifetime === "strict" ? [] : undefined;
+    this.uncount();
+    work.units = 0;
     try {
       const message = collectingBytes(strict, () =>
         this.memory === undefined
           ? codec.decode(input, offset, byteLength, isOwned && strict === undefined, this.spans)
           : this.decodeLent(this.memory, codec),
       );
+      lastDecoded.bytes = byteLength + this.copiedBytes + work.units * UNIT_BYTES;
       strict?.push(...this.spans.map(({ bytes }) => bytes));
       if (this.handles.length > 0 || strict !== undefined)
         MessageLeases.of(message as object, this.handles, strict ?? [], callLabel);
@@ -180,6 +220,7 @@ export class ReceivedParts {
 
   /** Drops the message and ends its leases. */
   drop(): void {
+    this.uncount();
     this.releaseMemory();
     for (const { lease, buffer } of this.handles) lease.end(buffer, "its message was not delivered");
   }
@@ -209,9 +250,13 @@ export function decodeWhole(
     if (isPrivate) return received.decode(codec, fragmentSource, fragmentOffset, fragmentLength, false);
     return received.decode(codec, copyOf(fragmentSource, fragmentOffset, fragmentLength), 0, fragmentLength, true);
   }
-  if (isPrivate) return codec.decode(fragmentSource, fragmentOffset, fragmentLength, false, NO_SPANS);
   // A block is the peer's memory, which the peer can change while it is read.
-  return codec.decode(copyOf(fragmentSource, fragmentOffset, fragmentLength), 0, fragmentLength, true, NO_SPANS);
+  work.units = 0;
+  const message = isPrivate
+    ? codec.decode(fragmentSource, fragmentOffset, fragmentLength, false, NO_SPANS)
+    : codec.decode(copyOf(fragmentSource, fragmentOffset, fragmentLength), 0, fragmentLength, true, NO_SPANS);
+  lastDecoded.bytes = fragmentLength + work.units * UNIT_BYTES;
+  return message;
 }
 
 /** A copy of the frame's fragment. */

@@ -6,6 +6,7 @@
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { SendingCarrier } from "../carrier/carrier.js";
+import type { KeptBytes } from "../memory/kept/kept-bytes.js";
 import { FRAGMENT_INTO_RING, FRAGMENT_WAITS } from "../carrier/carrier.js";
 import { Violation } from "../memory/shm/violation.js";
 import { nowMs } from "../os/timers.js";
@@ -24,6 +25,8 @@ interface FragmentedSend {
   readonly after: number;
   /** Its first frame is written. */
   started: boolean;
+  /** Counted in `kept`. */
+  readonly keptBytes: number;
 }
 
 /** What the send queue is told. */
@@ -53,6 +56,7 @@ const NOT_NOW = -2;
 export class FragmentedSends {
   private readonly carrier: SendingCarrier;
   private readonly events: FragmentedSendEvents;
+  private readonly kept: KeptBytes;
   /** By stream, in the order of their turns. */
   private readonly sends = new Map<number, FragmentedSend>();
   private unstarted = 0;
@@ -61,8 +65,10 @@ export class FragmentedSends {
   /** Whether the last attempt to send failed for lack of room in the ring. */
   ringIsFull = false;
 
-  constructor(carrier: SendingCarrier, events: FragmentedSendEvents) {
+  /** @param kept counts what waits to be sent (KEPT-1) */
+  constructor(carrier: SendingCarrier, kept: KeptBytes, events: FragmentedSendEvents) {
     this.carrier = carrier;
+    this.kept = kept;
     this.events = events;
   }
 
@@ -79,9 +85,11 @@ export class FragmentedSends {
     return this.sends.has(streamId);
   }
 
-  /** At most one message of a stream is sent at a time (OUTBOX-1). */
-  add(first: Outgoing, payload: Payload, after: number): void {
-    this.sends.set(first.streamId, { first, payload, after, started: false });
+  /** At most one message of a stream is sent at a time (OUTBOX-1). @param privateBytes its bytes in private memory */
+  add(first: Outgoing, payload: Payload, after: number, privateBytes: number): void {
+    const keptBytes = (first.metadata?.length ?? 0) + privateBytes;
+    this.kept.take(keptBytes);
+    this.sends.set(first.streamId, { first, payload, after, started: false, keptBytes });
     this.unstarted++;
   }
 
@@ -93,6 +101,7 @@ export class FragmentedSends {
   /** False: it is gone already, because the connection was closed meanwhile. */
   private remove(send: FragmentedSend): boolean {
     if (!this.sends.delete(send.first.streamId)) return false;
+    this.kept.give(send.keptBytes);
     if (!send.started) this.unstarted--;
     return true;
   }
@@ -136,7 +145,10 @@ export class FragmentedSends {
   }
 
   close(): void {
-    for (const { payload } of this.sends.values()) payload.cancel();
+    for (const { payload, keptBytes } of this.sends.values()) {
+      this.kept.give(keptBytes);
+      payload.cancel();
+    }
     this.sends.clear();
     this.unstarted = 0;
   }
@@ -164,10 +176,7 @@ export class FragmentedSends {
         break;
       }
       skipped = 0;
-      if (step === NO_ROOM) {
-        if (this.waitsForRoom(send)) break;
-        continue;
-      }
+      if (step === NO_ROOM) break;
       moved += step;
       progress = true;
       if (!send.started || send.payload.inline.leftBytes > 0) this.goBehind(send);
@@ -179,14 +188,6 @@ export class FragmentedSends {
   private next(): FragmentedSend | undefined {
     for (const send of this.sends.values()) return send;
     return undefined;
-  }
-
-  /** True: the message waits, and keeps its turn. False: waiting would be in vain, so it has failed. */
-  private waitsForRoom(send: FragmentedSend): boolean {
-    const { exhausted } = this.carrier;
-    if (this.ringIsFull || exhausted === undefined) return true;
-    this.fail(send, new ConnectError(`no shared memory for the message: ${exhausted}`, Code.ResourceExhausted));
-    return false;
   }
 
   private placed(send: FragmentedSend): void {

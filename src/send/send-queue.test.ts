@@ -38,7 +38,6 @@ class NarrowCarrier implements SendingCarrier {
   readonly closed = false;
   readonly blocks = undefined;
   readonly receiving = undefined;
-  readonly exhausted = undefined;
   readonly idle = true;
   awaits = { space: false, blocks: false };
   /** In the ring. */

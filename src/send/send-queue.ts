@@ -11,11 +11,13 @@
  * A message is released to its user (BORROW-1) when `send` returns for an answer, when a message of a stream has left,
  * and when `drop` or `release` was called for a request.
  */
-import { Code } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import type { SendingCarrier } from "../carrier/carrier.js";
 import { closedBy } from "../carrier/carrier.js";
 import type { Rope } from "../codec/rope/rope.js";
 import { joinRope } from "../codec/rope/rope.js";
+import type { KeptBytes } from "../memory/kept/kept-bytes.js";
+import { UNBOUNDED } from "../memory/kept/kept-bytes.js";
 import { BitSet } from "../memory/shm/bit-set.js";
 import { originOf } from "../memory/payload/origin.js";
 import { Violation } from "../memory/shm/violation.js";
@@ -46,6 +48,8 @@ export interface SendEvents {
 }
 
 interface Waiting extends Outgoing {
+  /** Counted in `kept`. */
+  readonly keptBytes: number;
   /** Counts up along the queue. */
   readonly place: number;
 }
@@ -54,6 +58,7 @@ export class SendQueue {
   private readonly carrier: SendingCarrier;
   private readonly events: SendEvents;
   private readonly encoder: MessageEncoder;
+  private readonly kept: KeptBytes;
   /**
    * Frames that wait for room in the ring, in order of arrival. The key is the stream, or a negative number for frames
    * of the connection itself.
@@ -76,11 +81,13 @@ export class SendQueue {
   /** Messages that are with the carrier, which still reads their users' memory, by stream. */
   private readonly borrowed = new Map<number, Parts>();
 
-  constructor(carrier: SendingCarrier, events: SendEvents) {
+  /** @param kept counts what waits to be sent (KEPT-1) */
+  constructor(carrier: SendingCarrier, events: SendEvents, kept = UNBOUNDED) {
     this.carrier = carrier;
     this.events = events;
+    this.kept = kept;
     this.encoder = new MessageEncoder(carrier);
-    this.fragmented = new FragmentedSends(carrier, {
+    this.fragmented = new FragmentedSends(carrier, kept, {
       firstWaiting: () => this.firstPlace(),
       onPlaced: (first, parts, messageLength) => this.onFragmentedPlaced(first, parts, messageLength),
       onFailed: (first, error, wasStarted) => this.onFragmentedFailed(first, error, wasStarted),
@@ -117,7 +124,13 @@ export class SendQueue {
   private wait(first: Outgoing): void {
     const { streamId } = first;
     if (streamId !== 0) this.heldSlots.add(streamId & (SLOTS_MAX - 1));
-    this.waiting.set(streamId === 0 ? --this.connectionFrames : streamId, { ...first, place: ++this.lastPlace });
+    const keptBytes = (first.metadata?.length ?? 0) + (first.message instanceof Uint8Array ? first.message.length : 0);
+    this.kept.take(keptBytes);
+    this.waiting.set(streamId === 0 ? --this.connectionFrames : streamId, {
+      ...first,
+      keptBytes,
+      place: ++this.lastPlace,
+    });
     this.ringIsFull = true;
     this.declare();
   }
@@ -145,8 +158,17 @@ export class SendQueue {
     this.heldSlots.delete(streamId & (SLOTS_MAX - 1));
     this.grants.delete(streamId);
     if (this.borrowed.size > 0) this.release(streamId);
-    if (this.waiting.delete(streamId)) return "unsent";
+    if (this.unwait(streamId)) return "unsent";
     return this.fragmented.drop(streamId) === "unsent" ? "unsent" : "sent";
+  }
+
+  /** @returns whether anything waited under this key */
+  private unwait(key: number): boolean {
+    const waiting = this.waiting.get(key);
+    if (waiting === undefined) return false;
+    this.waiting.delete(key);
+    this.kept.give(waiting.keptBytes);
+    return true;
   }
 
   /** Whether the carrier reads any user's memory. */
@@ -168,7 +190,7 @@ export class SendQueue {
   close(): void {
     this.borrowed.clear();
     this.fragmented.close();
-    this.waiting.clear();
+    for (const key of this.waiting.keys()) this.unwait(key);
     this.grants.clear();
   }
 
@@ -229,13 +251,13 @@ export class SendQueue {
         written = this.tryWrite(first);
       } catch (error) {
         if (error instanceof Violation) throw error;
-        this.waiting.delete(key);
+        this.unwait(key);
         this.releaseSlot(streamId);
         this.events.onFailed(first, error, false);
         continue;
       }
       if (written === NO_ROOM) break;
-      this.waiting.delete(key);
+      this.unwait(key);
       progress = true;
       if (written === KEPT) continue;
       this.releaseSlot(streamId);
@@ -281,6 +303,7 @@ export class SendQueue {
     const first = { ...outgoing, message: undefined };
     checkSize(rope.byteLength, first.writeMaxBytes);
     if (this.mustWait(first, rope)) {
+      this.checkKept(outgoing);
       this.wait({ ...first, codec: encodedBytes, message: joinRope(rope) });
       if (loans !== undefined) releaseTracked(loans, sentBy(first.label));
       return KEPT;
@@ -294,6 +317,7 @@ export class SendQueue {
     }
     // The attempt may have found that the connection is broken.
     if (this.carrier.closed) return KEPT;
+    this.checkKept(outgoing);
     const payload = new Payload({
       blocks: this.carrier.blocks,
       rope,
@@ -304,7 +328,7 @@ export class SendQueue {
     // Loans of which the message contains copies of small parts only.
     if (loans !== undefined) releaseTracked(loans, sentBy(first.label));
     this.heldSlots.add(first.streamId & (SLOTS_MAX - 1));
-    this.fragmented.add(first, payload, after);
+    this.fragmented.add(first, payload, after, privateBytesOf(rope));
     this.ringIsFull = this.waiting.size > 0 || this.grants.size > 0;
     const around = this.sending;
     this.sending = first;
@@ -320,6 +344,11 @@ export class SendQueue {
     }
     this.declare();
     return this.sentLength;
+  }
+
+  /** @throws ConnectError `ResourceExhausted` if no further message may wait (KEPT-1). Errors always may. */
+  private checkKept({ codec }: Outgoing): void {
+    if (codec !== encodedBytes && this.kept.isFull) throw new ConnectError(this.kept.explain(), Code.ResourceExhausted);
   }
 
   /** Whether a small message of ordinary memory has to wait for room in the ring. */
@@ -373,4 +402,11 @@ export class SendQueue {
     if (wasStarted && kind !== KIND.message) this.sendControl(KIND.reset, Code.Internal, streamId, 0);
     this.events.onFailed(first, thrown, wasStarted);
   }
+}
+
+/** Bytes that are not in memory that is shared, or counted elsewhere. */
+function privateBytesOf({ inline, spans }: Rope): number {
+  let sum = inline.length;
+  for (const { bytes } of spans) if (originOf(bytes) === undefined) sum += bytes.length;
+  return sum;
 }

@@ -343,7 +343,7 @@ function memoryOf({ ringBytes, releaseSlots, blocks }: Scenario, copies: Copies)
       commit: () => undefined,
       decommit: () => undefined,
     },
-    budget: { take: () => true, give: () => undefined, explanation: "" },
+    budget: { take: () => true, give: () => undefined, explanation: "", onPressure: undefined, close: () => undefined },
     leasable: false,
     isIsolated: false,
     isPeerIsolated: false,

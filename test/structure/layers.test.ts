@@ -18,7 +18,7 @@ const STANDS_ALONE = new Set(["codec"]);
  * itself and the rooms of earlier rows. Rooms of the same row do not know each other.
  */
 const ROOMS: Readonly<Record<string, readonly (readonly string[])[]>> = {
-  memory: [["v8"], ["shm"], ["payload"], ["receive"]],
+  memory: [["v8", "kept"], ["shm"], ["payload"], ["receive"]],
   codec: [["rope"], ["wire"], ["compile"], ["view"], ["."]],
   carrier: [["."], ["poll"], ["shm", "socket"], ["blocking"], ["handshake"]],
   rpc: [["."], ["stream"], ["client", "server"]],

@@ -7,6 +7,9 @@ import type { Lease, LeaseLifetime } from "../../memory/payload/lease.js";
  */
 const LEASE_BYTES_MIN = 32 << 10;
 
+/** The share of an arena from which on its owner may be short of blocks because of leases. */
+const MUCH = 1 / 16;
+
 /** Whether a received value of this size is to be leased, as far as its lifetime decides that. */
 export function wantsLease(lifetime: LeaseLifetime, byteLength: number): boolean {
   return byteLength > 0 && (lifetime === "strict" || (lifetime !== "copied" && byteLength >= LEASE_BYTES_MIN));
@@ -27,6 +30,11 @@ export class BlockLeases {
   /** BLOCKS-2 */
   mayAdd(byteLength: number): boolean {
     return this.count < this.slots / 2 && this.bytes + byteLength <= this.arenaBytes / 2;
+  }
+
+  /** Whether the leases are a considerable part of the arena, in bytes or in blocks. */
+  get isMuch(): boolean {
+    return this.count >= this.slots * MUCH || this.bytes >= this.arenaBytes * MUCH;
   }
 
   add(byteLength: number): void {

@@ -150,7 +150,7 @@ export class Blocks implements SpanMemory, LeasedBlocks {
   /**
    * Copies the next `byteLength` bytes of a large message to a block, which the peer holds from then on. Returns the
    * block's unit, or what `Carrier.placeFragment` returns if nothing was taken. `FRAGMENT_INTO_RING` means that all
-   * memory is in blocks that may never be released: loans and leases.
+   * memory is in blocks that may never be released: loans and leases, or that there is none to be had.
    * @throws Error if the bytes are gone
    */
   placeFragment(source: Parts, byteLength: number): number {
@@ -160,7 +160,7 @@ export class Blocks implements SpanMemory, LeasedBlocks {
     }
     const unit = this.allocate(byteLength);
     if (unit < 0) {
-      const mayHelp = this.fragments.size > 0 || this.mayGrow || this.arena.exhausted !== undefined;
+      const mayHelp = this.fragments.size > 0 || this.mayGrow;
       return mayHelp ? FRAGMENT_WAITS : FRAGMENT_INTO_RING;
     }
     try {

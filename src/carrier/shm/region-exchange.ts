@@ -8,6 +8,8 @@
  * REGIONS-3  A sender has at most 64 numbers (those of one message) that no published frame names, because it finishes
  *            one message before it begins with another. If a receiver that has read all frames finds more, the sender
  *            broke the protocol.
+ * REGIONS-4  A receiver maps at most 1,024 regions of a peer at once, and none when the mappings of its process have
+ *            reached a quarter of what the kernel allows. Further regions are copied.
  */
 import { readSync } from "node:fs";
 import { memoryToFill } from "../../memory/v8/gc.js";
@@ -16,8 +18,8 @@ import { Lease } from "../../memory/payload/lease.js";
 import { keepNewInThread, letMove } from "../../memory/v8/array-buffer-transfer.js";
 import { Violation } from "../../memory/shm/violation.js";
 import type { BlockUser } from "../../memory/payload/block-views.js";
-import type { Addon } from "../../os/addon.js";
 import { isSystemError, SEALS } from "../../os/addon.js";
+import { mappingLimit } from "../../os/mapping-limit.js";
 import type { SpanEntry } from "../../wire/frame.js";
 import { SPANS_MAX } from "../../wire/frame.js";
 import type { Delayed, Driver } from "../poll/poller.js";
@@ -29,6 +31,10 @@ import type { DescriptorLine } from "./doorbell-line.js";
 const BATCH_MAX = 16;
 /** How long to wait before trying again, if the peer's socket buffer is full. */
 const AGAIN_MS = 1;
+/** Most regions of one peer that are mapped at once (REGIONS-4). */
+const MAPPED_MAX = 1024;
+/** The share of the kernel's limit that all mappings of the process together may reach before regions are copied. */
+const MAPPED_SHARE = 0.25;
 const NUMBER_MAX = 2 ** 32 - 1;
 const REGION_SEALS = SEALS.WRITE | SEALS.SHRINK | SEALS.GROW;
 const READ_BYTES_MAX = 1 << 30;
@@ -48,6 +54,8 @@ export class RegionExchange implements RegionLine {
   // Receiving.
   private arrivedNumber = 0;
   private readonly waiting = new Map<number, number>();
+  /** Number of the peer's regions that are mapped here. */
+  private mapped = 0;
 
   /** @param onDropped `dropped` has become longer */
   constructor(line: DescriptorLine, driver: Pick<Driver, "after">, onDropped: () => void) {
@@ -139,10 +147,10 @@ export class RegionExchange implements RegionLine {
     try {
       this.check(descriptor, entry);
       const { offset, byteLength } = entry;
-      if (wantsLease(lifetime, byteLength)) {
+      if (wantsLease(lifetime, byteLength) && this.mayMap) {
         try {
           const range = { unit: 0, generation: 0, offset, byteLength };
-          const bytes = Lease.open(homeOf(addon, descriptor), range, lifetime, callLabel, handles);
+          const bytes = Lease.open(this.homeOf(descriptor), range, lifetime, callLabel, handles);
           onLeased(true);
           return bytes;
         } catch (error) {
@@ -189,6 +197,34 @@ export class RegionExchange implements RegionLine {
       throw broken(`has memory for ${found.allocatedBytes} of its ${found.byteLength} bytes`);
   }
 
+  /** REGIONS-4 */
+  private get mayMap(): boolean {
+    return this.mapped < MAPPED_MAX && this.line.addon.mappingCount() < mappingLimit() * MAPPED_SHARE;
+  }
+
+  /** The home of leases of a region. Its memory belongs to the peer, so unmapping it is all there is to do. */
+  private homeOf(descriptor: number): LeaseHome {
+    const { addon } = this.line;
+    return {
+      views: {
+        open: (_, offset, byteLength, user) => {
+          // Copy-on-write: a store here does not reach the sealed memory, and is visible only here.
+          const buffer = keepNewInThread(addon.mapPrivate(descriptor, offset, byteLength));
+          this.mapped++;
+          collected.register(buffer, user);
+          return buffer;
+        },
+        detach(buffer) {
+          if (buffer.byteLength === 0) return false;
+          letMove(buffer);
+          addon.detachMapping(buffer);
+          return true;
+        },
+      },
+      release: () => void this.mapped--,
+    };
+  }
+
   /** The connection is over. */
   close(): void {
     this.closed = true;
@@ -201,27 +237,6 @@ export class RegionExchange implements RegionLine {
 }
 
 const collected = new FinalizationRegistry<BlockUser>((user) => user.onCollected());
-
-/** The home of leases of a region. Its memory belongs to the peer, so unmapping it is all there is to do. */
-function homeOf(addon: Addon, descriptor: number): LeaseHome {
-  return {
-    views: {
-      open(_, offset, byteLength, user) {
-        // Copy-on-write: a store here does not reach the sealed memory, and is visible only here.
-        const buffer = keepNewInThread(addon.mapPrivate(descriptor, offset, byteLength));
-        collected.register(buffer, user);
-        return buffer;
-      },
-      detach(buffer) {
-        if (buffer.byteLength === 0) return false;
-        letMove(buffer);
-        addon.detachMapping(buffer);
-        return true;
-      },
-    },
-    release: () => undefined,
-  };
-}
 
 function copyOf(descriptor: number, offset: number, byteLength: number): Uint8Array {
   const copy = memoryToFill(byteLength);

@@ -15,9 +15,7 @@ import { RingReader, RingWriter } from "../../memory/shm/ring.js";
 import type { ConnectionMemory } from "../../memory/shm/segment.js";
 import { Violation } from "../../memory/shm/violation.js";
 import type { WordAccess } from "../../memory/shm/words.js";
-import { collectSoon } from "../../memory/v8/gc.js";
 import { Receiving } from "../../memory/receive/receiving.js";
-import { setImmediate } from "../../os/timers.js";
 import {
   BLOCK_REFERENCE_BYTES,
   FLAG,
@@ -41,7 +39,7 @@ import { LoanQueue } from "./loan-queue.js";
 import { OwnFrames } from "./own-frames.js";
 import { ReceivedSpans } from "./received-spans.js";
 import { RegionExchange } from "./region-exchange.js";
-import { StarvationWatch, Trimming } from "./upkeep.js";
+import { StarvationWatch, StarvedPeer, Trimming } from "./upkeep.js";
 
 /**
  * Bytes of a large message that go into one block: large enough to copy at full speed, small enough to stay in the
@@ -98,6 +96,7 @@ export class ShmCarrier implements Carrier, Pollable, DoorbellListener {
   private readonly regions: RegionExchange;
   private readonly ownFrames: OwnFrames;
   private readonly starvation: StarvationWatch;
+  private readonly starvedPeer: StarvedPeer;
   private readonly trimming: Trimming;
   private readonly sleeper: Sleeper;
   private readonly bell: Bell;
@@ -171,7 +170,11 @@ export class ShmCarrier implements Carrier, Pollable, DoorbellListener {
       this.ownFrames.sayStarved();
       this.driver.schedule(this);
     });
+    this.starvedPeer = new StarvedPeer(blocks);
     this.trimming = new Trimming(driver, blocks, (error) => this.close(closedBy(error)));
+    memory.budget.onPressure = () => {
+      if (!this.closed) this.trimming.trimNow();
+    };
   }
 
   start(receiver: FrameReceiver, servesPeer: boolean): void {
@@ -250,10 +253,6 @@ export class ShmCarrier implements Carrier, Pollable, DoorbellListener {
       this.close(closedBy(error));
       return undefined;
     }
-  }
-
-  get exhausted(): string | undefined {
-    return this.memoryBlocks.arena.exhausted;
   }
 
   setWaitFor(space: boolean, blocks: boolean): void {
@@ -456,7 +455,7 @@ export class ShmCarrier implements Carrier, Pollable, DoorbellListener {
     const { spanCount } = frame;
     this.framesReceived++;
     if (frame.kind === KIND.release) this.onReleaseFrame(frame);
-    else if (frame.kind === KIND.starved) this.onStarved();
+    else if (frame.kind === KIND.starved) this.starvedPeer.onStarved();
     else if (frame.kind === KIND.dropRegion) this.regions.discard(frame.argument);
     else {
       this.unanswered++;
@@ -476,11 +475,6 @@ export class ShmCarrier implements Carrier, Pollable, DoorbellListener {
       throw new Violation("FRAME-7", `a release of ${metadataLength} bytes`);
     this.memoryBlocks.released(readUint32(scratch, metadataOffset), readUint32(scratch, metadataOffset + 4));
     if (this.awaiting !== AWAIT.frames) this.driver.schedule(this);
-  }
-
-  private onStarved(): void {
-    // In a later turn: it takes long, and other frames wait.
-    if (this.memoryBlocks.holdsPeers) setImmediate(collectSoon);
   }
 
   // Life.

@@ -1,12 +1,16 @@
 /** What happens to an arena's memory in the background: it is freed when sends starve, and returned when it is idle. */
 import { COMMIT_STEP_BYTES } from "../../memory/shm/arena.js";
 import { collectSoon } from "../../memory/v8/gc.js";
+import { nowMs, setImmediate } from "../../os/timers.js";
 import type { Delayed, Driver } from "../poll/poller.js";
 import type { Blocks } from "./blocks.js";
 
 /** How long to wait for blocks before the peer is told, at first. Each further wait is twice as long. */
 const STARVED_AFTER_MS = 10;
 const STARVED_AGAIN_MS_MAX = 1000;
+/** Pauses between collections for a peer of whose arena little is leased, in milliseconds. */
+const LITTLE_PAUSE_MS_MIN = 1000;
+const LITTLE_PAUSE_MS_MAX = 60_000;
 /** An arena that was not used for this long returns its memory. */
 const TRIM_AFTER_MS = 10_000;
 
@@ -54,6 +58,43 @@ export class StarvationWatch {
   }
 }
 
+/**
+ * The peer says that it waits for blocks.
+ *
+ * STARVED-1  If this side leases little of the peer's arena, collecting garbage for it would hardly help the peer. Then
+ *            it is done once, and again after pauses that grow. So a peer with one lease cannot make this side collect
+ *            all the time.
+ */
+export class StarvedPeer {
+  private readonly blocks: Pick<Blocks, "holdsPeers" | "peerLeases">;
+  private readonly collect: () => void;
+  private pauseMs = LITTLE_PAUSE_MS_MIN;
+  private notBefore = -Infinity;
+
+  /** @param collect collects garbage, in a later turn: it takes long, and other frames wait */
+  constructor(
+    blocks: Pick<Blocks, "holdsPeers" | "peerLeases">,
+    collect: () => void = () => void setImmediate(collectSoon),
+  ) {
+    this.blocks = blocks;
+    this.collect = collect;
+  }
+
+  onStarved(): void {
+    const { blocks } = this;
+    if (!blocks.holdsPeers) return;
+    if (blocks.peerLeases.isMuch) {
+      this.pauseMs = LITTLE_PAUSE_MS_MIN;
+      return this.collect();
+    }
+    const now = nowMs();
+    if (now < this.notBefore) return;
+    this.notBefore = now + this.pauseMs;
+    this.pauseMs = Math.min(this.pauseMs * 2, LITTLE_PAUSE_MS_MAX);
+    this.collect();
+  }
+}
+
 /** Returns an arena's memory to the system when nothing has used it for a while. */
 export class Trimming {
   private readonly driver: Driver;
@@ -84,6 +125,16 @@ export class Trimming {
         this.onError(error);
       }
     });
+  }
+
+  /** Others need memory: returns it at once, if nothing uses it. */
+  trimNow(): void {
+    try {
+      this.blocks.collectReleases();
+      this.blocks.arena.trim();
+    } catch (error) {
+      this.onError(error);
+    }
   }
 
   stop(): void {

@@ -41,7 +41,6 @@ export class SocketCarrier implements Carrier {
   readonly fragmentBytesMax = FRAGMENT_BYTES_MAX;
   readonly borrowedEndBytesMax = BORROWED_END_BYTES_MAX;
   readonly fragmentFlag = FLAG.follows;
-  readonly exhausted = undefined;
   readonly blocks = undefined;
   readonly receiving = new Receiving();
   readonly spanSource: SpanSource = { receiving: this.receiving, takeSpan: noSpan };

@@ -11,6 +11,7 @@ import { scalarZeroValue } from "@bufbuild/protobuf/reflect";
 import type { ListField, MapField, MessageField, Values } from "../wire/fields.js";
 import {
   hasOwn,
+  isBigint,
   isJsonField,
   isPackable,
   isUnwrapped,
@@ -39,6 +40,15 @@ import {
 } from "../wire/read.js";
 import { ANY_BUT_GROUP, JOIN, takeSpan } from "../wire/read-span.js";
 import { takeString } from "../wire/utf8.js";
+import {
+  BIGINT_UNITS,
+  countWork,
+  MAP_ENTRY_UNITS,
+  NUMBER_UNITS,
+  UNITS_PER_VALUE,
+  UNKNOWN_FIELD_UNITS,
+} from "../wire/work.js";
+import { messageUnits } from "./message-units.js";
 
 /** Reads the value of a field whose tag was just read into a message. */
 export interface FieldReader {
@@ -59,6 +69,8 @@ export interface ClosureReader extends MessageReader {
   /** By field number. */
   readonly fields: Map<number, FieldReader>;
   readonly desc: DescMessage;
+  /** What an empty message counts (WORK-1). */
+  readonly units: number;
 }
 
 const readersOf = new WeakMap<Resolve, WeakMap<DescMessage, ClosureReader>>();
@@ -72,6 +84,7 @@ export function closureReader(desc: DescMessage, resolve: Resolve): ClosureReade
   const reader: ClosureReader = {
     desc,
     fields,
+    units: messageUnits(desc),
     create: () => create(desc),
     read(message, b, p, end) {
       R.pos = p;
@@ -87,6 +100,7 @@ export function closureReader(desc: DescMessage, resolve: Resolve): ClosureReade
 /** Reads fields up to `end`, a position in the joined message. */
 function readMessage(message: Values, b: Uint8Array, end: number, reader: ClosureReader): void {
   if (++R.depth > R.depthMax) tooDeep(reader.desc.toString());
+  countWork(reader.units);
   while (R.pos + R.shift < end) readField(message, b, takeTag(b), reader);
   // The last value reaches past the end, so its bytes are known only in the joined message.
   if (R.pos + R.shift > end && R.spanAt !== Infinity) throw JOIN;
@@ -96,6 +110,7 @@ function readMessage(message: Values, b: Uint8Array, end: number, reader: Closur
 /** Reads fields up to the end of the group with this field number. */
 function readGroup(message: Values, b: Uint8Array, number: number, reader: ClosureReader): void {
   if (++R.depth > R.depthMax) tooDeep(reader.desc.toString());
+  countWork(reader.units);
   for (;;) {
     if (R.pos >= R.len) throw new Error("invalid end group tag");
     const tag = takeTag(b);
@@ -110,6 +125,7 @@ function readGroup(message: Values, b: Uint8Array, number: number, reader: Closu
 
 /** Reads the field whose tag was just read, known or not. */
 export function readField(message: Values, b: Uint8Array, tag: number, reader: ClosureReader): void {
+  countWork(1);
   const number = tag >>> 3;
   const wireType = tag & 7;
   const field = reader.fields.get(number);
@@ -151,6 +167,7 @@ function concat(length: Uint8Array, payload: Uint8Array): Uint8Array {
 }
 
 function addUnknown(message: Values, no: number, wireType: number, data: Uint8Array): void {
+  countWork(UNKNOWN_FIELD_UNITS);
   (message.$unknown ??= []).push({ no, wireType, data });
 }
 
@@ -330,6 +347,7 @@ function scalarListReader(field: ListField & { message: undefined }): FieldReade
   const read = valueReader(type, field);
   const fromSpan = spanReader(type, field);
   const width = widthOf(type);
+  const units = elementUnits(type);
   const keep = keeperOf(field, type);
   const keeps = (message: Values, n: number) => width > 0 && n % width === 0 && worthKeeping(message, name, n);
   return {
@@ -337,6 +355,7 @@ function scalarListReader(field: ListField & { message: undefined }): FieldReade
     wireTypes: (1 << wireTypeOf(type)) | LENGTH_DELIMITED,
     read(message, b, wireType) {
       if (wireType !== WIRE.lengthDelimited || !isPackable(type)) {
+        countWork(units);
         (message[name] as unknown[]).push(read(b));
         return;
       }
@@ -349,7 +368,10 @@ function scalarListReader(field: ListField & { message: undefined }): FieldReade
       const list = message[name] as unknown[];
       // SUBTLE: like in protobuf-es, a last value that reaches past the end is read whole.
       const end = R.pos + n;
-      while (R.pos < end) list.push(read(b));
+      while (R.pos < end) {
+        countWork(units);
+        list.push(read(b));
+      }
       if (R.pos > end && R.spanAt !== Infinity) throw JOIN;
     },
     takeSpan(message, bytes) {
@@ -358,6 +380,12 @@ function scalarListReader(field: ListField & { message: undefined }): FieldReade
       else throw JOIN;
     },
   };
+}
+
+/** What an element of a list of scalars counts besides its field (WORK-1). */
+export function elementUnits(type: ScalarType): number {
+  if (!isPackable(type)) return UNITS_PER_VALUE;
+  return isBigint(type) ? BIGINT_UNITS : NUMBER_UNITS;
 }
 
 function mapReader(field: MapField, resolve: Resolve): FieldReader {
@@ -370,6 +398,7 @@ function mapReader(field: MapField, resolve: Resolve): FieldReader {
     nests: true,
     wireTypes: LENGTH_DELIMITED,
     read(message, b) {
+      countWork(MAP_ENTRY_UNITS);
       let key: unknown;
       let item: unknown;
       const n = takeVarint32(b);

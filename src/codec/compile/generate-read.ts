@@ -5,9 +5,10 @@
 import type { DescField, DescMessage, DescOneof } from "@bufbuild/protobuf";
 import { create, ScalarType } from "@bufbuild/protobuf";
 import type { ClosureReader } from "./closure-read.js";
-import { closureReader, isStrict, readField } from "./closure-read.js";
+import { closureReader, elementUnits, isStrict, readField } from "./closure-read.js";
 import type { ListField, MapField, Values } from "../wire/fields.js";
 import {
+  isBigint,
   isJsonField,
   isPackable,
   isUnwrapped,
@@ -38,6 +39,8 @@ import {
   tooDeep,
 } from "../wire/read.js";
 import { takeString } from "../wire/utf8.js";
+import { BIGINT_UNITS, MAP_ENTRY_UNITS, tooMuchWork, work } from "../wire/work.js";
+import { messageUnits } from "./message-units.js";
 
 const FUNCTIONS = {
   bytes8,
@@ -53,6 +56,8 @@ const FUNCTIONS = {
   takeTag,
   takeVarint32,
   tooDeep,
+  tooMuchWork,
+  work,
 };
 
 export function generateReader(desc: DescMessage, resolve: Resolve): MessageReader {
@@ -63,9 +68,11 @@ export function generateReader(desc: DescMessage, resolve: Resolve): MessageRead
   const read = scope.evaluate<MessageReader["read"]>(`
 return function read(m, b, p, end) {
   if (++R.depth > R.depthMax) tooDeep(${JSON.stringify(desc.toString())});
+  ${countCode(messageUnits(desc))}
   const len = R.len;
-  let v, n = 0;
+  let v, n = 0, fields = 0;
   while (p < end) {
+    if (++fields > 1024) { fields = 1; ${countCode(1024)} }
     let t = b[p++];
     if (t > 127) { R.pos = p - 1; t = takeTag(b); p = R.pos; }
     switch (t >>> 3) {
@@ -74,6 +81,7 @@ return function read(m, b, p, end) {
     checkTag(t);
     R.pos = p; readField(m, b, t, ${others}()); p = R.pos;
   }
+  ${countCode("fields")}
   R.depth--;
   return p;
 };`);
@@ -102,6 +110,11 @@ function initialValue(value: unknown, scope: Scope): string {
   if (typeof value === "object" && value !== null) return "case" in value ? "{ case: undefined }" : "{}";
   if (typeof value === "bigint") return `${value}n`;
   return Object.is(value, -0) ? "-0" : JSON.stringify(value);
+}
+
+/** Counts units of work (WORK-1). */
+function countCode(units: number | string): string {
+  return `if ((work.units += ${units}) > work.unitsMax) tooMuchWork();`;
 }
 
 const NEXT_BYTE = "if (p >= len) eof();";
@@ -205,7 +218,8 @@ function listCode(field: ListField, type: ScalarType | undefined, tag: number, s
     const child = scope.constant(resolve(field.message!));
     return `if (t === ${tag}) { ${LENGTH} v = ${child}.create(); p = ${child}.read(v, b, p, p + n); ${list}.push(v); continue; }`;
   }
-  const single = `if (t === ${tag}) { ${scalarCode(type, field, "v", scope)} ${list}.push(v); continue; }`;
+  const count = `work.units += ${elementUnits(type)};`;
+  const single = `if (t === ${tag}) { ${scalarCode(type, field, "v", scope)} ${list}.push(v); ${count} continue; }`;
   return isPackable(type) ? `${packedCode(field, type, scope)} else ${single}` : single;
 }
 
@@ -216,7 +230,8 @@ function packedCode(field: ListField, type: ScalarType, scope: Scope): string {
   if (width === 0) {
     return `if (t === ${tag}) { ${LENGTH}
       const list = ${list};
-      for (const stop = p + n; p < stop; ) { ${packedValueCode(type, field, scope)} list.push(v); }
+      ${isBigint(type) ? "" : countCode("n >>> 1")}
+      for (const stop = p + n; p < stop; ) { ${packedValueCode(type, field, scope)} list.push(v); ${isBigint(type) ? countCode(BIGINT_UNITS) : ""} }
       continue; }`;
   }
   const reader = PACKED_READERS[type];
@@ -224,7 +239,7 @@ function packedCode(field: ListField, type: ScalarType, scope: Scope): string {
   return `if (t === ${tag}) {
     const start = p;
     ${LENGTH}
-    if (n < R.viewsFrom && n % ${width} === 0) { R.pos = p; ${list} = ${scope.constant(reader)}(b, n, ${list}); p = R.pos; continue; }
+    if (n < R.viewsFrom && n % ${width} === 0) { ${countCode("n >>> 2")} R.pos = p; ${list} = ${scope.constant(reader)}(b, n, ${list}); p = R.pos; continue; }
     p = start;
   }`;
 }
@@ -264,6 +279,7 @@ function mapCode(field: MapField, scope: Scope, resolve: Resolve): string {
   return `if (t === ${tagOf(field.number, WIRE.lengthDelimited)}) {
     const start = p;
     ${LENGTH}
+    work.units += ${MAP_ENTRY_UNITS};
     const stop = p + n;
     if (p < stop && b[p] === ${keyTag}) {
       p++;

@@ -59,6 +59,19 @@ export function wireTypeOf(type: ScalarType): number {
 }
 
 /** Bytes of a value of a fixed-width type; 0 for other types. */
+/** Whether values of this type are bigints. */
+export function isBigint(type: ScalarType): boolean {
+  return BIGINTS.has(type);
+}
+
+const BIGINTS: ReadonlySet<ScalarType> = new Set([
+  ScalarType.INT64,
+  ScalarType.UINT64,
+  ScalarType.SINT64,
+  ScalarType.FIXED64,
+  ScalarType.SFIXED64,
+]);
+
 export function widthOf(type: ScalarType): 0 | 4 | 8 {
   const wireType = wireTypeOf(type);
   return wireType === WIRE.bit64 ? 8 : wireType === WIRE.bit32 ? 4 : 0;

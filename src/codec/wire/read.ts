@@ -9,6 +9,7 @@ import { ScalarType, protoInt64 } from "@bufbuild/protobuf";
 import { WIRE } from "./fields.js";
 import type { Span } from "../rope/rope.js";
 import { takeString } from "./utf8.js";
+import { BYTES_UNITS, work } from "./work.js";
 
 const NO_SPANS: readonly Span[] = [];
 
@@ -258,6 +259,7 @@ let slabUsed = 0;
 
 /** Returns the `n` bytes at `p` as a view or a copy. */
 export function bytesAt(b: Uint8Array, p: number, n: number): Uint8Array {
+  work.units += BYTES_UNITS;
   if (R.collected !== undefined) {
     const own = new Uint8Array(n);
     own.set(b.subarray(p, p + n));

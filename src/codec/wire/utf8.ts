@@ -6,6 +6,8 @@
  *         between them can crash this one.
  */
 
+import { countWork, TEXT_UNITS } from "./work.js";
+
 /** Node's conversion methods of Buffer. They work on any Uint8Array, and need no view of the part to convert. */
 interface Conversions {
   utf8Write(this: Uint8Array, text: string, offset: number, byteLength: number): number;
@@ -73,6 +75,7 @@ export function takeString(b: Uint8Array, p: number, n: number, strict: boolean)
     const text = takeShort(b, p, n);
     if (text !== undefined) return text;
   }
+  countWork(TEXT_UNITS + (n >>> 3));
   const text = utf8Slice.call(b, p, p + n);
   // Invalid UTF-8 has become U+FFFD, but U+FFFD may also have been in the text.
   if (strict && text.includes("\ufffd")) return strictDecoder.decode(b.subarray(p, p + n));

@@ -20,4 +20,9 @@ export const DEFAULTS = {
   workersMax: 256,
   loadTimeoutMs: 30_000,
   restartDelayMsMax: 5000,
+  keptBytes: 2 ** 30,
+  valuesPerMessage: 1 << 18,
+  resetsPerSecond: 20_000,
+  handshakes: 256,
+  connectionsPerProcess: 128,
 } as const;

@@ -15,6 +15,8 @@ import { TIMER_MS_MAX } from "../../rpc/deadline.js";
 import type { KeepAliveOptions } from "../../rpc/keepalive.js";
 import { MESSAGE_BYTES_MAX } from "../../wire/frame.js";
 import type { CommonOptions } from "../types/common.js";
+import type { ServerLimits } from "../types/limits.js";
+import type { IsthmusServerOptions } from "../types/server.js";
 import { show } from "./kinds.js";
 import { DEFAULTS } from "./defaults.js";
 
@@ -35,6 +37,17 @@ export function checkLimits(limits: {
     readMaxBytes: Math.min(readMaxBytes, MESSAGE_BYTES_MAX),
     writeMaxBytes: Math.min(writeMaxBytes, MESSAGE_BYTES_MAX),
   };
+}
+
+/** The limits per client, with their defaults. Those that are undefined depend on the client. */
+export function limitsOf({ limits }: Pick<IsthmusServerOptions, "limits">) {
+  return {
+    keptBytes: DEFAULTS.keptBytes,
+    valuesPerMessage: DEFAULTS.valuesPerMessage,
+    resetsPerSecond: DEFAULTS.resetsPerSecond,
+    handshakes: DEFAULTS.handshakes,
+    ...limits,
+  } satisfies ServerLimits;
 }
 
 export function geometryOf({ memory }: CommonOptions): RingGeometry & ArenaGeometry {
@@ -86,8 +99,17 @@ export function pollMicrosOf(options: CommonOptions): number {
   return options.polling?.maxMicros ?? WINDOW_MICROS_DEFAULT;
 }
 
-export function codecOf({ codec, binaryOptions }: CommonOptions): MessageCodecFactory {
-  return codec === undefined ? createProtobufCodec(binaryOptions) : (schema) => confined(codec(schema));
+/** @param valuesMax undefined: no limit */
+export function codecOf({ codec, binaryOptions }: CommonOptions, valuesMax?: number): MessageCodecFactory {
+  return codec === undefined ? protobufCodecOf(binaryOptions, valuesMax) : (schema) => confined(codec(schema));
+}
+
+/** @param valuesMax undefined: no limit */
+export function protobufCodecOf(
+  binaryOptions: CommonOptions["binaryOptions"],
+  valuesMax: number | undefined,
+): MessageCodecFactory {
+  return createProtobufCodec({ ...binaryOptions, ...(valuesMax === undefined ? {} : { valuesMax }) });
 }
 
 /**

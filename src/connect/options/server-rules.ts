@@ -4,6 +4,7 @@ import type { ListenOptions } from "../../carrier/handshake/listen.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
 import { SLOTS_MAX } from "../../wire/frame.js";
 import type { CorsOptions, HttpServerOptions } from "../types/http.js";
+import type { ServerLimits } from "../types/limits.js";
 import type { IsthmusRouteOptions } from "../types/routes.js";
 import type { IsthmusServerOptions } from "../types/server.js";
 import type { WorkersOptions } from "../types/workers.js";
@@ -89,6 +90,40 @@ export const workersRule: Rule = {
   byDefault: "none",
   meaning: "Spreads connections over threads that load the routes from a module",
 };
+
+const count = numberOf({ min: 1, isWhole: true });
+const limits = {
+  keptBytes: {
+    kind: numberOf({ unit: "bytes", min: 1 << 16 }),
+    byDefault: DEFAULTS.keptBytes,
+    meaning: "Private memory that a connection may make the server keep",
+  },
+  valuesPerMessage: {
+    kind: numberOf({ min: 1 }),
+    byDefault: DEFAULTS.valuesPerMessage,
+    meaning: "Nested messages, and elements of lists and maps, of one received message",
+  },
+  resetsPerSecond: {
+    kind: numberOf({ min: 1 }),
+    byDefault: DEFAULTS.resetsPerSecond,
+    meaning: "Open calls that a client may give up per second; a client that exceeds it is disconnected",
+  },
+  handshakes: {
+    kind: count,
+    byDefault: DEFAULTS.handshakes,
+    meaning: "Clients in the handshake at once; the oldest one makes room for a new one",
+  },
+  connectionsPerUser: {
+    kind: count,
+    byDefault: "half of `maxConnections`; none for the server's own user",
+    meaning: "Connections of one user",
+  },
+  connectionsPerProcess: {
+    kind: count,
+    byDefault: "128; none for the server's own user",
+    meaning: "Connections of one process",
+  },
+} satisfies RulesOf<ServerLimits>;
 
 export const serverRules = {
   routes: {
@@ -198,7 +233,12 @@ export const serverRules = {
   maxStreams: {
     kind: numberOf({ min: 1 }),
     byDefault: SLOTS_MAX,
-    meaning: "Most open calls of one connection; clients hold further ones back",
+    meaning: "Most open calls of one connection, and most handlers that run for it; clients hold further calls back",
+  },
+  limits: {
+    kind: groupOf(limits, "{ keptBytes: 64 << 20 }"),
+    byDefault: "",
+    meaning: "What one client may use of the server: [limits](limits.md#per-client)",
   },
   workers: workersRule,
   ...common,

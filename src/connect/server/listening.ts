@@ -3,7 +3,7 @@
  * the options require.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { Address } from "../../carrier/address.js";
+import type { Address, HttpAddress } from "../../carrier/address.js";
 import { nameOf } from "../../carrier/address.js";
 import type { Listener, ListenOptions } from "../../carrier/handshake/listen.js";
 import { listen } from "../../carrier/handshake/listen.js";
@@ -12,6 +12,23 @@ import type { StreamSocket } from "../../carrier/socket/stream-socket.js";
 import type { Addon } from "../../os/addon.js";
 import { checkCarrier, meansFor } from "../options/options.js";
 import type { IsthmusServerOptions } from "../types/server.js";
+
+/** Options of `listen` that do not apply to an address of this kind. */
+const MISPLACED: Readonly<Record<(Address | HttpAddress)["kind"], readonly (keyof ListenOptions)[]>> = {
+  unix: ["tls"],
+  tcp: ["mode", "gid", "takeover", "tls"],
+  http: ["mode", "gid", "takeover"],
+};
+
+/** @throws ConnectError `InvalidArgument` if an option does not apply to the address */
+export function checkPlaced(address: Address | HttpAddress, options: ListenOptions): void {
+  const misplaced = MISPLACED[address.kind].find((name) => options[name] !== undefined);
+  if (misplaced === undefined) return;
+  throw new ConnectError(
+    `listen on ${nameOf(address)}: option ${misplaced} is for ${misplaced === "tls" ? "https:// addresses" : "socket paths"}`,
+    Code.InvalidArgument,
+  );
+}
 
 export interface Accepting {
   /** Takes a connection whose peer's credentials the kernel knows. The receiver owns the descriptor. */

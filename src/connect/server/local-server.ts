@@ -1,6 +1,6 @@
 /** A server in one thread: listens, admits clients, and serves Connect's routes to them. */
 import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
-import type { Address, HttpAddress } from "../../carrier/address.js";
+import type { HttpAddress } from "../../carrier/address.js";
 import { formatAddress, nameOf, parseAddress } from "../../carrier/address.js";
 import type { CarrierClosed } from "../../carrier/carrier.js";
 import type { HandshakeSocket } from "../../carrier/handshake/handshake.js";
@@ -10,9 +10,9 @@ import type { Listener, ListenOptions } from "../../carrier/handshake/listen.js"
 import { withRetryability } from "../../carrier/retryability.js";
 import { inRootContext } from "../../carrier/poll/root-context.js";
 import { ControlSocket } from "../../carrier/shm/control-socket.js";
-import { createProtobufCodec } from "../../codec/codec.js";
 import type { Addon, PeerCredentials } from "../../os/addon.js";
 import { clearTimeout, nowMs, setTimeout } from "../../os/timers.js";
+import { keptPool } from "./kept-pool.js";
 import { ownSignal } from "../../rpc/abort.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
 import { prepareErrors } from "../../rpc/errors.js";
@@ -34,7 +34,9 @@ import {
   keepAliveOf,
   lackOf,
   lifetimeOf,
+  limitsOf,
   pollMicrosOf,
+  protobufCodecOf,
   streamWindowOf,
 } from "../options/options.js";
 import { DEFAULTS } from "../options/defaults.js";
@@ -45,16 +47,10 @@ import type { ServerConnectionEvent } from "../types/events.js";
 import type { IsthmusServer, IsthmusServerOptions, ListeningAt, ServerStats } from "../types/server.js";
 import type { Verdict } from "./admission.js";
 import { verdictOn } from "./admission.js";
-import { openListener } from "./listening.js";
+import { checkPlaced, openListener } from "./listening.js";
+import { Places } from "./places.js";
 import type { RouteDefaults } from "./routes.js";
 import { collectRoutes } from "./routes.js";
-
-/** Options of `listen` that do not apply to an address of this kind. */
-const MISPLACED: Readonly<Record<(Address | HttpAddress)["kind"], readonly (keyof ListenOptions)[]>> = {
-  unix: ["tls"],
-  tcp: ["mode", "gid", "takeover", "tls"],
-  http: ["mode", "gid", "takeover"],
-};
 
 /** What the handshake needs to know of a client. */
 interface Greeted {
@@ -75,8 +71,8 @@ export interface AcceptedClient extends Greeted {
 
 /** Serves the clients that a server admits, in place of the server itself. */
 export interface ConnectionSink {
-  /** Number of its connections, including clients in the handshake and clients that wait for a place. */
-  connections(): number;
+  /** Its clients, including those in the handshake and those that wait for a thread. */
+  clients(): readonly PeerCredentials[];
   /** Takes over an admitted client. */
   give(client: AcceptedClient): void;
 }
@@ -87,10 +83,10 @@ export class LocalServer implements IsthmusServer {
   private readonly options: IsthmusServerOptions;
   private readonly methods: ReadonlyMap<string, ServerMethod>;
   private readonly geometry: ReturnType<typeof geometryOf>;
+  private readonly limits: ReturnType<typeof limitsOf>;
   private readonly listeners: Listener[] = [];
   private readonly httpListeners: HttpListener[] = [];
-  private readonly connections = new Set<ServerConnection>();
-  private readonly handshakes = new Set<AbortController>();
+  private readonly places: Places;
   private refused = 0;
   private violations = 0;
   private carrierReason: string | undefined;
@@ -99,6 +95,17 @@ export class LocalServer implements IsthmusServer {
   constructor(given: IsthmusServerOptions, sink?: ConnectionSink) {
     const options = checkOptions(serverTable, given);
     this.sink = sink;
+    this.limits = limitsOf(options);
+    this.places = new Places(
+      {
+        maxConnections: options.maxConnections ?? DEFAULTS.maxConnections,
+        maxStreams: Math.min(options.maxStreams ?? SLOTS_MAX, SLOTS_MAX),
+        handshakes: this.limits.handshakes,
+        connectionsPerUser: this.limits.connectionsPerUser,
+        connectionsPerProcess: this.limits.connectionsPerProcess,
+      },
+      () => sink?.clients() ?? [],
+    );
     const defaults: RouteDefaults = {
       ...checkLimits({ readMaxBytes: options.readMaxBytes, writeMaxBytes: options.writeMaxBytes }),
       interceptors: options.interceptors ?? [],
@@ -108,8 +115,8 @@ export class LocalServer implements IsthmusServer {
       leases: lifetimeOf(options),
       codecFor: (route) =>
         route?.binaryOptions === undefined || options.codec !== undefined
-          ? codecOf(options)
-          : createProtobufCodec(route.binaryOptions),
+          ? codecOf(options, this.limits.valuesPerMessage)
+          : protobufCodecOf(route.binaryOptions, this.limits.valuesPerMessage),
     };
     const methods = collectRoutes(options.routes, defaults);
     const services = new StandardServices(options, new Set([...methods.values()].map(({ method }) => method.parent)));
@@ -133,12 +140,7 @@ export class LocalServer implements IsthmusServer {
     if (this.isClosing()) throw new ConnectError("the server is closed", Code.FailedPrecondition);
     const parsed = parseAddress(address);
     const listenOptions = checkOptional(listenTable, options, `listen on ${nameOf(parsed)}: `);
-    const misplaced = MISPLACED[parsed.kind].find((name) => listenOptions[name] !== undefined);
-    if (misplaced !== undefined)
-      throw new ConnectError(
-        `listen on ${nameOf(parsed)}: option ${misplaced} is for ${misplaced === "tls" ? "https:// addresses" : "socket paths"}`,
-        Code.InvalidArgument,
-      );
+    checkPlaced(parsed, listenOptions);
     if (parsed.kind === "http") return this.listenHttp(parsed, listenOptions);
     const listener = await inRootContext(() =>
       openListener(this.options, parsed, listenOptions, {
@@ -146,7 +148,7 @@ export class LocalServer implements IsthmusServer {
         onStream: (stream) => {
           const peerAddress = parsed.kind === "tcp" ? stream.peerAddress : undefined;
           const leftMs = handshakeTimeoutOf(this.options);
-          void this.shakeHands(stream, { peer: undefined, peerAddress, leftMs }, this.fullHouse());
+          void this.shakeHands(stream, { peer: undefined, peerAddress, leftMs }, this.places.refusalFor(undefined));
         },
       }),
     );
@@ -177,9 +179,10 @@ export class LocalServer implements IsthmusServer {
     this.closing = true;
     this.health?.shutDown();
     const stopped = this.stopListening();
-    for (const handshake of this.handshakes)
-      handshake.abort(withRetryability(new ConnectError("the server is shutting down", Code.Unavailable), "draining"));
-    const open = [...this.connections];
+    this.places.abortAll(
+      withRetryability(new ConnectError("the server is shutting down", Code.Unavailable), "draining"),
+    );
+    const open = [...this.places.connections];
     const http = this.httpListeners.map((listener) => listener.close());
     const cutOff = setTimeout(
       () => {
@@ -206,11 +209,15 @@ export class LocalServer implements IsthmusServer {
     let pendingCalls = 0;
     let openStreams = 0;
     let isolated = 0;
+    let { handlers, keptBytes } = this.places.ofClosed();
+    const { connections, handshaking } = this.places;
     const carriers = { shm: 0, socket: 0, http: 0 };
-    for (const connection of this.connections) {
+    for (const connection of connections) {
       pendingCalls += connection.pendingCalls;
       openStreams += connection.openStreams;
       if (connection.carrier.trust?.isolation === "snapshot") isolated++;
+      handlers += connection.handlers.running;
+      keptBytes += connection.kept.used;
       carriers[connection.carrier.name]++;
     }
     for (const listener of this.httpListeners) {
@@ -218,12 +225,15 @@ export class LocalServer implements IsthmusServer {
       carriers.http += listener.connections;
     }
     return {
-      connections: this.connections.size + carriers.http,
+      connections: connections.size + carriers.http,
+      handshakes: handshaking,
       carriers,
       carrierReason: this.carrierReason,
       isolated,
       pendingCalls,
       openStreams,
+      handlers,
+      keptBytes,
       refused: this.refused,
       violations: this.violations,
     };
@@ -255,12 +265,14 @@ export class LocalServer implements IsthmusServer {
   }
 
   /**
-   * ALLOW-1  A client whose admission is being decided counts as a handshake: it takes one of the `maxConnections`
-   *          places or is refused at once, and its time runs.
+   * ALLOW-1  A client whose admission is being decided counts as a handshake: it takes a place or is refused at once,
+   *          and its time runs.
    */
   private judge(peer: PeerCredentials): Verdict | Promise<Verdict> {
     const verdict = verdictOn(peer, this.options.allow ?? isSameUser);
-    return verdict instanceof Promise ? (this.fullHouse() ?? verdict) : (verdict ?? this.fullHouse());
+    return verdict instanceof Promise
+      ? (this.places.refusalFor(peer) ?? verdict)
+      : (verdict ?? this.places.refusalFor(peer));
   }
 
   private admit(client: AcceptedClient, refusal: Verdict): void {
@@ -275,13 +287,13 @@ export class LocalServer implements IsthmusServer {
     const abort = new AbortController();
     const late = `the server did not decide within ${timeoutMs} ms whether to admit this client: the promise of its option \`allow\` has not settled`;
     const timer = setTimeout(() => abort.abort(new ConnectError(late, Code.DeadlineExceeded)), timeoutMs);
-    this.handshakes.add(abort);
+    this.places.begin(abort, client.peer, true);
     const aborted = new Promise<ConnectError>((resolve) =>
       abort.signal.addEventListener("abort", () => resolve(abort.signal.reason as ConnectError)),
     );
     const refusal = await Promise.race([aborted, verdict]);
     clearTimeout(timer);
-    this.handshakes.delete(abort);
+    this.places.end(abort);
     // The place given up here is taken again before anything else runs. After `close`, the client is told that the
     // server shuts down, whatever `allow` decided in that moment.
     const leftMs = Math.max(timeoutMs - (nowMs() - start), 1);
@@ -293,6 +305,14 @@ export class LocalServer implements IsthmusServer {
    * @param onChange called when the connection has opened, and once when it is gone or could not be made
    */
   take(client: AcceptedClient, refusal: Verdict, onChange?: (gone: boolean) => void): void {
+    // A worker thread has handshakes of its own.
+    if (onChange !== undefined) refusal ??= this.places.refusalFor(client.peer);
+    if (refusal !== undefined && this.places.isCrowded) {
+      client.addon.closeDescriptor(client.descriptor);
+      this.refused++;
+      onChange?.(true);
+      return;
+    }
     let socket: ControlSocket;
     try {
       socket = new ControlSocket(client.addon, client.descriptor);
@@ -318,7 +338,7 @@ export class LocalServer implements IsthmusServer {
       () => abort.abort(new ConnectError(`no greeting within ${timeoutMs} ms`, Code.DeadlineExceeded)),
       leftMs,
     );
-    this.handshakes.add(abort);
+    this.places.begin(abort, peer);
     try {
       const link = await serverHandshake(
         socket,
@@ -343,6 +363,8 @@ export class LocalServer implements IsthmusServer {
           peer,
           peerAddress,
           maxStreams: link.maxStreams,
+          limits: this.limits,
+          keptPool: keptPool(),
           windows: link.windows,
           contextValues: options.contextValues ?? createContextValues,
           keepAlive: keepAliveOf(options, peerAddress !== undefined),
@@ -352,7 +374,7 @@ export class LocalServer implements IsthmusServer {
           onChange?.(true);
         },
       );
-      this.connections.add(connection);
+      this.places.open(connection);
       this.publish("opened", connection, undefined);
       onChange?.(false);
       link.carrier.start(connection, true);
@@ -363,18 +385,8 @@ export class LocalServer implements IsthmusServer {
       onChange?.(true);
     } finally {
       clearTimeout(timer);
-      this.handshakes.delete(abort);
+      this.places.end(abort);
     }
-  }
-
-  private fullHouse(): ConnectError | undefined {
-    const { maxConnections = DEFAULTS.maxConnections } = this.options;
-    if (this.connections.size + this.handshakes.size + (this.sink?.connections() ?? 0) < maxConnections)
-      return undefined;
-    return new ConnectError(
-      `the server has ${maxConnections} connections, its limit (maxConnections)`,
-      Code.ResourceExhausted,
-    );
   }
 
   /** Called for a connection that has been counted already. */
@@ -386,7 +398,7 @@ export class LocalServer implements IsthmusServer {
   }
 
   private onEnded(connection: ServerConnection, reason: CarrierClosed): void {
-    this.connections.delete(connection);
+    this.places.close(connection);
     if (reason.cause === "violation") this.violations++;
     this.publish("closed", connection, reason.detail);
   }

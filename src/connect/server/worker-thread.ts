@@ -23,6 +23,9 @@ export const NO_STATS: ServerStats = {
   isolated: 0,
   pendingCalls: 0,
   openStreams: 0,
+  handshakes: 0,
+  handlers: 0,
+  keptBytes: 0,
   refused: 0,
   violations: 0,
 };

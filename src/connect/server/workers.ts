@@ -15,6 +15,7 @@ import { availableParallelism } from "node:os";
 import { pathToFileURL } from "node:url";
 import { isAbsolute } from "node:path";
 import { Code, ConnectError } from "@connectrpc/connect";
+import type { PeerCredentials } from "../../os/addon.js";
 import { nameOf, parseAddress } from "../../carrier/address.js";
 import type { ListenOptions } from "../../carrier/handshake/listen.js";
 import { withRetryability } from "../../carrier/retryability.js";
@@ -122,6 +123,9 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       isolated: 0,
       pendingCalls: 0,
       openStreams: 0,
+      handshakes: 0,
+      handlers: 0,
+      keptBytes: 0,
       refused: refused + this.past.refused,
       violations: violations + this.past.violations,
     };
@@ -132,6 +136,9 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
       sum.isolated += stats.isolated;
       sum.pendingCalls += stats.pendingCalls;
       sum.openStreams += stats.openStreams;
+      sum.handshakes += stats.handshakes;
+      sum.handlers += stats.handlers;
+      sum.keptBytes += stats.keptBytes;
       sum.refused += stats.refused;
       sum.violations += stats.violations;
     }
@@ -146,8 +153,9 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
     };
   }
 
-  connections(): number {
-    return this.threads().reduce((sum, { clients }) => sum + clients.size, this.waiting.size);
+  clients(): readonly PeerCredentials[] {
+    const clients = [...this.waiting.keys(), ...this.threads().flatMap(({ clients }) => [...clients.values()])];
+    return clients.map(({ peer }) => peer);
   }
 
   give({ addon, descriptor, peer, leftMs }: AcceptedClient): void {

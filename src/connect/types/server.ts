@@ -6,6 +6,7 @@ import type { RequestGate } from "../../rpc/server/gate.js";
 import type { CommonOptions } from "./common.js";
 import type { ServerHealth } from "./health.js";
 import type { CorsOptions, HttpServerOptions } from "./http.js";
+import type { ServerLimits } from "./limits.js";
 import type { IsthmusRouter } from "./routes.js";
 
 /** Options of `createIsthmusServer` for a server in the calling thread. All but `routes` may be omitted. */
@@ -38,7 +39,7 @@ export interface IsthmusServerOptions extends CommonOptions {
    * namespace and is never admitted by default. `listen` fails with `FailedPrecondition` if this option is given for an
    * address without credentials: TCP, HTTP, or a server without the addon.
    *
-   * The time that a promise takes counts towards the handshake's timeout. The client counts as a connection meanwhile.
+   * The time that a promise takes counts towards the handshake's timeout. The client counts as one in the handshake.
    */
   readonly allow?: (peer: PeerCredentials) => boolean | Promise<boolean>;
   /**
@@ -68,8 +69,13 @@ export interface IsthmusServerOptions extends CommonOptions {
    * messages; off by default. `requestGate` and interceptors apply to it.
    */
   readonly reflection?: boolean;
-  /** Most open calls of one connection; 65,536 by default. Clients hold further ones back. */
+  /**
+   * Most open calls of one connection, and most handlers that run for it; 65,536 by default. Clients hold further ones
+   * back. A handler counts until it has settled, even if its client has given the call up.
+   */
   readonly maxStreams?: number;
+  /** What one client may use of the server. */
+  readonly limits?: ServerLimits;
 }
 
 /** A snapshot of a server, from `stats()`. */
@@ -92,6 +98,18 @@ export interface ServerStats {
   readonly pendingCalls: number;
   /** Number of pending calls that are streams over shared memory or sockets. */
   readonly openStreams: number;
+  /** Number of clients in the handshake over shared memory and sockets. `connections` does not count them. */
+  readonly handshakes: number;
+  /**
+   * Number of handlers that run over shared memory and sockets, including those whose client has given the call up.
+   * Each connection has at most `maxStreams` of them.
+   */
+  readonly handlers: number;
+  /**
+   * Private memory that clients make the server keep over shared memory and sockets, in bytes. See
+   * {@link ServerLimits.keptBytes}, which bounds it per connection.
+   */
+  readonly keptBytes: number;
   /** Number of connections that were refused or failed in the handshake. */
   readonly refused: number;
   /** Number of connections that ended because the client violated the protocol. */

@@ -90,7 +90,7 @@ export class ReceiveArena {
       commit: (offset: number, byteLength: number) => addon.commitPages(descriptor, offset, byteLength),
       decommit: (offset: number, byteLength: number) => addon.returnPages(descriptor, offset, byteLength),
     };
-    this.arena = new Arena(pages, commitBudget(), () => this.growOn());
+    this.arena = new Arena(pages, commitBudget().share(), () => this.growOn());
     this.views = new BlockViews(this.mapping, ARENA_UNIT_BYTES);
   }
 

@@ -18,7 +18,7 @@ import type { Addon, SegmentInfo } from "../../os/addon.js";
 import { SEALS } from "../../os/addon.js";
 import { memoryLimitBytes } from "../../os/cgroup.js";
 import type { ArenaPages } from "./arena.js";
-import type { CommitBudget } from "./budget.js";
+import type { CommitShare, ProcessBudget } from "./budget.js";
 import { createCommitBudget } from "./budget.js";
 import type { ArenaGeometry, RingGeometry } from "./layout.js";
 import {
@@ -49,7 +49,7 @@ export interface ConnectionMemory {
   readonly peerRing: ArrayBuffer;
   readonly peerArena: ArenaView;
   readonly peerGeometry: RingGeometry;
-  readonly budget: CommitBudget;
+  readonly budget: CommitShare;
   /** Whether blocks of the peer's arena may be shown to user code. */
   readonly leasable: boolean;
   /** Whether this side isolates itself from the peer (SEGMENT-6). */
@@ -176,10 +176,10 @@ export interface OwnMemory {
   close(): void;
 }
 
-let sharedBudget: CommitBudget | undefined;
+let sharedBudget: ProcessBudget | undefined;
 
 /** What this process may commit, for all connections and regions. */
-export function commitBudget(): CommitBudget {
+export function commitBudget(): ProcessBudget {
   return (sharedBudget ??= createCommitBudget(memoryLimitBytes()));
 }
 
@@ -231,9 +231,11 @@ export function createOwnMemory(addon: Addon, geometry: RingGeometry & ArenaGeom
  */
 export function joinMemory(addon: Addon, own: OwnMemory, peerDescriptors: readonly number[]): ConnectionMemory {
   const open = [...peerDescriptors];
+  const budget = commitBudget().share();
   let peerRing: ArrayBuffer | undefined;
   let peerArena: ArenaMapping | undefined;
   const close = () => {
+    budget.close();
     if (peerRing !== undefined) addon.detachMapping(peerRing);
     peerArena?.close();
     for (const descriptor of open.splice(0)) addon.closeDescriptor(descriptor);
@@ -269,7 +271,7 @@ export function joinMemory(addon: Addon, own: OwnMemory, peerDescriptors: readon
       peerRing,
       peerArena,
       peerGeometry,
-      budget: commitBudget(),
+      budget,
       leasable,
       isIsolated: own.isIsolated,
       isPeerIsolated,

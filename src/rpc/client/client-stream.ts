@@ -21,7 +21,7 @@ import { timedOut } from "../deadline.js";
 import { abortError, connectErrorOf, decodeError, noMemory, rememberParts, serializeError } from "../errors.js";
 import { Reassembler, takeMetadata, takeFragment } from "../inbound.js";
 import { encodedBytes } from "../../send/encoded-bytes.js";
-import type { MessageQueueOptions } from "../stream/stream-reader.js";
+import type { MessageQueueOptions, StreamReaderOwner } from "../stream/stream-reader.js";
 import { StreamReader } from "../stream/stream-reader.js";
 import type { MessageSource } from "../stream/stream-writer.js";
 import { StreamWriter } from "../stream/stream-writer.js";
@@ -86,7 +86,7 @@ const forgotten = new FinalizationRegistry<ClientStream>((stream) =>
   stream.cancel(new ConnectError("the stream was abandoned by its reader", Code.Canceled)),
 );
 
-export class ClientStream implements MessageSource, ResponseStream {
+export class ClientStream implements MessageSource, ResponseStream, StreamReaderOwner {
   readonly host: ClientStreamHost;
   readonly method: ClientMethod;
   readonly streamId: number;
@@ -123,7 +123,7 @@ export class ClientStream implements MessageSource, ResponseStream {
     this.metadata = opening.metadata;
     this.resolve = opening.resolve;
     this.reject = opening.reject;
-    this.reader = new StreamReader(opening.options, (bytes) => host.grant(this, bytes));
+    this.reader = new StreamReader(opening.options, this);
     this.writer = new StreamWriter(this, opening.peerWindowBytes);
     if (timeoutMs !== undefined) {
       this.deadline = nowMs() + timeoutMs;
@@ -353,6 +353,16 @@ export class ClientStream implements MessageSource, ResponseStream {
       this.settleFailed(error);
     }
     this.host.release(this);
+  }
+
+  // Called by the reader.
+
+  grant(bytes: number): void {
+    this.host.grant(this, bytes);
+  }
+
+  onUnreadable(error: ConnectError): void {
+    this.cancel(error, true);
   }
 
   // Called by the user.

@@ -7,6 +7,7 @@ import type { StreamResponse } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, ReceivedFrame } from "../../carrier/carrier.js";
 import type { MessageCodec } from "../../codec/codec.js";
+import { UNBOUNDED } from "../../memory/kept/kept-bytes.js";
 import { FLAG, KIND } from "../../wire/frame.js";
 import type { ClientCall } from "./client-call.js";
 import type { ClientMethod } from "./client-method.js";
@@ -76,6 +77,7 @@ export class ClientStreams implements ClientStreamHost {
       spanSource: this.carrier.spanSource,
       isSingle: method.method.methodKind === "client_streaming",
       statusFollows: true,
+      kept: UNBOUNDED,
     };
     call.stream = new ClientStream(this, request, {
       streamId: call.streamId,

@@ -5,9 +5,11 @@
  *         exactly one response is sent. Making an error's response cannot fail (ERROR-1).
  */
 import { Code, ConnectError } from "@connectrpc/connect";
+import type { KeptBytes } from "../../memory/kept/kept-bytes.js";
 import type { MessageLeases } from "../../memory/payload/message-leases.js";
 import { clearTimeout, setTimeout } from "../../os/timers.js";
 import { encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
+import type { Answers } from "./answers.js";
 import type { CallerConnection } from "./context.js";
 import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "../deadline.js";
@@ -15,10 +17,11 @@ import { handlerError, serializeError } from "../errors.js";
 import { adopt } from "../foreign.js";
 import type { RequestGate } from "./gate.js";
 import { askGate } from "./gate.js";
+import type { Handlers, WaitingCall } from "./handlers.js";
 import type { Reassembler } from "../inbound.js";
 import type { ServerMethod } from "./server-method.js";
 
-/** A request whose gate has not decided yet. */
+/** A request whose handler may not start yet: its call has no place (HANDLER-1), or its gate has not decided. */
 interface WaitingRequest {
   /** The error that the call fails with even if the gate admits it. Then none of the request is kept. */
   readonly refusal: ConnectError | undefined;
@@ -29,35 +32,36 @@ interface WaitingRequest {
 /** What a connection does for its unary calls. */
 export interface ServerCallHost extends CallerConnection {
   readonly closed: boolean;
-  /** The request has arrived completely, and its gate has let it in. */
-  onWhole(call: ServerCall): void;
-  /** Sends the response. @throws what the codec throws */
-  send(
-    call: { readonly streamId: number; readonly served: ServerMethod },
-    metadata: Uint8Array | undefined,
-    headerLength: number,
-    message: unknown,
-  ): void;
-  /** Sends an error as the response. Never throws. */
-  sendError(streamId: number, error: ConnectError, context: CallContext): void;
+  readonly answers: Answers;
+  readonly handlers: Handlers;
+  readonly kept: KeptBytes;
+  readonly unary: {
+    /** The request has arrived completely, and its gate has let it in. */
+    onWhole(call: ServerCall): void;
+  };
   /** Frees the slot of a call that is over. */
   remove(call: ServerCall): void;
 }
 
 /** One request from its arrival to its answer. */
-export class ServerCall {
+export class ServerCall implements WaitingCall {
   private readonly connection: ServerCallHost;
   readonly served: ServerMethod;
   readonly streamId: number;
   reassembler: Reassembler | undefined;
   /** Leases of the request, if they end with the handler. */
   scope: MessageLeases | undefined;
-  /** Set while the method's gate decides. */
+  /** Set while the call waits for a place, or its method's gate decides. */
   waiting: WaitingRequest | undefined;
   private readonly context: CallContext;
   private readonly timer: NodeJS.Timeout | undefined;
+  /** Whether the call has a place (HANDLER-1). */
+  hasPlace = false;
+  /** Private memory of the request, in bytes (KEPT-1). */
+  private keptBytes = 0;
   private done = false;
-  private settled = false;
+  /** Whether the method's gate or handler runs. */
+  private isRunning = false;
 
   constructor(
     connection: ServerCallHost,
@@ -70,21 +74,38 @@ export class ServerCall {
     this.served = served;
     this.streamId = streamId;
     this.context = new CallContext(served, connection, metadata, timeoutMs);
+    if (metadata !== undefined) this.keep(metadata.length);
     const timeout = boundedTimeout(timeoutMs);
     if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
+  }
+
+  /** The call waits for a place. @param refusal the error that the call fails with even if the gate admits it */
+  wait(refusal: ConnectError | undefined): void {
+    this.waiting = { refusal, isWhole: false };
+  }
+
+  onPlace(): void {
+    this.hasPlace = true;
+    const { gate } = this.served;
+    const { waiting } = this;
+    if (gate !== undefined) return void this.ask(gate, waiting?.refusal);
+    this.waiting = undefined;
+    if (waiting?.isWhole === true) this.connection.unary.onWhole(this);
   }
 
   /** Asks the method's gate. @returns whether the call is admitted; otherwise it has failed or waits */
   ask(gate: RequestGate, refusal: ConnectError | undefined): boolean {
     let isAnswered = false;
-    const waiting: WaitingRequest = { refusal, isWhole: false };
+    const waiting = this.waiting ?? { refusal, isWhole: false };
+    this.isRunning = true;
     askGate(gate, this.context, (error) => {
       isAnswered = true;
+      this.isRunning = false;
       this.waiting = undefined;
-      if (this.done) return;
+      if (this.done) return this.leavePlace();
       const reason = error ?? refusal;
       if (reason !== undefined) this.fail(reason);
-      else if (waiting.isWhole) this.connection.onWhole(this);
+      else if (waiting.isWhole) this.connection.unary.onWhole(this);
     });
     if (!isAnswered) this.waiting = waiting;
     return isAnswered && !this.done;
@@ -94,6 +115,7 @@ export class ServerCall {
   run(message: unknown): void {
     let promise: Promise<unknown> | undefined;
     let result: unknown;
+    this.isRunning = true;
     try {
       // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- other methods are served as streams
       result = this.served.handle!(message, this.context);
@@ -113,10 +135,11 @@ export class ServerCall {
    * been handed over.
    */
   private settle(answer: unknown, error: ConnectError | undefined): void {
-    if (this.settled) return;
-    this.settled = true;
+    if (!this.isRunning) return;
+    this.isRunning = false;
     if (error !== undefined) this.fail(error);
     else this.answer(answer);
+    this.leavePlace();
     if (this.scope === undefined) return;
     // Ending the leases takes microseconds. The client need not wait for that.
     if (!this.connection.closed) this.connection.carrier.publish();
@@ -128,7 +151,7 @@ export class ServerCall {
     const { connection } = this;
     try {
       const { metadata, headerLength } = responseMetadata(this.context, true);
-      connection.send(this, metadata, headerLength, message);
+      connection.answers.send(this, metadata, headerLength, message);
     } catch (error) {
       return this.fail(serializeError(error, "response", this.served.path));
     }
@@ -138,7 +161,7 @@ export class ServerCall {
   /** Responds with an error. */
   fail(error: ConnectError): void {
     if (this.done) return;
-    this.connection.sendError(this.streamId, error, this.context);
+    this.connection.answers.sendError(this.streamId, error, this.context);
     this.finish(error);
   }
 
@@ -156,6 +179,25 @@ export class ServerCall {
     this.reassembler = undefined;
     if (this.timer !== undefined) clearTimeout(this.timer);
     this.context.end(reason);
+    if (this.hasPlace) this.leavePlace();
+    else {
+      this.connection.handlers.forget(this);
+      this.connection.kept.give(this.keptBytes);
+    }
+  }
+
+  /** Gives the place up, if the call is over and its handler has settled (HANDLER-1). */
+  private leavePlace(): void {
+    if (!this.hasPlace || this.isRunning || !this.done) return;
+    this.hasPlace = false;
+    this.connection.kept.give(this.keptBytes);
+    this.connection.handlers.leave();
+  }
+
+  /** Counts memory that is kept until the call is over and its handler has settled. */
+  keep(byteLength: number): void {
+    this.keptBytes += byteLength;
+    this.connection.kept.take(byteLength);
   }
 }
 

@@ -6,54 +6,44 @@
  *           end when the handler has settled, which may be later.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { ReceivedFrame } from "../../carrier/carrier.js";
+import type { Carrier, ReceivedFrame } from "../../carrier/carrier.js";
 import type { StreamWindows } from "../../carrier/handshake/link.js";
+import type { KeptBytes } from "../../memory/kept/kept-bytes.js";
 import { clearTimeout, setTimeout } from "../../os/timers.js";
 import { KIND } from "../../wire/frame.js";
 import { encodeMetadata, metadataComplaint } from "../../wire/metadata.js";
+import type { Answers } from "./answers.js";
 import type { Caller } from "./context.js";
 import { CallContext } from "./context.js";
 import { boundedTimeout, timedOut } from "../deadline.js";
-import { handlerError, serializeError } from "../errors.js";
+import { exhausted, handlerError, serializeError } from "../errors.js";
 import { adopt } from "../foreign.js";
 import type { RequestGate } from "./gate.js";
 import { askGate } from "./gate.js";
 import { KEPT } from "../../send/send-queue.js";
-import type { ServerCallHost } from "./server-call.js";
 import { responseMetadata } from "./server-call.js";
 import type { ServerMethod, StreamAnswer } from "./server-method.js";
+import type { Handlers, WaitingCall } from "./handlers.js";
+import type { StreamReaderOwner } from "../stream/stream-reader.js";
 import { StreamReader } from "../stream/stream-reader.js";
 import type { MessageSource } from "../stream/stream-writer.js";
 import { closeIterator, StreamWriter } from "../stream/stream-writer.js";
 
 /** What a connection does for its streams. */
-export interface ServerStreamHost extends Pick<ServerCallHost, "carrier" | "send"> {
+export interface ServerStreamHost {
+  readonly carrier: Carrier;
   readonly options: Caller & {
     /** Defined if the connection has streams. */
     readonly windows: StreamWindows | undefined;
   };
-  /** Sends the response headers. Returns as `SendQueue.send` does. */
-  sendHeaders(stream: ServerStream, metadata: Uint8Array): number;
-  /** As `SendQueue.send`. */
-  sendMessage(stream: ServerStream, message: unknown): number;
-  /** Sends the end of the stream with status OK. */
-  sendEnd(stream: ServerStream, metadata: Uint8Array | undefined, headerLength: number): void;
-  /** Sends an error as a frame of this kind. Never throws. */
-  sendError(
-    streamId: number,
-    error: ConnectError,
-    context: CallContext | undefined,
-    kind: number,
-    withHeaders: boolean,
-  ): void;
-  grant(stream: ServerStream, bytes: number): void;
-  /** As `SendQueue.drop`. */
-  drop(stream: ServerStream): "unsent" | "sent";
+  readonly answers: Answers;
+  readonly handlers: Handlers;
+  readonly kept: KeptBytes;
   /** Frees the slot of a stream that is over. */
   remove(stream: ServerStream): void;
 }
 
-export class ServerStream implements MessageSource {
+export class ServerStream implements MessageSource, StreamReaderOwner, WaitingCall {
   private readonly connection: ServerStreamHost;
   readonly served: ServerMethod;
   readonly streamId: number;
@@ -66,8 +56,14 @@ export class ServerStream implements MessageSource {
   /** A message that waits until the headers have left. */
   private behindHeaders: { readonly message: unknown } | undefined;
   private done = false;
-  /** Whether the method's gate has not decided yet. */
+  /** Whether the call waits for a place, or the method's gate has not decided yet. */
   private isWaiting = false;
+  /** The error that the call fails with even if its gate admits it. */
+  private refusal: ConnectError | undefined;
+  /** Whether the call has a place (HANDLER-1). */
+  hasPlace = false;
+  /** Length of the request's headers, in bytes (KEPT-1). */
+  private readonly metadataBytes: number;
   /** Whether a message could not be received. Later frames are ignored. */
   private isBroken = false;
   /** Whether the handler has settled. */
@@ -84,6 +80,8 @@ export class ServerStream implements MessageSource {
     this.served = served;
     this.streamId = streamId;
     this.context = new CallContext(served, connection, metadata, timeoutMs);
+    this.metadataBytes = metadata?.length ?? 0;
+    connection.kept.take(this.metadataBytes);
     // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- without windows streams are refused
     const windows = connection.options.windows!;
     const options = {
@@ -94,11 +92,26 @@ export class ServerStream implements MessageSource {
       spanSource: connection.carrier.spanSource,
       isSingle: served.takesOne,
       statusFollows: false,
+      kept: connection.kept,
     };
-    this.reader = new StreamReader(options, (bytes) => connection.grant(this, bytes));
+    this.reader = new StreamReader(options, this);
     this.writer = new StreamWriter(this, windows.peer);
     const timeout = boundedTimeout(timeoutMs);
     if (timeout !== undefined) this.timer = setTimeout(() => this.fail(timedOut()), timeout);
+  }
+
+  /** The call waits for a place. @param refusal the error that the call fails with even if the gate admits it */
+  wait(refusal: ConnectError | undefined): void {
+    this.refusal = refusal;
+    this.isWaiting = true;
+  }
+
+  onPlace(): void {
+    this.hasPlace = true;
+    this.isWaiting = false;
+    const { gate } = this.served;
+    if (gate !== undefined) this.ask(gate, this.refusal);
+    this.run();
   }
 
   /**
@@ -114,12 +127,9 @@ export class ServerStream implements MessageSource {
       if (!this.isWaiting) return;
       this.isWaiting = false;
       if (this.done) return this.settle();
-      this.onBadMessage(this.reader.release());
       this.run();
     });
-    if (isAnswered) return;
-    this.isWaiting = true;
-    this.reader.hold();
+    this.isWaiting = !isAnswered;
   }
 
   get isOver(): boolean {
@@ -182,7 +192,17 @@ export class ServerStream implements MessageSource {
   /** The handler has settled, perhaps long after the call has ended. */
   private settle(): void {
     this.settled = true;
-    if (this.done) this.reader.endScope();
+    if (!this.done) return;
+    this.reader.endScope();
+    this.leavePlace();
+  }
+
+  /** Gives the place up, if the call is over and its handler has settled (HANDLER-1). */
+  private leavePlace(): void {
+    if (!this.hasPlace) return;
+    this.hasPlace = false;
+    this.connection.kept.give(this.metadataBytes);
+    this.connection.handlers.leave();
   }
 
   /** Responds with the only message. */
@@ -191,7 +211,7 @@ export class ServerStream implements MessageSource {
     try {
       this.addTrailers();
       const { metadata, headerLength } = responseMetadata(this.context, true);
-      this.connection.send(this, metadata, headerLength, message);
+      this.connection.answers.send(this, metadata, headerLength, message);
     } catch (error) {
       return this.fail(this.unsendable(error));
     }
@@ -212,13 +232,13 @@ export class ServerStream implements MessageSource {
       if (metadata !== undefined && metadata.length > 0) {
         const complaint = metadataComplaint(metadata.length);
         if (complaint !== undefined) throw new ConnectError(complaint, Code.ResourceExhausted);
-        if (this.connection.sendHeaders(this, metadata) === KEPT) {
+        if (this.connection.answers.sendHeaders(this, metadata) === KEPT) {
           this.behindHeaders = { message };
           return KEPT;
         }
       }
     }
-    return this.connection.sendMessage(this, message);
+    return this.connection.answers.sendMessage(this, message);
   }
 
   onDrained(): void {
@@ -226,7 +246,7 @@ export class ServerStream implements MessageSource {
     try {
       this.addTrailers();
       const { metadata, headerLength } = responseMetadata(this.context, !this.headersSent);
-      this.connection.sendEnd(this, metadata, headerLength);
+      this.connection.answers.sendEnd(this, metadata, headerLength);
     } catch (error) {
       return this.fail(this.unsendable(error));
     }
@@ -253,11 +273,25 @@ export class ServerStream implements MessageSource {
   }
 
   onMessage(frame: ReceivedFrame): void {
-    if (!this.isBroken) this.onBadMessage(this.reader.take(frame));
+    if (this.isBroken) return;
+    const { kept } = this.connection;
+    // The messages that wait here are what is too much, so they are not left to a handler that does not read them.
+    if (kept.isFull && !this.reader.isAssembling) return this.fail(exhausted(kept));
+    this.onBadMessage(this.reader.take(frame));
   }
 
   onFilled(): void {
     if (!this.isBroken) this.onBadMessage(this.reader.onFilled());
+  }
+
+  // Called by the reader.
+
+  grant(bytes: number): void {
+    this.connection.answers.grant(this, bytes);
+  }
+
+  onUnreadable(): void {
+    this.isBroken = true;
   }
 
   /** The handler gets the error after the messages that arrived before. Later frames are ignored. */
@@ -283,7 +317,7 @@ export class ServerStream implements MessageSource {
     this.behindHeaders = undefined;
     let length: number;
     try {
-      length = this.connection.sendMessage(this, behind.message);
+      length = this.connection.answers.sendMessage(this, behind.message);
     } catch (error) {
       return this.fail(this.unsendable(error));
     }
@@ -294,20 +328,20 @@ export class ServerStream implements MessageSource {
   fail(error: ConnectError): void {
     if (this.done) return;
     // Headers that are dropped here are sent with the error.
-    if (this.connection.drop(this) === "unsent" && this.behindHeaders !== undefined) this.headersSent = false;
+    if (this.connection.answers.drop(this) === "unsent" && this.behindHeaders !== undefined) this.headersSent = false;
     try {
       this.addTrailers();
     } catch {
       // The interceptor's trailers are invalid. The call fails for another reason anyway.
     }
-    this.connection.sendError(this.streamId, error, this.context, KIND.end, !this.headersSent);
+    this.connection.answers.sendError(this.streamId, error, this.context, KIND.end, !this.headersSent);
     this.finish(error);
   }
 
   /** Ends the call without a response: the client does not wait for one. */
   abandon(reason: ConnectError): void {
     if (this.done) return;
-    this.connection.drop(this);
+    this.connection.answers.drop(this);
     this.finish(reason);
   }
 
@@ -321,6 +355,12 @@ export class ServerStream implements MessageSource {
     void this.writer.stop(undefined)?.then(() => this.settle());
     this.reader.drop(reason);
     this.context.end(reason);
-    if (this.settled) this.reader.endScope();
+    if (!this.hasPlace) {
+      this.connection.handlers.forget(this);
+      this.connection.kept.give(this.metadataBytes);
+    }
+    if (!this.settled) return;
+    this.reader.endScope();
+    this.leavePlace();
   }
 }

@@ -9,31 +9,42 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Carrier, CarrierClosed, FrameReceiver, ReceivedFrame } from "../../carrier/carrier.js";
 import type { StreamWindows } from "../../carrier/handshake/link.js";
 import { inOwnContext, inRootContext } from "../../carrier/poll/root-context.js";
-import { isScoped } from "../../memory/payload/lease.js";
-import { leasesOf } from "../../memory/payload/message-leases.js";
+import type { KeptPool } from "../../memory/kept/kept-bytes.js";
+import { KeptBytes } from "../../memory/kept/kept-bytes.js";
 import { Violation } from "../../memory/shm/violation.js";
-import { FLAG, KIND, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX } from "../../wire/frame.js";
-import type { CallContext, Caller } from "./context.js";
-import { noMemory, parseError, serializeError, tooLarge } from "../errors.js";
+import { FLAG, KIND, MESSAGE_COST_BYTES, METHODS_MAX, PATH_BYTES_MAX, SLOTS_MAX } from "../../wire/frame.js";
+import type { Caller } from "./context.js";
+import { exhausted, serializeError } from "../errors.js";
 import type { Outgoing } from "../../send/outgoing.js";
-import { Reassembler, decodeWhole, takeMetadata } from "../inbound.js";
+import { takeMetadata } from "../inbound.js";
 import type { KeepAliveOptions } from "../keepalive.js";
 import { hangs, KeepAlive } from "../keepalive.js";
-import { encodedBytes } from "../../send/encoded-bytes.js";
 import { SendQueue } from "../../send/send-queue.js";
-import { encodeError } from "../outgoing-error.js";
+import { Answers } from "./answers.js";
 import type { DrainedConnection } from "./draining.js";
 import { Draining } from "./draining.js";
+import { Handlers, Rate } from "./handlers.js";
 import type { ServerCallHost } from "./server-call.js";
 import { ServerCall } from "./server-call.js";
 import type { ServerMethod } from "./server-method.js";
 import type { ServerStreamHost } from "./server-stream.js";
 import { ServerStream } from "./server-stream.js";
+import { excessOf, UnaryCalls } from "./unary-calls.js";
+
+/** What a client may use of a server. */
+export interface ServerConnectionLimits {
+  /** Calls that a client may give up per second while they run. */
+  readonly resetsPerSecond: number;
+  /** See `KeptBytes`. */
+  readonly keptBytes: number;
+}
 
 export interface ServerConnectionOptions extends Caller {
   /** The served methods by path. */
   readonly methods: ReadonlyMap<string, ServerMethod>;
   readonly maxStreams: number;
+  readonly limits: ServerConnectionLimits;
+  readonly keptPool: KeptPool;
   /** Undefined if the client knows unary calls only. */
   readonly windows: StreamWindows | undefined;
   /** Undefined if the connection waits for a client that hangs. */
@@ -42,9 +53,17 @@ export interface ServerConnectionOptions extends Caller {
 
 /** Most frames of the connection itself that may wait to be sent, in addition to responses. */
 const BACKLOG_SLACK = 256;
+/** Characters that are kept of the name of a method that is not served. */
+const UNKNOWN_PATH_CHARS_MAX = 256;
+
 export class ServerConnection implements FrameReceiver, ServerCallHost, ServerStreamHost, DrainedConnection {
   readonly carrier: Carrier;
   readonly options: ServerConnectionOptions;
+  readonly answers: Answers;
+  readonly handlers: Handlers;
+  readonly kept: KeptBytes;
+  readonly unary: UnaryCalls;
+  private readonly resets: Rate;
   private readonly sendQueue: SendQueue;
   private readonly onEnded: (reason: CarrierClosed) => void;
   private readonly methods: (ServerMethod | string | undefined)[] = [];
@@ -62,11 +81,21 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     this.carrier = carrier;
     this.options = options;
     this.onEnded = onEnded;
-    this.sendQueue = new SendQueue(carrier, {
-      onSent: (streamId, messageLength) => this.findStream(streamId)?.onSent(messageLength),
-      onFailed: (first, thrown, wasStarted) =>
-        this.onFailed(first, serializeError(thrown, "response", first.label), wasStarted),
-    });
+    const { resetsPerSecond, keptBytes } = options.limits;
+    this.kept = new KeptBytes(keptBytes, options.keptPool);
+    this.sendQueue = new SendQueue(
+      carrier,
+      {
+        onSent: (streamId, messageLength) => this.findStream(streamId)?.onSent(messageLength),
+        onFailed: (first, thrown, wasStarted) =>
+          this.onFailed(first, serializeError(thrown, "response", first.label), wasStarted),
+      },
+      this.kept,
+    );
+    this.answers = new Answers(this.sendQueue, () => this.closed);
+    this.handlers = new Handlers(options.maxStreams);
+    this.unary = new UnaryCalls(carrier.spanSource, this.handlers, this.kept);
+    this.resets = new Rate(resetsPerSecond, Math.max(resetsPerSecond, options.maxStreams));
     if (options.keepAlive === undefined) return;
     this.keepAlive = new KeepAlive(options.keepAlive, {
       framesReceived: () => this.framesReceived,
@@ -145,7 +174,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
   onFilled(streamId: number): void {
     const call = this.find(streamId);
     if (call instanceof ServerStream) return call.onFilled();
-    if (call?.reassembler?.filledUp() === true) inOwnContext(this.onWhole, call);
+    if (call !== undefined) this.unary.onFilled(call);
   }
 
   onRoom(): boolean {
@@ -175,9 +204,16 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     if (frame.metadataLength > PATH_BYTES_MAX)
       throw new Violation("METHOD-3", `a method's path of ${frame.metadataLength} bytes`);
     const path = Buffer.from(takeMetadata(frame) ?? []).toString("latin1");
-    this.methods[frame.code] =
-      this.options.methods.get(path) ??
-      `${path} is not served here; check the service and method name, and that the server registers it`;
+    this.kept.give(this.pathBytes(frame.code));
+    // Cut off, because names that are not served are kept for their error.
+    this.methods[frame.code] = this.options.methods.get(path) ?? path.slice(0, UNKNOWN_PATH_CHARS_MAX);
+    this.kept.take(this.pathBytes(frame.code));
+  }
+
+  /** What an unknown method's name counts (KEPT-1). */
+  private pathBytes(code: number): number {
+    const method = this.methods[code];
+    return typeof method === "string" ? method.length + MESSAGE_COST_BYTES : 0;
   }
 
   private readonly onRequest = (frame: ReceivedFrame): void => {
@@ -194,43 +230,16 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     const opensStream = (frame.flags & FLAG.endStream) === 0 && this.options.windows !== undefined;
     if (opensStream && frame.messageLength > 0)
       throw new Violation("STREAM-7", "a request that opens a stream brings a message");
-    const refusal =
-      this.refusal(method) ??
-      (typeof method === "string" || method.gate !== undefined ? undefined : excess(method, frame));
-    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a string is always refused
-    if (refusal !== undefined || typeof method === "string") return this.sendError(frame.streamId, refusal!, undefined);
+    if (typeof method === "string") return this.answers.sendError(frame.streamId, unknownMethod(method), undefined);
+    const refusal = this.refusal(method) ?? (method.gate === undefined ? excessOf(method, frame) : undefined);
+    if (refusal !== undefined) return this.answers.sendError(frame.streamId, refusal, undefined);
+    if (this.kept.isFull) return this.answers.sendError(frame.streamId, exhausted(this.kept), undefined);
     if (opensStream || method.handle === undefined) return this.openStream(method, frame, opensStream);
     const call = new ServerCall(this, method, frame.streamId, takeMetadata(frame), frame.argument);
     this.calls[slot] = call;
     this.countCall();
-    if (method.gate !== undefined && !call.ask(method.gate, excess(method, frame))) {
-      if (call.waiting !== undefined && call.waiting.refusal === undefined) this.assemble(call, frame);
-      return;
-    }
-    if ((frame.flags & FLAG.more) !== 0 || frame.following) return this.assemble(call, frame);
-    const scoped =
-      isScoped(method.receivePolicy.lifetime) && (frame.spanCount > 0 || method.receivePolicy.lifetime === "strict");
-    let message: unknown;
-    try {
-      message = decodeWhole(method.input, frame, this.carrier.spanSource, method.receivePolicy);
-    } catch (error) {
-      if (error instanceof Violation) throw error;
-      return call.fail(parseError(error, "request", method.path));
-    }
-    if (scoped) call.scope = leasesOf(message as object);
-    call.run(message);
+    this.unary.begin(call, frame, method.gate === undefined ? undefined : excessOf(method, frame));
   };
-
-  /** Keeps the bytes of a request that this frame begins. */
-  private assemble(call: ServerCall, frame: ReceivedFrame): void {
-    try {
-      call.reassembler = Reassembler.start(frame, this.carrier.spanSource, call.served.receivePolicy);
-    } catch (error) {
-      if (error instanceof Violation) throw error;
-      return call.fail(noMemory(frame.messageLength, error));
-    }
-    if (call.reassembler.add(frame)) this.onWhole(call);
-  }
 
   /** @param isOpen whether messages follow; otherwise the frame brings the only one */
   private openStream(method: ServerMethod, frame: ReceivedFrame, isOpen: boolean): void {
@@ -238,7 +247,11 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     this.calls[frame.streamId & (SLOTS_MAX - 1)] = stream;
     this.countCall();
     this.streams++;
-    if (method.gate !== undefined) stream.ask(method.gate, excess(method, frame));
+    if (!this.handlers.enter(stream)) stream.wait(excessOf(method, frame));
+    else {
+      stream.hasPlace = true;
+      if (method.gate !== undefined) stream.ask(method.gate, excessOf(method, frame));
+    }
     if (!isOpen && !stream.isOver) stream.onOnly(frame);
     stream.run();
   }
@@ -249,8 +262,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     this.draining?.stayOpen();
   }
 
-  private refusal(method: ServerMethod | string): ConnectError | undefined {
-    if (typeof method === "string") return new ConnectError(method, Code.Unimplemented);
+  private refusal(method: ServerMethod): ConnectError | undefined {
     if (this.draining?.clientLeft === true)
       return new ConnectError("the server is shutting down, and this client had acknowledged that", Code.Unavailable);
     if (method.handle === undefined && this.options.windows === undefined) {
@@ -267,30 +279,8 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     // The rest of a request that was refused or given up.
     if (call === undefined) return;
     if (call instanceof ServerStream) return call.onMessage(frame);
-    if (call.waiting?.refusal !== undefined) return;
-    if (call.reassembler === undefined || call.waiting?.isWhole === true)
-      throw new Violation("STREAM-3", "a fragment without its message's first frame");
-    if (call.reassembler.add(frame)) inOwnContext(this.onWhole, call);
+    this.unary.onMessage(call, frame);
   }
-
-  /** The request has arrived completely, or its gate has admitted it. */
-  readonly onWhole = (call: ServerCall): void => {
-    if (call.waiting !== undefined) {
-      call.waiting.isWhole = true;
-      return;
-    }
-    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it has just been completed
-    const { bytes, received } = call.reassembler!;
-    call.reassembler = undefined;
-    let message: unknown;
-    try {
-      message = received.decode(call.served.input, bytes, 0, bytes.length, true);
-    } catch (error) {
-      return call.fail(parseError(error, "request", call.served.path));
-    }
-    if (isScoped(call.served.receivePolicy.lifetime)) call.scope = leasesOf(message as object);
-    call.run(message);
-  };
 
   private onReset(frame: ReceivedFrame): void {
     const call = this.find(frame.streamId);
@@ -298,6 +288,11 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
       this.sendQueue.drop(frame.streamId);
       return this.draining?.closeIfIdle();
     }
+    if (!this.resets.take())
+      throw new Violation(
+        "STREAM-10",
+        `the client gives up more than ${this.options.limits.resetsPerSecond} calls per second (limits.resetsPerSecond)`,
+      );
     const code = (frame.code as Code) === Code.DeadlineExceeded ? Code.DeadlineExceeded : Code.Canceled;
     inRootContext(() =>
       call.abandon(
@@ -310,7 +305,7 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
   private onFailed({ streamId }: Outgoing, error: ConnectError, wasStarted: boolean): void {
     const stream = this.findStream(streamId);
     if (stream !== undefined) stream.fail(error);
-    else if (!wasStarted) this.sendError(streamId, error, undefined);
+    else if (!wasStarted) this.answers.sendError(streamId, error, undefined);
   }
 
   private findStream(streamId: number): ServerStream | undefined {
@@ -331,112 +326,11 @@ export class ServerConnection implements FrameReceiver, ServerCallHost, ServerSt
     if (call instanceof ServerStream) this.streams--;
     this.draining?.closeIfIdle();
   }
-
-  send(
-    call: ServerCall | ServerStream,
-    metadata: Uint8Array | undefined,
-    headerLength: number,
-    message: unknown,
-  ): void {
-    this.sendQueue.send({
-      kind: KIND.response,
-      flags: FLAG.endStream,
-      code: 0,
-      streamId: call.streamId,
-      argument: headerLength,
-      metadata,
-      codec: call.served.output,
-      message,
-      writeMaxBytes: call.served.options.writeMaxBytes,
-      label: call.served.path,
-    });
-  }
-
-  // Called by streams.
-
-  sendHeaders({ streamId }: ServerStream, metadata: Uint8Array): number {
-    return this.sendQueue.send({
-      kind: KIND.headers,
-      flags: 0,
-      code: 0,
-      streamId,
-      argument: 0,
-      metadata,
-      codec: undefined,
-      message: undefined,
-      writeMaxBytes: 0,
-      label: "",
-    });
-  }
-
-  sendMessage({ streamId, served }: ServerStream, message: unknown): number {
-    return this.sendQueue.send({
-      kind: KIND.message,
-      flags: 0,
-      code: 0,
-      streamId,
-      argument: 0,
-      metadata: undefined,
-      codec: served.output,
-      message,
-      writeMaxBytes: served.options.writeMaxBytes,
-      label: served.path,
-    });
-  }
-
-  sendEnd({ streamId }: ServerStream, metadata: Uint8Array | undefined, headerLength: number): void {
-    this.sendQueue.send({
-      kind: KIND.end,
-      flags: FLAG.endStream,
-      code: 0,
-      streamId,
-      argument: headerLength,
-      metadata,
-      codec: undefined,
-      message: undefined,
-      writeMaxBytes: 0,
-      label: "",
-    });
-  }
-
-  grant({ streamId }: ServerStream, bytes: number): void {
-    this.sendQueue.grant(streamId, bytes);
-  }
-
-  drop({ streamId }: ServerStream): "unsent" | "sent" {
-    return this.sendQueue.drop(streamId);
-  }
-
-  /** Never throws, whatever the error is. @param kind of the frame that the client expects */
-  sendError(
-    streamId: number,
-    error: ConnectError,
-    context: CallContext | undefined,
-    kind: number = KIND.response,
-    withHeaders = true,
-  ): void {
-    if (this.closed) return;
-    const { code, status, metadata, headerLength } = encodeError(error, context, withHeaders);
-    this.sendQueue.send({
-      kind,
-      flags: FLAG.endStream,
-      code,
-      streamId,
-      argument: headerLength,
-      metadata,
-      codec: encodedBytes,
-      message: status,
-      writeMaxBytes: status.length,
-      label: "",
-    });
-  }
 }
 
-/** The error of a request that exceeds its method's limits. */
-function excess({ options }: ServerMethod, { messageLength, argument }: ReceivedFrame): ConnectError | undefined {
-  const { readMaxBytes, maxTimeoutMs } = options;
-  if (messageLength > readMaxBytes) return tooLarge(messageLength, readMaxBytes);
-  if (argument > maxTimeoutMs)
-    return new ConnectError(`timeout ${argument}ms must be <= ${maxTimeoutMs}`, Code.InvalidArgument);
-  return undefined;
+function unknownMethod(path: string): ConnectError {
+  return new ConnectError(
+    `${path} is not served here; check the service and method name, and that the server registers it`,
+    Code.Unimplemented,
+  );
 }

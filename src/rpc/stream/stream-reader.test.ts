@@ -3,15 +3,24 @@ import { test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ReceivedFrame } from "../../carrier/carrier.js";
 import type { MessageCodec } from "../../codec/codec.js";
+import { KeptBytes, KeptPool } from "../../memory/kept/kept-bytes.js";
 import { Violation } from "../../memory/shm/violation.js";
 import { FLAG, MESSAGE_COST_BYTES } from "../../wire/frame.js";
 import { StreamReader, takeSingle } from "./stream-reader.js";
 
-const codec = {
+const numbers = {
   decode: (input: Uint8Array, offset: number, byteLength: number) => ({
     bytes: [...input.subarray(offset, offset + byteLength)],
   }),
-} as unknown as MessageCodec;
+} satisfies Pick<MessageCodec, "decode">;
+
+/** Refuses messages that begin with 0. */
+const choosy = {
+  decode(input: Uint8Array, offset: number, byteLength: number) {
+    if (input[offset] === 0) throw new Error("bad bytes");
+    return numbers.decode(input, offset, byteLength);
+  },
+} satisfies Pick<MessageCodec, "decode">;
 
 function frameOf(bytes: number[], more: Partial<ReceivedFrame> = {}): ReceivedFrame {
   const scratch = Uint8Array.from(bytes);
@@ -31,18 +40,25 @@ function frameOf(bytes: number[], more: Partial<ReceivedFrame> = {}): ReceivedFr
   } as unknown as ReceivedFrame;
 }
 
-function readerOf(windowBytes: number, statusFollows = false) {
+function readerOf(windowBytes: number, statusFollows = false, codec: Pick<MessageCodec, "decode"> = numbers) {
   const grants: number[] = [];
+  const kept = new KeptBytes(Infinity, new KeptPool(Infinity));
   const options = {
-    codec,
+    codec: codec as MessageCodec,
     receivePolicy: { lifetime: "collected", callLabel: "/test.Service/Method" },
     readMaxBytes: 1000,
     windowBytes,
     spanSource: undefined,
     isSingle: false,
     statusFollows,
+    kept,
   } as const;
-  return { reader: new StreamReader(options, (bytes) => grants.push(bytes)), grants };
+  const unreadable: ConnectError[] = [];
+  const owner = {
+    grant: (bytes: number) => void grants.push(bytes),
+    onUnreadable: (error: ConnectError) => void unreadable.push(error),
+  };
+  return { reader: new StreamReader(options, owner), grants, kept, unreadable };
 }
 
 const violation = (rule: string) => (error: unknown) => error instanceof Violation && error.rule === rule;
@@ -117,21 +133,49 @@ test("what is dropped is not pulled any more", async () => {
   await assert.rejects(reader.next(), /canceled/);
 });
 
-test("messages that are too large or cannot be decoded fail the call, not the connection", () => {
+test("a message that is too large fails the call, not the connection", () => {
   assert.equal(readerOf(1000).reader.take(frameOf([1], { messageLength: 1001 }))?.code, Code.ResourceExhausted);
-  const { reader } = readerOf(1000);
-  const failing = new StreamReader(
-    {
-      ...(reader as unknown as { options: object }).options,
-      codec: {
-        decode: () => {
-          throw new Error("bad bytes");
-        },
-      },
-    } as never,
-    () => undefined,
-  );
-  assert.match(failing.take(frameOf([1]))!.message, /parse binary: bad bytes/);
+});
+
+test("a message that cannot be decoded fails the call: at once if it is waited for, otherwise when it is pulled", async () => {
+  const waited = readerOf(1000, false, choosy);
+  const pull = waited.reader.next();
+  assert.match(waited.reader.take(frameOf([0]))!.message, /parse binary: bad bytes/);
+  assert.equal(waited.unreadable.length, 0);
+  waited.reader.end(new ConnectError("refused", Code.Aborted));
+  await assert.rejects(pull, /refused/);
+
+  const { reader, kept, unreadable } = readerOf(1000, false, choosy);
+  for (const first of [1, 0, 2]) assert.equal(reader.take(frameOf([first])), undefined);
+  assert.deepEqual(await value(reader), [1]);
+  await assert.rejects(reader.next(), /parse binary: bad bytes/);
+  assert.match(unreadable[0].message, /parse binary: bad bytes/);
+  // Nothing behind it is delivered, and it is reported once.
+  assert.equal((await reader.next()).done, true);
+  assert.equal(kept.used, 0);
+});
+
+test("messages are decoded when they are pulled, and counted until then (KEPT-1)", async () => {
+  let decoded = 0;
+  const counting = { decode: (...input: Parameters<typeof numbers.decode>) => (decoded++, numbers.decode(...input)) };
+  const { reader, kept } = readerOf(100_000, false, counting);
+  for (let i = 0; i < 10; i++) reader.take(frameOf([i, i, i]));
+  reader.take(frameOf([1, 2], { flags: FLAG.more, messageLength: 3, inlineLength: 3 }));
+  reader.take(frameOf([3], { messageLength: 3 }));
+  assert.equal(decoded, 0);
+  assert.equal(kept.used, 11 * (MESSAGE_COST_BYTES + 3));
+  for (let i = 0; i < 10; i++) assert.deepEqual(await value(reader), [i, i, i]);
+  assert.equal(kept.used, MESSAGE_COST_BYTES + 3);
+  assert.deepEqual(await value(reader), [1, 2, 3]);
+  assert.deepEqual([decoded, kept.used], [11, 0]);
+  const pull = reader.next();
+  reader.take(frameOf([9]));
+  assert.deepEqual([decoded, kept.used], [12, 0]);
+  await pull;
+  for (let i = 0; i < 3; i++) reader.take(frameOf([i]));
+  reader.take(frameOf([1], { flags: FLAG.more, messageLength: 3, inlineLength: 3 }));
+  reader.drop(undefined);
+  assert.deepEqual([decoded, kept.used], [12, 0]);
 });
 
 test("after the last message nothing may come, and no end within one (STREAM-8, STREAM-9)", () => {

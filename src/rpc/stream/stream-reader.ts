@@ -1,6 +1,6 @@
 /**
- * The receiving end of one direction of a stream: takes the frames of messages, keeps decoded messages until they are
- * pulled, and grants the sender credit for pulled ones.
+ * The receiving end of one direction of a stream: takes the frames of messages, keeps messages until they are pulled,
+ * decodes them then, and grants the sender credit for pulled ones.
  *
  * CREDIT-2  Only pulled messages are granted again. So at most the window plus one message is kept here, even if the
  *           consumer is slow.
@@ -10,14 +10,16 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ReceivedFrame, SpanSource } from "../../carrier/carrier.js";
 import type { MessageCodec } from "../../codec/codec.js";
+import type { KeptBytes } from "../../memory/kept/kept-bytes.js";
 import type { MessageLeases } from "../../memory/payload/message-leases.js";
 import { isScoped } from "../../memory/payload/lease.js";
 import { leasesOf } from "../../memory/payload/message-leases.js";
 import { Violation } from "../../memory/shm/violation.js";
 import { FLAG, MESSAGE_COST_BYTES } from "../../wire/frame.js";
 import { noMemory, parseError, tooLarge } from "../errors.js";
-import type { ReceivedParts, ReceivePolicy } from "../inbound.js";
+import type { ReceivePolicy } from "../inbound.js";
 import { Reassembler, decodeWhole } from "../inbound.js";
+import { PendingMessages } from "./pending-messages.js";
 
 /** How messages are decoded, and how many are accepted. */
 export interface MessageQueueOptions {
@@ -30,6 +32,16 @@ export interface MessageQueueOptions {
   readonly isSingle: boolean;
   /** Another frame follows the last message: the server's status. */
   readonly statusFollows: boolean;
+  /** Counts the messages that were not pulled (KEPT-1). */
+  readonly kept: KeptBytes;
+}
+
+/** The stream that a reader belongs to. */
+export interface StreamReaderOwner {
+  /** Grants the sender more bytes. */
+  grant(bytes: number): void;
+  /** A message that had arrived could not be decoded when it was pulled. Nothing behind it is delivered. */
+  onUnreadable(error: ConnectError): void;
 }
 
 type Result = IteratorResult<unknown, undefined>;
@@ -41,8 +53,6 @@ interface Waiter {
 }
 
 const DONE: Result = Object.freeze({ done: true, value: undefined });
-/** Entries of pulled messages are removed in batches of at least this size. */
-const CLEAR_MIN = 1024;
 
 let newWaiter: Waiter;
 const executor = (resolve: (result: Result) => void, reject: (error: ConnectError) => void) => {
@@ -52,22 +62,17 @@ const nobody: Waiter = { resolve: () => undefined, reject: () => undefined, hold
 
 export class StreamReader implements AsyncIterableIterator<unknown> {
   private readonly options: MessageQueueOptions;
-  private readonly grant: (bytes: number) => void;
+  private readonly owner: StreamReaderOwner;
   private readonly scopes: boolean;
   private readonly grantFromBytes: number;
   /** What the sender may still send, in bytes. Negative after a message that cost more than the rest. */
   private credit: number;
   /** Cost of pulled messages that has not been granted again, in bytes. */
   private pulled = 0;
-  /** The messages in order of arrival, and their costs. Entries before index `first` have been pulled. */
-  private messages: unknown[] = [];
-  private costs: number[] = [];
-  private first = 0;
+  private readonly pending: PendingMessages;
   private readonly waiters: Waiter[] = [];
   private reassembler: Reassembler | undefined;
   private assemblyCost = 0;
-  /** Messages that are kept undecoded; undefined if messages are decoded as they arrive. */
-  private held: { readonly bytes: Uint8Array; readonly received: ReceivedParts; readonly cost: number }[] | undefined;
   /** The last message has begun. */
   private lastBegun = false;
   /** The end of the last message is the end of this direction. */
@@ -82,10 +87,10 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   /** Whether the consumer has been told that no more messages follow. */
   isAtEnd = false;
 
-  /** @param grant sends credit */
-  constructor(options: MessageQueueOptions, grant: (bytes: number) => void) {
+  constructor(options: MessageQueueOptions, owner: StreamReaderOwner) {
     this.options = options;
-    this.grant = grant;
+    this.owner = owner;
+    this.pending = new PendingMessages(options.kept);
     this.scopes = isScoped(options.receivePolicy.lifetime);
     this.credit = options.windowBytes;
     this.grantFromBytes = Math.ceil(options.windowBytes / 2);
@@ -121,18 +126,25 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   }
 
   private begin(frame: ReceivedFrame, cost: number): ConnectError | undefined {
-    const { codec, receivePolicy, readMaxBytes, spanSource } = this.options;
+    const { codec, receivePolicy, readMaxBytes, spanSource, kept } = this.options;
     this.began = true;
     if (frame.messageLength > readMaxBytes) return tooLarge(frame.messageLength, readMaxBytes);
-    if ((frame.flags & FLAG.more) !== 0 || frame.following || this.held !== undefined) {
+    const isWaitedFor = this.waiters.length > 0;
+    const isWhole = (frame.flags & FLAG.more) === 0 && !frame.following;
+    if (!isWhole || (!isWaitedFor && !isSimple(frame, receivePolicy))) {
       try {
-        this.reassembler = Reassembler.start(frame, spanSource, receivePolicy);
+        this.reassembler = Reassembler.start(frame, spanSource, receivePolicy, kept);
       } catch (error) {
         if (error instanceof Violation) throw error;
         return noMemory(frame.messageLength, error);
       }
       this.assemblyCost = cost;
       return this.reassembler.add(frame) ? this.onWhole() : undefined;
+    }
+    if (!isWaitedFor) {
+      this.pending.addFrame(frame, cost);
+      if (this.lastIsEnd) this.end(undefined);
+      return undefined;
     }
     let message: unknown;
     try {
@@ -152,43 +164,21 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
 
   private onWhole(): ConnectError | undefined {
     // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it has just been completed
-    const { bytes, received } = this.reassembler!;
+    const whole = this.reassembler!;
     this.reassembler = undefined;
-    if (this.held !== undefined) {
-      this.held.push({ bytes, received, cost: this.assemblyCost });
+    if (this.waiters.length === 0) {
+      this.pending.add(whole, this.assemblyCost);
+      if (this.lastIsEnd) this.end(undefined);
       return undefined;
     }
-    return this.decode(bytes, received, this.assemblyCost);
-  }
-
-  private decode(bytes: Uint8Array, received: ReceivedParts, cost: number): ConnectError | undefined {
+    const { bytes, received } = whole;
     let message: unknown;
     try {
       message = received.decode(this.options.codec, bytes, 0, bytes.length, true);
     } catch (error) {
       return this.unreadable(error);
     }
-    this.deliver(message, cost);
-    return undefined;
-  }
-
-  /** Keeps messages as they arrive, undecoded, until `release`. */
-  hold(): void {
-    this.held = [];
-  }
-
-  /** Decodes the messages that were kept. @returns why the call fails, if it does */
-  release(): ConnectError | undefined {
-    const held = this.held ?? [];
-    this.held = undefined;
-    for (const [i, { bytes, received, cost }] of held.entries()) {
-      const error = this.decode(bytes, received, cost);
-      if (error === undefined) continue;
-      for (const rest of held.slice(i + 1)) rest.received.drop();
-      // Nothing behind the bad message is delivered.
-      if (this.over) this.error = error;
-      return error;
-    }
+    this.deliver(message, this.assemblyCost);
     return undefined;
   }
 
@@ -196,15 +186,12 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     return parseError(error, this.options.statusFollows ? "response" : "request", this.options.receivePolicy.callLabel);
   }
 
+  /** Hands a message to the consumer that waits for it. */
   private deliver(message: unknown, cost: number): void {
-    const waiter = this.waiters.shift();
-    if (waiter === undefined) {
-      this.messages.push(message);
-      this.costs.push(cost);
-    } else {
-      this.onPulled(message, cost);
-      waiter.resolve({ done: false, value: message });
-    }
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- decoding does not call the consumer
+    const waiter = this.waiters.shift()!;
+    this.onPulled(message, cost);
+    waiter.resolve({ done: false, value: message });
     if (this.lastIsEnd) this.end(undefined);
   }
 
@@ -235,15 +222,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
 
   /** Discards what has arrived. The iterator ends or throws. */
   drop(error: ConnectError | undefined): void {
-    for (; this.first < this.messages.length; this.first++) {
-      const message = this.messages[this.first];
-      if (typeof message === "object" && message !== null) leasesOf(message)?.end("its message was not delivered");
-    }
-    for (const { received } of this.held ?? []) received.drop();
-    this.held = undefined;
-    this.messages = [];
-    this.costs = [];
-    this.first = 0;
+    this.pending.clear();
     if (this.over) this.error = error;
     else this.end(error);
   }
@@ -264,18 +243,13 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   /** @param holder stays reachable while this waits for a message */
   next(holder?: unknown): Promise<Result> {
     if (this.scope !== undefined && !this.options.isSingle) this.endScope();
-    const { first } = this;
-    if (first < this.messages.length) {
-      const message = this.messages[first];
-      const cost = this.costs[first];
-      this.messages[first] = undefined;
-      this.first = first + 1;
-      if (this.first === this.messages.length) {
-        this.messages.length = this.costs.length = this.first = 0;
-      } else if (this.first >= CLEAR_MIN && this.first * 2 >= this.messages.length) {
-        this.messages = this.messages.slice(this.first);
-        this.costs = this.costs.slice(this.first);
-        this.first = 0;
+    if (!this.pending.isEmpty) {
+      const cost = this.pending.firstCost;
+      let message: unknown;
+      try {
+        message = this.pending.take(this.options.codec);
+      } catch (error) {
+        return Promise.reject(this.onBadPull(error));
       }
       this.onPulled(message, cost);
       return Promise.resolve({ done: false, value: message });
@@ -287,6 +261,17 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     if (this.over) this.settleOver(waiter);
     else this.waiters.push(waiter);
     return promise;
+  }
+
+  /** The message that was pulled cannot be decoded. Nothing behind it is delivered. */
+  private onBadPull(thrown: unknown): ConnectError {
+    const error = this.unreadable(thrown);
+    this.drop(undefined);
+    this.isAtEnd = true;
+    this.owner.onUnreadable(error);
+    // The owner may have ended this with the error, which the consumer has now.
+    this.error = undefined;
+    return error;
   }
 
   private settleOver(waiter: Waiter): void {
@@ -307,8 +292,13 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     const bytes = this.pulled;
     this.pulled = 0;
     this.credit += bytes;
-    this.grant(bytes);
+    this.owner.grant(bytes);
   }
+}
+
+/** Whether the bytes of a message that a frame brings completely are all there is to keep of it. */
+function isSimple(frame: ReceivedFrame, { lifetime }: ReceivePolicy): boolean {
+  return frame.spanCount === 0 && frame.fragmentSource === frame.scratch && lifetime !== "strict";
 }
 
 /** Pulls the only message of a stream. @throws ConnectError `Unimplemented` if there is none, or more than one */
