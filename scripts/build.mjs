@@ -1,4 +1,4 @@
-// Builds the addon (build/isthmus.node) and the TypeScript (dist/).
+// Builds the addon (build/isthmus.node) and the TypeScript (dist/; the package's modules as CommonJS in dist/cjs).
 //
 //   node scripts/build.mjs              for work in the checkout
 //   node scripts/build.mjs --prebuild   also the package's addons, prebuilds/linux-<cpu>/isthmus.node; with
@@ -10,6 +10,7 @@ import { spawnSync } from "node:child_process";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { makeCommonJs } from "./commonjs.mjs";
 import { makePrebuilds } from "./prebuilds.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -26,6 +27,7 @@ run("tsc", process.execPath, [
   "-p",
   "tsconfig.json",
 ]);
+await makeCommonJs(root);
 
 // True if the addon is there and up to date.
 function buildAddon() {

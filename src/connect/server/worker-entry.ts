@@ -81,8 +81,9 @@ function partsOf(module: {
   return { ...options, routes: routes as IsthmusServerOptions["routes"] };
 }
 
-// eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- this is the entry point of a worker thread
-const parent = parentPort!;
+if (parentPort === null)
+  throw new Error("isthmus/worker is the entry point of a server's worker threads: bundle it, do not import it");
+const parent = parentPort;
 
 parent.once("message", (setup: WorkerSetup) => {
   // From now on the port to the parent is for the routes module, and does not keep the thread alive.
@@ -90,7 +91,7 @@ parent.once("message", (setup: WorkerSetup) => {
   setup.port.ref();
   void (async () => {
     try {
-      serve(setup, partsOf((await import(setup.routes)) as object));
+      serve(setup, partsOf((await import(/* webpackIgnore: true */ /* @vite-ignore */ setup.routes)) as object));
     } catch (error) {
       const reason = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
       setup.port.postMessage({

@@ -1,0 +1,92 @@
+/**
+ * Finds the files of this package that are not imported: the native addon, and the entry point of worker threads. They
+ * are in the package's folder or, if the package was bundled into a program, beside the bundle.
+ */
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join, sep } from "node:path";
+import { fileURLToPath } from "node:url";
+
+/** This file as it is loaded: compiled to dist/src/os or dist/cjs/os, or part of a bundle or an executable. */
+const here = typeof __filename === "string" ? __filename : fileURLToPath(import.meta.url);
+const folder = dirname(here);
+
+/** True if this package's code was bundled into another file. */
+export const isBundled = ![join("dist", "src", "os"), join("dist", "cjs", "os")].some((own) =>
+  here.endsWith(`${sep}${join(own, "package-files.js")}`),
+);
+
+/** True if this is the package's CommonJS build. Node 20.19, 22.12 and later do not load it: `require` loads ES modules. */
+const isCommonJs = !isBundled && folder.endsWith(join("dist", "cjs", "os"));
+
+/** `require` from here: for addons, and for modules of Node that are loaded late. */
+export const requireHere = createRequire(here);
+
+export interface PackageFile {
+  /** As a message names it. */
+  readonly name: string;
+  readonly path: string;
+}
+
+/** The places where the addon may be, those that exist, the first choice first. */
+export function addonFiles(): PackageFile[] {
+  const prebuilt = `prebuilds/${process.platform}-${process.arch}/isthmus.node`;
+  return isBundled
+    ? existing([...beside("isthmus.node"), ...beside(prebuilt), ...installed(prebuilt)])
+    : existing([inPackage("build/isthmus.node"), inPackage(prebuilt)]);
+}
+
+/** What to do if there is no addon, or none that loads. */
+export function addonAdvice(): string {
+  const { platform, arch } = process;
+  const prebuilt = `prebuilds/${platform}-${arch}/isthmus.node`;
+  return isBundled
+    ? `copy node_modules/isthmus/${prebuilt} to ${join(folder, "isthmus.node")}, or set ISTHMUS_ADDON to the path of one (docs/bundlers.md)`
+    : "compile one from the package's native folder and set ISTHMUS_ADDON to its path (docs/install.md)";
+}
+
+/**
+ * The entry point of worker threads.
+ * @throws Error that says where a bundle's entry point is looked for
+ */
+export function workerEntry(): string {
+  if (!isBundled) {
+    // SUBTLE: in a runner such as jest, this is the CommonJS build although Node can `require` ES modules. In the thread
+    // there is no runner, so the user's modules get the ES modules, and the entry point must be one of them.
+    const build = isCommonJs && !requiresModules() ? "cjs" : "src";
+    return inPackage(`dist/${build}/connect/server/worker-entry.js`).path;
+  }
+  const names = ["isthmus-worker.js", "isthmus-worker.mjs", "isthmus-worker.cjs"];
+  const [found] = existing([...names.flatMap(beside), ...installed("dist/src/connect/server/worker-entry.js")]);
+  if (found !== undefined) return found.path;
+  throw new Error(
+    `isthmus was bundled, and the entry point of its worker threads is not beside the bundle: bundle "isthmus/worker" too, as ${join(folder, names[0])} (docs/bundlers.md)`,
+  );
+}
+
+/** Whether this Node loads ES modules by `require`. */
+function requiresModules(): boolean {
+  return (process.features as { readonly require_module?: boolean }).require_module === true;
+}
+
+function inPackage(name: string): PackageFile {
+  return { name, path: join(folder, "..", "..", "..", ...name.split("/")) };
+}
+
+function beside(name: string): PackageFile[] {
+  return [{ name, path: join(folder, ...name.split("/")) }];
+}
+
+/** A file of the package that is installed where a bundle runs, if one is. */
+function installed(name: string): PackageFile[] {
+  try {
+    const root = dirname(requireHere.resolve("isthmus/package.json"));
+    return [{ name: `node_modules/isthmus/${name}`, path: join(root, ...name.split("/")) }];
+  } catch {
+    return [];
+  }
+}
+
+function existing(files: readonly PackageFile[]): PackageFile[] {
+  return files.filter(({ path }) => existsSync(path));
+}
