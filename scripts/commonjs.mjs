@@ -31,11 +31,11 @@ export async function makeCommonJs(root) {
 }
 
 // Packages are required, so that they load where the rest does; modules of users are imported. CommonJS has no
-// `import.meta`, and `__filename` goes before it.
+// `import.meta`, and `__filename` is used instead.
 function adapted(code) {
   return code
     .replace(/\bimport\((?:\/\*.*?\*\/\s*)*"([^"]+)"\)/g, 'Promise.resolve().then(() => require("$1"))')
-    .replaceAll("import.meta.url", '""')
+    .replaceAll(/\bimport\.meta\.\w+/g, "undefined")
     .replace(/\n\/\/# sourceMappingURL=.*\n?$/, "\n");
 }
 

@@ -3,12 +3,12 @@
  * are in the package's folder or, if the package was bundled into a program, beside the bundle.
  */
 import { existsSync } from "node:fs";
-import { createRequire } from "node:module";
+import nodeModule from "node:module";
 import { dirname, join, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 
 /** This file as it is loaded: compiled to dist/src/os or dist/cjs/os, or part of a bundle or an executable. */
-const here = typeof __filename === "string" ? __filename : fileURLToPath(import.meta.url);
+const here = findHere();
 const folder = dirname(here);
 
 /** True if this package's code was bundled into another file. */
@@ -19,8 +19,11 @@ export const isBundled = ![join("dist", "src", "os"), join("dist", "cjs", "os")]
 /** True if this is the package's CommonJS build. Node 20.19, 22.12 and later do not load it: `require` loads ES modules. */
 const isCommonJs = !isBundled && folder.endsWith(join("dist", "cjs", "os"));
 
-/** `require` from here: for addons, and for modules of Node that are loaded late. */
-export const requireHere = createRequire(here);
+/**
+ * `require` from here: for addons, and for modules of Node that are loaded late. SUBTLE: webpack would warn about an
+ * imported `createRequire`, whose argument it wants to know.
+ */
+export const requireHere = nodeModule.createRequire(here);
 
 export interface PackageFile {
   /** As a message names it. */
@@ -62,6 +65,19 @@ export function workerEntry(): string {
   throw new Error(
     `isthmus was bundled, and the entry point of its worker threads is not beside the bundle: bundle "isthmus/worker" too, as ${join(folder, names[0])} (docs/bundlers.md)`,
   );
+}
+
+/**
+ * SUBTLE: bundlers put their own values in. webpack replaces `import.meta.url` by the path of this file where the bundle
+ * is made, and what `typeof __filename` says by "string". Both other names are left to the program that runs, except
+ * that a bundle in CommonJS has no `import.meta.filename`. Node before 20.11 has none either.
+ */
+function findHere(): string {
+  try {
+    return import.meta.filename ?? __filename;
+  } catch {
+    return fileURLToPath(import.meta.url);
+  }
 }
 
 /** Whether this Node loads ES modules by `require`. */

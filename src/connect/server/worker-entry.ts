@@ -61,12 +61,20 @@ function serve({ port, options }: WorkerSetup, module: Partial<IsthmusServerOpti
   tell({ kind: "ready" });
 }
 
-/** @throws Error that says what is wrong with the module */
-function partsOf(module: {
+interface RoutesModule {
   readonly default?: unknown;
   readonly routes?: unknown;
   readonly options?: unknown;
-}): Partial<IsthmusServerOptions> {
+}
+
+/** What a module exports. If it is CommonJS, that is `default`. */
+function exportsOf(module: RoutesModule): RoutesModule {
+  const { default: all } = module;
+  return typeof all === "object" && all !== null ? { ...module, default: undefined, ...all } : module;
+}
+
+/** @throws Error that says what is wrong with the module */
+function partsOf(module: RoutesModule): Partial<IsthmusServerOptions> {
   const routes = module.default ?? module.routes;
   if (typeof routes !== "function")
     throw new Error("it has no routes: export a function that registers services, as `default` or as `routes`");
@@ -91,7 +99,8 @@ parent.once("message", (setup: WorkerSetup) => {
   setup.port.ref();
   void (async () => {
     try {
-      serve(setup, partsOf((await import(/* webpackIgnore: true */ /* @vite-ignore */ setup.routes)) as object));
+      const module = (await import(/* webpackIgnore: true */ /* @vite-ignore */ setup.routes)) as RoutesModule;
+      serve(setup, partsOf(exportsOf(module)));
     } catch (error) {
       const reason = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
       setup.port.postMessage({
