@@ -8,22 +8,34 @@
 //   node scripts/matrix.mjs --keep          leaves the project's folder, and prints its name
 
 import { execFileSync, spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { findNode } from "./nodes.mjs";
 
 const NODES = [20, 22, 24, 26];
 const FORMATS = ["esm", "cjs"];
 const BUNDLERS = ["esbuild", "webpack", "rollup"];
-const WAYS = ["plain", "typescript", "jest", "vitest", "tsx", ...BUNDLERS];
+/** A single executable: esbuild's bundle inside of a copy of Node. */
+const EXECUTABLE = "sea";
+const WAYS = ["plain", "typescript", "jest", "vitest", "tsx", ...BUNDLERS, EXECUTABLE];
 const TOOLS = {
   jest: ["jest"],
   vitest: ["vitest"],
   tsx: ["tsx"],
   esbuild: ["esbuild"],
   webpack: ["webpack"],
+  sea: ["esbuild", "postject"],
   rollup: ["rollup", "@rollup/plugin-node-resolve", "@rollup/plugin-commonjs"],
 };
 const RUN_MS_MAX = 300_000;
@@ -88,7 +100,8 @@ function prepare() {
     const options = ["--strict", "--skipLibCheck", "false", "--module", "nodenext", "--target", "es2022"];
     const files = ["main.ts", "program.ts", "routes.ts"].map((name) => join(format, name));
     expectOk("tsc", process.execPath, ["node_modules/typescript/bin/tsc", ...options, "--types", "node", ...files]);
-    for (const bundler of BUNDLERS.filter((name) => ways.includes(name) && !missing.has(name))) {
+    const wanted = ways.map((way) => (way === EXECUTABLE ? "esbuild" : way));
+    for (const bundler of BUNDLERS.filter((name) => wanted.includes(name) && !missing.has(name))) {
       const out = bundleFolder(bundler, format);
       mkdirSync(out, { recursive: true });
       expectOk(`${bundler}, ${format}`, process.execPath, ["bundle.mjs", bundler, format, out]);
@@ -108,9 +121,14 @@ function row(node, format) {
 function cell(node, format, way) {
   if (missing.has(way)) return "skipped";
   const name = `Node.js ${node.version}, ${format}, ${way}`;
+  if (way === EXECUTABLE) {
+    // Node 20 has it as an experiment only. Its main script is CommonJS.
+    if (format === "esm" || node.major < 22) return "–";
+    makeExecutable(node);
+  }
   const { seen, output } = look(node, format, way);
   const isRight = seen === RIGHT;
-  const isRightWithout = !BUNDLERS.includes(way) || isRightWithoutAddon(node, format, way);
+  const isRightWithout = ![...BUNDLERS, EXECUTABLE].includes(way) || isRightWithoutAddon(node, format, way);
   if (isRight && isRightWithout) {
     passed++;
     console.log(`passed  ${name}`);
@@ -124,8 +142,8 @@ function cell(node, format, way) {
 function look(node, format, way) {
   const result = join(work, "result.txt");
   rmSync(result, { force: true });
-  const { args, cwd = join(work, format), env = {} } = commandOf(way, format);
-  const { status, stdout, stderr } = spawnSync(node.path, args, {
+  const { program = node.path, args, cwd = join(work, format), env = {} } = commandOf(node, way, format);
+  const { status, stdout, stderr } = spawnSync(program, args, {
     cwd,
     encoding: "utf8",
     timeout: RUN_MS_MAX,
@@ -136,7 +154,7 @@ function look(node, format, way) {
   return { seen: way === "jest" || way === "vitest" ? readFileSync(result, "utf8") : stdout.trim(), output };
 }
 
-function commandOf(way, format) {
+function commandOf(node, way, format) {
   const bin = (path) => join(work, "node_modules", path);
   switch (way) {
     case "plain":
@@ -148,12 +166,24 @@ function commandOf(way, format) {
     case "vitest":
       return { args: [bin("vitest/vitest.mjs"), "run", "vitest.test"] };
     case "tsx":
-      return { args: [bin("tsx/dist/cli.mjs"), "main.ts"], cwd: join(work, "sources", format) };
+      return {
+        args: [bin("tsx/dist/cli.mjs"), "main.ts"],
+        cwd: join(work, "sources", format),
+        env: tsxRoutes(node, format),
+      };
     case "typescript":
       return { args: ["main.js"] };
+    case EXECUTABLE:
+      return executableIn(bundleFolder(way, format));
     default:
       return { args: ["main.js"], cwd: bundleFolder(way, format) };
   }
+}
+
+/** On Node 20, tsx's loader does not reach worker threads: there the routes load it themselves. */
+function tsxRoutes(node, format) {
+  const routes = pathToFileURL(join(work, "sources", format, "routes.ts")).href;
+  return node.major > 20 ? {} : { MATRIX_ENTRY: join(work, "tsx-routes.mjs"), MATRIX_ROUTES: routes };
 }
 
 /** The same bundle, in a folder without the addon. */
@@ -162,11 +192,38 @@ function isRightWithoutAddon(node, format, way) {
   try {
     cpSync(bundleFolder(way, format), bare, { recursive: true });
     rmSync(join(bare, "isthmus.node"));
-    const { status, stdout, stderr } = spawnSync(node.path, ["main.js"], { cwd: bare, encoding: "utf8" });
+    const bundle = { program: node.path, args: ["main.js"], env: {} };
+    const { program, args, env } = way === EXECUTABLE ? executableIn(bare) : bundle;
+    const { status, stdout, stderr } = spawnSync(program, args, {
+      cwd: bare,
+      encoding: "utf8",
+      env: { ...process.env, ...env },
+    });
     return status === 0 && RIGHT_WITHOUT_ADDON.test(stdout) && stderr.includes("ISTHMUS_NO_SHARED_MEMORY");
   } finally {
     rmSync(bare, { recursive: true, force: true });
   }
+}
+
+/** Makes a single executable of this Node and esbuild's bundle. */
+function makeExecutable(node) {
+  const folder = bundleFolder(EXECUTABLE, "cjs");
+  rmSync(folder, { recursive: true, force: true });
+  cpSync(bundleFolder("esbuild", "cjs"), folder, { recursive: true });
+  const [config, blob, program] = ["sea.json", "program.blob", "program"].map((name) => join(folder, name));
+  const main = join(folder, "main.js");
+  writeFileSync(config, JSON.stringify({ main, output: blob, disableExperimentalSEAWarning: true }));
+  expectOk("the executable's blob", node.path, ["--experimental-sea-config", config]);
+  const path = spawnSync(node.path, ["-p", "process.execPath"], { encoding: "utf8" }).stdout.trim();
+  copyFileSync(realpathSync(path), program);
+  const fuse = ["--sentinel-fuse", "NODE_SEA_FUSE_fce680ab2cc467b6e072b8b5df1996b2"];
+  const postject = "node_modules/postject/dist/cli.js";
+  expectOk("postject", process.execPath, [postject, program, "NODE_SEA_BLOB", blob, ...fuse]);
+  rmSync(main);
+}
+
+function executableIn(folder) {
+  return { program: join(folder, "program"), args: [], cwd: folder, env: { MATRIX_FOLDER: folder } };
 }
 
 /** Outside of the project, so that a bundle finds nothing in its node_modules. */
