@@ -24,7 +24,7 @@ import { checkOptional, checkOptions } from "../options/check.js";
 import { isUrl } from "../options/kinds.js";
 import { DEFAULTS } from "../options/defaults.js";
 import { listenTable, MODULE_OPTIONS, serverCloseTable, workerServerTable } from "../options/table.js";
-import { handshakeTimeoutOf, requireAddon } from "../options/options.js";
+import { handshakeTimeoutOf, requireAddonForWorkers } from "../options/options.js";
 import type { IsthmusServer, ListeningAt, ServerStats } from "../types/server.js";
 import type { IsthmusWorkerServerOptions } from "../types/workers.js";
 import type { AcceptedClient, ConnectionSink } from "./local-server.js";
@@ -76,7 +76,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
     this.loadTimeoutMs = Math.min(loadTimeoutMs, TIMER_MS_MAX);
     this.restartDelayMsMax = Math.min(restartDelayMsMax, TIMER_MS_MAX);
     this.door = new LocalServer({ ...options, workers: undefined, routes: () => undefined }, this);
-    requireAddon();
+    requireAddonForWorkers();
     this.slots = Array.from({ length: count }, () => ({ thread: undefined, deaths: 0, restart: undefined }));
   }
 
