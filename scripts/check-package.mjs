@@ -60,7 +60,9 @@ try {
   const files = info.files.map((file) => file.path);
   const complaints = [
     ...files
-      .filter((path) => /\.test\.|^(dist\/)?(test|bench|examples)\/|tsbuildinfo|\.o$/.test(path))
+      .filter((path) =>
+        /^(?!examples\/starter\/).*\.test\.|^(dist\/)?(test|bench|examples\/(?!starter))|tsbuildinfo|\.o$/.test(path),
+      )
       .map((path) => `${path} should not be packed`),
     ...NEEDED.filter((path) => !files.includes(path)).map((path) => `${path} is missing`),
   ];
