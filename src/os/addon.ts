@@ -9,7 +9,7 @@
  */
 import { types } from "node:util";
 import { resolve } from "node:path";
-import { addonAdvice, addonFiles, requireHere } from "./package-files.js";
+import { addonAdvice, addonFiles } from "./package-files.js";
 import type { PackageFile } from "./package-files.js";
 import { otherRuntime } from "./runtime.js";
 
@@ -410,12 +410,23 @@ function loadFirst(files: readonly PackageFile[], advice: string): LoadedAddon {
   const failures: string[] = [];
   for (const { name, path } of files) {
     try {
-      return { addon: requireHere(path) as Addon };
+      return { addon: loadOwn(path) };
     } catch (error) {
       failures.push(`${name} does not load: ${error instanceof Error ? firstLine(error.message) : String(error)}`);
     }
   }
   return { addon: undefined, reason: `${failures.join("; ")}${advice}` };
+}
+
+/**
+ * Loads the addon with a state of its own. SUBTLE: `require` would give every instance of this package in the thread (of
+ * each test file in jest, of the program and of a bundle) the same functions, and the last one to call `onViewFreed`
+ * would hear of the others' views.
+ */
+function loadOwn(path: string): Addon {
+  const module: { exports: unknown } = { exports: {} };
+  process.dlopen(module, path);
+  return module.exports as Addon;
 }
 
 /** Without the list of modules that Node adds. */

@@ -20,7 +20,7 @@ export const isBundled = ![join("dist", "src", "os"), join("dist", "cjs", "os")]
 const isCommonJs = !isBundled && folder.endsWith(join("dist", "cjs", "os"));
 
 /**
- * `require` from here: for addons, and for modules of Node that are loaded late. SUBTLE: webpack would warn about an
+ * `require` from here, for modules of Node that are loaded late. SUBTLE: webpack would warn about an
  * imported `createRequire`, whose argument it wants to know.
  */
 export const requireHere = nodeModule.createRequire(here);
