@@ -61,10 +61,15 @@ try {
   const complaints = [
     ...files
       .filter((path) =>
-        /^(?!examples\/starter\/).*\.test\.|^(dist\/)?(test|bench|examples\/(?!starter))|tsbuildinfo|\.o$/.test(path),
+        /^(?!examples\/starter\/).*\.test\.|^(dist\/)?(test|bench|examples\/(?!starter|README))|tsbuildinfo|\.o$/.test(
+          path,
+        ),
       )
       .map((path) => `${path} should not be packed`),
     ...NEEDED.filter((path) => !files.includes(path)).map((path) => `${path} is missing`),
+    ...linksOfReadme()
+      .filter((link) => !files.some((path) => path.startsWith(link)))
+      .map((link) => `README.md links to ${link}, which is not packed`),
   ];
   const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   for (const script of ["preinstall", "install", "postinstall"]) {
@@ -100,6 +105,12 @@ try {
     console.log(run(process.execPath, [...options, "use.cjs"], { cwd: app, env }).trim());
 } finally {
   rmSync(work, { recursive: true, force: true });
+}
+
+/** The files and folders that README.md links to. */
+function linksOfReadme() {
+  const links = readFileSync(join(root, "README.md"), "utf8").matchAll(/\]\((?![a-z]+:|#)([^)#\s]+)/g);
+  return [...links].map(([, path]) => path);
 }
 
 /** The CPUs whose addons were packed. */
