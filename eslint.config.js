@@ -2,7 +2,7 @@ import eslint from "@eslint/js";
 import tseslint from "typescript-eslint";
 
 export default tseslint.config(
-  { ignores: ["dist/", "build/", "prebuilds/", "**/*_pb.ts"] },
+  { ignores: ["dist/", "build/", "prebuilds/", "test/matrix/", "examples/starter/", "**/*_pb.ts"] },
   eslint.configs.recommended,
   {
     files: ["**/*.ts"],

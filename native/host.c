@@ -69,16 +69,16 @@ napi_value open_spare(napi_env env, napi_callback_info info) {
 static cpu_set_t *read_affinity(int *cpu_count, size_t *set_bytes) {
   enum { CPUS_MAX = 1 << 20 };
   for (*cpu_count = 1024; *cpu_count <= CPUS_MAX; *cpu_count *= 2) {
-    cpu_set_t *set = CPU_ALLOC((size_t)*cpu_count);
+    *set_bytes = CPU_ALLOC_SIZE((size_t)*cpu_count);
+    // Not CPU_ALLOC, which is a function of glibc alone.
+    cpu_set_t *set = calloc(1, *set_bytes);
     if (set == NULL) {
       errno = ENOMEM;
       return NULL;
     }
-    *set_bytes = CPU_ALLOC_SIZE((size_t)*cpu_count);
-    CPU_ZERO_S(*set_bytes, set);
     if (sched_getaffinity(0, *set_bytes, set) == 0) return set;
     int error = errno;
-    CPU_FREE(set);
+    free(set);
     errno = error;
     if (error != EINVAL) return NULL;
   }
@@ -100,7 +100,7 @@ napi_value affinity(napi_env env, napi_callback_info info) {
     status = napi_create_int32(env, cpu, &number);
     if (status == napi_ok) status = napi_set_element(env, list, length++, number);
   }
-  CPU_FREE(set);
+  free(set);
   return status == napi_ok ? list : throw_napi_failure(env, "napi_set_element");
 }
 

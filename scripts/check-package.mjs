@@ -35,10 +35,17 @@ if (decode(StringValueSchema, target).value !== "hello") throw new Error("wrong 
 console.log("isthmus/codec works without Connect");
 `;
 const USE_CJS = `
-const { createIsthmusServer } = require("isthmus");
-if (typeof createIsthmusServer !== "function") throw new Error("require(esm) gave no function");
-console.log("require(esm) works");
+const required = require("isthmus");
+void import("isthmus").then((imported) => {
+  if (required.createIsthmusServer !== imported.createIsthmusServer) throw new Error("there are two instances");
+  console.log("require and import give one instance");
+});
 `;
+const NEEDED = [
+  ...cpusToPack().map((cpu) => `prebuilds/linux-${cpu}/isthmus.node`),
+  ...["index.js", "index.d.ts"].flatMap((name) => [`dist/src/${name}`, `dist/cjs/${name}`]),
+  ...["dist/cjs/index.mjs", "dist/cjs/package.json", "native/Makefile", "native/addon.c", "README.md", "LICENSE"],
+];
 const root = fileURLToPath(new URL("..", import.meta.url));
 const work = mkdtempSync(join(tmpdir(), "isthmus-pack-"));
 const run = (command, args, options = {}) =>
@@ -53,11 +60,16 @@ try {
   const files = info.files.map((file) => file.path);
   const complaints = [
     ...files
-      .filter((path) => /\.test\.|^(dist\/)?(test|bench|native|examples)\/|tsbuildinfo/.test(path))
+      .filter((path) =>
+        /^(?!examples\/starter\/).*\.test\.|^(dist\/)?(test|bench|examples\/(?!starter|README))|tsbuildinfo|\.o$/.test(
+          path,
+        ),
+      )
       .map((path) => `${path} should not be packed`),
-    ...["prebuilds/linux-x64/isthmus.node", "dist/src/index.js", "dist/src/index.d.ts", "README.md", "LICENSE"]
-      .filter((path) => !files.includes(path))
-      .map((path) => `${path} is missing`),
+    ...NEEDED.filter((path) => !files.includes(path)).map((path) => `${path} is missing`),
+    ...linksOfReadme()
+      .filter((link) => !files.some((path) => path.startsWith(link)))
+      .map((link) => `README.md links to ${link}, which is not packed`),
   ];
   const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   for (const script of ["preinstall", "install", "postinstall"]) {
@@ -68,7 +80,9 @@ try {
 
   const bin = (name) => join(root, "node_modules", ".bin", name);
   console.log(run(bin("publint"), ["run", tarball, "--strict"]).trim());
-  console.log(run(bin("attw"), [tarball, "--profile", "esm-only", "--format", "ascii"]).trim());
+  // Nobody imports isthmus/worker: it is for bundlers.
+  const profile = ["--profile", "strict", "--exclude-entrypoints", "worker"];
+  console.log(run(bin("attw"), [tarball, ...profile, "--format", "ascii"]).trim());
 
   // An empty folder: the peers come from the checkout, everything else from the tarball.
   const app = join(work, "app");
@@ -87,10 +101,19 @@ try {
   writeFileSync(join(app, "use-codec.mjs"), USE_CODEC);
   console.log(run(process.execPath, ["use-codec.mjs"], { cwd: app, env }).trim());
   symlinkSync(join(root, "node_modules", "@connectrpc"), join(app, "node_modules", "@connectrpc"));
-  const [major, minor] = process.versions.node.split(".").map(Number);
-  if (major > 22 || (major === 22 && minor >= 12))
-    console.log(run(process.execPath, ["use.cjs"], { cwd: app, env }).trim());
-  else console.log("skipped: require(esm) needs Node 22.12 or later");
+  for (const options of [[], ["--no-experimental-require-module"]])
+    console.log(run(process.execPath, [...options, "use.cjs"], { cwd: app, env }).trim());
 } finally {
   rmSync(work, { recursive: true, force: true });
+}
+
+/** The files and folders that README.md links to. */
+function linksOfReadme() {
+  const links = readFileSync(join(root, "README.md"), "utf8").matchAll(/\]\((?![a-z]+:|#)([^)#\s]+)/g);
+  return [...links].map(([, path]) => path);
+}
+
+/** The CPUs whose addons were packed. */
+function cpusToPack() {
+  return process.env.ISTHMUS_PREBUILDS?.split(",") ?? ["x64", "arm64"];
 }

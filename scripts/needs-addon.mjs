@@ -36,6 +36,7 @@ export const NEEDS_ADDON = {
   "test/e2e/loan-edges.test.ts": "is about blocks of shared memory; loans on the heap are in loan-basics.test.ts",
   "test/e2e/own-context.test.ts": OWN_CARRIERS,
   "test/e2e/resizable.test.ts": OWN_CARRIERS,
+  "test/system/other-systems.test.ts": "fakes systems itself",
   "test/system/runtimes.test.ts": OWN_CARRIERS,
   "test/system/server-workers.test.ts": "connections are handed to threads by the addon",
   "test/system/server-workers-load.test.ts": "connections are handed to threads by the addon",

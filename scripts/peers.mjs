@@ -13,6 +13,7 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, 
 import { availableParallelism, tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { findNode } from "./nodes.mjs";
 
 const SUITES = [
   "abort",
@@ -68,7 +69,7 @@ function run(title, versions) {
   const packages = Object.entries(versions).map(([name, version]) => `${basename(name)} ${version}`);
   const name = `${title}: ${packages.join(", ")}`;
   const needed = Math.max(...Object.entries(versions).map(([package_, version]) => nodeNeeded(package_, version)));
-  const node = nodeOf(needed);
+  const node = findNode((major) => major >= needed, needed, work);
   if (node === undefined) {
     console.log(`skipped  ${name}: it needs Node.js ${needed}, and there is none`);
     return;
@@ -153,29 +154,6 @@ function newestOf(name, range) {
 function nodeNeeded(name, version) {
   const output = npm(["view", `${name}@${version}`, "engines.node", "--json"], root).trim();
   return Number(/>=\s*v?(\d+)/.exec(output)?.[1] ?? 0);
-}
-
-function nodeOf(major) {
-  const found = ["", "22", "24", "26"]
-    .map((suffix) => tryNode(suffix === "" ? process.execPath : `node${suffix}`))
-    .find((node) => node !== undefined && node.major >= major);
-  if (found !== undefined) return found;
-  const folder = join(work, "node");
-  mkdirSync(folder, { recursive: true });
-  writeFileSync(join(folder, "package.json"), '{ "private": true }');
-  const name = `node-${process.platform}-${process.arch}`;
-  const { status } = spawnSync("npm", ["install", "--silent", "--no-package-lock", `${name}@${major}`], {
-    cwd: folder,
-    stdio: "ignore",
-  });
-  return status === 0 ? tryNode(join(folder, "node_modules", name, "bin", "node")) : undefined;
-}
-
-function tryNode(path) {
-  const { status, stdout } = spawnSync(path, ["--version"], { encoding: "utf8" });
-  if (status !== 0) return undefined;
-  const version = stdout.trim().replace(/^v/, "");
-  return { path, version, major: Number.parseInt(version, 10) };
 }
 
 function npm(parameters, cwd) {

@@ -2,8 +2,11 @@
 import { isAbsolute, relative } from "node:path";
 import { Code, ConnectError } from "@connectrpc/connect";
 
-/** Longest path that the kernel's `sockaddr_un` holds, without the final zero. */
-export const PATH_BYTES_MAX = 107;
+/** Longest path that the kernel's `sockaddr_un` holds, without the final zero. Systems other than Linux have less room. */
+export const PATH_BYTES_MAX = process.platform === "linux" ? 107 : 103;
+
+/** Node's sockets with a path are named pipes there, which have no files, modes or owners. */
+const HAS_SOCKET_PATHS = process.platform !== "win32";
 
 /** The path is absolute, so that it means the same file after `process.chdir`. */
 export type Address =
@@ -48,6 +51,10 @@ export function parseAddress(address: string): Address | HttpAddress {
   if (scheme === undefined && BARE_PORT.test(address))
     throw invalid(
       `a host and port need a scheme: tcp:${address} or http://${address}; a socket path of that name is unix:${address}`,
+    );
+  if (!HAS_SOCKET_PATHS)
+    throw invalid(
+      "on Windows there are no Unix sockets; use TCP on the loopback interface, such as tcp:127.0.0.1:7000",
     );
   const path = scheme === "unix" ? address.slice("unix:".length).replace(/^\/\/(?=\/)/, "") : address;
   if (path === "") throw invalid("the path is empty");

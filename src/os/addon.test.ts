@@ -36,27 +36,38 @@ test("a compiled addon goes before a prebuilt one, one that loads before one tha
   );
   for (const path of [own, built, prebuilt]) mkdirSync(path, { recursive: true });
   writeFileSync(join(folder, "package.json"), '{ "type": "module" }');
-  for (const module of ["addon.js", "runtime.js"])
+  for (const module of ["addon.js", "package-files.js", "runtime.js"])
     copyFileSync(new URL(`./${module}`, import.meta.url), join(own, module));
-  const load = () => {
+  const load = (named = "") => {
     const code = `const { loadAddon } = await import("./addon.js"); const { addon, reason } = loadAddon(); console.log(reason ?? addon.pageSize());`;
     return spawnSync(process.execPath, ["--input-type=module", "-e", code], {
       cwd: own,
+      env: { ...process.env, ISTHMUS_ADDON: named },
       encoding: "utf8",
     }).stdout.trim();
   };
   const arch = process.arch;
   assert.equal(
     load(),
-    `no prebuilt addon for linux-${arch} and none was compiled; run npm run build with a C compiler`,
+    `there is no native addon for linux-${arch}; compile one from the package's native folder and set ISTHMUS_ADDON to its path (docs/install.md)`,
   );
   writeFileSync(join(built, "isthmus.node"), "not an addon");
-  assert.match(load(), /^build\/isthmus\.node does not load: .*file too short/);
+  assert.match(
+    load(),
+    /^build\/isthmus\.node does not load: .*file too short; compile one from the package's native folder/,
+  );
   const working = ["build/isthmus.node", `prebuilds/linux-${arch}/isthmus.node`].find((path) =>
     existsSync(new URL(`../../../${path}`, import.meta.url)),
   );
   copyFileSync(new URL(`../../../${working!}`, import.meta.url), join(prebuilt, "isthmus.node"));
   assert.match(load(), /^\d+$/);
+
+  const elsewhere = join(folder, "elsewhere.node");
+  assert.match(load(elsewhere), new RegExp(`^ISTHMUS_ADDON=${elsewhere} does not load: `), "no other is tried");
+  copyFileSync(join(prebuilt, "isthmus.node"), elsewhere);
+  writeFileSync(join(prebuilt, "isthmus.node"), "");
+  assert.match(load(elsewhere), /^\d+$/);
+  assert.match(load("../../../elsewhere.node"), /^\d+$/, "relative to the working directory");
 });
 
 test("a failed system call has code, errno, syscall and a message for people", { skip }, () => {

@@ -8,9 +8,9 @@
  * TypeError or RangeError.
  */
 import { types } from "node:util";
-import { createRequire } from "node:module";
-import { existsSync } from "node:fs";
-import { fileURLToPath } from "node:url";
+import { resolve } from "node:path";
+import { addonAdvice, addonFiles } from "./package-files.js";
+import type { PackageFile } from "./package-files.js";
 import { otherRuntime } from "./runtime.js";
 
 /**
@@ -419,7 +419,8 @@ let loaded: LoadedAddon | undefined;
 
 /**
  * Returns the addon, or a sentence that says why there is none and what to do. The addon is looked for once per thread:
- * first compiled in the checkout, then prebuilt in the package. `ISTHMUS_ADDON=none` in the environment turns it off.
+ * the file that `ISTHMUS_ADDON` in the environment names and no other, else one compiled in the checkout, one prebuilt in
+ * the package, or one beside a bundle. `ISTHMUS_ADDON=none` turns it off.
  */
 export function loadAddon(): LoadedAddon {
   loaded ??= tryToLoad();
@@ -435,7 +436,8 @@ export function requireAddon(): Addon {
 
 function tryToLoad(): LoadedAddon {
   const { platform, arch, env } = process;
-  if (env["ISTHMUS_ADDON"] === "none") {
+  const named = env["ISTHMUS_ADDON"] ?? "";
+  if (named === "none") {
     return { addon: undefined, reason: "turned off by the environment variable ISTHMUS_ADDON=none" };
   }
   // These runtimes load the addon, but their event loop is not libuv's, so the first watch or callback ends the
@@ -446,23 +448,37 @@ function tryToLoad(): LoadedAddon {
       reason: `${otherRuntime} cannot run the native addon, which needs Node's own event loop`,
     };
   if (platform !== "linux") return { addon: undefined, reason: `not Linux (${platform})` };
+  if (named !== "") return loadFirst([{ name: `ISTHMUS_ADDON=${named}`, path: resolve(named) }], "");
+  const files = addonFiles();
+  if (files.length > 0) return loadFirst(files, `; ${addonAdvice()}`);
+  return { addon: undefined, reason: `there is no native addon for ${platform}-${arch}; ${addonAdvice()}` };
+}
 
-  const require = createRequire(import.meta.url);
-  // This file is compiled to dist/src/os/addon.js.
-  const packageRoot = new URL("../../../", import.meta.url);
+/** Loads the first file that can be loaded. */
+function loadFirst(files: readonly PackageFile[], advice: string): LoadedAddon {
   const failures: string[] = [];
-  for (const place of ["build/isthmus.node", `prebuilds/${platform}-${arch}/isthmus.node`]) {
-    const path = fileURLToPath(new URL(place, packageRoot));
-    if (!existsSync(path)) continue;
+  for (const { name, path } of files) {
     try {
-      return { addon: require(path) as Addon };
+      return { addon: loadOwn(path) };
     } catch (error) {
-      failures.push(`${place} does not load: ${error instanceof Error ? error.message : String(error)}`);
+      failures.push(`${name} does not load: ${error instanceof Error ? firstLine(error.message) : String(error)}`);
     }
   }
-  const reason =
-    failures.length > 0
-      ? failures.join("; ")
-      : `no prebuilt addon for ${platform}-${arch} and none was compiled; run npm run build with a C compiler`;
-  return { addon: undefined, reason };
+  return { addon: undefined, reason: `${failures.join("; ")}${advice}` };
+}
+
+/**
+ * Loads the addon with a state of its own. SUBTLE: `require` would give every instance of this package in the thread (of
+ * each test file in jest, of the program and of a bundle) the same functions, and the last one to call `onViewFreed`
+ * would hear of the others' views.
+ */
+function loadOwn(path: string): Addon {
+  const module: { exports: unknown } = { exports: {} };
+  process.dlopen(module, path);
+  return module.exports as Addon;
+}
+
+/** Without the list of modules that Node adds. */
+function firstLine(text: string): string {
+  return text.split("\n", 1)[0];
 }

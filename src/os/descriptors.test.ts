@@ -7,6 +7,7 @@ import type { TestContext } from "node:test";
 import test from "node:test";
 import { Worker } from "node:worker_threads";
 import { requireAddon } from "./addon.js";
+import { addonFiles } from "./package-files.js";
 import {
   descriptorCount,
   moduleText,
@@ -183,10 +184,9 @@ test("a thread may load the addon several times; each has what it made, and all 
 }, async () => {
   const output = await runChildOk(`
     import { readdirSync } from "node:fs";
-    import { createRequire } from "node:module";
     import { Worker } from "node:worker_threads";
     const count = () => readdirSync("/proc/self/fd").length;
-    const path = [...Object.keys(createRequire(import.meta.url).cache)].find((name) => name.endsWith("isthmus.node"));
+    const path = ${JSON.stringify(addonFiles()[0].path)};
     const code = \`
       const load = () => { delete require.cache[\${JSON.stringify(path)}]; return require(\${JSON.stringify(path)}); };
       const [first, second] = [load(), load()];

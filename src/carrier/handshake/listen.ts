@@ -13,11 +13,11 @@ import type cluster from "node:cluster";
 import { randomBytes } from "node:crypto";
 import { lstatSync, renameSync, statSync, unlinkSync } from "node:fs";
 import type { SecureServerOptions } from "node:http2";
-import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon, WatchHandle } from "../../os/addon.js";
 import { isSystemError } from "../../os/addon.js";
+import { requireHere } from "../../os/package-files.js";
 import { clearTimeout, setTimeout } from "../../os/timers.js";
 import type { Address } from "../address.js";
 import { reachable } from "../address.js";
@@ -274,7 +274,7 @@ export function directoryTooLong(path: string): ConnectError {
 
 export function inUse(path: string): ConnectError {
   // Loaded only here, because it is not free.
-  const { isWorker } = createRequire(import.meta.url)("node:cluster") as typeof cluster;
+  const { isWorker } = requireHere("node:cluster") as typeof cluster;
   const advice = isWorker
     ? "perhaps another worker of this cluster: one process listens on a path; let one process listen and use its option `workers`, or give each worker of the cluster a path of its own (docs/cluster.md)"
     : "stop that server, or pass takeover: true to replace it";

@@ -258,7 +258,7 @@ function addonHere(): Addon {
   } catch (error) {
     const { rawMessage } = connectErrorOf(error);
     throw new ConnectError(
-      `${NEEDS_SHARED_MEMORY}: ${rawMessage}`,
+      `${NEEDS_SHARED_MEMORY}: ${rawMessage}; use createIsthmusTransport, whose calls are awaited`,
       Code.FailedPrecondition,
       undefined,
       undefined,

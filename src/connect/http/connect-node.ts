@@ -25,7 +25,7 @@ export async function loadConnectNode(what: string): Promise<ConnectNode> {
     loading = undefined;
     const { code, message } = error as NodeJS.ErrnoException;
     const advice =
-      code === "ERR_MODULE_NOT_FOUND"
+      code === "ERR_MODULE_NOT_FOUND" || code === "MODULE_NOT_FOUND"
         ? "HTTP needs the package @connectrpc/connect-node: npm install @connectrpc/connect-node"
         : `@connectrpc/connect-node cannot be loaded: ${message}`;
     throw new ConnectError(`${what}: ${advice}`, Code.FailedPrecondition, undefined, undefined, error);

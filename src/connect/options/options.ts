@@ -132,11 +132,14 @@ export function requireSharedMemory(): Addon {
   throw new ConnectError(`shared memory is not available here: ${lack}`, Code.FailedPrecondition);
 }
 
-/** The addon. @throws ConnectError `FailedPrecondition` that says why there is none */
-export function requireAddon(): Addon {
+/** The addon, for worker threads. @throws ConnectError `FailedPrecondition` that says why there is none */
+export function requireAddonForWorkers(): Addon {
   const { addon, reason } = loadAddon();
   if (addon !== undefined) return addon;
-  throw new ConnectError(`the native addon is not available here: ${reason}`, Code.FailedPrecondition);
+  throw new ConnectError(
+    `option \`workers\` needs the native addon, which is not available here: ${reason}; leave it out and give the routes to the server, to serve them on this thread`,
+    Code.FailedPrecondition,
+  );
 }
 
 /** @throws ConnectError `FailedPrecondition` if the options require shared memory and it is not available */

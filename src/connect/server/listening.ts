@@ -10,6 +10,7 @@ import { listen } from "../../carrier/handshake/listen.js";
 import { listenPlain, listenTcp } from "../../carrier/handshake/listen-plain.js";
 import type { StreamSocket } from "../../carrier/socket/stream-socket.js";
 import type { Addon } from "../../os/addon.js";
+import { loadAddon } from "../../os/addon.js";
 import { checkCarrier, meansFor } from "../options/options.js";
 import type { IsthmusServerOptions } from "../types/server.js";
 
@@ -51,12 +52,13 @@ export async function openListener(
   }
   const { addon } = meansFor(options, address);
   if (addon === undefined) {
-    requireNoCredentials(options, address, "are not available without the addon");
+    const because = `are not available without the addon (${loadAddon().reason}); leave it out: the socket's mode, 0600, keeps other users out`;
+    requireNoCredentials(options, address, because);
     // Only the socket's mode keeps other users out.
     const mode = listenOptions.mode ?? 0o600;
     if ((mode & 0o077) !== 0) {
       throw new ConnectError(
-        `listen on ${nameOf(address)}: mode 0${mode.toString(8)} lets other users connect, and without the addon the server cannot identify them; use mode 0600`,
+        `listen on ${nameOf(address)}: mode 0${mode.toString(8)} lets other users connect, and without the addon (${loadAddon().reason}) the server cannot identify them; use mode 0600`,
         Code.FailedPrecondition,
       );
     }

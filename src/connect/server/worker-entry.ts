@@ -62,12 +62,20 @@ function serve({ port, options }: WorkerSetup, module: Partial<IsthmusServerOpti
   tell({ kind: "ready" });
 }
 
-/** @throws Error that says what is wrong with the module */
-function partsOf(module: {
+interface RoutesModule {
   readonly default?: unknown;
   readonly routes?: unknown;
   readonly options?: unknown;
-}): Partial<IsthmusServerOptions> {
+}
+
+/** What a module exports. If it is CommonJS, that is `default`. */
+function exportsOf(module: RoutesModule): RoutesModule {
+  const { default: all } = module;
+  return typeof all === "object" && all !== null ? { ...module, default: undefined, ...all } : module;
+}
+
+/** @throws Error that says what is wrong with the module */
+function partsOf(module: RoutesModule): Partial<IsthmusServerOptions> {
   const routes = module.default ?? module.routes;
   if (typeof routes !== "function")
     throw new Error("it has no routes: export a function that registers services, as `default` or as `routes`");
@@ -82,8 +90,9 @@ function partsOf(module: {
   return { ...options, routes: routes as IsthmusServerOptions["routes"] };
 }
 
-// eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- this is the entry point of a worker thread
-const parent = parentPort!;
+if (parentPort === null)
+  throw new Error("isthmus/worker is the entry point of a server's worker threads: bundle it, do not import it");
+const parent = parentPort;
 
 parent.once("message", (setup: WorkerSetup) => {
   // From now on the port to the parent is for the routes module, and does not keep the thread alive.
@@ -91,7 +100,8 @@ parent.once("message", (setup: WorkerSetup) => {
   setup.port.ref();
   void (async () => {
     try {
-      serve(setup, partsOf((await import(setup.routes)) as object));
+      const module = (await import(/* webpackIgnore: true */ /* @vite-ignore */ setup.routes)) as RoutesModule;
+      serve(setup, partsOf(exportsOf(module)));
     } catch (error) {
       const reason = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
       setup.port.postMessage({

@@ -9,6 +9,7 @@ import { MessageChannel, receiveMessageOnPort, Worker } from "node:worker_thread
 import type { MessagePort } from "node:worker_threads";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Addon, PeerCredentials } from "../../os/addon.js";
+import { workerEntry } from "../../os/package-files.js";
 import { clearTimeout, nowMs, setTimeout, sleep } from "../../os/timers.js";
 import { TIMER_MS_MAX } from "../../rpc/deadline.js";
 import type { HealthStatus } from "../types/health.js";
@@ -238,7 +239,7 @@ function startWorker(
 ): Worker {
   let worker: Worker | undefined;
   try {
-    worker = new Worker(new URL("./worker-entry.js", import.meta.url), {
+    worker = new Worker(findEntry(), {
       name: "isthmus",
       env,
       execArgv,
@@ -251,6 +252,7 @@ function startWorker(
     // This closes the other end of the channel too.
     setup.port.close();
     void worker?.terminate();
+    if (error instanceof ConnectError) throw error;
     const text = error instanceof Error ? error.message : String(error);
     throw new ConnectError(
       `a worker thread cannot be started with these options: ${text}`,
@@ -259,5 +261,14 @@ function startWorker(
       undefined,
       error,
     );
+  }
+}
+
+/** @throws ConnectError `FailedPrecondition` that says where the entry point is looked for */
+function findEntry(): string {
+  try {
+    return workerEntry();
+  } catch (error) {
+    throw new ConnectError(String((error as Error).message), Code.FailedPrecondition, undefined, undefined, error);
   }
 }

@@ -25,7 +25,7 @@ import { checkOptional, checkOptions } from "../options/check.js";
 import { isUrl } from "../options/kinds.js";
 import { DEFAULTS } from "../options/defaults.js";
 import { listenTable, MODULE_OPTIONS, serverCloseTable, workerServerTable } from "../options/table.js";
-import { handshakeTimeoutOf, requireAddon } from "../options/options.js";
+import { handshakeTimeoutOf, requireAddonForWorkers } from "../options/options.js";
 import type { HealthStatus, ServerHealth } from "../types/health.js";
 import type { IsthmusServer, ListeningAt, ServerStats } from "../types/server.js";
 import type { IsthmusWorkerServerOptions } from "../types/workers.js";
@@ -82,7 +82,7 @@ export class WorkerServer implements IsthmusServer, ConnectionSink {
     this.restartDelayMsMax = Math.min(restartDelayMsMax, TIMER_MS_MAX);
     this.door = new LocalServer({ ...options, workers: undefined, routes: () => undefined }, this);
     if (options.health === true) this.health = this.healthOfThreads(this.door.health);
-    requireAddon();
+    requireAddonForWorkers();
     this.slots = Array.from({ length: count }, () => ({ thread: undefined, deaths: 0, restart: undefined }));
   }
 
