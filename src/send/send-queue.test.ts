@@ -11,6 +11,7 @@ import {
   FRAME_HEADER_BYTES,
   INLINE_BYTES_MAX,
   KIND,
+  SLOT_BITS,
 } from "../wire/frame.js";
 import type { Parts } from "../wire/parts.js";
 import { KEPT, SendQueue } from "./send-queue.js";
@@ -242,6 +243,31 @@ test("a message that waits for room leaves as it was when it was sent", () => {
     [1, 2, 3],
   );
   assert.deepEqual([...carrier.ringBytes.subarray(FRAME_HEADER_BYTES, FRAME_HEADER_BYTES + 3)], [1, 2, 3]);
+});
+
+test("a reset that waits for room leaves, whatever is dropped of its stream, and does not hold its slot", () => {
+  const { carrier, sendQueue, send, goOn } = newOutbox();
+  send(1, INLINE_BYTES_MAX);
+  send(2, RING_BYTES - INLINE_BYTES_MAX - 2 * FRAME_HEADER_BYTES);
+  const slot = 5;
+  const [given, next] = [(1 << SLOT_BITS) | slot, (2 << SLOT_BITS) | slot];
+  assert.equal(sendQueue.drop(given), "sent");
+  sendQueue.sendControl(KIND.reset, 1, given, 0);
+  sendQueue.drop(given);
+  assert.equal(sendQueue.holds(slot), false);
+  send(next, 10);
+  assert.equal(sendQueue.holds(slot), true);
+  // Room for one frame: the reset. The next call of the slot still waits.
+  carrier.take();
+  const left = carrier.sent.length + carrier.frames.length;
+  sendQueue.pump();
+  assert.ok(carrier.sent.length + carrier.frames.length > left);
+  for (; carrier.frames.length > 0; goOn()) carrier.take();
+  assert.deepEqual(
+    carrier.sent.map(({ streamId }) => streamId),
+    [1, 2, given, next],
+  );
+  assert.equal(sendQueue.holds(slot), false);
 });
 
 test("large messages take turns fragment by fragment, and small ones pass them", () => {

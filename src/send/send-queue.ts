@@ -6,7 +6,8 @@
  * OUTBOX-1  Frames of one stream leave in the order in which they were given. At most one of a stream is kept here; a
  *           caller with more to send for that stream waits for `onSent`. So streams take turns: the next message of one
  *           goes behind those that wait of the others.
- * OUTBOX-2  A send never waits. Frames that do not fit are kept, bounded by the number of open streams.
+ * OUTBOX-2  A send never waits. Frames that do not fit are kept, bounded by the number of open streams, and by that of
+ *           calls that were given up and had left before.
  *
  * A message is released to its user (BORROW-1) when `send` returns for an answer, when a message of a stream has left,
  * and when `drop` or `release` was called for a request.
@@ -61,7 +62,7 @@ export class SendQueue {
   private readonly kept: KeptBytes;
   /**
    * Frames that wait for room in the ring, in order of arrival. The key is the stream, or a negative number for frames
-   * of the connection itself.
+   * of the connection itself and for resets.
    */
   private readonly waiting = new Map<number, Waiting>();
   private lastPlace = 0;
@@ -123,10 +124,13 @@ export class SendQueue {
 
   private wait(first: Outgoing): void {
     const { streamId } = first;
-    if (streamId !== 0) this.heldSlots.add(streamId & (SLOTS_MAX - 1));
+    // SUBTLE: a reset belongs to the connection. Its stream is over, what is dropped of that stream must leave it, and
+    // the slot may soon hold something of the next stream.
+    const isOfStream = streamId !== 0 && first.kind !== KIND.reset;
+    if (isOfStream) this.heldSlots.add(streamId & (SLOTS_MAX - 1));
     const keptBytes = (first.metadata?.length ?? 0) + (first.message instanceof Uint8Array ? first.message.length : 0);
     this.kept.take(keptBytes);
-    this.waiting.set(streamId === 0 ? --this.connectionFrames : streamId, {
+    this.waiting.set(isOfStream ? streamId : --this.connectionFrames, {
       ...first,
       keptBytes,
       place: ++this.lastPlace,
@@ -259,9 +263,9 @@ export class SendQueue {
       if (written === NO_ROOM) break;
       this.unwait(key);
       progress = true;
-      if (written === KEPT) continue;
+      if (written === KEPT || key < 0) continue;
       this.releaseSlot(streamId);
-      if (streamId !== 0) this.events.onSent(streamId, written);
+      this.events.onSent(streamId, written);
     }
     return progress;
   }

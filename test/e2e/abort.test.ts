@@ -48,6 +48,20 @@ for (const place of PLACES) {
       await waitUntil("the server to forget the call", async () => (await server.stats()).pendingCalls === 0);
     });
 
+    test("thousands of calls that are given up at once leave the connection as it was", async () => {
+      for (let round = 0; round < 3; round++) {
+        const controller = new AbortController();
+        const { signal } = controller;
+        const calls = Array.from({ length: 10_000 }, () => here.client.wait({ milliseconds: 300 }, { signal }));
+        const ends = Promise.allSettled(calls);
+        await sleep(100);
+        controller.abort();
+        assert.ok((await ends).every(({ status }) => status === "rejected"));
+      }
+      assert.equal((await here.client.echo({ text: "still here" })).text, "still here");
+      assert.equal((await server.stats()).violations, 0);
+    });
+
     test("an abort's own ConnectError is what the call rejects with", async () => {
       const controller = new AbortController();
       const call = here.client.wait({ milliseconds: 10_003 }, { signal: controller.signal });
