@@ -3,6 +3,7 @@
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import { waitForCloses } from "../support/resources.js";
 
 export interface Observation {
   readonly descriptors: number;
@@ -15,6 +16,7 @@ export interface Observation {
 }
 
 export function observeSelf(): Observation {
+  waitForCloses();
   return observe("self");
 }
 

@@ -18,10 +18,14 @@ export interface Descriptors {
 /** Of this process, when garbage does not count: leased payloads keep their mapping until they are collected. */
 export function ownDescriptors(): Descriptors {
   collectSoon();
-  // What the addon's threads are closing does not count.
+  waitForCloses();
+  return descriptorsOf(process.pid);
+}
+
+/** Blocks until the addon's threads have closed what this process gave them: it does not count any more. */
+export function waitForCloses(): void {
   const { addon } = loadAddon();
   for (let round = 0; round < 10_000 && (addon?.closesUnderWay() ?? 0) > 0; round++) Atomics.wait(never, 0, 0, 1);
-  return descriptorsOf(process.pid);
 }
 
 export function descriptorsOf(pid: number): Descriptors {
