@@ -69,7 +69,8 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   private credit: number;
   /** Cost of pulled messages that has not been granted again, in bytes. */
   private pulled = 0;
-  private readonly pending: PendingMessages;
+  /** Made with the first message that nobody waits for: most streams are read as they come. */
+  private pending: PendingMessages | undefined;
   private readonly waiters: Waiter[] = [];
   private reassembler: Reassembler | undefined;
   private assemblyCost = 0;
@@ -90,7 +91,6 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   constructor(options: MessageQueueOptions, owner: StreamReaderOwner) {
     this.options = options;
     this.owner = owner;
-    this.pending = new PendingMessages(options.kept);
     this.scopes = isScoped(options.receivePolicy.lifetime);
     this.credit = options.windowBytes;
     this.grantFromBytes = Math.ceil(options.windowBytes / 2);
@@ -142,7 +142,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
       return this.reassembler.add(frame) ? this.onWhole() : undefined;
     }
     if (!isWaitedFor) {
-      this.pending.addFrame(frame, cost);
+      (this.pending ??= new PendingMessages(kept)).addFrame(frame, cost);
       if (this.lastIsEnd) this.end(undefined);
       return undefined;
     }
@@ -167,7 +167,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
     const whole = this.reassembler!;
     this.reassembler = undefined;
     if (this.waiters.length === 0) {
-      this.pending.add(whole, this.assemblyCost);
+      (this.pending ??= new PendingMessages(this.options.kept)).add(whole, this.assemblyCost);
       if (this.lastIsEnd) this.end(undefined);
       return undefined;
     }
@@ -222,7 +222,7 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
 
   /** Discards what has arrived. The iterator ends or throws. */
   drop(error: ConnectError | undefined): void {
-    this.pending.clear();
+    this.pending?.clear();
     if (this.over) this.error = error;
     else this.end(error);
   }
@@ -243,11 +243,12 @@ export class StreamReader implements AsyncIterableIterator<unknown> {
   /** @param holder stays reachable while this waits for a message */
   next(holder?: unknown): Promise<Result> {
     if (this.scope !== undefined && !this.options.isSingle) this.endScope();
-    if (!this.pending.isEmpty) {
-      const cost = this.pending.firstCost;
+    const { pending } = this;
+    if (pending !== undefined && !pending.isEmpty) {
+      const cost = pending.firstCost;
       let message: unknown;
       try {
-        message = this.pending.take(this.options.codec);
+        message = pending.take(this.options.codec);
       } catch (error) {
         return Promise.reject(this.onBadPull(error));
       }
