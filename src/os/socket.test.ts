@@ -159,7 +159,7 @@ test("a message carries bytes and descriptors within a process", { skip }, (cont
     assert.equal(new Uint8Array(addon.mapSegment(fd, addon.pageSize(), 0, false))[9], 99);
   }
   assert.deepEqual(addon.receiveMessage(server, into), { byteLength: -1, descriptors: [] });
-  addon.closeDescriptor(client);
+  closeAll(client);
   assert.deepEqual(addon.receiveMessage(server, into), { byteLength: 0, descriptors: [] });
   closeAll(server, segment, ...descriptors);
 });
