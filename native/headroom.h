@@ -12,5 +12,9 @@
 // map.
 bool hold_headroom(void);
 
+// Call before work that ends in mapping, such as a handshake: V8 needs mappings for it too, and dies where it gets none.
+// Gives the reserve back if there is hardly anything beside it. Then the mapping fails, and the reserve serves to say so.
+void check_headroom(void);
+
 // Call when a mapping failed with ENOMEM, before anything else. The next hold_headroom() takes the reserve again.
 void give_headroom(void);

@@ -5,6 +5,7 @@
 #include "descriptors.h"
 #include "errors.h"
 #include "functions.h"
+#include "headroom.h"
 #include "receiving.h"
 
 #include <errno.h>
@@ -114,6 +115,7 @@ napi_value accept_socket(napi_env env, napi_callback_info info) {
   napi_value value;
   int fd;
   if (!read_arguments(env, info, 1, &value) || !read_descriptor(env, value, &fd)) return NULL;
+  check_headroom();
   int accepted;
   do {
     accepted = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);

@@ -55,5 +55,11 @@ export class KeptBytes {
   }
 }
 
+/** Counts nothing, so that connections share no state through it. */
+class UnboundedKeptBytes extends KeptBytes {
+  override take(): void {}
+  override give(): void {}
+}
+
 /** For a side that trusts its peer: bounds nothing. */
-export const UNBOUNDED = new KeptBytes(Infinity, new KeptPool(Infinity));
+export const UNBOUNDED: KeptBytes = new UnboundedKeptBytes(Infinity, new KeptPool(Infinity));
