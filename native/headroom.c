@@ -35,22 +35,33 @@ static char *map_pages(size_t count, size_t page_bytes) {
   return range;
 }
 
+static bool has_spare(size_t page_bytes) {
+  char *spare = map_pages(SPARE_MAPPINGS, page_bytes);
+  if (spare == NULL) return false;
+  munmap(spare, SPARE_MAPPINGS * page_bytes);
+  return true;
+}
+
 bool hold_headroom(void) {
+  const size_t page_bytes = (size_t)sysconf(_SC_PAGESIZE);
   pthread_mutex_lock(&lock);
-  if (reserve == NULL) reserve = map_pages(RESERVED_MAPPINGS, (size_t)sysconf(_SC_PAGESIZE));
+  if (reserve == NULL) {
+    reserve = map_pages(RESERVED_MAPPINGS, page_bytes);
+    // Taken with nothing beside it, it would only bring V8 to the limit again.
+    if (reserve != NULL && !has_spare(page_bytes)) {
+      int error = errno;
+      munmap(reserve, RESERVED_MAPPINGS * page_bytes);
+      reserve = NULL;
+      errno = error;
+    }
+  }
   bool held = reserve != NULL;
   pthread_mutex_unlock(&lock);
   return held;
 }
 
 void check_headroom(void) {
-  const size_t page_bytes = (size_t)sysconf(_SC_PAGESIZE);
-  char *spare = map_pages(SPARE_MAPPINGS, page_bytes);
-  if (spare == NULL) {
-    give_headroom();
-  } else {
-    munmap(spare, SPARE_MAPPINGS * page_bytes);
-  }
+  if (!has_spare((size_t)sysconf(_SC_PAGESIZE))) give_headroom();
 }
 
 void give_headroom(void) {
