@@ -6,30 +6,17 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import type { Client } from "@connectrpc/connect";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
-import type { IsthmusServerOptions, IsthmusTransportOptions } from "../../src/index.js";
+import type { IsthmusServerOptions } from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
 import { ItemSchema, StreamService } from "../proto/streams_pb.js";
-import { onlyWithAddon } from "../support/carriers.js";
+import { CARRIER_PLACES } from "../support/carrier-places.js";
 import { all, items } from "../support/streams.js";
 import type { Owner } from "../support/temp.js";
-import { tempSocket } from "../support/temp.js";
 import { failure } from "../support/waiting.js";
 
 type Streams = Client<typeof StreamService>;
 
-const CARRIERS: Record<
-  string,
-  {
-    readonly address: (owner: Owner) => string;
-    readonly client: Partial<IsthmusTransportOptions>;
-    readonly skip?: string | false;
-  }
-> = {
-  "shared memory": { address: tempSocket, client: { carrier: "shm" }, skip: onlyWithAddon },
-  "a Unix socket": { address: tempSocket, client: { carrier: "socket" } },
-  TCP: { address: () => "tcp:127.0.0.1:0", client: {} },
-  "HTTP/2": { address: () => "http://127.0.0.1:0", client: {} },
-};
+const CARRIERS = CARRIER_PLACES;
 /** Errors of Connect's own transports say since version 2.3 that they came from a server. */
 const CONNECT_SAYS = "isWireError" in new ConnectError("");
 
@@ -104,7 +91,7 @@ for (const [first, { skip = false }] of Object.entries(CARRIERS)) {
   describe(`errors that came over ${first}`, { skip }, () => {
     for (const [second, other] of Object.entries(CARRIERS)) {
       // Connect's own servers and transports do it since version 2.3.
-      const isOld = !CONNECT_SAYS && (first === "HTTP/2" || second === "HTTP/2");
+      const isOld = !CONNECT_SAYS && (first === "HTTP/2 with gRPC" || second === "HTTP/2 with gRPC");
       test(`are relayed over ${second} without the metadata of the server that made them`, {
         skip: other.skip || (isOld && "this version of Connect relays metadata"),
       }, async (context) => {
@@ -132,7 +119,7 @@ for (const [first, { skip = false }] of Object.entries(CARRIERS)) {
   });
 }
 
-for (const [carrier, { skip = false }] of Object.entries(CARRIERS).filter(([name]) => name !== "HTTP/2")) {
+for (const [carrier, { skip = false }] of Object.entries(CARRIERS).filter(([name]) => name !== "HTTP/2 with gRPC")) {
   test(`an error of a handler's own has all its metadata over ${carrier}, but names of the protocols`, {
     skip,
   }, async (context) => {

@@ -16,9 +16,11 @@ import type { ServiceDefinition, ServiceError } from "@grpc/grpc-js";
 import { credentials, makeGenericClientConstructor, Metadata, status } from "@grpc/grpc-js";
 import { createProtobufCodec } from "../../src/codec/codec.js";
 import { addGrpcService, createIsthmusChannel } from "../../src/grpc-js/index.js";
-import type { IsthmusRouter, IsthmusServerOptions, IsthmusTransportOptions, RequestGate } from "../../src/index.js";
+import type { IsthmusRouter, IsthmusServerOptions, RequestGate } from "../../src/index.js";
 import { createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
 import { StreamService } from "../proto/streams_pb.js";
+import type { CarrierPlace } from "../support/carrier-places.js";
+import { CARRIER_PLACES } from "../support/carrier-places.js";
 import { onlyWithAddon } from "../support/carriers.js";
 import { patternBytes } from "../support/checksum.js";
 import { all, items, numbersOf, upTo } from "../support/streams.js";
@@ -28,18 +30,8 @@ import { failure, waitUntil } from "../support/waiting.js";
 
 type Streams = Client<typeof StreamService>;
 
-const CARRIERS: Record<
-  string,
-  {
-    readonly address: (owner: Owner) => string;
-    readonly client: Partial<IsthmusTransportOptions>;
-    readonly skip?: string | false;
-  }
-> = {
-  "shared memory": { address: tempSocket, client: { carrier: "shm" }, skip: onlyWithAddon },
-  "Unix socket": { address: tempSocket, client: { carrier: "socket" } },
-  TCP: { address: () => "tcp:127.0.0.1:0", client: {} },
-  "HTTP/2 with gRPC": { address: () => "http://127.0.0.1:0", client: {} },
+const CARRIERS: Readonly<Record<string, CarrierPlace>> = {
+  ...CARRIER_PLACES,
   "HTTP/2 with gRPC-Web": { address: () => "http://127.0.0.1:0", client: { protocol: "grpc-web" } },
   "HTTP/2 with Connect": { address: () => "http://127.0.0.1:0", client: { protocol: "connect" } },
 };

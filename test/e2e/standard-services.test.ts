@@ -15,30 +15,19 @@ import {
 import type { ServerReflectionRequest } from "../../src/connect/services/proto/grpc/reflection/v1/reflection_pb.js";
 import { ServerReflection } from "../../src/connect/services/proto/grpc/reflection/v1/reflection_pb.js";
 import { ServerReflection as ServerReflectionAlpha } from "../../src/connect/services/proto/grpc/reflection/v1alpha/reflection_pb.js";
-import type { IsthmusServerOptions, IsthmusTransportOptions } from "../../src/index.js";
+import type { IsthmusServerOptions } from "../../src/index.js";
 import { createClient, createIsthmusServer, createIsthmusTransport } from "../../src/index.js";
 import { KindsService } from "../proto/kinds_pb.js";
 import { TestService } from "../proto/test_pb.js";
+import { CARRIER_PLACES } from "../support/carrier-places.js";
 import { onlyWithAddon } from "../support/carriers.js";
 import type { Owner } from "../support/temp.js";
 import { tempSocket } from "../support/temp.js";
 import { failure, waitUntil } from "../support/waiting.js";
 
-const CARRIERS: Record<
-  string,
-  {
-    readonly address: (owner: Owner) => string;
-    readonly client: Partial<IsthmusTransportOptions>;
-    readonly skip?: string | false;
-  }
-> = {
-  "shared memory": { address: tempSocket, client: { carrier: "shm" }, skip: onlyWithAddon },
-  "Unix socket": { address: tempSocket, client: { carrier: "socket" } },
-  TCP: { address: () => "tcp:127.0.0.1:0", client: {} },
-  "HTTP/2 with gRPC": { address: () => "http://127.0.0.1:0", client: {} },
-};
+const CARRIERS = CARRIER_PLACES;
 
-async function serve(owner: Owner, carrier: keyof typeof CARRIERS, options: Partial<IsthmusServerOptions> = {}) {
+async function serve(owner: Owner, carrier: string, options: Partial<IsthmusServerOptions> = {}) {
   const server = createIsthmusServer({
     routes: (router) => {
       router.service(TestService, { echo: ({ text }) => ({ text }) });

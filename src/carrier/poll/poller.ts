@@ -91,6 +91,7 @@ const LONG_SLEEP_MILLIS = 0.2;
 const SHORT_SLEEPS_MIN = 4;
 /** Turns without work after which a connection is put to sleep although others have work. */
 const IDLE_TURNS_MAX = 32;
+
 export class Poller implements Driver {
   private readonly addon: Addon | undefined;
   private readonly awakeList: Pollable[] = [];

@@ -149,8 +149,8 @@ export class Blocks implements SpanMemory, LeasedBlocks {
 
   /**
    * Copies the next `byteLength` bytes of a large message to a block, which the peer holds from then on. Returns the
-   * block's unit, or what `Carrier.placeFragment` returns if nothing was taken. `FRAGMENT_INTO_RING` means that all
-   * memory is in blocks that may never be released: loans and leases, or that there is none to be had.
+   * block's unit, or what `Carrier.placeFragment` returns if nothing was taken. It returns `FRAGMENT_INTO_RING` if
+   * waiting for a block may be in vain: all memory is in loans and leases, which may never end, or there is no memory.
    * @throws Error if the bytes are gone
    */
   placeFragment(source: Parts, byteLength: number): number {
